@@ -1,0 +1,8 @@
+//! Raft as a library. See the modules.
+
+pub mod error;
+pub mod state_machine;
+pub mod storage;
+pub mod testing;
+pub mod transport;
+pub mod types;

@@ -1,0 +1,1 @@
+//! Contract suites for the ports, so that anyone can prove a backend.

@@ -1,0 +1,82 @@
+//! The port to the network.
+//!
+//! A transport takes messages and may lose, repeat, delay and reorder them; the core is made for
+//! that. What it must not do is wait, grow without bound, or lie about who is speaking. The
+//! contract, checked by [`crate::testing::transport`]:
+//!
+//! * [`Transport::send`] returns at once. Each peer and class has a mailbox bounded in bytes; what
+//!   does not fit is dropped and counted.
+//! * Messages of one class arrive in order or not at all while a connection lasts; one class never
+//!   waits behind another, nor either behind a bulk stream.
+//! * [`Inbound`] hears the peer's authenticated identity. What does not decode never reaches it.
+
+pub mod channel;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::types::{Message, NodeId};
+
+/// The largest frame of a bulk stream, in bytes.
+pub const BULK_FRAME_BYTES_MAX: usize = 1 << 20;
+
+/// Sends to peers. See the module for the contract.
+#[async_trait]
+pub trait Transport: Send + Sync + 'static {
+    /// Starts delivering what arrives. Called once; before it, what arrives is dropped.
+    fn start(&self, inbound: Arc<dyn Inbound>);
+
+    /// Takes the message and returns. The class is [`Message::class`].
+    fn send(&self, to: NodeId, message: Message);
+
+    /// Opens a stream for a snapshot. It yields to the other classes.
+    ///
+    /// # Errors
+    /// If the peer cannot be reached now.
+    async fn open_bulk(&self, to: NodeId) -> Result<Box<dyn BulkStream>, TransportError>;
+
+    /// Whether a connection to the peer stands, or why not. For status pages.
+    fn reachability(&self, peer: NodeId) -> Result<(), TransportError>;
+
+    /// Closes all connections and stops delivering; ends when nothing runs any more.
+    async fn close(&self);
+}
+
+/// Receives from peers. Implementations return at once and drop what they have no room for.
+pub trait Inbound: Send + Sync {
+    fn on_message(&self, from: NodeId, message: Message);
+
+    /// A peer opened a bulk stream to this node.
+    fn on_bulk(&self, from: NodeId, stream: Box<dyn BulkStream>);
+
+    /// The connection to the peer was lost: what was sent and not answered is probably gone.
+    fn on_unreachable(&self, peer: NodeId);
+}
+
+/// A two-way stream of frames, reliable and in order while it lasts. Dropping it aborts it.
+#[async_trait]
+pub trait BulkStream: Send {
+    /// Waits until the frame fits into the send buffer. The frame has 1 to
+    /// [`BULK_FRAME_BYTES_MAX`] bytes.
+    async fn send(&mut self, frame: Bytes) -> Result<(), TransportError>;
+
+    /// The next frame; `None` when the other side has finished sending in good order.
+    async fn receive(&mut self) -> Result<Option<Bytes>, TransportError>;
+
+    /// Says that no more frames follow from this side, and waits until those sent have left or the
+    /// stream broke.
+    async fn finish(&mut self) -> Result<(), TransportError>;
+}
+
+/// Why a peer cannot be reached or a stream broke; the text is for an operator.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct TransportError(pub String);
+
+impl TransportError {
+    pub fn new(message: impl Into<String>) -> Self {
+        Self(message.into())
+    }
+}

@@ -1,0 +1,19 @@
+//! Plain data: what the core, the ports and the adapters speak about. Nothing here does anything.
+
+mod batch;
+mod configuration;
+mod entry;
+mod hard_state;
+mod ids;
+mod message;
+mod snapshot;
+mod time;
+
+pub use batch::{Batch, Loaded, PublishSnapshot};
+pub use configuration::Configuration;
+pub use entry::{ENTRY_OVERHEAD_BYTES, Entry, Payload};
+pub use hard_state::HardState;
+pub use ids::{Index, NodeId, Position, Term};
+pub use message::{Body, Class, Message};
+pub use snapshot::{SnapshotContent, SnapshotMeta};
+pub use time::Time;
