@@ -18,8 +18,9 @@ pub enum Body {
     PreVote { last: Position },
     /// The message's term is the request's if granted, else the answering node's own.
     PreVoteAnswer { granted: bool },
-    /// RequestVote (3.4).
-    Vote { last: Position },
+    /// RequestVote (3.4). `transfer`: the leader itself asked for this election (3.10), so voters need
+    /// not stick to it.
+    Vote { last: Position, transfer: bool },
     VoteAnswer { granted: bool },
     /// AppendEntries (3.5). Without entries it carries the commit index alone, or probes.
     Append { previous: Position, entries: Vec<Entry>, commit_index: Index },
