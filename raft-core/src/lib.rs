@@ -1,5 +1,6 @@
 //! Raft as a library. See the modules.
 
+pub mod consensus;
 pub mod error;
 pub mod state_machine;
 pub mod storage;

@@ -16,7 +16,9 @@ pub type Index = u64;
 /// Term and index of one entry. Two entries of equal position are the same entry, and so are all
 /// entries before them (log matching, 3.5). The order is that of the election restriction (3.6.1):
 /// the later term wins, then the longer log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct Position {
     pub term: Term,
     pub index: Index,

@@ -15,29 +15,57 @@ pub struct Message {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
     /// "Would you vote for me?" (9.6), with the position of the sender's last entry.
-    PreVote { last: Position },
+    PreVote {
+        last: Position,
+    },
     /// The message's term is the request's if granted, else the answering node's own.
-    PreVoteAnswer { granted: bool },
+    PreVoteAnswer {
+        granted: bool,
+    },
     /// RequestVote (3.4). `transfer`: the leader itself asked for this election (3.10), so voters need
     /// not stick to it.
-    Vote { last: Position, transfer: bool },
-    VoteAnswer { granted: bool },
+    Vote {
+        last: Position,
+        transfer: bool,
+    },
+    VoteAnswer {
+        granted: bool,
+    },
     /// AppendEntries (3.5). Without entries it carries the commit index alone, or probes.
-    Append { previous: Position, entries: Vec<Entry>, commit_index: Index },
+    Append {
+        previous: Position,
+        entries: Vec<Entry>,
+        commit_index: Index,
+    },
     /// The log agrees with the leader's through `match_index`, durably.
-    AppendAccepted { match_index: Index },
+    AppendAccepted {
+        match_index: Index,
+    },
     /// The log does not hold the previous position of an append. `hint` is the last position that
     /// could agree: the largest at or before it whose term is not larger.
-    AppendRejected { previous_index: Index, hint: Position },
+    AppendRejected {
+        previous_index: Index,
+        hint: Position,
+    },
     /// "I lead." `round` numbers the leader's rounds, so that an answer confirms just the round
     /// that it answers (6.4). `commit_index` never exceeds what the receiver has acknowledged.
-    Heartbeat { round: u64, commit_index: Index },
-    HeartbeatAnswer { round: u64 },
+    Heartbeat {
+        round: u64,
+        commit_index: Index,
+    },
+    HeartbeatAnswer {
+        round: u64,
+    },
     /// A follower asks for a read index on behalf of reads that wait there. `id` is unique to the
     /// attempt.
-    ReadIndex { id: u64 },
+    ReadIndex {
+        id: u64,
+    },
     /// `None`: the node asked is not a leader that can serve it; ask again later or elsewhere.
-    ReadIndexAnswer { id: u64, read_index: Option<Index> },
+    ReadIndexAnswer {
+        id: u64,
+        read_index: Option<Index>,
+    },
     /// Campaign at once (leadership transfer, 3.10).
     TimeoutNow,
 }

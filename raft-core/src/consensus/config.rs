@@ -1,0 +1,105 @@
+//! The numbers that govern one node, checked once.
+
+use std::time::Duration;
+
+use crate::types::NodeId;
+
+/// Limits and times of the core. Every limit says what happens when it is reached.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This node; not 0.
+    pub id: NodeId,
+    /// A follower that hears nothing campaigns after a time drawn from `[t, 2t)`; a leader that does
+    /// not hear a quorum for `t` steps down; a voter that heard its leader within `t` refuses others.
+    pub election_timeout: Duration,
+    /// How often an otherwise silent leader speaks. At most a third of `election_timeout`.
+    pub heartbeat_interval: Duration,
+    /// An append carries entries up to here (a single larger entry travels alone).
+    pub append_bytes_max: u64,
+    /// Appends in flight to one peer; beyond, the next one gathers.
+    pub inflight_count_max: usize,
+    pub inflight_bytes_max: u64,
+    /// Entries not yet committed; beyond, proposals are rejected `Busy`.
+    pub uncommitted_bytes_max: u64,
+    /// Entries kept behind the last compaction; beyond, proposals are rejected `Busy`.
+    pub log_bytes_max: u64,
+    /// Entries handed out and not yet reported applied; beyond, the rest waits.
+    pub apply_bytes_max: u64,
+    /// Batches handed to storage and not yet reported; beyond, the next one gathers.
+    pub persists_in_flight_max: usize,
+    /// Reads that wait for a quorum; beyond, they are rejected `Busy`.
+    pub reads_waiting_max: usize,
+    /// A batch outstanding for this long makes a leader step down: heartbeats must not outlive the
+    /// ability to append.
+    pub disk_patience: Duration,
+    /// Ask before campaigning, so that a node that was cut off does not disturb (9.6).
+    pub pre_vote: bool,
+    /// Step down without a quorum, and stick to a leader that is heard (6.2, 4.2.3).
+    pub check_quorum: bool,
+    /// Where all chance comes from. Should differ between nodes and between restarts.
+    pub seed: u64,
+}
+
+/// A configuration that cannot work, and what to change.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ConfigError(pub String);
+
+impl Config {
+    /// Defaults for a local network: a dead leader is replaced in about half a second.
+    pub fn new(id: NodeId) -> Self {
+        let election_timeout = Duration::from_millis(300);
+        Self {
+            id,
+            election_timeout,
+            heartbeat_interval: Duration::from_millis(60),
+            append_bytes_max: 1 << 20,
+            inflight_count_max: 256,
+            inflight_bytes_max: 16 << 20,
+            uncommitted_bytes_max: 64 << 20,
+            log_bytes_max: 1 << 30,
+            apply_bytes_max: 4 << 20,
+            persists_in_flight_max: 2,
+            reads_waiting_max: 65_536,
+            disk_patience: 4 * election_timeout,
+            pre_vote: true,
+            check_quorum: true,
+            seed: id,
+        }
+    }
+
+    /// # Errors
+    /// Names the first setting that contradicts itself or another one.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let require = |holds: bool, what: &str| match holds {
+            true => Ok(()),
+            false => Err(ConfigError(what.to_owned())),
+        };
+        require(self.id != 0, "node id 0 is reserved; number nodes from 1")?;
+        require(
+            self.heartbeat_interval >= Duration::from_millis(1),
+            "heartbeat_interval must be at least 1 ms",
+        )?;
+        require(
+            self.election_timeout >= 3 * self.heartbeat_interval,
+            "election_timeout must be at least three times heartbeat_interval",
+        )?;
+        require(
+            self.disk_patience >= self.election_timeout,
+            "disk_patience must be at least election_timeout",
+        )?;
+        require(self.append_bytes_max > 0, "append_bytes_max must be positive")?;
+        require(self.inflight_count_max > 0, "inflight_count_max must be positive")?;
+        require(
+            self.inflight_bytes_max >= self.append_bytes_max,
+            "inflight_bytes_max must be at least append_bytes_max",
+        )?;
+        require(
+            self.log_bytes_max >= self.uncommitted_bytes_max,
+            "log_bytes_max must be at least uncommitted_bytes_max",
+        )?;
+        require(self.apply_bytes_max > 0, "apply_bytes_max must be positive")?;
+        require(self.persists_in_flight_max > 0, "persists_in_flight_max must be positive")?;
+        require(self.reads_waiting_max > 0, "reads_waiting_max must be positive")
+    }
+}

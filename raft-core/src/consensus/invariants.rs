@@ -1,0 +1,46 @@
+//! What must hold of one node after every step; O(n), so for tests. Properties that span nodes are
+//! checked by whoever sees them all.
+
+use super::Raft;
+use super::role::Role;
+
+/// # Panics
+/// If the node violates an invariant of its own.
+pub fn check(raft: &Raft) {
+    pointers_are_in_order(raft);
+    batches_are_bounded(raft);
+    the_role_fits(raft);
+}
+
+/// See the head of `log`.
+fn pointers_are_in_order(raft: &Raft) {
+    let common = raft.common();
+    common.log.check();
+    let restoring = common.restoring.as_ref().map(|meta| meta.position);
+    assert_eq!(restoring.is_some(), common.log.last_applied() < common.log.start().index);
+    assert!(restoring.is_none_or(|position| position == common.log.start()));
+}
+
+fn batches_are_bounded(raft: &Raft) {
+    let common = raft.common();
+    assert!(common.persists_in_flight() <= common.config.persists_in_flight_max);
+    // One answer per peer and kind is typical; growth without bound would be a leak.
+    assert!(common.gate.len() <= 10_000, "the gate holds {} messages", common.gate.len());
+}
+
+fn the_role_fits(raft: &Raft) {
+    let common = raft.common();
+    match raft.role_data() {
+        Role::Follower(follower) => assert_ne!(follower.leader, Some(common.id())),
+        Role::PreCandidate(_) => assert!(common.is_voter()),
+        Role::Candidate(_) => {
+            assert!(common.is_voter());
+            assert_eq!(common.voted_for, Some(common.id()));
+        }
+        Role::Leader(leader) => {
+            assert_eq!(common.voted_for, Some(common.id()), "elected by its own vote too");
+            leader.check(common);
+        }
+    }
+    assert!(common.log.last_position().term <= common.term);
+}

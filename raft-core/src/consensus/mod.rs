@@ -1,0 +1,73 @@
+//! Raft, told as prose.
+//!
+//! A cluster agrees on a log. Time is cut into terms; in each, at most one node leads. The leader
+//! puts commands at the end of its log and sends them to the others; an entry that a majority has on
+//! disk is committed and will never change; committed entries are applied in order, everywhere alike.
+//!
+//! This module is pure: no async, no I/O, no clock, no entropy, no unordered map. [`Raft`] is a value.
+//! Things are told to it (a message came, the deadline passed, a batch is on disk) and it collects
+//! what should be done in a [`Ready`]. So a failing run is a seed, and an error of the disk or of the
+//! network cannot happen here.
+//!
+//! | dissertation | here |
+//! |---|---|
+//! | 3.3 terms, roles | `raft`: the one place that changes role and term |
+//! | 3.4 election, 9.6 pre-vote | `role::candidate`; timers in `role::follower` |
+//! | 3.5 replication | `role::leader::replication`, `progress`, `inflights`, `log` |
+//! | 3.6 safety: election restriction, commit rule, no-op | `raft::on_vote`, `role::leader::commit` |
+//! | 3.8 persisted state | `ready`: what is held back until it is on disk |
+//! | 4.3 joint majorities | `quorum` |
+//! | 5 snapshots | `raft::on_snapshot_*`, `log` |
+//! | 6.2 check quorum | `role::leader` |
+//! | 6.4 reads | `read_index`, `role::leader::reads`, `role::follower` |
+//! | 10.2.1 the leader's disk beside the network | `ready`: appends are not held back |
+//!
+//! What it promises, beside the five properties of figure 3.2: nothing in a [`Ready`] rests on a
+//! write that is not durable, so whoever drives it may do everything in it at once, in any order.
+//!
+//! Left out for now: configuration changes and leadership transfer (chapter 4, 3.10). The
+//! types and quorums know learners and joint configurations already.
+
+mod common;
+mod config;
+mod inflights;
+pub mod invariants;
+mod log;
+mod progress;
+pub mod quorum;
+mod raft;
+mod read_index;
+mod ready;
+mod role;
+mod status;
+
+pub use config::{Config, ConfigError};
+pub use progress::ProgressState;
+pub use raft::{Boot, OfferAnswer, Raft};
+pub use ready::{Persist, PersistId, ReadState, Ready, RoleChange};
+pub use role::RoleKind;
+pub use status::{PeerStatus, Status};
+
+/// Chance from a seed (splitmix64): small, and equal on every platform.
+#[derive(Clone, Debug)]
+pub(crate) struct Chance(u64);
+
+impl Chance {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Uniform in `0..bound` as far as a modulus can be; `bound` is far below 2^64 here.
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        assert!(bound > 0);
+        self.next() % bound
+    }
+}

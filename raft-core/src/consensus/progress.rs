@@ -1,0 +1,102 @@
+//! What a leader knows of one peer.
+//!
+//! ```text
+//!            accepted                 next entries compacted
+//!   Probe ───────────────▶ Replicate ─────────────────────────▶ Snapshot
+//!     ▲  ◀───────────────   │  rejected, unreachable, silent        │
+//!     │                     ▼                                       │
+//!     └──────────────── sent, or failed, or acknowledged ◀──────────┘
+//! ```
+//!
+//! Probe sends one append and waits: the place where the logs agree is not known yet. Replicate
+//! sends ahead within the window. Snapshot sends nothing until the snapshot's fate is known.
+
+use std::time::Duration;
+
+use super::inflights::Inflights;
+use crate::types::{Index, Time};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProgressState {
+    /// `paused` after the one probe was sent, until an answer, or the answer to a heartbeat.
+    Probe {
+        paused: bool,
+    },
+    Replicate,
+    Snapshot,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Progress {
+    /// Known to be on the peer's disk and equal to ours through here.
+    pub(super) match_index: Index,
+    /// The next entry to send.
+    pub(super) next_index: Index,
+    pub(super) state: ProgressState,
+    pub(super) inflights: Inflights,
+    /// When the peer last spoke to this leader in its term.
+    pub(super) last_heard: Time,
+    /// The newest heartbeat round that the peer answered.
+    pub(super) acked_round: u64,
+    /// The largest commit index sent with an append.
+    pub(super) commit_sent: Index,
+    /// When the last probe left, or its connection broke.
+    pub(super) probed_at: Time,
+}
+
+impl Progress {
+    pub(super) fn new(next_index: Index, inflights: Inflights, now: Time) -> Self {
+        Self {
+            match_index: 0,
+            next_index,
+            state: ProgressState::Probe { paused: false },
+            inflights,
+            last_heard: now,
+            acked_round: 0,
+            commit_sent: 0,
+            probed_at: now,
+        }
+    }
+
+    /// Starts over behind what is known to match.
+    pub(super) fn become_probe(&mut self, next_index: Index, paused: bool) {
+        assert!(next_index > self.match_index);
+        self.state = ProgressState::Probe { paused };
+        self.next_index = next_index;
+        self.inflights.clear();
+        self.commit_sent = 0;
+    }
+
+    pub(super) fn become_snapshot(&mut self) {
+        self.state = ProgressState::Snapshot;
+        self.inflights.clear();
+    }
+
+    /// The peer's log agrees through `match_index`. Returns whether that is news.
+    pub(super) fn on_accepted(&mut self, match_index: Index, log_start_index: Index) -> bool {
+        let advanced = match_index > self.match_index;
+        self.match_index = self.match_index.max(match_index);
+        self.next_index = self.next_index.max(self.match_index + 1);
+        self.inflights.free_through(self.match_index);
+        match self.state {
+            ProgressState::Replicate => {}
+            ProgressState::Probe { .. } => self.state = ProgressState::Replicate,
+            // Whatever becomes of the snapshot: the log itself can serve this peer again.
+            ProgressState::Snapshot if self.match_index >= log_start_index => {
+                self.next_index = self.match_index + 1;
+                self.state = ProgressState::Replicate;
+            }
+            ProgressState::Snapshot => {}
+        }
+        advanced
+    }
+
+    /// The peer lives: probe again, unless the answer to the last probe may still be on its way.
+    pub(super) fn on_heartbeat_answer(&mut self, now: Time, probe_interval: Duration) {
+        if let ProgressState::Probe { paused } = &mut self.state
+            && now.since(self.probed_at) >= probe_interval
+        {
+            *paused = false;
+        }
+    }
+}

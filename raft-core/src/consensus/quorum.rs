@@ -1,0 +1,136 @@
+//! Majorities, simple and joint (4.3).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::types::{Configuration, NodeId};
+
+/// How a vote stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VoteResult {
+    Won,
+    /// A majority can no longer be reached.
+    Lost,
+    Pending,
+}
+
+/// The largest value that a quorum has reached: at least a majority of the voters, and of the
+/// outgoing voters while joint, are at it or beyond. Durable indexes, confirmed rounds and times
+/// last heard are all judged by it. An empty configuration has reached nothing: `T::default()`.
+pub fn reached_by_quorum<T: Ord + Copy + Default>(
+    configuration: &Configuration,
+    value_of: impl Fn(NodeId) -> T,
+) -> T {
+    let incoming = reached_by_majority(&configuration.voters, &value_of);
+    if configuration.is_joint() {
+        incoming.min(reached_by_majority(&configuration.outgoing, &value_of))
+    } else {
+        incoming
+    }
+}
+
+fn reached_by_majority<T: Ord + Copy + Default>(
+    voters: &BTreeSet<NodeId>,
+    value_of: &impl Fn(NodeId) -> T,
+) -> T {
+    if voters.is_empty() {
+        return T::default();
+    }
+    let mut values: Vec<T> = voters.iter().map(|voter| value_of(*voter)).collect();
+    values.sort_unstable();
+    // Of 2k+1 sorted values the middle one, of 2k the lower of the two, has a majority at or above.
+    values[(values.len() - 1) / 2]
+}
+
+pub fn vote_result(configuration: &Configuration, votes: &BTreeMap<NodeId, bool>) -> VoteResult {
+    let incoming = majority_result(&configuration.voters, votes);
+    if !configuration.is_joint() {
+        return incoming;
+    }
+    match (incoming, majority_result(&configuration.outgoing, votes)) {
+        (VoteResult::Won, VoteResult::Won) => VoteResult::Won,
+        (VoteResult::Lost, _) | (_, VoteResult::Lost) => VoteResult::Lost,
+        _ => VoteResult::Pending,
+    }
+}
+
+fn majority_result(voters: &BTreeSet<NodeId>, votes: &BTreeMap<NodeId, bool>) -> VoteResult {
+    let majority = voters.len() / 2 + 1;
+    let granted = voters.iter().filter(|voter| votes.get(voter) == Some(&true)).count();
+    let refused = voters.iter().filter(|voter| votes.get(voter) == Some(&false)).count();
+    if !voters.is_empty() && granted >= majority {
+        VoteResult::Won
+    } else if voters.len() - refused < majority {
+        VoteResult::Lost
+    } else {
+        VoteResult::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn joint(voters: &[NodeId], outgoing: &[NodeId]) -> Configuration {
+        Configuration {
+            voters: voters.iter().copied().collect(),
+            outgoing: outgoing.iter().copied().collect(),
+            ..Configuration::default()
+        }
+    }
+
+    /// Tries every value, largest first, and counts: slow and plainly right.
+    fn by_counting(configuration: &Configuration, values: &[u64]) -> u64 {
+        let reached = |voters: &BTreeSet<NodeId>, value: u64| {
+            let count = voters.iter().filter(|id| values[**id as usize] >= value).count();
+            2 * count > voters.len()
+        };
+        (0..10u64)
+            .rev()
+            .find(|value| {
+                reached(&configuration.voters, *value)
+                    && (!configuration.is_joint() || reached(&configuration.outgoing, *value))
+            })
+            .unwrap_or(0)
+    }
+
+    #[test]
+    fn quorum_equals_counting() {
+        let mut chance = crate::consensus::Chance::new(7);
+        for _ in 0..20_000 {
+            let values: Vec<u64> = (0..9).map(|_| chance.below(10)).collect();
+            let mut pick = |bound: u64| -> Vec<NodeId> {
+                let count = chance.below(bound);
+                (0..count).map(|_| 1 + chance.below(8)).collect()
+            };
+            let mut voters = pick(8);
+            voters.push(1);
+            let configuration = joint(&voters, &pick(8));
+            assert_eq!(
+                reached_by_quorum(&configuration, |id| values[id as usize]),
+                by_counting(&configuration, &values),
+                "{configuration:?} {values:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn votes_in_joint_need_both() {
+        let configuration = joint(&[1, 2, 3], &[3, 4, 5]);
+        let votes = |granted: &[NodeId], refused: &[NodeId]| {
+            let yes = granted.iter().map(|id| (*id, true));
+            let no = refused.iter().map(|id| (*id, false));
+            vote_result(&configuration, &yes.chain(no).collect())
+        };
+        assert_eq!(votes(&[1, 2], &[]), VoteResult::Pending);
+        assert_eq!(votes(&[1, 3, 4], &[]), VoteResult::Won);
+        assert_eq!(votes(&[1, 2, 3], &[4, 5]), VoteResult::Lost);
+        assert_eq!(votes(&[9, 8, 7, 6], &[]), VoteResult::Pending);
+    }
+
+    #[test]
+    fn nobody_wins_without_voters() {
+        let nobody = Configuration::default();
+        assert_ne!(vote_result(&nobody, &BTreeMap::from([(1, true)])), VoteResult::Won);
+        assert_eq!(reached_by_quorum(&nobody, |_| 9u64), 0);
+    }
+}

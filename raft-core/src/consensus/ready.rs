@@ -1,0 +1,112 @@
+//! What the core wants done, and the gate that holds promises back until they are durable (3.8).
+
+use std::collections::VecDeque;
+
+use super::role::RoleKind;
+use crate::types::{Batch, Body, Entry, Index, Message, NodeId, SnapshotMeta, Term};
+
+/// Numbers batches from 1, in the order in which they must be written.
+pub type PersistId = u64;
+
+/// Everything in here may be done at once, in any order, except that batches are written in order.
+/// Take it apart by naming every field, so that a new one cannot be forgotten.
+#[derive(Debug, Default)]
+pub struct Ready {
+    /// To be written as one atomic unit; report by `Raft::on_persisted`.
+    pub persist: Option<Persist>,
+    pub messages: Vec<(NodeId, Message)>,
+    /// Committed and on this node's disk: to be applied in order; report by `Raft::on_applied`.
+    pub committed: Vec<Entry>,
+    /// Replace the state machine's state by that of the published snapshot; report by
+    /// `Raft::on_applied` with its index. Nothing is `committed` until then.
+    pub restore: Option<SnapshotMeta>,
+    /// Reads whose index is known, or that failed.
+    pub read_states: Vec<ReadState>,
+    /// Peers that need a snapshot; report by `Raft::on_snapshot_sent`.
+    pub snapshot_requests: Vec<NodeId>,
+    /// A snapshot of this node's own, now published.
+    pub snapshot_published: Option<SnapshotMeta>,
+    pub role_change: Option<RoleChange>,
+    /// Things that cannot happen unless a disk was rolled back, two nodes share an identity, or we
+    /// have a defect. Refused; an operator should look.
+    pub alarms: Vec<String>,
+}
+
+impl Ready {
+    pub fn is_empty(&self) -> bool {
+        self.persist.is_none()
+            && self.messages.is_empty()
+            && self.committed.is_empty()
+            && self.restore.is_none()
+            && self.read_states.is_empty()
+            && self.snapshot_requests.is_empty()
+            && self.snapshot_published.is_none()
+            && self.role_change.is_none()
+            && self.alarms.is_empty()
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Persist {
+    pub id: PersistId,
+    pub batch: Batch,
+}
+
+/// The fate of a read: apply through `read_index`, then answer. `None`: not confirmed; ask again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadState {
+    pub id: u64,
+    pub read_index: Option<Index>,
+}
+
+/// Who leads, as this node now believes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoleChange {
+    pub role: RoleKind,
+    pub term: Term,
+    pub leader: Option<NodeId>,
+}
+
+/// Messages that promise durability, each with the batch that it rests on.
+///
+/// What a message rests on is never later than the next batch, and batches complete in order. So it
+/// waits for the next batch if there is something to write, else for the newest batch in flight (a
+/// repeated vote with nothing to write rides on that one), else for nothing.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Gate {
+    held: VecDeque<(PersistId, NodeId, Message)>,
+}
+
+impl Gate {
+    pub(super) fn hold(&mut self, until: PersistId, to: NodeId, message: Message) {
+        assert!(self.held.back().is_none_or(|(last, ..)| *last <= until), "batches are in order");
+        if let Some((last, last_to, last_message)) = self.held.back_mut()
+            && (*last, *last_to, last_message.term) == (until, to, message.term)
+            && let Body::AppendAccepted { match_index } = &mut last_message.body
+            && let Body::AppendAccepted { match_index: newer } = message.body
+        {
+            // One acknowledgement covers all earlier ones.
+            *match_index = newer.max(*match_index);
+            return;
+        }
+        self.held.push_back((until, to, message));
+    }
+
+    /// Everything that rests on batches through `persisted`.
+    pub(super) fn release(&mut self, persisted: PersistId) -> Vec<(NodeId, Message)> {
+        let count = self.held.partition_point(|(until, ..)| *until <= persisted);
+        self.held.drain(..count).map(|(_, to, message)| (to, message)).collect()
+    }
+
+    /// An acknowledgement must not claim entries that were since replaced.
+    pub(super) fn withdraw_accepted_from(&mut self, index: Index) {
+        self.held.retain(|(_, _, message)| match message.body {
+            Body::AppendAccepted { match_index } => match_index < index,
+            _ => true,
+        });
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.held.len()
+    }
+}

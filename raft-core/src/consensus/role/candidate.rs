@@ -1,0 +1,51 @@
+//! A node that asks for votes (3.4), or asks whether it would get them (9.6).
+//!
+//! The two are alike in counting answers and giving up after a timeout; what winning means is
+//! decided in `raft`. The own vote of a real candidacy arrives like the others', once it is durable.
+
+use std::collections::BTreeMap;
+
+use super::Transition;
+use crate::consensus::common::Common;
+use crate::consensus::quorum::{VoteResult, vote_result};
+use crate::types::{NodeId, Time};
+
+#[derive(Clone, Debug)]
+pub(in crate::consensus) struct Candidate {
+    votes: BTreeMap<NodeId, bool>,
+    pub(in crate::consensus) deadline: Time,
+}
+
+impl Candidate {
+    pub(in crate::consensus) fn new(deadline: Time) -> Self {
+        Self { votes: BTreeMap::new(), deadline }
+    }
+
+    /// Counts one answer; the first of each node counts. `won` is what to become with a majority.
+    pub(in crate::consensus) fn on_answer(
+        &mut self,
+        common: &Common,
+        from: NodeId,
+        granted: bool,
+        won: Transition,
+    ) -> Transition {
+        self.votes.entry(from).or_insert(granted);
+        match vote_result(&common.configuration, &self.votes) {
+            VoteResult::Won => won,
+            VoteResult::Lost => Transition::Follow,
+            VoteResult::Pending => Transition::Stay,
+        }
+    }
+
+    /// Nobody won: ask again, beginning with the harmless question.
+    pub(in crate::consensus) fn on_timeout(
+        &mut self,
+        common: &mut Common,
+        now: Time,
+    ) -> Transition {
+        if now < self.deadline {
+            return Transition::Stay;
+        }
+        super::follower::campaign(common, now, &mut self.deadline)
+    }
+}

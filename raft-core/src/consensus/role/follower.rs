@@ -1,0 +1,184 @@
+//! A node that follows: takes the leader's entries, remembers when it heard it, and asks it for read
+//! indexes on behalf of reads that wait here.
+//!
+//! Sections 3.4, 3.5, 6.4.
+
+use super::Transition;
+use crate::consensus::common::Common;
+use crate::consensus::log::AppendRefusal;
+use crate::consensus::ready::ReadState;
+use crate::types::{Body, Entry, Index, NodeId, Position, Time};
+
+#[derive(Clone, Debug)]
+pub(in crate::consensus) struct Follower {
+    pub(in crate::consensus) leader: Option<NodeId>,
+    /// When the leader was last heard; meaningless without one.
+    heard_at: Time,
+    pub(in crate::consensus) election_deadline: Time,
+    reads: ForwardedReads,
+}
+
+/// Reads of this node that the leader was asked about; one question at a time, and what comes in
+/// meanwhile shares the next one.
+#[derive(Clone, Debug, Default)]
+struct ForwardedReads {
+    waiting: Vec<u64>,
+    asked: Option<Asked>,
+}
+
+#[derive(Clone, Debug)]
+struct Asked {
+    /// Drawn anew for every attempt: an answer to an earlier one, or to an earlier life of this
+    /// node, must not confirm this one.
+    attempt: u64,
+    reads: Vec<u64>,
+    give_up_at: Time,
+}
+
+impl Follower {
+    pub(in crate::consensus) fn new(leader: Option<NodeId>, now: Time, deadline: Time) -> Self {
+        Self {
+            leader,
+            heard_at: now,
+            election_deadline: deadline,
+            reads: ForwardedReads::default(),
+        }
+    }
+
+    /// Heard its leader within the minimal election timeout: then it refuses other candidates.
+    pub(in crate::consensus) fn is_loyal(&self, common: &Common, now: Time) -> bool {
+        self.leader.is_some() && now.since(self.heard_at) < common.config.election_timeout
+    }
+
+    /// The leader of this term speaks. Every word of it counts, also an append that is refused.
+    pub(in crate::consensus) fn hear_leader(
+        &mut self,
+        common: &mut Common,
+        now: Time,
+        leader: NodeId,
+    ) {
+        assert!(self.leader.is_none_or(|known| known == leader), "one leader in a term");
+        self.leader = Some(leader);
+        self.heard_at = now;
+        self.election_deadline = common.draw_election_deadline(now);
+    }
+
+    pub(in crate::consensus) fn on_append(
+        &mut self,
+        common: &mut Common,
+        previous: Position,
+        entries: Vec<Entry>,
+        commit_index: Index,
+    ) {
+        let leader = self.leader.expect("it was just heard");
+        let last_new_index = previous.index + entries.len() as u64;
+        match common.log.merge(previous, entries) {
+            Ok((match_index, truncated)) => {
+                if let Some(index) = truncated {
+                    common.gate.withdraw_accepted_from(index);
+                }
+                // Beyond the last new entry this log may still differ from the leader's (A9).
+                common.log.commit_to(commit_index.min(last_new_index));
+                common.send_when_durable(leader, Body::AppendAccepted { match_index });
+            }
+            Err(AppendRefusal::Conflict(hint)) => {
+                let previous_index = previous.index;
+                common.send(leader, Body::AppendRejected { previous_index, hint });
+            }
+            Err(AppendRefusal::ConflictsWithCommitted(index)) => common.alarms.push(format!(
+                "node {leader} sent another entry for committed index {index}; refused. A disk was \
+                 rolled back, or two nodes share an identity"
+            )),
+        }
+    }
+
+    pub(in crate::consensus) fn on_heartbeat(
+        &mut self,
+        common: &mut Common,
+        round: u64,
+        commit_index: Index,
+    ) {
+        let leader = self.leader.expect("it was just heard");
+        // The leader never says more than we acknowledged, so our log agrees through there.
+        common.log.commit_to(commit_index);
+        common.send(leader, Body::HeartbeatAnswer { round });
+    }
+
+    pub(in crate::consensus) fn read_index(&mut self, common: &mut Common, now: Time, id: u64) {
+        assert!(self.leader.is_some(), "the facade rejects reads without a leader");
+        self.reads.waiting.push(id);
+        self.ask(common, now);
+    }
+
+    pub(in crate::consensus) fn reads_count(&self) -> usize {
+        self.reads.waiting.len() + self.reads.asked.as_ref().map_or(0, |asked| asked.reads.len())
+    }
+
+    fn ask(&mut self, common: &mut Common, now: Time) {
+        let Some(leader) = self.leader else { return };
+        if self.reads.asked.is_some() || self.reads.waiting.is_empty() {
+            return;
+        }
+        let attempt = common.chance.next();
+        let reads = std::mem::take(&mut self.reads.waiting);
+        let give_up_at = now + common.config.election_timeout;
+        self.reads.asked = Some(Asked { attempt, reads, give_up_at });
+        common.send(leader, Body::ReadIndex { id: attempt });
+    }
+
+    pub(in crate::consensus) fn on_read_index_answer(
+        &mut self,
+        common: &mut Common,
+        now: Time,
+        attempt: u64,
+        read_index: Option<Index>,
+    ) {
+        if self.reads.asked.as_ref().is_none_or(|asked| asked.attempt != attempt) {
+            return;
+        }
+        let asked = self.reads.asked.take().expect("just seen");
+        let states = asked.reads.into_iter().map(|id| ReadState { id, read_index });
+        common.read_states.extend(states);
+        self.ask(common, now);
+    }
+
+    /// The node stops following this leader: whoever waits must ask again.
+    pub(in crate::consensus) fn fail_reads(&mut self, common: &mut Common) {
+        let asked = self.reads.asked.take().map_or_else(Vec::new, |asked| asked.reads);
+        let failed = asked.into_iter().chain(self.reads.waiting.drain(..));
+        common.read_states.extend(failed.map(|id| ReadState { id, read_index: None }));
+    }
+
+    pub(in crate::consensus) fn on_timeout(
+        &mut self,
+        common: &mut Common,
+        now: Time,
+    ) -> Transition {
+        if let Some(asked) = self.reads.asked.take_if(|asked| asked.give_up_at <= now) {
+            self.reads.waiting.extend(asked.reads);
+            self.ask(common, now);
+        }
+        if now < self.election_deadline {
+            return Transition::Stay;
+        }
+        campaign(common, now, &mut self.election_deadline)
+    }
+
+    pub(in crate::consensus) fn next_deadline(&self) -> Time {
+        let read = self.reads.asked.as_ref().map_or(Time::NEVER, |asked| asked.give_up_at);
+        self.election_deadline.min(read)
+    }
+}
+
+/// The election timeout has passed. A node that does not vote, or whose disk would not take its vote,
+/// only winds the timer up again.
+pub(super) fn campaign(common: &mut Common, now: Time, deadline: &mut Time) -> Transition {
+    *deadline = common.draw_election_deadline(now);
+    if !common.is_voter() || common.disk_is_stuck(now) {
+        Transition::Stay
+    } else if common.config.pre_vote {
+        Transition::PreCampaign
+    } else {
+        Transition::Campaign { transfer: false }
+    }
+}

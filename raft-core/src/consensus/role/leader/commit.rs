@@ -1,0 +1,23 @@
+//! The commit rule: an entry of the leader's own term that a quorum has on disk is committed, and
+//! everything before it (3.6.2). Entries of older terms are never committed by counting.
+
+use super::Leader;
+use crate::consensus::common::Common;
+use crate::consensus::quorum::reached_by_quorum;
+
+impl Leader {
+    /// To be called whenever somebody's durable log grew, the leader's own included.
+    pub(in crate::consensus) fn advance_commit(&mut self, common: &mut Common) {
+        let own_id = common.id();
+        let reached = reached_by_quorum(&common.configuration, |id| {
+            if id == own_id {
+                common.log.durable_index()
+            } else {
+                self.progress.get(&id).map_or(0, |progress| progress.match_index)
+            }
+        });
+        if common.log.term_at(reached) == Some(common.term) {
+            common.log.commit_to(reached);
+        }
+    }
+}

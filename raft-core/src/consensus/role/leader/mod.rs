@@ -1,0 +1,158 @@
+//! The leader: takes office, takes proposals, keeps speaking, and steps down when it cannot lead.
+//!
+//! Its other duties live beside this file: `replication`, `commit`, `reads`, `transfer`.
+//! Sections 3.4 to 3.6, 6.2.
+
+mod commit;
+mod reads;
+mod replication;
+mod transfer;
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use transfer::Transfer;
+
+use super::Transition;
+use crate::consensus::common::Common;
+use crate::consensus::inflights::Inflights;
+use crate::consensus::progress::Progress;
+use crate::consensus::quorum::reached_by_quorum;
+use crate::consensus::read_index::ReadQueue;
+use crate::consensus::status::PeerStatus;
+use crate::error::Rejected;
+use crate::types::{Body, Entry, NodeId, Payload, Position, Time};
+
+#[derive(Clone, Debug)]
+pub(in crate::consensus) struct Leader {
+    progress: BTreeMap<NodeId, Progress>,
+    /// The number of the last heartbeat round.
+    round: u64,
+    next_heartbeat: Time,
+    reads: ReadQueue,
+    transfer: Option<Transfer>,
+}
+
+impl Leader {
+    /// Takes office: nothing is known of the others, and an entry of the own term is needed before
+    /// anything can be committed (3.6.2) or read (6.4).
+    pub(in crate::consensus) fn assume_office(common: &mut Common, now: Time) -> Self {
+        let next_index = common.log.last_index() + 1;
+        let config = &common.config;
+        let window = Inflights::new(config.inflight_count_max, config.inflight_bytes_max);
+        let progress = common
+            .peers()
+            .into_iter()
+            .map(|peer| (peer, Progress::new(next_index, window.clone(), now)))
+            .collect();
+        let noop = Entry { index: next_index, term: common.term, payload: Payload::Noop };
+        common.log.append([noop]);
+        let mut leader = Self {
+            progress,
+            round: 0,
+            next_heartbeat: now,
+            reads: ReadQueue::default(),
+            transfer: None,
+        };
+        leader.start_round(common, now);
+        leader
+    }
+
+    /// Appends commands; returns the position of the first. What exceeds a budget is not taken.
+    pub(in crate::consensus) fn propose(
+        &mut self,
+        common: &mut Common,
+        commands: Vec<Bytes>,
+    ) -> Result<Position, Rejected> {
+        if self.transfer.is_some() {
+            return Err(Rejected::Busy("leadership is being handed over"));
+        }
+        if common.log.uncommitted_bytes() >= common.config.uncommitted_bytes_max {
+            return Err(Rejected::Busy("too many bytes wait to be committed"));
+        }
+        if common.log.bytes() >= common.config.log_bytes_max {
+            return Err(Rejected::Busy("the log waits for a snapshot"));
+        }
+        let first_index = common.log.last_index() + 1;
+        let term = common.term;
+        let entries = commands.into_iter().zip(first_index..);
+        common.log.append(entries.map(|(command, index)| Entry {
+            index,
+            term,
+            payload: Payload::Command(command),
+        }));
+        Ok(Position::new(term, first_index))
+    }
+
+    pub(in crate::consensus) fn on_timeout(
+        &mut self,
+        common: &mut Common,
+        now: Time,
+    ) -> Transition {
+        if self.must_step_down(common, now) {
+            return Transition::Follow;
+        }
+        self.transfer.take_if(|transfer| transfer.deadline <= now);
+        if now >= self.next_heartbeat {
+            self.start_round(common, now);
+        }
+        Transition::Stay
+    }
+
+    /// Without a quorum for an election timeout, or with a disk that no longer answers, others must
+    /// be free to elect: the leader falls silent.
+    fn must_step_down(&self, common: &Common, now: Time) -> bool {
+        if common.disk_is_stuck(now) {
+            return true;
+        }
+        let heard = reached_by_quorum(&common.configuration, |id| {
+            self.progress.get(&id).map_or(now, |progress| progress.last_heard)
+        });
+        common.config.check_quorum && now.since(heard) >= common.config.election_timeout
+    }
+
+    pub(in crate::consensus) fn next_deadline(&self) -> Time {
+        let transfer = self.transfer.as_ref().map_or(Time::NEVER, |transfer| transfer.deadline);
+        self.next_heartbeat.min(transfer)
+    }
+
+    /// A round of heartbeats. Its answers prove that a quorum followed after this moment.
+    fn start_round(&mut self, common: &mut Common, now: Time) {
+        self.round += 1;
+        self.next_heartbeat = now + common.config.heartbeat_interval;
+        let commit_index = common.log.commit_index();
+        for (peer, progress) in &self.progress {
+            // Never more than the peer acknowledged: beyond, its log may differ.
+            let commit_index = commit_index.min(progress.match_index);
+            common.send(*peer, Body::Heartbeat { round: self.round, commit_index });
+        }
+        self.on_round_started(common);
+    }
+
+    pub(in crate::consensus) fn hear(&mut self, now: Time, from: NodeId) {
+        if let Some(progress) = self.progress.get_mut(&from) {
+            progress.last_heard = now;
+        }
+    }
+
+    pub(in crate::consensus) fn peer_statuses(&self) -> Vec<PeerStatus> {
+        let status = |(id, progress): (&NodeId, &Progress)| PeerStatus {
+            id: *id,
+            match_index: progress.match_index,
+            next_index: progress.next_index,
+            state: progress.state,
+            inflight_count: progress.inflights.count(),
+        };
+        self.progress.iter().map(status).collect()
+    }
+
+    pub(in crate::consensus) fn check(&self, common: &Common) {
+        for progress in self.progress.values() {
+            assert!(progress.match_index < progress.next_index);
+            assert!(progress.match_index <= common.log.last_index());
+            assert!(progress.next_index <= common.log.last_index() + 1);
+        }
+        let last_term = common.log.last_position().term;
+        assert_eq!(last_term, common.term, "a leader has an entry of its own term");
+    }
+}

@@ -1,0 +1,102 @@
+//! Linearizable reads without an entry in the log (6.4), batched by rounds.
+
+use super::Leader;
+use crate::consensus::common::Common;
+use crate::consensus::quorum::reached_by_quorum;
+use crate::consensus::read_index::Reader;
+use crate::consensus::ready::ReadState;
+use crate::error::Rejected;
+use crate::types::{Body, NodeId, Time};
+
+impl Leader {
+    pub(in crate::consensus) fn read_index(
+        &mut self,
+        common: &Common,
+        id: u64,
+    ) -> Result<(), Rejected> {
+        if self.reads.count() >= common.config.reads_waiting_max {
+            return Err(Rejected::Busy("too many reads wait for a quorum"));
+        }
+        self.reads.push(Reader::Local(id));
+        Ok(())
+    }
+
+    pub(in crate::consensus) fn on_read_index(
+        &mut self,
+        common: &mut Common,
+        from: NodeId,
+        id: u64,
+    ) {
+        if self.reads.count() < common.config.reads_waiting_max {
+            self.reads.push(Reader::Peer(from, id));
+        } else {
+            common.send(from, Body::ReadIndexAnswer { id, read_index: None });
+        }
+    }
+
+    /// Starts a round if reads wait for one. Called once all events at hand are taken in, so that
+    /// they share it.
+    pub(in crate::consensus) fn start_round_for_reads(&mut self, common: &mut Common, now: Time) {
+        if self.reads.wants_round() && Self::knows_commit_index(common) {
+            self.start_round(common, now);
+        }
+    }
+
+    /// Before an entry of its own term is committed, a leader does not know what is.
+    fn knows_commit_index(common: &Common) -> bool {
+        common.log.term_at(common.log.commit_index()) == Some(common.term)
+    }
+
+    pub(super) fn on_round_started(&mut self, common: &mut Common) {
+        if Self::knows_commit_index(common) {
+            self.reads.on_round_started(self.round, common.log.commit_index());
+        }
+        // Alone, the leader is its own quorum.
+        self.confirm_reads(common);
+    }
+
+    pub(in crate::consensus) fn on_heartbeat_answer(
+        &mut self,
+        common: &mut Common,
+        now: Time,
+        from: NodeId,
+        round: u64,
+    ) {
+        let Some(progress) = self.progress.get_mut(&from) else { return };
+        // A number that was never sent is nonsense.
+        progress.acked_round = progress.acked_round.max(round.min(self.round));
+        progress.on_heartbeat_answer(now, common.config.heartbeat_interval);
+        self.probe_if_silent(common, now, from);
+        self.confirm_reads(common);
+    }
+
+    fn confirm_reads(&mut self, common: &mut Common) {
+        let own_id = common.id();
+        let confirmed_round = reached_by_quorum(&common.configuration, |id| {
+            if id == own_id {
+                self.round
+            } else {
+                self.progress.get(&id).map_or(0, |progress| progress.acked_round)
+            }
+        });
+        for (reader, read_index) in self.reads.take_confirmed(confirmed_round) {
+            let read_index = Some(read_index);
+            match reader {
+                Reader::Local(id) => common.read_states.push(ReadState { id, read_index }),
+                Reader::Peer(peer, id) => {
+                    common.send(peer, Body::ReadIndexAnswer { id, read_index });
+                }
+            }
+        }
+    }
+
+    /// Leadership ended. The followers' reads are answered by their own timeouts, or by the news of
+    /// another leader; nothing may leave in the name of this one any more.
+    pub(in crate::consensus) fn fail_reads(&mut self, common: &mut Common) {
+        for reader in self.reads.drain() {
+            if let Reader::Local(id) = reader {
+                common.read_states.push(ReadState { id, read_index: None });
+            }
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! Sending entries (3.5), driven by events: an entry leaves when it is proposed; what is lost is sent
+//! again once per election timeout, or as soon as the transport reports the loss.
+
+use super::Leader;
+use crate::consensus::common::Common;
+use crate::consensus::progress::ProgressState;
+use crate::types::{Body, Entry, Index, NodeId, Position, Time};
+
+impl Leader {
+    /// Sends everybody what they lack, as far as their windows allow. Called once all events at hand
+    /// are taken in, so that one append carries what came in together.
+    pub(in crate::consensus) fn replicate(&mut self, common: &mut Common, now: Time) {
+        let peers: Vec<NodeId> = self.progress.keys().copied().collect();
+        for peer in peers {
+            while self.send_append(common, now, peer) {}
+        }
+        self.finish_transfer_when_ready(common);
+    }
+
+    /// Sends one append if there is something to say and room to say it; returns whether more may
+    /// follow.
+    fn send_append(&mut self, common: &mut Common, now: Time, peer: NodeId) -> bool {
+        let progress = self.progress.get_mut(&peer).expect("only peers with progress");
+        let probing = match progress.state {
+            ProgressState::Probe { paused } if !paused => true,
+            ProgressState::Replicate if !progress.inflights.is_full() => false,
+            ProgressState::Probe { .. } | ProgressState::Replicate | ProgressState::Snapshot => {
+                return false;
+            }
+        };
+        let commit_index = common.log.commit_index();
+        let last_index = common.log.last_index();
+        let previous_index = progress.next_index - 1;
+        let has_entries = progress.next_index <= last_index;
+        let has_commit = progress.commit_sent < commit_index.min(previous_index);
+        if !has_entries && !has_commit && !probing {
+            return false;
+        }
+        let Some(previous_term) = common.log.term_at(previous_index) else {
+            // Only to a peer that lives: a dead one would be sent to again and again.
+            if now.since(progress.last_heard) < common.config.election_timeout {
+                progress.become_snapshot();
+                common.snapshot_requests.push(peer);
+            }
+            return false;
+        };
+        let previous = Position::new(previous_term, previous_index);
+        let entries = if has_entries {
+            common.log.slice(progress.next_index, last_index, common.config.append_bytes_max)
+        } else {
+            Vec::new()
+        };
+        if probing {
+            progress.state = ProgressState::Probe { paused: true };
+            progress.probed_at = now;
+        } else if let Some(last) = entries.last() {
+            let bytes = entries.iter().map(Entry::size_bytes).sum();
+            progress.inflights.push(last.index, bytes, now);
+            progress.next_index = last.index + 1;
+        }
+        progress.commit_sent = progress.commit_sent.max(commit_index);
+        common.send(peer, Body::Append { previous, entries, commit_index });
+        !probing && has_entries
+    }
+
+    pub(in crate::consensus) fn on_accepted(
+        &mut self,
+        common: &mut Common,
+        from: NodeId,
+        match_index: Index,
+    ) {
+        let last_index = common.log.last_index();
+        let start_index = common.log.start().index;
+        let Some(progress) = self.progress.get_mut(&from) else { return };
+        if match_index > last_index {
+            common.alarms.push(format!(
+                "node {from} acknowledged index {match_index}, but the log of this leader ends at \
+                 {last_index}; ignored. A disk was rolled back, or two nodes share an identity"
+            ));
+            return;
+        }
+        if progress.on_accepted(match_index, start_index) {
+            self.advance_commit(common);
+        }
+    }
+
+    /// The peer's log does not hold what an append stood on. Stale refusals, of appends that were
+    /// answered since, change nothing.
+    pub(in crate::consensus) fn on_rejected(
+        &mut self,
+        common: &Common,
+        from: NodeId,
+        previous_index: Index,
+        hint: Position,
+    ) {
+        let Some(progress) = self.progress.get_mut(&from) else { return };
+        if previous_index <= progress.match_index {
+            return;
+        }
+        match progress.state {
+            ProgressState::Probe { .. } if previous_index == progress.next_index - 1 => {
+                let agreed = common.log.last_possible_match(hint.index, hint.term).index;
+                let next_index = previous_index.min(agreed + 1).max(progress.match_index + 1);
+                progress.become_probe(next_index, false);
+            }
+            // Sent ahead, and something in between was lost.
+            ProgressState::Replicate => progress.become_probe(progress.match_index + 1, false),
+            ProgressState::Probe { .. } | ProgressState::Snapshot => {}
+        }
+    }
+
+    /// The peer lives but has not acknowledged an append for an election timeout: it was lost.
+    pub(super) fn probe_if_silent(&mut self, common: &Common, now: Time, peer: NodeId) {
+        let Some(progress) = self.progress.get_mut(&peer) else { return };
+        let timeout = common.config.election_timeout;
+        if progress.state == ProgressState::Replicate
+            && progress.inflights.oldest_sent_at().is_some_and(|sent| now.since(sent) >= timeout)
+        {
+            progress.become_probe(progress.match_index + 1, false);
+        }
+    }
+
+    /// The connection was lost, and with it probably what was sent ahead.
+    pub(in crate::consensus) fn on_unreachable(&mut self, now: Time, peer: NodeId) {
+        let Some(progress) = self.progress.get_mut(&peer) else { return };
+        if progress.state == ProgressState::Replicate {
+            progress.become_probe(progress.match_index + 1, true);
+            progress.probed_at = now;
+        }
+    }
+
+    /// A snapshot was sent in full, or not. Either way the peer says next what it has.
+    pub(in crate::consensus) fn on_snapshot_sent(
+        &mut self,
+        now: Time,
+        peer: NodeId,
+        sent: Option<Index>,
+    ) {
+        let Some(progress) = self.progress.get_mut(&peer) else { return };
+        if progress.state != ProgressState::Snapshot {
+            return;
+        }
+        let match_index = progress.match_index;
+        match sent {
+            Some(index) => progress.become_probe(index.max(match_index) + 1, false),
+            // Paused until the peer answers a heartbeat, so that a dead one is not sent to in a loop.
+            None => {
+                progress.become_probe(match_index + 1, true);
+                progress.probed_at = now;
+            }
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! Handing leadership over (3.10): bring the successor up to date, then tell it to campaign.
+//! No proposals are taken meanwhile; after an election timeout the leader goes on leading.
+
+use super::Leader;
+use crate::consensus::common::Common;
+use crate::error::Rejected;
+use crate::types::{Body, NodeId, Time};
+
+#[derive(Clone, Debug)]
+pub(super) struct Transfer {
+    to: NodeId,
+    told: bool,
+    pub(super) deadline: Time,
+}
+
+impl Leader {
+    /// Starts handing over to `to`, or to the voter that is furthest. A second call to the same node
+    /// does not prolong the first; one to another node replaces it.
+    pub(in crate::consensus) fn transfer(
+        &mut self,
+        common: &Common,
+        now: Time,
+        to: Option<NodeId>,
+    ) -> Result<(), Rejected> {
+        let furthest = || {
+            let voters = common.voting_peers();
+            voters.into_iter().max_by_key(|id| self.progress.get(id).map(|p| p.match_index))
+        };
+        let Some(to) = to.or_else(furthest) else {
+            return Err(Rejected::Busy("there is nobody to hand leadership to"));
+        };
+        if !self.progress.contains_key(&to) || !common.configuration.is_voter(to) {
+            return Err(Rejected::Busy("leadership can only be handed to another voter"));
+        }
+        if self.transfer.as_ref().is_none_or(|transfer| transfer.to != to) {
+            let deadline = now + common.config.election_timeout;
+            self.transfer = Some(Transfer { to, told: false, deadline });
+        }
+        Ok(())
+    }
+
+    pub(super) fn finish_transfer_when_ready(&mut self, common: &mut Common) {
+        let Some(transfer) = &mut self.transfer else { return };
+        let Some(progress) = self.progress.get(&transfer.to) else { return };
+        if !transfer.told && progress.match_index == common.log.last_index() {
+            transfer.told = true;
+            common.send(transfer.to, Body::TimeoutNow);
+        }
+    }
+}

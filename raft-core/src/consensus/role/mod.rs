@@ -1,0 +1,78 @@
+//! The roles, each holding just the data that exists in it (3.3).
+//!
+//! A handler takes what all roles share, and answers with what should become of the role; only
+//! `raft` changes it.
+
+pub(super) mod candidate;
+pub(super) mod follower;
+pub(super) mod leader;
+
+use candidate::Candidate;
+use follower::Follower;
+use leader::Leader;
+
+use crate::types::NodeId;
+
+#[derive(Clone, Debug)]
+pub(super) enum Role {
+    Follower(Follower),
+    /// Asks whether it would be elected (9.6); its term is unchanged.
+    PreCandidate(Candidate),
+    Candidate(Candidate),
+    Leader(Box<Leader>),
+}
+
+/// A role by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RoleKind {
+    Follower,
+    PreCandidate,
+    Candidate,
+    Leader,
+}
+
+impl RoleKind {
+    pub fn name(self) -> &'static str {
+        match self {
+            RoleKind::Follower => "follower",
+            RoleKind::PreCandidate => "pre-candidate",
+            RoleKind::Candidate => "candidate",
+            RoleKind::Leader => "leader",
+        }
+    }
+}
+
+/// What a handler wants to become of the role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(super) enum Transition {
+    Stay,
+    /// Follow, in the current term; the leader is not known.
+    Follow,
+    /// Ask for pre-votes.
+    PreCampaign,
+    /// Ask for votes in the next term. `transfer`: because the leader wants it.
+    Campaign {
+        transfer: bool,
+    },
+    Lead,
+}
+
+impl Role {
+    pub(super) fn kind(&self) -> RoleKind {
+        match self {
+            Role::Follower(_) => RoleKind::Follower,
+            Role::PreCandidate(_) => RoleKind::PreCandidate,
+            Role::Candidate(_) => RoleKind::Candidate,
+            Role::Leader(_) => RoleKind::Leader,
+        }
+    }
+
+    pub(super) fn leader(&self, own_id: NodeId) -> Option<NodeId> {
+        match self {
+            Role::Follower(follower) => follower.leader,
+            Role::PreCandidate(_) | Role::Candidate(_) => None,
+            Role::Leader(_) => Some(own_id),
+        }
+    }
+}
