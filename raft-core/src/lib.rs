@@ -1,6 +1,7 @@
 //! Raft as a library. See the modules.
 
 pub mod consensus;
+pub mod driver;
 pub mod error;
 pub mod state_machine;
 pub mod storage;

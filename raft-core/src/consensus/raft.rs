@@ -205,7 +205,6 @@ impl Raft {
         let log = &self.common.log;
         if self.common.restoring.is_some()
             || self.common.publish.is_some()
-            || meta.index() <= log.snapshot_index()
             || !log.contains(meta.position)
         {
             return false;
@@ -218,7 +217,8 @@ impl Raft {
     /// The state machine itself is durable through an applied index.
     pub fn on_state_durable(&mut self, index: Index) {
         if self.common.restoring.is_none() {
-            self.common.log.on_state_durable(index);
+            // The machine may be ahead of its own report of what it applied.
+            self.common.log.on_state_durable(index.min(self.common.log.last_applied()));
         }
     }
 
@@ -354,6 +354,28 @@ impl Raft {
 
     pub fn term(&self) -> Term {
         self.common.term
+    }
+
+    pub fn last_applied(&self) -> Index {
+        self.common.log.last_applied()
+    }
+
+    pub fn snapshot_index(&self) -> Index {
+        self.common.log.snapshot_index()
+    }
+
+    pub fn log_start_index(&self) -> Index {
+        self.common.log.start().index
+    }
+
+    /// Less than half of the log's byte budget is used.
+    pub fn log_has_room(&self) -> bool {
+        self.common.log.bytes() < self.common.config.log_bytes_max / 2
+    }
+
+    /// A snapshot has replaced the log and the state machine has not yet taken it over.
+    pub fn is_restoring(&self) -> bool {
+        self.common.restoring.is_some()
     }
 
     pub fn status(&self) -> Status {

@@ -1,0 +1,169 @@
+//! Owns the state machine: applies what is committed, answers queries, takes views, restores.
+//!
+//! The loop feeds it at most [`WORK_IN_FLIGHT_MAX`] pieces of work; what comes up meanwhile gathers
+//! into the next one, so the slower the machine, the larger its batches. A machine that may wait for
+//! a disk runs on a thread of its own, another on a task.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::inbox::{Inbox, Report};
+use super::waiters::{ProposeReply, Reply};
+use crate::error::{Fatal, Rejected};
+use crate::state_machine::{MachineResult, StateMachine};
+use crate::storage::{SnapshotReader, Storage};
+use crate::types::{Entry, Index, Payload, SnapshotMeta};
+
+pub(super) const WORK_IN_FLIGHT_MAX: usize = 2;
+
+/// How much of a snapshot is handed to the machine at a time, in bytes.
+pub(super) const RESTORE_CHUNK_BYTES: usize = 256 << 10;
+
+/// Queries and who asked.
+pub(super) type Queries<M> =
+    Vec<(<M as StateMachine>::Query, Reply<<M as StateMachine>::Answer, Rejected>)>;
+
+/// Done in the order of the fields.
+pub(super) struct Work<M: StateMachine> {
+    pub(super) entries: Vec<Entry>,
+    /// Who waits for the output of which entry, by ascending index.
+    pub(super) replies: Vec<(Index, ProposeReply<M::Output>)>,
+    pub(super) restore: Option<SnapshotMeta>,
+    pub(super) queries: Queries<M>,
+    pub(super) take_view: bool,
+}
+
+impl<M: StateMachine> Work<M> {
+    pub(super) fn new() -> Self {
+        Self {
+            entries: Vec::new(),
+            replies: Vec::new(),
+            restore: None,
+            queries: Vec::new(),
+            take_view: false,
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+            && self.restore.is_none()
+            && self.queries.is_empty()
+            && !self.take_view
+    }
+}
+
+/// The apply task as the loop sees it: gathers work and hands it over as credit allows.
+pub(super) struct ApplyFeed<M: StateMachine> {
+    sender: mpsc::Sender<Work<M>>,
+    pub(super) gathered: Work<M>,
+    in_flight: usize,
+}
+
+impl<M: StateMachine> ApplyFeed<M> {
+    pub(super) fn new(sender: mpsc::Sender<Work<M>>) -> Self {
+        Self { sender, gathered: Work::new(), in_flight: 0 }
+    }
+
+    /// Hands over what has gathered if the machine has room. False: the machine is gone.
+    pub(super) fn flush(&mut self) -> bool {
+        if self.gathered.is_empty() || self.in_flight >= WORK_IN_FLIGHT_MAX {
+            return true;
+        }
+        self.in_flight += 1;
+        let work = std::mem::replace(&mut self.gathered, Work::new());
+        self.sender.try_send(work).is_ok()
+    }
+
+    pub(super) fn on_done(&mut self) {
+        self.in_flight -= 1;
+    }
+}
+
+pub(super) struct Applier<M: StateMachine> {
+    pub(super) machine: M,
+    pub(super) storage: Arc<dyn Storage>,
+    pub(super) inbox: Arc<Inbox<M>>,
+    pub(super) outputs: Vec<M::Output>,
+}
+
+impl<M: StateMachine> Applier<M> {
+    /// Runs until the loop is gone or the machine fails.
+    pub(super) async fn run(mut self, mut works: mpsc::Receiver<Work<M>>) {
+        while let Some(work) = works.recv().await {
+            if let Err(fatal) = self.work(work).await {
+                return self.inbox.push_report(Report::Failed(fatal));
+            }
+        }
+    }
+
+    async fn work(&mut self, work: Work<M>) -> Result<(), Fatal> {
+        let Work { entries, replies, restore, queries, take_view } = work;
+        let mut applied = self.machine.last_applied().index;
+        if let Some(last) = entries.last() {
+            applied = last.index;
+            self.apply(&entries, replies)?;
+        }
+        if let Some(meta) = restore {
+            let reader = self.storage.snapshot_reader().await?;
+            let reader = reader.filter(|reader| *reader.meta() == meta);
+            let Some(reader) = reader else {
+                let problem =
+                    format!("the snapshot at {} was published and is gone", meta.position);
+                return Err(Fatal::Internal(problem));
+            };
+            restore_from(&mut self.machine, reader).await?;
+            applied = meta.index();
+        }
+        for (query, reply) in queries {
+            let answer = self.machine.query(query);
+            reply.send(Ok(answer));
+        }
+        if take_view {
+            self.inbox.push_report(Report::ViewTaken(self.machine.snapshot()?));
+        }
+        self.inbox.push_report(Report::Applied(applied));
+        Ok(())
+    }
+
+    fn apply(
+        &mut self,
+        entries: &[Entry],
+        replies: Vec<(Index, ProposeReply<M::Output>)>,
+    ) -> MachineResult<()> {
+        self.outputs.clear();
+        self.machine.apply(entries, &mut self.outputs)?;
+        let is_command = |entry: &&Entry| matches!(entry.payload, Payload::Command(_));
+        let commands = entries.iter().filter(is_command);
+        assert_eq!(self.outputs.len(), commands.clone().count(), "one output for each command");
+        let mut replies = replies.into_iter().peekable();
+        for (entry, output) in commands.zip(self.outputs.drain(..)) {
+            if let Some((_, reply)) = replies.next_if(|(index, _)| *index == entry.index) {
+                reply.send(Ok(output));
+            }
+        }
+        assert!(replies.next().is_none(), "replies wait for commands only");
+        Ok(())
+    }
+}
+
+/// Replaces the machine's state by a snapshot's, in bounded memory.
+pub(super) async fn restore_from<M: StateMachine>(
+    machine: &mut M,
+    mut reader: Box<dyn SnapshotReader>,
+) -> Result<(), Fatal> {
+    let meta = reader.meta().clone();
+    machine.begin_restore(&meta)?;
+    let mut offset = 0;
+    loop {
+        let chunk = reader.read(offset, RESTORE_CHUNK_BYTES).await?;
+        if chunk.is_empty() {
+            break;
+        }
+        offset += chunk.len() as u64;
+        machine.restore_chunk(chunk)?;
+    }
+    machine.finish_restore()?;
+    assert_eq!(machine.last_applied(), meta.position, "the snapshot is the state at its position");
+    Ok(())
+}

@@ -1,0 +1,152 @@
+//! From what survived to a running node.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+
+use super::apply::{Applier, WORK_IN_FLIGHT_MAX, restore_from};
+use super::event_loop::{EventLoop, Parts};
+use super::inbox::Inbox;
+use super::{Leadership, Node, NodeConfig, Shared, persist};
+use crate::consensus::{Boot, Raft};
+use crate::error::Fatal;
+use crate::state_machine::StateMachine;
+use crate::storage::Storage;
+use crate::transport::{Inbound, Transport};
+use crate::types::{Configuration, Loaded, Time};
+
+pub(super) async fn start<M: StateMachine>(
+    config: NodeConfig,
+    storage: Arc<dyn Storage>,
+    transport: Arc<dyn Transport>,
+    mut machine: M,
+) -> Result<Node<M>, Fatal> {
+    let loaded = storage.load().await?;
+    bring_up_to_date(&loaded, &*storage, &mut machine).await?;
+    let reader = storage.snapshot_reader().await?;
+    let published = reader.map(|reader| (reader.meta().index(), reader.content().size_bytes));
+    let raft_config = fitted(&config);
+    let request_bytes_max = raft_config.uncommitted_bytes_max;
+    let boot = Boot {
+        loaded,
+        last_applied: machine.last_applied(),
+        bootstrap: Configuration::of_voters(config.voters.iter().copied()),
+    };
+    let raft = Raft::new(raft_config, boot, Time::ZERO)
+        .map_err(|error| Fatal::Config(error.to_string()))?;
+
+    let inbox =
+        Arc::new(Inbox::new(config.raft.id, config.requests_in_flight_max, request_bytes_max));
+    let (persist_sender, persist_receiver) = mpsc::channel(config.raft.persists_in_flight_max);
+    let (work_sender, work_receiver) = mpsc::channel(WORK_IN_FLIGHT_MAX);
+    let flusher = machine.flusher();
+    let blocks = machine.blocks();
+    let applier = Applier {
+        machine,
+        storage: Arc::clone(&storage),
+        inbox: Arc::clone(&inbox),
+        outputs: Vec::new(),
+    };
+    let writer =
+        tokio::spawn(persist::run(Arc::clone(&storage), persist_receiver, Arc::clone(&inbox)));
+    let applying = if blocks {
+        let runtime = tokio::runtime::Handle::current();
+        let (done, applying) = tokio::sync::oneshot::channel();
+        std::thread::Builder::new()
+            .name(format!("apply-{}", config.raft.id))
+            .spawn(move || {
+                runtime.block_on(applier.run(work_receiver));
+                // Nobody may be waiting any more.
+                let _ = done.send(());
+            })
+            .map_err(|error| Fatal::Internal(format!("starting the apply thread: {error}")))?;
+        tokio::spawn(async move {
+            // An error means that the thread panicked; the loop notices by the closed channel.
+            let _ = applying.await;
+        })
+    } else {
+        tokio::spawn(applier.run(work_receiver))
+    };
+
+    let event_loop = EventLoop::new(
+        &config,
+        Parts {
+            raft,
+            inbox: Arc::clone(&inbox),
+            storage: Arc::clone(&storage),
+            transport: Arc::clone(&transport),
+            persist: persist_sender,
+            work: work_sender,
+            flusher,
+            blocks,
+            published,
+        },
+    );
+    let status = event_loop.status_receiver();
+    let leadership: watch::Receiver<Leadership> = event_loop.leadership_receiver();
+    let (stopped_sender, stopped) = watch::channel(None);
+    let inbound: Arc<dyn Inbound> = Arc::clone(&inbox) as Arc<dyn Inbound>;
+    transport.start(inbound);
+
+    let inbox_of_loop = Arc::clone(&inbox);
+    let transport_of_loop = Arc::clone(&transport);
+    tokio::spawn(async move {
+        let running = tokio::spawn(event_loop.run());
+        let result = match running.await {
+            Ok(result) => result,
+            Err(error) => Err(Fatal::Internal(format!("the event loop broke: {error}"))),
+        };
+        // Whoever is still in the queue is answered by dropping it; nobody enters any more.
+        drop(inbox_of_loop.close());
+        transport_of_loop.close().await;
+        // The loop's ends of the channels are gone, so these two finish what they have and end.
+        let (_, _) = (writer.await, applying.await);
+        if let Err(fatal) = &result {
+            tracing::error!(%fatal, "the node stopped");
+        }
+        stopped_sender.send_replace(Some(result.map_err(Arc::new)));
+    });
+
+    let command_bytes_max = config.command_bytes_max;
+    let shared = Shared { inbox, command_bytes_max, status, leadership, stopped };
+    Ok(Node { shared: Arc::new(shared) })
+}
+
+/// The core's own budget follows from `max_raft_state`: compaction must have room to lag, yet a log
+/// that is never compacted must not be cut off.
+fn fitted(config: &NodeConfig) -> crate::consensus::Config {
+    let mut raft = config.raft.clone();
+    raft.log_bytes_max = match config.max_raft_state_bytes {
+        0 => u64::MAX,
+        max => raft.log_bytes_max.max(8 * max).max(raft.uncommitted_bytes_max),
+    };
+    raft
+}
+
+/// A machine that holds less than the published snapshot is given it: one that lives in memory, one
+/// that was interrupted before it took over a leader's snapshot.
+async fn bring_up_to_date<M: StateMachine>(
+    loaded: &Loaded,
+    storage: &dyn Storage,
+    machine: &mut M,
+) -> Result<(), Fatal> {
+    let applied = machine.last_applied().index;
+    let behind = loaded.snapshot.as_ref().is_some_and(|meta| meta.index() > applied);
+    if behind {
+        let reader = storage.snapshot_reader().await?;
+        let reader = reader.ok_or_else(|| {
+            Fatal::Internal("storage lists a snapshot that it cannot open".into())
+        })?;
+        restore_from(machine, reader).await?;
+    }
+    let applied = machine.last_applied().index;
+    let start_index = loaded.log_start.index();
+    if applied < start_index {
+        return Err(Fatal::Config(format!(
+            "the state machine holds index {applied}, the log starts behind {start_index}, and no \
+             snapshot fills the gap: the state directory was removed or restored alone. Restore the \
+             whole data directory from one backup, or wipe it and let the node join as a new one"
+        )));
+    }
+    Ok(())
+}

@@ -1,0 +1,298 @@
+//! Everything that the loop has to hear, in one place.
+//!
+//! Three queues under one lock: reports of work that the loop itself handed out (always room: their
+//! number is bounded by the credit that the loop grants), messages of peers (bounded in bytes per
+//! peer; what does not fit is dropped, the network may lose it as well), and requests of clients
+//! (bounded in count and bytes; what does not fit is rejected `Busy`). The loop takes all of them in
+//! one go, so that what came in together shares batches and messages.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+use tokio::sync::{Notify, oneshot};
+
+use super::waiters::{ProposeReply, Reply};
+use crate::consensus::{OfferAnswer, PersistId};
+use crate::error::{Fatal, Rejected};
+use crate::state_machine::{SnapshotSource, StateMachine};
+use crate::transport::{BulkStream, Inbound};
+use crate::types::{Index, Message, NodeId, SnapshotContent, SnapshotMeta, Term};
+
+/// What waits to be read from one peer.
+const PEER_BYTES_MAX: u64 = 64 << 20;
+/// Snapshot streams offered and not yet looked at.
+const BULK_STREAMS_MAX: usize = 8;
+
+pub(super) enum Request<M: StateMachine> {
+    Propose { command: Bytes, reply: ProposeReply<M::Output> },
+    Query { query: M::Query, linearizable: bool, reply: Reply<M::Answer, Rejected> },
+    Transfer { to: Option<NodeId> },
+}
+
+impl<M: StateMachine> Request<M> {
+    fn size_bytes(&self) -> u64 {
+        match self {
+            Request::Propose { command, .. } => command.len() as u64,
+            Request::Query { .. } | Request::Transfer { .. } => 0,
+        }
+    }
+
+    pub(super) fn reject(self, rejected: Rejected) {
+        match self {
+            Request::Propose { reply, .. } => reply.send(Err(rejected.into())),
+            Request::Query { reply, .. } => reply.send(Err(rejected)),
+            Request::Transfer { .. } => {}
+        }
+    }
+}
+
+/// What became of work that the loop handed out.
+pub(super) enum Report {
+    Persisted(PersistId),
+    /// Entries through the index were applied, or the snapshot at it was restored.
+    Applied(Index),
+    ViewTaken(Box<dyn SnapshotSource>),
+    SnapshotWritten {
+        meta: SnapshotMeta,
+        content: SnapshotContent,
+    },
+    StateFlushed(Index),
+    Compacted,
+    SnapshotSent {
+        peer: NodeId,
+        sent: Option<Index>,
+    },
+    SnapshotOffered {
+        from: NodeId,
+        term: Term,
+        meta: SnapshotMeta,
+        answer: oneshot::Sender<OfferAnswer>,
+    },
+    SnapshotReceived {
+        from: NodeId,
+        term: Term,
+        meta: SnapshotMeta,
+    },
+    ReceiveEnded,
+    Failed(Fatal),
+}
+
+/// What a peer caused.
+pub(super) enum PeerEvent {
+    Message(Message),
+    Bulk(Box<dyn BulkStream>),
+    Unreachable,
+}
+
+/// All that came in since the last turn of the loop.
+pub(super) struct Turn<M: StateMachine> {
+    pub(super) reports: VecDeque<Report>,
+    pub(super) peers: VecDeque<(NodeId, PeerEvent)>,
+    pub(super) requests: VecDeque<Request<M>>,
+    pub(super) shutdown: bool,
+}
+
+impl<M: StateMachine> Turn<M> {
+    pub(super) fn new() -> Self {
+        Self {
+            reports: VecDeque::new(),
+            peers: VecDeque::new(),
+            requests: VecDeque::new(),
+            shutdown: false,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.reports.is_empty()
+            && self.peers.is_empty()
+            && self.requests.is_empty()
+            && !self.shutdown
+    }
+}
+
+struct Queues<M: StateMachine> {
+    turn: Turn<M>,
+    peer_bytes: BTreeMap<NodeId, u64>,
+    bulk_count: usize,
+    request_bytes: u64,
+    closed: bool,
+}
+
+pub(super) struct Inbox<M: StateMachine> {
+    own_id: NodeId,
+    queues: Mutex<Queues<M>>,
+    filled: Notify,
+    /// Requests accepted and not yet answered.
+    in_flight_count: Arc<AtomicUsize>,
+    in_flight_max: usize,
+    request_bytes_max: u64,
+    dropped_logged: AtomicBool,
+}
+
+/// Counts one request from acceptance to answer.
+struct InFlight(Arc<AtomicUsize>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl<M: StateMachine> Inbox<M> {
+    pub(super) fn new(own_id: NodeId, in_flight_max: usize, request_bytes_max: u64) -> Self {
+        let turn = Turn::new();
+        let peer_bytes = BTreeMap::new();
+        let queues = Queues { turn, peer_bytes, bulk_count: 0, request_bytes: 0, closed: false };
+        Self {
+            own_id,
+            queues: Mutex::new(queues),
+            filled: Notify::new(),
+            in_flight_count: Arc::new(AtomicUsize::new(0)),
+            in_flight_max,
+            request_bytes_max,
+            dropped_logged: AtomicBool::new(false),
+        }
+    }
+
+    /// A report never waits and is never dropped: the loop granted the credit for it.
+    pub(super) fn push_report(&self, report: Report) {
+        self.lock().turn.reports.push_back(report);
+        self.filled.notify_one();
+    }
+
+    pub(super) fn push_shutdown(&self) {
+        self.lock().turn.shutdown = true;
+        self.filled.notify_one();
+    }
+
+    /// Takes the request, or rejects it at once.
+    pub(super) fn push_request(&self, request: Request<M>) {
+        let in_flight_before = self.in_flight_count.fetch_add(1, Ordering::Relaxed);
+        let guard = InFlight(Arc::clone(&self.in_flight_count));
+        if in_flight_before >= self.in_flight_max {
+            return request.reject(Rejected::Busy("too many requests are in flight"));
+        }
+        let request = guarded(request, guard);
+        let refused = {
+            let mut queues = self.lock();
+            if queues.closed {
+                Some((request, Rejected::ShuttingDown))
+            } else if queues.request_bytes >= self.request_bytes_max {
+                Some((request, Rejected::Busy("too many bytes wait to be proposed")))
+            } else {
+                queues.request_bytes += request.size_bytes();
+                queues.turn.requests.push_back(request);
+                None
+            }
+        };
+        match refused {
+            Some((request, rejected)) => request.reject(rejected),
+            None => self.filled.notify_one(),
+        }
+    }
+
+    /// Waits until something is there. Cancel-safe.
+    pub(super) async fn filled(&self) {
+        loop {
+            if !self.lock().turn.is_empty() {
+                return;
+            }
+            self.filled.notified().await;
+        }
+    }
+
+    /// Swaps what came in for an empty turn.
+    pub(super) fn take(&self, turn: &mut Turn<M>) {
+        assert!(turn.is_empty(), "a turn is worked off before the next is taken");
+        let mut queues = self.lock();
+        std::mem::swap(&mut queues.turn, turn);
+        queues.peer_bytes.clear();
+        queues.bulk_count = 0;
+        queues.request_bytes = 0;
+    }
+
+    /// From now on every request is rejected.
+    pub(super) fn close(&self) -> Turn<M> {
+        let mut queues = self.lock();
+        queues.closed = true;
+        std::mem::replace(&mut queues.turn, Turn::new())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queues<M>> {
+        // The lock is held for pushes and swaps only; none of them panics half-way.
+        self.queues.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn note_dropped(&self, from: NodeId) {
+        if !self.dropped_logged.swap(true, Ordering::Relaxed) {
+            tracing::warn!(from, "messages arrive faster than they are handled; dropping some");
+        }
+    }
+}
+
+/// The reply carries the count, so that answering it in whatever way ends the request.
+fn guarded<M: StateMachine>(request: Request<M>, guard: InFlight) -> Request<M> {
+    match request {
+        Request::Propose { command, reply } => {
+            let reply = Reply::new(move |result| {
+                drop(guard);
+                reply.send(result);
+            });
+            Request::Propose { command, reply }
+        }
+        Request::Query { query, linearizable, reply } => {
+            let reply = Reply::new(move |result| {
+                drop(guard);
+                reply.send(result);
+            });
+            Request::Query { query, linearizable, reply }
+        }
+        Request::Transfer { to } => Request::Transfer { to },
+    }
+}
+
+impl<M: StateMachine> Inbound for Inbox<M> {
+    fn on_message(&self, from: NodeId, message: Message) {
+        if from == self.own_id {
+            tracing::warn!("a peer claims this node's own id; ignoring its messages");
+            return;
+        }
+        let size_bytes = message.size_bytes();
+        let mut queues = self.lock();
+        if queues.closed {
+            return;
+        }
+        let bytes = queues.peer_bytes.entry(from).or_insert(0);
+        if *bytes >= PEER_BYTES_MAX {
+            drop(queues);
+            return self.note_dropped(from);
+        }
+        *bytes += size_bytes;
+        queues.turn.peers.push_back((from, PeerEvent::Message(message)));
+        drop(queues);
+        self.filled.notify_one();
+    }
+
+    fn on_bulk(&self, from: NodeId, stream: Box<dyn BulkStream>) {
+        let mut queues = self.lock();
+        if queues.closed || queues.bulk_count >= BULK_STREAMS_MAX {
+            return;
+        }
+        queues.bulk_count += 1;
+        queues.turn.peers.push_back((from, PeerEvent::Bulk(stream)));
+        drop(queues);
+        self.filled.notify_one();
+    }
+
+    fn on_unreachable(&self, peer: NodeId) {
+        let mut queues = self.lock();
+        if queues.closed {
+            return;
+        }
+        queues.turn.peers.push_back((peer, PeerEvent::Unreachable));
+        drop(queues);
+        self.filled.notify_one();
+    }
+}

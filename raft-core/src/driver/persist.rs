@@ -1,0 +1,26 @@
+//! Writes batches in order, one at a time, and reports each when it is on disk.
+//!
+//! After an error nothing more is written: the node stops, and what rests on the failed batch is
+//! never sent (a failed sync must not be retried).
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::inbox::{Inbox, Report};
+use crate::consensus::Persist;
+use crate::state_machine::StateMachine;
+use crate::storage::Storage;
+
+pub(super) async fn run<M: StateMachine>(
+    storage: Arc<dyn Storage>,
+    mut batches: mpsc::Receiver<Persist>,
+    inbox: Arc<Inbox<M>>,
+) {
+    while let Some(Persist { id, batch }) = batches.recv().await {
+        match storage.persist(batch).await {
+            Ok(()) => inbox.push_report(Report::Persisted(id)),
+            Err(error) => return inbox.push_report(Report::Failed(error.into())),
+        }
+    }
+}
