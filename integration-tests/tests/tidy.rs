@@ -1,0 +1,105 @@
+//! Reads the sources and keeps the walls that no compiler keeps: which floor may look at which.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a member has a workspace").to_owned()
+}
+
+/// Every Rust file below a folder of the workspace.
+fn sources(folder: &str) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    let mut folders = vec![workspace().join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("a source folder can be listed") {
+            let path = entry.expect("a source folder can be listed").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).expect("sources are UTF-8");
+                found.push((path, text));
+            }
+        }
+    }
+    assert!(!found.is_empty(), "no sources below {folder}");
+    found
+}
+
+/// Fails for each line of code below `folder` that contains one of the words.
+fn forbid(folder: &str, words: &[&str], why: &str) {
+    let mut offences = Vec::new();
+    for (path, text) in sources(folder) {
+        for (number, line) in text.lines().enumerate() {
+            let code = line.split("//").next().unwrap_or_default();
+            if let Some(word) = words.iter().find(|word| code.contains(**word)) {
+                let place = path.strip_prefix(workspace()).unwrap_or(&path).display();
+                offences.push(format!("{place}:{}: `{word}`", number + 1));
+            }
+        }
+    }
+    assert!(offences.is_empty(), "{why}:\n{}", offences.join("\n"));
+}
+
+#[test]
+fn the_core_is_pure() {
+    let impure = [
+        "tokio",
+        "async ",
+        ".await",
+        "std::time::Instant",
+        "SystemTime",
+        "std::fs",
+        "std::net",
+        "std::thread",
+        "HashMap",
+        "HashSet",
+        "rand::",
+        "crate::driver",
+        "crate::storage",
+        "crate::transport",
+    ];
+    forbid("raft-core/src/consensus", &impure, "the core is a function of its inputs");
+}
+
+#[test]
+fn plain_data_knows_nothing_above_it() {
+    let above =
+        ["crate::consensus", "crate::driver", "crate::storage", "crate::transport", "tokio"];
+    forbid("raft-core/src/types", &above, "`types` is the lowest floor");
+}
+
+#[test]
+fn adapters_know_ports_and_types_only() {
+    let above = ["raft_core::consensus", "raft_core::driver", "kv_service"];
+    forbid("raft-storage/src", &above, "an adapter knows its port");
+    forbid("raft-transport-quic/src", &above, "an adapter knows its port");
+}
+
+#[test]
+fn features_are_chosen_in_one_place() {
+    for folder in ["raft-core/src", "raft-storage/src", "raft-transport-quic/src", "kv-service/src"]
+    {
+        for (path, text) in sources(folder) {
+            if path.ends_with("wiring.rs") {
+                continue;
+            }
+            let lines: Vec<&str> = text.lines().collect();
+            for (number, line) in lines.iter().enumerate() {
+                if !line.contains("cfg(feature") && !line.contains("cfg(all(feature") {
+                    continue;
+                }
+                let next = lines.get(number + 1).copied().unwrap_or_default().trim_start();
+                let on_mod_line = ["pub mod ", "mod ", "pub use ", "use ", "pub(crate) mod "]
+                    .iter()
+                    .any(|start| next.starts_with(start));
+                let place = path.strip_prefix(workspace()).unwrap_or(&path).display();
+                assert!(
+                    on_mod_line,
+                    "{place}:{}: cfg(feature) belongs on `mod` lines and into wiring.rs",
+                    number + 1
+                );
+            }
+        }
+    }
+}
