@@ -30,7 +30,8 @@ impl Inflights {
         self.appends.len() >= self.count_max || self.bytes >= self.bytes_max
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    #[cfg(test)]
+    fn is_empty(&self) -> bool {
         self.appends.is_empty()
     }
 

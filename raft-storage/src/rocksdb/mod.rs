@@ -1,0 +1,133 @@
+//! The durable backend: one RocksDB instance for log, hard state and metadata, snapshots in files.
+//!
+//! It promises what [`raft_core::storage::Storage`] asks for. Two threads of its own do all blocking
+//! work: one writes the log, a batch at a time, each a single synced write; the other writes and
+//! reads snapshot files, so that a large one never holds up the log. Damage is refused with the
+//! directory and what to do; a torn tail that was never acknowledged is cut (`wal.rs` tells the two
+//! apart).
+//!
+//! What is assumed of the disk: what was synced stays, and a rename is atomic. What is not assumed:
+//! that writes which were not synced reach the disk in order, or at all, or whole.
+//!
+//! What it does not do: repair. A node whose log is damaged has to be re-admitted as a new one,
+//! because it may have forgotten votes and acknowledged entries.
+
+mod codec;
+mod load;
+mod log;
+mod options;
+mod poison;
+mod sizes;
+mod snapshot;
+mod wal;
+mod warm;
+mod worker;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use raft_core::storage::{SnapshotReader, SnapshotWriter, Storage, StorageResult};
+use raft_core::types::{Batch, Loaded, SnapshotContent, SnapshotMeta};
+
+pub use self::options::RocksOptions;
+
+use self::log::{Log, Mirror};
+use self::poison::Poison;
+use self::snapshot::{Shelf, Store};
+use self::warm::Warmer;
+use self::worker::Worker;
+use crate::DataDir;
+
+/// What an operator does about a damaged log.
+const ADVICE_DAMAGED: &str = "Do not start this node on it. Move the data directory away and let the \
+     node be re-admitted with an empty one, so that it catches up from its peers; or, if the damage \
+     was done by a copy or a restore, put the intact directory back";
+
+/// A node's log, hard state and snapshots in its [`DataDir`].
+pub struct RocksStorage {
+    log: Worker<Log>,
+    snapshots: Arc<Worker<Store>>,
+    log_bytes: Arc<AtomicU64>,
+    /// The lock, held until both threads have ended: fields are dropped in order.
+    _data_dir: Arc<DataDir>,
+}
+
+impl RocksStorage {
+    /// Opens the log in `data_dir`. Blocks for as long as it takes to replay what the last process
+    /// left unmerged: tens of milliseconds, or a second after a crash under load.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Storage::load`], as far as they can be seen by now; nothing is altered then.
+    pub fn open(data_dir: Arc<DataDir>, options: RocksOptions) -> StorageResult<Self> {
+        let poison = Poison::default();
+        let shelf = Shelf::default();
+        let log_bytes = Arc::new(AtomicU64::new(0));
+        let path = data_dir.log_dir();
+        let db = load::open(&path, &options)?;
+        let step_hook = options.step_hook.clone();
+        let store = Store::new(Arc::clone(&data_dir), shelf.clone(), poison.clone(), step_hook);
+        let log = Log {
+            db,
+            path,
+            poison,
+            shelf,
+            log_bytes: Arc::clone(&log_bytes),
+            mirror: Mirror::default(),
+            warmer: Warmer::new(options.warm_file_count, options.write_buffer_bytes),
+            is_loaded: false,
+            unflushed_bytes: 0,
+            scratch: Vec::new(),
+            options,
+        };
+        Ok(Self {
+            log: Worker::spawn("raft-log", log)?,
+            snapshots: Arc::new(Worker::spawn("raft-snapshots", store)?),
+            log_bytes,
+            _data_dir: data_dir,
+        })
+    }
+}
+
+#[async_trait]
+impl Storage for RocksStorage {
+    async fn load(&self) -> StorageResult<Loaded> {
+        let everything = self.log.run(Log::load).await?;
+        let published = everything.published;
+        self.snapshots.run(move |store| store.recover(published)).await?;
+        Ok(everything.loaded)
+    }
+
+    async fn persist(&self, batch: Batch) -> StorageResult<()> {
+        let publishes = batch.publish.is_some();
+        self.log.run(move |log| log.persist(batch)).await?;
+        if publishes {
+            // If there is no room for it now, the next publication or start removes them.
+            self.snapshots.try_submit(Store::remove_old);
+        }
+        Ok(())
+    }
+
+    async fn compact(&self, through: SnapshotMeta) -> StorageResult<()> {
+        self.log.run(move |log| log.compact(through)).await
+    }
+
+    async fn snapshot_writer(
+        &self,
+        meta: SnapshotMeta,
+        expected: Option<SnapshotContent>,
+    ) -> StorageResult<Box<dyn SnapshotWriter>> {
+        let writer = snapshot::open_writer(&self.snapshots, meta, expected).await?;
+        Ok(Box::new(writer))
+    }
+
+    async fn snapshot_reader(&self) -> StorageResult<Option<Box<dyn SnapshotReader>>> {
+        let reader = snapshot::open_reader(&self.snapshots).await?;
+        Ok(reader.map(|reader| Box::new(reader) as Box<dyn SnapshotReader>))
+    }
+
+    fn log_bytes(&self) -> u64 {
+        self.log_bytes.load(Ordering::Acquire)
+    }
+}

@@ -1,0 +1,94 @@
+//! How the RocksDB instance of the log is run, and why. The figures are those of
+//! `examples/append_latency.rs`.
+
+use std::path::Path;
+
+use raft_core::storage::StorageError;
+use rocksdb::{DBCompressionType, DBRecoveryMode, LogLevel, Options};
+
+use crate::step::StepHook;
+
+const MIB: usize = 1 << 20;
+
+/// How to run the log. The default suits a server.
+#[derive(Clone, Debug)]
+pub struct RocksOptions {
+    /// Log bytes that are gathered in memory before RocksDB writes a table, and so the size of one
+    /// write-ahead file. Memory: up to twice this.
+    pub write_buffer_bytes: usize,
+    /// Full-size write-ahead files that are written in idle time after each opening, to be reused: a
+    /// synced append that extends a file costs 1.5 times one that overwrites. Disk: this many times
+    /// `write_buffer_bytes`. One is in use and one waits, so 2 suffice; 0 turns it off (tests).
+    pub warm_file_count: usize,
+    /// Called at every step of a write, on the thread that writes. For tests.
+    pub step_hook: StepHook,
+}
+
+impl Default for RocksOptions {
+    fn default() -> Self {
+        Self { write_buffer_bytes: 32 * MIB, warm_file_count: 2, step_hook: StepHook::default() }
+    }
+}
+
+impl RocksOptions {
+    /// Small files and no warming: opens in milliseconds.
+    pub fn small() -> Self {
+        Self { write_buffer_bytes: MIB, warm_file_count: 0, ..Self::default() }
+    }
+
+    pub(crate) fn engine(&self) -> Options {
+        let mut options = Options::default();
+        options.create_if_missing(true);
+        // Obsolete write-ahead files are overwritten, so that a synced append does not change the
+        // file's size: no journal commit. One waits while one is in use; a third may be waiting for
+        // its table to be written.
+        options.set_recycle_log_file_num(2);
+        // The only mode that goes with reuse: what follows the newest record in a reused file *is*
+        // garbage, so replay has to stop at the first record that does not check. That alone would
+        // also take damage in the middle for the end; `wal.rs` looks behind it before RocksDB does.
+        options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
+        options.set_write_buffer_size(self.write_buffer_bytes);
+        options.set_max_write_buffer_number(3);
+        // Entries are written once and soon forgotten: compressing them costs more than it saves.
+        options.set_compression_type(DBCompressionType::None);
+        // Forgotten entries mostly never reach a table. What does is merged away rarely.
+        options.set_level_zero_file_num_compaction_trigger(8);
+        options.set_level_zero_slowdown_writes_trigger(64);
+        options.set_level_zero_stop_writes_trigger(128);
+        options.set_max_background_jobs(2);
+        // One thread writes, so nothing is gained by preparing for several.
+        options.set_allow_concurrent_memtable_write(false);
+        options.set_max_open_files(64);
+        options.set_paranoid_checks(true);
+        options.set_log_level(LogLevel::Warn);
+        options.set_keep_log_file_num(4);
+        options.set_max_log_file_size(MIB);
+        options.set_stats_dump_period_sec(0);
+        options
+    }
+}
+
+/// What a failure of the engine means to us.
+pub(crate) fn engine_error(operation: &str, path: &Path, error: rocksdb::Error) -> StorageError {
+    let operation = format!("{operation} {}", path.display());
+    let message = error.into_string();
+    if message.starts_with("Corruption") {
+        return StorageError::Corrupt(format!("{operation}: {message}. {}", super::ADVICE_DAMAGED));
+    }
+    if !message.starts_with("IO error") {
+        return StorageError::Engine { operation, message };
+    }
+    if message.contains("lock hold by current process") || message.contains("While lock file") {
+        return StorageError::Refused(format!(
+            "{operation}: {message}: the log is in use; stop the process that uses it first"
+        ));
+    }
+    let kind = if message.contains("No space left") {
+        std::io::ErrorKind::StorageFull
+    } else if message.contains("ermission denied") {
+        std::io::ErrorKind::PermissionDenied
+    } else {
+        std::io::ErrorKind::Other
+    };
+    StorageError::Io { operation, source: std::io::Error::new(kind, message) }
+}

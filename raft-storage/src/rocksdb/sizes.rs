@@ -1,0 +1,52 @@
+//! The size of every entry of the log, and their sum.
+
+use std::collections::VecDeque;
+
+use raft_core::types::Entry;
+
+/// Eight bytes an entry, so that truncation and compaction need not read what they forget.
+#[derive(Debug, Default)]
+pub(crate) struct Sizes {
+    sizes: VecDeque<u64>,
+    total: u64,
+}
+
+impl Sizes {
+    pub(crate) fn of(entries: &[Entry]) -> Self {
+        let sizes: VecDeque<u64> = entries.iter().map(Entry::size_bytes).collect();
+        let total = sizes.iter().sum();
+        Self { sizes, total }
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.sizes.len() as u64
+    }
+
+    pub(crate) fn total(&self) -> u64 {
+        self.total
+    }
+
+    pub(crate) fn push(&mut self, size: u64) {
+        self.sizes.push_back(size);
+        self.total += size;
+    }
+
+    /// Keeps the first `count`.
+    pub(crate) fn truncate(&mut self, count: u64) {
+        let count = usize::try_from(count).unwrap_or(usize::MAX).min(self.sizes.len());
+        let dropped: u64 = self.sizes.drain(count..).sum();
+        self.total -= dropped;
+    }
+
+    /// Drops the first `count`, or all if there are fewer.
+    pub(crate) fn forget(&mut self, count: u64) {
+        let count = usize::try_from(count).unwrap_or(usize::MAX).min(self.sizes.len());
+        let dropped: u64 = self.sizes.drain(..count).sum();
+        self.total -= dropped;
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.sizes.clear();
+        self.total = 0;
+    }
+}

@@ -1,0 +1,98 @@
+//! Snapshots in files beside the log.
+//!
+//! ```text
+//! snapshot-<term>-<index>-<serial>.part    being written; kept over a restart if it can be resumed
+//! snapshot-<term>-<index>-<serial>.snap    whole and durable; published if the log's record says so
+//! ```
+//!
+//! A snapshot is written as `.part`, synced, renamed, and published by a batch of the log, which
+//! names it by its serial number: another snapshot of the same position never touches the file of
+//! the published one. Whatever no record names is removed at the next start.
+
+mod file;
+mod handles;
+mod store;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use raft_core::types::{Position, SnapshotMeta};
+
+pub(crate) use self::handles::{open_reader, open_writer};
+pub(crate) use self::store::Store;
+use super::codec::Published;
+
+/// Bytes of a chunk, the unit of checksums. A transfer resumes at a multiple of it.
+const CHUNK_BYTES: u32 = 64 * 1024;
+
+/// Finished snapshots that wait for a batch to publish them: the node's own and one from a peer.
+const FINISHED_COUNT_MAX: usize = 2;
+
+const PART: &str = "part";
+const WHOLE: &str = "snap";
+
+fn file_name(position: Position, serial: u64, extension: &str) -> String {
+    format!("snapshot-{}-{}-{serial}.{extension}", position.term, position.index)
+}
+
+/// The serial number in a name of ours with this extension.
+fn serial_of(path: &Path, extension: &str) -> Option<u64> {
+    let name = path.file_name()?.to_str()?;
+    let name = name.strip_prefix("snapshot-")?.strip_suffix(extension)?.strip_suffix('.')?;
+    let mut parts = name.split('-').map(|part| part.parse::<u64>().ok());
+    let (_term, _index, serial) = (parts.next()??, parts.next()??, parts.next()??);
+    parts.next().is_none().then_some(serial)
+}
+
+/// Which snapshots are there. The log's thread publishes what the snapshots' thread has finished.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Shelf(Arc<Mutex<ShelfState>>);
+
+#[derive(Debug, Default)]
+struct ShelfState {
+    published: Option<Published>,
+    /// Oldest first.
+    finished: Vec<Published>,
+}
+
+impl Shelf {
+    fn state(&self) -> MutexGuard<'_, ShelfState> {
+        // Nothing in here panics halfway.
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// The newest finished snapshot of this meta.
+    pub(crate) fn finished(&self, meta: &SnapshotMeta) -> Option<Published> {
+        self.state().finished.iter().rev().find(|one| one.meta == *meta).cloned()
+    }
+
+    /// A batch has published this one. Older finished ones will not be any more.
+    pub(crate) fn publish(&self, published: Published) {
+        let mut state = self.state();
+        state.finished.retain(|one| one.meta.index() > published.meta.index());
+        state.published = Some(published);
+    }
+
+    fn published(&self) -> Option<Published> {
+        self.state().published.clone()
+    }
+
+    fn set_published(&self, published: Option<Published>) {
+        *self.state() = ShelfState { published, finished: Vec::new() };
+    }
+
+    fn add_finished(&self, finished: Published) {
+        let mut state = self.state();
+        state.finished.retain(|one| one.meta != finished.meta);
+        state.finished.push(finished);
+        if state.finished.len() > FINISHED_COUNT_MAX {
+            state.finished.remove(0);
+        }
+    }
+
+    /// Is the file of this serial number still needed?
+    fn needs(&self, serial: u64) -> bool {
+        let state = self.state();
+        state.published.iter().chain(&state.finished).any(|one| one.serial == serial)
+    }
+}
