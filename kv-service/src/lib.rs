@@ -1,1 +1,3 @@
 
+pub mod machine;
+pub mod operation;
