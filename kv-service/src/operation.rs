@@ -22,12 +22,24 @@ pub struct Record {
 /// A change. Keys are not empty.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Operation {
-    Put { key: Bytes, value: Bytes },
+    Put {
+        key: Bytes,
+        value: Bytes,
+    },
     /// Adds to the end of the value; a missing key counts as empty.
-    Append { key: Bytes, value: Bytes },
-    Delete { key: Bytes },
+    Append {
+        key: Bytes,
+        value: Bytes,
+    },
+    Delete {
+        key: Bytes,
+    },
     /// Puts the value if the key is as expected.
-    CompareAndSwap { key: Bytes, expect: Expect, value: Bytes },
+    CompareAndSwap {
+        key: Bytes,
+        expect: Expect,
+        value: Bytes,
+    },
 }
 
 /// What a compare-and-swap compares with.
@@ -88,10 +100,16 @@ pub enum Refusal {
 /// A question that changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Query {
-    Get { key: Bytes },
+    Get {
+        key: Bytes,
+    },
     /// Keys in `[start, end)` in ascending order; an empty `end` is the end of all keys. Ends early
     /// at `limit` keys (at least 1), or when the page is full by bytes.
-    Scan { start: Bytes, end: Bytes, limit: u32 },
+    Scan {
+        start: Bytes,
+        end: Bytes,
+        limit: u32,
+    },
 }
 
 /// The answer to a [`Query`].

@@ -13,8 +13,8 @@
 //! Who may write what, how large a frame may be, and where a leader's time comes from is the
 //! server's business.
 
-pub mod command;
 mod codec;
+pub mod command;
 mod engine;
 mod execute;
 mod sessions;

@@ -218,9 +218,9 @@ impl Session {
                 Err(Refusal::ValueTooLarge { size_bytes, limit_bytes }) => {
                     (VALUE_TOO_LARGE, size_bytes, limit_bytes)
                 }
-                Err(
-                    Refusal::UnknownSession | Refusal::Forgotten | Refusal::WindowExceeded,
-                ) => unreachable!("refusals by the table itself are not kept"),
+                Err(Refusal::UnknownSession | Refusal::Forgotten | Refusal::WindowExceeded) => {
+                    unreachable!("refusals by the table itself are not kept")
+                }
             };
             out.put_u64_le(*sequence);
             out.put_u8(tag);
