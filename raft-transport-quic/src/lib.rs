@@ -1,1 +1,4 @@
-
+//! draft
+pub mod tls;
+pub mod dev_ca;
+pub mod error;
