@@ -1,12 +1,19 @@
 //! The adapter for the network port: QUIC with mutual TLS, peers and clients on one UDP socket.
 
+mod accept;
+mod bulk;
 mod client;
 mod config;
 mod dev_ca;
 mod endpoint;
 mod error;
+mod link;
+mod mailbox;
+mod peer;
+mod shared;
 mod tls;
 mod transport;
+mod wire;
 
 pub use client::{ClientConnection, ClientEndpoint};
 pub use config::QuicConfig;
