@@ -1,0 +1,73 @@
+//! Frames: a length, and one value in MessagePack.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use serde::{Serialize, de::DeserializeOwned};
+
+/// No frame is longer: room for the largest value, or a page of a scan, and what goes with it.
+pub const FRAME_BYTES_MAX: usize = 40 << 20;
+
+/// Why bytes are not a frame of this protocol; the connection cannot go on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    #[error("a frame of {0} bytes, the limit is {FRAME_BYTES_MAX}")]
+    TooLong(usize),
+    #[error("not a message of this protocol: {0}")]
+    Malformed(String),
+}
+
+const LENGTH_BYTES: usize = 4;
+
+/// Appends one frame.
+pub fn push_frame(out: &mut BytesMut, message: &impl Serialize) {
+    let start = out.len();
+    out.put_u32(0);
+    rmp_serde::encode::write(&mut out.writer(), message).expect("messages have a form in MessagePack");
+    let length = u32::try_from(out.len() - start - LENGTH_BYTES).expect("checked at the door");
+    out[start..start + LENGTH_BYTES].copy_from_slice(&length.to_be_bytes());
+}
+
+/// Cuts what was received into frames.
+#[derive(Debug, Default)]
+pub struct FrameBuffer {
+    received: BytesMut,
+}
+
+impl FrameBuffer {
+    /// Where received bytes go; make sure of some room first by [`FrameBuffer::reserve`].
+    pub fn input(&mut self) -> &mut BytesMut {
+        &mut self.received
+    }
+
+    /// Room for the frame that has begun, as far as it is announced, or for a fair piece of one.
+    pub fn reserve(&mut self) {
+        const PIECE_BYTES: usize = 64 << 10;
+        self.received.reserve(PIECE_BYTES);
+    }
+
+    /// The next complete message, if there is one.
+    ///
+    /// # Errors
+    /// The bytes are not of this protocol.
+    pub fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
+        let Some(length) = self.received.first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
+        let length = u32::from_be_bytes(*length) as usize;
+        if length > FRAME_BYTES_MAX {
+            return Err(FrameError::TooLong(length));
+        }
+        if self.received.len() < LENGTH_BYTES + length {
+            return Ok(None);
+        }
+        self.received.advance(LENGTH_BYTES);
+        decode(&self.received.split_to(length).freeze()).map(Some)
+    }
+}
+
+fn decode<T: DeserializeOwned>(frame: &Bytes) -> Result<T, FrameError> {
+    let mut rest: &[u8] = frame;
+    let malformed = |error: rmp_serde::decode::Error| FrameError::Malformed(error.to_string());
+    let message = rmp_serde::decode::from_read(&mut rest).map_err(malformed)?;
+    if rest.is_empty() {
+        return Ok(message);
+    }
+    Err(FrameError::Malformed(format!("{} bytes left over", rest.len())))
+}
