@@ -149,7 +149,7 @@ struct Held {
 }
 
 impl Held {
-    fn new(size: usize, held_bytes: &Arc<AtomicU64>) -> Bytes {
+    fn command(size: usize, held_bytes: &Arc<AtomicU64>) -> Bytes {
         held_bytes.fetch_add(size as u64, Ordering::SeqCst);
         Bytes::from_owner(Held { bytes: vec![1; size], held_bytes: Arc::clone(held_bytes) })
     }
@@ -177,7 +177,7 @@ pub async fn a_flood_to_nobody_neither_waits_nor_grows(net: &impl Net) {
     // One message may be on its way out of the mailbox, one is just being sent.
     let most_bytes = limit_bytes + 2 * COMMAND_BYTES as u64;
     for number in 1..=(4 * limit_bytes / COMMAND_BYTES as u64 + 100) {
-        one.transport.send(2, append(number, Held::new(COMMAND_BYTES, &held_bytes)));
+        one.transport.send(2, append(number, Held::command(COMMAND_BYTES, &held_bytes)));
         let held_bytes = held_bytes.load(Ordering::SeqCst);
         assert!(held_bytes <= most_bytes, "{held_bytes} bytes are held, {limit_bytes} allowed");
     }
