@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
+use std::ops::Range;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use raft_core::driver::{Node, NodeConfig};
 use raft_core::error::ProposeError;
 use raft_core::transport::channel::ChannelNetwork;
 use raft_core::types::NodeId;
-use raft_storage::memory::MemoryDisk;
+use raft_storage::memory::{Latency, MemoryDisk, Operation};
 
 use crate::counter::Counter;
 
@@ -20,24 +21,39 @@ use crate::counter::Counter;
 /// longer does not get anywhere.
 const SCENARIO_PATIENCE: Duration = Duration::from_secs(3_600);
 
-/// Runs the scenario once for each seed, each time on a runtime and a paused clock of its own.
+/// Runs the scenario once for each seed, each time on a runtime and a paused clock of its own. The
+/// environment variable `SEEDS`, such as `0..1000` or `17..18`, takes the place of the range.
 ///
 /// # Panics
 /// If a run does, or does not end; the seed is printed.
-pub fn for_seeds(seeds: std::ops::Range<u64>, scenario: impl AsyncFn(u64)) {
-    for seed in seeds {
-        let guard = SeedOfPanic(seed);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .build()
-            .expect("a runtime with a clock can be built");
-        runtime.block_on(async {
-            let run = tokio::time::timeout(SCENARIO_PATIENCE, scenario(seed));
-            run.await.expect("the scenario ends");
-        });
-        drop(guard);
+pub fn for_seeds(seeds: Range<u64>, scenario: impl AsyncFn(u64)) {
+    for seed in seeds_of_environment().unwrap_or(seeds) {
+        run(seed, &scenario);
     }
+}
+
+/// Runs the scenario once, on a runtime and a paused clock of its own, and returns what it returns.
+///
+/// # Panics
+/// If the run does, or does not end; the seed is printed.
+pub fn run<T>(seed: u64, scenario: impl AsyncFn(u64) -> T) -> T {
+    let _guard = SeedOfPanic(seed);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime with a clock can be built");
+    runtime.block_on(async {
+        let run = tokio::time::timeout(SCENARIO_PATIENCE, scenario(seed));
+        run.await.expect("the scenario ends")
+    })
+}
+
+fn seeds_of_environment() -> Option<Range<u64>> {
+    let text = std::env::var("SEEDS").ok()?;
+    let (first, end) = text.split_once("..").expect("SEEDS is a range, such as 0..1000");
+    let number = |text: &str| text.parse().expect("SEEDS is a range of numbers");
+    Some(number(first)..number(end))
 }
 
 struct SeedOfPanic(u64);
@@ -91,6 +107,21 @@ impl Cluster {
     pub async fn stop(&mut self, id: NodeId) {
         let node = self.nodes.remove(&id).expect("it runs");
         node.shutdown().await;
+    }
+
+    /// Power is lost: what was not synced is gone, and nothing that the node says is heard any more.
+    pub fn crash(&mut self, id: NodeId) {
+        self.disks[&id].crash();
+        drop(self.network.transport(id));
+        self.nodes.remove(&id).expect("it runs");
+    }
+
+    /// Every write of every node takes so long, half of it after it has taken effect.
+    pub fn slow_disks(&self, latency: Duration) {
+        let latency = Latency { before: latency / 2, after: latency / 2 };
+        for disk in self.disks.values() {
+            disk.set_latency(Operation::Persist, latency);
+        }
     }
 
     /// Waits until a majority follows a running node.
