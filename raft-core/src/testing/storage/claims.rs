@@ -168,7 +168,9 @@ pub async fn compaction_forgets_a_prefix(disk: &impl Disk) {
     must("compact everything", storage.compact(meta(1, 20)).await);
     let (storage, loaded) = crash(disk, storage).await;
     let start = loaded.log_start.index();
-    assert!(start == 12 || start == 20, "a crash undoes a compaction or does not, found {start}");
+    // Nothing says that closing made the first one durable.
+    let is_one_of_them = [0, 12, 20].contains(&start);
+    assert!(is_one_of_them, "a crash undoes a compaction or does not, it does not invent {start}");
     assert_eq!(loaded.entries, entries(start + 1, 20, 1), "the entries are those behind the start");
     must("compact everything", storage.compact(meta(1, 20)).await);
     let batch = Batch { entries: entries(21, 22, 1), ..Batch::default() };

@@ -186,7 +186,7 @@ impl Model {
         expect(read == *bytes, "bytes of the snapshot", &bytes.len(), &read.len())
     }
 
-    /// Recovery has settled what was open: what was loaded is now what must be there.
+    /// A recovery from a crash has settled what was open: what was loaded is now what must be there.
     pub fn settle(&mut self, loaded: &Loaded) {
         self.entries = loaded.entries.clone();
         self.starts = vec![loaded.log_start.clone()];
