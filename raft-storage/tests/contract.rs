@@ -1,5 +1,7 @@
 //! Both backends keep the contract of the port.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::{Memory, RocksDisk};

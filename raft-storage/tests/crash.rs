@@ -5,6 +5,8 @@
 //! is killed there with SIGKILL: nothing is flushed or closed, as in a crash of the process. (What a
 //! loss of power does beyond that, to bytes that were not synced, is in `damage.rs`.)
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use std::io::{BufRead, BufReader};

@@ -1,7 +1,7 @@
 //! Disks for the suites: a directory whose process can die, and the disk in memory.
 
 // Each test binary uses a part of it.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

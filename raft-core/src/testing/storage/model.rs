@@ -186,6 +186,11 @@ impl Model {
         expect(read == *bytes, "bytes of the snapshot", &bytes.len(), &read.len())
     }
 
+    /// The process ended in good order. Closing is not said to sync, so what was open stays open.
+    pub fn restart(&mut self) {
+        self.finished.clear();
+    }
+
     /// A recovery from a crash has settled what was open: what was loaded is now what must be there.
     pub fn settle(&mut self, loaded: &Loaded) {
         self.entries = loaded.entries.clone();

@@ -72,9 +72,9 @@ pub async fn random_operations(disk: &impl Disk, seed: u64, operation_count: usi
         if let Err(difference) = model.check(storage.as_ref(), &loaded, kind < 2).await {
             panic!("{at} ({operation:?}, how it ended: {kind}): {difference}");
         }
-        // Closing is not said to sync, so a restart leaves open what was.
-        if kind < 2 {
-            model.settle(&loaded);
+        match kind {
+            2 => model.restart(),
+            _ => model.settle(&loaded),
         }
     }
 }
