@@ -68,6 +68,7 @@ pub struct Cluster {
     configure: fn(&mut Config),
     voters: Configuration,
     record: bool,
+    pub stats: BTreeMap<&'static str, u32>,
     next_read: u64,
 }
 
@@ -94,6 +95,7 @@ impl Cluster {
             configure,
             voters: Configuration::of_voters(disks.keys().copied()),
             record: true,
+            stats: BTreeMap::new(),
             next_read: 1,
         };
         for (id, disk) in disks {
@@ -251,12 +253,13 @@ impl Cluster {
         self.carry_out(id);
     }
 
-    /// Takes a snapshot of the machine as it is, and publishes it.
+    /// Takes a snapshot of the machine as it is, and publishes it, unless the log has been replaced
+    /// by a later one meanwhile.
     pub fn snapshot(&mut self, id: NodeId) {
         let node = self.node_mut(id);
         let state = node.machine.clone();
         let raft = node.raft.as_mut().expect("the node is up");
-        let meta = raft.snapshot_meta(state.last_applied().index).expect("applied and in the log");
+        let Some(meta) = raft.snapshot_meta(state.last_applied().index) else { return };
         if raft.publish_snapshot(meta.clone()) {
             node.disk.finish_snapshot(meta.clone(), state.clone());
             node.log.finish_snapshot(meta, state);
@@ -440,6 +443,7 @@ impl Cluster {
             let leader = change.leader.map_or(String::new(), |leader| format!(" of {leader}"));
             self.tell(|| format!("{id} is {}{leader} in t{}", change.role.name(), change.term));
             if change.role == RoleKind::Leader {
+            *self.stats.entry("leaders").or_default() += 1;
                 let log = &self.nodes[&id].log;
                 self.oracle.on_leader(id, change.term, log);
             }
@@ -457,6 +461,7 @@ impl Cluster {
             self.restore(id, &meta);
         }
         for state in &read_states {
+            *self.stats.entry(if state.read_index.is_some() {"reads"} else {"reads failed"}).or_default() += 1;
             self.oracle.on_read_answered(id, state.id, state.read_index);
             let index = state.read_index.map_or("failed".to_owned(), |index| index.to_string());
             self.tell(|| format!("{id} read {}: {index}", state.id));
@@ -482,6 +487,7 @@ impl Cluster {
         let node = self.nodes.get_mut(&id).expect("a node of this cluster");
         node.writing.push_back(persist.clone());
         node.log.write(&persist.batch);
+        if persist.batch.truncate_from.is_some() {*self.stats.entry("truncations").or_default() += 1;}
         if let Some(first) = persist.batch.entries.first() {
             let term = node.log.term_at(first.index - 1).expect("entries follow the log");
             let previous = Position::new(term, first.index - 1);
@@ -519,6 +525,7 @@ impl Cluster {
     }
 
     fn restore(&mut self, id: NodeId, meta: &SnapshotMeta) {
+        *self.stats.entry("restores").or_default() += 1;
         self.tell(|| format!("{id} restores {}", meta.position));
         let node = self.nodes.get_mut(&id).expect("a node of this cluster");
         assert_eq!(node.disk.loaded.snapshot.as_ref(), Some(meta), "restored before it is published");
