@@ -81,13 +81,14 @@ fn network(cluster: &mut Cluster, random: &mut Random) {
 fn run(seed: u64) {
     let mut random = Random::new(seed);
     let count = if seed.is_multiple_of(2) { 3 } else { 5 };
+    let show = std::env::var("SMOKE_SEED").is_ok();
     let mut cluster = Cluster::with_config(count, |config| {
         // Small limits are reached.
         config.append_bytes_max = 100;
         config.inflight_count_max = 3;
         config.inflight_bytes_max = 200;
     })
-    .quiet();
+    .recording(show);
     for id in cluster.ids() {
         if random.percent(50) {
             cluster.slow_disks.insert(id);
@@ -95,6 +96,9 @@ fn run(seed: u64) {
     }
     for _ in 0..setting("SMOKE_STEPS", STEPS) {
         something_happens(&mut cluster, &mut random);
+        for line in cluster.take_events() {
+            eprintln!("{line}");
+        }
     }
     if std::env::var("SMOKE_STATS").is_ok() {
         let terms = cluster.up().into_iter().map(|id| cluster.raft(id).term()).max();
@@ -128,7 +132,11 @@ fn converge(cluster: &mut Cluster) {
 
 #[test]
 fn random_runs_are_safe_and_converge() {
-    for seed in 0..setting("SMOKE_SEEDS", SEEDS) as u64 {
+    let seeds = match std::env::var("SMOKE_SEED") {
+        Ok(_) => setting("SMOKE_SEED", 0) as u64..setting("SMOKE_SEED", 0) as u64 + 1,
+        Err(_) => 0..setting("SMOKE_SEEDS", SEEDS) as u64,
+    };
+    for seed in seeds {
         let result = std::panic::catch_unwind(|| run(seed));
         if let Err(panic) = result {
             eprintln!("seed {seed} failed");
