@@ -66,7 +66,7 @@ pub struct Cluster {
     pub slow_disks: BTreeSet<NodeId>,
     /// Links that lose everything, from and to.
     cut: BTreeSet<(NodeId, NodeId)>,
-    configure: fn(&mut Config),
+    configure: Box<dyn Fn(&mut Config)>,
     voters: Configuration,
     record: bool,
     pub stats: BTreeMap<&'static str, u32>,
@@ -79,12 +79,15 @@ impl Cluster {
         Self::with_config(count, |_| {})
     }
 
-    pub fn with_config(count: u64, configure: fn(&mut Config)) -> Self {
+    pub fn with_config(count: u64, configure: impl Fn(&mut Config) + 'static) -> Self {
         Self::with_disks((1..=count).map(|id| (id, Disk::default())).collect(), configure)
     }
 
     /// Nodes that have lived before.
-    pub fn with_disks(disks: BTreeMap<NodeId, Disk>, configure: fn(&mut Config)) -> Self {
+    pub fn with_disks(
+        disks: BTreeMap<NodeId, Disk>,
+        configure: impl Fn(&mut Config) + 'static,
+    ) -> Self {
         let mut cluster = Self {
             nodes: BTreeMap::new(),
             flying: VecDeque::new(),
@@ -93,7 +96,7 @@ impl Cluster {
             events: Vec::new(),
             slow_disks: BTreeSet::new(),
             cut: BTreeSet::new(),
-            configure,
+            configure: Box::new(configure),
             voters: Configuration::of_voters(disks.keys().copied()),
             record: true,
             stats: BTreeMap::new(),
@@ -199,6 +202,12 @@ impl Cluster {
         self.with(id, Raft::on_timeout);
     }
 
+    /// The same, but only its own clock has run ahead; for everybody else no time has passed.
+    pub fn rush(&mut self, id: NodeId) {
+        let deadline = self.raft(id).next_deadline();
+        self.with(id, |raft, _| raft.on_timeout(deadline));
+    }
+
     pub fn propose(&mut self, id: NodeId, command: &str) -> Result<Position, Rejected> {
         let command = Bytes::copy_from_slice(command.as_bytes());
         self.with(id, |raft, _| raft.propose(vec![command]))
@@ -209,7 +218,11 @@ impl Cluster {
         let read = self.next_read;
         self.next_read += 1;
         self.oracle.on_read(id, read);
-        self.with(id, |raft, now| raft.read_index(now, read)).map(|()| read)
+        let asked = self.with(id, |raft, now| raft.read_index(now, read));
+        if asked.is_err() {
+            self.oracle.on_read_answered(id, read, None);
+        }
+        asked.map(|()| read)
     }
 
     /// Writes the oldest batch that waits for this disk; returns whether there was one.
@@ -236,8 +249,8 @@ impl Cluster {
 
     /// Starts a node from its disk.
     pub fn start(&mut self, id: NodeId) {
-        let (configure, bootstrap, now) = (self.configure, self.voters.clone(), self.now);
-        let node = self.node_mut(id);
+        let (bootstrap, now) = (self.voters.clone(), self.now);
+        let node = self.nodes.get_mut(&id).expect("a node of this cluster");
         assert!(node.raft.is_none(), "node {id} is up");
         node.incarnation += 1;
         node.log = node.disk.clone();
@@ -245,7 +258,7 @@ impl Cluster {
         node.commit_seen = node.machine.last_applied().index;
         let mut config = Config::new(id);
         config.seed = 1000 * node.incarnation + id;
-        configure(&mut config);
+        (self.configure)(&mut config);
         let last_applied = node.machine.last_applied();
         let boot = Boot { loaded: node.disk.loaded.clone(), last_applied, bootstrap };
         let raft = Raft::new(config, boot, now).expect("what a core wrote, a core can start from");

@@ -1,6 +1,8 @@
 //! What survives a crash, and the machine, which does not.
 
-use raft_core::types::{Batch, Entry, Index, Loaded, Position, SnapshotMeta, Term};
+use raft_core::types::{
+    Batch, Entry, HardState, Index, Loaded, Payload, Position, SnapshotMeta, Term,
+};
 
 /// A state machine whose state is everything that was ever applied to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -30,6 +32,22 @@ pub struct Disk {
 }
 
 impl Disk {
+    /// A log of no-ops of these terms, from index 1, and a hard state without a vote.
+    pub fn of_terms(terms: &[Term], term: Term) -> Self {
+        let entry = |(term, index): (&Term, Index)| Entry {
+            index,
+            term: *term,
+            payload: Payload::Noop,
+        };
+        let entries = terms.iter().zip(1..).map(entry).collect();
+        let hard_state = HardState { term, ..HardState::default() };
+        Self { loaded: Loaded { hard_state, entries, ..Loaded::default() }, ..Self::default() }
+    }
+
+    pub fn terms(&self) -> Vec<Term> {
+        self.loaded.entries.iter().map(|entry| entry.term).collect()
+    }
+
     pub fn finish_snapshot(&mut self, meta: SnapshotMeta, state: Machine) {
         assert_eq!(meta.position, state.last_applied());
         self.finished.push((meta, state));

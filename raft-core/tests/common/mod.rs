@@ -20,3 +20,4 @@ pub mod render;
 pub use cluster::{Cluster, Parcel};
 pub use disk::{Disk, Machine};
 pub use random::Random;
+
