@@ -27,10 +27,10 @@ pub fn message(message: &Message) -> String {
         }
         Body::HeartbeatAnswer { round } => format!("heartbeat-answer #{round}"),
         // Attempts are large random numbers; four digits tell them apart here.
-        Body::ReadIndex { id } => format!("read-index? {:04}", id % 10_000),
+        Body::ReadIndex { id } => format!("read-index {:04}", id % 10_000),
         Body::ReadIndexAnswer { id, read_index } => {
             let index = read_index.map_or("none".to_owned(), |index| index.to_string());
-            format!("read-index! {:04} {index}", id % 10_000)
+            format!("read-index-answer {:04} {index}", id % 10_000)
         }
         Body::TimeoutNow => "timeout-now".to_owned(),
     };
