@@ -1,5 +1,24 @@
 //! A linearizable, exactly-once, replicated key-value store to link into an application.
+//!
+//! A [`Server`] is one node of a cluster, a [`Client`] talks to all of them. Both are made from a
+//! configuration ([`config`]); the backends that a node stands on are chosen by Cargo features and put
+//! together in [`wiring`].
 
+pub mod client;
 pub mod config;
+#[cfg(feature = "channel")]
+pub mod local;
+pub mod machine;
 pub mod operation;
+pub mod protocol;
+#[cfg(feature = "quic")]
+pub mod quic;
+pub mod server;
+pub mod stream;
 pub mod units;
+pub mod wiring;
+
+pub use client::{Client, ClientError, Outcome};
+pub use config::{ClientConfig, ServerConfig};
+pub use operation::{Consistency, Expect, Operation, Record, WriteAnswer};
+pub use server::{Server, ServerError};

@@ -51,6 +51,18 @@ pub enum Expect {
     Version(u64),
 }
 
+impl Operation {
+    /// The one key that it reads and changes.
+    pub fn key(&self) -> &Bytes {
+        match self {
+            Operation::Put { key, .. }
+            | Operation::Append { key, .. }
+            | Operation::Delete { key }
+            | Operation::CompareAndSwap { key, .. } => key,
+        }
+    }
+}
+
 /// What became of an executed [`Operation`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WriteAnswer {
@@ -60,6 +72,29 @@ pub struct WriteAnswer {
     pub changed: bool,
     /// The key's version afterwards; 0 if it does not exist.
     pub version: u64,
+}
+
+/// Why a request that reached the state machine had no effect. What is said here of one request is
+/// said of that attempt: only the client knows whether an earlier attempt of it may have been
+/// executed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    /// The session was closed, has expired, or gave way to a newer one; its answers are gone. This
+    /// attempt was not executed. Open another session; whether an earlier attempt of the same
+    /// request was executed can no longer be told.
+    #[error("the session does not exist any more; open another one")]
+    UnknownSession,
+    /// The client itself has said that it heard the answer of this request, so this is a duplicate
+    /// that comes late. This attempt was not executed, and nobody waits for its answer.
+    #[error("a late duplicate: the session has already heard the answer of this request")]
+    Forgotten,
+    /// Too far ahead of the lowest request that is unanswered. Not executed; wait for an answer.
+    #[error("too many requests of the session are unanswered; wait for an answer")]
+    WindowExceeded,
+    /// The value would become larger than the limit. The request is answered by this for good: a
+    /// retry hears it again and is not executed either.
+    #[error("the value would have {size_bytes} bytes, the limit is {limit_bytes}")]
+    ValueTooLarge { size_bytes: u64, limit_bytes: u64 },
 }
 
 /// A question that changes nothing.

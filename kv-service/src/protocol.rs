@@ -1,7 +1,8 @@
 //! What clients and nodes say to each other, version 1 (`docs/protocol.md`).
 //!
-//! A client opens one two-way stream. The node speaks first ([`Hello`]: who it is and its limits);
-//! then each [`Request`] gets one [`Response`] of the same id, in any order. The version is part of
+//! A client opens one two-way stream and says who it is ([`Greeting`]); the node answers with who *it*
+//! is and its limits ([`Hello`]). Then each [`Request`] gets one [`Response`] of the same id, in any
+//! order. The version is part of
 //! the connection's protocol name, so nothing here negotiates.
 //!
 //! A frame is its length (u32, big-endian) and one value in MessagePack. The length is checked before
@@ -13,10 +14,16 @@ use raft_core::types::{Index, NodeId, Term};
 use serde::{Deserialize, Serialize};
 
 pub use self::frame::{FRAME_BYTES_MAX, FrameBuffer, FrameError, push_frame};
-use crate::machine::Refusal;
+use crate::operation::Refusal;
 use crate::operation::{Answer, Consistency, Operation, Query, SessionId, WriteAnswer};
 
-/// The node's first words.
+/// The client's first words: a name for the node's log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Greeting {
+    pub client: String,
+}
+
+/// The node's answer to a [`Greeting`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
     pub cluster_id: String,

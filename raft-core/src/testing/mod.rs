@@ -1,1 +1,3 @@
 //! Contract suites for the ports, so that anyone can prove a backend.
+
+pub mod transport;

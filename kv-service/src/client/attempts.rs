@@ -1,0 +1,187 @@
+//! Asks nodes until one answers or the deadline passes, and keeps account of what may have happened.
+//!
+//! An attempt is *void* when the request surely had no effect: it never left, or a node said so. Any
+//! other attempt without an answer leaves a doubt. Whoever gives up says *not executed* only while
+//! there is no doubt.
+
+use std::time::Duration;
+
+use raft_core::types::NodeId;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::connection::CallError;
+use super::error::{ClientError, Reason};
+use super::links::Links;
+use crate::protocol::{Rejection, Reply, RequestKind};
+
+/// How long the first attempt waits for an answer before another node is asked as well; later ones
+/// wait twice as long each, up to [`PATIENCE_MAX`].
+const PATIENCE: Duration = Duration::from_millis(500);
+const PATIENCE_MAX: Duration = Duration::from_secs(4);
+/// Between two void attempts; with jitter, and doubling up to [`PAUSE_MAX`].
+const PAUSE: Duration = Duration::from_millis(4);
+const PAUSE_MAX: Duration = Duration::from_millis(100);
+
+/// Which node is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Whom {
+    /// The leader, as soon as it is known.
+    Leader,
+    /// Any node, beginning with this one.
+    Any(NodeId),
+}
+
+/// A final answer, and whether an earlier attempt may have had an effect.
+#[derive(Debug)]
+pub(super) struct Settled {
+    pub(super) reply: Reply,
+    pub(super) doubt: bool,
+}
+
+pub(super) struct Attempts<'a> {
+    links: &'a Links,
+    whom: Whom,
+    deadline: Instant,
+    patience: Duration,
+    pause: Duration,
+    doubt: bool,
+    last: String,
+}
+
+/// What follows from one attempt.
+enum Next {
+    Settled(Reply),
+    /// Ask this or another node at once.
+    Again,
+    /// Ask again after a pause.
+    Later,
+}
+
+impl<'a> Attempts<'a> {
+    pub(super) fn new(links: &'a Links, whom: Whom, deadline: Instant) -> Self {
+        let last = "none was made".to_owned();
+        Self { links, whom, deadline, patience: PATIENCE, pause: PAUSE, doubt: false, last }
+    }
+
+    /// # Errors
+    /// The deadline passed, or no node will ever take this request.
+    pub(super) async fn run(
+        mut self,
+        request: impl Fn() -> RequestKind,
+    ) -> Result<Settled, ClientError> {
+        loop {
+            if Instant::now() >= self.deadline {
+                let last = std::mem::take(&mut self.last);
+                return Err(self.failed(Reason::Deadline { last }));
+            }
+            let next = match self.attempt(&request).await {
+                Ok(reply) => self.judge(reply)?,
+                Err(next) => next,
+            };
+            match next {
+                Next::Settled(reply) => return Ok(Settled { reply, doubt: self.doubt }),
+                Next::Again => {}
+                Next::Later => self.rest().await,
+            }
+        }
+    }
+
+    fn node(&self) -> NodeId {
+        match self.whom {
+            Whom::Leader => self.links.target(),
+            Whom::Any(node) => node,
+        }
+    }
+
+    async fn attempt(
+        &mut self,
+        request: &impl Fn() -> RequestKind,
+    ) -> Result<(NodeId, Reply), Next> {
+        let node = self.node();
+        let connection = match timeout_at(self.deadline, self.links.connection(node)).await {
+            Ok(Ok(connection)) => connection,
+            Ok(Err(why)) => {
+                self.last = format!("node {node} cannot be reached: {why}");
+                return Err(self.turn_away(node));
+            }
+            Err(_) => {
+                self.last = format!("node {node} could not be reached in time");
+                return Err(Next::Again);
+            }
+        };
+        let until = self.deadline.min(Instant::now() + self.patience);
+        let (why, void) = match timeout_at(until, connection.call(request())).await {
+            Ok(Ok(reply)) => return Ok((node, reply)),
+            Ok(Err(CallError::NotSent(why))) => (why, true),
+            Ok(Err(CallError::Lost(why))) => (why, false),
+            Err(_) => {
+                self.patience = (2 * self.patience).min(PATIENCE_MAX);
+                ("it did not answer in time".to_owned(), false)
+            }
+        };
+        self.doubt |= !void;
+        self.last = format!("node {node}: {why}");
+        Err(self.turn_away(node))
+    }
+
+    /// The next attempt goes to another node.
+    fn turn_away(&mut self, node: NodeId) -> Next {
+        match &mut self.whom {
+            Whom::Leader => self.links.turn_away_from(node),
+            Whom::Any(next) => *next = self.links.after(node),
+        }
+        Next::Later
+    }
+
+    fn judge(&mut self, (node, reply): (NodeId, Reply)) -> Result<Next, ClientError> {
+        match reply {
+            Reply::Rejected(Rejection::NotLeader { leader_id }) => {
+                self.last = format!("node {node} does not lead");
+                match leader_id.filter(|leader| *leader != node) {
+                    Some(leader) => {
+                        self.last += &format!(", it says that node {leader} does");
+                        self.links.aim_at(leader);
+                        // A hint may be old, and two old ones may point at each other.
+                        let first = self.pause == PAUSE;
+                        self.pause = self.pause.mul_f32(1.1);
+                        Ok(if first { Next::Again } else { Next::Later })
+                    }
+                    None => Ok(self.turn_away(node)),
+                }
+            }
+            Reply::Rejected(Rejection::Invalid(what)) => Err(self.failed(Reason::Invalid(what))),
+            Reply::Rejected(Rejection::Busy(what)) => {
+                self.last = format!("node {node} is busy: {what}");
+                Ok(Next::Later)
+            }
+            Reply::Rejected(Rejection::ShuttingDown) => {
+                self.last = format!("node {node} is shutting down");
+                Ok(self.turn_away(node))
+            }
+            Reply::Unknown(why) => {
+                self.doubt = true;
+                self.last = format!("node {node}: {why}");
+                Ok(self.turn_away(node))
+            }
+            Reply::SessionOpened { .. }
+            | Reply::SessionClosed
+            | Reply::Written(_)
+            | Reply::Refused(_)
+            | Reply::Answered(_)
+            | Reply::Status(_) => Ok(Next::Settled(reply)),
+        }
+    }
+
+    async fn rest(&mut self) {
+        let pause = self.pause.mul_f32(rand::random_range(0.5..1.5));
+        self.pause = (2 * self.pause).min(PAUSE_MAX);
+        sleep_until((Instant::now() + pause).min(self.deadline)).await;
+    }
+
+    fn failed(&self, reason: Reason) -> ClientError {
+        match self.doubt {
+            true => ClientError::unknown(reason),
+            false => ClientError::not_executed(reason),
+        }
+    }
+}

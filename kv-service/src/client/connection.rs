@@ -1,0 +1,225 @@
+//! One connection to one node: many calls on the way at once, answered in any order.
+//!
+//! A reader task hands answers to whoever waits for them, a writer task sends everything that has
+//! gathered in one piece. When the stream breaks, every waiting call is told so; none is left.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::{Notify, oneshot};
+use tokio::task::AbortHandle;
+
+use crate::protocol::{FrameBuffer, Greeting, Hello, Reply, Request, RequestKind, Response, push_frame};
+use crate::stream::Stream;
+
+/// Requests that wait to be sent, in bytes; a further call waits for room.
+const OUTBOX_BYTES_MAX: usize = 4 << 20;
+
+/// Why a call has no answer.
+#[derive(Debug)]
+pub(super) enum CallError {
+    /// The request never left.
+    NotSent(String),
+    /// It may have arrived.
+    Lost(String),
+}
+
+pub(super) struct Connection {
+    shared: Arc<Shared>,
+    hello: Hello,
+    tasks: [AbortHandle; 2],
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// The outbox has something, or the connection broke.
+    filled: Notify,
+    /// The outbox has room, or the connection broke.
+    room: Notify,
+}
+
+struct State {
+    next_id: u64,
+    waiting: BTreeMap<u64, oneshot::Sender<Reply>>,
+    outbox: BytesMut,
+    broken: Option<String>,
+}
+
+impl Connection {
+    /// Greets the node and waits for its answer.
+    pub(super) async fn open(stream: Stream, client: &str) -> Result<Self, String> {
+        let Stream { mut reader, mut writer } = stream;
+        let mut greeting = BytesMut::new();
+        push_frame(&mut greeting, &Greeting { client: client.to_owned() });
+        writer.write_all(&greeting).await.map_err(|error| error.to_string())?;
+        let mut frames = FrameBuffer::default();
+        let hello: Hello = loop {
+            if let Some(hello) = frames.next().map_err(|error| error.to_string())? {
+                break hello;
+            }
+            frames.reserve();
+            match reader.read_buf(frames.input()).await {
+                Ok(0) => return Err("the node closed the connection".to_owned()),
+                Ok(_) => {}
+                Err(error) => return Err(error.to_string()),
+            }
+        };
+        let state = State {
+            next_id: 1,
+            waiting: BTreeMap::new(),
+            outbox: BytesMut::new(),
+            broken: None,
+        };
+        let shared = Arc::new(Shared {
+            state: Mutex::new(state),
+            filled: Notify::new(),
+            room: Notify::new(),
+        });
+        let reading = tokio::spawn(read(Arc::clone(&shared), reader, frames));
+        let writing = tokio::spawn(write(Arc::clone(&shared), writer));
+        let tasks = [reading.abort_handle(), writing.abort_handle()];
+        Ok(Self { shared, hello, tasks })
+    }
+
+    pub(super) fn hello(&self) -> &Hello {
+        &self.hello
+    }
+
+    pub(super) fn is_broken(&self) -> bool {
+        self.shared.lock().broken.is_some()
+    }
+
+    /// Sends one request and waits for its answer. Dropping the future forgets the answer.
+    pub(super) async fn call(&self, kind: RequestKind) -> Result<Reply, CallError> {
+        let answer = loop {
+            let room = self.shared.room.notified();
+            {
+                let mut state = self.shared.lock();
+                if let Some(why) = &state.broken {
+                    return Err(CallError::NotSent(why.clone()));
+                }
+                if state.outbox.len() < OUTBOX_BYTES_MAX {
+                    let id = state.next_id;
+                    state.next_id += 1;
+                    let (sender, receiver) = oneshot::channel();
+                    state.waiting.insert(id, sender);
+                    push_frame(&mut state.outbox, &Request { id, kind });
+                    break Waiting { shared: &self.shared, id, receiver };
+                }
+            }
+            room.await;
+        };
+        self.shared.filled.notify_one();
+        answer.await_reply().await
+    }
+
+    /// Breaks it: waiting calls are told so.
+    pub(super) fn close(&self) {
+        self.shared.break_off("the client closed the connection");
+        for task in &self.tasks {
+            task.abort();
+        }
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// A call on the way; leaves no trace when it is dropped.
+struct Waiting<'a> {
+    shared: &'a Shared,
+    id: u64,
+    receiver: oneshot::Receiver<Reply>,
+}
+
+impl Waiting<'_> {
+    async fn await_reply(mut self) -> Result<Reply, CallError> {
+        match (&mut self.receiver).await {
+            Ok(reply) => Ok(reply),
+            Err(_) => {
+                let why = self.shared.lock().broken.clone();
+                Err(CallError::Lost(why.unwrap_or_else(|| "the connection broke".to_owned())))
+            }
+        }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.shared.lock().waiting.remove(&self.id);
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Held for single steps only; none of them panics half-way.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn break_off(&self, why: &str) {
+        let waiting = {
+            let mut state = self.lock();
+            state.broken.get_or_insert_with(|| why.to_owned());
+            std::mem::take(&mut state.waiting)
+        };
+        drop(waiting);
+        self.filled.notify_one();
+        self.room.notify_waiters();
+    }
+}
+
+async fn read(
+    shared: Arc<Shared>,
+    mut reader: Box<dyn tokio::io::AsyncRead + Send + Unpin>,
+    mut frames: FrameBuffer,
+) {
+    let why = loop {
+        loop {
+            match frames.next::<Response>() {
+                Ok(Some(Response { id, reply })) => {
+                    let waiting = shared.lock().waiting.remove(&id);
+                    if let Some(waiting) = waiting {
+                        // Whoever waited may have given up just now.
+                        let _ = waiting.send(reply);
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => return shared.break_off(&error.to_string()),
+            }
+        }
+        frames.reserve();
+        match reader.read_buf(frames.input()).await {
+            Ok(0) => break "the node closed the connection".to_owned(),
+            Ok(_) => {}
+            Err(error) => break error.to_string(),
+        }
+    };
+    shared.break_off(&why);
+}
+
+async fn write(shared: Arc<Shared>, mut writer: Box<dyn tokio::io::AsyncWrite + Send + Unpin>) {
+    let mut sending = BytesMut::new();
+    loop {
+        {
+            let mut state = shared.lock();
+            if state.broken.is_some() {
+                return;
+            }
+            std::mem::swap(&mut state.outbox, &mut sending);
+        }
+        if sending.is_empty() {
+            shared.filled.notified().await;
+            continue;
+        }
+        shared.room.notify_waiters();
+        if let Err(error) = writer.write_all(&sending).await {
+            return shared.break_off(&error.to_string());
+        }
+        sending.clear();
+    }
+}

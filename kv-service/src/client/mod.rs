@@ -1,0 +1,302 @@
+//! The client: finds the leader, retries until the deadline, and never executes a write twice.
+//!
+//! It is cheap to clone; clones share one session and one connection to each node, over which many
+//! operations are on the way at once. Writes are numbered within the session, so a write that was sent
+//! again after a lost answer takes effect once (dissertation 6.3). Reads are linearizable unless
+//! asked otherwise.
+//!
+//! Every error says whether the operation may have happened ([`Outcome`]). A read that failed is
+//! *not executed*: it has no effect that could be unknown.
+
+mod attempts;
+mod connection;
+mod error;
+mod links;
+mod session;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use raft_core::types::NodeId;
+use tokio::time::{Instant, timeout_at};
+
+use self::attempts::{Attempts, Settled, Whom};
+use self::connection::CallError;
+pub use self::error::{ClientError, Outcome, Reason};
+use self::links::Links;
+use self::session::{Session, Ticket};
+use crate::operation::{
+    Answer, Consistency, Expect, Operation, Query, Record, Refusal, ScanPage, WriteAnswer,
+};
+use crate::protocol::{NodeStatus, Reply, RequestKind};
+use crate::stream::Connector;
+
+/// How long a client that is closed waits for its session to be closed.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A client of one cluster. See the module.
+#[derive(Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+    deadline: Duration,
+}
+
+struct Shared {
+    links: Links,
+    session: Session,
+}
+
+impl Client {
+    /// A client that reaches its nodes through `connector`; needs a tokio runtime. Nothing is
+    /// connected before it is needed.
+    pub fn new(connector: Arc<dyn Connector>, deadline: Duration) -> Self {
+        let links = Links::new(connector, format!("process {}", std::process::id()));
+        Self { shared: Arc::new(Shared { links, session: Session::default() }), deadline }
+    }
+
+    /// The same client with another deadline: how long an operation is retried.
+    pub fn with_deadline(&self, deadline: Duration) -> Self {
+        Self { shared: Arc::clone(&self.shared), deadline }
+    }
+
+    /// The nodes of the cluster.
+    pub fn nodes(&self) -> &[NodeId] {
+        self.shared.links.nodes()
+    }
+
+    /// What is stored under the key; `None` if nothing is.
+    ///
+    /// # Errors
+    /// No node answered in time, or the key is outside the limits.
+    pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<Record>, ClientError> {
+        self.get_with(key, Consistency::Linearizable).await
+    }
+
+    /// As [`Client::get`], as fresh as asked.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn get_with(
+        &self,
+        key: impl Into<Bytes>,
+        consistency: Consistency,
+    ) -> Result<Option<Record>, ClientError> {
+        match self.query(Query::Get { key: key.into() }, consistency).await? {
+            Answer::Get(record) => Ok(record),
+            Answer::Scan(_) => Err(strange("a page for a get")),
+        }
+    }
+
+    /// Stores the value.
+    ///
+    /// # Errors
+    /// Of every write: [`ClientError::outcome`] says whether it may have happened.
+    pub async fn put(
+        &self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+    ) -> Result<WriteAnswer, ClientError> {
+        self.write(Operation::Put { key: key.into(), value: value.into() }).await
+    }
+
+    /// Adds to the end of the value; a missing key counts as empty.
+    ///
+    /// # Errors
+    /// As [`Client::put`]; also if the value would grow beyond the cluster's limit.
+    pub async fn append(
+        &self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+    ) -> Result<WriteAnswer, ClientError> {
+        self.write(Operation::Append { key: key.into(), value: value.into() }).await
+    }
+
+    /// Removes the key; [`WriteAnswer::changed`] says whether it was there.
+    ///
+    /// # Errors
+    /// As [`Client::put`].
+    pub async fn delete(&self, key: impl Into<Bytes>) -> Result<WriteAnswer, ClientError> {
+        self.write(Operation::Delete { key: key.into() }).await
+    }
+
+    /// Stores the value if the key is as expected; [`WriteAnswer::changed`] says whether it was.
+    ///
+    /// # Errors
+    /// As [`Client::put`].
+    pub async fn compare_and_swap(
+        &self,
+        key: impl Into<Bytes>,
+        expect: Expect,
+        value: impl Into<Bytes>,
+    ) -> Result<WriteAnswer, ClientError> {
+        let (key, value) = (key.into(), value.into());
+        self.write(Operation::CompareAndSwap { key, expect, value }).await
+    }
+
+    /// The keys in `[start, end)` in ascending order; an empty `end` is the end of all keys. A page
+    /// has at most `limit` records and may have fewer: go on at [`ScanPage::continue_at`].
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn scan(
+        &self,
+        start: impl Into<Bytes>,
+        end: impl Into<Bytes>,
+        limit: u32,
+    ) -> Result<ScanPage, ClientError> {
+        self.scan_with(start, end, limit, Consistency::Linearizable).await
+    }
+
+    /// As [`Client::scan`], as fresh as asked. Each page is a view of its own.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn scan_with(
+        &self,
+        start: impl Into<Bytes>,
+        end: impl Into<Bytes>,
+        limit: u32,
+        consistency: Consistency,
+    ) -> Result<ScanPage, ClientError> {
+        let query = Query::Scan { start: start.into(), end: end.into(), limit };
+        match self.query(query, consistency).await? {
+            Answer::Scan(page) => Ok(page),
+            Answer::Get(_) => Err(strange("a record for a scan")),
+        }
+    }
+
+    /// Any question.
+    ///
+    /// # Errors
+    /// As [`Client::get`].
+    pub async fn query(
+        &self,
+        query: Query,
+        consistency: Consistency,
+    ) -> Result<Answer, ClientError> {
+        let whom = match consistency {
+            Consistency::Linearizable => Whom::Leader,
+            Consistency::Stale => Whom::Any(self.any_node()),
+        };
+        let attempts = Attempts::new(&self.shared.links, whom, Instant::now() + self.deadline);
+        let settled = attempts.run(|| RequestKind::Read { query: query.clone(), consistency }).await;
+        // Whatever became of the attempts, a question changes nothing.
+        match settled.map_err(|error| ClientError::not_executed(error.reason))?.reply {
+            Reply::Answered(answer) => Ok(answer),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Any write, exactly once.
+    ///
+    /// # Errors
+    /// As [`Client::put`].
+    pub async fn write(&self, operation: Operation) -> Result<WriteAnswer, ClientError> {
+        let deadline = Instant::now() + self.deadline;
+        loop {
+            let ticket = self.ticket(deadline).await?;
+            let attempts = Attempts::new(&self.shared.links, Whom::Leader, deadline);
+            let Settled { reply, doubt } = attempts
+                .run(|| RequestKind::Write {
+                    session: ticket.id,
+                    sequence: ticket.sequence,
+                    lowest_unanswered: ticket.lowest_unanswered(),
+                    operation: operation.clone(),
+                })
+                .await?;
+            match reply {
+                Reply::Written(answer) => return Ok(answer),
+                Reply::Refused(Refusal::UnknownSession) => {
+                    self.shared.session.forget(ticket.id);
+                    if doubt {
+                        return Err(ClientError::unknown(Reason::SessionExpired));
+                    }
+                    // No attempt had an effect: this is the same as not having begun.
+                }
+                Reply::Refused(refusal) => return Err(refused(&refusal, doubt)),
+                other => return Err(ClientError::unknown(unexpected(&other).reason)),
+            }
+        }
+    }
+
+    /// What just this node says of itself.
+    ///
+    /// # Errors
+    /// It cannot be reached, or did not answer in time.
+    pub async fn status(&self, node: NodeId) -> Result<NodeStatus, ClientError> {
+        let asked = async {
+            let connection = self.shared.links.connection(node).await?;
+            match connection.call(RequestKind::Status).await {
+                Ok(Reply::Status(status)) => Ok(*status),
+                Ok(other) => Err(unexpected(&other).reason.to_string()),
+                Err(CallError::NotSent(why) | CallError::Lost(why)) => Err(why),
+            }
+        };
+        let answer = timeout_at(Instant::now() + self.deadline, asked).await;
+        let answer = answer.unwrap_or_else(|_| Err(format!("no answer within {:?}", self.deadline)));
+        answer.map_err(|why| ClientError::not_executed(Reason::Unreachable { node, why }))
+    }
+
+    /// Closes the session, if the cluster can be reached, and the connections. Clones are closed too:
+    /// their operations fail.
+    pub async fn close(&self) {
+        if let Some(session) = self.shared.session.id() {
+            let deadline = Instant::now() + CLOSE_TIMEOUT.min(self.deadline);
+            let attempts = Attempts::new(&self.shared.links, Whom::Leader, deadline);
+            // If it cannot be closed it will expire.
+            let _ = attempts.run(|| RequestKind::CloseSession { session }).await;
+            self.shared.session.forget(session);
+        }
+        self.shared.links.close().await;
+    }
+
+    /// A number for a write, in a session that is opened if there is none.
+    async fn ticket(&self, deadline: Instant) -> Result<Ticket<'_>, ClientError> {
+        let session = &self.shared.session;
+        let late = |last: &str| {
+            ClientError::not_executed(Reason::Deadline { last: last.to_owned() })
+        };
+        let crowded = "earlier writes of this session are not answered yet";
+        let turn = timeout_at(deadline, session.turn()).await.map_err(|_| late(crowded))?;
+        loop {
+            match timeout_at(deadline, session.ticket(&turn)).await {
+                Ok(Some(ticket)) => return Ok(ticket),
+                Ok(None) => {}
+                Err(_) => return Err(late(crowded)),
+            }
+            let attempts = Attempts::new(&self.shared.links, Whom::Leader, deadline);
+            let opened = attempts.run(|| RequestKind::OpenSession).await;
+            // A session too many changes nothing that anybody asked for, and expires.
+            let opened = opened.map_err(|error| ClientError::not_executed(error.reason))?;
+            match opened.reply {
+                Reply::SessionOpened { session: id } => session.begin(id),
+                other => return Err(unexpected(&other)),
+            }
+        }
+    }
+
+    fn any_node(&self) -> NodeId {
+        let nodes = self.nodes();
+        nodes[rand::random_range(0..nodes.len())]
+    }
+}
+
+/// The state machine refused the last attempt. A refusal that the session remembers is the answer of
+/// all attempts; another one says nothing about earlier attempts.
+fn refused(refusal: &Refusal, doubt: bool) -> ClientError {
+    let reason = Reason::Invalid(refusal.to_string());
+    let remembered = matches!(refusal, Refusal::ValueTooLarge { .. });
+    match doubt && !remembered {
+        true => ClientError::unknown(reason),
+        false => ClientError::not_executed(reason),
+    }
+}
+
+fn unexpected(reply: &Reply) -> ClientError {
+    strange(&format!("{reply:?}"))
+}
+
+fn strange(what: &str) -> ClientError {
+    ClientError::not_executed(Reason::Invalid(format!("a node answered out of place: {what}")))
+}

@@ -1,0 +1,189 @@
+//! One open RocksDB instance and its directory.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use raft_core::state_machine::{MachineError, MachineResult};
+use rocksdb::{
+    BlockBasedOptions, Cache, DB, DBCompressionType, IteratorMode, LogLevel, Options, ReadOptions,
+    WriteBatch, WriteOptions,
+};
+
+use super::{RocksStateOptions, format};
+use crate::machine::codec::{DecodeResult, Reader};
+use crate::machine::engine::Head;
+use crate::machine::sessions::{Session, Sessions};
+use crate::operation::Record;
+
+pub(super) struct Instance {
+    pub(super) db: DB,
+    /// Behind `db`, so that it goes after it.
+    remains: Remains,
+}
+
+/// What is left of an instance once it is closed.
+struct Remains {
+    path: PathBuf,
+    remove: AtomicBool,
+}
+
+impl Drop for Remains {
+    fn drop(&mut self) {
+        if self.remove.load(Ordering::Relaxed)
+            && let Err(error) = std::fs::remove_dir_all(&self.path)
+        {
+            // The next start removes it.
+            tracing::warn!(path = %self.path.display(), %error, "an old state was not removed");
+        }
+    }
+}
+
+impl Instance {
+    /// Opens the instance in `path`, or creates it there if that is what it is for.
+    pub(super) fn open(
+        path: PathBuf,
+        options: &RocksStateOptions,
+        create: bool,
+    ) -> MachineResult<Self> {
+        let db = DB::open(&engine_options(options, create), &path).map_err(|error| {
+            MachineError(format!(
+                "opening the state in {}: {error}. If it is damaged, restore the whole data \
+                 directory from one backup, or wipe it and let the node join as a new one",
+                path.display()
+            ))
+        })?;
+        Ok(Self { db, remains: Remains { path, remove: AtomicBool::new(false) } })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.remains.path
+    }
+
+    pub(super) fn remove_when_closed(&self) {
+        self.remains.remove.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn keep_when_closed(&self) {
+        self.remains.remove.store(false, Ordering::Relaxed);
+    }
+
+    /// Head and sessions, as they are on disk.
+    pub(super) fn load(&self) -> MachineResult<(Head, Sessions)> {
+        let mut sessions = Sessions::default();
+        let Some(head) = self.head()? else {
+            return match self.db.iterator(IteratorMode::Start).next() {
+                None => Ok((Head::default(), sessions)),
+                Some(_) => Err(self.damaged("there is data, but no position")),
+            };
+        };
+        let mut options = ReadOptions::default();
+        options.set_iterate_lower_bound(format::SESSIONS_START);
+        options.set_iterate_upper_bound(format::SESSIONS_END);
+        for item in self.db.iterator_opt(IteratorMode::Start, options) {
+            let (key, value) = item.map_err(|error| self.failed("reading", &error))?;
+            let id = format::decode_session_key(&key).map_err(|error| self.damaged(error))?;
+            let mut reader = Reader::new(Bytes::from(value));
+            let session = Session::decode(&mut reader);
+            let session = session.and_then(|session| reader.finish().map(|()| session));
+            sessions.insert(id, Arc::new(session.map_err(|error| self.damaged(error))?));
+        }
+        Ok((head, sessions))
+    }
+
+    /// The head of the last commit; `None` before the first.
+    pub(super) fn head(&self) -> MachineResult<Option<Head>> {
+        let value = self.db.get(format::HEAD_KEY);
+        match value.map_err(|error| self.failed("reading", &error))? {
+            None => Ok(None),
+            Some(value) => {
+                let head = format::decode_head(Bytes::from(value));
+                head.map(Some).map_err(|error| self.damaged(error))
+            }
+        }
+    }
+
+    /// What is stored for a key, as `decode` sees it.
+    pub(super) fn read<T>(
+        &self,
+        key: &[u8],
+        decode: impl FnOnce(&[u8]) -> DecodeResult<T>,
+    ) -> MachineResult<Option<T>> {
+        let value = self.db.get_pinned(format::record_key(key));
+        match value.map_err(|error| self.failed("reading", &error))? {
+            None => Ok(None),
+            Some(value) => decode(&value).map(Some).map_err(|error| self.damaged(error)),
+        }
+    }
+
+    /// The records within the bounds of `options`, in key order.
+    pub(super) fn records(
+        &self,
+        options: ReadOptions,
+    ) -> impl Iterator<Item = MachineResult<(Bytes, Record)>> {
+        let items = self.db.iterator_opt(IteratorMode::Start, options);
+        items.map(|item| self.record_of(item))
+    }
+
+    pub(super) fn record_of(
+        &self,
+        item: Result<(Box<[u8]>, Box<[u8]>), rocksdb::Error>,
+    ) -> MachineResult<(Bytes, Record)> {
+        let (key, value) = item.map_err(|error| self.failed("reading", &error))?;
+        let record = format::decode_record(Bytes::from(value));
+        let record = record.map_err(|error| self.damaged(error))?;
+        Ok((Bytes::from(key).slice(format::RECORDS_START.len()..), record))
+    }
+
+    pub(super) fn write(&self, batch: WriteBatch) -> MachineResult<()> {
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        self.db.write_opt(batch, &options).map_err(|error| self.failed("writing", &error))
+    }
+
+    /// Everything written so far is on disk when this returns.
+    pub(super) fn flush(&self) -> MachineResult<()> {
+        self.db.flush().map_err(|error| self.failed("flushing", &error))
+    }
+
+    fn failed(&self, doing: &str, error: &rocksdb::Error) -> MachineError {
+        MachineError(format!("{doing} the state in {}: {error}", self.path().display()))
+    }
+
+    fn damaged(&self, what: impl std::fmt::Display) -> MachineError {
+        MachineError(format!(
+            "the state in {} cannot be read ({what}): it is damaged, or was written by a newer \
+             version. Use that version, restore the whole data directory from one backup, or wipe \
+             it and let the node join as a new one",
+            self.path().display()
+        ))
+    }
+}
+
+fn engine_options(options: &RocksStateOptions, create: bool) -> Options {
+    let mut blocks = BlockBasedOptions::default();
+    blocks.set_block_cache(&Cache::new_lru_cache(options.block_cache_bytes));
+    // Within the cache, so that it bounds them too.
+    blocks.set_cache_index_and_filter_blocks(true);
+    blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    blocks.set_bloom_filter(10.0, false);
+    let mut engine = Options::default();
+    engine.set_block_based_table_factory(&blocks);
+    engine.create_if_missing(create);
+    engine.set_compression_type(DBCompressionType::Lz4);
+    engine.set_write_buffer_size(options.write_buffer_bytes);
+    engine.set_max_write_buffer_number(3);
+    // Most writes look for their key first; a new one should not cost a search of the memtable.
+    engine.set_memtable_prefix_bloom_ratio(0.02);
+    engine.set_memtable_whole_key_filtering(true);
+    // There is one writer.
+    engine.set_allow_concurrent_memtable_write(false);
+    engine.set_max_background_jobs(options.background_jobs);
+    engine.set_max_open_files(options.open_files_max);
+    engine.set_paranoid_checks(true);
+    engine.set_log_level(LogLevel::Warn);
+    engine.set_keep_log_file_num(4);
+    engine.set_max_log_file_size(4 << 20);
+    engine
+}

@@ -1,0 +1,107 @@
+//! A view of an instance: a RocksDB snapshot on a thread of its own.
+//!
+//! A snapshot and its iterator borrow the instance, and so cannot be handed around; a thread can
+//! hold all three. It reads one page each time it is asked, and ends when nobody asks any more.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use raft_core::state_machine::{MachineError, MachineResult};
+use rocksdb::{IteratorMode, ReadOptions};
+
+use super::format;
+use super::instance::Instance;
+use crate::machine::engine::{View, page_bytes};
+use crate::operation::Record;
+
+type Page = Vec<(Bytes, Record)>;
+
+/// How far RocksDB reads ahead, in bytes.
+const READAHEAD_BYTES: usize = 1 << 20;
+
+pub(super) struct RocksView {
+    /// `None` once the view is being dropped. Each request is answered by one page.
+    requests: Option<SyncSender<usize>>,
+    pages: Receiver<MachineResult<Page>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl RocksView {
+    /// What is committed now is in the view; nothing that comes later is.
+    pub(super) fn take(instance: Arc<Instance>) -> MachineResult<Self> {
+        let (requests, wanted) = sync_channel(1);
+        let (page_sender, pages) = sync_channel(1);
+        let (taken, is_taken) = sync_channel(1);
+        let thread = std::thread::Builder::new()
+            .name("kv-view".into())
+            .spawn(move || serve(&instance, &taken, &wanted, &page_sender))
+            .map_err(|error| MachineError(format!("starting a thread for a view: {error}")))?;
+        is_taken.recv().map_err(|_| broken())?;
+        Ok(Self { requests: Some(requests), pages, thread: Some(thread) })
+    }
+}
+
+impl View for RocksView {
+    fn next_page(&mut self, bytes_max: usize) -> MachineResult<Page> {
+        let requests = self.requests.as_ref().expect("until it is dropped");
+        requests.send(bytes_max).map_err(|_| broken())?;
+        self.pages.recv().map_err(|_| broken())?
+    }
+}
+
+impl Drop for RocksView {
+    /// Waits for the thread, which has nothing left to do, so that the instance is not in use by it
+    /// any more when the view is gone.
+    fn drop(&mut self) {
+        self.requests = None;
+        if let Some(thread) = self.thread.take() {
+            // It panicked, and said so.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn serve(
+    instance: &Instance,
+    taken: &SyncSender<()>,
+    wanted: &Receiver<usize>,
+    pages: &SyncSender<MachineResult<Page>>,
+) {
+    let snapshot = instance.db.snapshot();
+    // A view that nobody waits for is not asked for a page either.
+    let _ = taken.send(());
+    let mut options = ReadOptions::default();
+    options.set_iterate_lower_bound(format::RECORDS_START);
+    options.set_iterate_upper_bound(format::RECORDS_END);
+    options.set_readahead_size(READAHEAD_BYTES);
+    // What is served should stay in the cache.
+    options.fill_cache(false);
+    let items = snapshot.iterator_opt(IteratorMode::Start, options);
+    let mut records = items.map(|item| instance.record_of(item));
+    for bytes_max in wanted {
+        if pages.send(next_page(&mut records, bytes_max)).is_err() {
+            return;
+        }
+    }
+}
+
+fn next_page(
+    records: &mut impl Iterator<Item = MachineResult<(Bytes, Record)>>,
+    bytes_max: usize,
+) -> MachineResult<Page> {
+    let mut page = Page::new();
+    let mut size_bytes = 0;
+    while page.is_empty() || size_bytes < bytes_max {
+        let Some(item) = records.next() else { break };
+        let (key, record) = item?;
+        size_bytes += page_bytes(&key, &record);
+        page.push((key, record));
+    }
+    Ok(page)
+}
+
+fn broken() -> MachineError {
+    MachineError("the thread of a view broke".into())
+}

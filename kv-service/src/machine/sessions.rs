@@ -1,0 +1,261 @@
+//! Exactly once: which requests of which session have been answered, and how.
+//!
+//! A client opens a session and numbers its requests. It may send many before it hears the first
+//! answer, and send each again; so a request can be in the log many times, in any order. It is
+//! executed the first time; its answer is kept, and given again, until the client says, by
+//! `lowest_unanswered`, that it has heard it.
+//!
+//! ```text
+//!     forgotten         answered or not, at most SESSION_WINDOW        too far ahead
+//!   ---------------|=================================================|----------------> sequence
+//!                  lowest_unanswered
+//! ```
+//!
+//! * What is below `lowest_unanswered` is a late duplicate, and is refused, never executed again.
+//! * A session that is not in the table is refused, never opened on the fly: it may be one that
+//!   has expired, and its request one that was executed.
+//! * A refusal by this table changes nothing, and is no activity of the session.
+//!
+//! Sessions expire by replicated time, and give way to newer ones when there are too many, the one
+//! with the oldest activity first. Both orders are kept sorted, so that a command costs O(log n).
+//! (RIFL, Lee et al. 2015; dissertation 6.3.)
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use bytes::{BufMut, BytesMut};
+use imbl::OrdMap;
+
+use super::codec::{DecodeError, DecodeResult, Reader};
+use crate::operation::{Refusal, SessionId, WriteAnswer};
+
+/// How many requests of a session may be unanswered, from `lowest_unanswered` on.
+pub const SESSION_WINDOW: u64 = 1024;
+
+/// What executing a request came to.
+pub(super) type Outcome = Result<WriteAnswer, Refusal>;
+
+/// All sessions at one moment; a clone is O(1).
+pub(super) type SessionMap = OrdMap<SessionId, Arc<Session>>;
+
+/// What to do with a request.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Admission {
+    /// It is new: execute it and hand the outcome to [`Sessions::answer`].
+    Execute,
+    /// It was executed before; this was the outcome.
+    Answered(Outcome),
+    Refused(Refusal),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Session {
+    ttl_ms: u64,
+    last_active_ms: u64,
+    lowest_unanswered: u64,
+    /// Ascending by sequence, all within the window.
+    answers: VecDeque<(u64, Outcome)>,
+}
+
+impl Session {
+    /// The last moment at which the session is alive.
+    fn deadline_ms(&self) -> u64 {
+        self.last_active_ms.saturating_add(self.ttl_ms)
+    }
+}
+
+/// The table. Equality of what is replicated is equality of [`Sessions::view`].
+#[derive(Default)]
+pub(super) struct Sessions {
+    map: SessionMap,
+    by_activity: BTreeSet<(u64, SessionId)>,
+    by_deadline: BTreeSet<(u64, SessionId)>,
+    /// Touched since the engine last wrote; with repetitions, and also those that are gone.
+    changed: Vec<SessionId>,
+}
+
+impl Sessions {
+    pub(super) fn get(&self, id: SessionId) -> Option<&Session> {
+        self.map.get(&id).map(|session| &**session)
+    }
+
+    pub(super) fn view(&self) -> SessionMap {
+        self.map.clone()
+    }
+
+    /// Those that an engine has to write, each once.
+    pub(super) fn changed(&self) -> BTreeSet<SessionId> {
+        self.changed.iter().copied().collect()
+    }
+
+    pub(super) fn clear_changed(&mut self) {
+        self.changed.clear();
+    }
+
+    /// Ends the sessions whose last activity is longer ago than they allow.
+    pub(super) fn expire(&mut self, clock_ms: u64) {
+        while let Some((deadline_ms, id)) = self.by_deadline.first().copied()
+            && deadline_ms < clock_ms
+        {
+            self.close(id);
+        }
+    }
+
+    /// Opens a session, and ends others until there are at most `count_max`, itself included.
+    pub(super) fn open(&mut self, id: SessionId, clock_ms: u64, ttl_ms: u64, count_max: u64) {
+        let session = Session {
+            ttl_ms,
+            last_active_ms: clock_ms,
+            lowest_unanswered: 0,
+            answers: VecDeque::new(),
+        };
+        self.insert(id, Arc::new(session));
+        self.changed.push(id);
+        // The new one is last in the order: the clock does not go back, and ids grow.
+        while self.map.len() as u64 > count_max.max(1) {
+            let (_, oldest) = *self.by_activity.first().expect("as many as in the map");
+            self.close(oldest);
+        }
+    }
+
+    pub(super) fn close(&mut self, id: SessionId) {
+        if let Some(session) = self.map.remove(&id) {
+            self.by_activity.remove(&(session.last_active_ms, id));
+            self.by_deadline.remove(&(session.deadline_ms(), id));
+            self.changed.push(id);
+        }
+    }
+
+    /// Decides about a request; unless it is refused, it counts as activity.
+    pub(super) fn admit(
+        &mut self,
+        id: SessionId,
+        sequence: u64,
+        lowest_unanswered: u64,
+        clock_ms: u64,
+    ) -> Admission {
+        let Some(session) = self.map.get_mut(&id) else {
+            return Admission::Refused(Refusal::UnknownSession);
+        };
+        let lowest = session.lowest_unanswered.max(lowest_unanswered);
+        if sequence < lowest {
+            return Admission::Refused(Refusal::Forgotten);
+        }
+        if sequence - lowest >= SESSION_WINDOW {
+            return Admission::Refused(Refusal::WindowExceeded);
+        }
+        if session.last_active_ms != clock_ms {
+            self.by_activity.remove(&(session.last_active_ms, id));
+            self.by_deadline.remove(&(session.deadline_ms(), id));
+            Arc::make_mut(session).last_active_ms = clock_ms;
+            self.by_activity.insert((clock_ms, id));
+            self.by_deadline.insert((session.deadline_ms(), id));
+        }
+        self.changed.push(id);
+        if session.lowest_unanswered != lowest {
+            let session = Arc::make_mut(session);
+            session.lowest_unanswered = lowest;
+            let heard = session.answers.partition_point(|(answered, _)| *answered < lowest);
+            session.answers.drain(..heard);
+        }
+        match session.answers.binary_search_by_key(&sequence, |(answered, _)| *answered) {
+            Ok(place) => Admission::Answered(session.answers[place].1),
+            Err(_) => Admission::Execute,
+        }
+    }
+
+    /// Keeps the outcome of a request that was just admitted for execution.
+    pub(super) fn answer(&mut self, id: SessionId, sequence: u64, outcome: Outcome) {
+        let session = self.map.get_mut(&id).expect("it was admitted");
+        let answers = &mut Arc::make_mut(session).answers;
+        let place = answers.partition_point(|(answered, _)| *answered < sequence);
+        assert!(answers.get(place).is_none_or(|(answered, _)| *answered != sequence), "once only");
+        answers.insert(place, (sequence, outcome));
+    }
+
+    /// Takes over a session from a snapshot or from disk.
+    pub(super) fn insert(&mut self, id: SessionId, session: Arc<Session>) {
+        self.by_activity.insert((session.last_active_ms, id));
+        self.by_deadline.insert((session.deadline_ms(), id));
+        self.map.insert(id, session);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.map.len()
+    }
+}
+
+// A session in bytes, all numbers u64 little-endian:
+//
+//   ttl_ms  last_active_ms  lowest_unanswered  answer_count u32
+//   per answer:  sequence  tag u8 | 0, 1 written (unchanged, changed): revision  version
+//                                 | 2 value too large: size_bytes  limit_bytes
+
+const UNCHANGED: u8 = 0;
+const CHANGED: u8 = 1;
+const VALUE_TOO_LARGE: u8 = 2;
+
+const SESSION_HEAD_BYTES: usize = 3 * 8 + 4;
+const ANSWER_BYTES: usize = 3 * 8 + 1;
+
+impl Session {
+    pub(super) fn size_bytes(&self) -> usize {
+        SESSION_HEAD_BYTES + self.answers.len() * ANSWER_BYTES
+    }
+
+    pub(super) fn encode(&self, out: &mut BytesMut) {
+        out.reserve(self.size_bytes());
+        out.put_u64_le(self.ttl_ms);
+        out.put_u64_le(self.last_active_ms);
+        out.put_u64_le(self.lowest_unanswered);
+        let count = u32::try_from(self.answers.len()).expect("at most SESSION_WINDOW");
+        out.put_u32_le(count);
+        for (sequence, outcome) in &self.answers {
+            let (tag, first, second) = match *outcome {
+                Ok(WriteAnswer { revision, changed, version }) => {
+                    (if changed { CHANGED } else { UNCHANGED }, revision, version)
+                }
+                Err(Refusal::ValueTooLarge { size_bytes, limit_bytes }) => {
+                    (VALUE_TOO_LARGE, size_bytes, limit_bytes)
+                }
+                Err(Refusal::UnknownSession | Refusal::Forgotten | Refusal::WindowExceeded) => {
+                    unreachable!("refusals by the table itself are not kept")
+                }
+            };
+            out.put_u64_le(*sequence);
+            out.put_u8(tag);
+            out.put_u64_le(first);
+            out.put_u64_le(second);
+        }
+    }
+
+    pub(super) fn decode(reader: &mut Reader) -> DecodeResult<Session> {
+        let (ttl_ms, last_active_ms) = (reader.u64()?, reader.u64()?);
+        let lowest_unanswered = reader.u64()?;
+        let count = reader.u32()?;
+        if u64::from(count) > SESSION_WINDOW {
+            return Err(DecodeError("a session has more answers than its window"));
+        }
+        let mut answers = VecDeque::with_capacity(count as usize);
+        let mut next = lowest_unanswered;
+        for _ in 0..count {
+            let (sequence, tag) = (reader.u64()?, reader.u8()?);
+            let (first, second) = (reader.u64()?, reader.u64()?);
+            if sequence < next || sequence - lowest_unanswered >= SESSION_WINDOW {
+                return Err(DecodeError("a session's answers are out of order"));
+            }
+            next = sequence.saturating_add(1);
+            let written = |changed| WriteAnswer { revision: first, changed, version: second };
+            let outcome = match tag {
+                UNCHANGED => Ok(written(false)),
+                CHANGED => Ok(written(true)),
+                VALUE_TOO_LARGE => {
+                    Err(Refusal::ValueTooLarge { size_bytes: first, limit_bytes: second })
+                }
+                _ => return Err(DecodeError("unknown outcome in a session")),
+            };
+            answers.push_back((sequence, outcome));
+        }
+        Ok(Session { ttl_ms, last_active_ms, lowest_unanswered, answers })
+    }
+}

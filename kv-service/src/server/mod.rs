@@ -1,0 +1,289 @@
+//! One node of the store: the replicated state machine, and the service that clients talk to.
+//!
+//! Limits hold at the door: connections, requests not answered yet, bytes of answers not sent yet. What
+//! does not fit is answered `Busy` or not read yet; nothing is shed silently.
+//!
+//! [`Server::shutdown`] loses nobody's answer: new requests are turned away, those under way are
+//! answered, leadership is handed over, and then the node stops.
+
+mod clock;
+mod connection;
+mod load;
+mod outbox;
+mod requests;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use raft_core::driver::{Node, NodeConfig};
+use raft_core::error::Fatal;
+use raft_core::storage::StorageError;
+use raft_core::transport::Transport;
+use raft_core::types::NodeId;
+use tokio::sync::{mpsc, watch};
+use tokio::time::timeout;
+
+use self::clock::ReplicatedClock;
+use self::load::Load;
+use crate::client::Client;
+use crate::config::{ConfigError, ServerConfig};
+use crate::machine::KvMachine;
+use crate::protocol::Hello;
+use crate::stream::{Acceptor, Connector, Stream, knock};
+use crate::wiring::{self, Network, Parts, Store};
+
+/// How long a node that shuts down waits for answers under way, and for another leader.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Clients of this process that wait to be accepted.
+const BACKLOG: usize = 64;
+
+/// Room in a command beside its key and value.
+const COMMAND_OVERHEAD_BYTES: u64 = 4 << 10;
+
+/// Why a node cannot start, or stopped. Each text says what to do.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ServerError {
+    #[error(transparent)]
+    Config(Arc<ConfigError>),
+    #[error(transparent)]
+    Storage(Arc<StorageError>),
+    #[error("{0}")]
+    Network(String),
+    #[error("{0}")]
+    Unavailable(String),
+    #[error(transparent)]
+    Fatal(Arc<Fatal>),
+}
+
+impl From<ConfigError> for ServerError {
+    fn from(error: ConfigError) -> Self {
+        ServerError::Config(Arc::new(error))
+    }
+}
+
+impl From<StorageError> for ServerError {
+    fn from(error: StorageError) -> Self {
+        ServerError::Storage(Arc::new(error))
+    }
+}
+
+impl From<Fatal> for ServerError {
+    fn from(error: Fatal) -> Self {
+        ServerError::Fatal(Arc::new(error))
+    }
+}
+
+/// A running node of the store. Cheap to clone; [`Server::shutdown`] stops it, dropping does not.
+#[derive(Clone)]
+pub struct Server {
+    shared: Arc<Shared>,
+    client: Client,
+}
+
+struct Shared {
+    config: ServerConfig,
+    node: Node<KvMachine>,
+    transport: Arc<dyn Transport>,
+    clock: ReplicatedClock,
+    load: Arc<Load>,
+    connection_count: AtomicUsize,
+    draining: AtomicBool,
+    closed: watch::Sender<bool>,
+}
+
+impl Server {
+    /// Starts a node as its configuration says; returns when it takes part in the cluster.
+    ///
+    /// # Errors
+    /// The configuration makes no sense, the data directory is refused or damaged, the address is
+    /// taken, a certificate does not fit. Nothing was changed then.
+    pub async fn start(config: ServerConfig) -> Result<Self, ServerError> {
+        let (store, network) = wiring::by_default(&config)?;
+        Self::start_with(config, store, network).await
+    }
+
+    /// As [`Server::start`], on a store and a network of the caller's choice.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub async fn start_with(
+        config: ServerConfig,
+        store: Store,
+        network: Network,
+    ) -> Result<Self, ServerError> {
+        config.check()?;
+        let Parts { storage, machine, transport, acceptor, connector } =
+            wiring::build(&config, store, network).await?;
+        let node = Node::start(node_config(&config), storage, Arc::clone(&transport), machine).await;
+        let node = match node {
+            Ok(node) => node,
+            Err(fatal) => {
+                transport.close().await;
+                return Err(fatal.into());
+            }
+        };
+        let load = Load::new(config.limits.answer_bytes_max.0);
+        let shared = Arc::new(Shared {
+            config,
+            node,
+            transport,
+            clock: ReplicatedClock::default(),
+            load,
+            connection_count: AtomicUsize::new(0),
+            draining: AtomicBool::new(false),
+            closed: watch::Sender::new(false),
+        });
+        let (door, neighbours) = mpsc::channel(BACKLOG);
+        tokio::spawn(accept(Arc::clone(&shared), acceptor, neighbours));
+        let of_clock = Arc::clone(&shared);
+        tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                () = of_clock.closed() => {}
+                () = of_clock.clock.follow(&of_clock.node) => {}
+            }
+        });
+        let of_end = Arc::clone(&shared);
+        tokio::spawn(async move {
+            // The reason is for whoever waits for `stopped`.
+            let _ = of_end.node.stopped().await;
+            of_end.closed.send_replace(true);
+        });
+        let own_id = shared.config.node_id;
+        let connector = Arc::new(OwnNodeFirst { own_id, door, others: connector });
+        let client = Client::new(connector, crate::config::default_deadline());
+        Ok(Self { shared, client })
+    }
+
+    /// A client of the cluster that this node belongs to; talks to this node without a network.
+    pub fn client(&self) -> Client {
+        self.client.clone()
+    }
+
+    pub fn status(&self) -> crate::protocol::NodeStatus {
+        self.shared.status()
+    }
+
+    /// The node below: who leads, and a status that can be watched.
+    pub fn node(&self) -> &Node<KvMachine> {
+        &self.shared.node
+    }
+
+    /// Resolves when the node has stopped: `Ok` after a shutdown.
+    ///
+    /// # Errors
+    /// Why it stopped by itself. Nothing was acknowledged that rests on what failed.
+    pub async fn stopped(&self) -> Result<(), ServerError> {
+        self.shared.node.stopped().await.map_err(ServerError::Fatal)
+    }
+
+    /// Answers what is under way, hands leadership over, and stops. Returns when nothing runs any
+    /// more.
+    pub async fn shutdown(&self) {
+        let shared = &self.shared;
+        shared.draining.store(true, Ordering::Relaxed);
+        // Whoever is not answered in time will hear "unknown", and retries elsewhere.
+        let _ = timeout(DRAIN_TIMEOUT, shared.load.quiet()).await;
+        let mut watch = shared.node.watch();
+        if watch.borrow().is_leader && shared.config.nodes.len() > 1 {
+            shared.node.transfer_leadership(None);
+            let handed_over = watch.wait_for(|leadership| !leadership.is_leader);
+            // Without a fit successor the others elect one when this node is gone.
+            let _ = timeout(DRAIN_TIMEOUT, handed_over).await;
+        }
+        self.client.close().await;
+        shared.node.shutdown().await;
+        shared.closed.send_replace(true);
+    }
+}
+
+/// The driver's configuration for the service's.
+fn node_config(config: &ServerConfig) -> NodeConfig {
+    let mut node = NodeConfig::new(config.node_id, config.nodes.iter().map(|node| node.id));
+    node.raft.heartbeat_interval = config.timeouts.heartbeat;
+    node.raft.election_timeout = config.timeouts.election;
+    node.max_raft_state_bytes = config.max_raft_state.0;
+    // A compare-and-swap carries two values.
+    node.command_bytes_max = 2 * config.limits.value_bytes_max.0
+        + config.limits.key_bytes_max.0
+        + COMMAND_OVERHEAD_BYTES;
+    node.requests_in_flight_max = config.limits.requests_max;
+    node
+}
+
+async fn accept(
+    shared: Arc<Shared>,
+    acceptor: Box<dyn Acceptor>,
+    mut neighbours: mpsc::Receiver<Stream>,
+) {
+    loop {
+        let stream = tokio::select! {
+            biased;
+            () = shared.closed() => return,
+            Some(stream) = neighbours.recv() => stream,
+            stream = acceptor.accept() => match stream {
+                Some(stream) => stream,
+                None => return,
+            },
+        };
+        let before = shared.connection_count.fetch_add(1, Ordering::Relaxed);
+        if before >= shared.config.limits.client_connections_max {
+            shared.connection_count.fetch_sub(1, Ordering::Relaxed);
+            tracing::warn!(limit = before, "turned a client away: too many connections");
+            continue;
+        }
+        let shared = Arc::clone(&shared);
+        tokio::spawn(async move {
+            connection::serve(Arc::clone(&shared), stream).await;
+            shared.connection_count.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+}
+
+impl Shared {
+    fn hello(&self) -> Hello {
+        Hello {
+            cluster_id: self.config.cluster_id.clone(),
+            node_id: self.config.node_id,
+            leader_id: self.node.watch().borrow().leader,
+            key_bytes_max: self.config.limits.key_bytes_max.0,
+            value_bytes_max: self.config.limits.value_bytes_max.0,
+            requests_max: self.config.limits.connection_requests_max as u64,
+        }
+    }
+
+    fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    async fn closed(&self) {
+        let mut closed = self.closed.subscribe();
+        // The sender lives in `self`.
+        let _ = closed.wait_for(|closed| *closed).await;
+    }
+}
+
+/// Reaches the node of this process without a network, the others through one.
+struct OwnNodeFirst {
+    own_id: NodeId,
+    door: mpsc::Sender<Stream>,
+    others: Arc<dyn Connector>,
+}
+
+#[async_trait]
+impl Connector for OwnNodeFirst {
+    fn nodes(&self) -> Vec<NodeId> {
+        self.others.nodes()
+    }
+
+    async fn connect(&self, node: NodeId) -> Result<Stream, String> {
+        if node == self.own_id { knock(&self.door).await } else { self.others.connect(node).await }
+    }
+
+    async fn close(&self) {
+        self.others.close().await;
+    }
+}

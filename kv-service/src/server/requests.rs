@@ -1,0 +1,180 @@
+//! From a request to the node and back to an answer.
+
+use std::sync::Arc;
+
+use raft_core::error::{ProposeError, Rejected};
+use raft_core::state_machine::MachineResult;
+
+use super::Shared;
+use super::outbox::Outbox;
+use crate::machine::{self, Command, Output, Question};
+use crate::operation::{Consistency, Expect, Operation, Query};
+use crate::protocol::{NodeStatus, PeerReachability, Rejection, Reply, RequestKind};
+
+impl Shared {
+    /// Sees to it that `outbox` gets exactly one answer for the request `id`.
+    pub(super) fn handle(&self, kind: RequestKind, id: u64, outbox: &Arc<Outbox>) {
+        match kind {
+            RequestKind::OpenSession => {
+                let sessions = &self.config.sessions;
+                let command = Command::OpenSession {
+                    time_ms: self.clock.now_ms(),
+                    ttl_ms: sessions.ttl.as_millis() as u64,
+                    session_count_max: sessions.count_max,
+                };
+                self.propose(&command, id, outbox);
+            }
+            RequestKind::CloseSession { session } => {
+                let command = Command::CloseSession { time_ms: self.clock.now_ms(), session };
+                self.propose(&command, id, outbox);
+            }
+            RequestKind::Write { session, sequence, lowest_unanswered, operation } => {
+                if let Err(rejection) = self.check_operation(&operation) {
+                    return outbox.push(id, Reply::Rejected(rejection));
+                }
+                let command = Command::Write {
+                    time_ms: self.clock.now_ms(),
+                    session,
+                    sequence,
+                    lowest_unanswered,
+                    value_bytes_max: self.config.limits.value_bytes_max.0,
+                    operation,
+                };
+                self.propose(&command, id, outbox);
+            }
+            RequestKind::Read { query, consistency } => self.read(query, consistency, id, outbox),
+            RequestKind::Status => outbox.push(id, Reply::Status(Box::new(self.status()))),
+        }
+    }
+
+    fn propose(&self, command: &Command, id: u64, outbox: &Arc<Outbox>) {
+        let (outbox, pending) = (Arc::clone(outbox), self.load.begin());
+        self.node.propose(command.encode(), move |result| {
+            outbox.push(id, reply_to_proposal(result));
+            drop(pending);
+        });
+    }
+
+    fn read(&self, query: Query, consistency: Consistency, id: u64, outbox: &Arc<Outbox>) {
+        if let Err(rejection) = self.check_query(&query) {
+            return outbox.push(id, Reply::Rejected(rejection));
+        }
+        let linearizable = consistency == Consistency::Linearizable;
+        let (outbox, pending) = (Arc::clone(outbox), self.load.begin());
+        self.node.query(Question::Read(query), linearizable, move |result| {
+            outbox.push(id, reply_to_query(result));
+            drop(pending);
+        });
+    }
+
+    fn check_operation(&self, operation: &Operation) -> Result<(), Rejection> {
+        match operation {
+            Operation::Put { key, value } | Operation::Append { key, value } => {
+                self.check_key(key.len())?;
+                self.check_value(value.len())
+            }
+            Operation::Delete { key } => self.check_key(key.len()),
+            Operation::CompareAndSwap { key, expect, value } => {
+                self.check_key(key.len())?;
+                if let Expect::Value(expected) = expect {
+                    self.check_value(expected.len())?;
+                }
+                self.check_value(value.len())
+            }
+        }
+    }
+
+    fn check_query(&self, query: &Query) -> Result<(), Rejection> {
+        match query {
+            Query::Get { key } => self.check_key(key.len()),
+            Query::Scan { start, end, limit } => {
+                let longest = start.len().max(end.len());
+                if *limit == 0 {
+                    return Err(Rejection::Invalid("a page of a scan has at least 1 key".to_owned()));
+                }
+                // Bounds of a scan are often a key and a little more.
+                self.check_key(longest.saturating_sub(1).max(1))
+            }
+        }
+    }
+
+    fn check_key(&self, length: usize) -> Result<(), Rejection> {
+        let limit = self.config.limits.key_bytes_max;
+        if length == 0 {
+            return Err(Rejection::Invalid("the key is empty".to_owned()));
+        }
+        if length as u64 > limit.0 {
+            let text = format!("the key has {length} bytes, this cluster takes {limit}");
+            return Err(Rejection::Invalid(text));
+        }
+        Ok(())
+    }
+
+    fn check_value(&self, length: usize) -> Result<(), Rejection> {
+        let limit = self.config.limits.value_bytes_max;
+        if length as u64 > limit.0 {
+            let text = format!("the value has {length} bytes, this cluster takes {limit}");
+            return Err(Rejection::Invalid(text));
+        }
+        Ok(())
+    }
+
+    pub(super) fn status(&self) -> NodeStatus {
+        let status = self.node.status();
+        let peers = self.config.nodes.iter().filter(|node| node.id != status.id);
+        NodeStatus {
+            id: status.id,
+            pid: std::process::id(),
+            role: status.role.name().to_owned(),
+            term: status.term,
+            leader_id: status.leader_id,
+            commit_index: status.commit_index,
+            last_applied: status.last_applied,
+            last_index: status.last_index,
+            log_bytes: status.log_bytes,
+            snapshot_index: status.snapshot_index,
+            peers: peers
+                .map(|peer| PeerReachability {
+                    id: peer.id,
+                    error: self.transport.reachability(peer.id).err().map(|error| error.to_string()),
+                })
+                .collect(),
+        }
+    }
+}
+
+fn reply_to_proposal(result: Result<Output, ProposeError>) -> Reply {
+    match result {
+        Ok(Output::SessionOpened { session }) => Reply::SessionOpened { session },
+        Ok(Output::SessionClosed) => Reply::SessionClosed,
+        Ok(Output::Written(answer)) => Reply::Written(answer),
+        Ok(Output::Refused(refusal)) => Reply::Refused(refusal),
+        Ok(Output::Malformed) => {
+            Reply::Rejected(Rejection::Invalid("the command has no meaning".to_owned()))
+        }
+        Err(ProposeError::Rejected(rejected)) => Reply::Rejected(rejection(rejected)),
+        Err(ProposeError::Unknown(why)) => Reply::Unknown(why.to_owned()),
+    }
+}
+
+fn reply_to_query(result: Result<MachineResult<machine::Reply>, Rejected>) -> Reply {
+    match result {
+        Ok(Ok(machine::Reply::Read(answer))) => Reply::Answered(answer),
+        Ok(Ok(machine::Reply::ClockMs(_))) => {
+            Reply::Unknown("the state machine answered out of place".to_owned())
+        }
+        Ok(Err(error)) => Reply::Unknown(format!("the state cannot be read: {error}")),
+        Err(rejected) => Reply::Rejected(rejection(rejected)),
+    }
+}
+
+fn rejection(rejected: Rejected) -> Rejection {
+    match rejected {
+        Rejected::NotLeader { leader } => Rejection::NotLeader { leader_id: leader },
+        Rejected::Busy(what) => Rejection::Busy(what.to_owned()),
+        Rejected::TooLarge { .. } => Rejection::Invalid(rejected.to_string()),
+        // Another leader took over; it is known here by now, or soon.
+        Rejected::Replaced => Rejection::NotLeader { leader_id: None },
+        Rejected::ShuttingDown => Rejection::ShuttingDown,
+    }
+}

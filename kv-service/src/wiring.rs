@@ -1,0 +1,157 @@
+//! The one place that picks backends.
+
+use std::sync::Arc;
+
+use raft_core::storage::Storage;
+use raft_core::transport::Transport;
+
+use crate::config::{ServerConfig, StorageKind};
+use crate::machine::KvMachine;
+use crate::server::ServerError;
+use crate::stream::{Acceptor, Connector};
+
+#[cfg(feature = "channel")]
+use crate::local::LocalNetwork;
+#[cfg(feature = "memory")]
+use raft_storage::memory::MemoryDisk;
+
+/// Where a node keeps log, hard state, snapshots and state.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Store {
+    /// On a disk in memory. A node that comes back on the same disk has lost nothing.
+    #[cfg(feature = "memory")]
+    Memory(MemoryDisk),
+    /// In the data directory.
+    #[cfg(feature = "rocksdb")]
+    RocksDb,
+}
+
+/// What nodes and clients talk over.
+#[derive(Clone)]
+#[non_exhaustive]
+pub enum Network {
+    /// Within this process.
+    #[cfg(feature = "channel")]
+    Channel(LocalNetwork),
+    /// UDP, with mutual TLS.
+    #[cfg(feature = "quic")]
+    Quic,
+}
+
+/// What a node is made of.
+pub(crate) struct Parts {
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) machine: KvMachine,
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) acceptor: Box<dyn Acceptor>,
+    pub(crate) connector: Arc<dyn Connector>,
+}
+
+/// What the configuration names.
+pub(crate) fn by_default(config: &ServerConfig) -> Result<(Store, Network), ServerError> {
+    let store = match config.storage {
+        #[cfg(feature = "rocksdb")]
+        StorageKind::RocksDb => Store::RocksDb,
+        #[cfg(feature = "memory")]
+        StorageKind::Memory => Store::Memory(MemoryDisk::new()),
+        #[cfg(not(all(feature = "rocksdb", feature = "memory")))]
+        missing => return Err(not_built_in(&format!("storage {missing:?}").to_lowercase())),
+    };
+    #[cfg(feature = "quic")]
+    let network = Ok((store, Network::Quic));
+    #[cfg(not(feature = "quic"))]
+    let network = {
+        drop(store);
+        Err(not_built_in("quic"))
+    };
+    network
+}
+
+#[cfg(not(all(feature = "rocksdb", feature = "memory", feature = "quic")))]
+fn not_built_in(what: &str) -> ServerError {
+    let text = format!("{what} is not built in: enable that feature of kv-service");
+    ServerError::Unavailable(text)
+}
+
+#[allow(unused_variables, reason = "not every combination of backends uses everything")]
+pub(crate) async fn build(
+    config: &ServerConfig,
+    store: Store,
+    network: Network,
+) -> Result<Parts, ServerError> {
+    let opened: Opened = match store {
+        #[cfg(feature = "memory")]
+        Store::Memory(disk) => Opened {
+            storage: Arc::new(disk.storage()),
+            machine: KvMachine::memory(),
+            identity: Identity::fleeting()?,
+        },
+        #[cfg(feature = "rocksdb")]
+        Store::RocksDb => open_rocksdb(config).await?,
+    };
+    let Opened { storage, machine, identity } = opened;
+    match network {
+        #[cfg(feature = "channel")]
+        Network::Channel(local) => {
+            let (transport, acceptor, connector) = local.join(config);
+            Ok(Parts { storage, machine, transport, acceptor, connector })
+        }
+        #[cfg(feature = "quic")]
+        Network::Quic => {
+            let joined =
+                crate::quic::join(config, identity.incarnation, identity.reset_key).await?;
+            let (transport, acceptor, connector) = joined;
+            Ok(Parts { storage, machine, transport, acceptor, connector })
+        }
+    }
+}
+
+struct Opened {
+    storage: Arc<dyn Storage>,
+    machine: KvMachine,
+    identity: Identity,
+}
+
+/// What tells this node's process, or its data directory, from an earlier one.
+#[allow(dead_code, reason = "nodes in one process know each other without it")]
+struct Identity {
+    incarnation: u64,
+    reset_key: [u8; 64],
+}
+
+impl Identity {
+    /// Of a node that leaves nothing behind.
+    #[cfg(feature = "memory")]
+    fn fleeting() -> Result<Self, ServerError> {
+        let mut random = [0; 72];
+        getrandom::fill(&mut random)
+            .map_err(|error| ServerError::Unavailable(format!("no random bytes: {error}")))?;
+        let (incarnation, reset_key) = random.split_first_chunk::<8>().expect("72 bytes");
+        let reset_key = reset_key.try_into().expect("72 - 8 bytes");
+        Ok(Self { incarnation: u64::from_be_bytes(*incarnation), reset_key })
+    }
+}
+
+#[cfg(feature = "rocksdb")]
+async fn open_rocksdb(config: &ServerConfig) -> Result<Opened, ServerError> {
+    use raft_storage::DataDir;
+    use raft_storage::rocksdb::{RocksOptions, RocksStorage};
+
+    use crate::machine::RocksStateOptions;
+
+    let config = config.clone();
+    let opening = tokio::task::spawn_blocking(move || {
+        let dir = DataDir::open(&config.data_dir, &config.cluster_id, config.node_id)?;
+        let dir = Arc::new(dir);
+        let machine = KvMachine::rocksdb(&dir.state_dir(), RocksStateOptions::default())
+            .map_err(|error| ServerError::Fatal(Arc::new(error.into())))?;
+        let storage = RocksStorage::open(Arc::clone(&dir), RocksOptions::default())?;
+        let identity = Identity { incarnation: dir.incarnation(), reset_key: *dir.reset_key() };
+        Ok(Opened { storage: Arc::new(storage), machine, identity })
+    });
+    match opening.await {
+        Ok(opened) => opened,
+        Err(error) => Err(ServerError::Unavailable(format!("opening the directory: {error}"))),
+    }
+}

@@ -1,0 +1,185 @@
+//! Claims about messages: unchanged, in order, never waiting, bounded.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+
+use super::Net;
+use super::recorder::{Heard, Host, append, heartbeat, number_of};
+use crate::types::{Body, Class, Configuration, Entry, Message, Payload, Position};
+
+/// One of each kind, with and without what is optional, and with extreme numbers.
+fn one_of_each() -> Vec<Message> {
+    let last = Position::new(u64::MAX - 1, u64::MAX);
+    let entries = vec![
+        Entry { index: 5, term: 3, payload: Payload::Noop },
+        Entry { index: 6, term: 3, payload: Payload::Command(Bytes::new()) },
+        Entry { index: 7, term: 4, payload: Payload::Command(Bytes::from(vec![0xA5; 300_000])) },
+        Entry {
+            index: 8,
+            term: 4,
+            payload: Payload::Configuration(Configuration::of_voters([1, 2, 300])),
+        },
+    ];
+    let previous = Position::new(2, 4);
+    let bodies = [
+        Body::PreVote { last },
+        Body::PreVoteAnswer { granted: true },
+        Body::PreVoteAnswer { granted: false },
+        Body::Vote { last, transfer: false },
+        Body::Vote { last: Position::ZERO, transfer: true },
+        Body::VoteAnswer { granted: true },
+        Body::VoteAnswer { granted: false },
+        Body::Append { previous: Position::ZERO, entries: Vec::new(), commit_index: 0 },
+        Body::Append { previous, entries, commit_index: 6 },
+        Body::AppendAccepted { match_index: u64::MAX },
+        Body::AppendRejected { previous_index: 9, hint: Position::new(2, 8) },
+        Body::Heartbeat { round: u64::MAX, commit_index: 3 },
+        Body::HeartbeatAnswer { round: 17 },
+        Body::ReadIndex { id: u64::MAX },
+        Body::ReadIndexAnswer { id: 4, read_index: None },
+        Body::ReadIndexAnswer { id: 4, read_index: Some(u64::MAX) },
+        Body::TimeoutNow,
+    ];
+    bodies.into_iter().map(|body| Message::new(u64::MAX, body)).collect()
+}
+
+/// What arrives is what was sent.
+pub async fn messages_of_all_kinds_arrive_unchanged(net: &impl Net) {
+    let (one, other) = Host::pair(net).await;
+    for (from, to) in [(&one, &other), (&other, &one)] {
+        for message in one_of_each() {
+            let send = || from.transport.send(to.id, message.clone());
+            let sent = (from.id, message.clone());
+            let what = format!("{sent:?} arrives");
+            let arrived = |heard: &mut Heard| heard.messages.contains(&sent).then_some(());
+            to.until_heard_from(&what, send, arrived).await;
+            // Copies of one sent before may come late; anything else was never sent.
+            let known = one_of_each();
+            for (sender, heard) in to.heard().messages.drain(..) {
+                assert!(known.contains(&heard), "was never sent: {heard:?}");
+                assert_eq!(sender, from.id);
+            }
+        }
+    }
+}
+
+/// While a connection lasts, messages of a class arrive in the order in which they were sent.
+pub async fn messages_of_a_class_stay_in_order(net: &impl Net) {
+    const COUNT: usize = 1_000;
+    let (one, other) = Host::pair(net).await;
+    let next = AtomicU64::new(1);
+    let send_some = || {
+        for _ in 0..COUNT / 4 {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            one.transport.send(2, append(number, Bytes::from_static(b"in order")));
+            one.transport.send(2, heartbeat(number));
+        }
+    };
+    let count_of = |heard: &Heard, class| {
+        heard.messages.iter().filter(|(_, message)| message.class() == class).count()
+    };
+    let enough = |heard: &mut Heard| {
+        Class::ALL.iter().all(|class| count_of(heard, *class) >= COUNT).then_some(())
+    };
+    other.until_heard_from("a thousand messages of each class", send_some, enough).await;
+    for class in Class::ALL {
+        let heard = other.heard();
+        let of_class = heard.messages.iter().filter(|(_, message)| message.class() == class);
+        let numbers: Vec<u64> = of_class.map(|(_, message)| number_of(message)).collect();
+        let overtaken = numbers.windows(2).find(|pair| pair[0] >= pair[1]);
+        assert!(overtaken.is_none(), "{class:?} messages out of order: {overtaken:?}");
+    }
+}
+
+/// A control message does not wait until the log messages sent before it have arrived: of those
+/// still outstanding, most are behind it.
+pub async fn control_is_not_held_up_by_log(net: &impl Net) {
+    const COMMAND_BYTES: usize = 64 << 10;
+    /// So few may be in buffers of an operating system, and arrive together.
+    const FEW: u64 = 16;
+    let (one, other) = Host::pair(net).await;
+    let budget_bytes = net.mailbox_bytes_max(Class::Log).min(16 << 20);
+    let flood_count = budget_bytes / (COMMAND_BYTES as u64 + 128);
+    let command = Bytes::from(vec![7; COMMAND_BYTES]);
+    let logs_heard = |heard: &Heard| {
+        heard.messages.iter().filter(|(_, message)| message.class() == Class::Log).count() as u64
+    };
+    let ping = |round| {
+        move |heard: &mut Heard| {
+            heard.messages.iter().any(|(_, message)| *message == heartbeat(round)).then_some(())
+        }
+    };
+    for round in 1..=5 {
+        other.heard().messages.clear();
+        for number in 1..=flood_count {
+            one.transport.send(2, append(number, command.clone()));
+        }
+        let before = logs_heard(&other.heard());
+        let send = || one.transport.send(2, heartbeat(round));
+        let arrived = |heard: &mut Heard| ping(round)(heard).map(|()| logs_heard(heard));
+        let ahead = other.until_heard_from("control behind a flood", send, arrived).await - before;
+        // In order, so once this one is there, all others are there or lost.
+        let send_last = || one.transport.send(2, append(flood_count + round, Bytes::new()));
+        let is_last = |message: &Message| match &message.body {
+            Body::Append { commit_index, .. } => *commit_index == flood_count + round,
+            _ => false,
+        };
+        let all = |heard: &mut Heard| {
+            let last = heard.messages.iter().any(|(_, message)| is_last(message));
+            last.then(|| logs_heard(heard))
+        };
+        let outstanding = other.until_heard_from("the flood ends", send_last, all).await - before;
+        assert!(
+            ahead <= FEW || ahead <= outstanding / 2,
+            "round {round}: a control message waited for {ahead} of {outstanding} log messages"
+        );
+    }
+}
+
+/// A command whose bytes know whether anybody still holds them.
+struct Held {
+    bytes: Vec<u8>,
+    held_bytes: Arc<AtomicU64>,
+}
+
+impl Held {
+    fn new(size: usize, held_bytes: &Arc<AtomicU64>) -> Bytes {
+        held_bytes.fetch_add(size as u64, Ordering::SeqCst);
+        Bytes::from_owner(Held { bytes: vec![1; size], held_bytes: Arc::clone(held_bytes) })
+    }
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.held_bytes.fetch_sub(self.bytes.len() as u64, Ordering::SeqCst);
+    }
+}
+
+/// `send` to a node that is not there returns, and what is kept for it stays within the mailbox.
+/// When it comes up, it is heard.
+pub async fn a_flood_to_nobody_neither_waits_nor_grows(net: &impl Net) {
+    const COMMAND_BYTES: usize = 256 << 10;
+    let one = Host::of(net, 1).await;
+    let limit_bytes = net.mailbox_bytes_max(Class::Log);
+    let held_bytes = Arc::new(AtomicU64::new(0));
+    // One message may be on its way out of the mailbox, one is just being sent.
+    let most_bytes = limit_bytes + 2 * COMMAND_BYTES as u64;
+    for number in 1..=(4 * limit_bytes / COMMAND_BYTES as u64 + 100) {
+        one.transport.send(2, append(number, Held::new(COMMAND_BYTES, &held_bytes)));
+        let held_bytes = held_bytes.load(Ordering::SeqCst);
+        assert!(held_bytes <= most_bytes, "{held_bytes} bytes are held, {limit_bytes} allowed");
+    }
+    for round in 0..2 * net.mailbox_bytes_max(Class::Control) / heartbeat(0).size_bytes() {
+        one.transport.send(2, heartbeat(round));
+    }
+    let other = Host::of(net, 2).await;
+    one.meet(&other, 1).await;
+}

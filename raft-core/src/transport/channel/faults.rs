@@ -1,0 +1,131 @@
+//! What a link does to messages, and the chance that decides it.
+
+use std::time::Duration;
+
+/// What the way from one node to another does to the messages on it. The default does nothing: each
+/// message arrives at once.
+///
+/// Probabilities are between 0 and 1. A message is first lost or not; what is not lost takes its
+/// delay, may be held up beyond it, and may arrive a second time. Bulk streams take the delay and
+/// nothing else, because they are reliable.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct LinkFaults {
+    /// The probability that a message is lost.
+    pub loss: f64,
+    /// The probability that a message arrives a second time, after another delay.
+    pub duplicate: f64,
+    /// Each message takes between these two, but does not overtake earlier ones of its class.
+    pub delay_min: Duration,
+    pub delay_max: Duration,
+    /// The probability that a message is held up for more, and is overtaken by later ones.
+    pub reorder: f64,
+    /// What it is held up for, at most, beyond its delay.
+    pub reorder_delay_max: Duration,
+}
+
+impl LinkFaults {
+    /// Messages arrive at once, each once, in order.
+    pub const fn none() -> Self {
+        Self {
+            loss: 0.0,
+            duplicate: 0.0,
+            delay_min: Duration::ZERO,
+            delay_max: Duration::ZERO,
+            reorder: 0.0,
+            reorder_delay_max: Duration::ZERO,
+        }
+    }
+
+    pub const fn losing(self, loss: f64) -> Self {
+        Self { loss, ..self }
+    }
+
+    pub const fn duplicating(self, duplicate: f64) -> Self {
+        Self { duplicate, ..self }
+    }
+
+    pub const fn delaying(self, delay_min: Duration, delay_max: Duration) -> Self {
+        Self { delay_min, delay_max, ..self }
+    }
+
+    pub const fn reordering(self, reorder: f64, reorder_delay_max: Duration) -> Self {
+        Self { reorder, reorder_delay_max, ..self }
+    }
+
+    /// # Panics
+    /// If a probability is none, or the delay's bounds are the wrong way round: a defect of the test.
+    pub(super) fn check(&self) {
+        for probability in [self.loss, self.duplicate, self.reorder] {
+            assert!((0.0..=1.0).contains(&probability), "{probability} is not a probability");
+        }
+        assert!(self.delay_min <= self.delay_max, "the shortest delay is the longest at most");
+    }
+
+    pub(super) fn fate(&self, chance: &mut Chance) -> Fate {
+        if chance.strikes(self.loss) {
+            return Fate::Lost;
+        }
+        let delay = self.delay(chance);
+        let held_up = chance.strikes(self.reorder);
+        let extra = match held_up {
+            true => chance.between(Duration::ZERO, self.reorder_delay_max),
+            false => Duration::ZERO,
+        };
+        let again = chance.strikes(self.duplicate).then(|| delay + self.delay(chance));
+        Fate::Arrives { delay: delay + extra, held_up, again }
+    }
+
+    pub(super) fn delay(&self, chance: &mut Chance) -> Duration {
+        chance.between(self.delay_min, self.delay_max)
+    }
+}
+
+/// What becomes of one message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    Lost,
+    Arrives {
+        delay: Duration,
+        /// Later messages may overtake it.
+        held_up: bool,
+        /// It arrives once more, after this long.
+        again: Option<Duration>,
+    },
+}
+
+/// A small pseudo-random generator (SplitMix64). Each link has its own, so that what happens on one
+/// does not depend on the traffic of another. What cannot happen draws nothing.
+#[derive(Clone, Debug)]
+pub(super) struct Chance(u64);
+
+impl Chance {
+    pub(super) fn of_link(seed: u64, from: u64, to: u64) -> Self {
+        let mut chance = Chance(seed);
+        for part in [from, to] {
+            chance.0 = chance.next() ^ part;
+        }
+        chance
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+
+    fn strikes(&mut self, probability: f64) -> bool {
+        // 53 bits are what a float between 0 and 1 can hold.
+        probability > 0.0 && ((self.next() >> 11) as f64) < probability * (1u64 << 53) as f64
+    }
+
+    /// Evenly in whole microseconds, both bounds included.
+    fn between(&mut self, min: Duration, max: Duration) -> Duration {
+        let span_micros = u64::try_from((max - min).as_micros()).unwrap_or(u64::MAX - 1);
+        match span_micros {
+            0 => min,
+            span => min + Duration::from_micros(self.next() % (span + 1)),
+        }
+    }
+}

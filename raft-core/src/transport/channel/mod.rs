@@ -1,0 +1,203 @@
+//! A network inside the process: several nodes that talk without sockets.
+//!
+//! It ships, for a service that runs several nodes in one process, and it is where tests lose,
+//! delay, repeat, reorder and cut. Nothing else differs between the two uses.
+//!
+//! * *Cheap.* On a link without faults a message is handed over by the sender's own call; no task,
+//!   no clock, no second queue. A message sent from within an [`Inbound`] is the exception: a task of
+//!   the receiving node, its courier, delivers it, so that two nodes which answer at once do not call
+//!   each other without end.
+//! * *Deterministic.* Chance comes from one seed, time from tokio's clock, order from the order of
+//!   calls. On a single-threaded runtime with a paused clock, equal seeds give equal traces.
+//! * *Bounded.* What is under way is limited in bytes for each pair of nodes and class
+//!   ([`CONTROL_MAILBOX_BYTES_MAX`], [`LOG_MAILBOX_BYTES_MAX`]); what does not fit is dropped and
+//!   counted.
+//!
+//! A cut is silent, as it is on a wire: what is under way is lost, and nobody is told. A transport
+//! that closes, is dropped or is replaced by a new one of the same node is noticed: its peers hear
+//! [`Inbound::on_unreachable`], unless the link to them is cut.
+//!
+//! Left out: bandwidth, and corruption (messages are values here, and the port promises that what
+//! does not decode never arrives). Delays are kept to the millisecond, which is what tokio's timers
+//! can do.
+
+mod bulk;
+mod faults;
+mod network;
+mod receiver;
+mod stats;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use tokio::time::timeout_at;
+
+use crate::transport::{BulkStream, Inbound, Transport, TransportError};
+use crate::types::{Class, Message, NodeId};
+use network::{Network, Step};
+use receiver::Receiver;
+
+pub use faults::LinkFaults;
+pub use network::{CONTROL_MAILBOX_BYTES_MAX, LOG_MAILBOX_BYTES_MAX};
+pub use stats::ChannelStats;
+
+/// The network: makes transports, and decides what happens between them. Clones are the same network.
+#[derive(Clone)]
+pub struct ChannelNetwork {
+    network: Arc<Network>,
+}
+
+impl ChannelNetwork {
+    /// A network without faults. The seed matters once there are some.
+    pub fn new(seed: u64) -> Self {
+        Self { network: Arc::new(Network::new(seed)) }
+    }
+
+    /// A transport for the node. It replaces an earlier one of the same node, as a restart does: what
+    /// is under way to that one is lost, and its peers hear that it was unreachable.
+    pub fn transport(&self, node: NodeId) -> Arc<ChannelTransport> {
+        Arc::new(ChannelTransport {
+            node,
+            incarnation: self.network.join(node),
+            network: Arc::clone(&self.network),
+            receiving: Mutex::new(None),
+        })
+    }
+
+    /// What all links do for which nothing else is set.
+    ///
+    /// # Panics
+    /// If a probability or a delay makes no sense; so does [`ChannelNetwork::set_faults`].
+    pub fn set_default_faults(&self, faults: LinkFaults) {
+        self.network.set_default_faults(faults);
+    }
+
+    /// What the link from one node to another does from now on; what is under way stays as it was.
+    pub fn set_faults(&self, from: NodeId, to: NodeId, faults: LinkFaults) {
+        self.network.set_faults(from, to, Some(faults));
+    }
+
+    /// The link does again what all others do.
+    pub fn unset_faults(&self, from: NodeId, to: NodeId) {
+        self.network.set_faults(from, to, None);
+    }
+
+    /// Cuts the link in this direction. Bulk streams between the two break, since they need both.
+    pub fn cut(&self, from: NodeId, to: NodeId) {
+        self.network.cut(&[from, to], |a, b| (a, b) == (from, to));
+    }
+
+    /// Undoes [`ChannelNetwork::cut`].
+    pub fn mend(&self, from: NodeId, to: NodeId) {
+        self.network.mend(|a, b| (a, b) == (from, to));
+    }
+
+    /// Cuts all links between nodes of different groups. A node in no group keeps its links, and is
+    /// then a bridge. Earlier cuts stay.
+    pub fn partition(&self, groups: &[&[NodeId]]) {
+        let group_of = |node| groups.iter().position(|group| group.contains(&node));
+        self.network.cut(&groups.concat(), |from, to| match (group_of(from), group_of(to)) {
+            (Some(of_from), Some(of_to)) => of_from != of_to,
+            _ => false,
+        });
+    }
+
+    /// Cuts the node off from all that have, or have had, a transport by now.
+    pub fn isolate(&self, node: NodeId) {
+        self.network.cut(&[node], |from, to| from == node || to == node);
+    }
+
+    /// Undoes all cuts. Faults of links stay.
+    pub fn heal(&self) {
+        self.network.mend(|_, _| true);
+    }
+
+    /// Sums over all links.
+    pub fn stats(&self) -> ChannelStats {
+        self.network.stats(|_, _, _| true)
+    }
+
+    /// What became of the messages of one class from one node to another.
+    pub fn link_stats(&self, from: NodeId, to: NodeId, class: Class) -> ChannelStats {
+        self.network.stats(|a, b, of| (a, b, of) == (from, to, class))
+    }
+}
+
+/// One node's way into a [`ChannelNetwork`]. Dropping it leaves the network, as a crash would.
+pub struct ChannelTransport {
+    node: NodeId,
+    /// Tells this transport from others of the same node.
+    incarnation: u64,
+    network: Arc<Network>,
+    receiving: Mutex<Option<Receiving>>,
+}
+
+struct Receiving {
+    receiver: Arc<Receiver>,
+    courier: tokio::task::JoinHandle<()>,
+}
+
+#[async_trait]
+impl Transport for ChannelTransport {
+    /// Needs a tokio runtime around it.
+    fn start(&self, inbound: Arc<dyn Inbound>) {
+        let receiver = Arc::new(Receiver::new(inbound));
+        if !self.network.start(self.node, self.incarnation, &receiver) {
+            return;
+        }
+        let network = Arc::clone(&self.network);
+        let courier =
+            tokio::spawn(carry(network, self.node, self.incarnation, Arc::clone(&receiver)));
+        let receiving = Receiving { receiver, courier };
+        *self.receiving.lock().unwrap_or_else(PoisonError::into_inner) = Some(receiving);
+    }
+
+    fn send(&self, to: NodeId, message: Message) {
+        self.network.send(self.node, self.incarnation, to, message);
+    }
+
+    async fn open_bulk(&self, to: NodeId) -> Result<Box<dyn BulkStream>, TransportError> {
+        Ok(Box::new(self.network.open_bulk(self.node, self.incarnation, to)?))
+    }
+
+    fn reachability(&self, peer: NodeId) -> Result<(), TransportError> {
+        self.network.reachability(self.node, self.incarnation, peer)
+    }
+
+    async fn close(&self) {
+        self.network.leave(self.node, self.incarnation);
+        let receiving = self.receiving.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Receiving { receiver, courier }) = receiving {
+            // A courier ends with its transport. If the `Inbound` made it panic, it has ended too.
+            let _ = courier.await;
+            receiver.drained().await;
+        }
+    }
+}
+
+impl Drop for ChannelTransport {
+    fn drop(&mut self) {
+        self.network.leave(self.node, self.incarnation);
+    }
+}
+
+/// The courier: delivers to one node what could not be delivered by the sender's call.
+async fn carry(network: Arc<Network>, node: NodeId, incarnation: u64, receiver: Arc<Receiver>) {
+    loop {
+        match network.next_step(node, incarnation) {
+            Step::Deliver { delivery, from, message } => {
+                let (class, bytes) = (message.class(), message.size_bytes());
+                delivery.message(from, message);
+                network.delivered(from, node, incarnation, class, bytes);
+                // Others get their turn during a flood.
+                tokio::task::consume_budget().await;
+            }
+            Step::Wait(None) => receiver.wake.notified().await,
+            // Woken or in time, it looks again.
+            Step::Wait(Some(due)) => drop(timeout_at(due, receiver.wake.notified()).await),
+            Step::Gone => return,
+        }
+    }
+}

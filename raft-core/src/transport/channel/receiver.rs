@@ -1,0 +1,104 @@
+//! One node's receiving end: hands what arrives to its [`Inbound`], until it is closed.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+
+use tokio::sync::Notify;
+
+use crate::transport::{BulkStream, Inbound};
+use crate::types::{Message, NodeId};
+
+thread_local! {
+    static DELIVERING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread is inside a call of an [`Inbound`]. What is sent from there is not delivered
+/// from there, or two nodes that answer at once would call each other without end.
+pub(super) fn is_delivering() -> bool {
+    DELIVERING.get()
+}
+
+pub(super) struct Receiver {
+    inbound: Arc<dyn Inbound>,
+    /// Wakes the courier: something is waiting, or it is over.
+    pub(super) wake: Notify,
+    deliveries_count: AtomicUsize,
+    closed: AtomicBool,
+    idle: Notify,
+}
+
+impl Receiver {
+    pub(super) fn new(inbound: Arc<dyn Inbound>) -> Self {
+        Self {
+            inbound,
+            wake: Notify::new(),
+            deliveries_count: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
+            idle: Notify::new(),
+        }
+    }
+
+    /// Begins a delivery. Called under the network's lock, and only while the receiver is reachable
+    /// through it; so once it is not, those begun are all that is left.
+    pub(super) fn begin(self: &Arc<Self>) -> Delivery {
+        self.deliveries_count.fetch_add(1, SeqCst);
+        Delivery(Arc::clone(self))
+    }
+
+    /// Waits until the deliveries begun have ended. The receiver has left the network.
+    pub(super) async fn drained(&self) {
+        self.closed.store(true, SeqCst);
+        while self.deliveries_count.load(SeqCst) > 0 {
+            self.idle.notified().await;
+        }
+        // Whoever else waits for the same.
+        self.idle.notify_one();
+    }
+}
+
+/// A delivery that has begun; made without any lock.
+pub(super) struct Delivery(Arc<Receiver>);
+
+impl Delivery {
+    pub(super) fn message(self, from: NodeId, message: Message) {
+        let _inside = Inside::enter();
+        self.0.inbound.on_message(from, message);
+    }
+
+    pub(super) fn bulk(self, from: NodeId, stream: Box<dyn BulkStream>) {
+        let _inside = Inside::enter();
+        self.0.inbound.on_bulk(from, stream);
+    }
+
+    pub(super) fn unreachable(self, peer: NodeId) {
+        let _inside = Inside::enter();
+        self.0.inbound.on_unreachable(peer);
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        let remaining = self.0.deliveries_count.fetch_sub(1, SeqCst) - 1;
+        if remaining == 0 && self.0.closed.load(SeqCst) {
+            self.0.idle.notify_one();
+        }
+    }
+}
+
+/// Marks the thread, also when the [`Inbound`] panics.
+struct Inside {
+    outer: bool,
+}
+
+impl Inside {
+    fn enter() -> Self {
+        Self { outer: DELIVERING.replace(true) }
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        DELIVERING.set(self.outer);
+    }
+}
