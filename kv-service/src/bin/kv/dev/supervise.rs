@@ -73,10 +73,11 @@ pub(crate) async fn run(layout: Layout) -> anyhow::Result<Exit> {
         layout.dir().display()
     ))?;
     let mut cluster = Cluster::start(&layout, &client)?;
+    let orders = cluster.orders.clone();
     let failure = tokio::select! {
         () = signals.any() => None,
         failure = cluster.watch(&layout, &client) => failure.err(),
-        () = control.run(&cluster.orders.clone()) => None,
+        () = control.run(&orders) => None,
     };
     cluster.stop(&mut signals).await?;
     failure.map_or(Ok(Exit::Done), Err)
