@@ -1,152 +1,14 @@
-//! Whole nodes (driver, memory storage) with a small machine, on a paused clock.
+//! Whole nodes on a healthy network, with nodes that come and go.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use async_trait::async_trait;
-use bytes::Bytes;
-use integration_tests::counter::Counter;
-use raft_core::driver::{Node, NodeConfig};
-use raft_core::transport::{BulkStream, Inbound, Transport, TransportError};
-use raft_core::types::{Message, NodeId};
-use raft_storage::memory::MemoryDisk;
-use tokio::sync::mpsc;
-
-#[derive(Default)]
-struct Net {
-    inbound: Mutex<BTreeMap<NodeId, Arc<dyn Inbound>>>,
-    cut: Mutex<BTreeSet<NodeId>>,
-}
-
-struct Wire {
-    id: NodeId,
-    net: Arc<Net>,
-}
-
-struct Bulk {
-    tx: Option<mpsc::Sender<Bytes>>,
-    rx: mpsc::Receiver<Bytes>,
-}
-
-#[async_trait]
-impl BulkStream for Bulk {
-    async fn send(&mut self, frame: Bytes) -> Result<(), TransportError> {
-        let tx = self.tx.as_ref().expect("not finished");
-        tx.send(frame).await.map_err(|_| TransportError::new("closed"))
-    }
-    async fn receive(&mut self) -> Result<Option<Bytes>, TransportError> {
-        Ok(self.rx.recv().await)
-    }
-    async fn finish(&mut self) -> Result<(), TransportError> {
-        self.tx = None;
-        Ok(())
-    }
-}
-
-#[async_trait]
-impl Transport for Wire {
-    fn start(&self, inbound: Arc<dyn Inbound>) {
-        self.net.inbound.lock().unwrap().insert(self.id, inbound);
-    }
-    fn send(&self, to: NodeId, message: Message) {
-        let cut = self.net.cut.lock().unwrap();
-        if cut.contains(&to) || cut.contains(&self.id) {
-            return;
-        }
-        drop(cut);
-        let inbound = self.net.inbound.lock().unwrap().get(&to).cloned();
-        if let Some(inbound) = inbound {
-            inbound.on_message(self.id, message);
-        }
-    }
-    async fn open_bulk(&self, to: NodeId) -> Result<Box<dyn BulkStream>, TransportError> {
-        let (a, b) = mpsc::channel(4);
-        let (c, d) = mpsc::channel(4);
-        let inbound = self.net.inbound.lock().unwrap().get(&to).cloned();
-        let inbound = inbound.ok_or_else(|| TransportError::new("down"))?;
-        inbound.on_bulk(self.id, Box::new(Bulk { tx: Some(a), rx: d }));
-        Ok(Box::new(Bulk { tx: Some(c), rx: b }))
-    }
-    fn reachability(&self, _peer: NodeId) -> Result<(), TransportError> {
-        Ok(())
-    }
-    async fn close(&self) {
-        self.net.inbound.lock().unwrap().remove(&self.id);
-    }
-}
-
-struct Cluster {
-    net: Arc<Net>,
-    disks: BTreeMap<NodeId, MemoryDisk>,
-    nodes: BTreeMap<NodeId, Node<Counter>>,
-    max_raft_state_bytes: u64,
-}
-
-impl Cluster {
-    async fn new(max_raft_state_bytes: u64) -> Self {
-        let mut cluster = Self {
-            net: Arc::default(),
-            disks: (1..=3).map(|id| (id, MemoryDisk::new())).collect(),
-            nodes: BTreeMap::new(),
-            max_raft_state_bytes,
-        };
-        for id in 1..=3 {
-            cluster.start(id).await;
-        }
-        cluster
-    }
-
-    async fn start(&mut self, id: NodeId) {
-        let mut config = NodeConfig::new(id, 1..=3);
-        config.max_raft_state_bytes = self.max_raft_state_bytes;
-        let wire = Arc::new(Wire { id, net: Arc::clone(&self.net) });
-        let storage = Arc::new(self.disks[&id].storage());
-        let node = Node::start(config, storage, wire, Counter::default()).await.unwrap();
-        self.nodes.insert(id, node);
-    }
-
-    async fn leader(&self) -> NodeId {
-        let mut watches: Vec<_> = self.nodes.values().map(Node::watch).collect();
-        loop {
-            for (id, node) in &self.nodes {
-                let leadership = *node.watch().borrow();
-                let followed =
-                    self.nodes.values().filter(|n| n.watch().borrow().leader == Some(*id));
-                if leadership.is_leader && followed.count() * 2 > 3 {
-                    return *id;
-                }
-            }
-            let changed = watches.iter_mut().map(|watch| Box::pin(watch.changed()));
-            let _ = futures_any(changed.collect()).await;
-        }
-    }
-
-    async fn stop(&mut self, id: NodeId) {
-        let node = self.nodes.remove(&id).unwrap();
-        node.shutdown().await;
-    }
-}
-
-async fn futures_any<F: Future + Unpin>(mut futures: Vec<F>) -> F::Output {
-    std::future::poll_fn(move |cx| {
-        for future in &mut futures {
-            if let std::task::Poll::Ready(out) = std::pin::Pin::new(future).poll(cx) {
-                return std::task::Poll::Ready(out);
-            }
-        }
-        std::task::Poll::Pending
-    })
-    .await
-}
-
-fn command(number: usize) -> Bytes {
-    Bytes::from(format!("command {number}"))
-}
+use integration_tests::cluster::{Cluster, command};
+use raft_core::error::ProposeError;
+use raft_core::types::NodeId;
 
 #[tokio::test(start_paused = true)]
 async fn elects_commits_and_reads_everywhere() {
-    let cluster = Cluster::new(0).await;
+    let cluster = Cluster::new(1, 3, 0).await;
     let leader = cluster.leader().await;
     for number in 1..=100 {
         let output = cluster.nodes[&leader].propose_and_wait(command(number)).await.unwrap();
@@ -160,7 +22,7 @@ async fn elects_commits_and_reads_everywhere() {
 
 #[tokio::test(start_paused = true)]
 async fn a_follower_that_was_away_catches_up_by_snapshot() {
-    let mut cluster = Cluster::new(2_000).await;
+    let mut cluster = Cluster::new(1, 3, 2_000).await;
     let leader = cluster.leader().await;
     let away = 1 + leader % 3;
     cluster.stop(away).await;
@@ -179,17 +41,17 @@ async fn a_follower_that_was_away_catches_up_by_snapshot() {
 
 #[tokio::test(start_paused = true)]
 async fn a_leader_that_is_cut_off_loses_nothing_that_was_acknowledged() {
-    let mut cluster = Cluster::new(0).await;
+    let mut cluster = Cluster::new(1, 3, 0).await;
     let leader = cluster.leader().await;
     cluster.nodes[&leader].propose_and_wait(command(1)).await.unwrap();
-    cluster.net.cut.lock().unwrap().insert(leader);
+    cluster.network.isolate(leader);
     let lost = cluster.nodes[&leader].propose_and_wait(command(99)).await;
-    assert!(matches!(lost, Err(raft_core::error::ProposeError::Unknown(_))), "{lost:?}");
+    assert!(matches!(lost, Err(ProposeError::Unknown(_))), "{lost:?}");
     let old = cluster.nodes.remove(&leader).unwrap();
     let next = cluster.leader().await;
     assert_ne!(next, leader);
     assert_eq!(cluster.nodes[&next].propose_and_wait(command(2)).await.unwrap(), 2);
-    cluster.net.cut.lock().unwrap().clear();
+    cluster.network.heal();
     let mut watch = old.watch_status();
     watch
         .wait_for(|status| status.leader_id == Some(next) && status.last_applied >= 4)
@@ -200,7 +62,7 @@ async fn a_leader_that_is_cut_off_loses_nothing_that_was_acknowledged() {
 
 #[tokio::test(start_paused = true)]
 async fn all_restart_and_a_leader_hands_over() {
-    let mut cluster = Cluster::new(500).await;
+    let mut cluster = Cluster::new(1, 3, 500).await;
     let leader = cluster.leader().await;
     for number in 1..=200 {
         cluster.nodes[&leader].propose_and_wait(command(number)).await.unwrap();

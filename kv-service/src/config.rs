@@ -26,7 +26,7 @@ pub enum ConfigError {
 }
 
 /// Certificate files in PEM.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TlsFiles {
     /// The certificate authority of the cluster.
@@ -112,7 +112,7 @@ pub struct SessionLimits {
     #[serde(with = "duration_text")]
     pub ttl: Duration,
     /// Beyond, the session that has been quiet for longest expires.
-    pub count_max: u32,
+    pub count_max: u64,
 }
 
 impl Default for SessionLimits {
@@ -155,6 +155,25 @@ pub const fn default_max_raft_state() -> ByteSize {
 }
 
 impl ServerConfig {
+    /// A node of a cluster whose nodes share one process: no addresses, no certificates, no directory.
+    pub fn in_process(node_id: NodeId, nodes: impl IntoIterator<Item = NodeId>) -> Self {
+        // Never bound: the port only has to make sense.
+        let address = |id| NodeAddress { id, address: "127.0.0.1:1".to_owned() };
+        Self {
+            cluster_id: "in-process".to_owned(),
+            node_id,
+            listen: None,
+            data_dir: PathBuf::new(),
+            storage: StorageKind::Memory,
+            max_raft_state: default_max_raft_state(),
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+            sessions: SessionLimits::default(),
+            tls: TlsFiles::default(),
+            nodes: nodes.into_iter().map(address).collect(),
+        }
+    }
+
     /// Reads and checks a file.
     ///
     /// # Errors

@@ -71,7 +71,9 @@ pub struct Response {
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reply {
-    SessionOpened { session: SessionId },
+    SessionOpened {
+        session: SessionId,
+    },
     SessionClosed,
     Written(WriteAnswer),
     /// The state machine refused: this copy of the request changed nothing.

@@ -11,7 +11,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;
 
-use crate::protocol::{FrameBuffer, Greeting, Hello, Reply, Request, RequestKind, Response, push_frame};
+use crate::protocol::{
+    FrameBuffer, Greeting, Hello, Reply, Request, RequestKind, Response, push_frame,
+};
 use crate::stream::Stream;
 
 /// Requests that wait to be sent, in bytes; a further call waits for room.
@@ -56,7 +58,7 @@ impl Connection {
         writer.write_all(&greeting).await.map_err(|error| error.to_string())?;
         let mut frames = FrameBuffer::default();
         let hello: Hello = loop {
-            if let Some(hello) = frames.next().map_err(|error| error.to_string())? {
+            if let Some(hello) = frames.next_message().map_err(|error| error.to_string())? {
                 break hello;
             }
             frames.reserve();
@@ -66,12 +68,8 @@ impl Connection {
                 Err(error) => return Err(error.to_string()),
             }
         };
-        let state = State {
-            next_id: 1,
-            waiting: BTreeMap::new(),
-            outbox: BytesMut::new(),
-            broken: None,
-        };
+        let state =
+            State { next_id: 1, waiting: BTreeMap::new(), outbox: BytesMut::new(), broken: None };
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             filled: Notify::new(),
@@ -180,7 +178,7 @@ async fn read(
 ) {
     let why = loop {
         loop {
-            match frames.next::<Response>() {
+            match frames.next_message::<Response>() {
                 Ok(Some(Response { id, reply })) => {
                     let waiting = shared.lock().waiting.remove(&id);
                     if let Some(waiting) = waiting {

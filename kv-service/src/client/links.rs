@@ -99,6 +99,11 @@ impl Links {
         match opened {
             Ok(connection) => {
                 let connection = Arc::new(connection);
+                if let Some(leader) = connection.hello().leader_id
+                    && self.target() == node
+                {
+                    self.aim_at(leader);
+                }
                 *failure = None;
                 link.keep(Some(Arc::clone(&connection)));
                 Ok(connection)

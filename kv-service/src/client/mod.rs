@@ -29,7 +29,7 @@ use self::session::{Session, Ticket};
 use crate::operation::{
     Answer, Consistency, Expect, Operation, Query, Record, Refusal, ScanPage, WriteAnswer,
 };
-use crate::protocol::{NodeStatus, Reply, RequestKind};
+use crate::protocol::{FRAME_BYTES_MAX, NodeStatus, Reply, RequestKind};
 use crate::stream::Connector;
 
 /// How long a client that is closed waits for its session to be closed.
@@ -175,12 +175,17 @@ impl Client {
         query: Query,
         consistency: Consistency,
     ) -> Result<Answer, ClientError> {
+        check_size(match &query {
+            Query::Get { key } => key.len(),
+            Query::Scan { start, end, limit: _ } => start.len() + end.len(),
+        })?;
         let whom = match consistency {
             Consistency::Linearizable => Whom::Leader,
             Consistency::Stale => Whom::Any(self.any_node()),
         };
         let attempts = Attempts::new(&self.shared.links, whom, Instant::now() + self.deadline);
-        let settled = attempts.run(|| RequestKind::Read { query: query.clone(), consistency }).await;
+        let settled =
+            attempts.run(|| RequestKind::Read { query: query.clone(), consistency }).await;
         // Whatever became of the attempts, a question changes nothing.
         match settled.map_err(|error| ClientError::not_executed(error.reason))?.reply {
             Reply::Answered(answer) => Ok(answer),
@@ -193,6 +198,18 @@ impl Client {
     /// # Errors
     /// As [`Client::put`].
     pub async fn write(&self, operation: Operation) -> Result<WriteAnswer, ClientError> {
+        check_size(match &operation {
+            Operation::Put { key, value } | Operation::Append { key, value } => {
+                key.len() + value.len()
+            }
+            Operation::Delete { key } => key.len(),
+            Operation::CompareAndSwap { key, expect: Expect::Value(expected), value } => {
+                key.len() + expected.len() + value.len()
+            }
+            Operation::CompareAndSwap { key, expect: Expect::Version(_), value } => {
+                key.len() + value.len()
+            }
+        })?;
         let deadline = Instant::now() + self.deadline;
         loop {
             let ticket = self.ticket(deadline).await?;
@@ -234,7 +251,8 @@ impl Client {
             }
         };
         let answer = timeout_at(Instant::now() + self.deadline, asked).await;
-        let answer = answer.unwrap_or_else(|_| Err(format!("no answer within {:?}", self.deadline)));
+        let answer =
+            answer.unwrap_or_else(|_| Err(format!("no answer within {:?}", self.deadline)));
         answer.map_err(|why| ClientError::not_executed(Reason::Unreachable { node, why }))
     }
 
@@ -254,9 +272,8 @@ impl Client {
     /// A number for a write, in a session that is opened if there is none.
     async fn ticket(&self, deadline: Instant) -> Result<Ticket<'_>, ClientError> {
         let session = &self.shared.session;
-        let late = |last: &str| {
-            ClientError::not_executed(Reason::Deadline { last: last.to_owned() })
-        };
+        let late =
+            |last: &str| ClientError::not_executed(Reason::Deadline { last: last.to_owned() });
         let crowded = "earlier writes of this session are not answered yet";
         let turn = timeout_at(deadline, session.turn()).await.map_err(|_| late(crowded))?;
         loop {
@@ -280,6 +297,16 @@ impl Client {
         let nodes = self.nodes();
         nodes[rand::random_range(0..nodes.len())]
     }
+}
+
+/// What no node can be configured to take is not sent; the nodes check the rest.
+fn check_size(bytes: usize) -> Result<(), ClientError> {
+    const ROOM_FOR_THE_REST: usize = 4 << 10;
+    if bytes > FRAME_BYTES_MAX - ROOM_FOR_THE_REST {
+        let text = format!("an operation of {bytes} bytes, no cluster takes {FRAME_BYTES_MAX}");
+        return Err(ClientError::not_executed(Reason::Invalid(text)));
+    }
+    Ok(())
 }
 
 /// The state machine refused the last attempt. A refusal that the session remembers is the answer of

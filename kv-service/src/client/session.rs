@@ -67,7 +67,10 @@ impl Session {
     }
 
     /// The next number once the window has room; `None` if there is no session. Needs the turn.
-    pub(super) async fn ticket(&self, _turn: &tokio::sync::MutexGuard<'_, ()>) -> Option<Ticket<'_>> {
+    pub(super) async fn ticket(
+        &self,
+        _turn: &tokio::sync::MutexGuard<'_, ()>,
+    ) -> Option<Ticket<'_>> {
         loop {
             {
                 let mut state = self.lock();

@@ -21,7 +21,8 @@ const LENGTH_BYTES: usize = 4;
 pub fn push_frame(out: &mut BytesMut, message: &impl Serialize) {
     let start = out.len();
     out.put_u32(0);
-    rmp_serde::encode::write(&mut out.writer(), message).expect("messages have a form in MessagePack");
+    rmp_serde::encode::write(&mut out.writer(), message)
+        .expect("messages have a form in MessagePack");
     let length = u32::try_from(out.len() - start - LENGTH_BYTES).expect("checked at the door");
     out[start..start + LENGTH_BYTES].copy_from_slice(&length.to_be_bytes());
 }
@@ -38,7 +39,7 @@ impl FrameBuffer {
         &mut self.received
     }
 
-    /// Room for the frame that has begun, as far as it is announced, or for a fair piece of one.
+    /// Makes room for a fair piece. Nothing is reserved because a frame announces it.
     pub fn reserve(&mut self) {
         const PIECE_BYTES: usize = 64 << 10;
         self.received.reserve(PIECE_BYTES);
@@ -48,7 +49,7 @@ impl FrameBuffer {
     ///
     /// # Errors
     /// The bytes are not of this protocol.
-    pub fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
+    pub fn next_message<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
         let Some(length) = self.received.first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
         let length = u32::from_be_bytes(*length) as usize;
         if length > FRAME_BYTES_MAX {

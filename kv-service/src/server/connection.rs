@@ -45,7 +45,7 @@ async fn read_frame<T: serde::de::DeserializeOwned>(
     frames: &mut FrameBuffer,
 ) -> Result<Option<T>, FrameError> {
     loop {
-        if let Some(message) = frames.next()? {
+        if let Some(message) = frames.next_message()? {
             return Ok(Some(message));
         }
         frames.reserve();

@@ -117,7 +117,8 @@ impl Server {
         config.check()?;
         let Parts { storage, machine, transport, acceptor, connector } =
             wiring::build(&config, store, network).await?;
-        let node = Node::start(node_config(&config), storage, Arc::clone(&transport), machine).await;
+        let node =
+            Node::start(node_config(&config), storage, Arc::clone(&transport), machine).await;
         let node = match node {
             Ok(node) => node,
             Err(fatal) => {

@@ -153,9 +153,9 @@ mod tests {
         assert!(outbox.take(&mut sending));
         let mut frames = FrameBuffer::default();
         frames.input().extend_from_slice(&sending.bytes);
-        let first: Response = frames.next().unwrap().unwrap();
+        let first: Response = frames.next_message().unwrap().unwrap();
         assert_eq!(first, Response { id: 1, reply: large_answer() });
-        let second: Response = frames.next().unwrap().unwrap();
+        let second: Response = frames.next_message().unwrap().unwrap();
         assert!(matches!(second.reply, Reply::Rejected(Rejection::Busy(_))), "{second:?}");
         assert_eq!(outbox.open_count(), 2);
         outbox.sent(&mut sending);

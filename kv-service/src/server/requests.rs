@@ -90,7 +90,9 @@ impl Shared {
             Query::Scan { start, end, limit } => {
                 let longest = start.len().max(end.len());
                 if *limit == 0 {
-                    return Err(Rejection::Invalid("a page of a scan has at least 1 key".to_owned()));
+                    return Err(Rejection::Invalid(
+                        "a page of a scan has at least 1 key".to_owned(),
+                    ));
                 }
                 // Bounds of a scan are often a key and a little more.
                 self.check_key(longest.saturating_sub(1).max(1))
@@ -136,7 +138,11 @@ impl Shared {
             peers: peers
                 .map(|peer| PeerReachability {
                     id: peer.id,
-                    error: self.transport.reachability(peer.id).err().map(|error| error.to_string()),
+                    error: self
+                        .transport
+                        .reachability(peer.id)
+                        .err()
+                        .map(|error| error.to_string()),
                 })
                 .collect(),
         }

@@ -94,11 +94,13 @@ pub async fn messages_of_a_class_stay_in_order(net: &impl Net) {
 }
 
 /// A control message does not wait until the log messages sent before it have arrived: of those
-/// still outstanding, most are behind it.
+/// still outstanding, most are behind it. In most rounds, that is: on a network with delays it can
+/// happen to be slow itself.
 pub async fn control_is_not_held_up_by_log(net: &impl Net) {
     const COMMAND_BYTES: usize = 64 << 10;
     /// So few may be in buffers of an operating system, and arrive together.
     const FEW: u64 = 16;
+    const ROUNDS: u64 = 5;
     let (one, other) = Host::pair(net).await;
     let budget_bytes = net.mailbox_bytes_max(Class::Log).min(16 << 20);
     let flood_count = budget_bytes / (COMMAND_BYTES as u64 + 128);
@@ -106,19 +108,18 @@ pub async fn control_is_not_held_up_by_log(net: &impl Net) {
     let logs_heard = |heard: &Heard| {
         heard.messages.iter().filter(|(_, message)| message.class() == Class::Log).count() as u64
     };
-    let ping = |round| {
-        move |heard: &mut Heard| {
-            heard.messages.iter().any(|(_, message)| *message == heartbeat(round)).then_some(())
-        }
-    };
-    for round in 1..=5 {
+    let mut held_up = Vec::new();
+    for round in 1..=ROUNDS {
         other.heard().messages.clear();
         for number in 1..=flood_count {
             one.transport.send(2, append(number, command.clone()));
         }
         let before = logs_heard(&other.heard());
         let send = || one.transport.send(2, heartbeat(round));
-        let arrived = |heard: &mut Heard| ping(round)(heard).map(|()| logs_heard(heard));
+        let arrived = |heard: &mut Heard| {
+            let here = heard.messages.iter().any(|(_, message)| *message == heartbeat(round));
+            here.then(|| logs_heard(heard))
+        };
         let ahead = other.until_heard_from("control behind a flood", send, arrived).await - before;
         // In order, so once this one is there, all others are there or lost.
         let send_last = || one.transport.send(2, append(flood_count + round, Bytes::new()));
@@ -131,11 +132,14 @@ pub async fn control_is_not_held_up_by_log(net: &impl Net) {
             last.then(|| logs_heard(heard))
         };
         let outstanding = other.until_heard_from("the flood ends", send_last, all).await - before;
-        assert!(
-            ahead <= FEW || ahead <= outstanding / 2,
-            "round {round}: a control message waited for {ahead} of {outstanding} log messages"
-        );
+        if ahead > FEW && ahead > outstanding / 2 {
+            held_up.push((ahead, outstanding));
+        }
     }
+    assert!(
+        held_up.len() as u64 <= ROUNDS / 2,
+        "control waited for log messages (how many, of how many): {held_up:?}"
+    );
 }
 
 /// A command whose bytes know whether anybody still holds them.
@@ -145,7 +149,7 @@ struct Held {
 }
 
 impl Held {
-    fn new(size: usize, held_bytes: &Arc<AtomicU64>) -> Bytes {
+    fn command(size: usize, held_bytes: &Arc<AtomicU64>) -> Bytes {
         held_bytes.fetch_add(size as u64, Ordering::SeqCst);
         Bytes::from_owner(Held { bytes: vec![1; size], held_bytes: Arc::clone(held_bytes) })
     }
@@ -173,7 +177,7 @@ pub async fn a_flood_to_nobody_neither_waits_nor_grows(net: &impl Net) {
     // One message may be on its way out of the mailbox, one is just being sent.
     let most_bytes = limit_bytes + 2 * COMMAND_BYTES as u64;
     for number in 1..=(4 * limit_bytes / COMMAND_BYTES as u64 + 100) {
-        one.transport.send(2, append(number, Held::new(COMMAND_BYTES, &held_bytes)));
+        one.transport.send(2, append(number, Held::command(COMMAND_BYTES, &held_bytes)));
         let held_bytes = held_bytes.load(Ordering::SeqCst);
         assert!(held_bytes <= most_bytes, "{held_bytes} bytes are held, {limit_bytes} allowed");
     }

@@ -1,0 +1,194 @@
+//! The whole service within one process, on a paused clock: sessions, retries, limits, shutdown.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use kv_service::config::ServerConfig;
+use kv_service::local::LocalNetwork;
+use kv_service::units::ByteSize;
+use kv_service::wiring::{Network, Store};
+use kv_service::{Client, Consistency, Expect, Outcome, Server};
+use raft_storage::memory::MemoryDisk;
+
+struct Cluster {
+    network: LocalNetwork,
+    disks: BTreeMap<u64, MemoryDisk>,
+    servers: BTreeMap<u64, Server>,
+    client: Client,
+    adjust: fn(&mut ServerConfig),
+}
+
+impl Cluster {
+    async fn new(adjust: fn(&mut ServerConfig)) -> Self {
+        let network = LocalNetwork::new(7);
+        let client = network.client(1..=3);
+        let disks = (1..=3).map(|id| (id, MemoryDisk::new())).collect();
+        let mut cluster = Self { network, disks, servers: BTreeMap::new(), client, adjust };
+        for id in 1..=3 {
+            cluster.start(id).await;
+        }
+        cluster
+    }
+
+    async fn start(&mut self, id: u64) {
+        let mut config = ServerConfig::in_process(id, 1..=3);
+        (self.adjust)(&mut config);
+        let store = Store::Memory(self.disks[&id].clone());
+        let network = Network::Channel(self.network.clone());
+        let server = Server::start_with(config, store, network).await.unwrap();
+        self.servers.insert(id, server);
+    }
+
+    async fn leader(&self) -> u64 {
+        let mut watch = self.servers.values().next().unwrap().node().watch();
+        let leadership = watch.wait_for(|leadership| leadership.leader.is_some()).await.unwrap();
+        leadership.leader.unwrap()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_operation_answers() {
+    let cluster = Cluster::new(|_| {}).await;
+    let client = &cluster.client;
+    let put = client.put("a", "1").await.unwrap();
+    assert!(put.changed && put.version == 1);
+    assert_eq!(client.append("a", "2").await.unwrap().version, 2);
+    let record = client.get("a").await.unwrap().unwrap();
+    assert_eq!((&record.value[..], record.version), (&b"12"[..], 2));
+    assert_eq!(record.create_revision, put.revision);
+    let swap = client.compare_and_swap("a", Expect::Value("x".into()), "y").await.unwrap();
+    assert!(!swap.changed);
+    let swap = client.compare_and_swap("a", Expect::Version(2), "y").await.unwrap();
+    assert!(swap.changed && swap.version == 3);
+    assert!(client.compare_and_swap("b", Expect::Version(0), "z").await.unwrap().changed);
+    let page = client.scan("", "", 10).await.unwrap();
+    let keys: Vec<_> = page.records.iter().map(|(key, _)| key.clone()).collect();
+    assert_eq!((keys, page.continue_at), (vec!["a".into(), "b".into()], None));
+    assert!(client.delete("a").await.unwrap().changed);
+    assert!(!client.delete("a").await.unwrap().changed);
+    assert_eq!(client.get("a").await.unwrap(), None);
+    for id in 1..=3 {
+        let status = client.status(id).await.unwrap();
+        assert_eq!(status.leader_id, Some(cluster.leader().await));
+        assert!(status.peers.iter().all(|peer| peer.error.is_none()), "{status:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_stops_costs_no_answer_and_no_order() {
+    let mut cluster = Cluster::new(|config| config.max_raft_state = ByteSize(20_000)).await;
+    for round in 0..4 {
+        let leader = cluster.leader().await;
+        let mut status = cluster.servers[&leader].node().watch_status();
+        let from = status.borrow().last_applied;
+        let client = cluster.client.clone();
+        let writing = tokio::spawn(async move {
+            for number in 0..250 {
+                client.append("log", format!("{},", round * 250 + number)).await.unwrap();
+            }
+        });
+        // In the middle of the writes.
+        status.wait_for(|status| status.last_applied > from + 100).await.unwrap();
+        let server = cluster.servers.remove(&leader).unwrap();
+        if round % 2 == 0 {
+            server.shutdown().await;
+        } else {
+            // As if killed: nothing is heard of it any more.
+            cluster.disks[&leader].crash();
+            cluster.network.peers().isolate(leader);
+            assert!(server.stopped().await.is_err());
+            cluster.network.peers().heal();
+        }
+        writing.await.unwrap();
+        cluster.start(leader).await;
+    }
+    let expected: String = (0..1000).map(|number| format!("{number},")).collect();
+    assert_eq!(cluster.client.get("log").await.unwrap().unwrap().value, expected);
+}
+
+#[tokio::test(start_paused = true)]
+async fn limits_are_told_and_nothing_of_them_reaches_the_log() {
+    let cluster = Cluster::new(|config| {
+        config.limits.key_bytes_max = ByteSize(8);
+        config.limits.value_bytes_max = ByteSize(16);
+    })
+    .await;
+    let client = &cluster.client;
+    client.put("k", vec![1; 10]).await.unwrap();
+    let before = client.status(cluster.leader().await).await.unwrap().last_index;
+    for error in [
+        client.put("k", vec![1; 17]).await.unwrap_err(),
+        client.put(vec![1; 9], "v").await.unwrap_err(),
+        client.put("", "v").await.unwrap_err(),
+        client.get(vec![1; 9]).await.unwrap_err(),
+        client.scan("", "", 0).await.unwrap_err(),
+        client.put("k", vec![1; 50 << 20]).await.unwrap_err(),
+    ] {
+        assert_eq!(error.outcome, Outcome::NotExecuted, "{error}");
+    }
+    assert_eq!(client.status(cluster.leader().await).await.unwrap().last_index, before);
+    // This one grows only where it is executed, so the state machine refuses it.
+    let error = client.append("k", vec![2; 10]).await.unwrap_err();
+    assert_eq!(error.outcome, Outcome::NotExecuted, "{error}");
+    assert_eq!(client.get("k").await.unwrap().unwrap().version, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_a_quorum_a_write_is_unknown_or_not_executed_and_a_read_is_not_executed() {
+    let mut cluster = Cluster::new(|_| {}).await;
+    cluster.client.put("k", "before").await.unwrap();
+    let leader = cluster.leader().await;
+    for id in (1..=3).filter(|id| *id != leader) {
+        cluster.servers.remove(&id).unwrap().shutdown().await;
+    }
+    let client = cluster.client.with_deadline(Duration::from_secs(2));
+    let write = client.put("k", "doubtful").await.unwrap_err();
+    assert_eq!(write.outcome, Outcome::Unknown, "{write}");
+    let read = client.get("k").await.unwrap_err();
+    assert_eq!(read.outcome, Outcome::NotExecuted, "{read}");
+    let stale = client.get_with("k", Consistency::Stale).await;
+    assert_eq!(stale.unwrap().unwrap().value, "before");
+    cluster.servers.remove(&leader).unwrap().shutdown().await;
+    let write = client.put("k", "never").await.unwrap_err();
+    assert_eq!(write.outcome, Outcome::NotExecuted, "{write}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_expired_session_is_renewed_when_nothing_is_in_doubt() {
+    let cluster = Cluster::new(|config| {
+        config.sessions.ttl = Duration::from_secs(5);
+    })
+    .await;
+    cluster.client.append("k", "1").await.unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    // Another client's write carries the time that expires the first one's session.
+    cluster.network.client(1..=3).append("k", "2").await.unwrap();
+    cluster.client.append("k", "3").await.unwrap();
+    assert_eq!(cluster.client.get("k").await.unwrap().unwrap().value, "123");
+}
+
+#[tokio::test(start_paused = true)]
+async fn thousands_of_writes_at_once_each_take_effect_once() {
+    let cluster = Cluster::new(|config| config.limits.connection_requests_max = 64).await;
+    let writes: Vec<_> = (0..5000)
+        .map(|_| {
+            let client = cluster.client.clone();
+            tokio::spawn(async move { client.append("k", "x").await.map(|answer| answer.version) })
+        })
+        .collect();
+    let mut versions = Vec::new();
+    for write in writes {
+        versions.push(write.await.unwrap().unwrap());
+    }
+    versions.sort_unstable();
+    assert_eq!(versions, (1..=5000).collect::<Vec<u64>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_has_a_client_of_its_own_cluster() {
+    let cluster = Cluster::new(|_| {}).await;
+    for (id, server) in &cluster.servers {
+        server.client().put(format!("from {id}"), "hello").await.unwrap();
+    }
+    assert_eq!(cluster.client.scan("from", "", 10).await.unwrap().records.len(), 3);
+}

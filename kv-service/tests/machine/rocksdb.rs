@@ -1,0 +1,261 @@
+//! The engine on disk: what a crash finds at each moment.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use kv_service::machine::{KvMachine, RocksStateOptions};
+use proptest::prelude::*;
+use raft_core::state_machine::{Flusher, StateMachine};
+use raft_core::types::{Entry, Payload, Position};
+use tempfile::TempDir;
+
+use crate::agreement::{InMemory, Subject, agree, steps};
+use crate::{
+    append, meta, next_entry, open, put, restore, scan_all, snapshot_bytes, value, write,
+    write_command,
+};
+
+fn open_at(path: &Path) -> KvMachine {
+    let options = RocksStateOptions {
+        block_cache_bytes: 1 << 20,
+        write_buffer_bytes: 1 << 20,
+        ..RocksStateOptions::default()
+    };
+    KvMachine::rocksdb(path, options).unwrap()
+}
+
+fn flusher(machine: &KvMachine) -> Box<dyn Flusher> {
+    machine.flusher().unwrap()
+}
+
+/// What a crash at this moment would leave: the files as they are, with nothing written on closing.
+fn crash_image(path: &Path) -> TempDir {
+    let image = TempDir::new().unwrap();
+    copy(path, image.path());
+    image
+}
+
+fn copy(from: &Path, to: &Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            std::fs::create_dir(&target).unwrap();
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+fn generations(path: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.is_dir()).collect()
+}
+
+struct OnDisk {
+    directory: TempDir,
+    machine: Option<KvMachine>,
+}
+
+impl OnDisk {
+    fn new() -> Self {
+        let directory = TempDir::new().unwrap();
+        let machine = Some(open_at(directory.path()));
+        Self { directory, machine }
+    }
+}
+
+impl Subject for OnDisk {
+    fn machine(&mut self) -> &mut KvMachine {
+        self.machine.as_mut().unwrap()
+    }
+
+    fn restart(&mut self, crash: bool, log: &[Entry]) {
+        let before = self.machine().last_applied();
+        if crash {
+            let image = crash_image(self.directory.path());
+            self.machine = None;
+            self.directory = image;
+        } else {
+            flusher(self.machine()).flush().unwrap();
+            self.machine = None;
+        }
+        self.machine = Some(open_at(self.directory.path()));
+        let survived = self.machine().last_applied();
+        assert!(if crash { survived <= before } else { survived == before });
+        self.machine().apply(&log[survived.index as usize..], &mut Vec::new()).unwrap();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn both_engines_agree_with_the_model(steps in steps()) {
+        agree(&mut [Box::new(OnDisk::new()), Box::new(InMemory(KvMachine::memory()))], &steps);
+    }
+}
+
+#[test]
+fn a_crash_goes_back_to_what_was_flushed_and_replay_leads_on() {
+    let directory = TempDir::new().unwrap();
+    let mut machine = open_at(directory.path());
+    let mut log = Vec::new();
+    let mut entry = |machine: &KvMachine, command: &kv_service::machine::Command| {
+        log.push(next_entry(machine, Payload::Command(command.encode())));
+        log.last().unwrap().clone()
+    };
+    let open = kv_service::machine::Command::OpenSession {
+        time_ms: 5,
+        ttl_ms: 1000,
+        session_count_max: 10,
+    };
+    let opened = entry(&machine, &open);
+    machine.apply(&[opened], &mut Vec::new()).unwrap();
+    for sequence in 1..=10 {
+        let write = entry(&machine, &write_command(1, sequence, append("k", "x")));
+        machine.apply(&[write], &mut Vec::new()).unwrap();
+        if sequence == 4 {
+            assert_eq!(flusher(&machine).flush().unwrap(), 5);
+        }
+    }
+    let expected = snapshot_bytes(&mut machine, 1000);
+
+    let image = crash_image(directory.path());
+    let mut survivor = open_at(image.path());
+    assert_eq!(survivor.last_applied(), Position::new(1, 5));
+    assert_eq!(value(&mut survivor, "k").unwrap(), "xxxx");
+    survivor.apply(&log[5..], &mut Vec::new()).unwrap();
+    assert_eq!(snapshot_bytes(&mut survivor, 1000), expected);
+
+    // A stop writes the rest.
+    drop(machine);
+    let mut machine = open_at(directory.path());
+    assert_eq!(snapshot_bytes(&mut machine, 1000), expected);
+}
+
+#[test]
+fn nothing_flushed_is_an_empty_machine() {
+    let directory = TempDir::new().unwrap();
+    let mut machine = open_at(directory.path());
+    assert_eq!(flusher(&machine).flush().unwrap(), 0);
+    open(&mut machine, 0, 1000, 10);
+    let image = crash_image(directory.path());
+    assert_eq!(open_at(image.path()).last_applied(), Position::ZERO);
+}
+
+/// A machine on disk with an old state, and the snapshot of a newer one.
+fn before_a_restore(directory: &Path) -> (KvMachine, KvMachine, Vec<u8>) {
+    let mut machine = open_at(directory);
+    let session = open(&mut machine, 0, 1000, 10);
+    write(&mut machine, session, 1, put("old", "1"));
+    flusher(&machine).flush().unwrap();
+    let mut newer = KvMachine::memory();
+    let session = open(&mut newer, 0, 1000, 10);
+    for number in 0..2000 {
+        let operation = put(&format!("new-{number}"), &"v".repeat(1000));
+        write(&mut newer, session, number + 1, operation);
+    }
+    let bytes = snapshot_bytes(&mut newer, 1 << 16);
+    (machine, newer, bytes)
+}
+
+#[test]
+fn a_crash_in_a_restore_leaves_the_old_state_or_the_new_one() {
+    let directory = TempDir::new().unwrap();
+    let (mut machine, mut newer, bytes) = before_a_restore(directory.path());
+    let old = snapshot_bytes(&mut machine, 1 << 16);
+    let position = newer.last_applied();
+    let is_old = |image: TempDir| {
+        let mut survivor = open_at(image.path());
+        assert_eq!(snapshot_bytes(&mut survivor, 1 << 16), old);
+        assert_eq!(generations(image.path()).len(), 1, "the unfinished one is removed");
+    };
+
+    let mut view = machine.snapshot().unwrap();
+    let mut flusher = flusher(&machine);
+    machine.begin_restore(&meta(position)).unwrap();
+    is_old(crash_image(directory.path()));
+    for (number, chunk) in bytes.chunks(100_000).enumerate() {
+        machine.restore_chunk(Bytes::copy_from_slice(chunk)).unwrap();
+        if number % 5 == 0 {
+            is_old(crash_image(directory.path()));
+        }
+    }
+    assert_eq!(snapshot_bytes(&mut machine, 1 << 16), old, "the old state is served until the end");
+    is_old(crash_image(directory.path()));
+    machine.finish_restore().unwrap();
+    let image = crash_image(directory.path());
+    assert_eq!(snapshot_bytes(&mut open_at(image.path()), 1 << 16), bytes);
+    assert_eq!(snapshot_bytes(&mut machine, 1 << 16), bytes);
+    assert_eq!(flusher.flush().unwrap(), position.index, "the handle follows");
+
+    // The view is of the old state still; once it is gone, so is the old state.
+    let mut seen = Vec::new();
+    while let Some(chunk) = view.next_chunk(1000).unwrap() {
+        seen.extend_from_slice(&chunk);
+    }
+    assert_eq!(seen, old);
+    drop(view);
+    assert_eq!(generations(directory.path()).len(), 1);
+    assert_eq!(scan_all(&mut machine), scan_all(&mut newer));
+}
+
+#[test]
+fn an_interrupted_restore_can_start_again() {
+    let directory = TempDir::new().unwrap();
+    let (mut machine, newer, bytes) = before_a_restore(directory.path());
+    let position = newer.last_applied();
+    machine.begin_restore(&meta(position)).unwrap();
+    machine.restore_chunk(Bytes::copy_from_slice(&bytes[..1_500_000])).unwrap();
+    restore(&mut machine, position, &bytes, 1 << 18).unwrap();
+    assert_eq!(snapshot_bytes(&mut machine, 1 << 16), bytes);
+    assert_eq!(generations(directory.path()).len(), 1);
+    drop(machine);
+    assert_eq!(snapshot_bytes(&mut open_at(directory.path()), 1 << 16), bytes);
+}
+
+/// A directory that cannot be opened says why, and is left as it is.
+fn refusal(path: &Path) -> String {
+    match KvMachine::rocksdb(path, RocksStateOptions::default()) {
+        Ok(_) => panic!("opened"),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn what_is_not_ours_is_refused() {
+    let directory = TempDir::new().unwrap();
+    std::fs::write(directory.path().join("something"), "else").unwrap();
+    assert!(refusal(directory.path()).contains("not empty"));
+
+    for (mark, why) in [
+        ("kv-state 2\ngeneration 1\n", "format version"),
+        ("kv-state 1\ngeneration x\n", "damaged"),
+        ("kv-state 1\ngeneration 18446744073709551615\n", "damaged"),
+        ("garbage", "not the mark"),
+        ("", "not the mark"),
+    ] {
+        let directory = TempDir::new().unwrap();
+        drop(open_at(directory.path()));
+        std::fs::write(directory.path().join("current"), mark).unwrap();
+        assert!(refusal(directory.path()).contains(why), "{mark:?}");
+        assert_eq!(generations(directory.path()).len(), 1, "nothing was removed");
+    }
+
+    // A state that is named and not there is not taken for an empty one.
+    let directory = TempDir::new().unwrap();
+    drop(open_at(directory.path()));
+    std::fs::write(directory.path().join("current"), "kv-state 1\ngeneration 5\n").unwrap();
+    assert!(refusal(directory.path()).contains("opening the state"));
+}
+
+#[test]
+fn a_second_process_is_refused() {
+    let directory = TempDir::new().unwrap();
+    let machine = open_at(directory.path());
+    assert!(refusal(directory.path()).contains("opening the state"));
+    drop(machine);
+    open_at(directory.path());
+}

@@ -1,0 +1,110 @@
+//! Bulk streams: one bidirectional stream of QUIC each, behind all messages in priority.
+//!
+//! What is sent waits in this stream's own window, so a slow reader holds up nobody else. A stream
+//! that is dropped before its end is reset, and so the other side sees an error and not an end.
+
+use async_trait::async_trait;
+use bytes::{BufMut, Bytes, BytesMut};
+use quinn::{RecvStream, SendStream};
+use raft_core::transport::{BULK_FRAME_BYTES_MAX, BulkStream, TransportError};
+
+use crate::error::close;
+use crate::wire::frame::{FrameReader, LENGTH_BYTES, ReadFailure};
+
+/// One stream, seen from either side.
+#[derive(Debug)]
+pub(crate) struct QuicBulk {
+    send: SendStream,
+    receive: FrameReader,
+    sending: Sending,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sending {
+    BetweenFrames,
+    /// A frame is partly written. If its future was dropped, the stream is of no more use.
+    WithinFrame,
+    Finished,
+}
+
+/// Behind control (1) and log (0).
+pub(crate) fn bulk_priority(stream: &SendStream) {
+    // Fails only for a stream that is closed, which its user will learn by himself.
+    let _ = stream.set_priority(-1);
+}
+
+impl QuicBulk {
+    pub(crate) fn new(send: SendStream, receive: RecvStream) -> Self {
+        Self {
+            send,
+            receive: FrameReader::new(receive, BULK_FRAME_BYTES_MAX),
+            sending: Sending::BetweenFrames,
+        }
+    }
+
+    fn check_between_frames(&self) -> Result<(), TransportError> {
+        match self.sending {
+            Sending::BetweenFrames => Ok(()),
+            Sending::WithinFrame => {
+                Err(TransportError::new("the stream broke within a frame; open another"))
+            }
+            Sending::Finished => Err(TransportError::new("the stream was already finished")),
+        }
+    }
+}
+
+#[async_trait]
+impl BulkStream for QuicBulk {
+    async fn send(&mut self, frame: Bytes) -> Result<(), TransportError> {
+        assert!(
+            (1..=BULK_FRAME_BYTES_MAX).contains(&frame.len()),
+            "a bulk frame has 1 to {BULK_FRAME_BYTES_MAX} bytes"
+        );
+        self.check_between_frames()?;
+        let mut length = BytesMut::with_capacity(LENGTH_BYTES);
+        length.put_u32(frame.len() as u32);
+        self.sending = Sending::WithinFrame;
+        self.send
+            .write_all_chunks(&mut [length.freeze(), frame])
+            .await
+            .map_err(|error| TransportError::new(format!("the stream broke: {error}")))?;
+        self.sending = Sending::BetweenFrames;
+        Ok(())
+    }
+
+    async fn receive(&mut self) -> Result<Option<Bytes>, TransportError> {
+        match self.receive.next().await {
+            Ok(frame) => Ok(Some(frame)),
+            Err(ReadFailure::Ended) => Ok(None),
+            Err(ReadFailure::Broken(reason)) => {
+                Err(TransportError::new(format!("the stream broke: {reason}")))
+            }
+            Err(ReadFailure::Wire(error)) => Err(TransportError::new(error.to_string())),
+        }
+    }
+
+    async fn finish(&mut self) -> Result<(), TransportError> {
+        if self.sending != Sending::Finished {
+            self.check_between_frames()?;
+            self.sending = Sending::Finished;
+            self.send.finish().map_err(|error| TransportError::new(error.to_string()))?;
+        }
+        match self.send.stopped().await {
+            Ok(None) => Ok(()),
+            Ok(Some(_)) => {
+                Err(TransportError::new("the other side stopped reading before the end"))
+            }
+            Err(error) => Err(TransportError::new(format!("the stream broke: {error}"))),
+        }
+    }
+}
+
+impl Drop for QuicBulk {
+    fn drop(&mut self) {
+        // quinn would finish the stream, as if all had been said. Fails if it has ended already.
+        if self.sending != Sending::Finished {
+            let _ = self.send.reset(close::ABORTED);
+        }
+        let _ = self.receive.stream.stop(close::ABORTED);
+    }
+}

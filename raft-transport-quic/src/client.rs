@@ -1,0 +1,155 @@
+//! The client protocol's connections, seen from either side. What is said on their streams is for
+//! others; here they are made, admitted and closed.
+//!
+//! A client learns only after its handshake whether the node has accepted its certificate (so it is
+//! in TLS 1.3). Therefore the node greets each client that it admits with one byte on a stream of
+//! its own, and `connect` succeeds when that has come.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use quinn::{Connection, Endpoint, RecvStream, SendStream};
+use raft_core::types::NodeId;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
+
+use crate::config::CLIENT_CONNECT_TIMEOUT;
+use crate::endpoint::{client_client, client_endpoint, resolve};
+use crate::error::{QuicError, close, describe};
+use crate::tls::{ALPN_KV, TlsConfig, check_cluster_id, node_name};
+
+/// What the node says first.
+const GREETING: &[u8] = b"k";
+
+/// One connection of the client protocol (ALPN `kv/1`), seen from either side. Cheap to clone; the
+/// connection closes when the last clone and the last stream are dropped.
+#[derive(Clone)]
+pub struct ClientConnection {
+    connection: Connection,
+    /// On the node's side: this client's place among those that may be connected.
+    _place: Option<Arc<OwnedSemaphorePermit>>,
+}
+
+impl std::fmt::Debug for ClientConnection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("ClientConnection").field(&self.remote_address()).finish()
+    }
+}
+
+impl ClientConnection {
+    /// Greets an admitted client. Fails if it has gone.
+    pub(crate) async fn greet(
+        connection: Connection,
+        place: OwnedSemaphorePermit,
+    ) -> Result<Self, QuicError> {
+        let mut greeting = connection.open_uni().await.map_err(lost)?;
+        greeting.write_all(GREETING).await.map_err(|error| QuicError::Lost(error.to_string()))?;
+        // Dropping the stream finishes it.
+        drop(greeting);
+        Ok(Self { connection, _place: Some(Arc::new(place)) })
+    }
+
+    /// Waits until the node has greeted us.
+    async fn greeted(connection: Connection) -> Result<Self, String> {
+        let mut greeting =
+            connection.accept_uni().await.map_err(|error| describe(&error))?;
+        match greeting.read_to_end(GREETING.len()).await {
+            Ok(said) if said == GREETING => Ok(Self { connection, _place: None }),
+            Ok(_) => Err("the node greets in a way we do not know; use equal versions".into()),
+            Err(error) => Err(connection
+                .close_reason()
+                .map_or_else(|| error.to_string(), |reason| describe(&reason))),
+        }
+    }
+
+    /// Where the other side is.
+    pub fn remote_address(&self) -> SocketAddr {
+        self.connection.remote_address()
+    }
+
+    /// Opens a stream. The other side sees it when the first byte arrives. Waits while as many streams
+    /// are open as the other side allows.
+    ///
+    /// # Errors
+    /// [`QuicError::Lost`] if the connection is gone.
+    pub async fn open_stream(&self) -> Result<(SendStream, RecvStream), QuicError> {
+        self.connection.open_bi().await.map_err(lost)
+    }
+
+    /// The next stream that the other side opened; `None` when the connection is gone.
+    pub async fn accept_stream(&self) -> Option<(SendStream, RecvStream)> {
+        self.connection.accept_bi().await.ok()
+    }
+
+    /// Waits until the connection is gone, and says why, for people.
+    pub async fn closed(&self) -> String {
+        describe(&self.connection.closed().await)
+    }
+
+    /// Closes the connection at once; what is still under way is lost. The other side is told the
+    /// reason.
+    pub fn close(&self, reason: &str) {
+        self.connection.close(close::DONE, reason.as_bytes());
+    }
+}
+
+fn lost(error: quinn::ConnectionError) -> QuicError {
+    QuicError::Lost(describe(&error))
+}
+
+/// A client's socket. Connects to any number of nodes of one cluster.
+#[derive(Debug)]
+pub struct ClientEndpoint {
+    cluster_id: String,
+    endpoint: Endpoint,
+    config: quinn::ClientConfig,
+}
+
+impl ClientEndpoint {
+    /// Opens a socket. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`QuicError::ClusterId`], [`QuicError::Tls`] or [`QuicError::Bind`].
+    pub fn new(cluster_id: &str, tls: TlsConfig) -> Result<Self, QuicError> {
+        check_cluster_id(cluster_id)?;
+        tls.identity(cluster_id)?;
+        let config = client_client(tls.client(ALPN_KV)?);
+        Ok(Self { cluster_id: cluster_id.to_owned(), endpoint: client_endpoint()?, config })
+    }
+
+    /// Connects to a node at `host:port`, and makes sure that it is this node.
+    ///
+    /// # Errors
+    /// [`QuicError::Connect`] says why not.
+    pub async fn connect(
+        &self,
+        node_id: NodeId,
+        address: &str,
+    ) -> Result<ClientConnection, QuicError> {
+        let attempt = timeout(CLIENT_CONNECT_TIMEOUT, self.try_connect(node_id, address)).await;
+        let result = attempt.unwrap_or_else(|_| Err(describe(&quinn::ConnectionError::TimedOut)));
+        result.map_err(|reason| QuicError::Connect { address: address.to_owned(), reason })
+    }
+
+    async fn try_connect(
+        &self,
+        node_id: NodeId,
+        address: &str,
+    ) -> Result<ClientConnection, String> {
+        let to = resolve(&self.endpoint, address).await?;
+        let name = node_name(&self.cluster_id, node_id);
+        let connection = self
+            .endpoint
+            .connect_with(self.config.clone(), to, &name)
+            .map_err(|error| format!("not even tried: {error}"))?
+            .await
+            .map_err(|error| describe(&error))?;
+        ClientConnection::greeted(connection).await
+    }
+
+    /// Closes all connections, and waits a moment until the nodes have been told.
+    pub async fn close(&self) {
+        self.endpoint.close(close::DONE, b"the client is done");
+        let _ = timeout(crate::config::CLOSE_TIMEOUT, self.endpoint.wait_idle()).await;
+    }
+}

@@ -1,0 +1,162 @@
+//! What a node's transport is told, and every limit with its name.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use raft_core::types::NodeId;
+
+use crate::error::QuicError;
+use crate::tls::{Identity, TlsConfig, check_cluster_id};
+
+/// The settings of one node's transport.
+#[derive(Clone)]
+pub struct QuicConfig {
+    /// Nodes and clients of another cluster are refused. One DNS label.
+    pub cluster_id: String,
+    /// Must be what the certificate says.
+    pub node_id: NodeId,
+    /// Counts the starts of this node. A peer refuses a connection of an earlier start than the
+    /// one it is connected to.
+    pub incarnation: u64,
+    /// The UDP address for peers and clients. Port 0 takes any that is free.
+    pub listen: SocketAddr,
+    /// Where the others listen, `host:port`. Only these are talked to; this node itself may be
+    /// among them and is passed over.
+    pub peers: BTreeMap<NodeId, String>,
+    pub tls: TlsConfig,
+    /// Keep it with the node's data: with the same key after a restart, peers learn within
+    /// milliseconds that their old connections are gone. Secret.
+    pub reset_key: [u8; 64],
+    /// Clients connected at one time. Beyond it they are refused as busy.
+    pub client_connections_max: usize,
+    /// Bytes of control messages that may wait for one peer. What does not fit is dropped.
+    pub control_bytes_max: u64,
+    /// Bytes of log messages that may wait for one peer. What does not fit is dropped.
+    pub log_bytes_max: u64,
+    /// How long one attempt to reach a peer may take. Short, because an attempt that began before the
+    /// peer was up notices only late that it is. Raise it where a round trip takes over 60 ms.
+    pub dial_timeout: Duration,
+    /// After this long without a sign of life a connection to a peer is given up.
+    pub idle_timeout: Duration,
+}
+
+impl QuicConfig {
+    /// With the default limits.
+    pub fn new(
+        cluster_id: impl Into<String>,
+        node_id: NodeId,
+        incarnation: u64,
+        listen: SocketAddr,
+        peers: BTreeMap<NodeId, String>,
+        tls: TlsConfig,
+        reset_key: [u8; 64],
+    ) -> Self {
+        Self {
+            cluster_id: cluster_id.into(),
+            node_id,
+            incarnation,
+            listen,
+            peers,
+            tls,
+            reset_key,
+            client_connections_max: 1024,
+            control_bytes_max: 1 << 20,
+            log_bytes_max: 64 << 20,
+            dial_timeout: Duration::from_millis(200),
+            idle_timeout: Duration::from_secs(1),
+        }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), QuicError> {
+        check_cluster_id(&self.cluster_id)?;
+        if self.node_id == 0 || self.peers.contains_key(&0) {
+            return Err(QuicError::Config("node ids start at 1; give every node its own".into()));
+        }
+        if self.client_connections_max > CLIENT_CONNECTIONS_CEILING {
+            return Err(QuicError::Config(format!(
+                "client_connections_max is more than {CLIENT_CONNECTIONS_CEILING}; choose less"
+            )));
+        }
+        match self.tls.identity(&self.cluster_id)? {
+            Identity::Node(id) if id == self.node_id => Ok(()),
+            Identity::Node(id) => Err(QuicError::Tls(format!(
+                "our own certificate is for node {id}, but this is node {}; use its own certificate",
+                self.node_id
+            ))),
+            Identity::Client => Err(QuicError::Tls(
+                "our own certificate is a client's; a node needs one issued to it".into(),
+            )),
+        }
+    }
+}
+
+impl fmt::Debug for QuicConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QuicConfig")
+            .field("cluster_id", &self.cluster_id)
+            .field("node_id", &self.node_id)
+            .field("incarnation", &self.incarnation)
+            .field("listen", &self.listen)
+            .field("peers", &self.peers)
+            .finish_non_exhaustive()
+    }
+}
+
+/// More clients than this are a mistake: each may fill [`CLIENT_WINDOW_BYTES`].
+pub(crate) const CLIENT_CONNECTIONS_CEILING: usize = 1 << 16;
+
+/// Handshakes under way at one time; from half of it on, senders must prove their address first.
+pub(crate) const HANDSHAKES_MAX: usize = 256;
+
+/// From the first datagram until the other side is known.
+pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// From there until both sides have introduced themselves.
+pub(crate) const HELLO_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Pause between two attempts to reach a peer: doubles from the first to the second.
+pub(crate) const BACKOFF_MIN: Duration = Duration::from_millis(20);
+pub(crate) const BACKOFF_MAX: Duration = Duration::from_millis(500);
+
+/// A connection to a peer that shows nothing sends a ping this often.
+pub(crate) const PEER_KEEP_ALIVE: Duration = Duration::from_millis(100);
+
+/// Likewise a client's.
+pub(crate) const CLIENT_KEEP_ALIVE: Duration = Duration::from_secs(1);
+
+/// After this long without a sign of life a client's connection is given up.
+pub(crate) const CLIENT_IDLE: Duration = Duration::from_secs(5);
+
+/// How long a client waits for a connection.
+pub(crate) const CLIENT_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long closing waits for tasks, and then for the last words to leave.
+pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Streams that one client may have open at one time; further ones wait.
+pub(crate) const CLIENT_STREAMS_MAX: u32 = 64;
+
+/// Bulk streams that a peer may have open towards us at one time; further ones wait.
+pub(crate) const BULK_STREAMS_MAX: u32 = 8;
+
+/// Bytes on their way or unread in one stream.
+pub(crate) const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+
+/// Bytes on their way or unread in all streams of one client.
+pub(crate) const CLIENT_WINDOW_BYTES: u32 = 1 << 20;
+
+/// Two message streams, and bulk streams opened by either side. The window of a peer connection is the
+/// sum of its streams' windows, so that a stream nobody reads can never hold up another.
+pub(crate) const PEER_WINDOW_BYTES: u32 = (2 + 2 * BULK_STREAMS_MAX) * STREAM_WINDOW_BYTES;
+
+/// Bytes sent and not acknowledged. Twice the window, since what was read may not be acknowledged
+/// yet; so it is the windows that bind, stream by stream, and never this sum.
+pub(crate) const PEER_SEND_WINDOW_BYTES: u64 = 2 * PEER_WINDOW_BYTES as u64;
+
+/// The largest datagram tried. Times the ten that leave in one batch (GSO) it must stay below 64 KiB.
+pub(crate) const MTU_MAX: u16 = 6500;
+
+/// What the UDP socket is asked to buffer in each direction; the system may grant less.
+pub(crate) const SOCKET_BUFFER_BYTES: usize = 4 << 20;

@@ -1,0 +1,141 @@
+//! A development CA, made on the spot, so that even a throw-away cluster runs with mutual TLS.
+//!
+//! It issues certificates that do not expire and knows no revocation. For more than development
+//! use a CA of your own that puts the same names into its certificates (see [`crate::tls`]).
+
+use std::fmt;
+
+use raft_core::types::NodeId;
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
+};
+
+use crate::error::QuicError;
+use crate::tls::{TlsConfig, check_cluster_id, client_name, node_name};
+
+/// A CA for one cluster, with its key in memory.
+pub struct DevCa {
+    cluster_id: String,
+    cert_pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl fmt::Debug for DevCa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DevCa").field("cluster_id", &self.cluster_id).finish_non_exhaustive()
+    }
+}
+
+impl DevCa {
+    /// Makes a new CA.
+    ///
+    /// # Errors
+    /// [`QuicError::ClusterId`] if the name does not fit into a certificate.
+    pub fn create(cluster_id: &str) -> Result<Self, QuicError> {
+        check_cluster_id(cluster_id)?;
+        let key = KeyPair::generate().map_err(failed)?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, format!("{cluster_id} development CA"));
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let certificate = params.self_signed(&key).map_err(failed)?;
+        Ok(Self {
+            cluster_id: cluster_id.to_owned(),
+            cert_pem: certificate.pem(),
+            issuer: Issuer::new(params, key),
+        })
+    }
+
+    /// Takes up a CA that was stored.
+    ///
+    /// # Errors
+    /// [`QuicError::Tls`] if certificate or key do not parse.
+    pub fn from_pem(cluster_id: &str, cert_pem: &[u8], key_pem: &[u8]) -> Result<Self, QuicError> {
+        check_cluster_id(cluster_id)?;
+        let text = |pem: &[u8]| {
+            String::from_utf8(pem.to_vec())
+                .map_err(|_| QuicError::Tls("the development CA is not PEM".to_owned()))
+        };
+        let cert_pem = text(cert_pem)?;
+        let key = KeyPair::from_pem(&text(key_pem)?).map_err(failed)?;
+        let issuer = Issuer::from_ca_cert_pem(&cert_pem, key).map_err(failed)?;
+        Ok(Self { cluster_id: cluster_id.to_owned(), cert_pem, issuer })
+    }
+
+    /// The certificate that everybody of the cluster trusts.
+    pub fn cert_pem(&self) -> &str {
+        &self.cert_pem
+    }
+
+    /// The key of the CA. Secret: who has it can be anybody.
+    pub fn key_pem(&self) -> String {
+        self.issuer.key().serialize_pem()
+    }
+
+    /// A certificate and a new key for a node.
+    ///
+    /// # Errors
+    /// [`QuicError::Tls`] if no key can be made.
+    pub fn issue_node(&self, node_id: NodeId) -> Result<TlsConfig, QuicError> {
+        let name = node_name(&self.cluster_id, node_id);
+        self.issue(&name, name.clone())
+    }
+
+    /// A certificate and a new key for a client. `name` is for people; all clients of a cluster
+    /// may do the same.
+    ///
+    /// # Errors
+    /// [`QuicError::Tls`] if no key can be made.
+    pub fn issue_client(&self, name: &str) -> Result<TlsConfig, QuicError> {
+        self.issue(name, client_name(&self.cluster_id))
+    }
+
+    fn issue(&self, common_name: &str, dns_name: String) -> Result<TlsConfig, QuicError> {
+        let key = KeyPair::generate().map_err(failed)?;
+        let mut params = CertificateParams::new(vec![dns_name]).map_err(failed)?;
+        params.distinguished_name.push(DnType::CommonName, common_name);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.use_authority_key_identifier_extension = true;
+        let certificate = params.signed_by(&key, &self.issuer).map_err(failed)?;
+        Ok(TlsConfig {
+            ca_pem: self.cert_pem.clone().into_bytes(),
+            cert_pem: certificate.pem().into_bytes(),
+            key_pem: key.serialize_pem().into_bytes(),
+        })
+    }
+}
+
+fn failed(error: rcgen::Error) -> QuicError {
+    QuicError::Tls(format!(
+        "the development CA failed: {error}; delete its files to have a new one made"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::Identity;
+
+    #[test]
+    fn a_stored_ca_issues_as_before() {
+        let ca = DevCa::create("dev").unwrap();
+        let again =
+            DevCa::from_pem("dev", ca.cert_pem().as_bytes(), ca.key_pem().as_bytes()).unwrap();
+        let node = again.issue_node(3).unwrap();
+        assert_eq!(node.identity("dev").unwrap(), Identity::Node(3));
+        assert_eq!(node.ca_pem, ca.cert_pem().as_bytes());
+        assert_eq!(again.issue_client("me").unwrap().identity("dev").unwrap(), Identity::Client);
+        assert!(node.identity("other").is_err());
+        node.server().unwrap();
+        node.client(crate::tls::ALPN_RAFT).unwrap();
+    }
+
+    #[test]
+    fn a_broken_ca_says_so() {
+        let error = DevCa::from_pem("dev", b"nonsense", b"nonsense").unwrap_err();
+        assert!(error.to_string().contains("development CA"), "{error}");
+    }
+}

@@ -1,0 +1,187 @@
+//! UDP sockets and the settings of QUIC.
+//!
+//! What matters is measured: datagrams as large as the path allows (discovered, on loopback 6500
+//! bytes instead of 1200) and batches of them in one system call halve the cost of a message.
+//!
+//! Before somebody is known, a connection grants no streams and little memory; [`admit_peer`] and
+//! [`admit_client`] raise that afterwards.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::{
+    ClientConfig, Connection, ConnectionId, ConnectionIdGenerator, Endpoint, EndpointConfig,
+    IdleTimeout, MtuDiscoveryConfig, ServerConfig, TransportConfig, VarInt,
+};
+use ring::hmac;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::config::*;
+use crate::error::QuicError;
+
+/// The endpoint of a node: accepts peers and clients, and dials peers.
+pub(crate) fn node_endpoint(
+    config: &QuicConfig,
+    tls: QuicServerConfig,
+) -> Result<Endpoint, QuicError> {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, &config.reset_key);
+    let mut endpoint_config = EndpointConfig::new(Arc::new(key));
+    endpoint_config
+        .cid_generator(|| Box::new(RandomIds))
+        .max_udp_payload_size(MTU_MAX)
+        .expect("a valid datagram size");
+
+    let mut server = ServerConfig::with_crypto(Arc::new(tls));
+    server
+        .transport_config(Arc::new(accepting_transport()))
+        .migration(false)
+        .max_incoming(2 * HANDSHAKES_MAX)
+        .incoming_buffer_size(64 << 10)
+        .incoming_buffer_size_total(8 << 20);
+    open(config.listen, endpoint_config, Some(server))
+}
+
+/// Connection ids without a mark of the process that drew them. Packets for quinn's usual ones are
+/// ignored by the next process; packets for these are answered with a reset, which is what tells
+/// peers that we have restarted.
+struct RandomIds;
+
+const CONNECTION_ID_BYTES: usize = 8;
+
+impl ConnectionIdGenerator for RandomIds {
+    fn generate_cid(&mut self) -> ConnectionId {
+        let mut id = [0; CONNECTION_ID_BYTES];
+        getrandom::fill(&mut id).expect("the system's entropy does not fail once it was there");
+        ConnectionId::new(&id)
+    }
+
+    fn cid_len(&self) -> usize {
+        CONNECTION_ID_BYTES
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
+}
+
+/// The endpoint of a client: dials only. Its socket takes both address families if the system
+/// allows.
+pub(crate) fn client_endpoint() -> Result<Endpoint, QuicError> {
+    let mut config = EndpointConfig::default();
+    config.max_udp_payload_size(MTU_MAX).expect("a valid datagram size");
+    let any_v6 = SocketAddr::from(([0u16; 8], 0));
+    let any_v4 = SocketAddr::from(([0u8; 4], 0));
+    open(any_v6, config.clone(), None).or_else(|_| open(any_v4, config, None))
+}
+
+fn open(
+    address: SocketAddr,
+    config: EndpointConfig,
+    server: Option<ServerConfig>,
+) -> Result<Endpoint, QuicError> {
+    let bind = || {
+        let runtime = quinn::default_runtime()
+            .ok_or_else(|| std::io::Error::other("there is no tokio runtime here"))?;
+        Endpoint::new(config, server, socket(address)?, runtime)
+    };
+    bind().map_err(|source| QuicError::Bind { address, source })
+}
+
+fn socket(address: SocketAddr) -> std::io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        socket.set_only_v6(false)?;
+    }
+    // Best effort: the system may have a lower ceiling, and QUIC copes with losses.
+    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES);
+    let _ = socket.set_send_buffer_size(SOCKET_BUFFER_BYTES);
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+/// How a peer is dialled.
+pub(crate) fn peer_client(config: &QuicConfig, tls: QuicClientConfig) -> ClientConfig {
+    let mut transport = transport(config.idle_timeout);
+    transport
+        .keep_alive_interval(Some(PEER_KEEP_ALIVE))
+        .max_concurrent_uni_streams(2u32.into())
+        .max_concurrent_bidi_streams(BULK_STREAMS_MAX.into())
+        .receive_window(PEER_WINDOW_BYTES.into())
+        .send_window(PEER_SEND_WINDOW_BYTES);
+    let mut client = ClientConfig::new(Arc::new(tls));
+    client.transport_config(Arc::new(transport));
+    client
+}
+
+/// How a client dials a node.
+pub(crate) fn client_client(tls: QuicClientConfig) -> ClientConfig {
+    let mut transport = transport(CLIENT_IDLE);
+    transport
+        .keep_alive_interval(Some(CLIENT_KEEP_ALIVE))
+        .max_concurrent_uni_streams(1u32.into())
+        .max_concurrent_bidi_streams(CLIENT_STREAMS_MAX.into())
+        .receive_window((2 * STREAM_WINDOW_BYTES).into())
+        .send_window(u64::from(2 * STREAM_WINDOW_BYTES));
+    let mut client = ClientConfig::new(Arc::new(tls));
+    client.transport_config(Arc::new(transport));
+    client
+}
+
+/// For whoever dials in, until it is known who that is. Pings are the dialling side's part.
+fn accepting_transport() -> TransportConfig {
+    let mut transport = transport(CLIENT_IDLE);
+    transport
+        .max_concurrent_uni_streams(0u32.into())
+        .max_concurrent_bidi_streams(0u32.into())
+        .receive_window(CLIENT_WINDOW_BYTES.into())
+        .send_window(u64::from(2 * CLIENT_WINDOW_BYTES));
+    transport
+}
+
+fn transport(idle: Duration) -> TransportConfig {
+    let mut discovery = MtuDiscoveryConfig::default();
+    discovery.upper_bound(MTU_MAX);
+    let mut transport = TransportConfig::default();
+    transport
+        .max_idle_timeout(Some(IdleTimeout::try_from(idle).unwrap_or(VarInt::MAX.into())))
+        .mtu_discovery_config(Some(discovery))
+        .stream_receive_window(STREAM_WINDOW_BYTES.into())
+        .datagram_receive_buffer_size(None);
+    transport
+}
+
+/// Grants an accepted connection what a peer needs.
+pub(crate) fn admit_peer(connection: &Connection) {
+    connection.set_receive_window(PEER_WINDOW_BYTES.into());
+    connection.set_send_window(PEER_SEND_WINDOW_BYTES);
+    connection.set_max_concurrent_uni_streams(2u32.into());
+    connection.set_max_concurrent_bi_streams(BULK_STREAMS_MAX.into());
+}
+
+/// Grants an accepted connection what a client needs.
+pub(crate) fn admit_client(connection: &Connection) {
+    connection.set_max_concurrent_bi_streams(CLIENT_STREAMS_MAX.into());
+}
+
+/// Looks up `host:port`, preferring what the endpoint's socket can reach.
+pub(crate) async fn resolve(endpoint: &Endpoint, address: &str) -> Result<SocketAddr, String> {
+    let local = endpoint.local_addr().map_err(|error| format!("the socket is gone: {error}"))?;
+    let hint = "expected `host:port`; check the spelling and the name service";
+    let found = tokio::net::lookup_host(address)
+        .await
+        .map_err(|error| format!("`{address}` cannot be looked up: {error} ({hint})"))?;
+    let dual = local.is_ipv6() && local.ip().is_unspecified();
+    let mut found: Vec<SocketAddr> =
+        found.filter(|to| dual || to.is_ipv6() == local.is_ipv6()).collect();
+    found.sort_by_key(SocketAddr::is_ipv6);
+    match found.first() {
+        // A socket for both families wants IPv4 addresses in their mapped form.
+        Some(SocketAddr::V4(to)) if dual => {
+            Ok(SocketAddr::from((to.ip().to_ipv6_mapped(), to.port())))
+        }
+        Some(to) => Ok(*to),
+        None => Err(format!("`{address}` has no address that this socket can reach ({hint})")),
+    }
+}

@@ -1,0 +1,117 @@
+//! What can go wrong, told to the one who must act: an operator or the author of a test.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use quinn::{ConnectionError, VarInt};
+
+/// Why the transport or a client cannot do what was asked. Every message says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum QuicError {
+    /// A certificate or key file cannot be read.
+    #[error(
+        "cannot read the {what} {}: {source}; check the path and that this user may read it",
+        path.display()
+    )]
+    Read { what: &'static str, path: PathBuf, source: std::io::Error },
+
+    /// Certificates or a key do not make a working TLS configuration.
+    #[error("{0}")]
+    Tls(String),
+
+    /// The name of the cluster cannot be part of a certificate's DNS name.
+    #[error(
+        "`{0}` cannot name a cluster: use 1 to 63 of a-z, 0-9 and `-`, not beginning or ending with `-`"
+    )]
+    ClusterId(String),
+
+    /// The configuration contradicts itself.
+    #[error("{0}")]
+    Config(String),
+
+    /// The UDP socket cannot be opened.
+    #[error(
+        "cannot listen on UDP {address}: {source}; check that no other process uses the port and that the address belongs to this machine"
+    )]
+    Bind { address: SocketAddr, source: std::io::Error },
+
+    /// No connection to the node; surely nothing was executed there on behalf of it.
+    #[error("cannot connect to {address}: {reason}")]
+    Connect { address: String, reason: String },
+
+    /// The connection was lost, or a stream could not be opened on it.
+    #[error("the connection is gone: {0}; connect again")]
+    Lost(String),
+}
+
+/// Application close codes. The text that goes with them says more; the code is for tests and
+/// packet captures.
+pub(crate) mod close {
+    use super::VarInt;
+
+    /// In good order.
+    pub(crate) const DONE: VarInt = VarInt::from_u32(0);
+    /// Who you are, or what you are here for, does not fit.
+    pub(crate) const REFUSED: VarInt = VarInt::from_u32(1);
+    /// What you sent does not decode.
+    pub(crate) const PROTOCOL: VarInt = VarInt::from_u32(2);
+    /// A newer connection of the same peer took the place.
+    pub(crate) const REPLACED: VarInt = VarInt::from_u32(3);
+    /// A limit is reached; come back later.
+    pub(crate) const BUSY: VarInt = VarInt::from_u32(4);
+    /// A stream given up before its end.
+    pub(crate) const ABORTED: VarInt = VarInt::from_u32(5);
+}
+
+/// Tells an operator why a connection ended or did not come about. Free of ports and numbers that
+/// change from one attempt to the next, so that equal causes give equal texts.
+pub(crate) fn describe(error: &ConnectionError) -> String {
+    match error {
+        ConnectionError::TimedOut => {
+            "timed out: no answer; is the node running, and does UDP reach it?".to_owned()
+        }
+        ConnectionError::Reset => "the other side has restarted".to_owned(),
+        ConnectionError::LocallyClosed => "closed by this side".to_owned(),
+        ConnectionError::ApplicationClosed(close) => {
+            let reason = String::from_utf8_lossy(&close.reason);
+            if close.error_code == close::DONE {
+                format!("closed by the other side: {reason}")
+            } else {
+                format!("refused by the other side: {reason}")
+            }
+        }
+        ConnectionError::ConnectionClosed(close) => {
+            let reason = String::from_utf8_lossy(&close.reason);
+            format!("refused by the other side: {}{}", reason, tls_hint(&reason, true))
+        }
+        ConnectionError::TransportError(error) => {
+            format!("refused by this side: {}{}", error.reason, tls_hint(&error.reason, false))
+        }
+        ConnectionError::VersionMismatch => {
+            "the other side speaks another version of QUIC; is this really a node?".to_owned()
+        }
+        ConnectionError::CidsExhausted => "no connection id is left".to_owned(),
+    }
+}
+
+/// What rustls says, in words about clusters.
+fn tls_hint(reason: &str, theirs: bool) -> &'static str {
+    let has = |text: &str| reason.contains(text);
+    if has("UnknownIssuer") || has("UnknownCA") || has("BadSignature") || has("DecryptError") {
+        if theirs {
+            " (our certificate is not from the CA it trusts; use certificates of one CA on all nodes)"
+        } else {
+            " (its certificate is not from the CA we trust; use certificates of one CA on all nodes)"
+        }
+    } else if has("NotValidForName") || has("not valid for name") {
+        " (another node, or a node of another cluster, answers at this address; check the addresses of the peers)"
+    } else if has("Expired") || has("NotValidYet") {
+        " (check the clocks, or issue a new certificate)"
+    } else if has("ApplicationProtocol") || has("application protocol") {
+        " (it speaks another version of the protocol; run the same version everywhere)"
+    } else if has("CertificateRequired") {
+        " (a certificate of the cluster's CA is needed)"
+    } else {
+        ""
+    }
+}

@@ -1,0 +1,249 @@
+//! One connection to a peer, from the hello to its end.
+//!
+//! Each side opens one stream per class and says hello on it; a connection counts when both hellos of
+//! the other side have come and fit. (In TLS 1.3 the dialling side would otherwise believe in a
+//! connection that the other is just refusing.) Then a task per direction and class moves messages,
+//! and one takes bulk streams in. The first that ends, ends the connection.
+
+use std::sync::Arc;
+
+use quinn::{Connection, RecvStream, SendStream, VarInt};
+use raft_core::types::{Class, NodeId};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tracing::warn;
+
+use crate::bulk::{QuicBulk, bulk_priority};
+use crate::config::HELLO_TIMEOUT;
+use crate::error::{close, describe};
+use crate::peer::Peer;
+use crate::shared::{InboundSlot, Shared};
+use crate::wire::frame::{FRAME_BYTES_MAX, FrameReader, ReadFailure};
+use crate::wire::hello::{HELLO_BYTES_MAX, Hello};
+use crate::wire::message::{Encoder, decode};
+
+/// Written at one time: enough for full batches of datagrams, little enough to stay fresh.
+const WRITE_BYTES: u64 = 256 << 10;
+
+/// Control goes first.
+fn priority(class: Class) -> i32 {
+    match class {
+        Class::Control => 1,
+        Class::Log => 0,
+    }
+}
+
+/// A connection on which both sides know each other, with a stream per class in each direction.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) connection: Connection,
+    /// Of the peer.
+    pub(crate) incarnation: u64,
+    outgoing: Vec<(Class, SendStream)>,
+    incoming: Vec<(Class, FrameReader)>,
+}
+
+impl Link {
+    /// Exchanges hellos. On failure the connection is closed, and the other side told why.
+    pub(crate) async fn establish(
+        shared: &Shared,
+        connection: Connection,
+        peer: NodeId,
+    ) -> Result<Self, String> {
+        let result = timeout(HELLO_TIMEOUT, Self::greet(shared, &connection, peer))
+            .await
+            .unwrap_or_else(|_| Err("connected, but it does not introduce itself".to_owned()));
+        result.map_err(|reason| match connection.close_reason() {
+            Some(closed) => describe(&closed),
+            None => {
+                connection.close(close::REFUSED, reason.as_bytes());
+                reason
+            }
+        })
+    }
+
+    async fn greet(
+        shared: &Shared,
+        connection: &Connection,
+        peer: NodeId,
+    ) -> Result<Self, String> {
+        let broken = |error: quinn::ConnectionError| describe(&error);
+        let mut outgoing = Vec::new();
+        for class in Class::ALL {
+            let mut stream = connection.open_uni().await.map_err(broken)?;
+            stream.set_priority(priority(class)).map_err(|error| error.to_string())?;
+            let hello = Hello {
+                cluster_id: shared.config.cluster_id.clone(),
+                node_id: shared.config.node_id,
+                incarnation: shared.config.incarnation,
+                class,
+            };
+            stream.write_chunk(hello.encode()).await.map_err(|error| error.to_string())?;
+            outgoing.push((class, stream));
+        }
+        let mut incoming: Vec<(Class, FrameReader)> = Vec::new();
+        let mut incarnation = 0;
+        for _ in Class::ALL {
+            let stream = connection.accept_uni().await.map_err(broken)?;
+            let (hello, reader) = read_hello(stream).await?;
+            check_hello(shared, &hello, peer)?;
+            if incoming.iter().any(|(class, _)| *class == hello.class) {
+                return Err("two streams of one class; run equal versions".to_owned());
+            }
+            incarnation = hello.incarnation;
+            incoming.push((hello.class, reader));
+        }
+        Ok(Self { connection: connection.clone(), incarnation, outgoing, incoming })
+    }
+
+    pub(crate) fn refuse(self, reason: &str) {
+        self.connection.close(close::REFUSED, reason.as_bytes());
+    }
+
+    /// Starts moving messages.
+    pub(crate) fn run(self, peer: Arc<Peer>, inbound: Arc<InboundSlot>) -> RunningLink {
+        let mut tasks = JoinSet::new();
+        for (class, stream) in self.outgoing {
+            tasks.spawn(write(peer.clone(), class, stream));
+        }
+        for (class, reader) in self.incoming {
+            tasks.spawn(read(peer.id, class, reader, inbound.clone()));
+        }
+        tasks.spawn(accept_bulk(peer.id, self.connection.clone(), inbound));
+        RunningLink { connection: self.connection, incarnation: self.incarnation, tasks }
+    }
+}
+
+async fn read_hello(stream: RecvStream) -> Result<(Hello, FrameReader), String> {
+    let mut reader = FrameReader::new(stream, HELLO_BYTES_MAX);
+    let frame = reader.next().await.map_err(explain)?;
+    let hello = Hello::decode(&frame).map_err(|error| error.to_string())?;
+    Ok((hello, reader.with_limit(FRAME_BYTES_MAX)))
+}
+
+fn check_hello(shared: &Shared, hello: &Hello, peer: NodeId) -> Result<(), String> {
+    let ours = &shared.config.cluster_id;
+    if hello.cluster_id != *ours {
+        return Err(format!(
+            "it says it is of cluster `{}`, but this is `{ours}`",
+            hello.cluster_id.escape_default()
+        ));
+    }
+    if hello.node_id != peer {
+        return Err(format!(
+            "it says it is node {}, but its certificate is for node {peer}",
+            hello.node_id
+        ));
+    }
+    Ok(())
+}
+
+fn explain(failure: ReadFailure) -> String {
+    match failure {
+        ReadFailure::Ended => "the other side has ended its stream of messages".to_owned(),
+        ReadFailure::Broken(reason) => reason,
+        ReadFailure::Wire(error) => error.to_string(),
+    }
+}
+
+/// A connection at work.
+#[derive(Debug)]
+pub(crate) struct RunningLink {
+    connection: Connection,
+    pub(crate) incarnation: u64,
+    /// Each runs until the connection is of no more use to it, and says why.
+    tasks: JoinSet<String>,
+}
+
+impl RunningLink {
+    /// Waits for the first task to end, and says why it did. May be cancelled.
+    pub(crate) async fn ended(&mut self) -> String {
+        let reason = match self.tasks.join_next().await {
+            Some(Ok(reason)) => reason,
+            Some(Err(error)) => format!("a task of the connection failed: {error}"),
+            None => "nothing runs on the connection".to_owned(),
+        };
+        // Whatever the task saw, it follows from the end of the connection if there was one.
+        self.connection.close_reason().map_or(reason, |closed| describe(&closed))
+    }
+
+    /// Closes the connection and waits until nothing runs on it.
+    pub(crate) async fn stop(mut self, code: VarInt, reason: &str) {
+        self.connection.close(code, reason.as_bytes());
+        self.tasks.shutdown().await;
+    }
+}
+
+/// Writes what waits in the mailbox, as much as there is at a time.
+async fn write(peer: Arc<Peer>, class: Class, mut stream: SendStream) -> String {
+    let mailbox = peer.mailbox(class);
+    let mut encoder = Encoder::default();
+    let mut messages = Vec::new();
+    loop {
+        let charge = mailbox.take(WRITE_BYTES, &mut messages).await;
+        for message in messages.drain(..) {
+            if let Err(error) = encoder.push(&message) {
+                mailbox.count_dropped();
+                warn!(peer = peer.id, ?class, "dropping a message: {error}");
+            }
+        }
+        if let Err(error) = stream.write_all_chunks(&mut encoder.take()).await {
+            return error.to_string();
+        }
+        mailbox.release(charge);
+    }
+}
+
+/// Gives messages to the node as they come.
+async fn read(
+    peer: NodeId,
+    class: Class,
+    mut reader: FrameReader,
+    inbound: Arc<InboundSlot>,
+) -> String {
+    loop {
+        // Before waiting: messages may have come together with the hello.
+        if let Err(error) = deliver(peer, class, &mut reader, &inbound) {
+            return error;
+        }
+        if let Err(failure) = reader.fill().await {
+            return explain(failure);
+        }
+    }
+}
+
+/// Everything that is already here.
+fn deliver(
+    peer: NodeId,
+    class: Class,
+    reader: &mut FrameReader,
+    inbound: &InboundSlot,
+) -> Result<(), String> {
+    let inbound = inbound.current();
+    while let Some(frame) = reader.pop().map_err(|error| error.to_string())? {
+        let message = decode(frame).map_err(|error| error.to_string())?;
+        if message.class() != class {
+            return Err("a message on the stream of another class; run equal versions".to_owned());
+        }
+        if let Some(inbound) = &inbound {
+            inbound.on_message(peer, message);
+        }
+    }
+    Ok(())
+}
+
+/// Takes bulk streams in. How many there may be at one time is QUIC's own limit on streams.
+async fn accept_bulk(peer: NodeId, connection: Connection, inbound: Arc<InboundSlot>) -> String {
+    loop {
+        match connection.accept_bi().await {
+            Ok((send, receive)) => {
+                bulk_priority(&send);
+                let stream = QuicBulk::new(send, receive);
+                if let Some(inbound) = inbound.current() {
+                    inbound.on_bulk(peer, Box::new(stream));
+                }
+            }
+            Err(error) => return describe(&error),
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! What waits to be sent to one peer in one class.
+//!
+//! Bounded in bytes, those in the writer's hands included. A message that does not fit is dropped and
+//! counted, and so is every message while no connection stands: a queue of old messages would
+//! only delay the new ones.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard};
+
+use raft_core::types::Message;
+use tokio::sync::Notify;
+
+#[derive(Debug)]
+pub(crate) struct Mailbox {
+    bytes_max: u64,
+    state: Mutex<State>,
+    /// Something was put into an open mailbox. One writer waits for it.
+    filled: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    open: bool,
+    waiting: VecDeque<Message>,
+    /// Charged for what waits and for what the writer has taken and not released.
+    bytes: u64,
+    dropped_count: u64,
+    overflow_reported: bool,
+}
+
+/// What became of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Put {
+    Waiting,
+    /// Dropped, since no connection stands.
+    Closed,
+    /// Dropped for want of room; `first` time since the connection stands.
+    Full {
+        first: bool,
+    },
+}
+
+impl Mailbox {
+    pub(crate) fn new(bytes_max: u64) -> Self {
+        Self { bytes_max, state: Mutex::default(), filled: Notify::new() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing panics while it holds a mailbox")
+    }
+
+    /// Takes the message or drops it. Never waits.
+    pub(crate) fn put(&self, message: Message) -> Put {
+        let mut state = self.state();
+        if !state.open {
+            state.dropped_count += 1;
+            return Put::Closed;
+        }
+        let size_bytes = message.size_bytes();
+        if state.bytes.saturating_add(size_bytes) > self.bytes_max {
+            state.dropped_count += 1;
+            let first = !std::mem::replace(&mut state.overflow_reported, true);
+            return Put::Full { first };
+        }
+        state.bytes += size_bytes;
+        let was_empty = state.waiting.is_empty();
+        state.waiting.push_back(message);
+        drop(state);
+        if was_empty {
+            self.filled.notify_one();
+        }
+        Put::Waiting
+    }
+
+    /// Waits for messages and moves about `bytes` of them, at least one, into `into`. Returns what
+    /// must be given to [`release`](Self::release) once they have been written.
+    pub(crate) async fn take(&self, bytes: u64, into: &mut Vec<Message>) -> u64 {
+        loop {
+            let filled = self.filled.notified();
+            let taken = self.take_waiting(bytes, into);
+            if taken > 0 {
+                return taken;
+            }
+            filled.await;
+        }
+    }
+
+    fn take_waiting(&self, bytes: u64, into: &mut Vec<Message>) -> u64 {
+        let mut state = self.state();
+        let mut taken = 0;
+        while taken < bytes {
+            let Some(message) = state.waiting.pop_front() else { break };
+            taken += message.size_bytes();
+            into.push(message);
+        }
+        taken
+    }
+
+    /// The messages of this charge have left.
+    pub(crate) fn release(&self, bytes: u64) {
+        let mut state = self.state();
+        assert!(bytes <= state.bytes, "what is released was taken");
+        state.bytes -= bytes;
+    }
+
+    /// A dropped message that could not be written.
+    pub(crate) fn count_dropped(&self) {
+        self.state().dropped_count += 1;
+    }
+
+    /// A connection stands.
+    pub(crate) fn open(&self) {
+        let mut state = self.state();
+        assert!(state.waiting.is_empty() && state.bytes == 0, "closing leaves it empty");
+        state.open = true;
+        state.overflow_reported = false;
+    }
+
+    /// The connection is gone, and so is its writer. Drops what waits.
+    pub(crate) fn close(&self) {
+        let mut state = self.state();
+        state.open = false;
+        state.dropped_count += state.waiting.len() as u64;
+        state.waiting = VecDeque::new();
+        state.bytes = 0;
+    }
+
+    /// Messages dropped since the start.
+    pub(crate) fn dropped_count(&self) -> u64 {
+        self.state().dropped_count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use raft_core::types::Body;
+
+    use super::*;
+
+    fn message(id: u64) -> Message {
+        Message::new(1, Body::ReadIndex { id })
+    }
+
+    #[tokio::test]
+    async fn a_full_mailbox_drops_the_newest_and_counts() {
+        let size = message(0).size_bytes();
+        let mailbox = Mailbox::new(2 * size);
+        assert_eq!(mailbox.put(message(0)), Put::Closed);
+        mailbox.open();
+        assert_eq!(mailbox.put(message(1)), Put::Waiting);
+        assert_eq!(mailbox.put(message(2)), Put::Waiting);
+        assert_eq!(mailbox.put(message(3)), Put::Full { first: true });
+        assert_eq!(mailbox.put(message(4)), Put::Full { first: false });
+        let mut taken = Vec::new();
+        assert_eq!(mailbox.take(1, &mut taken).await, size);
+        assert_eq!(taken, [message(1)]);
+        // In the writer's hands it still counts.
+        assert_eq!(mailbox.put(message(5)), Put::Full { first: false });
+        mailbox.release(size);
+        assert_eq!(mailbox.put(message(6)), Put::Waiting);
+        assert_eq!(mailbox.take(u64::MAX, &mut taken).await, 2 * size);
+        assert_eq!(taken, [message(1), message(2), message(6)]);
+        assert_eq!(mailbox.dropped_count(), 4);
+    }
+
+    #[tokio::test]
+    async fn closing_forgets_what_waits() {
+        let mailbox = Mailbox::new(1024);
+        mailbox.open();
+        assert_eq!(mailbox.put(message(1)), Put::Waiting);
+        mailbox.close();
+        assert_eq!(mailbox.put(message(2)), Put::Closed);
+        mailbox.open();
+        assert_eq!(mailbox.put(message(3)), Put::Waiting);
+        let mut taken = Vec::new();
+        mailbox.take(u64::MAX, &mut taken).await;
+        assert_eq!(taken, [message(3)]);
+        assert_eq!(mailbox.dropped_count(), 2);
+    }
+}

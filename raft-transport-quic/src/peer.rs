@@ -1,0 +1,231 @@
+//! One peer: where it is, what waits for it, whether it can be reached, and who sees to its
+//! connection.
+//!
+//! Of a pair, the node with the lower id dials, so there is one connection and nobody has to choose
+//! between two. The supervisor is the only task that replaces the connection. On the dialling side
+//! it tries again, with growing pauses, for as long as the node lives; on the other side it waits for
+//! the next connection that [`crate::accept`] hands over.
+
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use quinn::Connection;
+use raft_core::types::{Class, Message, NodeId};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{info, warn};
+
+use crate::config::{BACKOFF_MAX, BACKOFF_MIN, HELLO_TIMEOUT, QuicConfig};
+use crate::endpoint::resolve;
+use crate::error::{close, describe};
+use crate::link::{Link, RunningLink};
+use crate::mailbox::{Mailbox, Put};
+use crate::shared::Shared;
+use crate::tls::node_name;
+
+/// What all tasks know of one peer.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) id: NodeId,
+    pub(crate) address: String,
+    control: Mailbox,
+    log: Mailbox,
+    state: Mutex<State>,
+    /// To the supervisor: connections that the peer dialled.
+    accepted: mpsc::Sender<Link>,
+}
+
+#[derive(Debug)]
+struct State {
+    connection: Option<Connection>,
+    /// Why there is none.
+    failure: String,
+    /// The failure that was last logged, so that each is logged once and not per attempt.
+    logged: Option<String>,
+}
+
+impl Peer {
+    /// And where accepted connections come out.
+    pub(crate) fn new(
+        id: NodeId,
+        address: String,
+        config: &QuicConfig,
+    ) -> (Self, mpsc::Receiver<Link>) {
+        let (accepted, handed_over) = mpsc::channel(1);
+        let failure = if config.node_id < id {
+            format!("connecting to node {id} at {address}")
+        } else {
+            format!("waiting for node {id} to connect from {address}")
+        };
+        let peer = Self {
+            id,
+            address,
+            control: Mailbox::new(config.control_bytes_max),
+            log: Mailbox::new(config.log_bytes_max),
+            state: Mutex::new(State { connection: None, failure, logged: None }),
+            accepted,
+        };
+        (peer, handed_over)
+    }
+
+    pub(crate) fn mailbox(&self, class: Class) -> &Mailbox {
+        match class {
+            Class::Control => &self.control,
+            Class::Log => &self.log,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing panics while it holds a peer's state")
+    }
+
+    /// Takes the message or drops it.
+    pub(crate) fn send(&self, message: Message) {
+        let class = message.class();
+        if self.mailbox(class).put(message) == (Put::Full { first: true }) {
+            warn!(peer = self.id, ?class, "more waits for the peer than fits; dropping messages");
+        }
+    }
+
+    /// The connection that stands, or why none does.
+    pub(crate) fn connection(&self) -> Result<Connection, String> {
+        let state = self.state();
+        state.connection.clone().ok_or_else(|| state.failure.clone())
+    }
+
+    /// Hands over a connection that the peer has dialled. Waits for the supervisor.
+    pub(crate) async fn hand_over(&self, link: Link) {
+        // Without a supervisor the node is closing, and so is the connection.
+        let _ = self.accepted.send(link).await;
+    }
+
+    /// Notes why a connection did not come about. One that stands is not touched by that.
+    pub(crate) fn failed(&self, failure: &str) {
+        let mut state = self.state();
+        if state.connection.is_some() {
+            return;
+        }
+        failure.clone_into(&mut state.failure);
+        if state.logged.as_deref() != Some(failure) {
+            warn!(peer = self.id, address = self.address, "not connected: {failure}");
+            state.logged = Some(failure.to_owned());
+        }
+    }
+
+    fn connected(&self, connection: &Connection) {
+        self.control.open();
+        self.log.open();
+        let mut state = self.state();
+        state.connection = Some(connection.clone());
+        state.logged = None;
+        info!(peer = self.id, address = %connection.remote_address(), "connected");
+    }
+
+    fn disconnected(&self, failure: &str) {
+        self.control.close();
+        self.log.close();
+        self.state().connection = None;
+        self.failed(failure);
+    }
+}
+
+/// Keeps the connection to one peer. `running` outlives the future, so that whoever cancels it can
+/// still stop the connection in good order.
+pub(crate) struct Supervisor<'a> {
+    pub(crate) shared: &'a Shared,
+    pub(crate) peer: &'a Peer,
+    pub(crate) running: Option<RunningLink>,
+}
+
+impl Supervisor<'_> {
+    /// Dials, for ever.
+    pub(crate) async fn dial(&mut self) {
+        let mut pause = BACKOFF_MIN;
+        loop {
+            match self.try_dial().await {
+                Ok(link) => {
+                    let since = Instant::now();
+                    self.start(link);
+                    let reason = self.ended().await;
+                    self.stop(close::PROTOCOL, &reason).await;
+                    // One that broke at once is no better than an attempt that failed.
+                    if since.elapsed() > BACKOFF_MAX {
+                        pause = BACKOFF_MIN;
+                    }
+                }
+                Err(failure) => self.peer.failed(&failure),
+            }
+            sleep(jittered(pause)).await;
+            pause = (2 * pause).min(BACKOFF_MAX);
+        }
+    }
+
+    async fn try_dial(&self) -> Result<Link, String> {
+        let Shared { endpoint, config, .. } = self.shared;
+        let to = timeout(HELLO_TIMEOUT, resolve(endpoint, &self.peer.address))
+            .await
+            .map_err(|_| format!("looking up `{}` takes too long", self.peer.address))??;
+        let name = node_name(&config.cluster_id, self.peer.id);
+        let connecting = endpoint
+            .connect_with(self.shared.peer_client.clone(), to, &name)
+            .map_err(|error| format!("cannot dial: {error}"))?;
+        let connection = timeout(config.dial_timeout, connecting)
+            .await
+            .map_err(|_| describe(&quinn::ConnectionError::TimedOut))?
+            .map_err(|error| describe(&error))?;
+        Link::establish(self.shared, connection, self.peer.id).await
+    }
+
+    /// Runs what the peer dialled, always the newest, for ever.
+    pub(crate) async fn accept(&mut self, accepted: &mut mpsc::Receiver<Link>) {
+        loop {
+            let link = tokio::select! {
+                link = accepted.recv() => match link {
+                    Some(link) => link,
+                    None => return,
+                },
+                reason = self.ended() => {
+                    self.stop(close::PROTOCOL, &reason).await;
+                    continue;
+                }
+            };
+            if let Some(running) = &self.running {
+                if link.incarnation < running.incarnation {
+                    link.refuse("a later start of this node is connected; is it running twice?");
+                    continue;
+                }
+                self.stop(close::REPLACED, "replaced by a newer connection").await;
+            }
+            self.start(link);
+        }
+    }
+
+    fn start(&mut self, link: Link) {
+        self.peer.connected(&link.connection);
+        self.running = Some(link.run(self.shared.peer(self.peer.id), self.shared.inbound.clone()));
+    }
+
+    /// Waits until the connection is of no more use, and says why. For ever without one.
+    async fn ended(&mut self) -> String {
+        match &mut self.running {
+            Some(running) => running.ended().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Ends the connection, if there is one, and tells those who count on it.
+    pub(crate) async fn stop(&mut self, code: quinn::VarInt, reason: &str) {
+        let Some(running) = self.running.take() else { return };
+        running.stop(code, reason).await;
+        self.peer.disconnected(reason);
+        if let Some(inbound) = self.shared.inbound.current() {
+            inbound.on_unreachable(self.peer.id);
+        }
+    }
+}
+
+/// Between half of it and all of it, so that two nodes do not keep missing each other in step.
+fn jittered(pause: Duration) -> Duration {
+    let chance = getrandom::u32().unwrap_or(0);
+    pause / 2 + pause.mul_f64(0.5 * f64::from(chance) / f64::from(u32::MAX))
+}

@@ -1,0 +1,175 @@
+//! The transport of one node: binds the socket, starts the tasks, and answers the port's calls.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use raft_core::transport::{BulkStream, Inbound, Transport, TransportError};
+use raft_core::types::{Class, Message, NodeId};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::accept::accept_all;
+use crate::bulk::{QuicBulk, bulk_priority};
+use crate::client::ClientConnection;
+use crate::config::{CLOSE_TIMEOUT, QuicConfig};
+use crate::endpoint::{node_endpoint, peer_client};
+use crate::error::{QuicError, close};
+use crate::link::Link;
+use crate::peer::{Peer, Supervisor};
+use crate::shared::{InboundSlot, Refusals, Shared};
+use crate::tls::ALPN_RAFT;
+
+/// How long opening a bulk stream may wait for one of those that are open to end.
+const OPEN_BULK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// One node's connections to its peers and from its clients. Closes when it is dropped, in good
+/// order with [`Transport::close`].
+#[derive(Debug)]
+pub struct QuicTransport {
+    shared: Arc<Shared>,
+    local_addr: SocketAddr,
+    clients: tokio::sync::Mutex<mpsc::Receiver<ClientConnection>>,
+    closing: watch::Sender<bool>,
+    /// The accept loop and a supervisor per peer; whatever else runs belongs to one of them.
+    tasks: Mutex<JoinSet<()>>,
+}
+
+impl QuicTransport {
+    /// Opens the socket and begins to connect. What arrives is dropped until [`Transport::start`].
+    ///
+    /// # Errors
+    /// [`QuicError::Bind`] if the address cannot be used; [`QuicError::ClusterId`],
+    /// [`QuicError::Config`] or [`QuicError::Tls`] if the configuration cannot.
+    pub async fn bind(config: QuicConfig) -> Result<Arc<Self>, QuicError> {
+        config.check()?;
+        let endpoint = node_endpoint(&config, config.tls.server()?)?;
+        let local_addr = endpoint
+            .local_addr()
+            .map_err(|source| QuicError::Bind { address: config.listen, source })?;
+
+        let mut peers = BTreeMap::new();
+        let mut handed_over = Vec::new();
+        for (&id, address) in config.peers.iter().filter(|(id, _)| **id != config.node_id) {
+            let (peer, accepted) = Peer::new(id, address.clone(), &config);
+            let peer = Arc::new(peer);
+            handed_over.push((peer.clone(), accepted));
+            peers.insert(id, peer);
+        }
+        let (clients_in, clients) = mpsc::channel(config.client_connections_max.max(1));
+        let shared = Arc::new(Shared {
+            peer_client: peer_client(&config, config.tls.client(ALPN_RAFT)?),
+            endpoint,
+            peers,
+            inbound: Arc::new(InboundSlot::default()),
+            client_places: Arc::new(Semaphore::new(config.client_connections_max)),
+            refusals: Refusals::default(),
+            config,
+        });
+
+        let (closing, closed) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(accept_all(shared.clone(), clients_in));
+        for (peer, accepted) in handed_over {
+            tasks.spawn(supervise(shared.clone(), peer, accepted, closed.clone()));
+        }
+        Ok(Arc::new(Self {
+            shared,
+            local_addr,
+            clients: tokio::sync::Mutex::new(clients),
+            closing,
+            tasks: Mutex::new(tasks),
+        }))
+    }
+
+    /// Where this node listens, with the port that was found if any was asked for.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// The next client that was admitted; `None` after closing.
+    pub async fn accept_client(&self) -> Option<ClientConnection> {
+        self.clients.lock().await.recv().await
+    }
+
+    /// Messages for the peer that were dropped since the start, by class; 0 for a stranger.
+    pub fn dropped_count(&self, peer: NodeId, class: Class) -> u64 {
+        self.shared.peers.get(&peer).map_or(0, |peer| peer.mailbox(class).dropped_count())
+    }
+
+    fn peer(&self, id: NodeId) -> Result<&Arc<Peer>, TransportError> {
+        self.shared.peers.get(&id).ok_or_else(|| {
+            TransportError::new(format!("node {id} has no address here; add it to the peers"))
+        })
+    }
+}
+
+/// Keeps one peer connected until the transport closes.
+async fn supervise(
+    shared: Arc<Shared>,
+    peer: Arc<Peer>,
+    mut accepted: mpsc::Receiver<Link>,
+    mut closing: watch::Receiver<bool>,
+) {
+    let dials = shared.config.node_id < peer.id;
+    let mut supervisor = Supervisor { shared: &shared, peer: &peer, running: None };
+    let supervised = async {
+        if dials { supervisor.dial().await } else { supervisor.accept(&mut accepted).await }
+    };
+    tokio::select! {
+        () = supervised => {}
+        _ = closing.wait_for(|closing| *closing) => {}
+    }
+    supervisor.stop(close::DONE, "the node is stopping").await;
+}
+
+#[async_trait]
+impl Transport for QuicTransport {
+    fn start(&self, inbound: Arc<dyn Inbound>) {
+        self.shared.inbound.set(Some(inbound));
+    }
+
+    fn send(&self, to: NodeId, message: Message) {
+        if let Some(peer) = self.shared.peers.get(&to) {
+            peer.send(message);
+        }
+    }
+
+    async fn open_bulk(&self, to: NodeId) -> Result<Box<dyn BulkStream>, TransportError> {
+        let connection = self.peer(to)?.connection().map_err(TransportError::new)?;
+        let (send, receive) = timeout(OPEN_BULK_TIMEOUT, connection.open_bi())
+            .await
+            .map_err(|_| TransportError::new("too many bulk streams to this peer; try later"))?
+            .map_err(|error| TransportError::new(crate::error::describe(&error)))?;
+        bulk_priority(&send);
+        Ok(Box::new(QuicBulk::new(send, receive)))
+    }
+
+    fn reachability(&self, peer: NodeId) -> Result<(), TransportError> {
+        self.peer(peer)?.connection().map(drop).map_err(TransportError::new)
+    }
+
+    async fn close(&self) {
+        self.shared.inbound.set(None);
+        self.closing.send_replace(true);
+        self.shared.endpoint.close(close::DONE, b"the node is stopping");
+        let mut tasks =
+            std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        // They have been told to end; whatever has not by then is cut off.
+        let ended = timeout(CLOSE_TIMEOUT, async { while tasks.join_next().await.is_some() {} });
+        if ended.await.is_err() {
+            tasks.shutdown().await;
+        }
+        let _ = timeout(CLOSE_TIMEOUT, self.shared.endpoint.wait_idle()).await;
+    }
+}
+
+impl Drop for QuicTransport {
+    fn drop(&mut self) {
+        self.shared.inbound.set(None);
+        self.shared.endpoint.close(close::DONE, b"the node is gone");
+    }
+}

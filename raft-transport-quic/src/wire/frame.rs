@@ -1,0 +1,135 @@
+//! Frames: a length and as many bytes.
+//!
+//! The length is checked before anything is allocated for it. Frames are handed out as slices of the
+//! buffer that was received into, so nothing is copied; a slice keeps its buffer (some hundred
+//! kilobytes, filled with neighbours that came at the same time) alive.
+
+use bytes::{Buf, Bytes, BytesMut};
+use quinn::RecvStream;
+use tokio::io::AsyncReadExt;
+
+use super::WireError;
+
+/// The length prefix: u32, big endian.
+pub(crate) const LENGTH_BYTES: usize = 4;
+
+/// The largest frame of a message. Twice what 16 MiB, the default window of appends, take.
+pub(crate) const FRAME_BYTES_MAX: usize = 32 << 20;
+
+/// Received at one time, if the network has as much.
+const READ_BYTES: usize = 128 << 10;
+
+/// With less room than this in the buffer, a new one is begun.
+const ROOM_BYTES_MIN: usize = 8 << 10;
+
+/// Cuts a stream of bytes into frames.
+#[derive(Debug)]
+pub(crate) struct FrameBuffer {
+    bytes: BytesMut,
+    frame_bytes_max: usize,
+}
+
+impl FrameBuffer {
+    pub(crate) fn new(frame_bytes_max: usize) -> Self {
+        Self { bytes: BytesMut::new(), frame_bytes_max }
+    }
+
+    /// The next frame, without its length, if all of it is here.
+    pub(crate) fn pop(&mut self) -> Result<Option<Bytes>, WireError> {
+        let Some(length) = self.next_length()? else { return Ok(None) };
+        if self.bytes.len() < LENGTH_BYTES + length {
+            return Ok(None);
+        }
+        self.bytes.advance(LENGTH_BYTES);
+        Ok(Some(self.bytes.split_to(length).freeze()))
+    }
+
+    /// The buffer to receive into, with room for the rest of the frame that has begun.
+    pub(crate) fn room(&mut self) -> Result<&mut BytesMut, WireError> {
+        let missing = match self.next_length()? {
+            Some(length) => (LENGTH_BYTES + length).saturating_sub(self.bytes.len()),
+            None => 0,
+        };
+        let room = self.bytes.capacity() - self.bytes.len();
+        if room < missing.max(ROOM_BYTES_MIN) {
+            self.bytes.reserve(missing.max(READ_BYTES));
+        }
+        Ok(&mut self.bytes)
+    }
+
+    /// Whether nothing of a further frame has come.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    fn next_length(&self) -> Result<Option<usize>, WireError> {
+        let Some(prefix) = self.bytes.first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
+        let claimed = u32::from_be_bytes(*prefix) as usize;
+        if claimed == 0 || claimed > self.frame_bytes_max {
+            return Err(WireError::FrameLength { claimed, max: self.frame_bytes_max });
+        }
+        Ok(Some(claimed))
+    }
+}
+
+/// Why no more frames come.
+#[derive(Debug)]
+pub(crate) enum ReadFailure {
+    /// The other side ended the stream between two frames.
+    Ended,
+    /// The stream or its connection broke.
+    Broken(String),
+    /// What came is not a frame.
+    Wire(WireError),
+}
+
+impl From<WireError> for ReadFailure {
+    fn from(error: WireError) -> Self {
+        Self::Wire(error)
+    }
+}
+
+/// Frames from a stream. Both waiting methods may be cancelled without losing anything.
+#[derive(Debug)]
+pub(crate) struct FrameReader {
+    pub(crate) stream: RecvStream,
+    buffer: FrameBuffer,
+}
+
+impl FrameReader {
+    pub(crate) fn new(stream: RecvStream, frame_bytes_max: usize) -> Self {
+        Self { stream, buffer: FrameBuffer::new(frame_bytes_max) }
+    }
+
+    /// The same stream from here on, with another limit.
+    pub(crate) fn with_limit(mut self, frame_bytes_max: usize) -> Self {
+        self.buffer.frame_bytes_max = frame_bytes_max;
+        self
+    }
+
+    /// A frame that is already here.
+    pub(crate) fn pop(&mut self) -> Result<Option<Bytes>, WireError> {
+        self.buffer.pop()
+    }
+
+    /// Waits until more bytes are here.
+    pub(crate) async fn fill(&mut self) -> Result<(), ReadFailure> {
+        let room = self.buffer.room()?;
+        match self.stream.read_buf(room).await {
+            Ok(0) if self.buffer.is_empty() => Err(ReadFailure::Ended),
+            Ok(0) => Err(ReadFailure::Broken("the stream ended in the middle of a frame".into())),
+            Ok(_) => Ok(()),
+            Err(error) => Err(ReadFailure::Broken(error.to_string())),
+        }
+    }
+
+    /// Waits for the next frame.
+    pub(crate) async fn next(&mut self) -> Result<Bytes, ReadFailure> {
+        loop {
+            if let Some(frame) = self.pop()? {
+                return Ok(frame);
+            }
+            self.fill().await?;
+        }
+    }
+}
