@@ -1,1 +1,88 @@
-fn main() {}
+//! The `kv` command: runs nodes and speaks to them.
+//!
+//! Each command is one file and uses the library as any other program would. Everything runs on one
+//! thread: nodes and clients usually share a machine, where a hop between threads costs more than
+//! it brings.
+
+mod args;
+mod batch;
+mod bench;
+mod commands;
+mod connect;
+mod dev;
+mod exit;
+mod output;
+mod serve;
+mod status;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use crate::args::{Args, Command};
+use crate::exit::Exit;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let exit = match execute(args) {
+        Ok(exit) => exit,
+        Err(error) => {
+            let exit = Exit::of(&error);
+            if exit != Exit::Done {
+                eprintln!("kv: {error:#}");
+            }
+            exit
+        }
+    };
+    exit.into()
+}
+
+fn execute(args: Args) -> anyhow::Result<Exit> {
+    log_to_stderr(&args.command)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start: the system gives no event queue")?;
+    let result = runtime.block_on(run(args));
+    // A thread may still sit in a read of standard input, which nobody will end.
+    runtime.shutdown_background();
+    result
+}
+
+async fn run(args: Args) -> anyhow::Result<Exit> {
+    let config = args.config.as_deref();
+    match args.command {
+        Command::Dev(dev) => dev::run(config, dev).await,
+        Command::Serve(serve) => serve::run(config, serve).await,
+        Command::Get(get) => commands::get(config, get).await,
+        Command::Put(put) => commands::put(config, put).await,
+        Command::Append(append) => commands::append(config, append).await,
+        Command::Delete(delete) => commands::delete(config, delete).await,
+        Command::Cas(cas) => commands::cas(config, cas).await,
+        Command::Scan(scan) => commands::scan(config, scan).await,
+        Command::Status(status) => status::run(config, status).await,
+        Command::Batch(batch) => batch::run(config, batch).await,
+        Command::Bench(bench) => bench::run(config, bench).await,
+    }
+}
+
+/// `KV_LOG` decides; without it a node tells its story, and everything else speaks up when something
+/// is wrong.
+fn log_to_stderr(command: &Command) -> anyhow::Result<()> {
+    let filter = match std::env::var("KV_LOG") {
+        Ok(directives) => EnvFilter::try_new(&directives).with_context(|| {
+            format!("KV_LOG={directives:?}: write a level such as debug, or TARGET=LEVEL, ...")
+        })?,
+        Err(_) if matches!(command, Command::Serve(_)) => EnvFilter::new("info"),
+        Err(_) => EnvFilter::new("error"),
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+    Ok(())
+}

@@ -1,0 +1,120 @@
+//! `kv batch`: a client session driven by lines of JSON.
+//!
+//! One loop owns everything: it reads a line when fewer than `--pipeline` requests are under way, and
+//! writes the answer of the oldest request as soon as that one is answered. So the answers come in
+//! the order of the requests, and what waits is bounded by the pipeline. Each line gets exactly one
+//! answer, whatever it contains; nothing in the input ends the session but its end.
+//!
+//! With a pipeline of one a request starts when the answer of the one before it has been written.
+
+mod codec;
+mod lines;
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use kv_service::client::Client;
+use rustix::time::{ClockId, clock_gettime};
+use tokio::io::{AsyncWriteExt, Stdout};
+use tokio::task::JoinHandle;
+
+use self::codec::{Answer, Request, Task};
+use self::lines::{Line, Lines};
+use crate::args::BatchArgs;
+use crate::connect;
+use crate::exit::Exit;
+
+/// A longer line is refused. Takes the largest value that a cluster can be configured to accept.
+const LINE_BYTES_MAX: usize = 32 << 20;
+
+pub(crate) async fn run(config: Option<&Path>, args: BatchArgs) -> anyhow::Result<Exit> {
+    let client = connect::client(config, args.deadline)?;
+    let mut lines = Lines::new(tokio::io::stdin(), LINE_BYTES_MAX);
+    let mut out = tokio::io::stdout();
+    let mut under_way: VecDeque<JoinHandle<Answer>> = VecDeque::new();
+    let mut ended = false;
+    while !(ended && under_way.is_empty()) {
+        let room = !ended && under_way.len() < usize::from(args.pipeline);
+        tokio::select! {
+            // Answers first: who waits for one is served before more work is taken on.
+            biased;
+            answer = oldest(&mut under_way), if !under_way.is_empty() => {
+                write_answers(&mut out, answer?, &mut under_way).await?;
+            }
+            line = lines.next(), if room => {
+                match line.context("cannot read standard input")? {
+                    Some(line) => under_way.push_back(tokio::spawn(answer(client.clone(), line))),
+                    None => ended = true,
+                }
+            }
+        }
+    }
+    connect::close(&client).await;
+    Ok(Exit::Done)
+}
+
+/// Waits for the oldest answer. May be dropped at any time without losing it.
+async fn oldest(under_way: &mut VecDeque<JoinHandle<Answer>>) -> anyhow::Result<Answer> {
+    let oldest = under_way.front_mut().expect("asked only while something is under way");
+    let answer = oldest.await.context("a request was lost by an error of ours");
+    under_way.pop_front();
+    answer
+}
+
+/// Writes an answer, and those behind it that are there already, with one flush.
+async fn write_answers(
+    out: &mut Stdout,
+    first: Answer,
+    under_way: &mut VecDeque<JoinHandle<Answer>>,
+) -> anyhow::Result<()> {
+    let mut text = first.to_line();
+    while under_way.front().is_some_and(JoinHandle::is_finished) {
+        text.push_str(&oldest(under_way).await?.to_line());
+    }
+    out.write_all(text.as_bytes()).await.context("cannot write to standard output")?;
+    out.flush().await.context("cannot write to standard output")
+}
+
+/// Carries out what a line asks for.
+async fn answer(client: Client, line: Line) -> Answer {
+    let start_ns = monotonic_ns();
+    let parsed = match &line {
+        Line::Whole(bytes) => codec::parse(bytes),
+        Line::TooLong => Err(codec::refuse_long_line(LINE_BYTES_MAX)),
+    };
+    let request = match parsed {
+        Ok(request) => request,
+        Err(refused) => return refused.answer(start_ns, monotonic_ns()),
+    };
+    let client = match request.deadline {
+        Some(deadline) => client.with_deadline(deadline),
+        None => client,
+    };
+    let Request { op, key, task, .. } = request;
+    let start_ns = monotonic_ns();
+    let done = match task {
+        Task::Write(operation) => client.write(operation).await.map(codec::Done::Written),
+        Task::Get(key) => client.get(key).await.map(codec::Done::Got),
+    };
+    Answer::new(op, key, done, start_ns, monotonic_ns())
+}
+
+/// Time of the system's monotonic clock, the same for all processes of this machine.
+fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    let since_boot = Duration::try_from(now).expect("the monotonic clock is not before the boot");
+    u64::try_from(since_boot.as_nanos()).expect("584 years after the boot")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_does_not_go_back() {
+        let before = monotonic_ns();
+        assert!(before > 0 && monotonic_ns() >= before);
+    }
+}

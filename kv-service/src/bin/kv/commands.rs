@@ -1,0 +1,211 @@
+//! The commands that ask for one thing: get, put, append, delete, cas, scan.
+//!
+//! Each is one request (a scan: one per page), its answer in words or JSON, and an exit code. A
+//! failure is told on standard error in any case, and with `--json` on standard output as well.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use kv_service::client::{Client, ClientError, Outcome};
+use kv_service::operation::{Consistency, Expect, Operation, Record, WriteAnswer};
+use serde::Serialize;
+
+use crate::args::{CasArgs, ClientArgs, DeleteArgs, GetArgs, PutArgs, ScanArgs};
+use crate::exit::Exit;
+use crate::{connect, output};
+
+/// Keys asked for at once; the node ends a page earlier if it grows large.
+const SCAN_PAGE_KEYS_MAX: u64 = 1000;
+
+/// A key with what is stored under it.
+#[derive(Serialize)]
+struct Entry {
+    key: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key_hex: Option<String>,
+    value: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value_hex: Option<String>,
+    version: Option<u64>,
+    create_revision: Option<u64>,
+    modify_revision: Option<u64>,
+}
+
+impl Entry {
+    fn new(key: &[u8], record: Option<&Record>) -> Self {
+        let value = record.map(|record| &record.value);
+        Self {
+            key: output::text(key),
+            key_hex: output::hex_unless_text(key),
+            value: value.map(|value| output::text(value)),
+            value_hex: value.and_then(|value| output::hex_unless_text(value)),
+            version: record.map(|record| record.version),
+            create_revision: record.map(|record| record.create_revision),
+            modify_revision: record.map(|record| record.modify_revision),
+        }
+    }
+}
+
+/// What became of a write.
+#[derive(Serialize)]
+struct Written<'a> {
+    op: &'a str,
+    key: String,
+    outcome: &'static str,
+    changed: bool,
+    revision: u64,
+    version: u64,
+}
+
+/// What became of a request that failed.
+#[derive(Serialize)]
+struct Failed<'a> {
+    op: &'a str,
+    outcome: &'static str,
+    error: String,
+}
+
+pub(crate) async fn get(config: Option<&Path>, args: GetArgs) -> anyhow::Result<Exit> {
+    let client = connect::client(config, args.client.deadline)?;
+    let found = client.get_with(args.key.clone(), consistency(args.stale)).await;
+    let record = told(found, "get", &args.client)?;
+    if args.client.json {
+        output::json(&Entry::new(&args.key, record.as_ref()))?;
+    } else if let Some(record) = &record {
+        output::line(&record.value)?;
+    }
+    if record.is_none() {
+        eprintln!("kv: not found: {}", output::text(&args.key));
+        return Ok(Exit::ConditionFailed);
+    }
+    Ok(Exit::Done)
+}
+
+pub(crate) async fn put(config: Option<&Path>, args: PutArgs) -> anyhow::Result<Exit> {
+    let PutArgs { key, value, client } = args;
+    write(config, "put", key.clone(), Operation::Put { key, value }, &client).await
+}
+
+pub(crate) async fn append(config: Option<&Path>, args: PutArgs) -> anyhow::Result<Exit> {
+    let PutArgs { key, value, client } = args;
+    write(config, "append", key.clone(), Operation::Append { key, value }, &client).await
+}
+
+pub(crate) async fn delete(config: Option<&Path>, args: DeleteArgs) -> anyhow::Result<Exit> {
+    let DeleteArgs { key, client } = args;
+    write(config, "delete", key.clone(), Operation::Delete { key }, &client).await
+}
+
+pub(crate) async fn cas(config: Option<&Path>, args: CasArgs) -> anyhow::Result<Exit> {
+    let CasArgs { key, new: value, expect, version, client } = args;
+    let expect = match (expect, version) {
+        (Some(value), _) => Expect::Value(value),
+        (None, Some(version)) => Expect::Version(version),
+        (None, None) => anyhow::bail!("cas wants --expect VALUE or --version N"),
+    };
+    let operation = Operation::CompareAndSwap { key: key.clone(), expect, value };
+    write(config, "cas", key, operation, &client).await
+}
+
+async fn write(
+    config: Option<&Path>,
+    op: &str,
+    key: Bytes,
+    operation: Operation,
+    args: &ClientArgs,
+) -> anyhow::Result<Exit> {
+    let client = connect::client(config, args.deadline)?;
+    let answer = told(client.write(operation).await, op, args)?;
+    let WriteAnswer { revision, changed, version } = answer;
+    if args.json {
+        let key = output::text(&key);
+        output::json(&Written { op, key, outcome: "ok", changed, revision, version })?;
+    } else {
+        let done = match (changed, op) {
+            (true, _) => "ok",
+            (false, "delete") => "not found",
+            (false, _) => "not swapped",
+        };
+        output::line(format!("{done} revision={revision} version={version}").as_bytes())?;
+    }
+    connect::close(&client).await;
+    Ok(if changed { Exit::Done } else { Exit::ConditionFailed })
+}
+
+pub(crate) async fn scan(config: Option<&Path>, args: ScanArgs) -> anyhow::Result<Exit> {
+    let client = connect::client(config, args.client.deadline)?;
+    let prefix = args.prefix.unwrap_or_default();
+    let end = end_of_prefix(&prefix);
+    let mut start = prefix;
+    let mut left = args.limit.unwrap_or(u64::MAX);
+    while left > 0 {
+        let limit = u32::try_from(left.min(SCAN_PAGE_KEYS_MAX)).expect("a page has a small limit");
+        let page = page(&client, start, end.clone(), limit, consistency(args.stale)).await;
+        let page = told(page, "scan", &args.client)?;
+        for (key, record) in &page.records {
+            if args.client.json {
+                output::json(&Entry::new(key, Some(record)))?;
+            } else {
+                output::line(&[key, &b"\t"[..], &record.value].concat())?;
+            }
+        }
+        left = left.saturating_sub(page.records.len() as u64);
+        match page.continue_at {
+            Some(next) => start = next,
+            None => break,
+        }
+    }
+    Ok(Exit::Done)
+}
+
+async fn page(
+    client: &Client,
+    start: Bytes,
+    end: Bytes,
+    limit: u32,
+    consistency: Consistency,
+) -> Result<kv_service::operation::ScanPage, ClientError> {
+    client.scan_with(start, end, limit, consistency).await
+}
+
+fn consistency(stale: bool) -> Consistency {
+    if stale { Consistency::Stale } else { Consistency::Linearizable }
+}
+
+/// Passes an answer on; tells a failure to a script before it goes the way of all errors.
+fn told<T>(result: Result<T, ClientError>, op: &str, args: &ClientArgs) -> anyhow::Result<T> {
+    if let (Err(error), true) = (&result, args.json) {
+        let outcome = outcome_text(error.outcome);
+        output::json(&Failed { op, outcome, error: error.reason.to_string() })?;
+    }
+    Ok(result?)
+}
+
+/// The outcome's name in JSON.
+pub(crate) fn outcome_text(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::NotExecuted => "not_executed",
+        Outcome::Unknown => "unknown",
+    }
+}
+
+/// The first key after all keys with this prefix; empty if there is none.
+fn end_of_prefix(prefix: &[u8]) -> Bytes {
+    let Some(last) = prefix.iter().rposition(|byte| *byte != 0xff) else { return Bytes::new() };
+    let mut end = prefix[..=last].to_vec();
+    end[last] += 1;
+    end.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_ends_before_the_next_key() {
+        assert_eq!(&end_of_prefix(b"user/")[..], b"user0");
+        assert_eq!(&end_of_prefix(b"a\xff\xff")[..], b"b");
+        assert_eq!(&end_of_prefix(b"\xff\xff")[..], b"");
+        assert_eq!(&end_of_prefix(b"")[..], b"");
+    }
+}

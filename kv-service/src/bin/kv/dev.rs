@@ -1,0 +1,94 @@
+//! `kv dev`: a cluster of real server processes on this machine, for trying and developing.
+//!
+//! ```text
+//!   kv dev ---- supervise: owns everything, prints, stops
+//!     |            |-- keeper of node 1 ---- process `kv serve --config DIR/node1.toml`
+//!     |            |-- keeper of node 2 ---- process ...
+//!     |            `-- control socket DIR/dev.sock  <----  kv dev restart N
+//!     `--- layout: what is in DIR
+//! ```
+//!
+//! The nodes are processes like any other `kv serve`: they may be killed, stopped and started by hand.
+//! They do not outlive the supervisor, not even one that is killed: each sees its standard input
+//! end. For anything but development run `kv serve` under a service manager.
+
+mod control;
+mod keeper;
+mod layout;
+mod supervise;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::bail;
+
+use self::layout::{Layout, Wish};
+use crate::args::{DevAction, DevArgs};
+use crate::exit::Exit;
+
+const DEFAULT_DIR: &str = "./kv-data";
+
+pub(crate) async fn run(config: Option<&Path>, args: DevArgs) -> anyhow::Result<Exit> {
+    if config.is_some() {
+        bail!("`kv dev` makes its own configuration: name its directory with --dir");
+    }
+    let dir = args.dir.unwrap_or_else(|| PathBuf::from(DEFAULT_DIR));
+    if let Some(DevAction::Restart { node }) = args.action {
+        return control::restart(&dir, node).await;
+    }
+    let wish = Wish {
+        nodes: args.nodes,
+        base_port: args.base_port,
+        max_raft_state: args.max_raft_state,
+        clean: args.clean,
+    };
+    let layout = Layout::open(&dir, &wish)?;
+    supervise::run(layout).await
+}
+
+/// How this program was called, so that what is printed can be copied.
+fn program() -> String {
+    let called = std::env::args().next().unwrap_or_default();
+    if called.contains('/') { quoted(&called) } else { "kv".to_owned() }
+}
+
+/// For a shell.
+fn quoted(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@%".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
+/// The flags that lead a client command to the cluster; empty if it finds it by itself.
+fn client_flags(layout: &Layout) -> String {
+    if layout.dir() == Path::new(DEFAULT_DIR) {
+        String::new()
+    } else {
+        format!(" --config {}", quoted(&layout.client_config().display().to_string()))
+    }
+}
+
+/// The flags that lead `kv dev` to the directory; empty if it finds it by itself.
+fn dir_flags(dir: &Path) -> String {
+    if dir == Path::new(DEFAULT_DIR) {
+        String::new()
+    } else {
+        format!(" --dir {}", quoted(&dir.display().to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_printed_can_be_copied_into_a_shell() {
+        assert_eq!(quoted("/tmp/kv-data"), "/tmp/kv-data");
+        assert_eq!(quoted("my data"), "'my data'");
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+        assert_eq!(dir_flags(Path::new(DEFAULT_DIR)), "");
+        assert_eq!(dir_flags(Path::new("/d")), " --dir /d");
+    }
+}

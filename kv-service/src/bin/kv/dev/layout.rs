@@ -1,0 +1,402 @@
+//! The directory of `kv dev`.
+//!
+//! ```text
+//!   DIR/dev.toml                      the marker: what this cluster is; written first, never changed
+//!   DIR/dev.lock, dev.sock            one supervisor at a time; how `kv dev restart` reaches it
+//!   DIR/ca.pem, ca.key                the development CA
+//!   DIR/client.toml, client.{pem,key} what a client needs
+//!   DIR/nodeN.toml, nodeN.{pem,key}   what a node needs
+//!   DIR/nodeN/, nodeN.log             its data; what it said
+//! ```
+//!
+//! Everything is made once, if it is not there, and used again. So an interrupted start is completed
+//! by the next one, and what a user changed in a `nodeN.toml` stays. A directory without the marker
+//! that is not empty is nobody's business: it is neither used nor cleaned.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::net::UdpSocket;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+use kv_service::config::{
+    ClientConfig, NodeAddress, ServerConfig, StorageKind, TlsFiles, default_deadline,
+    default_max_raft_state,
+};
+use kv_service::tls::{DevCa, TlsConfig};
+use kv_service::units::ByteSize;
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+const MARKER: &str = "dev.toml";
+const LOCK: &str = "dev.lock";
+const SOCKET: &str = "dev.sock";
+const FORMAT: u32 = 1;
+const NODES_DEFAULT: u64 = 3;
+const BASE_PORT_DEFAULT: u16 = 7400;
+/// A longer log of a node is set aside at the next start.
+const LOG_BYTES_MAX: u64 = 16 << 20;
+
+/// What the command line asks for.
+#[derive(Debug, Default)]
+pub(crate) struct Wish {
+    pub(crate) nodes: Option<u64>,
+    pub(crate) base_port: Option<u16>,
+    pub(crate) max_raft_state: Option<ByteSize>,
+    pub(crate) clean: bool,
+}
+
+/// The marker's content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Marker {
+    format: u32,
+    cluster_id: String,
+    nodes: u64,
+    base_port: u16,
+}
+
+/// A directory that is ready to run nodes from, and locked.
+#[derive(Debug)]
+pub(crate) struct Layout {
+    dir: PathBuf,
+    marker: Marker,
+    /// Held while the supervisor lives.
+    _lock: File,
+}
+
+impl Layout {
+    /// Takes the directory, and makes what is not there.
+    ///
+    /// # Errors
+    /// It is in use, holds something else, contradicts the wish, or a port is taken; nothing has been
+    /// changed then but that an empty directory may have been made.
+    pub(crate) fn open(dir: &Path, wish: &Wish) -> anyhow::Result<Self> {
+        let found = read_marker(dir)?;
+        if found.is_none() {
+            ensure_empty(dir)?;
+        }
+        fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let lock = take_lock(dir)?;
+        // Again behind the lock: another one may just have made it.
+        let found = read_marker(dir)?;
+        let kept = found.clone().filter(|_| !wish.clean);
+        let marker = agree(dir, kept, wish)?;
+        check_ports(&marker)?;
+        if wish.clean && let Some(old) = found {
+            wipe(dir, &old)?;
+        }
+        let layout = Self { dir: dir.to_owned(), marker, _lock: lock };
+        layout.complete(wish).with_context(|| format!("cannot prepare {}", dir.display()))?;
+        Ok(layout)
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(crate) fn cluster_id(&self) -> &str {
+        &self.marker.cluster_id
+    }
+
+    pub(crate) fn nodes(&self) -> Vec<NodeAddress> {
+        self.marker.addresses()
+    }
+
+    pub(crate) fn client_config(&self) -> PathBuf {
+        self.dir.join("client.toml")
+    }
+
+    pub(crate) fn node_config(&self, id: u64) -> PathBuf {
+        node_config(&self.dir, id)
+    }
+
+    pub(crate) fn node_dir(&self, id: u64) -> PathBuf {
+        self.dir.join(format!("node{id}"))
+    }
+
+    pub(crate) fn node_log(&self, id: u64) -> PathBuf {
+        self.dir.join(format!("node{id}.log"))
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        socket(&self.dir)
+    }
+
+    /// Makes every file that is not there, the marker first.
+    fn complete(&self, wish: &Wish) -> anyhow::Result<()> {
+        let marker = self.dir.join(MARKER);
+        if !marker.exists() {
+            let head = "# Made by `kv dev`, which takes this directory for its own.\n";
+            let text = toml::to_string(&self.marker).context("the marker has a form in TOML")?;
+            write_file(&marker, &format!("{head}{text}"), 0o644)?;
+        }
+        let ca = self.certificate_authority()?;
+        for NodeAddress { id, .. } in self.nodes() {
+            self.complete_node(id, &ca, wish)?;
+            set_aside_long_log(&self.node_log(id))?;
+        }
+        let tls = self.tls_files("client");
+        self.certify(&tls, || ca.issue_client("kv dev"))?;
+        let client = ClientConfig {
+            cluster_id: self.marker.cluster_id.clone(),
+            deadline: default_deadline(),
+            tls: names_only(&tls),
+            nodes: self.nodes(),
+        };
+        if !self.client_config().exists() {
+            write_file(&self.client_config(), &client.to_toml(), 0o644)?;
+        }
+        Ok(())
+    }
+
+    fn complete_node(&self, id: u64, ca: &DevCa, wish: &Wish) -> anyhow::Result<()> {
+        let tls = self.tls_files(&format!("node{id}"));
+        self.certify(&tls, || ca.issue_node(id))?;
+        let path = self.node_config(id);
+        if !path.exists() {
+            let config = ServerConfig {
+                cluster_id: self.marker.cluster_id.clone(),
+                node_id: id,
+                listen: None,
+                data_dir: format!("node{id}").into(),
+                storage: StorageKind::default(),
+                max_raft_state: wish.max_raft_state.unwrap_or(default_max_raft_state()),
+                limits: Default::default(),
+                timeouts: Default::default(),
+                sessions: Default::default(),
+                tls: names_only(&tls),
+                nodes: self.nodes(),
+            };
+            write_file(&path, &config.to_toml(), 0o644)?;
+        } else if let Some(size) = wish.max_raft_state {
+            set_max_raft_state(&path, size)?;
+        }
+        // Now rather than by the node, so that a mistake in the file is told here and once.
+        ServerConfig::read(&path)?;
+        Ok(())
+    }
+
+    fn certificate_authority(&self) -> anyhow::Result<DevCa> {
+        let (cert, key) = (self.dir.join("ca.pem"), self.dir.join("ca.key"));
+        let cluster_id = &self.marker.cluster_id;
+        if cert.exists() && key.exists() {
+            return Ok(DevCa::from_pem(cluster_id, &fs::read(&cert)?, &fs::read(&key)?)?);
+        }
+        let ca = DevCa::create(cluster_id)?;
+        write_file(&key, &ca.key_pem(), 0o600)?;
+        write_file(&cert, ca.cert_pem(), 0o644)?;
+        // What an earlier CA issued is of no use under the new one.
+        let names = self.nodes().into_iter().map(|node| format!("node{}", node.id));
+        for name in names.chain(["client".to_owned()]) {
+            remove(&self.tls_files(&name).cert)?;
+        }
+        Ok(ca)
+    }
+
+    fn certify<E: std::error::Error + Send + Sync + 'static>(
+        &self,
+        tls: &TlsFiles,
+        issue: impl FnOnce() -> Result<TlsConfig, E>,
+    ) -> anyhow::Result<()> {
+        if tls.cert.exists() && tls.key.exists() {
+            return Ok(());
+        }
+        let issued = issue()?;
+        write_file(&tls.key, &issued.key_pem, 0o600)?;
+        write_file(&tls.cert, &issued.cert_pem, 0o644)
+    }
+
+    fn tls_files(&self, name: &str) -> TlsFiles {
+        TlsFiles {
+            ca: self.dir.join("ca.pem"),
+            cert: self.dir.join(format!("{name}.pem")),
+            key: self.dir.join(format!("{name}.key")),
+        }
+    }
+}
+
+impl Marker {
+    fn addresses(&self) -> Vec<NodeAddress> {
+        let port = |id: u64| u64::from(self.base_port) + id;
+        (1..=self.nodes)
+            .map(|id| NodeAddress { id, address: format!("127.0.0.1:{}", port(id)) })
+            .collect()
+    }
+}
+
+pub(crate) fn socket(dir: &Path) -> PathBuf {
+    dir.join(SOCKET)
+}
+
+pub(crate) fn node_config(dir: &Path, id: u64) -> PathBuf {
+    dir.join(format!("node{id}.toml"))
+}
+
+/// The marker; `None` if there is none.
+fn read_marker(dir: &Path) -> anyhow::Result<Option<Marker>> {
+    let path = dir.join(MARKER);
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| path.display().to_string()),
+    };
+    let marker: Marker = toml::from_str(&text)
+        .with_context(|| format!("{} is not what `kv dev` writes", path.display()))?;
+    ensure!(
+        marker.format == FORMAT && (1..=9).contains(&marker.nodes),
+        "{} was written by another version of `kv dev`: use that one, or another directory",
+        path.display()
+    );
+    Ok(Some(marker))
+}
+
+fn ensure_empty(dir: &Path) -> anyhow::Result<()> {
+    let mut entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("cannot use {}", dir.display())),
+    };
+    // A lock file alone is left by a start that was refused.
+    if let Some(Ok(entry)) = entries.find(|entry| !matches!(entry, Ok(e) if e.file_name() == LOCK)) {
+        bail!(
+            "{} holds {} and was not made by `kv dev`: name another directory with --dir",
+            dir.display(),
+            entry.file_name().display()
+        );
+    }
+    Ok(())
+}
+
+fn take_lock(dir: &Path) -> anyhow::Result<File> {
+    let path = dir.join(LOCK);
+    let lock = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .with_context(|| path.display().to_string())?;
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(lock),
+        Err(rustix::io::Errno::WOULDBLOCK) => bail!(
+            "another `kv dev` runs on {}: stop it with Ctrl-C, or name another directory with --dir",
+            dir.display()
+        ),
+        Err(error) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+    }
+}
+
+/// What the cluster is to be: what the directory says, which the wish must not contradict.
+fn agree(dir: &Path, kept: Option<Marker>, wish: &Wish) -> anyhow::Result<Marker> {
+    let Some(kept) = kept else {
+        let nodes = wish.nodes.unwrap_or(NODES_DEFAULT);
+        let base_port = wish.base_port.unwrap_or(BASE_PORT_DEFAULT);
+        ensure!(
+            u64::from(base_port) + nodes <= u64::from(u16::MAX),
+            "--base-port {base_port}: {nodes} nodes do not fit below port 65536"
+        );
+        // A name of its own, so that two clusters that get to the same ports refuse each other.
+        let cluster_id = format!("dev-{:08x}", rand::random::<u32>());
+        return Ok(Marker { format: FORMAT, cluster_id, nodes, base_port });
+    };
+    let name = dir.display();
+    if let Some(nodes) = wish.nodes.filter(|nodes| *nodes != kept.nodes) {
+        bail!(
+            "--nodes {nodes}: the cluster in {name} has {} nodes; leave the flag out to carry on with \
+             it, name another --dir, or start anew with --clean",
+            kept.nodes
+        );
+    }
+    if let Some(port) = wish.base_port.filter(|port| *port != kept.base_port) {
+        bail!(
+            "--base-port {port}: the cluster in {name} has {}; leave the flag out to carry on with it, \
+             name another --dir, or start anew with --clean",
+            kept.base_port
+        );
+    }
+    Ok(kept)
+}
+
+fn check_ports(marker: &Marker) -> anyhow::Result<()> {
+    for NodeAddress { id, address } in marker.addresses() {
+        UdpSocket::bind(&address).with_context(|| {
+            format!(
+                "node {id} cannot have UDP {address}: stop what uses it (another cluster, or a node \
+                 that is still stopping?), or use a --base-port and --dir of its own"
+            )
+        })?;
+    }
+    Ok(())
+}
+
+/// Deletes what `kv dev` made, by name, and nothing else. The marker goes last: until then the
+/// directory is known to be ours.
+fn wipe(dir: &Path, marker: &Marker) -> anyhow::Result<()> {
+    for NodeAddress { id, .. } in marker.addresses() {
+        let data = dir.join(format!("node{id}"));
+        match fs::remove_dir_all(&data) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot delete {}", data.display()));
+            }
+            _ => {}
+        }
+        for end in ["toml", "pem", "key", "log", "log.old"] {
+            remove(&dir.join(format!("node{id}.{end}")))?;
+        }
+    }
+    for name in ["ca.pem", "ca.key", "client.toml", "client.pem", "client.key", SOCKET, MARKER] {
+        remove(&dir.join(name))?;
+    }
+    Ok(())
+}
+
+fn remove(path: &Path) -> anyhow::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot delete {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes a file whole or not at all.
+fn write_file(path: &Path, content: impl AsRef<[u8]>, mode: u32) -> anyhow::Result<()> {
+    let written = || -> io::Result<()> {
+        let draft = path.with_added_extension("tmp");
+        let mut options = OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(mode).open(&draft)?;
+        file.write_all(content.as_ref())?;
+        file.sync_all()?;
+        fs::rename(&draft, path)
+    };
+    written().with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Changes this one setting and leaves the others as the user has them.
+fn set_max_raft_state(path: &Path, size: ByteSize) -> anyhow::Result<()> {
+    let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let mut settings: toml::Table =
+        toml::from_str(&text).with_context(|| path.display().to_string())?;
+    settings.insert("max_raft_state".to_owned(), size.to_string().into());
+    write_file(path, toml::to_string(&settings)?, 0o644)
+}
+
+fn set_aside_long_log(path: &Path) -> anyhow::Result<()> {
+    if fs::metadata(path).is_ok_and(|file| file.len() > LOG_BYTES_MAX) {
+        fs::rename(path, path.with_added_extension("old"))
+            .with_context(|| format!("cannot set aside {}", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Paths in the files are relative to the directory, so that it can be moved.
+fn names_only(tls: &TlsFiles) -> TlsFiles {
+    let name = |path: &Path| PathBuf::from(path.file_name().expect("made by joining a name"));
+    TlsFiles { ca: name(&tls.ca), cert: name(&tls.cert), key: name(&tls.key) }
+}
+
+#[cfg(test)]
+#[path = "layout_tests.rs"]
+mod tests;

@@ -1,0 +1,120 @@
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+
+/// A directory and a range of ports that is free at this moment.
+fn setting() -> (tempfile::TempDir, PathBuf, Wish) {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("data");
+    let base_port = (0..)
+        .map(|_| UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port())
+        .find(|port| *port < 60_000)
+        .unwrap();
+    (root, dir, Wish { base_port: Some(base_port), ..Wish::default() })
+}
+
+fn refusal(dir: &Path, wish: &Wish) -> String {
+    format!("{:#}", Layout::open(dir, wish).unwrap_err())
+}
+
+#[test]
+fn everything_is_made_once_and_used_again() {
+    let (_root, dir, wish) = setting();
+    let layout = Layout::open(&dir, &wish).unwrap();
+    let (cluster, ca) = (layout.cluster_id().to_owned(), fs::read(dir.join("ca.pem")).unwrap());
+    let node = ServerConfig::read(layout.node_config(2)).unwrap();
+    assert_eq!((node.node_id, node.data_dir), (2, dir.join("node2")));
+    let client = ClientConfig::read(layout.client_config()).unwrap();
+    assert_eq!((client.nodes.len(), client.tls.key), (3, dir.join("client.key")));
+    for key in ["ca.key", "node1.key", "client.key"] {
+        let mode = fs::metadata(dir.join(key)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{key}");
+    }
+    drop(layout);
+
+    fs::remove_file(dir.join("node3.pem")).unwrap();
+    let again = Layout::open(&dir, &Wish::default()).unwrap();
+    assert_eq!(again.cluster_id(), cluster);
+    assert_eq!(fs::read(dir.join("ca.pem")).unwrap(), ca);
+    assert!(dir.join("node3.pem").exists(), "what was missing is made again");
+}
+
+#[test]
+fn a_contradiction_is_an_error_that_says_so() {
+    let (_root, dir, wish) = setting();
+    drop(Layout::open(&dir, &wish).unwrap());
+    let more = Wish { nodes: Some(5), ..Wish::default() };
+    assert!(refusal(&dir, &more).contains("has 3 nodes"));
+    let elsewhere = Wish { base_port: Some(1), ..Wish::default() };
+    assert!(refusal(&dir, &elsewhere).contains("--base-port 1"));
+    let high = Wish { base_port: Some(65_534), clean: true, ..Wish::default() };
+    assert!(refusal(&dir, &high).contains("do not fit"));
+}
+
+#[test]
+fn max_raft_state_may_change_and_other_settings_stay() {
+    let (_root, dir, wish) = setting();
+    let layout = Layout::open(&dir, &wish).unwrap();
+    let path = layout.node_config(1);
+    drop(layout);
+    let edited = fs::read_to_string(&path).unwrap().replace("300ms", "900ms");
+    fs::write(&path, edited).unwrap();
+    let small = Wish { max_raft_state: Some(ByteSize(1 << 20)), ..Wish::default() };
+    drop(Layout::open(&dir, &small).unwrap());
+    let config = ServerConfig::read(&path).unwrap();
+    assert_eq!(config.max_raft_state, ByteSize(1 << 20));
+    assert_eq!(config.timeouts.election.as_millis(), 900);
+}
+
+#[test]
+fn a_mistake_in_a_node_file_is_told() {
+    let (_root, dir, wish) = setting();
+    let path = Layout::open(&dir, &wish).unwrap().node_config(1);
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, format!("max_raft_sate = \"1MiB\"\n{text}")).unwrap();
+    assert!(refusal(&dir, &Wish::default()).contains("max_raft_sate"));
+}
+
+#[test]
+fn one_supervisor_at_a_time() {
+    let (_root, dir, wish) = setting();
+    let held = Layout::open(&dir, &wish).unwrap();
+    assert!(refusal(&dir, &wish).contains("another `kv dev` runs"));
+    drop(held);
+    Layout::open(&dir, &wish).unwrap();
+}
+
+#[test]
+fn a_taken_port_is_named() {
+    let (_root, dir, wish) = setting();
+    let _taken = UdpSocket::bind(("127.0.0.1", wish.base_port.unwrap() + 2)).unwrap();
+    let text = refusal(&dir, &wish);
+    assert!(text.contains("node 2 cannot have UDP"), "{text}");
+    assert!(!dir.join(MARKER).exists(), "nothing was made");
+    assert!(refusal(&dir, &wish).contains("node 2"), "and the directory is still usable");
+}
+
+#[test]
+fn clean_starts_anew_and_deletes_only_its_own() {
+    let (_root, dir, wish) = setting();
+    let cluster = Layout::open(&dir, &wish).unwrap().cluster_id().to_owned();
+    fs::create_dir_all(dir.join("node1/log")).unwrap();
+    fs::write(dir.join("notes.txt"), "mine").unwrap();
+    let clean = Wish { clean: true, nodes: Some(5), base_port: wish.base_port, max_raft_state: None };
+    let layout = Layout::open(&dir, &clean).unwrap();
+    assert_ne!(layout.cluster_id(), cluster);
+    assert_eq!(layout.nodes().len(), 5);
+    assert!(!dir.join("node1/log").exists());
+    assert!(dir.join("notes.txt").exists());
+}
+
+#[test]
+fn somebody_elses_directory_is_left_alone() {
+    let (_root, dir, wish) = setting();
+    fs::create_dir_all(dir.join("node1")).unwrap();
+    for clean in [false, true] {
+        let wish = Wish { clean, base_port: wish.base_port, ..Wish::default() };
+        assert!(refusal(&dir, &wish).contains("was not made by `kv dev`"));
+    }
+    assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
+}

@@ -1,0 +1,83 @@
+//! How a command ends, told to a script by the exit code and to a person by one line.
+//!
+//! The code answers the one question that matters after a failure: may it have happened? Everything
+//! that goes wrong before a request leaves (a bad flag, a missing file) surely had no effect, so
+//! usage and configuration errors share code 2 with it.
+
+use std::process::ExitCode;
+
+use kv_service::client::{ClientError, Outcome};
+
+/// The exit codes of every command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// 0: done.
+    Done,
+    /// 1: executed, and the key was not there or the condition did not hold.
+    ConditionFailed,
+    /// 2: surely not executed.
+    NotExecuted,
+    /// 3: may have been executed.
+    Unknown,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(exit.code())
+    }
+}
+
+impl From<Outcome> for Exit {
+    fn from(outcome: Outcome) -> Exit {
+        match outcome {
+            Outcome::NotExecuted => Exit::NotExecuted,
+            Outcome::Unknown => Exit::Unknown,
+        }
+    }
+}
+
+impl Exit {
+    fn code(self) -> u8 {
+        match self {
+            Exit::Done => 0,
+            Exit::ConditionFailed => 1,
+            Exit::NotExecuted => 2,
+            Exit::Unknown => 3,
+        }
+    }
+
+    /// What an error that ended a command amounts to. A reader of our output that went away (`| head`)
+    /// has what it wanted.
+    pub(crate) fn of(error: &anyhow::Error) -> Exit {
+        let broken_pipe = error.chain().any(|cause| {
+            let io = cause.downcast_ref::<std::io::Error>();
+            io.is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
+        });
+        if broken_pipe {
+            return Exit::Done;
+        }
+        error.downcast_ref::<ClientError>().map_or(Exit::NotExecuted, |error| error.outcome.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kv_service::client::Reason;
+
+    use super::*;
+
+    #[test]
+    fn the_code_tells_whether_it_may_have_happened() {
+        let failed = |outcome| anyhow::Error::new(ClientError { outcome, reason: Reason::Closed });
+        assert_eq!(Exit::of(&failed(Outcome::NotExecuted)).code(), 2);
+        assert_eq!(Exit::of(&failed(Outcome::Unknown)).code(), 3);
+        assert_eq!(Exit::of(&failed(Outcome::Unknown).context("put")).code(), 3);
+        assert_eq!(Exit::of(&anyhow::anyhow!("no such file")).code(), 2);
+    }
+
+    #[test]
+    fn a_reader_that_left_is_no_failure() {
+        let left = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        assert_eq!(Exit::of(&anyhow::Error::new(left).context("scan")), Exit::Done);
+    }
+}

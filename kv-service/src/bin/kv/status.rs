@@ -1,0 +1,175 @@
+//! `kv status`: how every node is, or why it does not say.
+//!
+//! All nodes are asked at the same time, each by itself, so that one that hangs delays nobody.
+
+use std::path::Path;
+use std::time::Duration;
+
+use kv_service::client::Client;
+use kv_service::config::NodeAddress;
+use kv_service::protocol::NodeStatus;
+use serde::Serialize;
+use tokio::task::JoinSet;
+
+use crate::args::StatusArgs;
+use crate::exit::Exit;
+use crate::{connect, output};
+
+/// One node as seen from here; what is not known is null.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct NodeReport {
+    pub(crate) id: u64,
+    pub(crate) address: String,
+    pub(crate) pid: Option<u32>,
+    pub(crate) reachable: bool,
+    pub(crate) role: Option<String>,
+    pub(crate) term: Option<u64>,
+    pub(crate) leader_id: Option<u64>,
+    pub(crate) commit_index: Option<u64>,
+    pub(crate) last_applied: Option<u64>,
+    pub(crate) log_bytes: Option<u64>,
+    pub(crate) snapshot_index: Option<u64>,
+    pub(crate) error: Option<String>,
+}
+
+#[derive(Serialize)]
+struct ClusterReport {
+    nodes: Vec<NodeReport>,
+}
+
+pub(crate) async fn run(config: Option<&Path>, args: StatusArgs) -> anyhow::Result<Exit> {
+    let config = connect::client_config(config, Some(args.deadline))?;
+    let client = Client::connect(&config)?;
+    let nodes = gather(&client, &config.nodes).await;
+    let any = nodes.iter().any(|node| node.reachable);
+    if args.json {
+        output::json(&ClusterReport { nodes })?;
+    } else {
+        output::line(for_people(&nodes).as_bytes())?;
+    }
+    if !any {
+        eprintln!("kv: no node of cluster {} can be reached", config.cluster_id);
+        return Ok(Exit::NotExecuted);
+    }
+    Ok(Exit::Done)
+}
+
+/// Asks each of the nodes; in their order, and within the client's deadline.
+pub(crate) async fn gather(client: &Client, nodes: &[NodeAddress]) -> Vec<NodeReport> {
+    let mut asked = JoinSet::new();
+    for NodeAddress { id, address } in nodes.iter().cloned() {
+        let client = client.clone();
+        asked.spawn(async move {
+            match client.status(id).await {
+                Ok(status) => NodeReport::reachable(address, status),
+                Err(error) => NodeReport::unreachable(id, address, error.reason.to_string()),
+            }
+        });
+    }
+    let mut reports = asked.join_all().await;
+    let place = |id| nodes.iter().position(|node| node.id == id);
+    reports.sort_by_key(|report| place(report.id));
+    reports
+}
+
+/// As [`gather`], with a deadline of its own.
+pub(crate) async fn gather_within(
+    client: &Client,
+    nodes: &[NodeAddress],
+    deadline: Duration,
+) -> Vec<NodeReport> {
+    gather(&client.with_deadline(deadline), nodes).await
+}
+
+impl NodeReport {
+    fn reachable(address: String, status: NodeStatus) -> Self {
+        Self {
+            id: status.id,
+            address,
+            pid: Some(status.pid),
+            reachable: true,
+            role: Some(status.role),
+            term: Some(status.term),
+            leader_id: status.leader_id,
+            commit_index: Some(status.commit_index),
+            last_applied: Some(status.last_applied),
+            log_bytes: Some(status.log_bytes),
+            snapshot_index: Some(status.snapshot_index),
+            error: None,
+        }
+    }
+
+    fn unreachable(id: u64, address: String, error: String) -> Self {
+        Self {
+            id,
+            address,
+            pid: None,
+            reachable: false,
+            role: None,
+            term: None,
+            leader_id: None,
+            commit_index: None,
+            last_applied: None,
+            log_bytes: None,
+            snapshot_index: None,
+            error: Some(error),
+        }
+    }
+
+    pub(crate) fn leads(&self) -> bool {
+        self.role.as_deref() == Some("leader")
+    }
+}
+
+fn for_people(nodes: &[NodeReport]) -> String {
+    let head = [
+        "node", "address", "pid", "role", "term", "leader", "commit", "applied", "log bytes",
+        "snapshot",
+    ];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    let number = |number: Option<u64>| number.map_or("-".to_owned(), |number| number.to_string());
+    for node in nodes {
+        rows.push(vec![
+            node.id.to_string(),
+            node.address.clone(),
+            number(node.pid.map(u64::from)),
+            node.role.clone().unwrap_or_else(|| "unreachable".to_owned()),
+            number(node.term),
+            number(node.leader_id),
+            number(node.commit_index),
+            number(node.last_applied),
+            number(node.log_bytes),
+            number(node.snapshot_index),
+        ]);
+    }
+    let mut text = output::table(&rows);
+    for node in nodes {
+        if let Some(error) = &node.error {
+            text.push_str(&format!("\nnode {}: {error}", node.id));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_known_is_null_and_nothing_is_left_out() {
+        let down = NodeReport::unreachable(2, "127.0.0.1:7402".into(), "timed out".into());
+        let expected = concat!(
+            r#"{"nodes":[{"id":2,"address":"127.0.0.1:7402","pid":null,"reachable":false,"#,
+            r#""role":null,"term":null,"leader_id":null,"commit_index":null,"last_applied":null,"#,
+            r#""log_bytes":null,"snapshot_index":null,"error":"timed out"}]}"#
+        );
+        assert_eq!(output::json_text(&ClusterReport { nodes: vec![down] }), expected);
+    }
+
+    #[test]
+    fn people_read_why_a_node_is_silent() {
+        let text =
+            for_people(&[NodeReport::unreachable(2, "127.0.0.1:7402".into(), "timed out".into())]);
+        assert!(text.contains("unreachable") && text.ends_with("node 2: timed out"), "{text}");
+    }
+}
