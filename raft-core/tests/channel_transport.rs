@@ -51,6 +51,8 @@ async fn keeps_the_contract_at_once() {
 #[tokio::test(start_paused = true)]
 async fn keeps_the_contract_with_delays() {
     contract::all(async || InProcess::with(slow())).await;
+    let even = Duration::from_millis(3);
+    contract::all(async || InProcess::with(LinkFaults::none().delaying(even, even))).await;
 }
 
 #[tokio::test(start_paused = true)]
