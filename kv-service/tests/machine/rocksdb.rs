@@ -248,7 +248,8 @@ fn what_is_not_ours_is_refused() {
     let directory = TempDir::new().unwrap();
     drop(open_at(directory.path()));
     std::fs::write(directory.path().join("current"), "kv-state 1\ngeneration 5\n").unwrap();
-    assert!(refusal(directory.path()).contains("opening the state"));
+    assert!(refusal(directory.path()).contains("is not there"));
+    assert_eq!(generations(directory.path()).len(), 1, "nothing was removed");
 }
 
 #[test]
