@@ -128,8 +128,8 @@ impl Engine for RocksEngine {
                 None => batch.delete(format::record_key(&key)),
             }
         }
-        for id in sessions.changed() {
-            match sessions.get(id) {
+        for (id, session) in sessions.changes() {
+            match session {
                 Some(session) => scratch.put_session(&mut batch, id, session),
                 None => batch.delete(format::session_key(id)),
             }
