@@ -24,7 +24,7 @@ use crate::tls::{ALPN_KV, ALPN_RAFT, Identity};
 /// as may be connected.
 pub(crate) async fn accept_all(shared: Arc<Shared>, clients: mpsc::Sender<ClientConnection>) {
     let mut handshakes = JoinSet::new();
-    while let Some(incoming) = shared.endpoint.accept().await {
+    while let Some(incoming) = shared.opened.endpoint.accept().await {
         while handshakes.try_join_next().is_some() {}
         if handshakes.len() >= HANDSHAKES_MAX {
             incoming.refuse();

@@ -11,6 +11,7 @@ mod link;
 mod mailbox;
 mod peer;
 mod shared;
+mod socket;
 mod tls;
 mod transport;
 mod wire;
