@@ -5,6 +5,9 @@ pub(crate) mod frame;
 pub(crate) mod hello;
 pub(crate) mod message;
 
+#[cfg(test)]
+mod tests;
+
 /// Why bytes from the network are refused. The text closes the connection, and the operator at either
 /// end reads it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
