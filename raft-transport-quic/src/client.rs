@@ -51,8 +51,7 @@ impl ClientConnection {
 
     /// Waits until the node has greeted us.
     async fn greeted(connection: Connection) -> Result<Self, String> {
-        let mut greeting =
-            connection.accept_uni().await.map_err(|error| describe(&error))?;
+        let mut greeting = connection.accept_uni().await.map_err(|error| describe(&error))?;
         match greeting.read_to_end(GREETING.len()).await {
             Ok(said) if said == GREETING => Ok(Self { connection, _place: None }),
             Ok(_) => Err("the node greets in a way we do not know; use equal versions".into()),

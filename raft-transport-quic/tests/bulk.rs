@@ -1,5 +1,7 @@
 //! Bulk streams beside messages, and their bounds. Their contract is in `contract.rs`.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod common;
 
 use bytes::Bytes;
@@ -13,7 +15,8 @@ async fn streams_that_nobody_reads_hold_up_no_message() {
     for _ in 0..8 {
         let mut stream = nodes[0].transport.open_bulk(2).await.unwrap();
         let frame = Bytes::from(vec![1; BULK_FRAME_BYTES_MAX]);
-        writers.push(tokio::spawn(async move { while stream.send(frame.clone()).await.is_ok() {} }));
+        writers
+            .push(tokio::spawn(async move { while stream.send(frame.clone()).await.is_ok() {} }));
     }
     let mut unread = Vec::new();
     for _ in 0..8 {

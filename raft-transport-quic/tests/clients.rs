@@ -1,5 +1,7 @@
 //! The client protocol's connections.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod common;
 
 use common::{Node, addresses, config, control};

@@ -1,5 +1,7 @@
 //! QUIC keeps the contract of the port, on one thread and on several.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod common;
 
 use std::collections::{BTreeMap, HashMap};

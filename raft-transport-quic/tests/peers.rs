@@ -1,5 +1,7 @@
 //! Peers that know each other: order, classes, overload, restarts.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod common;
 
 use std::time::Duration;
@@ -62,9 +64,10 @@ async fn control_overtakes_appends_of_megabytes() {
     let place = seen.iter().position(|(_, message)| *message == control(1)).unwrap();
     assert!(place < APPENDS as usize / 2, "control came behind {place} appends");
     let log = seen.iter().filter(|(_, message)| message.class() == Class::Log);
-    assert!(log.map(|(_, message)| message).eq(&(0..APPENDS)
-        .map(|number| append(number, &[1 << 20]))
-        .collect::<Vec<_>>()));
+    assert!(
+        log.map(|(_, message)| message)
+            .eq(&(0..APPENDS).map(|number| append(number, &[1 << 20])).collect::<Vec<_>>())
+    );
 }
 
 #[tokio::test]

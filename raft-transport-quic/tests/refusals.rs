@@ -1,5 +1,7 @@
 //! Whoever has no business here is told why, the operator can read it, and nobody else notices.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod common;
 
 use std::net::{SocketAddr, UdpSocket};
@@ -108,16 +110,25 @@ async fn whoever_does_not_fit_the_protocol_is_refused() {
         ("a node that should be dialled", Some(node(3)), "raft/1", "dials node 3"),
         ("ourselves", Some(node(2)), "raft/1", "not among the peers"),
         ("a node of another cluster", other_cluster.issue_node(1).ok(), "raft/1", "cluster `test`"),
-        ("a client of another cluster", other_cluster.issue_client("x").ok(), "kv/1", "cluster `test`"),
+        (
+            "a client of another cluster",
+            other_cluster.issue_client("x").ok(),
+            "kv/1",
+            "cluster `test`",
+        ),
         ("a node of another CA", stranger.issue_node(1).ok(), "raft/1", "invalid peer certificate"),
-        ("a client of another CA", stranger.issue_client("x").ok(), "kv/1", "invalid peer certificate"),
+        (
+            "a client of another CA",
+            stranger.issue_client("x").ok(),
+            "kv/1",
+            "invalid peer certificate",
+        ),
         ("nobody", None, "kv/1", "certificate"),
         ("another protocol", Some(client.clone()), "raft/2", "application protocol"),
         ("a node of another protocol", Some(node(1)), "h3", "application protocol"),
     ];
     for (who, tls, alpn, text) in cases {
-        let dialled =
-            Stranger::dial(pair.address(), tls.as_ref(), &client, alpn.as_bytes()).await;
+        let dialled = Stranger::dial(pair.address(), tls.as_ref(), &client, alpn.as_bytes()).await;
         let reason = match dialled {
             Ok(stranger) => stranger.closed().await,
             Err(reason) => reason,

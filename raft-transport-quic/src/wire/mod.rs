@@ -12,7 +12,9 @@ mod tests;
 /// end reads it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum WireError {
-    #[error("a frame of {claimed} bytes where 1 to {max} are allowed; run equal versions and limits")]
+    #[error(
+        "a frame of {claimed} bytes where 1 to {max} are allowed; run equal versions and limits"
+    )]
     FrameLength { claimed: usize, max: usize },
     #[error("undecodable {what}: {reason}; run equal versions")]
     Undecodable { what: &'static str, reason: String },

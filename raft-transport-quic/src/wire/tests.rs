@@ -312,10 +312,7 @@ fn message() -> impl Strategy<Value = Message> {
             .prop_map(|(id, read_index)| Body::ReadIndexAnswer { id, read_index }),
         Just(Body::TimeoutNow),
     ];
-    prop_oneof![
-        (n(), body).prop_map(|(term, body)| Message::new(term, body)),
-        any_append(),
-    ]
+    prop_oneof![(n(), body).prop_map(|(term, body)| Message::new(term, body)), any_append(),]
 }
 
 proptest! {
