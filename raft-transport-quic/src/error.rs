@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use quinn::{ConnectionError, VarInt};
+use quinn::{ConnectionError, TransportErrorCode, VarInt};
 
 /// Why the transport or a client cannot do what was asked. Every message says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +79,11 @@ pub(crate) fn describe(error: &ConnectionError) -> String {
             } else {
                 format!("refused by the other side: {reason}")
             }
+        }
+        ConnectionError::ConnectionClosed(close)
+            if close.error_code == TransportErrorCode::CONNECTION_REFUSED =>
+        {
+            "refused by the other side: it is stopping, or overwhelmed by handshakes".to_owned()
         }
         ConnectionError::ConnectionClosed(close) => {
             let reason = String::from_utf8_lossy(&close.reason);

@@ -62,11 +62,7 @@ impl Link {
         })
     }
 
-    async fn greet(
-        shared: &Shared,
-        connection: &Connection,
-        peer: NodeId,
-    ) -> Result<Self, String> {
+    async fn greet(shared: &Shared, connection: &Connection, peer: NodeId) -> Result<Self, String> {
         let broken = |error: quinn::ConnectionError| describe(&error);
         let mut outgoing = Vec::new();
         for class in Class::ALL {

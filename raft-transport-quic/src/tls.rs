@@ -157,9 +157,7 @@ fn certificates(pem: &[u8], what: &str) -> Result<Vec<CertificateDer<'static>>, 
 }
 
 fn unusable(error: rustls::Error) -> QuicError {
-    QuicError::Tls(format!(
-        "certificate and key cannot be used: {error}; do they belong together?"
-    ))
+    QuicError::Tls(format!("certificate and key cannot be used: {error}; do they belong together?"))
 }
 
 /// ring, with the cheapest suite first: AES-128 saves some percent of the CPU of bulk traffic.
