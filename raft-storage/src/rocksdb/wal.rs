@@ -87,7 +87,8 @@ fn scan_file(content: &[u8], number: u64, scan: &mut Scan, gap: &mut bool) {
         let fragment = Fragment::parse(&content[at..block_end], number, in_order);
         let Some(fragment) = fragment else {
             // The rest of a block too small for a header is padding; all else ends what replay reads.
-            let padding = block_end % BLOCK_BYTES == 0 && block_end - at < REUSABLE_HEADER_BYTES;
+            let padding =
+                block_end.is_multiple_of(BLOCK_BYTES) && block_end - at < REUSABLE_HEADER_BYTES;
             if padding {
                 at = block_end;
             } else {
