@@ -103,7 +103,11 @@ fn run(seed: u64) {
     if std::env::var("SMOKE_STATS").is_ok() {
         let terms = cluster.up().into_iter().map(|id| cluster.raft(id).term()).max();
         let starts = cluster.up().into_iter().map(|id| cluster.raft(id).log_start_index()).max();
-        eprintln!("{seed}: committed {} terms {terms:?} start {starts:?} {:?}", cluster.oracle.committed_index(), cluster.stats);
+        eprintln!(
+            "{seed}: committed {} terms {terms:?} start {starts:?} {:?}",
+            cluster.oracle.committed_index(),
+            cluster.stats
+        );
     }
     converge(&mut cluster);
 }

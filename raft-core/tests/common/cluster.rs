@@ -386,6 +386,18 @@ impl Cluster {
         }
     }
 
+    /// Takes what a node has sent out of the network, to be looked at instead of delivered.
+    pub fn sent_by(&mut self, id: NodeId) -> Vec<(NodeId, Message)> {
+        let (sent, others) = self.flying.drain(..).partition(|envelope| envelope.from == id);
+        self.flying = others;
+        let sent: VecDeque<Envelope> = sent;
+        let message = |Envelope { to, parcel, .. }: Envelope| match parcel {
+            Parcel::Message(message) => Some((to, message)),
+            Parcel::Snapshot { .. } => None,
+        };
+        sent.into_iter().filter_map(message).collect()
+    }
+
     /// Delivers until nothing flies any more.
     pub fn settle(&mut self) {
         for _ in 0..100_000 {
@@ -426,6 +438,15 @@ impl Cluster {
         assert_eq!(self.role(id), RoleKind::Leader, "node {id} was not elected");
     }
 
+    /// Makes another node the leader, by a transfer.
+    pub fn elect_again(&mut self, id: NodeId) {
+        let leader = self.leader().expect("a leader");
+        let told = self.with(leader, |raft, now| raft.transfer_leadership(now, Some(id)));
+        told.expect("another voter");
+        self.settle();
+        assert_eq!(self.role(id), RoleKind::Leader, "node {id} did not take over");
+    }
+
     // What nodes want.
 
     fn carry_out(&mut self, id: NodeId) {
@@ -457,7 +478,7 @@ impl Cluster {
             let leader = change.leader.map_or(String::new(), |leader| format!(" of {leader}"));
             self.tell(|| format!("{id} is {}{leader} in t{}", change.role.name(), change.term));
             if change.role == RoleKind::Leader {
-            *self.stats.entry("leaders").or_default() += 1;
+                *self.stats.entry("leaders").or_default() += 1;
                 let log = &self.nodes[&id].log;
                 self.oracle.on_leader(id, change.term, log);
             }
@@ -475,7 +496,10 @@ impl Cluster {
             self.restore(id, &meta);
         }
         for state in &read_states {
-            *self.stats.entry(if state.read_index.is_some() {"reads"} else {"reads failed"}).or_default() += 1;
+            *self
+                .stats
+                .entry(if state.read_index.is_some() { "reads" } else { "reads failed" })
+                .or_default() += 1;
             self.oracle.on_read_answered(id, state.id, state.read_index);
             let index = state.read_index.map_or("failed".to_owned(), |index| index.to_string());
             self.tell(|| format!("{id} read {}: {index}", state.id));
@@ -501,7 +525,9 @@ impl Cluster {
         let node = self.nodes.get_mut(&id).expect("a node of this cluster");
         node.writing.push_back(persist.clone());
         node.log.write(&persist.batch);
-        if persist.batch.truncate_from.is_some() {*self.stats.entry("truncations").or_default() += 1;}
+        if persist.batch.truncate_from.is_some() {
+            *self.stats.entry("truncations").or_default() += 1;
+        }
         if let Some(first) = persist.batch.entries.first() {
             let term = node.log.term_at(first.index - 1).expect("entries follow the log");
             let previous = Position::new(term, first.index - 1);
@@ -544,7 +570,11 @@ impl Cluster {
         *self.stats.entry("restores").or_default() += 1;
         self.tell(|| format!("{id} restores {}", meta.position));
         let node = self.nodes.get_mut(&id).expect("a node of this cluster");
-        assert_eq!(node.disk.loaded.snapshot.as_ref(), Some(meta), "restored before it is published");
+        assert_eq!(
+            node.disk.loaded.snapshot.as_ref(),
+            Some(meta),
+            "restored before it is published"
+        );
         node.machine = node.disk.state.clone();
         for (entry, known) in node.machine.applied.iter().zip(self.oracle.committed()) {
             assert_eq!(entry, known, "state machine safety: a snapshot of something else");

@@ -34,11 +34,8 @@ pub struct Disk {
 impl Disk {
     /// A log of no-ops of these terms, from index 1, and a hard state without a vote.
     pub fn of_terms(terms: &[Term], term: Term) -> Self {
-        let entry = |(term, index): (&Term, Index)| Entry {
-            index,
-            term: *term,
-            payload: Payload::Noop,
-        };
+        let entry =
+            |(term, index): (&Term, Index)| Entry { index, term: *term, payload: Payload::Noop };
         let entries = terms.iter().zip(1..).map(entry).collect();
         let hard_state = HardState { term, ..HardState::default() };
         Self { loaded: Loaded { hard_state, entries, ..Loaded::default() }, ..Self::default() }

@@ -16,8 +16,8 @@ pub mod disk;
 pub mod oracle;
 pub mod random;
 pub mod render;
+pub mod say;
 
 pub use cluster::{Cluster, Parcel};
 pub use disk::{Disk, Machine};
 pub use random::Random;
-
