@@ -393,7 +393,8 @@ mod tests {
 
     #[test]
     fn config_may_stand_before_or_after_the_command() {
-        for line in ["kv --config c.toml get k", "kv get --config c.toml k", "kv get k --config c.toml"]
+        for line in
+            ["kv --config c.toml get k", "kv get --config c.toml k", "kv get k --config c.toml"]
         {
             assert_eq!(parse(line).unwrap().config, Some(PathBuf::from("c.toml")), "{line}");
         }

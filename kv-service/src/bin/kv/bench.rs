@@ -11,8 +11,8 @@ mod keys;
 mod report;
 
 use std::path::Path;
-use std::sync::Mutex;
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::bail;

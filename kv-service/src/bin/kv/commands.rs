@@ -68,6 +68,7 @@ struct Failed<'a> {
 pub(crate) async fn get(config: Option<&Path>, args: GetArgs) -> anyhow::Result<Exit> {
     let client = connect::client(config, args.client.deadline)?;
     let found = client.get_with(args.key.clone(), consistency(args.stale)).await;
+    connect::leave(&client).await;
     let record = told(found, "get", &args.client)?;
     if args.client.json {
         output::json(&Entry::new(&args.key, record.as_ref()))?;
@@ -115,8 +116,8 @@ async fn write(
     args: &ClientArgs,
 ) -> anyhow::Result<Exit> {
     let client = connect::client(config, args.deadline)?;
-    let answer = told(client.write(operation).await, op, args)?;
-    let WriteAnswer { revision, changed, version } = answer;
+    let written = client.write(operation).await;
+    let WriteAnswer { revision, changed, version } = told(written, op, args)?;
     if args.json {
         let key = output::text(&key);
         output::json(&Written { op, key, outcome: "ok", changed, revision, version })?;
@@ -155,6 +156,7 @@ pub(crate) async fn scan(config: Option<&Path>, args: ScanArgs) -> anyhow::Resul
             None => break,
         }
     }
+    connect::leave(&client).await;
     Ok(Exit::Done)
 }
 

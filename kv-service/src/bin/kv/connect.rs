@@ -13,6 +13,8 @@ const DEFAULT_FILE: &str = "./kv-data/client.toml";
 const ENVIRONMENT: &str = "KV_CONFIG";
 /// A goodbye is courtesy: nobody waits longer for it.
 const CLOSE_PATIENCE: Duration = Duration::from_millis(500);
+/// Long enough to send a packet, which is all that a client without a session has to do.
+const LEAVE_PATIENCE: Duration = Duration::from_millis(5);
 
 /// Reads the configuration of the cluster that is meant.
 pub(crate) fn client_config(
@@ -36,6 +38,12 @@ pub(crate) fn client(flag: Option<&Path>, deadline: Option<Duration>) -> anyhow:
 pub(crate) async fn close(client: &Client) {
     // If nobody listens, the session expires by itself.
     let _ = tokio::time::timeout(CLOSE_PATIENCE, client.close()).await;
+}
+
+/// As [`close`], of a client that has only asked questions: closes its connections, so that the nodes
+/// need not find out.
+pub(crate) async fn leave(client: &Client) {
+    let _ = tokio::time::timeout(LEAVE_PATIENCE, client.close()).await;
 }
 
 fn find(flag: Option<&Path>, environment: Option<PathBuf>) -> anyhow::Result<PathBuf> {

@@ -41,7 +41,7 @@ pub(crate) async fn run(config: Option<&Path>, args: DevArgs) -> anyhow::Result<
         max_raft_state: args.max_raft_state,
         clean: args.clean,
     };
-    let layout = Layout::open(&dir, &wish)?;
+    let layout = Layout::open(&dir, &wish).await?;
     supervise::run(layout).await
 }
 

@@ -30,7 +30,10 @@ pub(crate) async fn run(config: Option<&Path>, args: ServeArgs) -> anyhow::Resul
         }
     });
 
+    let (node_id, cluster_id) = (config.node_id, config.cluster_id.clone());
+    let listen = config.listen_address()?;
     let server = Server::start(config).await?;
+    tracing::info!("node {node_id} of cluster {cluster_id} serves at {listen}");
     let why = tokio::select! {
         stopped = server.stopped() => {
             stopped.context("the node has stopped")?;

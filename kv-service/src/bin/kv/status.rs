@@ -41,6 +41,7 @@ pub(crate) async fn run(config: Option<&Path>, args: StatusArgs) -> anyhow::Resu
     let config = connect::client_config(config, Some(args.deadline))?;
     let client = Client::connect(&config)?;
     let nodes = gather(&client, &config.nodes).await;
+    connect::leave(&client).await;
     let any = nodes.iter().any(|node| node.reachable);
     if args.json {
         output::json(&ClusterReport { nodes })?;
@@ -123,7 +124,15 @@ impl NodeReport {
 
 fn for_people(nodes: &[NodeReport]) -> String {
     let head = [
-        "node", "address", "pid", "role", "term", "leader", "commit", "applied", "log bytes",
+        "node",
+        "address",
+        "pid",
+        "role",
+        "term",
+        "leader",
+        "commit",
+        "applied",
+        "log bytes",
         "snapshot",
     ];
     let mut rows = vec![head.map(str::to_owned).to_vec()];

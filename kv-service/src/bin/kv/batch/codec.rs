@@ -90,7 +90,8 @@ pub(crate) fn parse(line: &[u8]) -> Result<Request, Refused> {
         );
         Refused { error, ..made_out(line) }
     })?;
-    let refuse = |error: String| Refused { op: Some(line.op.clone()), key: line.key.clone(), error };
+    let refuse =
+        |error: String| Refused { op: Some(line.op.clone()), key: line.key.clone(), error };
     let text = line.key.clone().ok_or_else(|| refuse("`key` is missing".to_owned()))?;
     let key = Bytes::from(text.clone());
     let value = || match &line.value {
@@ -166,7 +167,9 @@ impl Answer {
         match done {
             Ok(Done::Got(record)) => Answer {
                 value: record.as_ref().map(|record| output::text(&record.value)),
-                value_hex: record.as_ref().and_then(|record| output::hex_unless_text(&record.value)),
+                value_hex: record
+                    .as_ref()
+                    .and_then(|record| output::hex_unless_text(&record.value)),
                 revision: record.as_ref().map(|record| record.modify_revision),
                 ..blank("ok")
             },
@@ -270,12 +273,8 @@ mod tests {
 
     #[test]
     fn answers_have_every_field() {
-        let record = Record {
-            value: bytes("v"),
-            version: 1,
-            create_revision: 4,
-            modify_revision: 5,
-        };
+        let record =
+            Record { value: bytes("v"), version: 1, create_revision: 4, modify_revision: 5 };
         let got = Answer::new("get".into(), "k".into(), Ok(Done::Got(Some(record))), 1, 2);
         assert_eq!(
             got.to_line(),
@@ -290,7 +289,10 @@ mod tests {
         assert_eq!((cas.swapped, cas.revision), (Some(false), Some(9)));
         let error = ClientError { outcome: Outcome::Unknown, reason: Reason::Closed };
         let lost = Answer::new("put".into(), "k".into(), Err(error), 1, 2);
-        assert_eq!((lost.outcome, lost.error.as_deref()), ("unknown", Some("the client is closed")));
+        assert_eq!(
+            (lost.outcome, lost.error.as_deref()),
+            ("unknown", Some("the client is closed"))
+        );
     }
 
     /// Lines from noise to nearly right.

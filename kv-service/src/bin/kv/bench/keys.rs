@@ -54,7 +54,8 @@ impl Keys {
         let mark = Bytes::from(format!("{}/loaded", self.prefix));
         let [first, ..] = clients else { return Ok(()) };
         let loaded = first.get(mark.clone()).await.context("cannot look for the keys")?;
-        let loaded = loaded.and_then(|record| String::from_utf8(record.value.into()).ok()?.parse().ok());
+        let loaded =
+            loaded.and_then(|record| String::from_utf8(record.value.into()).ok()?.parse().ok());
         let loaded: u64 = loaded.unwrap_or(0);
         if loaded >= self.count {
             return Ok(());

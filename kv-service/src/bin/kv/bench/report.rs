@@ -112,7 +112,8 @@ mod tests {
         for us in 1..=1000 {
             latencies.record(us * 1000).unwrap();
         }
-        let Command::Bench(args) = Args::parse_from(["kv", "bench", "put", "--duration", "2s"]).command
+        let Command::Bench(args) =
+            Args::parse_from(["kv", "bench", "put", "--duration", "2s"]).command
         else {
             panic!()
         };
@@ -121,7 +122,15 @@ mod tests {
         assert!((report.p50_us - 500.0).abs() < 1.0 && (report.p999_us - 999.0).abs() < 1.0);
         let fields: serde_json::Value = serde_json::to_value(&report).unwrap();
         for field in [
-            "op", "clients", "ops", "ops_per_s", "p50_us", "p90_us", "p99_us", "p999_us", "max_us",
+            "op",
+            "clients",
+            "ops",
+            "ops_per_s",
+            "p50_us",
+            "p90_us",
+            "p99_us",
+            "p999_us",
+            "max_us",
             "errors",
         ] {
             assert!(!fields[field].is_null(), "{field}");

@@ -133,7 +133,10 @@ pub(crate) async fn restart(dir: &Path, node: u64) -> anyhow::Result<Exit> {
 fn nobody_there(dir: &Path, node: u64, error: &io::Error) -> String {
     let (kv, config) = (program(), layout::node_config(dir, node));
     if !config.exists() {
-        return format!("there is no node {node} in {}: name the directory with --dir", dir.display());
+        return format!(
+            "there is no node {node} in {}: name the directory with --dir",
+            dir.display()
+        );
     }
     format!(
         "no `kv dev` runs on {} ({error}). Start all its nodes with `{kv} dev{}`, or this one alone with \

@@ -39,8 +39,14 @@ pub(crate) struct Restart {
 #[derive(Debug)]
 pub(crate) enum Report {
     /// Its process ended without having been told to; or could not be started.
-    Died { id: u64, how: String },
-    CameBack { id: u64, pid: u32 },
+    Died {
+        id: u64,
+        how: String,
+    },
+    CameBack {
+        id: u64,
+        pid: u32,
+    },
 }
 
 /// How long to go on.

@@ -18,16 +18,18 @@ use std::io::{self, Write};
 use std::net::UdpSocket;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use kv_service::config::{
     ClientConfig, NodeAddress, ServerConfig, StorageKind, TlsFiles, default_deadline,
     default_max_raft_state,
 };
-use kv_service::tls::{DevCa, TlsConfig};
 use kv_service::units::ByteSize;
+use raft_transport_quic::{DevCa, TlsConfig};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, sleep};
 
 const MARKER: &str = "dev.toml";
 const LOCK: &str = "dev.lock";
@@ -37,6 +39,9 @@ const NODES_DEFAULT: u64 = 3;
 const BASE_PORT_DEFAULT: u16 = 7400;
 /// A longer log of a node is set aside at the next start.
 const LOG_BYTES_MAX: u64 = 16 << 20;
+/// How long nodes may take to stop whose supervisor was killed a moment ago.
+const LEFTOVER_PATIENCE: Duration = Duration::from_secs(5);
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// What the command line asks for.
 #[derive(Debug, Default)]
@@ -72,7 +77,7 @@ impl Layout {
     /// # Errors
     /// It is in use, holds something else, contradicts the wish, or a port is taken; nothing has been
     /// changed then but that an empty directory may have been made.
-    pub(crate) fn open(dir: &Path, wish: &Wish) -> anyhow::Result<Self> {
+    pub(crate) async fn open(dir: &Path, wish: &Wish) -> anyhow::Result<Self> {
         let found = read_marker(dir)?;
         if found.is_none() {
             ensure_empty(dir)?;
@@ -81,10 +86,15 @@ impl Layout {
         let lock = take_lock(dir)?;
         // Again behind the lock: another one may just have made it.
         let found = read_marker(dir)?;
+        if let Some(old) = &found {
+            wait_for_leftovers(dir, old).await?;
+        }
         let kept = found.clone().filter(|_| !wish.clean);
         let marker = agree(dir, kept, wish)?;
         check_ports(&marker)?;
-        if wish.clean && let Some(old) = found {
+        if wish.clean
+            && let Some(old) = found
+        {
             wipe(dir, &old)?;
         }
         let layout = Self { dir: dir.to_owned(), marker, _lock: lock };
@@ -259,7 +269,8 @@ fn ensure_empty(dir: &Path) -> anyhow::Result<()> {
         Err(error) => return Err(error).with_context(|| format!("cannot use {}", dir.display())),
     };
     // A lock file alone is left by a start that was refused.
-    if let Some(Ok(entry)) = entries.find(|entry| !matches!(entry, Ok(e) if e.file_name() == LOCK)) {
+    if let Some(Ok(entry)) = entries.find(|entry| !matches!(entry, Ok(e) if e.file_name() == LOCK))
+    {
         bail!(
             "{} holds {} and was not made by `kv dev`: name another directory with --dir",
             dir.display(),
@@ -317,6 +328,29 @@ fn agree(dir: &Path, kept: Option<Marker>, wish: &Wish) -> anyhow::Result<Marker
         );
     }
     Ok(kept)
+}
+
+/// Nodes of this directory that still run hold its files and ports.
+async fn wait_for_leftovers(dir: &Path, marker: &Marker) -> anyhow::Result<()> {
+    let until = Instant::now() + LEFTOVER_PATIENCE;
+    for NodeAddress { id, .. } in marker.addresses() {
+        let data = dir.join(format!("node{id}"));
+        while is_in_use(&data) {
+            ensure!(
+                Instant::now() < until,
+                "node {id} runs already, on {}: stop that `kv serve` first",
+                data.display()
+            );
+            sleep(LOOK_AGAIN_AFTER).await;
+        }
+    }
+    Ok(())
+}
+
+/// A node holds the file `lock` in its data directory.
+fn is_in_use(data: &Path) -> bool {
+    let Ok(lock) = File::open(data.join("lock")) else { return false };
+    flock(&lock, FlockOperation::NonBlockingLockExclusive) == Err(rustix::io::Errno::WOULDBLOCK)
 }
 
 fn check_ports(marker: &Marker) -> anyhow::Result<()> {

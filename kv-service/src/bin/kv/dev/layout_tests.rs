@@ -13,14 +13,20 @@ fn setting() -> (tempfile::TempDir, PathBuf, Wish) {
     (root, dir, Wish { base_port: Some(base_port), ..Wish::default() })
 }
 
+/// [`Layout::open`] for tests that have nothing to wait for.
+fn open(dir: &Path, wish: &Wish) -> anyhow::Result<Layout> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(Layout::open(dir, wish))
+}
+
 fn refusal(dir: &Path, wish: &Wish) -> String {
-    format!("{:#}", Layout::open(dir, wish).unwrap_err())
+    format!("{:#}", open(dir, wish).unwrap_err())
 }
 
 #[test]
 fn everything_is_made_once_and_used_again() {
     let (_root, dir, wish) = setting();
-    let layout = Layout::open(&dir, &wish).unwrap();
+    let layout = open(&dir, &wish).unwrap();
     let (cluster, ca) = (layout.cluster_id().to_owned(), fs::read(dir.join("ca.pem")).unwrap());
     let node = ServerConfig::read(layout.node_config(2)).unwrap();
     assert_eq!((node.node_id, node.data_dir), (2, dir.join("node2")));
@@ -33,7 +39,7 @@ fn everything_is_made_once_and_used_again() {
     drop(layout);
 
     fs::remove_file(dir.join("node3.pem")).unwrap();
-    let again = Layout::open(&dir, &Wish::default()).unwrap();
+    let again = open(&dir, &Wish::default()).unwrap();
     assert_eq!(again.cluster_id(), cluster);
     assert_eq!(fs::read(dir.join("ca.pem")).unwrap(), ca);
     assert!(dir.join("node3.pem").exists(), "what was missing is made again");
@@ -42,7 +48,7 @@ fn everything_is_made_once_and_used_again() {
 #[test]
 fn a_contradiction_is_an_error_that_says_so() {
     let (_root, dir, wish) = setting();
-    drop(Layout::open(&dir, &wish).unwrap());
+    drop(open(&dir, &wish).unwrap());
     let more = Wish { nodes: Some(5), ..Wish::default() };
     assert!(refusal(&dir, &more).contains("has 3 nodes"));
     let elsewhere = Wish { base_port: Some(1), ..Wish::default() };
@@ -54,13 +60,13 @@ fn a_contradiction_is_an_error_that_says_so() {
 #[test]
 fn max_raft_state_may_change_and_other_settings_stay() {
     let (_root, dir, wish) = setting();
-    let layout = Layout::open(&dir, &wish).unwrap();
+    let layout = open(&dir, &wish).unwrap();
     let path = layout.node_config(1);
     drop(layout);
     let edited = fs::read_to_string(&path).unwrap().replace("300ms", "900ms");
     fs::write(&path, edited).unwrap();
     let small = Wish { max_raft_state: Some(ByteSize(1 << 20)), ..Wish::default() };
-    drop(Layout::open(&dir, &small).unwrap());
+    drop(open(&dir, &small).unwrap());
     let config = ServerConfig::read(&path).unwrap();
     assert_eq!(config.max_raft_state, ByteSize(1 << 20));
     assert_eq!(config.timeouts.election.as_millis(), 900);
@@ -69,7 +75,7 @@ fn max_raft_state_may_change_and_other_settings_stay() {
 #[test]
 fn a_mistake_in_a_node_file_is_told() {
     let (_root, dir, wish) = setting();
-    let path = Layout::open(&dir, &wish).unwrap().node_config(1);
+    let path = open(&dir, &wish).unwrap().node_config(1);
     let text = fs::read_to_string(&path).unwrap();
     fs::write(&path, format!("max_raft_sate = \"1MiB\"\n{text}")).unwrap();
     assert!(refusal(&dir, &Wish::default()).contains("max_raft_sate"));
@@ -78,10 +84,10 @@ fn a_mistake_in_a_node_file_is_told() {
 #[test]
 fn one_supervisor_at_a_time() {
     let (_root, dir, wish) = setting();
-    let held = Layout::open(&dir, &wish).unwrap();
+    let held = open(&dir, &wish).unwrap();
     assert!(refusal(&dir, &wish).contains("another `kv dev` runs"));
     drop(held);
-    Layout::open(&dir, &wish).unwrap();
+    open(&dir, &wish).unwrap();
 }
 
 #[test]
@@ -97,11 +103,12 @@ fn a_taken_port_is_named() {
 #[test]
 fn clean_starts_anew_and_deletes_only_its_own() {
     let (_root, dir, wish) = setting();
-    let cluster = Layout::open(&dir, &wish).unwrap().cluster_id().to_owned();
+    let cluster = open(&dir, &wish).unwrap().cluster_id().to_owned();
     fs::create_dir_all(dir.join("node1/log")).unwrap();
     fs::write(dir.join("notes.txt"), "mine").unwrap();
-    let clean = Wish { clean: true, nodes: Some(5), base_port: wish.base_port, max_raft_state: None };
-    let layout = Layout::open(&dir, &clean).unwrap();
+    let clean =
+        Wish { clean: true, nodes: Some(5), base_port: wish.base_port, max_raft_state: None };
+    let layout = open(&dir, &clean).unwrap();
     assert_ne!(layout.cluster_id(), cluster);
     assert_eq!(layout.nodes().len(), 5);
     assert!(!dir.join("node1/log").exists());
@@ -117,4 +124,17 @@ fn somebody_elses_directory_is_left_alone() {
         assert!(refusal(&dir, &wish).contains("was not made by `kv dev`"));
     }
     assert_eq!(fs::read_dir(&dir).unwrap().count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_still_runs_is_waited_for_and_then_named() {
+    let (_root, dir, wish) = setting();
+    drop(Layout::open(&dir, &wish).await.unwrap());
+    fs::create_dir(dir.join("node2")).unwrap();
+    let running = File::create(dir.join("node2/lock")).unwrap();
+    flock(&running, FlockOperation::NonBlockingLockExclusive).unwrap();
+    let error = Layout::open(&dir, &wish).await.unwrap_err().to_string();
+    assert!(error.contains("node 2 runs already"), "{error}");
+    drop(running);
+    Layout::open(&dir, &wish).await.unwrap();
 }

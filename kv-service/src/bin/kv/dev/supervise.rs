@@ -71,7 +71,7 @@ pub(crate) async fn run(layout: Layout) -> anyhow::Result<Exit> {
         layout.nodes().len(),
         layout.cluster_id(),
         layout.dir().display()
-    ))?;
+    ));
     let mut cluster = Cluster::start(&layout, &client)?;
     let orders = cluster.orders.clone();
     let failure = tokio::select! {
@@ -118,16 +118,16 @@ impl Cluster {
             tokio::select! {
                 seen = &mut leader, if !up => {
                     up = true;
-                    say(&welcome(layout, &seen))?;
+                    say(&welcome(layout, &seen));
                 }
                 Some(report) = self.reports.recv() => match report {
                     Report::Died { id, how } => {
                         dead.insert(id);
-                        say(&obituary(layout, id, &how))?;
+                        say(&obituary(layout, id, &how));
                     }
                     Report::CameBack { id, pid } => {
                         dead.remove(&id);
-                        say(&format!("node {id} is back, pid {pid}"))?;
+                        say(&format!("node {id} is back, pid {pid}"));
                     }
                 },
             }
@@ -139,7 +139,7 @@ impl Cluster {
 
     /// Stops all nodes; a second signal does it by force.
     async fn stop(mut self, signals: &mut Signals) -> anyhow::Result<()> {
-        say("stopping")?;
+        say("stopping");
         self.stopping.send_replace(Stopping::Clean);
         let stopping = &self.stopping;
         let mut impatient = false;
@@ -157,7 +157,7 @@ impl Cluster {
                 Some(_) = self.reports.recv() => {}
             }
         }
-        say("all nodes have stopped")?;
+        say("all nodes have stopped");
         Ok(())
     }
 }
@@ -179,13 +179,15 @@ async fn until_led(client: &Client, nodes: &[NodeAddress]) -> Vec<NodeReport> {
     }
 }
 
-fn say(text: &str) -> io::Result<()> {
-    output::line(format!("kv dev: {text}").as_bytes())
+/// A cluster does not stop because nobody listens.
+fn say(text: &str) {
+    let _ = output::line(format!("kv dev: {text}").as_bytes());
 }
 
 /// What there is, and how to talk to it.
 fn welcome(layout: &Layout, seen: &[NodeReport]) -> String {
-    let mut rows = vec![["node", "pid", "address", "directory", "role"].map(str::to_owned).to_vec()];
+    let mut rows =
+        vec![["node", "pid", "address", "directory", "role"].map(str::to_owned).to_vec()];
     for node in seen {
         rows.push(vec![
             node.id.to_string(),
@@ -198,11 +200,9 @@ fn welcome(layout: &Layout, seen: &[NodeReport]) -> String {
     let indented = |text: &str| text.replace('\n', "\n  ");
     let (kv, flags, dir) = (program(), client_flags(layout), dir_flags(layout.dir()));
     let victim = seen.iter().find(|node| node.leads()).or(seen.first());
-    let (victim_id, victim_pid) =
-        victim.map_or((1, None), |node| (node.id, node.pid));
+    let (victim_id, victim_pid) = victim.map_or((1, None), |node| (node.id, node.pid));
     let victim_pid = victim_pid.map_or("PID".to_owned(), |pid| pid.to_string());
-    let serve_lines: Vec<String> =
-        seen.iter().map(|node| serve_line(layout, node.id)).collect();
+    let serve_lines: Vec<String> = seen.iter().map(|node| serve_line(layout, node.id)).collect();
     format!(
         "ready\n\n  {}\n\n\
          Talk to it from another terminal:\n  \
