@@ -34,7 +34,7 @@ impl Opened {
     /// Closes all connections, gives the farewells a moment to leave, and frees the port.
     pub(crate) async fn close(&self, reason: &str) {
         self.endpoint.close(close::DONE, reason.as_bytes());
-        let _ = timeout(CLOSE_TIMEOUT, self.endpoint.wait_idle()).await;
+        let _ = timeout(FAREWELL_TIMEOUT, self.endpoint.wait_idle()).await;
         self.socket.release();
     }
 }

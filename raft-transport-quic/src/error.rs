@@ -112,7 +112,8 @@ fn tls_hint(reason: &str, theirs: bool) -> &'static str {
         " (another node, or a node of another cluster, answers at this address; check the addresses of the peers)"
     } else if has("Expired") || has("NotValidYet") {
         " (check the clocks, or issue a new certificate)"
-    } else if has("ApplicationProtocol") || has("application protocol") {
+    } else if has("any known protocol") || has("application protocol") || has("ApplicationProtocol")
+    {
         " (it speaks another version of the protocol; run the same version everywhere)"
     } else if has("CertificateRequired") {
         " (a certificate of the cluster's CA is needed)"

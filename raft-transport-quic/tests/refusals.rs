@@ -124,8 +124,8 @@ async fn whoever_does_not_fit_the_protocol_is_refused() {
             "invalid peer certificate",
         ),
         ("nobody", None, "kv/1", "certificate"),
-        ("another protocol", Some(client.clone()), "raft/2", "application protocol"),
-        ("a node of another protocol", Some(node(1)), "h3", "application protocol"),
+        ("another protocol", Some(client.clone()), "raft/2", "any known protocol"),
+        ("a node of another protocol", Some(node(1)), "h3", "any known protocol"),
     ];
     for (who, tls, alpn, text) in cases {
         let dialled = Stranger::dial(pair.address(), tls.as_ref(), &client, alpn.as_bytes()).await;
