@@ -84,8 +84,8 @@ impl StepHook {
         Self(Some(Arc::new(hook)))
     }
 
-    #[cfg(feature = "rocksdb")]
-    pub(crate) fn pass(&self, step: Step) {
+    /// A backend is at this step.
+    pub fn pass(&self, step: Step) {
         if let Some(hook) = &self.0 {
             hook(step);
         }
