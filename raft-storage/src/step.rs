@@ -84,8 +84,8 @@ impl StepHook {
         Self(Some(Arc::new(hook)))
     }
 
-    #[cfg(feature = "rocksdb")]
-    pub(crate) fn pass(&self, step: Step) {
+    /// Tells the hook that the step is reached.
+    pub fn pass(&self, step: Step) {
         if let Some(hook) = &self.0 {
             hook(step);
         }
