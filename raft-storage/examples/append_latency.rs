@@ -10,7 +10,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -39,7 +39,8 @@ async fn main() -> Result<(), Error> {
     };
     let rounds: usize = arguments.next().map_or(Ok(10), |rounds| rounds.parse())?;
     println!("in {}, {rounds} rounds of {TURN_APPENDS} appends", directory.path().display());
-    let mut log = Log::open(directory.path().join("node")).await?;
+    let path = directory.path().join("node");
+    let mut log = Log::open(&path).await?;
     let mut floor = Floor::open(&directory.path().join("floor"))?;
     println!("entries of {ENTRY_BYTES} B   storage p50     p99   floor p50     p99   ratio p50");
     for entry_count in ENTRY_COUNTS {
@@ -63,7 +64,17 @@ async fn main() -> Result<(), Error> {
             floor_p99.as_micros(),
         );
     }
+    drop(log);
+    let began = Instant::now();
+    let storage = open(&path)?;
+    let entry_count = storage.load().await?.entries.len();
+    println!("opened again, with {entry_count} entries, in {:.1?}", began.elapsed());
     Ok(())
+}
+
+fn open(path: &Path) -> Result<RocksStorage, Error> {
+    let data_dir = Arc::new(DataDir::open(path, "append-latency", 1)?);
+    Ok(RocksStorage::open(data_dir, RocksOptions::default())?)
 }
 
 fn percentiles(samples: &mut [Duration]) -> [Duration; 2] {
@@ -79,10 +90,9 @@ struct Log {
 }
 
 impl Log {
-    async fn open(path: PathBuf) -> Result<Self, Error> {
+    async fn open(path: &Path) -> Result<Self, Error> {
         let began = Instant::now();
-        let data_dir = Arc::new(DataDir::open(&path, "append-latency", 1)?);
-        let storage = RocksStorage::open(data_dir, RocksOptions::default())?;
+        let storage = open(path)?;
         storage.load().await?;
         println!("opened an empty log in {:.1?}", began.elapsed());
         wait_until_quiet(&path.join("log")).await?;

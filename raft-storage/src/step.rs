@@ -84,7 +84,7 @@ impl StepHook {
         Self(Some(Arc::new(hook)))
     }
 
-    /// A backend is at this step.
+    /// Tells the hook that the step is reached.
     pub fn pass(&self, step: Step) {
         if let Some(hook) = &self.0 {
             hook(step);

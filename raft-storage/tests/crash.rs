@@ -15,7 +15,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use common::{Memory, hooked, open, open_with};
+use common::{Memory, copy_at_one_moment, hooked, open, open_with, sizes};
 use raft_core::storage::Storage;
 use raft_core::testing::storage::{Disk, Model, Operation};
 use raft_core::types::{
@@ -135,6 +135,57 @@ async fn rocksdb_recovers_from_a_kill_at_every_step() {
         }
         assert!(kill_count > 0, "the workload passes {step}");
     }
+}
+
+/// Warmed and reused write-ahead files hold the bytes of an earlier life behind the newest record.
+#[tokio::test]
+async fn rocksdb_recovers_from_files_that_are_reused() {
+    let directory = TempDir::new().unwrap();
+    let images = TempDir::new().unwrap();
+    let mut options = hooked(StepHook::default());
+    options.warm_file_count = 2;
+    let storage = open_with(directory.path(), options.clone()).unwrap();
+    storage.load().await.unwrap();
+    let mut model = Model::new();
+    let mut unchanged_count = 0;
+    // 8 MB through files of 1 MiB, with a compaction now and then.
+    for round in 0..400u64 {
+        let before = wal_sizes(directory.path());
+        let entries = (round * 2 + 1..=round * 2 + 2)
+            .map(|index| Entry {
+                index,
+                term: 1 + round / 100,
+                payload: Payload::Command(Bytes::from(vec![round as u8; 10_000])),
+            })
+            .collect();
+        let operation = Operation::Persist(Batch { entries, ..Batch::default() });
+        operation.run(&storage).await.unwrap();
+        model.apply(&operation);
+        unchanged_count += u64::from(wal_sizes(directory.path()) == before);
+        if round % 25 == 24 {
+            let position = model.entries()[model.entries().len() / 2].position();
+            let through = SnapshotMeta { position, ..SnapshotMeta::default() };
+            let operation = Operation::Compact(through);
+            operation.run(&storage).await.unwrap();
+            model.apply(&operation);
+            let image = images.path().join(round.to_string());
+            copy_at_one_moment(directory.path(), &image);
+            let recovered = open_with(&image, options.clone()).unwrap();
+            let loaded = recovered.load().await.unwrap();
+            let check = model.check(&recovered, &loaded, true).await;
+            assert_eq!(check, Ok(()), "after round {round}");
+        }
+    }
+    // While the files are being warmed they grow; afterwards one grows at most at its very end.
+    assert!(unchanged_count > 350, "{unchanged_count} of 400 appends made no file grow");
+}
+
+fn wal_sizes(path: &Path) -> Vec<u64> {
+    let files = sizes(&path.join("log")).into_iter();
+    files
+        .filter(|(file, _)| file.extension().is_some_and(|e| e == "log"))
+        .map(|(_, len)| len)
+        .collect()
 }
 
 const DIRECTORY: &str = "RAFT_STORAGE_CRASH_DIRECTORY";

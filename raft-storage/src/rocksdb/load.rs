@@ -14,8 +14,9 @@ use super::codec::{
     self, FORMAT_VERSION, KEY_BATCH, KEY_ENTRY_END, KEY_FORMAT, KEY_HARD_STATE, KEY_LOG_START,
     KEY_SNAPSHOT, Published, entry_key, entry_key_index,
 };
-use super::log::{FLOOR_FILE, Mirror};
+use super::log::FLOOR_FILE;
 use super::options::{RocksOptions, engine_error};
+use super::plan::Mirror;
 use super::sizes::Sizes;
 use super::wal;
 use crate::files::read_if_there;

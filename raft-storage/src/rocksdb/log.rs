@@ -1,25 +1,21 @@
 //! The log's thread: batches in, one synced write each.
 //!
-//! It owns the RocksDB instance and a small mirror of what is in it: where the log starts and ends,
-//! the size of each entry (so that [`log_bytes`](raft_core::storage::Storage::log_bytes) is exact
-//! without reading), the hard state (to see whether a batch needs a sync), the number of the batch.
+//! It owns the RocksDB instance and a small [`Mirror`] of what is in it. A batch is planned against
+//! the mirror (`plan.rs`), written, and only then taken over into the mirror.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use raft_core::storage::{StorageError, StorageResult};
-use raft_core::types::{Batch, HardState, Index, SnapshotMeta};
+use raft_core::storage::StorageResult;
+use raft_core::types::{Batch, SnapshotMeta};
 use rocksdb::{DB, FlushOptions, WriteBatch, WriteOptions};
 
-use super::codec::{
-    self, BatchMark, KEY_BATCH, KEY_ENTRY_END, KEY_HARD_STATE, KEY_LOG_START, KEY_SNAPSHOT,
-    entry_key,
-};
+use super::codec::{self, BatchMark, KEY_BATCH, KEY_LOG_START, entry_key};
 use super::load::{self, Everything};
 use super::options::{RocksOptions, engine_error};
+use super::plan::{Mirror, misuse, plan};
 use super::poison::Poison;
-use super::sizes::Sizes;
 use super::snapshot::Shelf;
 use super::warm::Warmer;
 use super::worker::Work;
@@ -28,25 +24,6 @@ use crate::step::Step;
 
 /// Holds the number of the last batch of a log that was closed in good order.
 pub(crate) const FLOOR_FILE: &str = "floor";
-
-/// What is in the instance, as far as writing has to know.
-#[derive(Debug, Default)]
-pub(crate) struct Mirror {
-    pub(crate) hard_state: HardState,
-    pub(crate) log_start: SnapshotMeta,
-    /// Of the entries behind `log_start`.
-    pub(crate) sizes: Sizes,
-    /// Number of the last batch written, synced or not.
-    pub(crate) batch: u64,
-    /// Number of the last batch that is durable.
-    pub(crate) durable_batch: u64,
-}
-
-impl Mirror {
-    fn last_index(&self) -> Index {
-        self.log_start.index() + self.sizes.len()
-    }
-}
 
 pub(crate) struct Log {
     pub(crate) db: DB,
@@ -59,7 +36,7 @@ pub(crate) struct Log {
     pub(crate) warmer: Warmer,
     /// The mirror is right; nothing is written before that.
     pub(crate) is_loaded: bool,
-    /// Bytes written since RocksDB last began a write-ahead file of its own accord or ours.
+    /// Bytes in the write-ahead file that is in use.
     pub(crate) unflushed_bytes: usize,
     /// An entry's encoding; kept for its memory.
     pub(crate) scratch: Vec<u8>,
@@ -83,85 +60,23 @@ impl Log {
     }
 
     fn persist_unpoisoned(&mut self, batch: Batch) -> StorageResult<()> {
-        // Every part named, so that a new one cannot be forgotten.
-        let Batch { publish, truncate_from, entries, hard_state } = batch;
-        if publish.is_none()
-            && truncate_from.is_none()
-            && entries.is_empty()
-            && hard_state.is_none()
-        {
+        self.check_loaded()?;
+        if batch == Batch::default() {
             return Ok(());
         }
-        self.check_loaded()?;
-        let votes = |state: &HardState| (state.term, state.voted_for);
-        let only_commit_index = publish.is_none()
-            && truncate_from.is_none()
-            && entries.is_empty()
-            && hard_state.is_none_or(|new| votes(&new) == votes(&self.mirror.hard_state));
-
-        let mut write = self.begin_write();
-        let mut end = self.mirror.last_index();
-        let mut log_start = None;
-        let published = match publish {
-            Some(publish) => {
-                let published = self.shelf.finished(&publish.meta).ok_or_else(|| {
-                    misuse(format!("no finished snapshot at {}", publish.meta.position))
-                })?;
-                write.put(KEY_SNAPSHOT, codec::encode_published(&published));
-                if publish.replaces_log {
-                    write.delete_range(&entry_key(0)[..], KEY_ENTRY_END);
-                    write.put(KEY_LOG_START, codec::encode_log_start(&publish.meta));
-                    end = publish.meta.index();
-                    log_start = Some(publish.meta);
-                }
-                Some(published)
-            }
-            None => None,
-        };
-        let start = log_start.as_ref().unwrap_or(&self.mirror.log_start).index();
-        if let Some(from) = truncate_from {
-            if from <= start {
-                return Err(misuse(format!(
-                    "truncation from {from}, the log starts behind {start}"
-                )));
-            }
-            if from <= end {
-                write.delete_range(&entry_key(from)[..], KEY_ENTRY_END);
-                end = from - 1;
-            }
-        }
-        let kept_through = end;
-        for entry in &entries {
-            if entry.index != end + 1 {
-                return Err(misuse(format!("entry {} behind entry {end}", entry.index)));
-            }
-            end = entry.index;
-            codec::encode_entry(&mut self.scratch, entry);
-            write.put(entry_key(entry.index), &self.scratch);
-        }
-        if let Some(hard_state) = &hard_state {
-            write.put(KEY_HARD_STATE, codec::encode_hard_state(hard_state));
-        }
-
-        let publishes = published.is_some();
+        let write = self.begin_write();
+        let (write, plan) = plan(batch, &self.mirror, &self.shelf, write, &mut self.scratch)?;
+        let publishes = plan.published.is_some();
         self.options.step_hook.pass(Step::PersistBefore);
         if publishes {
             self.options.step_hook.pass(Step::PublishBefore);
         }
-        self.write(write, !only_commit_index, "write a batch to")?;
+        self.write(write, plan.needs_sync, "write a batch to")?;
         self.options.step_hook.pass(Step::PersistAfter);
         if publishes {
             self.options.step_hook.pass(Step::PublishAfter);
         }
-
-        if let Some(log_start) = log_start {
-            self.mirror.sizes.clear();
-            self.mirror.log_start = log_start;
-        }
-        self.mirror.sizes.truncate(kept_through - self.mirror.log_start.index());
-        entries.iter().for_each(|entry| self.mirror.sizes.push(entry.size_bytes()));
-        self.mirror.hard_state = hard_state.unwrap_or(self.mirror.hard_state);
-        if let Some(published) = published {
+        if let Some(published) = plan.apply_to(&mut self.mirror) {
             self.shelf.publish(published);
         }
         self.count_bytes();
@@ -195,11 +110,6 @@ impl Log {
         self.mirror.sizes.forget(through.index() - start);
         self.mirror.log_start = through;
         self.count_bytes();
-        // What was just forgotten never reaches a table, if the table is written now. Too often, and
-        // the write-ahead files that are reused are never full.
-        if self.unflushed_bytes >= self.options.write_buffer_bytes / 2 {
-            self.flush()?;
-        }
         Ok(())
     }
 
@@ -229,9 +139,10 @@ impl Log {
             self.mirror.durable_batch = self.mirror.batch;
         }
         self.unflushed_bytes += bytes;
-        if self.unflushed_bytes > self.options.write_buffer_bytes {
-            // RocksDB has begun another file by now, or is about to.
-            self.unflushed_bytes = 0;
+        // By this count alone, so that every file lives equally long: RocksDB cuts a file to what it
+        // held in its last life, and one that was cut short has to grow again in the next.
+        if self.unflushed_bytes >= self.options.write_buffer_bytes {
+            self.flush()?;
         }
         Ok(())
     }
@@ -261,18 +172,13 @@ impl Log {
         Ok(())
     }
 
-    pub(crate) fn count_bytes(&self) {
+    fn count_bytes(&self) {
         self.log_bytes.store(self.mirror.sizes.total(), Ordering::Release);
     }
 }
 
 /// Encodings larger than this are not kept for reuse.
 const SCRATCH_BYTES_MAX: usize = 1 << 20;
-
-/// The caller broke the contract. Nothing was written, and nothing will be: it is a defect of ours.
-fn misuse(message: String) -> StorageError {
-    StorageError::Engine { operation: "persist".to_owned(), message }
-}
 
 impl Work for Log {
     fn idle(&mut self) -> bool {

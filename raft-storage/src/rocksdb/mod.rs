@@ -16,6 +16,7 @@ mod codec;
 mod load;
 mod log;
 mod options;
+mod plan;
 mod poison;
 mod sizes;
 mod snapshot;
@@ -32,7 +33,8 @@ use raft_core::types::{Batch, Loaded, SnapshotContent, SnapshotMeta};
 
 pub use self::options::RocksOptions;
 
-use self::log::{Log, Mirror};
+use self::log::Log;
+use self::plan::Mirror;
 use self::poison::Poison;
 use self::snapshot::{Shelf, Store};
 use self::warm::Warmer;

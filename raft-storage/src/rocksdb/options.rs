@@ -14,7 +14,7 @@ const MIB: usize = 1 << 20;
 #[derive(Clone, Debug)]
 pub struct RocksOptions {
     /// Log bytes that are gathered in memory before RocksDB writes a table, and so the size of one
-    /// write-ahead file. Memory: up to twice this.
+    /// write-ahead file. Memory: one to three times this.
     pub write_buffer_bytes: usize,
     /// Full-size write-ahead files that are written in idle time after each opening, to be reused: a
     /// synced append that extends a file costs 1.5 times one that overwrites. Disk: this many times
@@ -47,7 +47,9 @@ impl RocksOptions {
         // garbage, so replay has to stop at the first record that does not check. That alone would
         // also take damage in the middle for the end; `wal.rs` looks behind it before RocksDB does.
         options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
-        options.set_write_buffer_size(self.write_buffer_bytes);
+        // We flush when the write-ahead file is full. RocksDB would do so earlier, because a table
+        // takes more memory than the file takes bytes; this keeps it from that.
+        options.set_write_buffer_size(2 * self.write_buffer_bytes);
         options.set_max_write_buffer_number(3);
         // Entries are written once and soon forgotten: compressing them costs more than it saves.
         options.set_compression_type(DBCompressionType::None);

@@ -8,7 +8,8 @@ use raft_core::storage::{SnapshotReader, SnapshotWriter, StorageResult};
 use raft_core::types::{SnapshotContent, SnapshotMeta};
 
 use super::super::worker::Worker;
-use super::store::{OpenSnapshot, Store};
+use super::published::OpenSnapshot;
+use super::store::Store;
 
 pub(crate) async fn open_writer(
     worker: &Arc<Worker<Store>>,

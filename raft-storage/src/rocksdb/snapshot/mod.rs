@@ -11,6 +11,8 @@
 
 mod file;
 mod handles;
+mod part;
+mod published;
 mod store;
 
 use std::path::Path;

@@ -1,8 +1,7 @@
 //! The snapshots' thread: makes, resumes, finishes and removes the files.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,17 +11,13 @@ use raft_core::types::{SnapshotContent, SnapshotMeta};
 use super::super::codec::{Published, SnapshotHeader};
 use super::super::poison::Poison;
 use super::super::worker::Work;
-use super::file::{
-    CHUNK_HEADER_BYTES, ReadError, encode_header, file_bytes, read_chunk, read_header, seal_chunk,
-};
+use super::file::{ReadError, read_header};
+use super::part::Part;
+use super::published::{OpenSnapshot, open_published};
 use super::{CHUNK_BYTES, PART, Shelf, WHOLE, file_name, serial_of};
 use crate::DataDir;
 use crate::files::{io_error, remove_if_there, sync_directory};
 use crate::step::{Step, StepHook};
-
-/// Bytes after which written chunks are synced, so that the end of a large snapshot is not one long
-/// sync during which the log's own syncs wait for the device.
-const SYNC_BYTES: u64 = 8 << 20;
 
 pub(crate) struct Store {
     directory: PathBuf,
@@ -34,21 +29,6 @@ pub(crate) struct Store {
     part: Option<Part>,
     /// The lock, held as long as anything can write here.
     _data_dir: Arc<DataDir>,
-}
-
-/// An unfinished snapshot.
-struct Part {
-    serial: u64,
-    path: PathBuf,
-    file: File,
-    header: SnapshotHeader,
-    /// A gap for the chunk's header, and the bytes that do not fill a chunk yet.
-    chunk: Vec<u8>,
-    chunk_count: u64,
-    size_bytes: u64,
-    /// Over all bytes so far.
-    checksum: u32,
-    unsynced_bytes: u64,
 }
 
 impl Store {
@@ -234,180 +214,4 @@ fn current(part: &mut Option<Part>, serial: u64) -> StorageResult<&mut Part> {
             "this snapshot was dropped, because another one was begun after it".to_owned(),
         )
     })
-}
-
-impl Part {
-    fn create(serial: u64, path: PathBuf, header: SnapshotHeader) -> StorageResult<Self> {
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&path)
-            .map_err(|e| io_error("create", &path, e))?;
-        file.write_all(&encode_header(&header)).map_err(|e| io_error("write", &path, e))?;
-        Ok(Self {
-            serial,
-            path,
-            file,
-            header,
-            chunk: vec![0; CHUNK_HEADER_BYTES],
-            chunk_count: 0,
-            size_bytes: 0,
-            checksum: 0,
-            unsynced_bytes: 0,
-        })
-    }
-
-    fn has_header(path: &Path, header: &SnapshotHeader) -> bool {
-        let found = File::open(path).map_err(ReadError::Io).and_then(|mut f| read_header(&mut f));
-        found.is_ok_and(|(found, _)| found == *header)
-    }
-
-    /// Keeps the full chunks from the front that are whole, and cuts the rest: it was not synced.
-    fn resume(serial: u64, path: PathBuf, header: &SnapshotHeader) -> StorageResult<Option<Self>> {
-        let io = |e| io_error("resume", &path, e);
-        let mut file = OpenOptions::new().read(true).write(true).open(&path).map_err(io)?;
-        let chunks_at = match read_header(&mut file) {
-            Ok((_, chunks_at)) => chunks_at,
-            Err(ReadError::Io(e)) => return Err(io(e)),
-            Err(ReadError::Damage(_)) => return Ok(None),
-        };
-        let mut bytes = vec![0u8; header.chunk_bytes as usize];
-        let (mut chunk_count, mut checksum) = (0u64, 0u32);
-        let size_max = header.expected.map_or(0, |expected| expected.size_bytes);
-        while (chunk_count + 1) * u64::from(header.chunk_bytes) <= size_max {
-            match read_chunk(&mut file, chunk_count, &mut bytes) {
-                Ok(()) => {
-                    checksum = crc32c::crc32c_append(checksum, &bytes);
-                    chunk_count += 1;
-                }
-                Err(ReadError::Damage(_)) => break,
-                Err(ReadError::Io(e)) => return Err(io(e)),
-            }
-        }
-        let end = chunks_at + chunk_count * (CHUNK_HEADER_BYTES + bytes.len()) as u64;
-        file.set_len(end).map_err(io)?;
-        file.seek(SeekFrom::Start(end)).map_err(io)?;
-        Ok(Some(Self {
-            serial,
-            path,
-            file,
-            header: header.clone(),
-            chunk: vec![0; CHUNK_HEADER_BYTES],
-            chunk_count,
-            size_bytes: chunk_count * u64::from(header.chunk_bytes),
-            checksum,
-            unsynced_bytes: 0,
-        }))
-    }
-
-    fn append(&mut self, bytes: &[u8]) -> StorageResult<()> {
-        self.checksum = crc32c::crc32c_append(self.checksum, bytes);
-        self.size_bytes += bytes.len() as u64;
-        let full = CHUNK_HEADER_BYTES + self.header.chunk_bytes as usize;
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let (now, later) = rest.split_at(rest.len().min(full - self.chunk.len()));
-            self.chunk.extend_from_slice(now);
-            rest = later;
-            if self.chunk.len() == full {
-                self.write_chunk()?;
-            }
-        }
-        if self.unsynced_bytes >= SYNC_BYTES {
-            self.file.sync_data().map_err(|e| io_error("sync", &self.path, e))?;
-            self.unsynced_bytes = 0;
-        }
-        Ok(())
-    }
-
-    fn write_chunk(&mut self) -> StorageResult<()> {
-        if self.chunk.len() == CHUNK_HEADER_BYTES {
-            return Ok(());
-        }
-        seal_chunk(self.chunk_count, &mut self.chunk);
-        self.file.write_all(&self.chunk).map_err(|e| io_error("write", &self.path, e))?;
-        self.unsynced_bytes += self.chunk.len() as u64;
-        self.chunk_count += 1;
-        self.chunk.truncate(CHUNK_HEADER_BYTES);
-        Ok(())
-    }
-}
-
-/// A snapshot that is being read.
-pub(super) struct OpenSnapshot {
-    pub(super) meta: SnapshotMeta,
-    pub(super) content: SnapshotContent,
-    path: PathBuf,
-    file: File,
-    chunks_at: u64,
-    chunk_bytes: u32,
-}
-
-fn open_published(directory: &Path, published: &Published) -> StorageResult<OpenSnapshot> {
-    let path = directory.join(file_name(published.meta.position, published.serial, WHOLE));
-    let opened = || -> Result<_, ReadError> {
-        let mut file = File::open(&path)?;
-        let (header, chunks_at) = read_header(&mut file)?;
-        if header.meta != published.meta {
-            let damage = format!("it is of {}", header.meta.position);
-            return Err(crate::record::Damage(damage).into());
-        }
-        let expected = file_bytes(chunks_at, header.chunk_bytes, &published.content);
-        let found = file.metadata()?.len();
-        if found != expected {
-            let damage = format!("it has {found} bytes, {expected} belong there");
-            return Err(crate::record::Damage(damage).into());
-        }
-        Ok((file, header, chunks_at))
-    };
-    let (file, header, chunks_at) = opened().map_err(|error| read_error(&path, error))?;
-    Ok(OpenSnapshot {
-        meta: published.meta.clone(),
-        content: published.content,
-        path,
-        file,
-        chunks_at,
-        chunk_bytes: header.chunk_bytes,
-    })
-}
-
-fn read_error(path: &Path, error: ReadError) -> StorageError {
-    let damage = match error {
-        ReadError::Io(e) if e.kind() == std::io::ErrorKind::NotFound => "it is missing".to_owned(),
-        ReadError::Io(e) => return io_error("read", path, e),
-        ReadError::Damage(damage) => damage.to_string(),
-    };
-    StorageError::Corrupt(format!(
-        "the snapshot {} is damaged: {damage}. {}",
-        path.display(),
-        super::super::ADVICE_DAMAGED
-    ))
-}
-
-impl OpenSnapshot {
-    /// Whole chunks are read and checked, and of them what was asked for is returned.
-    pub(super) fn read(&mut self, offset: u64, bytes_max: usize) -> StorageResult<Bytes> {
-        let end = offset.saturating_add(bytes_max as u64).min(self.content.size_bytes);
-        if offset >= end {
-            return Ok(Bytes::new());
-        }
-        let chunk_bytes = u64::from(self.chunk_bytes);
-        let first = offset / chunk_bytes;
-        let chunks_end = end.div_ceil(chunk_bytes);
-        let covered = (chunks_end * chunk_bytes).min(self.content.size_bytes) - first * chunk_bytes;
-        let mut out = vec![0u8; usize::try_from(covered).expect("bytes_max is a usize")];
-        let at = self.chunks_at + first * (CHUNK_HEADER_BYTES as u64 + chunk_bytes);
-        let mut read = || -> Result<(), ReadError> {
-            self.file.seek(SeekFrom::Start(at))?;
-            for (number, bytes) in (first..).zip(out.chunks_mut(self.chunk_bytes as usize)) {
-                read_chunk(&mut self.file, number, bytes)?;
-            }
-            Ok(())
-        };
-        read().map_err(|error| read_error(&self.path, error))?;
-        let skip = (offset - first * chunk_bytes) as usize;
-        let len = (end - offset) as usize;
-        Ok(Bytes::from(out).slice(skip..skip + len))
-    }
 }
