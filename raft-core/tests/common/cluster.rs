@@ -576,9 +576,7 @@ impl Cluster {
             "restored before it is published"
         );
         node.machine = node.disk.state.clone();
-        for (entry, known) in node.machine.applied.iter().zip(self.oracle.committed()) {
-            assert_eq!(entry, known, "state machine safety: a snapshot of something else");
-        }
+        node.machine.applied.iter().for_each(|entry| self.oracle.on_restored(entry));
         node.raft.as_mut().expect("the node is up").on_applied(meta.index());
     }
 
