@@ -156,6 +156,24 @@ fn s6_a_silent_peer_gets_nothing() {
     assert_eq!(cluster.node(2).machine, cluster.node(1).machine);
 }
 
+/// S6: also when a snapshot has arrived there that is too old by now: the next one waits for a sign of life.
+#[test]
+fn s6_the_next_snapshot_waits_for_a_sign_of_life() {
+    let mut cluster = sending();
+    cluster.flying.clear();
+    cluster.isolate(3);
+    for _ in 0..2 {
+        cluster.propose(1, "d").expect("it leads");
+        cluster.run(200);
+    }
+    cluster.snapshot(1);
+    cluster.compact(1, 6);
+    cluster.with(1, |raft, now| raft.on_snapshot_sent(now, 3, Some(4)));
+    assert_eq!(third(&cluster).state, ProgressState::Probe { paused: false });
+    cluster.step(3, 1, say::heartbeat_answer(1, 1));
+    assert_eq!(third(&cluster).state, ProgressState::Snapshot);
+}
+
 /// S7: a snapshot behind the commit index is not wanted; an offer of an old term is stale.
 #[test]
 fn s7_what_is_not_needed() {
