@@ -179,7 +179,7 @@ fn look(cluster: &mut Cluster, name: &str, args: &mut ArgumentConsumer<'_>) -> O
     Ok(())
 }
 
-fn show(envelope: &common::cluster::Envelope) -> String {
+fn show(envelope: &common::Envelope) -> String {
     let what = match &envelope.parcel {
         Parcel::Message(message) => render::message(message),
         Parcel::Snapshot { term, meta, .. } => format!("t{term} snapshot {}", meta.position),
@@ -192,7 +192,7 @@ fn network(cluster: &mut Cluster, what: &str, args: &mut ArgumentConsumer<'_>) -
     let (from, to) = (number(args, "from")?, number(args, "to")?);
     let kind = args.take_key("kind").map(str::to_owned);
     let mut left = number(args, "count")?.unwrap_or(10_000);
-    let fits = |envelope: &common::cluster::Envelope| {
+    let fits = |envelope: &common::Envelope| {
         from.is_none_or(|from| from == envelope.from)
             && to.is_none_or(|to| to == envelope.to)
             && kind.as_ref().is_none_or(|kind| {

@@ -206,6 +206,10 @@ impl Log {
             return Err(AppendRefusal::Conflict(self.last_possible_match(before, previous.term)));
         }
         let skip = usize::try_from(skip).unwrap_or(usize::MAX);
+        let at_start = skip.checked_sub(1).and_then(|last_skipped| entries.get(last_skipped));
+        if at_start.is_some_and(|entry| entry.position() != self.start) {
+            return Err(AppendRefusal::ConflictsWithCommitted(self.start.index));
+        }
         let mut fresh = entries.into_iter().skip(skip).peekable();
         while fresh.peek().is_some_and(|entry| self.contains(entry.position())) {
             fresh.next();

@@ -576,6 +576,12 @@ impl Raft {
     /// identity is broken, and nothing is believed.
     fn hear_leader(&mut self, now: Time, from: NodeId, term: Term) -> bool {
         assert!(term >= self.common.term);
+        if from == self.common.id() {
+            let alarm = "a peer that claims this node's own id wants to lead it; ignored. Two \
+                         nodes share an identity";
+            self.common.alarms.push(alarm.to_owned());
+            return false;
+        }
         if term > self.common.term {
             self.common.adopt_term(term);
             self.become_follower(now, Some(from));

@@ -1,40 +1,15 @@
 //! The cluster: nodes, what is between them, and the hands that move everything.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::Duration;
 
 use bytes::Bytes;
-use raft_core::consensus::{
-    Boot, Config, OfferAnswer, Persist, Raft, ReadState, Ready, RoleKind, Status, invariants,
-};
+use raft_core::consensus::{Boot, Config, Persist, Raft, ReadState, RoleKind, Status, invariants};
 use raft_core::error::Rejected;
-use raft_core::types::{
-    Configuration, Entry, Index, Message, NodeId, Position, SnapshotMeta, Term, Time,
-};
+use raft_core::types::{Configuration, Index, Message, NodeId, Position, Time};
 
 use super::disk::{Disk, Machine};
+use super::network::Envelope;
 use super::oracle::Oracle;
-use super::render;
-
-/// What travels.
-#[derive(Clone, Debug)]
-pub enum Parcel {
-    Message(Message),
-    /// A whole snapshot; its sender, if it still lives, hears at once what became of it.
-    Snapshot {
-        term: Term,
-        meta: SnapshotMeta,
-        state: Machine,
-        incarnation: u64,
-    },
-}
-
-#[derive(Clone, Debug)]
-pub struct Envelope {
-    pub from: NodeId,
-    pub to: NodeId,
-    pub parcel: Parcel,
-}
 
 /// One node; `raft` is `None` while it is down.
 #[derive(Debug)]
@@ -51,8 +26,8 @@ pub struct Node {
     /// unless the disk is so slow that the core holds a batch back.
     pub log: Disk,
     /// The oracle has seen commits through here.
-    commit_seen: Index,
-    incarnation: u64,
+    pub(super) commit_seen: Index,
+    pub(super) incarnation: u64,
 }
 
 pub struct Cluster {
@@ -65,11 +40,12 @@ pub struct Cluster {
     /// Nodes whose batches wait until `write` is called; the others write at once.
     pub slow_disks: BTreeSet<NodeId>,
     /// Links that lose everything, from and to.
-    cut: BTreeSet<(NodeId, NodeId)>,
+    pub(super) cut: BTreeSet<(NodeId, NodeId)>,
     configure: Box<dyn Fn(&mut Config)>,
     voters: Configuration,
     record: bool,
-    pub stats: BTreeMap<&'static str, u32>,
+    /// How often things happened that a random run should reach.
+    pub counts: BTreeMap<&'static str, u32>,
     next_read: u64,
 }
 
@@ -99,7 +75,7 @@ impl Cluster {
             configure: Box::new(configure),
             voters: Configuration::of_voters(disks.keys().copied()),
             record: true,
-            stats: BTreeMap::new(),
+            counts: BTreeMap::new(),
             next_read: 1,
         };
         for (id, disk) in disks {
@@ -146,7 +122,7 @@ impl Cluster {
         self.nodes.get(&id).expect("a node of this cluster")
     }
 
-    fn node_mut(&mut self, id: NodeId) -> &mut Node {
+    pub(super) fn node_mut(&mut self, id: NodeId) -> &mut Node {
         self.nodes.get_mut(&id).expect("a node of this cluster")
     }
 
@@ -178,7 +154,9 @@ impl Cluster {
         }
     }
 
-    // What can happen to a node.
+    pub(super) fn count(&mut self, what: &'static str) {
+        *self.counts.entry(what).or_default() += 1;
+    }
 
     /// Tells one node one thing, and carries out what it wants.
     pub fn with<R>(&mut self, id: NodeId, tell: impl FnOnce(&mut Raft, Time) -> R) -> R {
@@ -289,310 +267,5 @@ impl Cluster {
             node.log.compact(through);
         }
         self.carry_out(id);
-    }
-
-    // What can happen between nodes.
-
-    pub fn cut(&mut self, from: NodeId, to: NodeId) {
-        self.cut.insert((from, to));
-    }
-
-    /// Nodes of different groups no longer hear each other; the groups name every node.
-    pub fn partition(&mut self, groups: &[&[NodeId]]) {
-        self.cut.clear();
-        for one in groups {
-            for other in groups.iter().filter(|other| *other != one) {
-                let links = one.iter().flat_map(|a| other.iter().map(move |b| (*a, *b)));
-                self.cut.extend(links);
-            }
-        }
-    }
-
-    /// Cuts one node off from all others.
-    pub fn isolate(&mut self, id: NodeId) {
-        let others: Vec<NodeId> = self.ids().into_iter().filter(|other| *other != id).collect();
-        self.partition(&[&[id], &others]);
-    }
-
-    pub fn heal(&mut self) {
-        self.cut.clear();
-    }
-
-    /// Takes a parcel out of the network and hands it over, unless the link is cut or nobody is there.
-    pub fn deliver(&mut self, position: usize) {
-        let envelope = self.flying.remove(position).expect("a parcel at this position");
-        let Envelope { from, to, .. } = &envelope;
-        if self.cut.contains(&(*from, *to)) || !self.is_up(*to) {
-            return self.lose(envelope);
-        }
-        let Envelope { from, to, parcel } = envelope;
-        match parcel {
-            Parcel::Message(message) => {
-                self.tell(|| format!("{from} -> {to}  {}", render::message(&message)));
-                self.step(from, to, message);
-            }
-            Parcel::Snapshot { term, meta, state, incarnation } => {
-                self.install(from, to, term, meta, state, incarnation);
-            }
-        }
-    }
-
-    pub fn drop_parcel(&mut self, position: usize) {
-        let envelope = self.flying.remove(position).expect("a parcel at this position");
-        self.lose(envelope);
-    }
-
-    fn lose(&mut self, Envelope { from, to, parcel }: Envelope) {
-        match parcel {
-            Parcel::Message(message) => {
-                self.tell(|| format!("{from} -x {to}  {}", render::message(&message)));
-            }
-            Parcel::Snapshot { meta, incarnation, .. } => {
-                self.tell(|| format!("{from} -x {to}  snapshot {}", meta.position));
-                self.report_snapshot(from, to, None, incarnation);
-            }
-        }
-    }
-
-    fn install(
-        &mut self,
-        from: NodeId,
-        to: NodeId,
-        term: Term,
-        meta: SnapshotMeta,
-        state: Machine,
-        incarnation: u64,
-    ) {
-        let answer = self.with(to, |raft, now| raft.on_snapshot_offer(now, from, term, &meta));
-        self.tell(|| format!("{from} => {to}  t{term} snapshot {}: {answer:?}", meta.position));
-        let sent = match answer {
-            OfferAnswer::Stale { .. } => None,
-            OfferAnswer::NotNeeded => Some(meta.index()),
-            OfferAnswer::Wanted => {
-                let index = meta.index();
-                let node = self.node_mut(to);
-                node.disk.finish_snapshot(meta.clone(), state.clone());
-                node.log.finish_snapshot(meta.clone(), state);
-                self.with(to, |raft, now| raft.on_snapshot_received(now, from, term, meta));
-                Some(index)
-            }
-        };
-        self.report_snapshot(from, to, sent, incarnation);
-    }
-
-    fn report_snapshot(&mut self, from: NodeId, to: NodeId, sent: Option<Index>, incarnation: u64) {
-        if self.is_up(from) && self.node(from).incarnation == incarnation {
-            self.with(from, |raft, now| raft.on_snapshot_sent(now, to, sent));
-        }
-    }
-
-    /// Takes what a node has sent out of the network, to be looked at instead of delivered.
-    pub fn sent_by(&mut self, id: NodeId) -> Vec<(NodeId, Message)> {
-        let (sent, others) = self.flying.drain(..).partition(|envelope| envelope.from == id);
-        self.flying = others;
-        let sent: VecDeque<Envelope> = sent;
-        let message = |Envelope { to, parcel, .. }: Envelope| match parcel {
-            Parcel::Message(message) => Some((to, message)),
-            Parcel::Snapshot { .. } => None,
-        };
-        sent.into_iter().filter_map(message).collect()
-    }
-
-    /// Delivers until nothing flies any more.
-    pub fn settle(&mut self) {
-        for _ in 0..100_000 {
-            if self.flying.is_empty() {
-                return;
-            }
-            self.deliver(0);
-        }
-        panic!("the cluster does not come to rest");
-    }
-
-    /// Lets time pass; deadlines pass in order. With `deliver`, what is sent arrives at once.
-    pub fn advance(&mut self, duration: Duration, deliver: bool) {
-        let end = self.now + duration;
-        loop {
-            if deliver {
-                self.settle();
-            }
-            let deadline = |id: &NodeId| self.raft(*id).next_deadline();
-            let next = self.up().into_iter().min_by_key(deadline);
-            match next.filter(|id| self.raft(*id).next_deadline() <= end) {
-                Some(id) => self.fire(id),
-                None => break,
-            }
-        }
-        self.now = end;
-    }
-
-    /// Time passes, and everything arrives.
-    pub fn run(&mut self, millis: u64) {
-        self.advance(Duration::from_millis(millis), true);
-    }
-
-    /// Makes this node the leader: its deadline passes and everything arrives.
-    pub fn elect(&mut self, id: NodeId) {
-        self.fire(id);
-        self.settle();
-        assert_eq!(self.role(id), RoleKind::Leader, "node {id} was not elected");
-    }
-
-    /// Makes another node the leader, by a transfer.
-    pub fn elect_again(&mut self, id: NodeId) {
-        let leader = self.leader().expect("a leader");
-        let told = self.with(leader, |raft, now| raft.transfer_leadership(now, Some(id)));
-        told.expect("another voter");
-        self.settle();
-        assert_eq!(self.role(id), RoleKind::Leader, "node {id} did not take over");
-    }
-
-    // What nodes want.
-
-    fn carry_out(&mut self, id: NodeId) {
-        loop {
-            let now = self.now;
-            let raft = self.node_mut(id).raft.as_mut().expect("the node is up");
-            let ready = raft.ready(now);
-            invariants::check(raft);
-            if ready.is_empty() {
-                return;
-            }
-            self.carry_out_one(id, ready);
-        }
-    }
-
-    fn carry_out_one(&mut self, id: NodeId, ready: Ready) {
-        let Ready {
-            persist,
-            messages,
-            committed,
-            restore,
-            read_states,
-            snapshot_requests,
-            snapshot_published,
-            role_change,
-            alarms,
-        } = ready;
-        if let Some(change) = role_change {
-            let leader = change.leader.map_or(String::new(), |leader| format!(" of {leader}"));
-            self.tell(|| format!("{id} is {}{leader} in t{}", change.role.name(), change.term));
-            if change.role == RoleKind::Leader {
-                *self.stats.entry("leaders").or_default() += 1;
-                let log = &self.nodes[&id].log;
-                self.oracle.on_leader(id, change.term, log);
-            }
-        }
-        for (to, message) in messages {
-            self.oracle.on_send(id, to, &message, &self.nodes[&id].disk);
-            self.flying.push_back(Envelope { from: id, to, parcel: Parcel::Message(message) });
-        }
-        if let Some(persist) = &persist {
-            self.take_batch(id, persist);
-        }
-        self.see_commits(id);
-        self.apply(id, committed);
-        if let Some(meta) = restore {
-            self.restore(id, &meta);
-        }
-        for state in &read_states {
-            *self
-                .stats
-                .entry(if state.read_index.is_some() { "reads" } else { "reads failed" })
-                .or_default() += 1;
-            self.oracle.on_read_answered(id, state.id, state.read_index);
-            let index = state.read_index.map_or("failed".to_owned(), |index| index.to_string());
-            self.tell(|| format!("{id} read {}: {index}", state.id));
-        }
-        self.node_mut(id).reads.extend(read_states);
-        for peer in snapshot_requests {
-            self.send_snapshot(id, peer);
-        }
-        if let Some(meta) = snapshot_published {
-            self.tell(|| format!("{id} published snapshot {}", meta.position));
-        }
-        for alarm in alarms {
-            self.tell(|| format!("{id} ALARM {alarm}"));
-            self.node_mut(id).alarms.push(alarm);
-        }
-        if persist.is_some() && !self.slow_disks.contains(&id) {
-            while self.is_up(id) && self.write(id) {}
-        }
-    }
-
-    fn take_batch(&mut self, id: NodeId, persist: &Persist) {
-        self.tell(|| format!("{id} writes #{}: {}", persist.id, render::batch(&persist.batch)));
-        let node = self.nodes.get_mut(&id).expect("a node of this cluster");
-        node.writing.push_back(persist.clone());
-        node.log.write(&persist.batch);
-        if persist.batch.truncate_from.is_some() {
-            *self.stats.entry("truncations").or_default() += 1;
-        }
-        if let Some(first) = persist.batch.entries.first() {
-            let term = node.log.term_at(first.index - 1).expect("entries follow the log");
-            let previous = Position::new(term, first.index - 1);
-            self.oracle.on_entries(id, previous, &persist.batch.entries);
-        }
-    }
-
-    /// Shows the oracle what this node newly regards as committed. While the disk is slow, the last
-    /// batch may be older than the log in memory; then the rest is shown later.
-    fn see_commits(&mut self, id: NodeId) {
-        let node = &self.nodes[&id];
-        let Some(raft) = &node.raft else { return };
-        let (term, commit_index) = (raft.term(), raft.status().commit_index);
-        let start_index = node.log.start().index;
-        let mut seen = node.commit_seen.max(start_index);
-        while seen < commit_index
-            && let Some(entry) = node.log.entry(seen + 1)
-            && raft.snapshot_meta(seen + 1).map(|meta| meta.position) == Some(entry.position())
-        {
-            let disks = self.nodes.values().map(|node| &node.disk);
-            self.oracle.on_commit(id, term, entry, disks);
-            seen += 1;
-        }
-        self.node_mut(id).commit_seen = seen;
-    }
-
-    fn apply(&mut self, id: NodeId, entries: Vec<Entry>) {
-        let Some(last) = entries.last().map(|entry| entry.index) else { return };
-        self.tell(|| format!("{id} applies {}", render::entries(&entries)));
-        for entry in entries {
-            self.oracle.on_apply(id, &entry);
-            let node = self.node_mut(id);
-            assert_eq!(node.disk.entry(entry.index), Some(&entry), "applied before it is on disk");
-            node.machine.apply(entry);
-        }
-        self.node_mut(id).raft.as_mut().expect("the node is up").on_applied(last);
-    }
-
-    fn restore(&mut self, id: NodeId, meta: &SnapshotMeta) {
-        *self.stats.entry("restores").or_default() += 1;
-        self.tell(|| format!("{id} restores {}", meta.position));
-        let node = self.nodes.get_mut(&id).expect("a node of this cluster");
-        assert_eq!(
-            node.disk.loaded.snapshot.as_ref(),
-            Some(meta),
-            "restored before it is published"
-        );
-        node.machine = node.disk.state.clone();
-        for (entry, known) in node.machine.applied.iter().zip(self.oracle.committed()) {
-            assert_eq!(entry, known, "state machine safety: a snapshot of something else");
-        }
-        node.raft.as_mut().expect("the node is up").on_applied(meta.index());
-    }
-
-    fn send_snapshot(&mut self, from: NodeId, to: NodeId) {
-        let node = &self.nodes[&from];
-        let incarnation = node.incarnation;
-        let term = self.raft(from).term();
-        match &node.disk.loaded.snapshot {
-            Some(meta) => {
-                let (meta, state) = (meta.clone(), node.disk.state.clone());
-                let parcel = Parcel::Snapshot { term, meta, state, incarnation };
-                self.flying.push_back(Envelope { from, to, parcel });
-            }
-            None => self.report_snapshot(from, to, None, incarnation),
-        }
     }
 }

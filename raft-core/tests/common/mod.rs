@@ -11,13 +11,16 @@
 // Each test binary uses a part of it.
 #![allow(dead_code, unreachable_pub, unused_imports)]
 
+mod carry_out;
 pub mod cluster;
 pub mod disk;
+pub mod network;
 pub mod oracle;
 pub mod random;
 pub mod render;
 pub mod say;
 
-pub use cluster::{Cluster, Parcel};
+pub use cluster::Cluster;
 pub use disk::{Disk, Machine};
+pub use network::{Envelope, Parcel};
 pub use random::Random;

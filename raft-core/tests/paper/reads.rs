@@ -1,1 +1,220 @@
-//! .
+//! Section 6.4: reads without an entry in the log.
+
+use std::time::Duration;
+
+use raft_core::consensus::ReadState;
+use raft_core::error::Rejected;
+use raft_core::types::{Body, Message};
+
+use crate::common::{Cluster, say};
+use crate::{no_pre_vote, only, plain};
+
+fn led() -> Cluster {
+    let mut cluster = Cluster::with_config(3, no_pre_vote);
+    cluster.elect(1);
+    cluster.propose(1, "a").expect("it leads");
+    cluster.settle();
+    cluster
+}
+
+/// I1: a read, on the leader or on a follower, gets an index that no completed write lies behind.
+#[test]
+fn i1_reads_see_what_was_committed_before() {
+    let mut cluster = led();
+    for id in cluster.ids() {
+        let read = cluster.read(id).expect("a leader is known");
+        cluster.settle();
+        assert_eq!(cluster.node(id).reads, [ReadState { id: read, read_index: Some(2) }]);
+    }
+}
+
+/// I2: a new leader answers no read before an entry of its own term is committed.
+#[test]
+fn i2_a_new_leader_holds_reads() {
+    let mut cluster = led();
+    cluster.with(1, |raft, now| raft.transfer_leadership(now, Some(2))).expect("another voter");
+    while cluster.leader() != Some(2) {
+        cluster.deliver(0);
+    }
+    cluster.read(2).expect("it leads");
+    // Heartbeats are answered, appends are not.
+    let is_append = |message: &Message| matches!(message.body, Body::Append { .. });
+    while let Some(at) = cluster.flying.iter().position(|one| match &one.parcel {
+        crate::common::Parcel::Message(message) => !is_append(message),
+        crate::common::Parcel::Snapshot { .. } => true,
+    }) {
+        cluster.deliver(at);
+    }
+    assert!(cluster.node(2).reads.is_empty());
+    cluster.settle();
+    assert_eq!(cluster.node(2).reads[0].read_index, Some(3));
+}
+
+/// I3: only a round of heartbeats that began after the read came in confirms it.
+#[test]
+fn i3_an_older_round_confirms_nothing() {
+    let mut cluster = led();
+    cluster.fire(1);
+    cluster.flying.clear();
+    cluster.read(1).expect("it leads");
+    let sent = cluster.sent_by(1);
+    let round = only(&sent, 2, |body| match body {
+        Body::Heartbeat { round, .. } => Some(*round),
+        _ => None,
+    });
+    cluster.step(2, 1, say::heartbeat_answer(1, round - 1));
+    cluster.step(3, 1, say::heartbeat_answer(1, round - 1));
+    assert!(cluster.node(1).reads.is_empty());
+    cluster.step(3, 1, say::heartbeat_answer(1, round));
+    assert_eq!(cluster.node(1).reads.len(), 1);
+}
+
+/// I3: a majority must answer, of five as well; an answer that comes twice counts once.
+#[test]
+fn i3_a_majority_confirms() {
+    let mut cluster = Cluster::with_config(5, no_pre_vote);
+    cluster.elect(1);
+    cluster.read(1).expect("it leads");
+    cluster.flying.clear();
+    cluster.step(2, 1, say::heartbeat_answer(1, 2));
+    cluster.step(2, 1, say::heartbeat_answer(1, 2));
+    assert!(cluster.node(1).reads.is_empty());
+    cluster.step(5, 1, say::heartbeat_answer(1, 2));
+    assert_eq!(cluster.node(1).reads.len(), 1);
+}
+
+/// Reads that come while a round is under way share the next one.
+#[test]
+fn reads_share_rounds() {
+    let mut cluster = led();
+    for _ in 0..10 {
+        cluster.read(1).expect("it leads");
+    }
+    assert_eq!(cluster.sent_by(1).len(), 2, "one round to two peers");
+    let round = cluster.status(1).term + 1;
+    cluster.step(2, 1, say::heartbeat_answer(1, round));
+    assert_eq!((cluster.node(1).reads.len(), cluster.sent_by(1).len()), (1, 2));
+    cluster.step(2, 1, say::heartbeat_answer(1, round + 1));
+    assert_eq!(cluster.node(1).reads.len(), 10);
+}
+
+/// I4: an answer to an earlier question of a follower, repeated, does not answer a later one.
+#[test]
+fn i4_a_repeated_answer_confirms_no_later_read() {
+    let mut cluster = led();
+    cluster.read(3).expect("a leader is known");
+    let question = |cluster: &mut Cluster| {
+        only(&cluster.sent_by(3), 1, |body| match body {
+            Body::ReadIndex { id } => Some(*id),
+            _ => None,
+        })
+    };
+    let first = question(&mut cluster);
+    let answer = Message::new(1, Body::ReadIndexAnswer { id: first, read_index: Some(2) });
+    cluster.step(1, 3, answer.clone());
+    assert_eq!(cluster.node(3).reads.len(), 1);
+    cluster.read(3).expect("a leader is known");
+    let second = question(&mut cluster);
+    assert_ne!(first, second);
+    cluster.step(1, 3, answer);
+    assert_eq!(cluster.node(3).reads.len(), 1);
+    // After an election timeout it asks again, under a third number.
+    cluster.fire(3);
+    assert_ne!(question(&mut cluster), second);
+}
+
+/// I5: a read fails when the node that should confirm it leads no longer; it is never answered by it.
+#[test]
+fn i5_reads_fail_with_the_leader() {
+    let mut cluster = led();
+    cluster.read(1).expect("it leads");
+    cluster.flying.clear();
+    cluster.step(3, 1, say::heartbeat(9, 1, 0));
+    assert_eq!(cluster.node(1).reads, [ReadState { id: 1, read_index: None }]);
+    cluster.step(2, 1, say::heartbeat_answer(1, 2));
+    assert_eq!(cluster.node(1).reads.len(), 1);
+    // At a follower: when it turns to another leader, or campaigns.
+    for turn in [0, 1] {
+        let mut cluster = led();
+        cluster.read(3).expect("a leader is known");
+        match turn {
+            0 => cluster.step(2, 3, say::heartbeat(9, 1, 0)),
+            _ => (0..2).for_each(|_| cluster.fire(3)),
+        }
+        assert_eq!(cluster.node(3).reads, [ReadState { id: 1, read_index: None }]);
+    }
+}
+
+/// I5: who does not lead says so to a follower that asks, so that it need not wait.
+#[test]
+fn i5_a_question_to_who_does_not_lead() {
+    let mut cluster = led();
+    cluster.step(3, 2, Message::new(1, Body::ReadIndex { id: 7 }));
+    let none = Message::new(1, Body::ReadIndexAnswer { id: 7, read_index: None });
+    assert_eq!(cluster.sent_by(2), [(3, none)]);
+}
+
+/// I9: the index can lie ahead of what the reader has applied; it waits for that, not for the clock.
+#[test]
+fn i9_the_index_may_lie_ahead() {
+    let mut cluster = led();
+    cluster.cut(1, 3);
+    cluster.propose(1, "b").expect("it leads");
+    cluster.settle();
+    cluster.heal();
+    cluster.read(3).expect("a leader is known");
+    cluster.settle();
+    assert_eq!(cluster.node(3).reads[0].read_index, Some(3));
+}
+
+/// I6: what waits is bounded; beyond, reads are refused, and taken again later.
+#[test]
+fn i6_waiting_reads_are_bounded() {
+    let mut cluster = Cluster::with_config(3, |config| {
+        plain(config);
+        config.reads_waiting_max = 3;
+    });
+    cluster.elect(1);
+    cluster.isolate(1);
+    for id in [1, 3] {
+        for _ in 0..3 {
+            cluster.read(id).expect("room for three");
+        }
+        assert!(matches!(cluster.read(id), Err(Rejected::Busy(_))));
+    }
+    cluster.heal();
+    cluster.run(1_000);
+    for id in [1, 3] {
+        assert_eq!(cluster.node(id).reads.len(), 3);
+        cluster.read(id).expect("room again");
+    }
+}
+
+/// I10: a restarted node answers no read by itself; alone, it first commits an entry of its term.
+#[test]
+fn i10_no_read_after_a_restart_without_a_new_entry() {
+    let mut cluster = Cluster::new(1);
+    cluster.elect(1);
+    cluster.propose(1, "a").expect("it leads");
+    cluster.crash(1, 0);
+    cluster.start(1);
+    assert_eq!(cluster.read(1), Err(Rejected::NotLeader { leader: None }));
+    cluster.slow_disks.insert(1);
+    cluster.fire(1);
+    cluster.write(1);
+    let read = cluster.read(1).expect("it leads");
+    assert!(cluster.node(1).reads.is_empty(), "its no-op is not on disk");
+    cluster.write(1);
+    assert_eq!(cluster.node(1).reads, [ReadState { id: read, read_index: Some(3) }]);
+}
+
+/// I11: a leader that is cut off confirms nothing, however long.
+#[test]
+fn i11_a_leader_without_a_quorum_confirms_nothing() {
+    let mut cluster = Cluster::with_config(3, plain);
+    cluster.elect(1);
+    cluster.isolate(1);
+    cluster.read(1).expect("it believes that it leads");
+    cluster.advance(Duration::from_millis(250), true);
+    assert!(cluster.node(1).reads.is_empty());
+}

@@ -1,1 +1,345 @@
-//! .
+//! Chapter 5: snapshots, compaction, and bringing up a peer whose entries are gone.
+
+use raft_core::consensus::OfferAnswer::{NotNeeded, Stale, Wanted};
+use raft_core::consensus::RoleKind::Follower;
+use raft_core::consensus::{PeerStatus, ProgressState};
+use raft_core::types::{Configuration, NodeId, Position, SnapshotMeta};
+
+use crate::common::{Cluster, Machine, Parcel, say};
+use crate::{no_pre_vote, plain, with_logs};
+
+/// Node 1 leads and has compacted its log through 4, its end; node 3 was down and has entry 1 only.
+fn lagging() -> Cluster {
+    let mut cluster = Cluster::with_config(3, no_pre_vote);
+    cluster.elect(1);
+    cluster.crash(3, 0);
+    cluster.with(1, |raft, now| raft.on_unreachable(now, 3));
+    for command in ["a", "b", "c"] {
+        cluster.propose(1, command).expect("it leads");
+        cluster.settle();
+    }
+    cluster.snapshot(1);
+    cluster.compact(1, 4);
+    cluster.start(3);
+    cluster
+}
+
+/// The leader hears from 3 and finds that only a snapshot helps.
+fn sending() -> Cluster {
+    let mut cluster = lagging();
+    cluster.fire(1);
+    while let Some(at) =
+        cluster.flying.iter().position(|one| matches!(one.parcel, Parcel::Message(_)))
+    {
+        cluster.deliver(at);
+    }
+    assert_eq!(cluster.flying.len(), 1, "a snapshot is under way");
+    cluster
+}
+
+fn third(cluster: &Cluster) -> PeerStatus {
+    cluster.status(1).peers.into_iter().find(|peer| peer.id == 3).expect("a peer")
+}
+
+fn meta(index: u64, term: u64) -> SnapshotMeta {
+    let configuration = Configuration::of_voters([1, 2, 3]);
+    SnapshotMeta { position: Position::new(term, index), configuration }
+}
+
+/// Offers and gives a snapshot of no-ops to node 1, from 2.
+fn give(cluster: &mut Cluster, term: u64, state_terms: &[u64]) -> bool {
+    let applied = (1..).zip(state_terms).map(|(index, term)| say::entry(index, *term)).collect();
+    let state = Machine { applied };
+    let meta = meta(state.last_applied().index, state.last_applied().term);
+    let offer = meta.clone();
+    let answer = cluster.with(1, |raft, now| raft.on_snapshot_offer(now, 2, term, &offer));
+    if answer != Wanted {
+        return false;
+    }
+    let node = cluster.nodes.get_mut(&1).expect("node 1");
+    node.disk.finish_snapshot(meta.clone(), state.clone());
+    node.log.finish_snapshot(meta.clone(), state);
+    cluster.with(1, |raft, now| raft.on_snapshot_received(now, 2, term, meta))
+}
+
+/// S1, 5: a peer that needs entries which are gone is sent a snapshot, and no entries meanwhile.
+#[test]
+fn s1_a_lagging_peer_gets_a_snapshot() {
+    let mut cluster = sending();
+    assert_eq!(third(&cluster).state, ProgressState::Snapshot);
+    cluster.propose(1, "d").expect("it leads");
+    assert!(cluster.sent_by(1).iter().all(|(to, _)| *to != 3));
+    cluster.fire(1);
+    let sent = cluster.sent_by(1);
+    assert!(sent.contains(&(3, say::heartbeat(1, 3, 1))), "heartbeats go on: {sent:?}");
+}
+
+/// S1, S3, S11: it takes the snapshot over, gets the entries behind it, and has what everybody has.
+#[test]
+fn s11_the_lagging_peer_catches_up() {
+    let mut cluster = sending();
+    cluster.propose(1, "d").expect("it leads");
+    cluster.settle();
+    assert_eq!(third(&cluster).state, ProgressState::Replicate);
+    cluster.run(100);
+    assert_eq!(cluster.node(3).machine, cluster.node(1).machine);
+    assert_eq!(cluster.status(3).log_start_index, 4);
+}
+
+/// S2: a failed snapshot leads back to a probe that waits for a sign of life.
+#[test]
+fn s2_a_snapshot_fails() {
+    let mut cluster = sending();
+    cluster.drop_parcel(0);
+    assert_eq!(
+        (third(&cluster).state, third(&cluster).next_index),
+        (ProgressState::Probe { paused: true }, 2)
+    );
+    cluster.run(500);
+    assert_eq!(cluster.node(3).machine, cluster.node(1).machine);
+}
+
+/// S3: after a snapshot the leader probes behind it.
+#[test]
+fn s3_a_snapshot_succeeds() {
+    let mut cluster = sending();
+    cluster.with(1, |raft, now| raft.on_snapshot_sent(now, 3, Some(4)));
+    assert_eq!(
+        (third(&cluster).state, third(&cluster).next_index),
+        (ProgressState::Probe { paused: true }, 5)
+    );
+    assert_eq!(cluster.sent_by(1), [(3, say::append(1, (4, 1), &[], 4))]);
+}
+
+/// S4: the peer's acknowledgement may come before the report that the snapshot was sent.
+#[test]
+fn s4_the_acknowledgement_comes_first() {
+    let mut cluster = sending();
+    cluster.step(3, 1, say::accepted(1, 2));
+    assert_eq!(third(&cluster).state, ProgressState::Snapshot, "the log begins behind that");
+    cluster.step(3, 1, say::accepted(1, 4));
+    assert_eq!((third(&cluster).state, third(&cluster).next_index), (ProgressState::Replicate, 5));
+    cluster.with(1, |raft, now| raft.on_snapshot_sent(now, 3, None));
+    assert_eq!(third(&cluster).state, ProgressState::Replicate);
+}
+
+/// S5: an older snapshot than the log's start helps only so far; the next one is sent then.
+#[test]
+fn s5_a_snapshot_that_is_too_old_by_now() {
+    let mut cluster = sending();
+    let crowd: [NodeId; 2] = [1, 2];
+    for _ in 0..2 {
+        cluster.propose(1, "d").expect("it leads");
+        while let Some(at) = cluster.flying.iter().position(|one| crowd.contains(&one.to)) {
+            cluster.deliver(at);
+        }
+    }
+    cluster.snapshot(1);
+    cluster.compact(1, 6);
+    cluster.run(1_000);
+    assert_eq!(cluster.status(3).log_start_index, 6);
+    assert_eq!(cluster.node(3).machine, cluster.node(1).machine);
+}
+
+/// S6, S13: nothing is sent to a peer that is not heard, and the others are served meanwhile.
+#[test]
+fn s6_a_silent_peer_gets_nothing() {
+    let mut cluster = lagging();
+    cluster.crash(3, 0);
+    for _ in 0..30 {
+        cluster.propose(1, "d").expect("it leads");
+        cluster.run(60);
+        assert_ne!(third(&cluster).state, ProgressState::Snapshot);
+    }
+    assert_eq!(cluster.node(2).machine, cluster.node(1).machine);
+}
+
+/// S6: also when a snapshot has arrived there that is too old by now: the next one waits for a sign of life.
+#[test]
+fn s6_the_next_snapshot_waits_for_a_sign_of_life() {
+    let mut cluster = sending();
+    cluster.flying.clear();
+    cluster.isolate(3);
+    for _ in 0..2 {
+        cluster.propose(1, "d").expect("it leads");
+        cluster.run(200);
+    }
+    cluster.snapshot(1);
+    cluster.compact(1, 6);
+    cluster.with(1, |raft, now| raft.on_snapshot_sent(now, 3, Some(4)));
+    assert_eq!(third(&cluster).state, ProgressState::Probe { paused: false });
+    cluster.step(3, 1, say::heartbeat_answer(1, 1));
+    assert_eq!(third(&cluster).state, ProgressState::Snapshot);
+}
+
+/// S7: a snapshot behind the commit index is not wanted; an offer of an old term is stale.
+#[test]
+fn s7_what_is_not_needed() {
+    let mut cluster = with_logs(&[&[1, 1, 1], &[1, 1, 1], &[1, 1, 1]], 2);
+    cluster.step(2, 1, say::append(2, (3, 1), &[], 2));
+    let mut offer = |term, index| {
+        cluster.with(1, |raft, now| raft.on_snapshot_offer(now, 2, term, &meta(index, 1)))
+    };
+    assert_eq!([offer(2, 1), offer(2, 2)], [NotNeeded, NotNeeded]);
+    assert_eq!(offer(2, 3), Wanted);
+    assert_eq!(offer(1, 9), Stale { term: 2 });
+}
+
+/// S7: a snapshot that the log agrees with replaces nothing: it only tells how far the log is committed.
+#[test]
+fn s7_a_snapshot_that_agrees_with_the_log() {
+    let mut cluster = with_logs(&[&[1, 1, 1], &[1, 1, 1], &[1, 1, 1]], 1);
+    assert!(!give(&mut cluster, 2, &[1, 1]), "nothing to publish");
+    let status = cluster.status(1);
+    assert_eq!((status.commit_index, status.last_index, status.log_start_index), (2, 3, 0));
+    assert!(cluster.sent_by(1).contains(&(2, say::accepted(2, 2))));
+}
+
+/// S10, 5: a snapshot that the log does not contain replaces all of it, in the batch that publishes it.
+#[test]
+fn s10_a_snapshot_replaces_a_conflicting_log() {
+    let mut cluster = with_logs(&[&[1, 2, 2, 2, 2], &[1, 1, 3], &[1, 1, 3]], 3);
+    cluster.slow_disks.insert(1);
+    assert!(give(&mut cluster, 3, &[1, 1, 3]));
+    let status = cluster.status(1);
+    assert_eq!((status.last_index, status.commit_index, status.last_applied), (3, 3, 0));
+    assert!(cluster.raft(1).is_restoring() && cluster.sent_by(1).is_empty());
+    assert_eq!(cluster.node(1).disk.terms(), [1, 2, 2, 2, 2], "not written yet");
+    cluster.write(1);
+    assert_eq!(
+        (cluster.status(1).last_applied, cluster.node(1).disk.start()),
+        (3, Position::new(3, 3))
+    );
+    assert!(cluster.node(1).disk.loaded.entries.is_empty());
+    assert_eq!(cluster.sent_by(1), [(2, say::accepted(3, 3))]);
+}
+
+/// S16: a second, newer snapshot comes before the first was written: the newer one counts.
+#[test]
+fn s16_a_newer_snapshot_while_one_is_taken_over() {
+    let mut cluster = with_logs(&[&[], &[1, 1, 3, 3], &[1, 1, 3, 3]], 3);
+    cluster.slow_disks.insert(1);
+    assert!(give(&mut cluster, 3, &[1, 1, 3]));
+    assert!(give(&mut cluster, 3, &[1, 1, 3, 3]));
+    while cluster.write(1) {}
+    let status = cluster.status(1);
+    assert_eq!(
+        (status.last_applied, status.log_start_index, cluster.raft(1).is_restoring()),
+        (4, 4, false)
+    );
+}
+
+/// S16: entries that follow the snapshot are taken while it is still being written, and applied after it.
+#[test]
+fn s16_entries_while_a_snapshot_is_taken_over() {
+    let mut cluster = with_logs(&[&[], &[1, 1, 3, 3], &[1, 1, 3, 3]], 3);
+    cluster.slow_disks.insert(1);
+    assert!(give(&mut cluster, 3, &[1, 1, 3]));
+    cluster.step(2, 1, say::append(3, (3, 3), &[3], 4));
+    assert_eq!(cluster.status(1).last_index, 4);
+    while cluster.write(1) {}
+    assert_eq!(cluster.status(1).last_applied, 4);
+}
+
+/// S16, S18: a crash before the batch leaves the old state; after it, the new one.
+#[test]
+fn s18_a_crash_while_a_snapshot_is_taken_over() {
+    for (written, start_index) in [(0, 0), (1, 3)] {
+        let mut cluster = with_logs(&[&[1], &[1, 1, 3], &[1, 1, 3]], 3);
+        cluster.slow_disks.insert(1);
+        assert!(give(&mut cluster, 3, &[1, 1, 3]));
+        cluster.crash(1, written);
+        cluster.start(1);
+        assert_eq!(cluster.status(1).log_start_index, start_index);
+        assert_eq!(cluster.status(1).last_applied, start_index);
+    }
+}
+
+/// A snapshot of a leader that has been deposed meanwhile is still a snapshot of what is committed.
+#[test]
+fn s16_the_term_changes_during_a_transfer() {
+    let mut cluster = with_logs(&[&[1], &[1, 1, 3], &[1, 1, 3]], 3);
+    let applied = [1, 1, 3].iter().zip(1..).map(|(term, index)| say::entry(index, *term)).collect();
+    let state = Machine { applied };
+    let node = cluster.nodes.get_mut(&1).expect("node 1");
+    node.disk.finish_snapshot(meta(3, 3), state.clone());
+    node.log.finish_snapshot(meta(3, 3), state);
+    cluster.step(3, 1, say::heartbeat(4, 1, 0));
+    cluster.sent_by(1);
+    assert!(cluster.with(1, |raft, now| raft.on_snapshot_received(now, 2, 3, meta(3, 3))));
+    assert_eq!((cluster.status(1).last_applied, cluster.status(1).leader), (3, Some(3)));
+    assert!(cluster.sent_by(1).is_empty(), "the old leader is told nothing");
+}
+
+/// S8: who the members are comes with the snapshot.
+#[test]
+fn s8_the_configuration_comes_with_the_snapshot() {
+    let mut cluster = with_logs(&[&[], &[1, 1, 3], &[1, 1, 3]], 3);
+    let applied = [1, 1, 3].iter().zip(1..).map(|(term, index)| say::entry(index, *term)).collect();
+    let mut others = meta(3, 3);
+    others.configuration = Configuration::of_voters([2, 3]);
+    let state = Machine { applied };
+    let node = cluster.nodes.get_mut(&1).expect("node 1");
+    node.disk.finish_snapshot(others.clone(), state.clone());
+    node.log.finish_snapshot(others.clone(), state);
+    assert!(cluster.with(1, |raft, now| raft.on_snapshot_received(now, 2, 3, others)));
+    for _ in 0..5 {
+        cluster.fire(1);
+    }
+    assert_eq!((cluster.role(1), cluster.raft(1).term()), (Follower, 3), "it is no voter any more");
+}
+
+/// 5.1: each node takes its own snapshots; a snapshot of what the log no longer contains is not published.
+#[test]
+fn s5_1_own_snapshots() {
+    let mut cluster = lagging();
+    cluster.snapshot(2);
+    assert_eq!(cluster.raft(2).snapshot_index(), 4);
+    assert!(!cluster.with(1, |raft, _| raft.publish_snapshot(meta(2, 1))), "compacted");
+    cluster.run(200);
+    assert_eq!(cluster.raft(3).snapshot_index(), 4, "the one it was sent");
+}
+
+/// 5.1, A22: after compaction the log still knows the position it starts behind, so appends that stand on it
+/// are taken; an append from before is taken from where the log begins.
+#[test]
+fn a22_the_start_of_a_compacted_log() {
+    let mut cluster = lagging();
+    cluster.crash(3, 0);
+    cluster.snapshot(2);
+    cluster.compact(2, 4);
+    cluster.step(1, 2, say::append(1, (4, 1), &[], 4));
+    assert_eq!(cluster.sent_by(2), [(1, say::accepted(1, 4))]);
+    cluster.step(1, 2, say::append(1, (0, 0), &[], 4));
+    assert_eq!(cluster.sent_by(2), [(1, say::accepted(1, 4))]);
+    cluster.step(1, 2, say::append(1, (5, 1), &[], 4));
+    assert_eq!(cluster.sent_by(2), [(1, say::rejected(1, 5, (4, 1)))]);
+}
+
+/// F8, S14: a leader that has compacted its whole log serves a new, empty peer.
+#[test]
+fn s14_a_log_compacted_to_its_tip() {
+    let mut cluster = lagging();
+    cluster.crash(3, 0);
+    cluster.nodes.get_mut(&3).expect("node 3").disk = Default::default();
+    cluster.start(3);
+    cluster.run(1_000);
+    assert_eq!(cluster.node(3).machine, cluster.node(1).machine);
+}
+
+/// A node that claims this node's own identity offers a snapshot: refused, and an operator told.
+#[test]
+fn an_offer_in_the_own_name() {
+    for lead in [false, true] {
+        let mut cluster = Cluster::with_config(3, plain);
+        if lead {
+            cluster.elect(1);
+        }
+        for term in [1, 7] {
+            let answer =
+                cluster.with(1, |raft, now| raft.on_snapshot_offer(now, 1, term, &meta(9, 1)));
+            assert!(matches!(answer, Stale { .. }));
+        }
+        assert_eq!(cluster.node(1).alarms.len(), 2);
+    }
+}

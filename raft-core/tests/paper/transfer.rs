@@ -1,1 +1,140 @@
-//! .
+//! Section 3.10: handing leadership over.
+
+use raft_core::consensus::RoleKind::{Candidate, Follower, Leader};
+use raft_core::error::Rejected;
+use raft_core::types::{Message, NodeId};
+
+use crate::common::{Cluster, say};
+
+fn led() -> Cluster {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(1);
+    cluster
+}
+
+fn transfer(cluster: &mut Cluster, to: impl Into<Option<NodeId>>) -> Result<(), Rejected> {
+    let to = to.into();
+    cluster.with(1, |raft, now| raft.transfer_leadership(now, to))
+}
+
+fn told(cluster: &mut Cluster) -> Vec<NodeId> {
+    let sent = cluster.sent_by(1);
+    let told = |(to, message): &(NodeId, Message)| (*message == say::timeout_now(1)).then_some(*to);
+    sent.iter().filter_map(told).collect()
+}
+
+/// X1: a successor that has everything is told at once, and campaigns at once: no pre-vote, and the voters
+/// do not stick to the leader that wants this.
+#[test]
+fn x1_to_an_up_to_date_node() {
+    let mut cluster = led();
+    let now = cluster.now;
+    transfer(&mut cluster, 2).expect("another voter");
+    cluster.settle();
+    assert_eq!((cluster.role(1), cluster.role(2), cluster.raft(2).term()), (Follower, Leader, 2));
+    assert_eq!(cluster.now, now, "nobody waited for a timeout");
+}
+
+/// X1: without a name, it is whoever is furthest.
+#[test]
+fn x1_to_whoever_is_furthest() {
+    let mut cluster = led();
+    cluster.cut(1, 3);
+    cluster.propose(1, "a").expect("it leads");
+    cluster.settle();
+    transfer(&mut cluster, None).expect("there are others");
+    assert_eq!(told(&mut cluster), [2]);
+}
+
+/// X2: a successor that lags is brought up to date first.
+#[test]
+fn x2_to_a_slow_node() {
+    let mut cluster = led();
+    cluster.propose(1, "a").expect("it leads");
+    transfer(&mut cluster, 2).expect("another voter");
+    cluster.settle();
+    assert_eq!(cluster.leader(), Some(2));
+    assert!(cluster.node(2).machine.last_applied().index >= 3);
+}
+
+/// X2: also with a snapshot.
+#[test]
+fn x2_after_a_snapshot() {
+    let mut cluster = led();
+    cluster.crash(3, 0);
+    cluster.with(1, |raft, now| raft.on_unreachable(now, 3));
+    cluster.propose(1, "a").expect("it leads");
+    cluster.settle();
+    cluster.snapshot(1);
+    cluster.compact(1, 2);
+    cluster.start(3);
+    transfer(&mut cluster, 3).expect("another voter");
+    cluster.run(200);
+    assert_eq!(cluster.leader(), Some(3));
+}
+
+/// X3: to itself or to a stranger: refused.
+#[test]
+fn x3_to_nobody() {
+    let mut cluster = led();
+    for to in [1, 9] {
+        assert!(transfer(&mut cluster, to).is_err());
+        cluster.propose(1, "a").expect("it goes on leading");
+    }
+    let rejected = cluster.with(2, |raft, now| raft.transfer_leadership(now, Some(3)));
+    assert_eq!(rejected, Err(Rejected::NotLeader { leader: Some(1) }));
+    let mut alone = Cluster::new(1);
+    alone.elect(1);
+    assert!(transfer(&mut alone, None).is_err());
+}
+
+/// X4, X5: while it is under way proposals are refused; the successor does not answer, and after an election
+/// timeout the leader goes on.
+#[test]
+fn x4_the_successor_is_dead() {
+    let mut cluster = led();
+    cluster.crash(2, 0);
+    transfer(&mut cluster, 2).expect("another voter");
+    assert!(matches!(cluster.propose(1, "a"), Err(Rejected::Busy(_))));
+    cluster.run(310);
+    assert_eq!(cluster.role(1), Leader);
+    cluster.propose(1, "a").expect("it leads again");
+}
+
+/// X6: somebody else's election ends it like any leadership.
+#[test]
+fn x6_a_higher_term_ends_it() {
+    let mut cluster = led();
+    transfer(&mut cluster, 2).expect("another voter");
+    cluster.step(3, 1, say::heartbeat(9, 1, 0));
+    assert_eq!((cluster.role(1), cluster.status(1).leader), (Follower, Some(3)));
+}
+
+/// X8: naming the same node again does not prolong it; another one replaces it.
+#[test]
+fn x8_a_second_transfer() {
+    let mut cluster = led();
+    cluster.crash(2, 0);
+    transfer(&mut cluster, 2).expect("another voter");
+    cluster.run(200);
+    transfer(&mut cluster, 2).expect("the same");
+    cluster.run(110);
+    cluster.propose(1, "a").expect("the first deadline counted");
+    cluster.settle();
+    transfer(&mut cluster, 2).expect("another voter");
+    transfer(&mut cluster, 3).expect("yet another");
+    cluster.settle();
+    assert_eq!(cluster.leader(), Some(3));
+}
+
+/// X9: "campaign at once" counts only from the leader, in its term, and for a follower.
+#[test]
+fn x9_timeout_now_from_others_is_ignored() {
+    let mut cluster = led();
+    cluster.step(3, 2, say::timeout_now(1));
+    cluster.step(3, 1, say::timeout_now(1));
+    cluster.step(1, 2, say::timeout_now(0));
+    assert_eq!((cluster.role(1), cluster.role(2)), (Leader, Follower));
+    cluster.step(1, 2, say::timeout_now(1));
+    assert_eq!(cluster.role(2), Candidate);
+}
