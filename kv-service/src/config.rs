@@ -155,23 +155,35 @@ pub const fn default_max_raft_state() -> ByteSize {
 }
 
 impl ServerConfig {
-    /// A node of a cluster whose nodes share one process: no addresses, no certificates, no directory.
-    pub fn in_process(node_id: NodeId, nodes: impl IntoIterator<Item = NodeId>) -> Self {
-        // Never bound: the port only has to make sense.
-        let address = |id| NodeAddress { id, address: "127.0.0.1:1".to_owned() };
+    /// A node with defaults for everything that has one.
+    pub fn new(
+        cluster_id: impl Into<String>,
+        node_id: NodeId,
+        data_dir: impl Into<PathBuf>,
+        tls: TlsFiles,
+        nodes: Vec<NodeAddress>,
+    ) -> Self {
         Self {
-            cluster_id: "in-process".to_owned(),
+            cluster_id: cluster_id.into(),
             node_id,
             listen: None,
-            data_dir: PathBuf::new(),
-            storage: StorageKind::Memory,
+            data_dir: data_dir.into(),
+            storage: StorageKind::default(),
             max_raft_state: default_max_raft_state(),
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             sessions: SessionLimits::default(),
-            tls: TlsFiles::default(),
-            nodes: nodes.into_iter().map(address).collect(),
+            tls,
+            nodes,
         }
+    }
+
+    /// A node of a cluster within one process: no certificates, and a directory only if it is set.
+    pub fn in_process(node_id: NodeId, nodes: impl IntoIterator<Item = NodeId>) -> Self {
+        // Never bound: the port only has to make sense.
+        let address = |id| NodeAddress { id, address: "127.0.0.1:1".to_owned() };
+        let nodes = nodes.into_iter().map(address).collect();
+        Self::new("in-process", node_id, PathBuf::new(), TlsFiles::default(), nodes)
     }
 
     /// Reads and checks a file.

@@ -15,6 +15,8 @@ pub mod protocol;
 pub mod quic;
 pub mod server;
 pub mod stream;
+#[cfg(feature = "quic")]
+pub mod tls;
 pub mod units;
 pub mod wiring;
 

@@ -51,6 +51,8 @@ async fn keeps_the_contract_at_once() {
 #[tokio::test(start_paused = true)]
 async fn keeps_the_contract_with_delays() {
     contract::all(async || InProcess::with(slow())).await;
+    let even = Duration::from_millis(3);
+    contract::all(async || InProcess::with(LinkFaults::none().delaying(even, even))).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -62,4 +64,12 @@ async fn keeps_the_contract_with_losses() {
 async fn keeps_the_contract_on_threads() {
     contract::all(async || InProcess::with(LinkFaults::none())).await;
     contract::all(async || InProcess::with(slow())).await;
+}
+
+/// The suite sees what it is there to see.
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "out of order")]
+async fn a_network_that_reorders_does_not_keep_the_contract() {
+    let net = InProcess::with(LinkFaults::none().reordering(0.01, Duration::from_millis(50)));
+    contract::messages_of_a_class_stay_in_order(&net).await;
 }

@@ -24,7 +24,7 @@ use crate::tls::{ALPN_KV, ALPN_RAFT, Identity};
 /// as may be connected.
 pub(crate) async fn accept_all(shared: Arc<Shared>, clients: mpsc::Sender<ClientConnection>) {
     let mut handshakes = JoinSet::new();
-    while let Some(incoming) = shared.endpoint.accept().await {
+    while let Some(incoming) = shared.opened.endpoint.accept().await {
         while handshakes.try_join_next().is_some() {}
         if handshakes.len() >= HANDSHAKES_MAX {
             incoming.refuse();
@@ -77,7 +77,9 @@ async fn admit(
 fn check_peer(shared: &Shared, id: u64) -> Result<(), String> {
     let own_id = shared.config.node_id;
     if !shared.peers.contains_key(&id) {
-        Err(format!("node {id} is not among the peers of node {own_id}; add it to the configuration"))
+        Err(format!(
+            "node {id} is not among the peers of node {own_id}; add it to the configuration"
+        ))
     } else if id > own_id {
         Err(format!("node {own_id} dials node {id}, not the other way round; run equal versions"))
     } else {

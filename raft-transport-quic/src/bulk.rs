@@ -56,10 +56,12 @@ impl QuicBulk {
 #[async_trait]
 impl BulkStream for QuicBulk {
     async fn send(&mut self, frame: Bytes) -> Result<(), TransportError> {
-        assert!(
-            (1..=BULK_FRAME_BYTES_MAX).contains(&frame.len()),
-            "a bulk frame has 1 to {BULK_FRAME_BYTES_MAX} bytes"
-        );
+        if !(1..=BULK_FRAME_BYTES_MAX).contains(&frame.len()) {
+            return Err(TransportError::new(format!(
+                "a bulk frame has 1 to {BULK_FRAME_BYTES_MAX} bytes, not {}",
+                frame.len()
+            )));
+        }
         self.check_between_frames()?;
         let mut length = BytesMut::with_capacity(LENGTH_BYTES);
         length.put_u32(frame.len() as u32);

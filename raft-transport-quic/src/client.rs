@@ -8,13 +8,13 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use quinn::{Connection, Endpoint, RecvStream, SendStream};
+use quinn::{Connection, RecvStream, SendStream};
 use raft_core::types::NodeId;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use crate::config::CLIENT_CONNECT_TIMEOUT;
-use crate::endpoint::{client_client, client_endpoint, resolve};
+use crate::endpoint::{Opened, client_client, client_endpoint, resolve};
 use crate::error::{QuicError, close, describe};
 use crate::tls::{ALPN_KV, TlsConfig, check_cluster_id, node_name};
 
@@ -51,8 +51,7 @@ impl ClientConnection {
 
     /// Waits until the node has greeted us.
     async fn greeted(connection: Connection) -> Result<Self, String> {
-        let mut greeting =
-            connection.accept_uni().await.map_err(|error| describe(&error))?;
+        let mut greeting = connection.accept_uni().await.map_err(|error| describe(&error))?;
         match greeting.read_to_end(GREETING.len()).await {
             Ok(said) if said == GREETING => Ok(Self { connection, _place: None }),
             Ok(_) => Err("the node greets in a way we do not know; use equal versions".into()),
@@ -101,7 +100,7 @@ fn lost(error: quinn::ConnectionError) -> QuicError {
 #[derive(Debug)]
 pub struct ClientEndpoint {
     cluster_id: String,
-    endpoint: Endpoint,
+    opened: Opened,
     config: quinn::ClientConfig,
 }
 
@@ -114,7 +113,7 @@ impl ClientEndpoint {
         check_cluster_id(cluster_id)?;
         tls.identity(cluster_id)?;
         let config = client_client(tls.client(ALPN_KV)?);
-        Ok(Self { cluster_id: cluster_id.to_owned(), endpoint: client_endpoint()?, config })
+        Ok(Self { cluster_id: cluster_id.to_owned(), opened: client_endpoint()?, config })
     }
 
     /// Connects to a node at `host:port`, and makes sure that it is this node.
@@ -136,9 +135,10 @@ impl ClientEndpoint {
         node_id: NodeId,
         address: &str,
     ) -> Result<ClientConnection, String> {
-        let to = resolve(&self.endpoint, address).await?;
+        let to = resolve(&self.opened.endpoint, address).await?;
         let name = node_name(&self.cluster_id, node_id);
         let connection = self
+            .opened
             .endpoint
             .connect_with(self.config.clone(), to, &name)
             .map_err(|error| format!("not even tried: {error}"))?
@@ -149,7 +149,6 @@ impl ClientEndpoint {
 
     /// Closes all connections, and waits a moment until the nodes have been told.
     pub async fn close(&self) {
-        self.endpoint.close(close::DONE, b"the client is done");
-        let _ = timeout(crate::config::CLOSE_TIMEOUT, self.endpoint.wait_idle()).await;
+        self.opened.close("the client is done").await;
     }
 }

@@ -17,15 +17,33 @@ use quinn::{
 };
 use ring::hmac;
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::time::timeout;
 
 use crate::config::*;
-use crate::error::QuicError;
+use crate::error::{QuicError, close};
+use crate::socket::ReleasableSocket;
+
+/// An endpoint and its socket.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) socket: Arc<ReleasableSocket>,
+}
+
+impl Opened {
+    /// Closes all connections, gives the farewells a moment to leave, and frees the port.
+    pub(crate) async fn close(&self, reason: &str) {
+        self.endpoint.close(close::DONE, reason.as_bytes());
+        let _ = timeout(FAREWELL_TIMEOUT, self.endpoint.wait_idle()).await;
+        self.socket.release();
+    }
+}
 
 /// The endpoint of a node: accepts peers and clients, and dials peers.
 pub(crate) fn node_endpoint(
     config: &QuicConfig,
     tls: QuicServerConfig,
-) -> Result<Endpoint, QuicError> {
+) -> Result<Opened, QuicError> {
     let key = hmac::Key::new(hmac::HMAC_SHA256, &config.reset_key);
     let mut endpoint_config = EndpointConfig::new(Arc::new(key));
     endpoint_config
@@ -68,7 +86,7 @@ impl ConnectionIdGenerator for RandomIds {
 
 /// The endpoint of a client: dials only. Its socket takes both address families if the system
 /// allows.
-pub(crate) fn client_endpoint() -> Result<Endpoint, QuicError> {
+pub(crate) fn client_endpoint() -> Result<Opened, QuicError> {
     let mut config = EndpointConfig::default();
     config.max_udp_payload_size(MTU_MAX).expect("a valid datagram size");
     let any_v6 = SocketAddr::from(([0u16; 8], 0));
@@ -80,11 +98,14 @@ fn open(
     address: SocketAddr,
     config: EndpointConfig,
     server: Option<ServerConfig>,
-) -> Result<Endpoint, QuicError> {
+) -> Result<Opened, QuicError> {
     let bind = || {
         let runtime = quinn::default_runtime()
             .ok_or_else(|| std::io::Error::other("there is no tokio runtime here"))?;
-        Endpoint::new(config, server, socket(address)?, runtime)
+        let socket = Arc::new(ReleasableSocket::new(socket(address)?, &*runtime)?);
+        let shared = socket.clone();
+        let endpoint = Endpoint::new_with_abstract_socket(config, server, shared, runtime)?;
+        Ok(Opened { endpoint, socket })
     };
     bind().map_err(|source| QuicError::Bind { address, source })
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use quinn::{ConnectionError, VarInt};
+use quinn::{ConnectionError, TransportErrorCode, VarInt};
 
 /// Why the transport or a client cannot do what was asked. Every message says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +80,11 @@ pub(crate) fn describe(error: &ConnectionError) -> String {
                 format!("refused by the other side: {reason}")
             }
         }
+        ConnectionError::ConnectionClosed(close)
+            if close.error_code == TransportErrorCode::CONNECTION_REFUSED =>
+        {
+            "refused by the other side: it is stopping, or overwhelmed by handshakes".to_owned()
+        }
         ConnectionError::ConnectionClosed(close) => {
             let reason = String::from_utf8_lossy(&close.reason);
             format!("refused by the other side: {}{}", reason, tls_hint(&reason, true))
@@ -107,7 +112,8 @@ fn tls_hint(reason: &str, theirs: bool) -> &'static str {
         " (another node, or a node of another cluster, answers at this address; check the addresses of the peers)"
     } else if has("Expired") || has("NotValidYet") {
         " (check the clocks, or issue a new certificate)"
-    } else if has("ApplicationProtocol") || has("application protocol") {
+    } else if has("any known protocol") || has("application protocol") || has("ApplicationProtocol")
+    {
         " (it speaks another version of the protocol; run the same version everywhere)"
     } else if has("CertificateRequired") {
         " (a certificate of the cluster's CA is needed)"

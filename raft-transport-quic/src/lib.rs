@@ -1,4 +1,28 @@
-//! The adapter for the network port: QUIC with mutual TLS, peers and clients on one UDP socket.
+//! The adapter for the network port of `raft-core`: QUIC with mutual TLS, peers and clients on one UDP
+//! socket per node.
+//!
+//! * Peers speak `raft/1`: one connection per pair, a stream per class and direction for messages, and a
+//!   stream per snapshot. [`QuicTransport`] implements
+//!   [`Transport`](raft_core::transport::Transport) and keeps its contract.
+//! * Clients speak `kv/1`: [`ClientEndpoint`] connects, [`QuicTransport::accept_client`] yields those that
+//!   were admitted, and both sides see a [`ClientConnection`] with streams. What is said on them is for
+//!   others.
+//! * Both sides show a certificate of the cluster's CA, always. [`DevCa`] makes them on the spot.
+//!
+//! What it deliberately does not do: it repeats no message, learns no addresses beyond its
+//! configuration, resumes no sessions, sends nothing before the other side is known, and revokes no
+//! certificates. `docs/wire.md` draws what is on the wire.
+//!
+//! How the tasks hang together; each box is a task, and what it starts ends with it:
+//!
+//! ```text
+//!   QuicTransport ─┬─ accept loop ─── a handshake each ──▶ clients (accept_client)
+//!                  │                       │ links (hello exchanged)
+//!                  │                       ▼
+//!                  └─ supervisor per peer (dials, or is handed a link) ─┬─ writer per class ◀─ mailbox
+//!                                                                       ├─ reader per class ─▶ Inbound
+//!                                                                       └─ bulk streams     ─▶ Inbound
+//! ```
 
 mod accept;
 mod bulk;
@@ -11,6 +35,7 @@ mod link;
 mod mailbox;
 mod peer;
 mod shared;
+mod socket;
 mod tls;
 mod transport;
 mod wire;

@@ -62,11 +62,7 @@ impl Link {
         })
     }
 
-    async fn greet(
-        shared: &Shared,
-        connection: &Connection,
-        peer: NodeId,
-    ) -> Result<Self, String> {
+    async fn greet(shared: &Shared, connection: &Connection, peer: NodeId) -> Result<Self, String> {
         let broken = |error: quinn::ConnectionError| describe(&error);
         let mut outgoing = Vec::new();
         for class in Class::ALL {
@@ -182,8 +178,9 @@ async fn write(peer: Arc<Peer>, class: Class, mut stream: SendStream) -> String 
     loop {
         let charge = mailbox.take(WRITE_BYTES, &mut messages).await;
         for message in messages.drain(..) {
-            if let Err(error) = encoder.push(&message) {
-                mailbox.count_dropped();
+            if let Err(error) = encoder.push(&message)
+                && mailbox.count_dropped()
+            {
                 warn!(peer = peer.id, ?class, "dropping a message: {error}");
             }
         }

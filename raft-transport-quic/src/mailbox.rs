@@ -25,7 +25,7 @@ struct State {
     /// Charged for what waits and for what the writer has taken and not released.
     bytes: u64,
     dropped_count: u64,
-    overflow_reported: bool,
+    drop_reported: bool,
 }
 
 /// What became of a message.
@@ -59,7 +59,7 @@ impl Mailbox {
         let size_bytes = message.size_bytes();
         if state.bytes.saturating_add(size_bytes) > self.bytes_max {
             state.dropped_count += 1;
-            let first = !std::mem::replace(&mut state.overflow_reported, true);
+            let first = !std::mem::replace(&mut state.drop_reported, true);
             return Put::Full { first };
         }
         state.bytes += size_bytes;
@@ -103,9 +103,12 @@ impl Mailbox {
         state.bytes -= bytes;
     }
 
-    /// A dropped message that could not be written.
-    pub(crate) fn count_dropped(&self) {
-        self.state().dropped_count += 1;
+    /// A message was dropped because it cannot be written. Whether it is the first that was dropped
+    /// since the connection stands.
+    pub(crate) fn count_dropped(&self) -> bool {
+        let mut state = self.state();
+        state.dropped_count += 1;
+        !std::mem::replace(&mut state.drop_reported, true)
     }
 
     /// A connection stands.
@@ -113,7 +116,7 @@ impl Mailbox {
         let mut state = self.state();
         assert!(state.waiting.is_empty() && state.bytes == 0, "closing leaves it empty");
         state.open = true;
-        state.overflow_reported = false;
+        state.drop_reported = false;
     }
 
     /// The connection is gone, and so is its writer. Drops what waits.

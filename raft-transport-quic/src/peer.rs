@@ -161,7 +161,8 @@ impl Supervisor<'_> {
     }
 
     async fn try_dial(&self) -> Result<Link, String> {
-        let Shared { endpoint, config, .. } = self.shared;
+        let Shared { opened, config, .. } = self.shared;
+        let endpoint = &opened.endpoint;
         let to = timeout(HELLO_TIMEOUT, resolve(endpoint, &self.peer.address))
             .await
             .map_err(|_| format!("looking up `{}` takes too long", self.peer.address))??;

@@ -5,19 +5,20 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use quinn::{ClientConfig, Endpoint};
+use quinn::ClientConfig;
 use raft_core::transport::Inbound;
 use raft_core::types::NodeId;
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
 use crate::config::QuicConfig;
+use crate::endpoint::Opened;
 use crate::peer::Peer;
 
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) config: QuicConfig,
-    pub(crate) endpoint: Endpoint,
+    pub(crate) opened: Opened,
     /// How peers are dialled.
     pub(crate) peer_client: ClientConfig,
     pub(crate) peers: BTreeMap<NodeId, Arc<Peer>>,

@@ -157,9 +157,7 @@ fn certificates(pem: &[u8], what: &str) -> Result<Vec<CertificateDer<'static>>, 
 }
 
 fn unusable(error: rustls::Error) -> QuicError {
-    QuicError::Tls(format!(
-        "certificate and key cannot be used: {error}; do they belong together?"
-    ))
+    QuicError::Tls(format!("certificate and key cannot be used: {error}; do they belong together?"))
 }
 
 /// ring, with the cheapest suite first: AES-128 saves some percent of the CPU of bulk traffic.
@@ -305,6 +303,27 @@ mod tests {
         for bad in ["", "A", "a.b", "-a", "a-", "a_b", "ä", &"x".repeat(64)] {
             assert!(matches!(check_cluster_id(bad), Err(QuicError::ClusterId(_))), "{bad}");
         }
+    }
+
+    #[test]
+    fn an_unfit_file_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let tls = crate::DevCa::create("dev").unwrap().issue_node(1).unwrap();
+        let [ca, cert, key] =
+            ["ca.pem", "cert.pem", "key.pem"].map(|name| directory.path().join(name));
+        std::fs::write(&ca, &tls.ca_pem).unwrap();
+        std::fs::write(&cert, &tls.cert_pem).unwrap();
+        let missing = TlsConfig::read(&ca, &cert, &key).unwrap_err().to_string();
+        assert!(missing.contains("key.pem") && missing.contains("check the path"), "{missing}");
+        std::fs::write(&key, &tls.cert_pem).unwrap();
+        let no_key = TlsConfig::read(&ca, &cert, &key).unwrap_err().to_string();
+        assert!(no_key.contains("key.pem") && no_key.contains("BEGIN PRIVATE KEY"), "{no_key}");
+        std::fs::write(&key, &tls.key_pem).unwrap();
+        assert_eq!(TlsConfig::read(&ca, &cert, &key).unwrap().key_pem, tls.key_pem);
+        let other = crate::DevCa::create("dev").unwrap().issue_node(1).unwrap();
+        let mixed = TlsConfig { key_pem: other.key_pem, ..tls };
+        let mixed = mixed.client(ALPN_RAFT).err().unwrap().to_string();
+        assert!(mixed.contains("belong together"), "{mixed}");
     }
 
     #[test]

@@ -26,6 +26,9 @@ use crate::tls::ALPN_RAFT;
 /// How long opening a bulk stream may wait for one of those that are open to end.
 const OPEN_BULK_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// What peers and clients are told at the end.
+const STOPPING: &str = "the node is stopping";
+
 /// One node's connections to its peers and from its clients. Closes when it is dropped, in good
 /// order with [`Transport::close`].
 #[derive(Debug)]
@@ -46,8 +49,9 @@ impl QuicTransport {
     /// [`QuicError::Config`] or [`QuicError::Tls`] if the configuration cannot.
     pub async fn bind(config: QuicConfig) -> Result<Arc<Self>, QuicError> {
         config.check()?;
-        let endpoint = node_endpoint(&config, config.tls.server()?)?;
-        let local_addr = endpoint
+        let opened = node_endpoint(&config, config.tls.server()?)?;
+        let local_addr = opened
+            .endpoint
             .local_addr()
             .map_err(|source| QuicError::Bind { address: config.listen, source })?;
 
@@ -62,7 +66,7 @@ impl QuicTransport {
         let (clients_in, clients) = mpsc::channel(config.client_connections_max.max(1));
         let shared = Arc::new(Shared {
             peer_client: peer_client(&config, config.tls.client(ALPN_RAFT)?),
-            endpoint,
+            opened,
             peers,
             inbound: Arc::new(InboundSlot::default()),
             client_places: Arc::new(Semaphore::new(config.client_connections_max)),
@@ -123,7 +127,7 @@ async fn supervise(
         () = supervised => {}
         _ = closing.wait_for(|closing| *closing) => {}
     }
-    supervisor.stop(close::DONE, "the node is stopping").await;
+    supervisor.stop(close::DONE, STOPPING).await;
 }
 
 #[async_trait]
@@ -155,7 +159,7 @@ impl Transport for QuicTransport {
     async fn close(&self) {
         self.shared.inbound.set(None);
         self.closing.send_replace(true);
-        self.shared.endpoint.close(close::DONE, b"the node is stopping");
+        self.shared.opened.endpoint.close(close::DONE, STOPPING.as_bytes());
         let mut tasks =
             std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         // They have been told to end; whatever has not by then is cut off.
@@ -163,13 +167,13 @@ impl Transport for QuicTransport {
         if ended.await.is_err() {
             tasks.shutdown().await;
         }
-        let _ = timeout(CLOSE_TIMEOUT, self.shared.endpoint.wait_idle()).await;
+        self.shared.opened.close(STOPPING).await;
     }
 }
 
 impl Drop for QuicTransport {
     fn drop(&mut self) {
         self.shared.inbound.set(None);
-        self.shared.endpoint.close(close::DONE, b"the node is gone");
+        self.shared.opened.endpoint.close(close::DONE, STOPPING.as_bytes());
     }
 }

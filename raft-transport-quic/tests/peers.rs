@@ -1,11 +1,16 @@
-//! Peers that know each other exchange messages.
+//! Peers that know each other: order, classes, overload, restarts.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
 
+use std::time::Duration;
 
-use common::{append, cluster, control};
+use common::{Node, addresses, append, cluster, config, control};
 use raft_core::transport::Transport;
 use raft_core::types::Class;
+use raft_transport_quic::DevCa;
+use tokio::time::Instant;
 
 #[tokio::test]
 async fn two_exchange_messages_in_order_in_both_classes() {
@@ -28,4 +33,199 @@ async fn two_exchange_messages_in_order_in_both_classes() {
     for node in &nodes {
         node.transport.close().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_know_who_speaks() {
+    let nodes = cluster(3).await;
+    for (node, id) in nodes.iter().zip(1..=3) {
+        for to in (1..=3).filter(|to| *to != id) {
+            node.send(to, control(10 * id + to));
+        }
+    }
+    for (node, id) in nodes.iter().zip(1..=3u64) {
+        let mut seen = node.inbound.messages(2).await;
+        seen.sort_by_key(|(from, _)| *from);
+        let others = (1..=3).filter(|from| *from != id);
+        let expected: Vec<_> = others.map(|from| (from, control(10 * from + id))).collect();
+        assert_eq!(seen, expected);
+    }
+}
+
+#[tokio::test]
+async fn control_overtakes_appends_of_megabytes() {
+    let nodes = cluster(2).await;
+    const APPENDS: u64 = 40;
+    for number in 0..APPENDS {
+        nodes[0].send(2, append(number, &[1 << 20]));
+    }
+    nodes[0].send(2, control(1));
+    let seen = nodes[1].inbound.messages(APPENDS as usize + 1).await;
+    let place = seen.iter().position(|(_, message)| *message == control(1)).unwrap();
+    assert!(place < APPENDS as usize / 2, "control came behind {place} appends");
+    let log = seen.iter().filter(|(_, message)| message.class() == Class::Log);
+    assert!(
+        log.map(|(_, message)| message)
+            .eq(&(0..APPENDS).map(|number| append(number, &[1 << 20])).collect::<Vec<_>>())
+    );
+}
+
+#[tokio::test]
+async fn what_does_not_fit_is_dropped_and_the_rest_arrives() {
+    let nodes = cluster(2).await;
+    let fits = (1 << 20) / control(0).size_bytes();
+    // Nothing is awaited in between, so no writer runs on this single thread.
+    for id in 0..fits + 100 {
+        nodes[0].send(2, control(id));
+    }
+    assert_eq!(nodes[0].transport.dropped_count(2, Class::Control), 100);
+    let seen = nodes[1].inbound.messages(fits as usize).await;
+    assert!(seen.into_iter().eq((0..fits).map(|id| (1, control(id)))));
+    nodes[0].send(2, control(7));
+    assert_eq!(nodes[1].inbound.messages(1).await, [(1, control(7))]);
+    // One that fits no frame is dropped alone.
+    nodes[0].send(2, append(0, &[33 << 20]));
+    nodes[0].send(2, append(0, &[1]));
+    assert_eq!(nodes[1].inbound.messages(1).await, [(1, append(0, &[1]))]);
+    assert_eq!(nodes[0].transport.dropped_count(2, Class::Log), 1);
+}
+
+/// A node in a runtime of its own, so that it can vanish without a word as a killed process does.
+struct Process {
+    runtime: Option<tokio::runtime::Runtime>,
+    node: Option<Node>,
+}
+
+impl Process {
+    fn start(config: raft_transport_quic::QuicConfig) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let node = std::thread::scope(|scope| {
+            scope.spawn(|| runtime.block_on(Node::start(config))).join().unwrap()
+        });
+        Self { runtime: Some(runtime), node: Some(node) }
+    }
+
+    fn node(&self) -> &Node {
+        self.node.as_ref().unwrap()
+    }
+
+    fn kill(&mut self) {
+        let runtime = self.runtime.take().unwrap();
+        // From another thread, since a runtime must not wait within a runtime.
+        std::thread::scope(|scope| {
+            scope.spawn(|| runtime.shutdown_timeout(Duration::from_secs(10)));
+        });
+        self.node = None;
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.runtime.is_some() {
+            self.kill();
+        }
+    }
+}
+
+/// Sends until something arrives.
+async fn reaches(from: &Node, to: &Node, peer: u64) {
+    let deadline = Instant::now() + common::PATIENCE;
+    loop {
+        from.send(peer, control(1));
+        let arrived = to.inbound.messages(1);
+        if tokio::time::timeout(Duration::from_millis(5), arrived).await.is_ok() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "no message arrives");
+    }
+}
+
+/// The idle timeout is far away, so only the reset of the old connection can be what tells.
+#[tokio::test]
+async fn a_dialled_peer_that_was_killed_is_back_within_a_second() {
+    let ca = DevCa::create("test").unwrap();
+    let peers = addresses(2);
+    let mut patient = config(&ca, 1, &peers);
+    patient.idle_timeout = Duration::from_secs(60);
+    let mut impatient = config(&ca, 2, &peers);
+    impatient.idle_timeout = Duration::from_secs(60);
+    let one = Node::start(patient).await;
+    let mut two = Process::start(impatient.clone());
+    reaches(&one, two.node(), 2).await;
+    two.kill();
+    assert!(one.transport.reachability(2).is_ok(), "nothing told node 1 so far");
+    impatient.incarnation += 1;
+    two = Process::start(impatient);
+    let up = Instant::now();
+    reaches(&one, two.node(), 2).await;
+    reaches(two.node(), &one, 1).await;
+    assert!(up.elapsed() < Duration::from_secs(1), "it took {:?}", up.elapsed());
+    one.inbound.wait("the loss", |seen| seen.unreachable.contains(&2).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_dialling_peer_that_was_killed_is_back_within_a_second() {
+    let ca = DevCa::create("test").unwrap();
+    let peers = addresses(2);
+    let two = Node::start(config(&ca, 2, &peers)).await;
+    let mut settings = config(&ca, 1, &peers);
+    settings.idle_timeout = Duration::from_secs(60);
+    let mut one = Process::start(settings.clone());
+    reaches(&two, one.node(), 1).await;
+    one.kill();
+    settings.incarnation += 1;
+    one = Process::start(settings);
+    let up = Instant::now();
+    reaches(&two, one.node(), 1).await;
+    assert!(up.elapsed() < Duration::from_secs(1), "it took {:?}", up.elapsed());
+    two.inbound.wait("the loss", |seen| seen.unreachable.contains(&1).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_peer_that_is_not_there_is_said_to_be_silent() {
+    let ca = DevCa::create("test").unwrap();
+    let peers = addresses(2);
+    let one = Node::start(config(&ca, 1, &peers)).await;
+    one.fails_with(2, "timed out").await;
+    one.send(2, control(1));
+    assert_eq!(one.transport.dropped_count(2, Class::Control), 1, "nothing is kept for it");
+    assert!(one.transport.reachability(9).unwrap_err().0.contains("no address"));
+    let mut two = Process::start(config(&ca, 2, &peers));
+    reaches(&one, two.node(), 2).await;
+    two.kill();
+    one.fails_with(2, "timed out").await;
+}
+
+#[tokio::test]
+async fn closing_tells_the_peers_and_frees_the_port() {
+    let ca = DevCa::create("test").unwrap();
+    let peers = addresses(2);
+    let one = Node::start(config(&ca, 1, &peers)).await;
+    let two = Node::start(config(&ca, 2, &peers)).await;
+    one.connected_to(2).await;
+    two.transport.close().await;
+    one.fails_with(2, "stopping").await;
+    assert!(two.transport.accept_client().await.is_none());
+    std::net::UdpSocket::bind(&peers[&2]).unwrap();
+}
+
+#[tokio::test]
+async fn an_earlier_start_does_not_replace_a_later_one() {
+    let ca = DevCa::create("test").unwrap();
+    let peers = addresses(2);
+    let two = Node::start(config(&ca, 2, &peers)).await;
+    let mut settings = config(&ca, 1, &peers);
+    settings.incarnation = 5;
+    let one = Node::start(settings.clone()).await;
+    two.connected_to(1).await;
+    settings.incarnation = 4;
+    settings.listen.set_port(0);
+    let twin = Node::start(settings).await;
+    twin.fails_with(2, "later start").await;
+    reaches(&one, &two, 2).await;
+    assert!(two.inbound.wait("nothing", |seen| Some(seen.unreachable.is_empty())).await);
 }

@@ -54,11 +54,6 @@ impl Reader {
         Ok(self.rest.split_to(size_bytes))
     }
 
-    /// All that is left.
-    pub(crate) fn rest(self) -> Bytes {
-        self.rest
-    }
-
     /// Nothing may be left.
     pub(crate) fn finish(self) -> DecodeResult<()> {
         match self.rest.is_empty() {

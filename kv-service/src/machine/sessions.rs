@@ -75,17 +75,15 @@ pub(super) struct Sessions {
 }
 
 impl Sessions {
-    pub(super) fn get(&self, id: SessionId) -> Option<&Session> {
-        self.map.get(&id).map(|session| &**session)
-    }
-
     pub(super) fn view(&self) -> SessionMap {
         self.map.clone()
     }
 
-    /// Those that an engine has to write, each once.
-    pub(super) fn changed(&self) -> BTreeSet<SessionId> {
-        self.changed.iter().copied().collect()
+    /// What a durable engine has to write: each session that changed, once; `None` is one that ended.
+    #[allow(dead_code, reason = "a build without a durable engine has no use for it")]
+    pub(super) fn changes(&self) -> impl Iterator<Item = (SessionId, Option<&Session>)> {
+        let changed: BTreeSet<SessionId> = self.changed.iter().copied().collect();
+        changed.into_iter().map(|id| (id, self.map.get(&id).map(|session| &**session)))
     }
 
     pub(super) fn clear_changed(&mut self) {

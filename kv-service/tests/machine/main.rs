@@ -1,5 +1,7 @@
 //! The state machine of the store, seen from outside: what Raft calls, and what it hears.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod agreement;
 mod commands;
 mod exactly_once;

@@ -39,8 +39,9 @@ pub(crate) fn open(directory: &Path, options: &RocksOptions) -> StorageResult<DB
             directory.display()
         )));
     }
-    if exists && scan.is_suspicious() {
-        // Reads without writing: what is refused stays as it is, for whoever looks into it.
+    if exists && must_reach > scan.reached {
+        // Either it has left the write-ahead files for a table long ago, or it is out of replay's
+        // reach. Reads without writing: what is refused stays as it is, for whoever looks into it.
         let probe = DB::open_for_read_only(&engine, directory, false)
             .map_err(|error| engine_error("open the log in", directory, error))?;
         check_reach(&probe, directory, must_reach)?;

@@ -8,9 +8,9 @@
 //! write-ahead files, also *behind* the first bad record, and finds the highest batch that any record
 //! claims durable. A log that would be recovered short of that is damaged, and is refused untouched.
 //!
-//! What cannot be told from a torn tail is damage to the very last acknowledged batches, those that
-//! no later record speaks of; a floor that is written when the storage closes in good order
-//! catches it for a log that was closed so.
+//! What cannot be told from a torn tail is damage to the very last acknowledged batch, of which no
+//! later record speaks, and a newest file whose end is gone altogether. A floor that is written when
+//! the storage closes in good order catches both for a log that was closed so.
 //!
 //! The format is RocksDB's, frozen since 2012 (`db/log_format.h`): blocks of 32 KiB, filled with
 //! fragments that do not cross them; a record is one full fragment, or first, middle.., last.
@@ -40,18 +40,11 @@ const MARK_END: usize = WRITE_BATCH_HEADER_BYTES + 4 + BATCH_MARK_BYTES;
 /// What the write-ahead files say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Scan {
-    /// The last batch that replay surely reaches: readable from the front, without a gap.
+    /// The last batch that replay surely reaches: readable from the front, without a gap. Short of
+    /// `claimed`, something that was durable may be lost.
     pub(crate) reached: u64,
     /// The highest batch that any record, wherever it is, says was durable.
     pub(crate) claimed: u64,
-}
-
-impl Scan {
-    /// Something that was durable may be out of replay's reach. (It may also have left the
-    /// write-ahead files for a table long ago; only opening tells.)
-    pub(crate) fn is_suspicious(&self) -> bool {
-        self.claimed > self.reached
-    }
 }
 
 /// Reads all write-ahead files in `directory`. One file at a time is in memory.
@@ -94,7 +87,8 @@ fn scan_file(content: &[u8], number: u64, scan: &mut Scan, gap: &mut bool) {
         let fragment = Fragment::parse(&content[at..block_end], number, in_order);
         let Some(fragment) = fragment else {
             // The rest of a block too small for a header is padding; all else ends what replay reads.
-            let padding = block_end % BLOCK_BYTES == 0 && block_end - at < REUSABLE_HEADER_BYTES;
+            let padding =
+                block_end.is_multiple_of(BLOCK_BYTES) && block_end - at < REUSABLE_HEADER_BYTES;
             if padding {
                 at = block_end;
             } else {

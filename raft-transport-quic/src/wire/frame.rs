@@ -13,7 +13,8 @@ use super::WireError;
 /// The length prefix: u32, big endian.
 pub(crate) const LENGTH_BYTES: usize = 4;
 
-/// The largest frame of a message. Twice what 16 MiB, the default window of appends, take.
+/// The largest frame of a message. The core's appends are of about a megabyte; this leaves room for a
+/// command that is larger than an append should be.
 pub(crate) const FRAME_BYTES_MAX: usize = 32 << 20;
 
 /// Received at one time, if the network has as much.

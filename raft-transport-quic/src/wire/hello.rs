@@ -31,8 +31,7 @@ fn class_number(class: Class) -> u8 {
 impl Hello {
     /// With its length in front.
     pub(crate) fn encode(&self) -> Bytes {
-        let fields =
-            (&self.cluster_id, self.node_id, self.incarnation, class_number(self.class));
+        let fields = (&self.cluster_id, self.node_id, self.incarnation, class_number(self.class));
         let body = rmp_serde::to_vec(&fields).expect("numbers and a short text can be encoded");
         assert!(body.len() <= HELLO_BYTES_MAX, "a cluster id is at most 63 bytes");
         let mut frame = BytesMut::with_capacity(LENGTH_BYTES + body.len());

@@ -189,8 +189,11 @@ fn put_runs(to: &mut BytesMut, entries: &[Entry]) {
             }
             Payload::Command(_) => {
                 put(to, (run::COMMANDS, first.term));
-                let lengths: Vec<u32> =
-                    entries.iter().filter_map(command).map(|command| command.len() as u32).collect();
+                let lengths: Vec<u32> = entries
+                    .iter()
+                    .filter_map(command)
+                    .map(|command| command.len() as u32)
+                    .collect();
                 put(to, lengths);
             }
         }
@@ -226,9 +229,8 @@ struct Header<'a>(&'a [u8]);
 
 impl Header<'_> {
     fn next<T: for<'de> Deserialize<'de>>(&mut self) -> Result<T, WireError> {
-        T::deserialize(&mut Deserializer::new(&mut self.0)).map_err(|error| {
-            WireError::Undecodable { what: "message", reason: error.to_string() }
-        })
+        T::deserialize(&mut Deserializer::new(&mut self.0))
+            .map_err(|error| WireError::Undecodable { what: "message", reason: error.to_string() })
     }
 
     fn body(&mut self, kind: u8, term: Term, payload: &mut Bytes) -> Result<Body, WireError> {

@@ -1,5 +1,10 @@
 //! Transports with recording receivers, and ways to wait for what they see.
-#![allow(dead_code, reason = "not every test file uses all of it")]
+#![allow(
+    clippy::unwrap_used,
+    dead_code,
+    unreachable_pub,
+    reason = "shared by test files that use parts of it"
+)]
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};

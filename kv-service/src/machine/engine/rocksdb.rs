@@ -87,6 +87,17 @@ struct Restoring {
     batch: WriteBatch,
 }
 
+impl Restoring {
+    /// Writes what has gathered once it is worth it. The instance is not the current one, so it need
+    /// not come in one piece.
+    fn write_if_large(&mut self) -> MachineResult<()> {
+        if self.batch.size_in_bytes() < RESTORE_BATCH_BYTES {
+            return Ok(());
+        }
+        self.instance.write(std::mem::take(&mut self.batch))
+    }
+}
+
 impl RocksEngine {
     fn new(directory: Directory, instance: Arc<Instance>) -> Self {
         let shared = Arc::new(Mutex::new(Arc::clone(&instance)));
@@ -128,8 +139,8 @@ impl Engine for RocksEngine {
                 None => batch.delete(format::record_key(&key)),
             }
         }
-        for id in sessions.changed() {
-            match sessions.get(id) {
+        for (id, session) in sessions.changes() {
+            match session {
                 Some(session) => scratch.put_session(&mut batch, id, session),
                 None => batch.delete(format::session_key(id)),
             }
@@ -171,18 +182,17 @@ impl Engine for RocksEngine {
     fn restore_record(&mut self, key: Bytes, record: Record) -> MachineResult<()> {
         let restoring = self.restoring.as_mut().ok_or_else(no_restore)?;
         format::Scratch::default().put_record(&mut restoring.batch, &key, &record);
-        if restoring.batch.size_in_bytes() >= RESTORE_BATCH_BYTES {
-            restoring.instance.write(std::mem::take(&mut restoring.batch))?;
-        }
-        Ok(())
+        restoring.write_if_large()
     }
 
     fn finish_restore(&mut self, head: Head, sessions: &Sessions) -> MachineResult<()> {
-        let Restoring { instance, mut batch } = self.restoring.take().ok_or_else(no_restore)?;
+        let mut restoring = self.restoring.take().ok_or_else(no_restore)?;
         let mut scratch = format::Scratch::default();
         for (id, session) in &sessions.view() {
-            scratch.put_session(&mut batch, *id, session);
+            scratch.put_session(&mut restoring.batch, *id, session);
+            restoring.write_if_large()?;
         }
+        let Restoring { instance, mut batch } = restoring;
         format::put_head(&mut batch, head);
         instance.write(batch)?;
         instance.flush()?;

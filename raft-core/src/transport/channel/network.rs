@@ -28,7 +28,7 @@ pub(super) struct Network {
     state: Mutex<State>,
 }
 
-pub(super) struct State {
+struct State {
     seed: u64,
     default_faults: LinkFaults,
     links: BTreeMap<(NodeId, NodeId), Link>,
@@ -103,8 +103,8 @@ impl Network {
         Self { state: Mutex::new(state) }
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        // What panics under the lock are the checks at the top of a call, before anything changes.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing that is done under the lock panics but by a defect of ours.
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 

@@ -108,10 +108,10 @@ impl Store {
     /// Removes the snapshots that no one can ask for any more. Those that are being read stay readable.
     pub(crate) fn remove_old(&mut self) {
         let removed = self.files().and_then(|files| {
-            let old = files.iter().filter(|path| {
+            let mut old = files.iter().filter(|path| {
                 serial_of(path, WHOLE).is_some_and(|serial| !self.shelf.needs(serial))
             });
-            old.map(|path| remove_if_there(path)).collect::<StorageResult<()>>()
+            old.try_for_each(|path| remove_if_there(path))
         });
         match removed {
             Ok(()) => self.step_hook.pass(Step::OldRemoved),

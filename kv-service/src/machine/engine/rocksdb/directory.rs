@@ -60,11 +60,21 @@ impl Directory {
                 FIRST
             }
         };
-        remove_others(path, generation)?;
         let directory = Self { path: path.to_owned(), options, next_generation: generation + 1 };
         let name = directory.path_of(generation);
         // A later one was complete when it became the current one.
-        let instance = Instance::open(name, &directory.options, generation == FIRST)?;
+        let create = generation == FIRST;
+        if !create && !name.is_dir() {
+            return Err(MachineError(format!(
+                "{} is named by `{CURRENT}`, and is not there: the state was removed or restored in \
+                 part. Restore the whole data directory from one backup, or wipe it and let the \
+                 node join as a new one",
+                name.display()
+            )));
+        }
+        let instance = Instance::open(name, &directory.options, create)?;
+        // Last: nothing is removed unless there is a state.
+        remove_others(path, generation)?;
         Ok((directory, Arc::new(instance)))
     }
 

@@ -79,18 +79,21 @@ impl Scratch {
 }
 
 pub(super) fn decode_record(bytes: Bytes) -> DecodeResult<Record> {
-    let mut reader = Reader::new(bytes);
-    let (version, create_revision) = (reader.u64()?, reader.u64()?);
-    let modify_revision = reader.u64()?;
-    Ok(Record { value: reader.rest(), version, create_revision, modify_revision })
+    let [version, create_revision, modify_revision] = record_head(&bytes)?;
+    let value = bytes.slice(RECORD_HEAD_BYTES..);
+    Ok(Record { value, version, create_revision, modify_revision })
 }
 
 /// Of a record, without reading its value.
 pub(super) fn decode_versions(bytes: &[u8]) -> DecodeResult<Versions> {
-    let number = |chunk: &[u8; 8]| u64::from_le_bytes(*chunk);
-    match bytes.get(..RECORD_HEAD_BYTES).map(<[u8]>::as_chunks::<8>) {
-        Some(([version, create_revision, _], _)) => {
-            Ok(Versions { version: number(version), create_revision: number(create_revision) })
+    let [version, create_revision, _] = record_head(bytes)?;
+    Ok(Versions { version, create_revision })
+}
+
+fn record_head(bytes: &[u8]) -> DecodeResult<[u64; 3]> {
+    match bytes.as_chunks::<8>().0 {
+        [version, create_revision, modify_revision, ..] => {
+            Ok([version, create_revision, modify_revision].map(|bytes| u64::from_le_bytes(*bytes)))
         }
         _ => Err(DecodeError("a record is cut short")),
     }

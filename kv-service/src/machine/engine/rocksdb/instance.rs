@@ -17,6 +17,9 @@ use crate::machine::engine::Head;
 use crate::machine::sessions::{Session, Sessions};
 use crate::operation::Record;
 
+/// What an iterator of RocksDB yields.
+type KeyAndValue = (Box<[u8]>, Box<[u8]>);
+
 pub(super) struct Instance {
     pub(super) db: DB,
     /// Behind `db`, so that it goes after it.
@@ -128,7 +131,7 @@ impl Instance {
 
     pub(super) fn record_of(
         &self,
-        item: Result<(Box<[u8]>, Box<[u8]>), rocksdb::Error>,
+        item: Result<KeyAndValue, rocksdb::Error>,
     ) -> MachineResult<(Bytes, Record)> {
         let (key, value) = item.map_err(|error| self.failed("reading", &error))?;
         let record = format::decode_record(Bytes::from(value));

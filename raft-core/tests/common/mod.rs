@@ -1,0 +1,23 @@
+//! A cluster of pure cores under full control, for scripts, paper tests and random runs.
+//!
+//! Nodes are values, the network is a list, the disk is a value that survives a crash, time passes
+//! when the test says so. Nothing happens by itself: a message is delivered, lost or repeated, a
+//! batch is written, a deadline passes, because somebody called the method for it. After every such
+//! step the core's own invariants are checked on the node that changed, and those that span nodes by
+//! the [`oracle`].
+//!
+//! Left out: real bytes. A snapshot is the machine's history, cloned.
+
+// Each test binary uses a part of it.
+#![allow(dead_code, unreachable_pub, unused_imports)]
+
+pub mod cluster;
+pub mod disk;
+pub mod oracle;
+pub mod random;
+pub mod render;
+pub mod say;
+
+pub use cluster::{Cluster, Parcel};
+pub use disk::{Disk, Machine};
+pub use random::Random;

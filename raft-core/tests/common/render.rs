@@ -1,0 +1,118 @@
+//! Messages, batches and logs as one short line each.
+
+use std::fmt::Write as _;
+
+use raft_core::consensus::ProgressState;
+use raft_core::consensus::Status;
+use raft_core::types::{Batch, Body, Entry, Message, Payload};
+
+use super::disk::Disk;
+
+pub fn message(message: &Message) -> String {
+    let body = match &message.body {
+        Body::PreVote { last } => format!("pre-vote last={last}"),
+        Body::PreVoteAnswer { granted } => format!("pre-vote {}", yes_no(*granted)),
+        Body::Vote { last, transfer: false } => format!("vote last={last}"),
+        Body::Vote { last, transfer: true } => format!("vote last={last} (transfer)"),
+        Body::VoteAnswer { granted } => format!("vote {}", yes_no(*granted)),
+        Body::Append { previous, entries: sent, commit_index } => {
+            format!("append prev={previous} [{}] commit={commit_index}", entries(sent))
+        }
+        Body::AppendAccepted { match_index } => format!("accepted {match_index}"),
+        Body::AppendRejected { previous_index, hint } => {
+            format!("rejected prev={previous_index} hint={hint}")
+        }
+        Body::Heartbeat { round, commit_index } => {
+            format!("heartbeat #{round} commit={commit_index}")
+        }
+        Body::HeartbeatAnswer { round } => format!("heartbeat-answer #{round}"),
+        // Attempts are large random numbers; four digits tell them apart here.
+        Body::ReadIndex { id } => format!("read-index {:04}", id % 10_000),
+        Body::ReadIndexAnswer { id, read_index } => {
+            let index = read_index.map_or("none".to_owned(), |index| index.to_string());
+            format!("read-index-answer {:04} {index}", id % 10_000)
+        }
+        Body::TimeoutNow => "timeout-now".to_owned(),
+    };
+    format!("t{} {body}", message.term)
+}
+
+fn yes_no(granted: bool) -> &'static str {
+    if granted { "yes" } else { "no" }
+}
+
+pub fn entry(entry: &Entry) -> String {
+    let payload = match &entry.payload {
+        Payload::Noop => "-".to_owned(),
+        Payload::Command(command) => String::from_utf8_lossy(command).into_owned(),
+        Payload::Configuration(_) => "configuration".to_owned(),
+    };
+    format!("{}:{payload}", entry.position())
+}
+
+pub fn entries(entries: &[Entry]) -> String {
+    entries.iter().map(entry).collect::<Vec<_>>().join(" ")
+}
+
+pub fn batch(batch: &Batch) -> String {
+    let mut text = String::new();
+    if let Some(publish) = &batch.publish {
+        let how = if publish.replaces_log { "replacing the log" } else { "own" };
+        let _ = write!(text, " snapshot {} ({how})", publish.meta.position);
+    }
+    if let Some(from) = batch.truncate_from {
+        let _ = write!(text, " truncate from {from}");
+    }
+    if !batch.entries.is_empty() {
+        let _ = write!(text, " [{}]", entries(&batch.entries));
+    }
+    if let Some(hard_state) = batch.hard_state {
+        let vote = hard_state.voted_for.map_or("-".to_owned(), |node| node.to_string());
+        let _ = write!(
+            text,
+            " term={} vote={vote} commit={}",
+            hard_state.term, hard_state.commit_index
+        );
+    }
+    text.trim_start().to_owned()
+}
+
+/// The log as a disk holds it: what it starts behind, then the entries.
+pub fn log(disk: &Disk) -> String {
+    let start = match disk.start().index {
+        0 => String::new(),
+        _ => format!("({}) ", disk.start()),
+    };
+    format!("{start}{}", entries(&disk.loaded.entries)).trim_end().to_owned()
+}
+
+pub fn status(status: &Status) -> String {
+    let leader = status.leader.map_or("-".to_owned(), |leader| leader.to_string());
+    let mut text = format!(
+        "{}: {} t{} leader={leader} last={} durable={} commit={} applied={}",
+        status.id,
+        status.role.name(),
+        status.term,
+        status.last_index,
+        status.durable_index,
+        status.commit_index,
+        status.last_applied,
+    );
+    if status.log_start_index > 0 {
+        let _ = write!(text, " start={}", status.log_start_index);
+    }
+    for peer in &status.peers {
+        let state = match peer.state {
+            ProgressState::Probe { paused: false } => "probe",
+            ProgressState::Probe { paused: true } => "probe (paused)",
+            ProgressState::Replicate => "replicate",
+            ProgressState::Snapshot => "snapshot",
+        };
+        let _ = write!(
+            text,
+            "\n     {}: {state} match={} next={} inflight={}",
+            peer.id, peer.match_index, peer.next_index, peer.inflight_count
+        );
+    }
+    text
+}

@@ -1,0 +1,71 @@
+//! Messages, said shortly. Entries are no-ops: of interest is where they stand.
+
+use raft_core::types::{Body, Entry, Index, Message, Payload, Position, Term};
+
+pub fn pre_vote(term: Term, last: (Index, Term)) -> Message {
+    Message::new(term, Body::PreVote { last: at(last) })
+}
+
+pub fn vote(term: Term, last: (Index, Term)) -> Message {
+    Message::new(term, Body::Vote { last: at(last), transfer: false })
+}
+
+pub fn vote_answer(term: Term, granted: bool) -> Message {
+    Message::new(term, Body::VoteAnswer { granted })
+}
+
+pub fn pre_vote_answer(term: Term, granted: bool) -> Message {
+    Message::new(term, Body::PreVoteAnswer { granted })
+}
+
+/// The entries that follow `previous` have these terms.
+pub fn append(term: Term, previous: (Index, Term), terms: &[Term], commit_index: Index) -> Message {
+    let entry = |(term, index): (&Term, Index)| entry(index, *term);
+    let entries = terms.iter().zip(previous.0 + 1..).map(entry).collect();
+    Message::new(term, Body::Append { previous: at(previous), entries, commit_index })
+}
+
+pub fn accepted(term: Term, match_index: Index) -> Message {
+    Message::new(term, Body::AppendAccepted { match_index })
+}
+
+pub fn rejected(term: Term, previous_index: Index, hint: (Index, Term)) -> Message {
+    Message::new(term, Body::AppendRejected { previous_index, hint: at(hint) })
+}
+
+pub fn heartbeat(term: Term, round: u64, commit_index: Index) -> Message {
+    Message::new(term, Body::Heartbeat { round, commit_index })
+}
+
+pub fn heartbeat_answer(term: Term, round: u64) -> Message {
+    Message::new(term, Body::HeartbeatAnswer { round })
+}
+
+pub fn timeout_now(term: Term) -> Message {
+    Message::new(term, Body::TimeoutNow)
+}
+
+/// One of each kind, of a term.
+pub fn everything(term: Term) -> Vec<Message> {
+    vec![
+        vote(term, (9, term)),
+        vote_answer(term, true),
+        append(term, (0, 0), &[], 0),
+        accepted(term, 0),
+        rejected(term, 1, (0, 0)),
+        heartbeat(term, 1, 0),
+        heartbeat_answer(term, 1),
+        pre_vote_answer(term, true),
+        Message::new(term, Body::ReadIndex { id: 7 }),
+        Message::new(term, Body::ReadIndexAnswer { id: 7, read_index: Some(1) }),
+        timeout_now(term),
+    ]
+}
+
+pub fn entry(index: Index, term: Term) -> Entry {
+    Entry { index, term, payload: Payload::Noop }
+}
+
+fn at((index, term): (Index, Term)) -> Position {
+    Position::new(term, index)
+}

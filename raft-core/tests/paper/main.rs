@@ -1,0 +1,49 @@
+//! One test for each claim of Ongaro's dissertation about the core, and for the questions that other
+//! implementations found worth asking. A name begins with the section (`s3_4_`) or with the scenario's
+//! number (`e5_`); each states the claim, arranges a state, lets one thing happen, and looks at state
+//! and messages.
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod election;
+mod persistence;
+mod pre_vote;
+mod reads;
+mod replication;
+mod snapshots;
+mod transfer;
+
+use std::collections::BTreeMap;
+
+use common::{Cluster, Disk};
+use raft_core::consensus::Config;
+use raft_core::types::{Body, Message, NodeId, Term};
+
+/// Elections without the question before, so that a timeout is a candidacy.
+fn no_pre_vote(config: &mut Config) {
+    config.pre_vote = false;
+}
+
+/// Plain Raft of chapter 3: no pre-vote, no check quorum.
+fn plain(config: &mut Config) {
+    config.pre_vote = false;
+    config.check_quorum = false;
+}
+
+/// Nodes 1, 2, .. with logs of these terms, all in `term`; no pre-vote.
+fn with_logs(logs: &[&[Term]], term: Term) -> Cluster {
+    let disks: BTreeMap<NodeId, Disk> =
+        (1..).zip(logs).map(|(id, terms)| (id, Disk::of_terms(terms, term))).collect();
+    Cluster::with_disks(disks, plain)
+}
+
+fn is_vote(message: &Message) -> bool {
+    matches!(message.body, Body::Vote { .. })
+}
+
+/// What the first message of this kind to `to` says.
+fn only<T>(sent: &[(NodeId, Message)], to: NodeId, pick: impl Fn(&Body) -> Option<T>) -> T {
+    let mut found = sent.iter().filter(|(receiver, _)| *receiver == to);
+    found.find_map(|(_, message)| pick(&message.body)).expect("such a message was sent")
+}

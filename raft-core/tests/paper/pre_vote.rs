@@ -1,0 +1,220 @@
+//! Sections 9.6 (pre-vote), 6.2 and 4.2.3 (check quorum, sticking to a leader).
+
+use raft_core::consensus::RoleKind::{Candidate, Follower, Leader, PreCandidate};
+
+use crate::common::{Cluster, say};
+use crate::no_pre_vote;
+
+/// Q1: a node that is cut off asks in vain for long, and its term does not grow; when it is back the leader
+/// is not disturbed.
+#[test]
+fn q1_a_partitioned_node_does_not_disturb() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(1);
+    cluster.isolate(3);
+    cluster.run(10_000);
+    assert_eq!((cluster.role(3), cluster.raft(3).term()), (PreCandidate, 1));
+    cluster.heal();
+    cluster.run(2_000);
+    assert_eq!((cluster.leader(), cluster.raft(1).term()), (Some(1), 1));
+    assert_eq!(cluster.status(3).leader, Some(1));
+}
+
+/// Q2: a pre-vote asks for the same up-to-date log as a vote.
+#[test]
+fn q2_pre_votes_judge_the_log() {
+    for (log, last, granted) in [
+        (&[1, 1][..], (1, 1), false),
+        (&[1, 1], (2, 1), true),
+        (&[2], (9, 1), false),
+        (&[1], (1, 2), true),
+    ] {
+        let mut cluster = crate::with_logs(&[log, &[], &[]], 2);
+        cluster.step(2, 1, say::pre_vote(2, last));
+        assert_eq!(cluster.sent_by(1), [(2, say::pre_vote_answer(2, granted))], "{log:?} {last:?}");
+    }
+}
+
+/// 9.6: answering a pre-vote changes nothing: no term, no vote, no timer, nothing to write.
+#[test]
+fn s9_6_a_pre_vote_changes_nothing() {
+    for term in [0, 1, 7] {
+        let mut cluster = Cluster::new(3);
+        let (status, deadline) = (cluster.status(1), cluster.raft(1).next_deadline());
+        cluster.step(2, 1, say::pre_vote(term, (9, 9)));
+        assert_eq!(cluster.sent_by(1), [(2, say::pre_vote_answer(term, true))]);
+        assert_eq!((cluster.status(1), cluster.raft(1).next_deadline()), (status, deadline));
+        assert!(cluster.node(1).writing.is_empty());
+    }
+}
+
+/// Q3: who heard a leader within the election timeout refuses a pre-vote; later it grants.
+#[test]
+fn q3_refused_while_a_leader_is_heard() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(1);
+    cluster.flying.clear();
+    cluster.step(3, 2, say::pre_vote(1, (9, 9)));
+    assert_eq!(cluster.sent_by(2), [(3, say::pre_vote_answer(1, false))]);
+    cluster.step(3, 1, say::pre_vote(1, (9, 9)));
+    assert_eq!(cluster.sent_by(1), [(3, say::pre_vote_answer(1, false))], "so does the leader");
+    cluster.now = cluster.now + std::time::Duration::from_millis(300);
+    cluster.step(3, 2, say::pre_vote(1, (9, 9)));
+    assert_eq!(cluster.sent_by(2), [(3, say::pre_vote_answer(1, true))]);
+}
+
+/// Q4: a split vote is settled in a later round.
+#[test]
+fn q4_a_split_vote_is_settled() {
+    for count in [2, 4] {
+        let mut cluster = Cluster::new(count);
+        for id in cluster.ids() {
+            cluster.rush(id);
+        }
+        cluster.run(5_000);
+        assert!(cluster.leader().is_some(), "{count} nodes");
+    }
+}
+
+/// Q5: the leader is cut off, and a node of a smaller term is back: still somebody is elected.
+#[test]
+fn q5_a_node_of_a_smaller_term_completes_an_election() {
+    let mut cluster = Cluster::new(3);
+    cluster.isolate(3);
+    cluster.elect(1);
+    cluster.partition(&[&[1], &[2], &[3]]);
+    cluster.run(1_000);
+    cluster.partition(&[&[1, 2], &[3]]);
+    cluster.run(5_000);
+    let leader = cluster.leader().expect("a leader of two");
+    assert!(cluster.raft(3).term() < cluster.raft(leader).term());
+    cluster.isolate(leader);
+    cluster.run(5_000);
+    assert_ne!(cluster.leader().expect("a leader of the other two"), leader);
+    assert_eq!(cluster.role(leader), Follower);
+}
+
+/// Q6: a node whose term ran ahead (it used no pre-vote) comes back: the leader's words are answered with that
+/// term, and the cluster settles in a later one.
+#[test]
+fn q6_an_inflated_term_is_absorbed() {
+    let mut cluster = Cluster::with_config(3, |config| config.pre_vote = config.id != 3);
+    cluster.elect(1);
+    cluster.isolate(3);
+    cluster.run(5_000);
+    let inflated = cluster.raft(3).term();
+    assert!(inflated > 3);
+    cluster.heal();
+    cluster.run(5_000);
+    let leader = cluster.leader().expect("a leader");
+    assert!(cluster.raft(leader).term() > inflated);
+    assert!(cluster.ids().iter().all(|id| cluster.status(*id).leader == Some(leader)));
+}
+
+/// Q7, Q8, 6.2: a leader that hears a quorum within the election timeout stays; one that does not becomes a
+/// follower in the same term, and says nothing more.
+#[test]
+fn q8_without_a_quorum_a_leader_falls_silent() {
+    let mut cluster = Cluster::new(5);
+    cluster.elect(1);
+    cluster.partition(&[&[1, 2, 3], &[4, 5]]);
+    cluster.run(5_000);
+    assert_eq!(cluster.role(1), Leader, "with two of four it goes on");
+    cluster.partition(&[&[1, 2], &[3], &[4], &[5]]);
+    cluster.run(500);
+    assert_eq!((cluster.role(1), cluster.raft(1).term()), (Follower, 1));
+    assert_eq!(cluster.status(1).leader, None);
+}
+
+/// 6.2: how long it takes is the election timeout, counted from when the quorum was last heard.
+#[test]
+fn s6_2_a_leader_gives_up_after_an_election_timeout() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(1);
+    cluster.isolate(1);
+    let cut_at = cluster.now;
+    while cluster.role(1) == Leader {
+        cluster.fire(1);
+        cluster.settle();
+    }
+    let took = cluster.now.since(cut_at).as_millis();
+    assert!((300..=360).contains(&took), "{took} ms: a timeout, and at most a heartbeat more");
+}
+
+/// Q9, 4.2.3: a vote request within the minimal election timeout after hearing a leader is not even looked at;
+/// neither is the term. Afterwards it is granted.
+#[test]
+fn q9_voters_stick_to_their_leader() {
+    let mut cluster = Cluster::with_config(3, no_pre_vote);
+    cluster.elect(1);
+    cluster.flying.clear();
+    for id in [1, 2] {
+        cluster.step(3, id, say::vote(5, (9, 9)));
+        assert_eq!(cluster.raft(id).term(), 1);
+        assert!(cluster.sent_by(id).is_empty());
+    }
+    cluster.now = cluster.now + std::time::Duration::from_millis(300);
+    cluster.step(3, 2, say::vote(5, (9, 9)));
+    assert_eq!(cluster.sent_by(2), [(3, say::vote_answer(5, true))]);
+}
+
+/// Q10: the candidate that nobody looks at is not stuck: its answer to a heartbeat deposes the leader.
+#[test]
+fn q10_a_stuck_candidate_is_freed() {
+    let mut cluster = Cluster::with_config(3, no_pre_vote);
+    cluster.elect(1);
+    cluster.rush(3);
+    cluster.settle();
+    assert_eq!((cluster.role(3), cluster.raft(3).term()), (Candidate, 2));
+    cluster.fire(1);
+    cluster.settle();
+    assert_eq!((cluster.role(1), cluster.raft(1).term()), (Follower, 2));
+    cluster.run(5_000);
+    assert!(cluster.leader().is_some());
+}
+
+/// Q14: a node that hears its leader does not campaign, although its own words do not arrive. But a leader
+/// that is heard and hears nobody steps down, so that the others are free.
+#[test]
+fn q14_one_way_isolation() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(1);
+    cluster.cut(3, 1);
+    cluster.cut(3, 2);
+    cluster.run(5_000);
+    assert_eq!((cluster.role(3), cluster.leader(), cluster.raft(1).term()), (Follower, Some(1), 1));
+    cluster.heal();
+    cluster.cut(2, 1);
+    cluster.cut(3, 1);
+    cluster.run(5_000);
+    assert!([2, 3].contains(&cluster.leader().expect("a leader")));
+}
+
+/// Q15: pre-votes without end do not disturb a leader.
+#[test]
+fn q15_pre_vote_spam() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(1);
+    for _ in 0..100 {
+        for id in [1, 2] {
+            cluster.step(3, id, say::pre_vote(9, (9, 9)));
+        }
+        cluster.run(20);
+    }
+    assert_eq!((cluster.leader(), cluster.raft(1).term()), (Some(1), 1));
+}
+
+/// A leader whose disk does not answer must not keep others from leading: heartbeats must not outlive the
+/// ability to append.
+#[test]
+fn a_leader_with_a_stuck_disk_steps_down() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(1);
+    cluster.slow_disks.insert(1);
+    cluster.propose(1, "a").expect("it leads");
+    cluster.run(1_000);
+    assert_eq!(cluster.role(1), Leader, "patience");
+    cluster.run(1_500);
+    assert_eq!(cluster.role(1), Follower);
+    assert!([2, 3].contains(&cluster.leader().expect("another leader")));
+}

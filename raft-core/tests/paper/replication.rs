@@ -1,0 +1,521 @@
+//! Sections 3.5 (replication, log matching) and 3.6.2 (what is committed); flow control.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use raft_core::consensus::ProgressState::{Probe, Replicate};
+use raft_core::consensus::RoleKind::{Follower, Leader};
+use raft_core::consensus::{PeerStatus, ProgressState};
+use raft_core::error::Rejected;
+use raft_core::types::{Body, Index, Message, NodeId, Term};
+
+use crate::common::{Cluster, say};
+use crate::{no_pre_vote, only, plain, with_logs};
+
+/// Three nodes, led by 1 in term 1; its no-op is committed everywhere.
+fn led() -> Cluster {
+    let mut cluster = Cluster::with_config(3, no_pre_vote);
+    cluster.elect(1);
+    cluster
+}
+
+fn peer(cluster: &Cluster, id: NodeId) -> PeerStatus {
+    let status = cluster.raft(cluster.leader().expect("a leader")).status();
+    status.peers.into_iter().find(|peer| peer.id == id).expect("a peer of the leader")
+}
+
+fn appends(sent: &[(NodeId, Message)], to: NodeId) -> Vec<(Index, usize, Index)> {
+    let append = |(receiver, message): &(NodeId, Message)| match &message.body {
+        Body::Append { previous, entries, commit_index } if *receiver == to => {
+            Some((previous.index, entries.len(), *commit_index))
+        }
+        _ => None,
+    };
+    sent.iter().filter_map(append).collect()
+}
+
+/// A1, 3.4: an idle leader speaks to all peers at each interval, and says no more of the commit index than
+/// the peer has acknowledged.
+#[test]
+fn a1_heartbeats() {
+    let mut cluster = led();
+    cluster.cut(1, 3);
+    cluster.propose(1, "a").expect("it leads");
+    cluster.settle();
+    let before = cluster.now;
+    cluster.fire(1);
+    assert!(cluster.now.since(before) <= Duration::from_millis(60));
+    let sent = cluster.sent_by(1);
+    assert_eq!(sent, [(2, say::heartbeat(1, 2, 2)), (3, say::heartbeat(1, 2, 1))]);
+}
+
+/// A2, 3.5: a proposal is appended to the leader's log and sent to all at once, with the position before it.
+#[test]
+fn a2_a_proposal_is_appended_and_sent() {
+    let mut cluster = led();
+    let position = cluster.propose(1, "a").expect("it leads");
+    assert_eq!((position.term, position.index), (1, 2));
+    assert_eq!(cluster.node(1).log.last(), position);
+    let sent = cluster.sent_by(1);
+    for peer in [2, 3] {
+        assert_eq!(appends(&sent, peer), [(1, 1, 1)]);
+    }
+}
+
+/// A3, 3.5: an entry is committed when a majority has it on disk, the leader counted, and not before.
+#[test]
+fn a3_a_majority_commits() {
+    let cases: &[(u64, &[NodeId], bool)] = &[
+        (1, &[], true),
+        (3, &[], false),
+        (3, &[2], true),
+        (3, &[2, 3], true),
+        (4, &[2], false),
+        (4, &[2, 3], true),
+        (5, &[], false),
+        (5, &[2], false),
+        (5, &[2, 3], true),
+        (5, &[2, 3, 4, 5], true),
+    ];
+    for (count, acknowledging, committed) in cases {
+        let mut cluster = Cluster::with_config(*count, no_pre_vote);
+        cluster.elect(1);
+        cluster.run(10);
+        cluster.propose(1, "a").expect("it leads");
+        for id in cluster.ids().into_iter().filter(|id| !acknowledging.contains(id)) {
+            cluster.cut(1, id);
+        }
+        cluster.settle();
+        let commit_index = cluster.status(1).commit_index;
+        assert_eq!(commit_index == 2, *committed, "{acknowledging:?} of {count}");
+        assert_eq!(cluster.node(1).machine.applied.len() as u64, commit_index);
+    }
+}
+
+/// A4, 3.6.2: a new leader commits its predecessors' entries together with one of its own.
+#[test]
+fn a4_older_entries_are_committed_with_the_first_own_one() {
+    for log in [&[][..], &[2], &[1, 2], &[1]] {
+        let mut cluster = with_logs(&[log, &[], &[]], 2);
+        cluster.fire(1);
+        cluster.settle();
+        assert_eq!(cluster.role(1), Leader);
+        let terms: Vec<Term> =
+            cluster.node(1).machine.applied.iter().map(|entry| entry.term).collect();
+        let expected: Vec<Term> = log.iter().copied().chain([3]).collect();
+        assert_eq!(terms, expected);
+    }
+}
+
+/// A5, 3.6.2, figure 8: acknowledgements of entries of older terms commit nothing; one of an own-term entry
+/// commits everything before it.
+#[test]
+fn a5_only_own_entries_commit_by_counting() {
+    for (match_index, expected) in [(1, 0), (2, 0), (3, 3)] {
+        let mut cluster = with_logs(&[&[1, 2], &[], &[]], 2);
+        cluster.fire(1);
+        cluster.flying.clear();
+        cluster.step(2, 1, say::vote_answer(3, true));
+        cluster.flying.clear();
+        // Let 2 really have what it says.
+        cluster.step(1, 2, say::append(3, (0, 0), &[1, 2, 3][..match_index as usize], 0));
+        cluster.flying.clear();
+        cluster.step(2, 1, say::accepted(3, match_index));
+        assert_eq!(cluster.status(1).commit_index, expected, "acknowledged through {match_index}");
+    }
+}
+
+/// A6, 3.5: a follower refuses what does not stand on an entry of its log, and names the last position that
+/// could be common.
+#[test]
+fn a6_the_consistency_check() {
+    let cases: &[((Index, Term), Option<(Index, Term)>)] = &[
+        ((0, 0), None),
+        ((1, 1), None),
+        ((2, 2), None),
+        ((1, 2), Some((0, 0))),
+        ((2, 1), Some((1, 1))),
+        ((3, 3), Some((2, 2))),
+        ((9, 1), Some((1, 1))),
+    ];
+    for (previous, hint) in cases {
+        let mut cluster = with_logs(&[&[1, 2], &[], &[]], 2);
+        cluster.step(2, 1, say::append(3, *previous, &[], 0));
+        let answer = match hint {
+            None => say::accepted(3, previous.0),
+            Some(hint) => say::rejected(3, previous.0, *hint),
+        };
+        assert_eq!(cluster.sent_by(1), [(2, answer)], "{previous:?}");
+        assert_eq!(cluster.node(1).disk.terms(), [1, 2], "a refusal touches nothing");
+    }
+}
+
+/// A7, 3.5: from the first conflict on, and only then, entries are replaced; a shorter append that agrees
+/// deletes nothing.
+#[test]
+fn a7_conflicts_are_replaced() {
+    type Case<'a> = ((Index, Term), &'a [Term], &'a [Term]);
+    let cases: &[Case<'_>] = &[
+        ((2, 2), &[3], &[1, 2, 3]),
+        ((1, 1), &[3, 4], &[1, 3, 4]),
+        ((0, 0), &[1], &[1, 2]),
+        ((0, 0), &[3], &[3]),
+        ((0, 0), &[], &[1, 2]),
+        ((0, 0), &[1, 2, 4], &[1, 2, 4]),
+    ];
+    for (previous, sent, expected) in cases {
+        let mut cluster = with_logs(&[&[1, 2], &[], &[]], 2);
+        cluster.step(2, 1, say::append(4, *previous, sent, 0));
+        assert_eq!(cluster.node(1).disk.terms(), *expected, "{previous:?} {sent:?}");
+        let match_index = previous.0 + sent.len() as u64;
+        assert_eq!(cluster.sent_by(1), [(2, say::accepted(4, match_index))]);
+    }
+}
+
+/// A8, figure 7: the leader brings followers into agreement that miss entries, have more, or both.
+#[test]
+fn a8_figure_7() {
+    let leader: &[Term] = &[1, 1, 1, 4, 4, 5, 5, 6, 6, 6];
+    let followers: &[&[Term]] = &[
+        &[1, 1, 1, 4, 4, 5, 5, 6, 6],
+        &[1, 1, 1, 4],
+        &[1, 1, 1, 4, 4, 5, 5, 6, 6, 6, 6],
+        &[1, 1, 1, 4, 4, 5, 5, 6, 6, 6, 7, 7],
+        &[1, 1, 1, 4, 4, 4, 4],
+        &[1, 1, 1, 2, 2, 2, 3, 3, 3, 3, 3],
+    ];
+    for follower in followers {
+        // The third log is empty, so that the leader can be elected by it.
+        let mut cluster = with_logs(&[leader, follower, &[]], 7);
+        cluster.elect(1);
+        let expected = cluster.node(1).disk.terms();
+        assert_eq!(expected, [leader, &[8]].concat());
+        assert_eq!(cluster.node(2).disk.terms(), expected, "{follower:?}");
+    }
+}
+
+/// A9, 3.5: the commit index of an append speaks for the log through its last entry, not for a tail beyond
+/// it; and never lets the follower's commit index fall.
+#[test]
+fn a9_commit_through_the_last_new_entry() {
+    let cases: &[((Index, Term), &[Term], Index, Index)] = &[
+        ((1, 1), &[], 3, 1),
+        ((1, 1), &[2], 3, 2),
+        ((2, 2), &[], 3, 2),
+        ((2, 2), &[], 1, 1),
+        ((2, 2), &[3], 3, 3),
+        ((2, 2), &[3], 2, 2),
+        ((2, 2), &[3], 9, 3),
+        ((0, 0), &[], 9, 0),
+    ];
+    for (previous, sent, commit_index, expected) in cases {
+        // Entry 3 of term 2 is a tail that the leader of term 3 may not have. 1 and 2 are on a majority.
+        let mut cluster = with_logs(&[&[1, 2, 2], &[1, 2, 3], &[1, 2, 3]], 3);
+        cluster.step(2, 1, say::append(3, *previous, sent, *commit_index));
+        assert_eq!(
+            cluster.status(1).commit_index,
+            *expected,
+            "{previous:?} {sent:?} {commit_index}"
+        );
+    }
+}
+
+/// A10: a heartbeat moves the commit index on, and never back.
+#[test]
+fn a10_heartbeats_never_move_the_commit_index_back() {
+    for (said, expected) in [(3, 3), (2, 2), (1, 2), (0, 2)] {
+        let mut cluster = with_logs(&[&[1, 1, 1], &[1, 1, 1], &[1, 1, 1]], 1);
+        cluster.step(2, 1, say::append(1, (3, 1), &[], 2));
+        cluster.step(2, 1, say::heartbeat(1, 1, said));
+        assert_eq!(cluster.status(1).commit_index, expected);
+    }
+}
+
+/// A11, 3.5: how many refusals it takes until two logs meet: about one for each term in which they differ.
+#[test]
+fn a11_fast_back_up() {
+    let cases: &[(&[Term], &[Term], usize)] = &[
+        (&[1, 2, 2, 4, 4, 4, 4], &[1, 2, 2, 2, 2, 2, 2, 3, 3, 3], 1),
+        (&[1, 2, 2, 3, 4, 4, 4, 5], &[1, 2, 2, 3, 3, 3, 3, 3, 3], 1),
+        (&[1, 1, 1, 1, 5, 5, 5], &[1, 1, 1, 1], 1),
+        (&[1, 1, 1, 1, 5, 5, 5, 6], &[1, 1, 1, 1, 4, 4, 4], 1),
+        (&[1, 1, 1, 1, 6], &[1, 1, 1, 1, 4, 4, 4, 5, 5, 5], 1),
+        (&[2, 5, 5, 5, 5, 5, 5, 5], &[2, 4, 4, 4, 4], 1),
+        (&[2, 2, 2, 2, 2, 5, 5, 5], &[2, 4, 4, 4, 4, 4], 1),
+        (&[1, 3, 3, 3, 3, 3, 5], &[1, 2, 2, 2, 4, 4, 4, 4, 4], 1),
+        (&[1, 3, 3, 3, 3, 3, 6], &[1, 2, 3, 3, 3, 3, 5, 5, 5], 2),
+    ];
+    for (leader, follower, refusals) in cases {
+        let mut cluster = with_logs(&[leader, follower, &[]], 6);
+        cluster.fire(1);
+        cluster.settle();
+        assert_eq!(cluster.node(2).disk.terms(), [leader, &[7][..]].concat());
+        let refused = |line: &&String| line.starts_with("2 -> 1") && line.contains("rejected");
+        assert_eq!(
+            cluster.events.iter().filter(refused).count(),
+            *refusals,
+            "{leader:?} {follower:?}"
+        );
+    }
+}
+
+/// A12: a follower that lives and lags is sent what it lacks when it answers a heartbeat; one that has all is
+/// sent nothing.
+#[test]
+fn a12_a_lagging_follower_is_served_after_a_heartbeat() {
+    let mut cluster = led();
+    cluster.propose(1, "a").expect("it leads");
+    cluster.flying.clear();
+    cluster.with(1, |raft, now| raft.on_unreachable(now, 2));
+    for (from, expected) in [(2, vec![(1, 1, 1)]), (3, vec![])] {
+        cluster.now = cluster.now + Duration::from_millis(60);
+        cluster.step(from, 1, say::heartbeat_answer(1, 1));
+        assert_eq!(appends(&cluster.sent_by(1), from), expected);
+    }
+}
+
+/// A13: late and repeated answers move nothing back.
+#[test]
+fn a13_stale_answers() {
+    let mut cluster = led();
+    for command in ["a", "b", "c"] {
+        cluster.propose(1, command).expect("it leads");
+        cluster.settle();
+    }
+    let before = cluster.status(1);
+    for message in [
+        say::accepted(1, 1),
+        say::accepted(1, 3),
+        say::rejected(1, 1, (0, 0)),
+        say::rejected(1, 4, (1, 1)),
+        say::accepted(0, 9),
+    ] {
+        cluster.step(2, 1, message.clone());
+        assert_eq!(cluster.status(1), before, "{message:?}");
+        assert!(cluster.sent_by(1).is_empty());
+    }
+}
+
+/// A16: an acknowledgement of what the leader does not have is nonsense: refused, and an operator told.
+#[test]
+fn a16_an_acknowledgement_beyond_the_log() {
+    let mut cluster = led();
+    let before = cluster.status(1);
+    cluster.step(2, 1, say::accepted(1, 9));
+    assert_eq!(cluster.status(1), before);
+    assert_eq!(cluster.node(1).alarms.len(), 1);
+}
+
+/// A17, 3.5: an append of a deposed leader is refused with the newer term; the log is unchanged.
+#[test]
+fn a17_an_append_of_an_older_term() {
+    let mut cluster = with_logs(&[&[1, 2], &[], &[]], 3);
+    cluster.step(2, 1, say::append(2, (1, 1), &[1, 1], 2));
+    assert_eq!(cluster.node(1).disk.terms(), [1, 2]);
+    assert_eq!(cluster.sent_by(1), [(2, say::heartbeat_answer(3, 0))]);
+    assert_eq!((cluster.status(1).leader, cluster.status(1).commit_index), (None, 0));
+}
+
+/// A18: a leader that was cut off with a tail of its own takes its successor's log.
+#[test]
+fn a18_a_deposed_leader_takes_the_new_log() {
+    let mut cluster = Cluster::with_config(3, plain);
+    cluster.elect(1);
+    cluster.isolate(1);
+    for command in ["lost", "gone"] {
+        cluster.propose(1, command).expect("it still believes that it leads");
+    }
+    cluster.elect(2);
+    cluster.propose(2, "kept").expect("it leads");
+    cluster.settle();
+    cluster.heal();
+    cluster.run(500);
+    assert_eq!((cluster.role(1), cluster.leader()), (Follower, Some(2)));
+    assert_eq!(cluster.node(1).machine, cluster.node(2).machine);
+    assert_eq!(cluster.node(1).disk.terms(), [1, 2, 2]);
+}
+
+/// A19: who does not lead takes no proposal, and says who does, if it knows.
+#[test]
+fn a19_proposals_elsewhere_are_rejected() {
+    let mut cluster = led();
+    let rejected =
+        |cluster: &mut Cluster, id| cluster.propose(id, "a").expect_err("it does not lead");
+    assert_eq!(rejected(&mut cluster, 2), Rejected::NotLeader { leader: Some(1) });
+    cluster.fire(2);
+    assert_eq!(rejected(&mut cluster, 2), Rejected::NotLeader { leader: None });
+}
+
+/// A21: what is not committed is bounded in bytes; a single larger command below the bound is taken, a new
+/// leader's no-op always. When all is committed, nothing is counted any more.
+#[test]
+fn a21_uncommitted_bytes_are_bounded() {
+    let mut cluster = Cluster::with_config(3, |config| {
+        config.pre_vote = false;
+        config.uncommitted_bytes_max = 100;
+    });
+    cluster.elect(1);
+    cluster.isolate(1);
+    let large = "x".repeat(1000);
+    cluster.propose(1, &large).expect("below the bound before");
+    assert!(matches!(cluster.propose(1, "a"), Err(Rejected::Busy(_))));
+    cluster.heal();
+    // The uncommitted entry does not keep a new leader from its no-op.
+    cluster.now = cluster.now + Duration::from_millis(400);
+    cluster.fire(1);
+    cluster.run(2_000);
+    cluster.elect(1);
+    cluster.run(100);
+    cluster.propose(1, &large).expect("all is committed");
+}
+
+/// A24: the commit index travels with the next message, not with the next heartbeat.
+#[test]
+fn a24_the_commit_index_travels_at_once() {
+    let mut cluster = led();
+    cluster.propose(1, "a").expect("it leads");
+    cluster.settle();
+    for id in cluster.ids() {
+        assert_eq!(cluster.status(id).commit_index, 2, "and no time has passed");
+    }
+}
+
+/// F1: while it is not known where the logs agree, one append is sent, and the next one only after an answer or
+/// a heartbeat interval.
+#[test]
+fn f1_a_probe_is_sent_once() {
+    let mut cluster = Cluster::with_config(3, no_pre_vote);
+    cluster.fire(1);
+    cluster.step(2, 1, say::vote_answer(1, true));
+    assert_eq!(appends(&cluster.sent_by(1), 2), [(0, 1, 0)]);
+    assert_eq!(peer(&cluster, 2).state, Probe { paused: true });
+    cluster.propose(1, "a").expect("it leads");
+    cluster.step(2, 1, say::heartbeat_answer(1, 1));
+    assert_eq!(appends(&cluster.sent_by(1), 2), [], "the answer may be under way");
+    cluster.now = cluster.now + Duration::from_millis(60);
+    cluster.step(2, 1, say::heartbeat_answer(1, 1));
+    assert_eq!(appends(&cluster.sent_by(1), 2), [(0, 2, 0)]);
+    cluster.step(2, 1, say::accepted(1, 2));
+    assert_eq!(peer(&cluster, 2).state, Replicate);
+}
+
+/// F2, F3, F4: then entries are sent ahead, within a window of appends; acknowledgements free it in order, and
+/// stale ones free nothing.
+#[test]
+fn f3_the_window() {
+    let mut cluster = Cluster::with_config(3, |config| {
+        config.pre_vote = false;
+        config.inflight_count_max = 3;
+    });
+    cluster.elect(1);
+    for _ in 0..5 {
+        cluster.propose(1, "a").expect("it leads");
+    }
+    assert_eq!(appends(&cluster.sent_by(1), 2), [(1, 1, 1), (2, 1, 1), (3, 1, 1)]);
+    assert_eq!((peer(&cluster, 2).inflight_count, peer(&cluster, 2).next_index), (3, 5));
+    cluster.step(2, 1, say::accepted(1, 1));
+    assert_eq!(peer(&cluster, 2).inflight_count, 3);
+    cluster.flying.clear();
+    // One append takes all that has gathered. What it says must be so.
+    cluster.step(1, 2, say::append(1, (1, 1), &[], 1));
+    cluster.flying.clear();
+    assert!(appends(&cluster.sent_by(1), 2).is_empty());
+}
+
+/// F3: the window is bounded in bytes as well.
+#[test]
+fn f3_the_window_in_bytes() {
+    let mut cluster = Cluster::with_config(3, |config| {
+        config.pre_vote = false;
+        config.append_bytes_max = 1000;
+        config.inflight_bytes_max = 2000;
+    });
+    cluster.elect(1);
+    let commands = (0..10).map(|_| Bytes::from(vec![b'x'; 900])).collect();
+    cluster.with(1, |raft, _| raft.propose(commands)).expect("it leads");
+    let sent = appends(&cluster.sent_by(1), 2);
+    assert_eq!(sent, [(1, 1, 1), (2, 1, 1), (3, 1, 1)], "a window that is not full takes one more");
+}
+
+/// F6, F7: a broken connection, or a gap that the follower notices, leads back to what is known to match.
+#[test]
+fn f6_a_gap_leads_back_to_a_probe() {
+    let start = || {
+        let mut cluster = led();
+        cluster.propose(1, "a").expect("it leads");
+        cluster.propose(1, "b").expect("it leads");
+        cluster.flying.clear();
+        assert_eq!((peer(&cluster, 2).state, peer(&cluster, 2).next_index), (Replicate, 4));
+        cluster
+    };
+    let mut cluster = start();
+    cluster.with(1, |raft, now| raft.on_unreachable(now, 2));
+    assert_eq!(
+        (peer(&cluster, 2).state, peer(&cluster, 2).next_index),
+        (Probe { paused: true }, 2)
+    );
+    let mut cluster = start();
+    cluster.step(2, 1, say::rejected(1, 2, (1, 1)));
+    assert_eq!(appends(&cluster.sent_by(1), 2), [(1, 2, 1)], "sent again at once");
+    assert!(matches!(peer(&cluster, 2).state, ProgressState::Probe { paused: true }));
+}
+
+/// F10: replication waits for no timer: with silent timers all is delivered and committed.
+#[test]
+fn f10_replication_needs_no_timer() {
+    let mut cluster = led();
+    let now = cluster.now;
+    for _ in 0..50 {
+        cluster.propose(1, "a").expect("it leads");
+        cluster.settle();
+    }
+    assert_eq!((cluster.now, cluster.node(3).machine.applied.len()), (now, 51));
+}
+
+/// 3.5: a leader never overwrites or deletes entries of its own log, whatever it is told.
+#[test]
+fn s3_5_a_leader_only_appends() {
+    let mut cluster = led();
+    cluster.propose(1, "a").expect("it leads");
+    let before = cluster.node(1).log.loaded.entries.clone();
+    for message in say::everything(1) {
+        cluster.step(3, 1, message);
+        assert_eq!(cluster.node(1).log.loaded.entries, before);
+    }
+    assert_eq!(cluster.role(1), Leader);
+}
+
+/// An append from a leader whose disk was rolled back to before what this node has compacted. It must not get
+/// in behind the start, neither quietly nor with a panic.
+#[test]
+fn an_append_that_contradicts_the_compacted_log_is_refused() {
+    for terms in [&[1, 1, 1, 1][..], &[1, 1, 3], &[1, 1, 1]] {
+        let mut cluster = led();
+        cluster.propose(1, "a").expect("it leads");
+        cluster.settle();
+        cluster.elect_again(2);
+        cluster.settle();
+        // 3 holds nothing but a start: 3@2.
+        cluster.snapshot(3);
+        cluster.compact(3, 3);
+        assert_eq!(cluster.node(3).disk.start(), raft_core::types::Position::new(2, 3));
+        cluster.flying.clear();
+        cluster.step(1, 3, say::append(9, (0, 0), terms, 0));
+        assert_eq!(cluster.node(3).alarms.len(), 1, "{terms:?}");
+        assert!(cluster.sent_by(3).is_empty());
+        assert_eq!(cluster.status(3).last_index, 3);
+    }
+}
+
+#[test]
+fn a_follower_answers_its_leader_only() {
+    let mut cluster = led();
+    cluster.propose(1, "a").expect("it leads");
+    cluster.settle();
+    cluster.step(1, 2, say::append(1, (2, 1), &[], 2));
+    let index = only(&cluster.sent_by(2), 1, |body| match body {
+        Body::AppendAccepted { match_index } => Some(*match_index),
+        _ => None,
+    });
+    assert_eq!(index, 2);
+}

@@ -1,0 +1,210 @@
+//! A crash at every step: recovery finds what was acknowledged, and the operation that was under way
+//! whole or not at all.
+//!
+//! In memory, power is lost at the step. On the disk, a child process of its own stops at the step and
+//! is killed there with SIGKILL: nothing is flushed or closed, as in a crash of the process. (What a
+//! loss of power does beyond that, to bytes that were not synced, is in `damage.rs`.)
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use common::{Memory, hooked, open, open_with};
+use raft_core::storage::Storage;
+use raft_core::testing::storage::{Disk, Model, Operation};
+use raft_core::types::{
+    Batch, Configuration, Entry, HardState, Payload, Position, PublishSnapshot, SnapshotMeta,
+};
+use raft_storage::{Step, StepHook};
+use tempfile::TempDir;
+
+/// Passes every step, most of them several times.
+fn workload() -> Vec<Operation> {
+    let append = |from: u64, through: u64, term: u64| Batch {
+        entries: (from..=through)
+            .map(|index| Entry {
+                index,
+                term,
+                payload: Payload::Command(Bytes::from(vec![index as u8; 3_000])),
+            })
+            .collect(),
+        hard_state: Some(HardState { term, voted_for: Some(term % 3 + 1), commit_index: from - 1 }),
+        ..Batch::default()
+    };
+    let meta = |term, index| SnapshotMeta {
+        position: Position::new(term, index),
+        configuration: Configuration::of_voters([1, 2, 3]),
+    };
+    let write = |term, index, fill: u8| Operation::WriteSnapshot {
+        meta: meta(term, index),
+        bytes: Bytes::from(vec![fill; 130_000]),
+    };
+    let publish = |term, index, replaces_log, batch| {
+        let publish = Some(PublishSnapshot { meta: meta(term, index), replaces_log });
+        Operation::Persist(Batch { publish, ..batch })
+    };
+    vec![
+        Operation::Persist(append(1, 20, 1)),
+        Operation::Persist(Batch { truncate_from: Some(15), ..append(15, 30, 2) }),
+        write(1, 10, b'a'),
+        publish(1, 10, false, Batch::default()),
+        Operation::Compact(meta(1, 8)),
+        Operation::Persist(append(31, 40, 2)),
+        write(2, 20, b'b'),
+        publish(2, 20, false, append(41, 42, 2)),
+        Operation::Compact(meta(2, 20)),
+        Operation::Compact(meta(2, 42)),
+        write(3, 90, b'c'),
+        publish(3, 90, true, append(91, 95, 3)),
+        Operation::Persist(Batch { truncate_from: Some(92), ..append(92, 93, 4) }),
+    ]
+}
+
+/// Checks what was found after `acknowledged` operations of the workload, with the next one perhaps
+/// under way, and that the storage works on.
+async fn check(storage: &dyn Storage, acknowledged: usize, at: &str) {
+    let operations = workload();
+    let mut model = Model::new();
+    operations[..acknowledged].iter().for_each(|operation| model.apply(operation));
+    let mut later = model.clone();
+    operations[acknowledged..].iter().take(1).for_each(|operation| later.apply(operation));
+    let loaded = storage.load().await.unwrap_or_else(|error| panic!("load after {at}: {error}"));
+    let without = model.check(storage, &loaded, true).await;
+    let with = later.check(storage, &loaded, true).await;
+    if let (Err(without), Err(with)) = (&without, &with) {
+        panic!(
+            "{at}, {acknowledged} operations acknowledged: recovery is neither of the state without \
+             the next one ({without}) nor with it ({with})"
+        );
+    }
+    let mut model = if with.is_ok() { later } else { model };
+    model.settle(&loaded);
+    let next = model.last_index() + 1;
+    let entry = Entry { index: next, term: 9, payload: Payload::Noop };
+    let operation = Operation::Persist(Batch { entries: vec![entry], ..Batch::default() });
+    operation.run(storage).await.unwrap_or_else(|error| panic!("write after {at}: {error}"));
+    model.apply(&operation);
+    let loaded = storage.load().await.unwrap();
+    let goes_on = model.check(storage, &loaded, false).await;
+    assert_eq!(goes_on, Ok(()), "the storage works on after {at}");
+}
+
+#[tokio::test]
+async fn memory_recovers_from_a_crash_at_every_step() {
+    for step in Step::ALL {
+        let mut crash_count = 0;
+        for nth in 1.. {
+            let disk = Memory::default();
+            let storage = disk.open().await.unwrap();
+            disk.0.crash_at(step, nth);
+            let mut acknowledged = 0;
+            for operation in workload() {
+                if operation.run(storage.as_ref()).await.is_err() {
+                    break;
+                }
+                acknowledged += 1;
+            }
+            if disk.0.is_crash_pending() {
+                break;
+            }
+            crash_count += 1;
+            let storage = disk.open().await.unwrap();
+            check(storage.as_ref(), acknowledged, &format!("{step} the {nth}. time")).await;
+        }
+        // In memory the older snapshot is gone with the publication.
+        assert!(crash_count > 0 || step == Step::OldRemoved, "the workload passes {step}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rocksdb_recovers_from_a_kill_at_every_step() {
+    for step in Step::ALL {
+        let mut kill_count = 0;
+        for nth in 1.. {
+            let directory = TempDir::new().unwrap();
+            let Some(acknowledged) = run_child_until(directory.path(), step, nth) else { break };
+            kill_count += 1;
+            let storage = open(directory.path()).unwrap();
+            check(&storage, acknowledged, &format!("{step} the {nth}. time")).await;
+        }
+        assert!(kill_count > 0, "the workload passes {step}");
+    }
+}
+
+const DIRECTORY: &str = "RAFT_STORAGE_CRASH_DIRECTORY";
+const STEP: &str = "RAFT_STORAGE_CRASH_STEP";
+const NTH: &str = "RAFT_STORAGE_CRASH_NTH";
+const ACKNOWLEDGED: &str = "acknowledged";
+const AT_STEP: &str = "at the step";
+const FINISHED: &str = "finished";
+
+/// Runs the workload in a child that is killed at the step; returns how many operations it
+/// acknowledged, or `None` if it came to its end without passing the step so often.
+fn run_child_until(directory: &Path, step: Step, nth: u64) -> Option<usize> {
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child_that_is_killed", "--nocapture"])
+        .env(DIRECTORY, directory)
+        .env(STEP, step.name())
+        .env(NTH, nth.to_string())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut child = KillOnDrop(child);
+    let mut acknowledged = 0;
+    for line in BufReader::new(child.0.stdout.take().unwrap()).lines() {
+        match line.unwrap().as_str() {
+            ACKNOWLEDGED => acknowledged += 1,
+            AT_STEP => return Some(acknowledged),
+            FINISHED => return None,
+            _ => {}
+        }
+    }
+    panic!("the child ended at {step} before it was killed");
+}
+
+struct KillOnDrop(Child);
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        // On Unix this is SIGKILL; the lock is released when it is gone.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Not a test of its own: the process that [`run_child_until`] starts and kills.
+#[tokio::test]
+async fn child_that_is_killed() {
+    let Ok(directory) = std::env::var(DIRECTORY) else { return };
+    let step = Step::of_name(&std::env::var(STEP).unwrap()).unwrap();
+    let nth: u64 = std::env::var(NTH).unwrap().parse().unwrap();
+    let passed = AtomicU64::new(0);
+    let hook = StepHook::new(move |at| {
+        if at == step && passed.fetch_add(1, Ordering::Relaxed) + 1 == nth {
+            say(AT_STEP);
+            loop {
+                std::thread::park();
+            }
+        }
+    });
+    let storage = open_with(Path::new(&directory), hooked(hook)).unwrap();
+    storage.load().await.unwrap();
+    for operation in workload() {
+        operation.run(&storage).await.unwrap();
+        say(ACKNOWLEDGED);
+    }
+    // Removing old files is left to a thread that ends with the storage.
+    drop(storage);
+    say(FINISHED);
+}
+
+/// A line of its own: the test harness writes to the same output.
+fn say(word: &str) {
+    println!("\n{word}");
+}

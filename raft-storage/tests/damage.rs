@@ -1,0 +1,385 @@
+//! Damaged directories: whatever was acknowledged is there, or the directory is refused with its name
+//! and what to do. Only a tail that was never acknowledged is cut.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use common::{CLUSTER, NODE, copy, copy_at_one_moment, hooked, open, open_with};
+use raft_core::storage::{Storage, StorageError, StorageResult};
+use raft_core::types::{
+    Batch, Configuration, Entry, HardState, Loaded, Payload, Position, PublishSnapshot,
+    SnapshotMeta,
+};
+use raft_storage::rocksdb::{RocksOptions, RocksStorage};
+use raft_storage::{DataDir, Step, StepHook};
+use tempfile::TempDir;
+
+const BATCH_COUNT: u64 = 40;
+
+/// Entry `number` alone, which also tells apart the hard states.
+fn batch(number: u64) -> Batch {
+    let command = Bytes::from(vec![number as u8; 3_000]);
+    let entry = Entry { index: number, term: 1, payload: Payload::Command(command) };
+    let hard_state = HardState { term: number, voted_for: Some(1), commit_index: number - 1 };
+    Batch { entries: vec![entry], hard_state: Some(hard_state), ..Batch::default() }
+}
+
+/// What must be there after `count` batches.
+fn after(count: u64) -> Loaded {
+    if count == 0 {
+        return Loaded::default();
+    }
+    let entries = (1..=count).flat_map(|number| batch(number).entries).collect();
+    let hard_state = batch(count).hard_state.unwrap();
+    Loaded { entries, hard_state, ..Loaded::default() }
+}
+
+async fn load(path: &Path) -> StorageResult<Loaded> {
+    open(path)?.load().await
+}
+
+/// A directory with [`BATCH_COUNT`] batches, closed in good order.
+async fn closed(path: &Path) {
+    let storage = open(path).unwrap();
+    storage.load().await.unwrap();
+    for number in 1..=BATCH_COUNT {
+        storage.persist(batch(number)).await.unwrap();
+    }
+}
+
+/// The same, of a process that was killed.
+async fn crashed(path: &Path) {
+    let directory = TempDir::new().unwrap();
+    let storage = open(directory.path()).unwrap();
+    storage.load().await.unwrap();
+    for number in 1..=BATCH_COUNT {
+        storage.persist(batch(number)).await.unwrap();
+    }
+    copy_at_one_moment(directory.path(), path);
+}
+
+/// A copy that may be started, to be damaged.
+fn copy_of(path: &Path) -> TempDir {
+    let directory = TempDir::new().unwrap();
+    copy(path, directory.path()).unwrap();
+    let _ = fs::remove_file(directory.path().join("place"));
+    directory
+}
+
+fn files_in(path: &Path, extension: &str) -> Vec<PathBuf> {
+    let files = fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<PathBuf> =
+        files.filter(|path| path.extension().is_some_and(|found| found == extension)).collect();
+    files.sort();
+    files
+}
+
+/// The one write-ahead file.
+fn wal(path: &Path) -> PathBuf {
+    let mut files = files_in(&path.join("log"), "log");
+    files.retain(|file| fs::metadata(file).unwrap().len() > 0);
+    assert_eq!(files.len(), 1, "one write-ahead file is in use");
+    files.remove(0)
+}
+
+#[track_caller]
+fn expect_refusal(error: &StorageError, directory: &Path, at: &str) {
+    let text = error.to_string();
+    let named = directory.display().to_string();
+    assert!(text.contains(&named), "{at}: {text:?} does not name the directory");
+    if matches!(error, StorageError::Corrupt(_)) {
+        assert!(text.contains("re-admitted"), "{at}: {text:?} does not say what to do");
+    }
+}
+
+/// Batches that must be there after damage that was not refused.
+#[derive(Clone, Copy)]
+struct Least {
+    after_flip: u64,
+    after_cut: u64,
+}
+
+const ALL: Least = Least { after_flip: BATCH_COUNT, after_cut: BATCH_COUNT };
+
+/// Damages the file at many places, by flips and by cuts; returns how often the directory was
+/// refused. Otherwise `least` must have been there, and all that was there must be right.
+async fn damage(path: &Path, file: &Path, least: Least) -> u64 {
+    let relative = file.strip_prefix(path).unwrap();
+    let whole = fs::read(file).unwrap();
+    let mut refused_count = 0;
+    let step = (whole.len() / 12).max(1);
+    // Odd offsets in different parts of records and blocks.
+    for (number, at) in (0..whole.len()).step_by(step).enumerate() {
+        for is_cut in [false, true] {
+            let at = (at + number * 5).min(whole.len() - 1);
+            let directory = copy_of(path);
+            let mut damaged = whole.clone();
+            if is_cut {
+                damaged.truncate(at)
+            } else {
+                damaged[at] ^= 0x10
+            }
+            fs::write(directory.path().join(relative), &damaged).unwrap();
+            let what = if is_cut { "cut to" } else { "flipped at" };
+            let at = format!("{} {what} {at} of {}", relative.display(), whole.len());
+            match load(directory.path()).await {
+                Err(error) => {
+                    expect_refusal(&error, directory.path(), &at);
+                    if relative.extension().is_some_and(|extension| extension == "log") {
+                        let left = fs::read(directory.path().join(relative)).unwrap();
+                        assert!(left == damaged, "{at}: what is refused is left as it was");
+                    }
+                    refused_count += 1;
+                }
+                Ok(loaded) => {
+                    let found = loaded.entries.len() as u64;
+                    let least = if is_cut { least.after_cut } else { least.after_flip };
+                    assert!(found >= least, "{at}: {found} of {BATCH_COUNT} batches are left");
+                    assert_eq!(loaded, after(found), "{at}");
+                }
+            }
+        }
+    }
+    refused_count
+}
+
+#[tokio::test]
+async fn no_damage_to_the_log_of_a_killed_process_loses_what_later_batches_vouch_for() {
+    let directory = TempDir::new().unwrap();
+    crashed(directory.path()).await;
+    // Nothing speaks of the last batch, or of what was behind a cut: neither can be told from a tail
+    // that was being written. What is left is then still the state at some earlier time.
+    let least = Least { after_flip: BATCH_COUNT - 1, after_cut: 0 };
+    let refused_count = damage(directory.path(), &wal(directory.path()), least).await;
+    assert!(refused_count >= 10, "damage in the middle is refused, here {refused_count} times");
+}
+
+#[tokio::test]
+async fn no_damage_to_a_closed_log_loses_anything() {
+    let directory = TempDir::new().unwrap();
+    closed(directory.path()).await;
+    for file in fs::read_dir(directory.path().join("log")).unwrap() {
+        let file = file.unwrap().path();
+        if fs::metadata(&file).unwrap().len() == 0 {
+            continue;
+        }
+        let refused_count = damage(directory.path(), &file, ALL).await;
+        let matters =
+            file == wal(directory.path()) || file.ends_with("floor") || file.ends_with("CURRENT");
+        assert!(refused_count > 0 || !matters, "{} matters", file.display());
+    }
+}
+
+#[tokio::test]
+async fn no_damage_to_a_table_loses_anything() {
+    let directory = TempDir::new().unwrap();
+    closed(directory.path()).await;
+    // Opening again moves the log into a table.
+    assert_eq!(load(directory.path()).await.unwrap(), after(BATCH_COUNT));
+    let tables = files_in(&directory.path().join("log"), "sst");
+    assert!(!tables.is_empty());
+    for table in tables {
+        let refused_count = damage(directory.path(), &table, ALL).await;
+        assert!(refused_count >= 20, "a damaged table is refused, here {refused_count} times");
+        let directory = copy_of(directory.path());
+        fs::remove_file(directory.path().join("log").join(table.file_name().unwrap())).unwrap();
+        let error = load(directory.path()).await.unwrap_err();
+        expect_refusal(&error, directory.path(), "a missing table");
+    }
+}
+
+#[tokio::test]
+async fn missing_files_are_refused_or_not_missed() {
+    let directory = TempDir::new().unwrap();
+    closed(directory.path()).await;
+    for file in fs::read_dir(directory.path().join("log")).unwrap() {
+        let name = file.unwrap().file_name();
+        let directory = copy_of(directory.path());
+        fs::remove_file(directory.path().join("log").join(&name)).unwrap();
+        match load(directory.path()).await {
+            Ok(loaded) => assert_eq!(loaded, after(BATCH_COUNT), "without {name:?}"),
+            Err(error) => expect_refusal(&error, directory.path(), &format!("without {name:?}")),
+        }
+    }
+    let directory = copy_of(directory.path());
+    fs::remove_dir_all(directory.path().join("log")).unwrap();
+    // The identity is there and the log is not: as new, and so the peers must decide.
+    assert_eq!(load(directory.path()).await.unwrap(), Loaded::default());
+}
+
+/// The last batch is large, and was cut off by a loss of power at any place, with anything behind.
+#[tokio::test]
+async fn a_tail_that_was_never_acknowledged_is_cut() {
+    let (directory, images) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let (before, whole) = (images.path().join("before"), images.path().join("whole"));
+    let hook = {
+        let (from, before, whole) = (directory.path().to_owned(), before.clone(), whole.clone());
+        let passed = std::sync::Mutex::new(0);
+        StepHook::new(move |step| {
+            let mut passed = passed.lock().unwrap();
+            *passed += u64::from(step == Step::PersistBefore);
+            match step {
+                Step::PersistBefore if *passed == 11 => copy_at_one_moment(&from, &before),
+                Step::PersistAfter if *passed == 11 => copy_at_one_moment(&from, &whole),
+                _ => {}
+            }
+        })
+    };
+    let storage = open_with(directory.path(), hooked(hook)).unwrap();
+    storage.load().await.unwrap();
+    for number in 1..=10 {
+        storage.persist(batch(number)).await.unwrap();
+    }
+    let mut last = batch(11);
+    last.entries.extend((12..=30).flat_map(|number| batch(number).entries));
+    storage.persist(last).await.unwrap();
+
+    let wal_of_whole = wal(&whole);
+    let relative = wal_of_whole.strip_prefix(&whole).unwrap();
+    let (start, bytes) =
+        (fs::metadata(wal(&before)).unwrap().len(), fs::read(&wal_of_whole).unwrap());
+    let start = usize::try_from(start).unwrap();
+    assert!(bytes.len() > start + 50_000, "the last batch spans several blocks");
+    for at in (start..bytes.len()).step_by(3_571) {
+        let garbage: Vec<u8> = (at..bytes.len()).map(|at| (at * 31) as u8).collect();
+        let zeros = vec![0; bytes.len() - at];
+        let torn = [
+            bytes[..at].to_vec(),
+            [&bytes[..at], &zeros].concat(),
+            [&bytes[..at], &garbage].concat(),
+            // The end has reached the disk and the beginning has not.
+            [&bytes[..start], &vec![0; at + 1 - start], &bytes[at + 1..]].concat(),
+        ];
+        for (how, torn) in torn.into_iter().enumerate() {
+            let directory = copy_of(&whole);
+            fs::write(directory.path().join(relative), torn).unwrap();
+            let loaded = load(directory.path()).await;
+            let loaded = loaded.unwrap_or_else(|error| panic!("torn at {at}, {how}: {error}"));
+            assert_eq!(loaded, after(10), "torn at {at}, {how}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_is_not_ours_or_newer_is_refused() {
+    let put = |key: &'static [u8], value: Vec<u8>| async move {
+        let directory = TempDir::new().unwrap();
+        drop(DataDir::open(directory.path(), CLUSTER, NODE).unwrap());
+        let db = rocksdb::DB::open_default(directory.path().join("log")).unwrap();
+        db.put(key, value).unwrap();
+        drop(db);
+        let error = load(directory.path()).await.unwrap_err();
+        expect_refusal(&error, directory.path(), &error.to_string());
+        error
+    };
+    let error = put(b"user/1", b"of a state machine".to_vec()).await;
+    assert!(matches!(error, StorageError::Corrupt(_)), "{error}");
+    // Tag, magic, version, checksum: as docs/format.md says that all versions keep it.
+    let mut newer = b"Fraft-log\x00\x02".to_vec();
+    newer.extend(crc32c::crc32c(&newer).to_be_bytes());
+    let error = put(b"f", newer).await;
+    assert!(matches!(error, StorageError::Refused(_)), "{error}");
+    assert!(error.to_string().contains("version 2"), "{error}");
+}
+
+#[tokio::test]
+async fn a_log_in_use_is_refused() {
+    let directory = TempDir::new().unwrap();
+    let data_dir = Arc::new(DataDir::open(directory.path(), CLUSTER, NODE).unwrap());
+    let first = RocksStorage::open(Arc::clone(&data_dir), RocksOptions::small()).unwrap();
+    let Err(error) = RocksStorage::open(data_dir, RocksOptions::small()) else {
+        panic!("two storages in one directory");
+    };
+    assert!(matches!(error, StorageError::Refused(_)), "{error:?}");
+    expect_refusal(&error, directory.path(), "in use");
+    drop(first);
+    load(directory.path()).await.unwrap();
+}
+
+fn snapshot_meta() -> SnapshotMeta {
+    let configuration = Configuration::of_voters([1, 2, 3]);
+    SnapshotMeta { position: Position::new(4, 20), configuration }
+}
+
+/// Reads the published snapshot to its end.
+async fn read_snapshot(path: &Path) -> StorageResult<Vec<u8>> {
+    let storage = open(path)?;
+    storage.load().await?;
+    let mut reader = storage.snapshot_reader().await?.expect("a snapshot was published");
+    let mut bytes = Vec::new();
+    loop {
+        let piece = reader.read(bytes.len() as u64, 50_000).await?;
+        if piece.is_empty() {
+            return Ok(bytes);
+        }
+        bytes.extend_from_slice(&piece);
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_snapshot_is_never_read_as_another() {
+    let directory = TempDir::new().unwrap();
+    let bytes: Vec<u8> = (0..200_000u32).flat_map(u32::to_le_bytes).collect();
+    let storage = open(directory.path()).unwrap();
+    storage.load().await.unwrap();
+    let mut writer = storage.snapshot_writer(snapshot_meta(), None).await.unwrap();
+    writer.write(Bytes::from(bytes.clone())).await.unwrap();
+    writer.finish().await.unwrap();
+    let publish = Some(PublishSnapshot { meta: snapshot_meta(), replaces_log: true });
+    storage.persist(Batch { publish, ..Batch::default() }).await.unwrap();
+    drop(storage);
+    assert!(read_snapshot(directory.path()).await.unwrap() == bytes);
+
+    let file = files_in(&directory.path().join("snapshots"), "snap").remove(0);
+    let whole = fs::read(&file).unwrap();
+    let name = file.file_name().unwrap();
+    let places = (0..150).chain((150..whole.len()).step_by(whole.len() / 40));
+    for at in places {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 0x04;
+        let mut swapped = whole.clone();
+        // One chunk in the place of another, both whole.
+        swapped.copy_within(whole.len() - 400_000..whole.len() - 300_000, at.min(400_000));
+        for (what, damaged) in
+            [("flipped", &flipped), ("cut", &whole[..at].to_vec()), ("moved", &swapped)]
+        {
+            let directory = copy_of(directory.path());
+            fs::write(directory.path().join("snapshots").join(name), damaged).unwrap();
+            let Err(error) = read_snapshot(directory.path()).await else {
+                panic!("a snapshot {what} at {at} was read");
+            };
+            assert!(matches!(error, StorageError::Corrupt(_)), "{what} at {at}: {error:?}");
+            expect_refusal(&error, directory.path(), &format!("{what} at {at}"));
+        }
+    }
+    let directory = copy_of(directory.path());
+    fs::remove_file(directory.path().join("snapshots").join(name)).unwrap();
+    let error = read_snapshot(directory.path()).await.unwrap_err();
+    assert!(error.to_string().contains("missing"), "{error}");
+}
+
+/// Files that nobody knows are not ours to remove.
+#[tokio::test]
+async fn foreign_files_beside_snapshots_are_left_alone() {
+    let directory = TempDir::new().unwrap();
+    closed(directory.path()).await;
+    let snapshots = directory.path().join("snapshots");
+    let foreign =
+        ["notes.txt", "snapshot-1-2.snap", "snapshot-1-2-x.part", "snapshot-1-2-3-4.snap"];
+    for name in foreign.iter().chain(&["snapshot-1-2-3.snap", "snapshot-1-2-4.part"]) {
+        fs::write(snapshots.join(name), "text").unwrap();
+    }
+    load(directory.path()).await.unwrap();
+    let mut left: Vec<_> =
+        fs::read_dir(&snapshots).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    left.sort();
+    let mut expected = foreign.to_vec();
+    expected.sort();
+    assert_eq!(left, expected, "unpublished snapshots of ours go, all else stays");
+}

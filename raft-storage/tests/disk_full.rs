@@ -1,0 +1,145 @@
+//! A disk that is full: the error says so, nothing more is written, and what was acknowledged is
+//! there when there is room again.
+//!
+//! It needs a small file system of its own, and so the right to mount one. Without that it says on
+//! standard error that it was not run.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::io::{ErrorKind, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use bytes::Bytes;
+use common::open;
+use raft_core::storage::{Storage, StorageError};
+use raft_core::types::{Batch, Entry, HardState, Payload, Position, SnapshotMeta};
+use tempfile::TempDir;
+
+/// A file system in memory of so many bytes, gone when dropped.
+struct SmallDisk(TempDir);
+
+impl SmallDisk {
+    /// `None` where that is not permitted.
+    fn mount(size: &str) -> Option<Self> {
+        let directory = TempDir::new().unwrap();
+        let mounted =
+            run("mount", &["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"], &directory);
+        if !mounted {
+            // Past the capture of the test harness, so that it is seen.
+            let note = b"NOT RUN: a full disk (mounting a file system is not permitted here)\n";
+            std::io::stderr().write_all(note).unwrap();
+            return None;
+        }
+        Some(Self(directory))
+    }
+
+    fn grow(&self, size: &str) {
+        assert!(run("mount", &["-o", &format!("remount,size={size}")], &self.0));
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        run("umount", &[], &self.0);
+    }
+}
+
+fn run(program: &str, arguments: &[&str], directory: &TempDir) -> bool {
+    let mut command = Command::new(program);
+    command.args(arguments).arg(directory.path()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+fn batch(number: u64) -> Batch {
+    let payload = Payload::Command(Bytes::from(vec![number as u8; 100_000]));
+    let entry = Entry { index: number, term: 1, payload };
+    let hard_state = HardState { term: number, voted_for: Some(2), commit_index: 0 };
+    Batch { entries: vec![entry], hard_state: Some(hard_state), ..Batch::default() }
+}
+
+#[track_caller]
+fn expect_full(error: &StorageError) {
+    let StorageError::Io { source, .. } = error else { panic!("not an I/O error: {error:?}") };
+    assert_eq!(source.kind(), ErrorKind::StorageFull, "{error}");
+    assert!(error.to_string().contains("space"), "{error}");
+}
+
+#[tokio::test]
+async fn a_log_on_a_full_disk_keeps_what_it_acknowledged() {
+    let Some(disk) = SmallDisk::mount("12m") else { return };
+    let node = disk.path().join("node");
+    let storage = open(&node).unwrap();
+    storage.load().await.unwrap();
+    let mut acknowledged = 0;
+    let error = loop {
+        match storage.persist(batch(acknowledged + 1)).await {
+            Ok(()) => acknowledged += 1,
+            Err(error) => break error,
+        }
+        assert!(acknowledged < 1_000, "12 MiB do not hold 100 MB");
+    };
+    expect_full(&error);
+    assert!(acknowledged > 20, "it went well for a while");
+    let later = storage.persist(batch(acknowledged + 1)).await;
+    assert!(matches!(later, Err(StorageError::Poisoned(_))), "{later:?}");
+    drop(storage);
+
+    disk.grow("64m");
+    let storage = open(&node).unwrap();
+    let loaded = storage.load().await.unwrap();
+    let expected: Vec<Entry> = (1..=acknowledged).flat_map(|n| batch(n).entries).collect();
+    assert!(loaded.entries == expected, "{} of {acknowledged}", loaded.entries.len());
+    assert_eq!(loaded.hard_state, batch(acknowledged).hard_state.unwrap());
+    storage.persist(batch(acknowledged + 1)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_snapshot_on_a_full_disk_leaves_the_log_whole() {
+    let Some(disk) = SmallDisk::mount("12m") else { return };
+    let node = disk.path().join("node");
+    let storage = open(&node).unwrap();
+    storage.load().await.unwrap();
+    storage.persist(batch(1)).await.unwrap();
+    let meta = SnapshotMeta { position: Position::new(1, 1), ..SnapshotMeta::default() };
+    let mut writer = storage.snapshot_writer(meta, None).await.unwrap();
+    let chunk = Bytes::from(vec![7; 1 << 20]);
+    let mut written = 0;
+    let error = loop {
+        match writer.write(chunk.clone()).await {
+            Ok(()) => written += 1,
+            Err(error) => break error,
+        }
+        assert!(written < 100, "12 MiB do not hold 100");
+    };
+    expect_full(&error);
+    let later = storage.persist(batch(2)).await;
+    assert!(matches!(later, Err(StorageError::Poisoned(_))), "{later:?}");
+    drop((writer, storage));
+
+    // The unfinished file is removed at the start, which makes room by itself.
+    let storage = open(&node).unwrap();
+    assert_eq!(storage.load().await.unwrap().entries, batch(1).entries);
+    storage.persist(batch(2)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_directory_on_a_full_disk_is_not_half_made() {
+    let Some(disk) = SmallDisk::mount("64k") else { return };
+    let node = disk.path().join("node");
+    let filler = disk.path().join("filler");
+    let _ = std::fs::write(&filler, vec![1; 1 << 20]);
+    let Err(error) = open(&node) else { panic!("there is no room") };
+    expect_full(&error);
+    std::fs::remove_file(&filler).unwrap();
+    disk.grow("16m");
+    let storage = open(&node).unwrap();
+    storage.load().await.unwrap();
+    storage.persist(batch(1)).await.unwrap();
+}
