@@ -103,7 +103,10 @@ fn status_and_benchmark_speak_to_scripts() {
         assert_eq!(figures["errors"], 0);
         assert!(figures["ops"].as_u64().unwrap() > 0 && figures["p50_us"].as_f64().unwrap() > 0.0);
     }
-    assert_eq!(cluster.kv_ends(0, &["scan", "--prefix", "bench/100/0"]).lines().count(), 50);
+    assert_eq!(
+        cluster.kv_ends(0, &["scan", "--prefix", "bench/100/0", "--json"]).lines().count(),
+        50
+    );
 }
 
 #[test]

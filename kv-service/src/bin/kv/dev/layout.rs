@@ -140,7 +140,7 @@ impl Layout {
         if !marker.exists() {
             let head = "# Made by `kv dev`, which takes this directory for its own.\n";
             let text = toml::to_string(&self.marker).context("the marker has a form in TOML")?;
-            write_file(&marker, &format!("{head}{text}"), 0o644)?;
+            write_file(&marker, format!("{head}{text}"), 0o644)?;
         }
         let ca = self.certificate_authority()?;
         for NodeAddress { id, .. } in self.nodes() {
@@ -156,7 +156,7 @@ impl Layout {
             nodes: self.nodes(),
         };
         if !self.client_config().exists() {
-            write_file(&self.client_config(), &client.to_toml(), 0o644)?;
+            write_file(&self.client_config(), client.to_toml(), 0o644)?;
         }
         Ok(())
     }
@@ -179,7 +179,7 @@ impl Layout {
                 tls: names_only(&tls),
                 nodes: self.nodes(),
             };
-            write_file(&path, &config.to_toml(), 0o644)?;
+            write_file(&path, config.to_toml(), 0o644)?;
         } else if let Some(size) = wish.max_raft_state {
             set_max_raft_state(&path, size)?;
         }
@@ -195,7 +195,7 @@ impl Layout {
             return Ok(DevCa::from_pem(cluster_id, &fs::read(&cert)?, &fs::read(&key)?)?);
         }
         let ca = DevCa::create(cluster_id)?;
-        write_file(&key, &ca.key_pem(), 0o600)?;
+        write_file(&key, ca.key_pem(), 0o600)?;
         write_file(&cert, ca.cert_pem(), 0o644)?;
         // What an earlier CA issued is of no use under the new one.
         let names = self.nodes().into_iter().map(|node| format!("node{}", node.id));
@@ -330,10 +330,11 @@ fn agree(dir: &Path, kept: Option<Marker>, wish: &Wish) -> anyhow::Result<Marker
     Ok(kept)
 }
 
-/// Nodes of this directory that still run hold its files and ports.
+/// Nodes of this directory that still run hold their files and ports; one that stops lets go of the
+/// files first. A port that stays taken is for [`check_ports`] to tell.
 async fn wait_for_leftovers(dir: &Path, marker: &Marker) -> anyhow::Result<()> {
     let until = Instant::now() + LEFTOVER_PATIENCE;
-    for NodeAddress { id, .. } in marker.addresses() {
+    for NodeAddress { id, address } in marker.addresses() {
         let data = dir.join(format!("node{id}"));
         while is_in_use(&data) {
             ensure!(
@@ -341,6 +342,9 @@ async fn wait_for_leftovers(dir: &Path, marker: &Marker) -> anyhow::Result<()> {
                 "node {id} runs already, on {}: stop that `kv serve` first",
                 data.display()
             );
+            sleep(LOOK_AGAIN_AFTER).await;
+        }
+        while UdpSocket::bind(&address).is_err() && Instant::now() < until {
             sleep(LOOK_AGAIN_AFTER).await;
         }
     }
@@ -398,7 +402,7 @@ fn remove(path: &Path) -> anyhow::Result<()> {
 /// Writes a file whole or not at all.
 fn write_file(path: &Path, content: impl AsRef<[u8]>, mode: u32) -> anyhow::Result<()> {
     let written = || -> io::Result<()> {
-        let draft = path.with_added_extension("tmp");
+        let draft = with_ending(path, ".tmp");
         let mut options = OpenOptions::new();
         let mut file = options.write(true).create(true).truncate(true).mode(mode).open(&draft)?;
         file.write_all(content.as_ref())?;
@@ -417,9 +421,15 @@ fn set_max_raft_state(path: &Path, size: ByteSize) -> anyhow::Result<()> {
     write_file(path, toml::to_string(&settings)?, 0o644)
 }
 
+fn with_ending(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}
+
 fn set_aside_long_log(path: &Path) -> anyhow::Result<()> {
     if fs::metadata(path).is_ok_and(|file| file.len() > LOG_BYTES_MAX) {
-        fs::rename(path, path.with_added_extension("old"))
+        fs::rename(path, with_ending(path, ".old"))
             .with_context(|| format!("cannot set aside {}", path.display()))?;
     }
     Ok(())
