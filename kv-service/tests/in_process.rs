@@ -35,14 +35,14 @@ impl Cluster {
         (self.adjust)(&mut config);
         let store = Store::Memory(self.disks[&id].clone());
         let network = Network::Channel(self.network.clone());
-        let server = Server::start_with(config, store, network).await.unwrap();
+        let server = Server::start_with(config, store, network).await.expect("the node starts");
         self.servers.insert(id, server);
     }
 
     async fn leader(&self) -> u64 {
-        let mut watch = self.servers.values().next().unwrap().node().watch();
-        let leadership = watch.wait_for(|leadership| leadership.leader.is_some()).await.unwrap();
-        leadership.leader.unwrap()
+        let mut watch = self.servers.values().next().expect("a node runs").node().watch();
+        let known = watch.wait_for(|leadership| leadership.leader.is_some()).await;
+        known.expect("the node runs").leader.expect("just seen")
     }
 }
 
