@@ -2,10 +2,10 @@
 //!
 //! A backend brings a [`Disk`], and its test calls [`all`] with a way to make empty ones:
 //!
-//! ```ignore
-//! #[tokio::test]
-//! async fn keeps_the_contract() {
-//!     raft_core::testing::storage::all(MyDisk::empty).await;
+//! ```
+//! # use raft_core::testing::storage::{Disk, all};
+//! async fn my_disk_keeps_the_contract<MyDisk: Disk>(empty: fn() -> MyDisk) {
+//!     all(empty).await;
 //! }
 //! ```
 //!
