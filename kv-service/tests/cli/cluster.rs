@@ -94,6 +94,13 @@ impl Cluster {
         supervisor.child.wait().unwrap()
     }
 
+    /// Asks the supervisor to stop, and loses patience when it has begun to.
+    pub(crate) fn down_at_once(&mut self) -> ExitStatus {
+        kill(self.supervisor.as_ref().unwrap().child.id(), Signal::INT);
+        self.heard("stopping");
+        self.down(Signal::INT)
+    }
+
     pub(crate) fn client_config(&self) -> PathBuf {
         self.dir.join("client.toml")
     }

@@ -51,7 +51,7 @@ pub(crate) async fn run(config: Option<&Path>, args: BatchArgs) -> anyhow::Resul
             }
         }
     }
-    connect::close(&client).await;
+    connect::close(&client, connect::AFTER_MUCH).await;
     Ok(Exit::Done)
 }
 

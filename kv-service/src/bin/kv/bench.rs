@@ -11,8 +11,7 @@ mod keys;
 mod report;
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::bail;
@@ -86,7 +85,7 @@ pub(crate) async fn run(config: Option<&Path>, args: BenchArgs) -> anyhow::Resul
     });
     let outcome = drive(&run, &clients, args.clients).await;
     for client in &clients {
-        connect::close(client).await;
+        connect::close(client, connect::AFTER_MUCH).await;
     }
     outcome?;
     conclude(&run, &args)

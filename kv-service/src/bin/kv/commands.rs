@@ -68,7 +68,7 @@ struct Failed<'a> {
 pub(crate) async fn get(config: Option<&Path>, args: GetArgs) -> anyhow::Result<Exit> {
     let client = connect::client(config, args.client.deadline)?;
     let found = client.get_with(args.key.clone(), consistency(args.stale)).await;
-    connect::leave(&client).await;
+    connect::close(&client, connect::AFTER_QUESTIONS).await;
     let record = told(found, "get", &args.client)?;
     if args.client.json {
         output::json(&Entry::new(&args.key, record.as_ref()))?;
@@ -129,7 +129,7 @@ async fn write(
         };
         output::line(format!("{done} revision={revision} version={version}").as_bytes())?;
     }
-    connect::close(&client).await;
+    connect::close(&client, connect::AFTER_A_WRITE).await;
     Ok(if changed { Exit::Done } else { Exit::ConditionFailed })
 }
 
@@ -156,7 +156,7 @@ pub(crate) async fn scan(config: Option<&Path>, args: ScanArgs) -> anyhow::Resul
             None => break,
         }
     }
-    connect::leave(&client).await;
+    connect::close(&client, connect::AFTER_QUESTIONS).await;
     Ok(Exit::Done)
 }
 

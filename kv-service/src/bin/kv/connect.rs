@@ -11,10 +11,13 @@ use kv_service::config::ClientConfig;
 const DEFAULT_FILE: &str = "./kv-data/client.toml";
 /// Names the file if `--config` does not.
 const ENVIRONMENT: &str = "KV_CONFIG";
-/// A goodbye is courtesy: nobody waits longer for it.
-const CLOSE_PATIENCE: Duration = Duration::from_millis(500);
-/// Long enough to send a packet, which is all that a client without a session has to do.
-const LEAVE_PATIENCE: Duration = Duration::from_millis(5);
+/// Patience of a client that has only asked questions: enough to send a packet.
+pub(crate) const AFTER_QUESTIONS: Duration = Duration::from_millis(5);
+/// Patience of a client that has written once: the request to close its session is on its way, and
+/// will be carried out whether somebody waits for the answer or not.
+pub(crate) const AFTER_A_WRITE: Duration = Duration::from_millis(30);
+/// Patience of a client that had much to say.
+pub(crate) const AFTER_MUCH: Duration = Duration::from_millis(500);
 
 /// Reads the configuration of the cluster that is meant.
 pub(crate) fn client_config(
@@ -34,16 +37,11 @@ pub(crate) fn client(flag: Option<&Path>, deadline: Option<Duration>) -> anyhow:
     Ok(Client::connect(&client_config(flag, deadline)?)?)
 }
 
-/// Says goodbye, so that the cluster need not keep the session until it expires.
-pub(crate) async fn close(client: &Client) {
-    // If nobody listens, the session expires by itself.
-    let _ = tokio::time::timeout(CLOSE_PATIENCE, client.close()).await;
-}
-
-/// As [`close`], of a client that has only asked questions: closes its connections, so that the nodes
-/// need not find out.
-pub(crate) async fn leave(client: &Client) {
-    let _ = tokio::time::timeout(LEAVE_PATIENCE, client.close()).await;
+/// Says goodbye, so that the nodes need keep neither session nor connection until they expire. It is
+/// courtesy, so nobody waits longer than `patience` for it.
+pub(crate) async fn close(client: &Client, patience: Duration) {
+    // If nobody listens, session and connection expire by themselves.
+    let _ = tokio::time::timeout(patience, client.close()).await;
 }
 
 fn find(flag: Option<&Path>, environment: Option<PathBuf>) -> anyhow::Result<PathBuf> {

@@ -41,7 +41,7 @@ pub(crate) async fn run(config: Option<&Path>, args: StatusArgs) -> anyhow::Resu
     let config = connect::client_config(config, Some(args.deadline))?;
     let client = Client::connect(&config)?;
     let nodes = gather(&client, &config.nodes).await;
-    connect::leave(&client).await;
+    connect::close(&client, connect::AFTER_QUESTIONS).await;
     let any = nodes.iter().any(|node| node.reachable);
     if args.json {
         output::json(&ClusterReport { nodes })?;
