@@ -90,9 +90,10 @@ fn features_are_chosen_in_one_place() {
                     continue;
                 }
                 let next = lines.get(number + 1).copied().unwrap_or_default().trim_start();
-                let on_mod_line = ["pub mod ", "mod ", "pub use ", "use ", "pub(crate) mod "]
-                    .iter()
-                    .any(|start| next.starts_with(start));
+                let on_mod_line =
+                    ["pub mod ", "mod ", "pub use ", "use ", "pub(crate) mod ", "pub(super) mod "]
+                        .iter()
+                        .any(|start| next.starts_with(start));
                 let place = path.strip_prefix(workspace()).unwrap_or(&path).display();
                 assert!(
                     on_mod_line,
