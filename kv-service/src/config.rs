@@ -236,7 +236,10 @@ impl ServerConfig {
             return invalid("limits of connections and requests: at least 1".to_owned());
         }
         let Timeouts { heartbeat, election } = self.timeouts;
-        if heartbeat.is_zero() || election < 3 * heartbeat {
+        if election > DURATION_MAX || self.sessions.ttl > 365 * DURATION_MAX {
+            return invalid("timeouts.election: at most a day; sessions.ttl: a year".to_owned());
+        }
+        if heartbeat.is_zero() || heartbeat > election / 3 {
             return invalid(format!(
                 "timeouts.election ({election:?}) must be at least three times timeouts.heartbeat \
                  ({heartbeat:?}), or one lost packet deposes a leader"
@@ -270,6 +273,8 @@ impl ServerConfig {
         self.nodes.iter().map(|node| (node.id, node.address.clone())).collect()
     }
 }
+
+const DURATION_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// No `value_bytes_max` may be larger.
 pub const VALUE_BYTES_CEILING: u64 = 16 << 20;

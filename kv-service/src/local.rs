@@ -12,10 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::client::Client;
 use crate::config::{ServerConfig, default_deadline};
-use crate::stream::{Acceptor, Connector, Stream, knock};
-
-/// Connections that wait to be accepted by one node.
-const BACKLOG: usize = 64;
+use crate::stream::{Connector, Stream, knock};
 
 /// What the nodes of one process talk over. Clones are the same network.
 #[derive(Clone)]
@@ -40,21 +37,30 @@ impl LocalNetwork {
         Client::new(Arc::new(self.connector(nodes)), default_deadline())
     }
 
+    /// A stream to a node, for whoever speaks the protocol without a [`Client`].
+    ///
+    /// # Errors
+    /// No such node runs.
+    pub async fn connect(&self, node: NodeId) -> Result<Stream, String> {
+        let door = self.doors().get(&node).cloned();
+        let door = door.ok_or_else(|| "the node does not run in this process".to_owned())?;
+        knock(&door).await
+    }
+
     fn connector(&self, nodes: impl IntoIterator<Item = NodeId>) -> LocalConnector {
         let nodes: std::collections::BTreeSet<NodeId> = nodes.into_iter().collect();
         LocalConnector { nodes: nodes.into_iter().collect(), network: self.clone() }
     }
 
+    /// Puts a node on the network; its clients come in through `door`.
     pub(crate) fn join(
         &self,
         config: &ServerConfig,
-    ) -> (Arc<dyn Transport>, Box<dyn Acceptor>, Arc<dyn Connector>) {
-        let (door, clients) = mpsc::channel(BACKLOG);
+        door: mpsc::Sender<Stream>,
+    ) -> (Arc<dyn Transport>, Arc<dyn Connector>) {
         self.doors().insert(config.node_id, door);
         let transport = self.peers.transport(config.node_id);
-        let acceptor = Door { clients: tokio::sync::Mutex::new(clients) };
-        let connector = self.connector(config.nodes.iter().map(|node| node.id));
-        (transport, Box::new(acceptor), Arc::new(connector))
+        (transport, Arc::new(self.connector(config.nodes.iter().map(|node| node.id))))
     }
 
     fn doors(&self) -> MutexGuard<'_, BTreeMap<NodeId, mpsc::Sender<Stream>>> {
@@ -74,22 +80,8 @@ impl Connector for LocalConnector {
     }
 
     async fn connect(&self, node: NodeId) -> Result<Stream, String> {
-        let door = self.network.doors().get(&node).cloned();
-        let door = door.ok_or_else(|| "the node does not run in this process".to_owned())?;
-        knock(&door).await
+        self.network.connect(node).await
     }
 
     async fn close(&self) {}
-}
-
-/// Where a node's clients of the same process come in.
-struct Door {
-    clients: tokio::sync::Mutex<mpsc::Receiver<Stream>>,
-}
-
-#[async_trait]
-impl Acceptor for Door {
-    async fn accept(&self) -> Option<Stream> {
-        self.clients.lock().await.recv().await
-    }
 }

@@ -8,18 +8,16 @@ use raft_core::transport::Transport;
 use raft_core::types::NodeId;
 use raft_transport_quic::{ClientEndpoint, QuicConfig, QuicTransport, TlsConfig};
 
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::client::Client;
 use crate::config::{ClientConfig, ServerConfig, TlsFiles};
 use crate::server::ServerError;
-use crate::stream::{Acceptor, Connector, Stream};
+use crate::stream::{Connector, Stream};
 
 /// How long a client may take to open its stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
-/// Connections that wait to be served.
-const BACKLOG: usize = 64;
 
 /// Why a client cannot be made; nothing has been connected yet.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +61,8 @@ impl Connector for QuicConnector {
         let connecting = self.endpoint.connect(node, address).await;
         let connection = connecting.map_err(|error| error.to_string())?;
         let (writer, reader) = connection.open_stream().await.map_err(|error| error.to_string())?;
-        Ok(Stream { reader: Box::new(reader), writer: Box::new(writer) })
+        let (reader, writer) = (Box::new(reader), Box::new(writer));
+        Ok(Stream { reader, writer, guard: Box::new(connection) })
     }
 
     async fn close(&self) {
@@ -71,14 +70,13 @@ impl Connector for QuicConnector {
     }
 }
 
-type Joined = (Arc<dyn Transport>, Box<dyn Acceptor>, Arc<dyn Connector>);
-
-/// Binds a node's socket.
+/// Binds a node's socket; its clients come in through `door`.
 pub(crate) async fn join(
     config: &ServerConfig,
     incarnation: u64,
     reset_key: [u8; 64],
-) -> Result<Joined, ServerError> {
+    door: mpsc::Sender<Stream>,
+) -> Result<(Arc<dyn Transport>, Arc<dyn Connector>), ServerError> {
     let network = |error: raft_transport_quic::QuicError| ServerError::Network(error.to_string());
     let TlsFiles { ca, cert, key } = &config.tls;
     let tls = TlsConfig::read(ca, cert, key).map_err(network)?;
@@ -99,35 +97,23 @@ pub(crate) async fn join(
     let transport = QuicTransport::bind(quic).await.map_err(network)?;
     let endpoint = ClientEndpoint::new(&config.cluster_id, tls).map_err(network)?;
     let connector = QuicConnector { addresses: config.addresses(), endpoint };
-    let (sender, streams) = mpsc::channel(BACKLOG);
-    tokio::spawn(accept(Arc::clone(&transport), sender));
-    let acceptor = QuicAcceptor { streams: Mutex::new(streams) };
-    Ok((transport, Box::new(acceptor), Arc::new(connector)))
+    tokio::spawn(accept(Arc::clone(&transport), door));
+    Ok((transport, Arc::new(connector)))
 }
 
 /// Each client opens one stream; one that takes its time holds up nobody.
-async fn accept(transport: Arc<QuicTransport>, streams: mpsc::Sender<Stream>) {
+async fn accept(transport: Arc<QuicTransport>, door: mpsc::Sender<Stream>) {
     while let Some(connection) = transport.accept_client().await {
-        let streams = streams.clone();
+        let door = door.clone();
         tokio::spawn(async move {
             let opened = timeout(OPEN_TIMEOUT, connection.accept_stream()).await;
             let Ok(Some((writer, reader))) = opened else {
                 return connection.close("no stream was opened");
             };
-            let stream = Stream { reader: Box::new(reader), writer: Box::new(writer) };
+            let (reader, writer) = (Box::new(reader), Box::new(writer));
+            let stream = Stream { reader, writer, guard: Box::new(connection) };
             // The node is stopping if nobody takes it.
-            let _ = streams.send(stream).await;
+            let _ = door.send(stream).await;
         });
-    }
-}
-
-struct QuicAcceptor {
-    streams: Mutex<mpsc::Receiver<Stream>>,
-}
-
-#[async_trait]
-impl Acceptor for QuicAcceptor {
-    async fn accept(&self) -> Option<Stream> {
-        self.streams.lock().await.recv().await
     }
 }

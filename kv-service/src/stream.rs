@@ -1,5 +1,7 @@
 //! A two-way stream of bytes between a client and a node, whatever carries it.
 
+use std::any::Any;
+
 use async_trait::async_trait;
 use raft_core::types::NodeId;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -8,10 +10,12 @@ use tokio::sync::mpsc;
 /// Bytes under way in one direction of a connection within this process.
 const PIPE_BYTES: usize = 256 << 10;
 
-/// Both directions. Dropping them ends the connection.
+/// Both directions. Dropping it ends the connection.
 pub struct Stream {
     pub reader: Box<dyn AsyncRead + Send + Unpin>,
     pub writer: Box<dyn AsyncWrite + Send + Unpin>,
+    /// What has to live as long as the stream: its connection, its place among those allowed.
+    pub guard: Box<dyn Any + Send + Sync>,
 }
 
 /// How a client gets to a node.
@@ -28,13 +32,6 @@ pub trait Connector: Send + Sync + 'static {
     async fn close(&self);
 }
 
-/// Where a node hears of new clients.
-#[async_trait]
-pub trait Acceptor: Send + Sync + 'static {
-    /// The next client; `None` when no more will come.
-    async fn accept(&self) -> Option<Stream>;
-}
-
 /// Connects, within this process, to whoever accepts behind the door.
 pub(crate) async fn knock(door: &mpsc::Sender<Stream>) -> Result<Stream, String> {
     let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
@@ -45,5 +42,5 @@ pub(crate) async fn knock(door: &mpsc::Sender<Stream>) -> Result<Stream, String>
 
 fn split(pipe: tokio::io::DuplexStream) -> Stream {
     let (reader, writer) = tokio::io::split(pipe);
-    Stream { reader: Box::new(reader), writer: Box::new(writer) }
+    Stream { reader: Box::new(reader), writer: Box::new(writer), guard: Box::new(()) }
 }

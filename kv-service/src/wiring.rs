@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use raft_core::storage::Storage;
 use raft_core::transport::Transport;
+use tokio::sync::mpsc;
 
 use crate::config::{ServerConfig, StorageKind};
 use crate::machine::KvMachine;
 use crate::server::ServerError;
-use crate::stream::{Acceptor, Connector};
+use crate::stream::{Connector, Stream};
 
 #[cfg(feature = "channel")]
 use crate::local::LocalNetwork;
@@ -39,12 +40,11 @@ pub enum Network {
     Quic,
 }
 
-/// What a node is made of.
+/// What a node is made of; its clients come in through the `door` that [`build`] was given.
 pub(crate) struct Parts {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) machine: KvMachine,
     pub(crate) transport: Arc<dyn Transport>,
-    pub(crate) acceptor: Box<dyn Acceptor>,
     pub(crate) connector: Arc<dyn Connector>,
 }
 
@@ -79,6 +79,7 @@ pub(crate) async fn build(
     config: &ServerConfig,
     store: Store,
     network: Network,
+    door: mpsc::Sender<Stream>,
 ) -> Result<Parts, ServerError> {
     let opened: Opened = match store {
         #[cfg(feature = "memory")]
@@ -94,15 +95,15 @@ pub(crate) async fn build(
     match network {
         #[cfg(feature = "channel")]
         Network::Channel(local) => {
-            let (transport, acceptor, connector) = local.join(config);
-            Ok(Parts { storage, machine, transport, acceptor, connector })
+            let (transport, connector) = local.join(config, door);
+            Ok(Parts { storage, machine, transport, connector })
         }
         #[cfg(feature = "quic")]
         Network::Quic => {
-            let joined =
-                crate::quic::join(config, identity.incarnation, identity.reset_key).await?;
-            let (transport, acceptor, connector) = joined;
-            Ok(Parts { storage, machine, transport, acceptor, connector })
+            let Identity { incarnation, reset_key } = identity;
+            let joined = crate::quic::join(config, incarnation, reset_key, door).await?;
+            let (transport, connector) = joined;
+            Ok(Parts { storage, machine, transport, connector })
         }
     }
 }

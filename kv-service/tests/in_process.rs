@@ -3,12 +3,21 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use bytes::BytesMut;
+use kv_service::client::Reason;
 use kv_service::config::ServerConfig;
 use kv_service::local::LocalNetwork;
+use kv_service::operation::Query;
+use kv_service::protocol::{
+    FRAME_BYTES_MAX, FrameBuffer, Greeting, Hello, Reply, Request, RequestKind, Response,
+    push_frame,
+};
+use kv_service::stream::Stream;
 use kv_service::units::ByteSize;
 use kv_service::wiring::{Network, Store};
 use kv_service::{Client, Consistency, Expect, Outcome, Server};
 use raft_storage::memory::MemoryDisk;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 struct Cluster {
     network: LocalNetwork,
@@ -182,6 +191,117 @@ async fn thousands_of_writes_at_once_each_take_effect_once() {
     }
     versions.sort_unstable();
     assert_eq!(versions, (1..=5000).collect::<Vec<u64>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_closed_client_says_so_at_once() {
+    let cluster = Cluster::new(|_| {}).await;
+    let clone = cluster.client.clone();
+    clone.put("k", "v").await.unwrap();
+    cluster.client.close().await;
+    let since = tokio::time::Instant::now();
+    for error in [clone.put("k", "w").await.unwrap_err(), clone.get("k").await.unwrap_err()] {
+        assert_eq!((error.outcome, error.reason), (Outcome::NotExecuted, Reason::Closed));
+    }
+    assert_eq!(since.elapsed(), Duration::ZERO);
+    let other = cluster.network.client(1..=3).with_deadline(Duration::MAX);
+    assert_eq!(other.get("k").await.unwrap().unwrap().value, "v");
+}
+
+/// Speaks the protocol by hand.
+struct Speaker {
+    stream: Stream,
+    frames: FrameBuffer,
+}
+
+impl Speaker {
+    async fn new(cluster: &Cluster, node: u64) -> Self {
+        let stream = cluster.network.connect(node).await.unwrap();
+        Self { stream, frames: FrameBuffer::with_limit(FRAME_BYTES_MAX) }
+    }
+
+    async fn say(&mut self, message: &impl serde::Serialize) {
+        let mut bytes = BytesMut::new();
+        push_frame(&mut bytes, message);
+        self.stream.writer.write_all(&bytes).await.unwrap();
+    }
+
+    /// `None` when the node has closed the connection.
+    async fn hear<T: serde::de::DeserializeOwned>(&mut self) -> Option<T> {
+        loop {
+            if let Some(message) = self.frames.next_message().unwrap() {
+                return Some(message);
+            }
+            self.frames.reserve();
+            if self.stream.reader.read_buf(self.frames.input()).await.unwrap_or(0) == 0 {
+                return None;
+            }
+        }
+    }
+
+    async fn greet(&mut self) -> Hello {
+        self.say(&Greeting { client: "by hand".to_owned() }).await;
+        self.hear().await.unwrap()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nonsense_ends_its_own_connection_only() {
+    let cluster = Cluster::new(|_| {}).await;
+    cluster.client.put("k", "v").await.unwrap();
+    let too_long = (u32::MAX).to_be_bytes().to_vec();
+    let not_a_message = [&5u32.to_be_bytes()[..], b"hello"].concat();
+    let mut left_over = BytesMut::new();
+    push_frame(&mut left_over, &Request { id: 1, kind: RequestKind::Status });
+    left_over[3] += 1;
+    left_over.extend_from_slice(&[0]);
+    for nonsense in [too_long, not_a_message, left_over.to_vec()] {
+        let mut after_greeting = Speaker::new(&cluster, 1).await;
+        after_greeting.greet().await;
+        after_greeting.stream.writer.write_all(&nonsense).await.unwrap();
+        assert!(after_greeting.hear::<Response>().await.is_none());
+        let mut instead_of_greeting = Speaker::new(&cluster, 1).await;
+        instead_of_greeting.stream.writer.write_all(&nonsense).await.unwrap();
+        assert!(instead_of_greeting.hear::<Hello>().await.is_none());
+    }
+    let mut silent = Speaker::new(&cluster, 1).await;
+    assert!(silent.hear::<Hello>().await.is_none(), "given up after a while");
+    assert_eq!(cluster.client.get("k").await.unwrap().unwrap().value, "v");
+}
+
+/// It asks for far more than fits into the node's budget, and reads nothing of it.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_listen_takes_nothing_from_others() {
+    let cluster = Cluster::new(|config| config.limits.answer_bytes_max = ByteSize(48 << 20)).await;
+    for number in 0..4 {
+        cluster.client.put(format!("large {number}"), vec![7; 1 << 20]).await.unwrap();
+    }
+    let mut deaf = Vec::new();
+    for _ in 0..8 {
+        let mut speaker = Speaker::new(&cluster, 1).await;
+        speaker.greet().await;
+        for id in 0..100 {
+            let query = Query::Get { key: "large 1".into() };
+            let kind = RequestKind::Read { query, consistency: Consistency::Stale };
+            speaker.say(&Request { id, kind }).await;
+        }
+        deaf.push(speaker);
+    }
+    for _ in 0..20 {
+        let client = cluster.servers[&1].client();
+        assert_eq!(client.get("large 2").await.unwrap().unwrap().value.len(), 1 << 20);
+    }
+    // They are given up at last, and everything they held is free again.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let mut speaker = Speaker::new(&cluster, 1).await;
+    speaker.greet().await;
+    for id in 0..3 {
+        let query = Query::Get { key: "large 3".into() };
+        let kind = RequestKind::Read { query, consistency: Consistency::Stale };
+        speaker.say(&Request { id, kind }).await;
+        let response: Response = speaker.hear().await.unwrap();
+        assert!(matches!(response.reply, Reply::Answered(_)), "{:?}", response.id);
+    }
 }
 
 #[tokio::test(start_paused = true)]

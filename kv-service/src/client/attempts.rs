@@ -4,6 +4,7 @@
 //! other attempt without an answer leaves a doubt. Whoever gives up says *not executed* only while
 //! there is no doubt.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use raft_core::types::NodeId;
@@ -27,6 +28,8 @@ const PAUSE_MAX: Duration = Duration::from_millis(100);
 pub(super) enum Whom {
     /// The leader, as soon as it is known.
     Leader,
+    /// The leader, which is asked most cheaply; or any node, if that one is busy.
+    LeaderFirst,
     /// Any node, beginning with this one.
     Any(NodeId),
 }
@@ -39,13 +42,14 @@ pub(super) struct Settled {
 }
 
 pub(super) struct Attempts<'a> {
-    links: &'a Links,
+    links: &'a Arc<Links>,
     whom: Whom,
     deadline: Instant,
     patience: Duration,
     pause: Duration,
-    doubt: bool,
     last: String,
+    doubt: bool,
+    closing: bool,
 }
 
 /// What follows from one attempt.
@@ -58,9 +62,15 @@ enum Next {
 }
 
 impl<'a> Attempts<'a> {
-    pub(super) fn new(links: &'a Links, whom: Whom, deadline: Instant) -> Self {
+    pub(super) fn new(links: &'a Arc<Links>, whom: Whom, deadline: Instant) -> Self {
         let last = "none was made".to_owned();
-        Self { links, whom, deadline, patience: PATIENCE, pause: PAUSE, doubt: false, last }
+        let (patience, pause) = (PATIENCE, PAUSE);
+        Self { links, whom, deadline, patience, pause, last, doubt: false, closing: false }
+    }
+
+    /// An attempt of a client that is being closed.
+    pub(super) fn in_closing(self) -> Self {
+        Self { closing: true, ..self }
     }
 
     /// # Errors
@@ -70,6 +80,9 @@ impl<'a> Attempts<'a> {
         request: impl Fn() -> RequestKind,
     ) -> Result<Settled, ClientError> {
         loop {
+            if self.links.is_closed() && !self.closing {
+                return Err(self.failed(Reason::Closed));
+            }
             if Instant::now() >= self.deadline {
                 let last = std::mem::take(&mut self.last);
                 return Err(self.failed(Reason::Deadline { last }));
@@ -88,7 +101,7 @@ impl<'a> Attempts<'a> {
 
     fn node(&self) -> NodeId {
         match self.whom {
-            Whom::Leader => self.links.target(),
+            Whom::Leader | Whom::LeaderFirst => self.links.target(),
             Whom::Any(node) => node,
         }
     }
@@ -127,7 +140,7 @@ impl<'a> Attempts<'a> {
     /// The next attempt goes to another node.
     fn turn_away(&mut self, node: NodeId) -> Next {
         match &mut self.whom {
-            Whom::Leader => self.links.turn_away_from(node),
+            Whom::Leader | Whom::LeaderFirst => self.links.turn_away_from(node),
             Whom::Any(next) => *next = self.links.after(node),
         }
         Next::Later
@@ -152,6 +165,10 @@ impl<'a> Attempts<'a> {
             Reply::Rejected(Rejection::Invalid(what)) => Err(self.failed(Reason::Invalid(what))),
             Reply::Rejected(Rejection::Busy(what)) => {
                 self.last = format!("node {node} is busy: {what}");
+                self.whom = match self.whom {
+                    Whom::Leader => Whom::Leader,
+                    Whom::LeaderFirst | Whom::Any(_) => Whom::Any(self.links.after(node)),
+                };
                 Ok(Next::Later)
             }
             Reply::Rejected(Rejection::ShuttingDown) => {

@@ -3,6 +3,7 @@
 //! A reader task hands answers to whoever waits for them, a writer task sends everything that has
 //! gathered in one piece. When the stream breaks, every waiting call is told so; none is left.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -12,12 +13,16 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;
 
 use crate::protocol::{
-    FrameBuffer, Greeting, Hello, Reply, Request, RequestKind, Response, push_frame,
+    FRAME_BYTES_MAX, FrameBuffer, Greeting, Hello, Reply, Request, RequestKind, Response,
+    push_frame,
 };
 use crate::stream::Stream;
 
 /// Requests that wait to be sent, in bytes; a further call waits for room.
 const OUTBOX_BYTES_MAX: usize = 4 << 20;
+
+/// What a buffer may keep when it is empty.
+const KEPT_BYTES: usize = 1 << 20;
 
 /// Why a call has no answer.
 #[derive(Debug)]
@@ -32,6 +37,7 @@ pub(super) struct Connection {
     shared: Arc<Shared>,
     hello: Hello,
     tasks: [AbortHandle; 2],
+    _guard: Box<dyn Any + Send + Sync>,
 }
 
 struct Shared {
@@ -52,11 +58,11 @@ struct State {
 impl Connection {
     /// Greets the node and waits for its answer.
     pub(super) async fn open(stream: Stream, client: &str) -> Result<Self, String> {
-        let Stream { mut reader, mut writer } = stream;
+        let Stream { mut reader, mut writer, guard } = stream;
         let mut greeting = BytesMut::new();
         push_frame(&mut greeting, &Greeting { client: client.to_owned() });
         writer.write_all(&greeting).await.map_err(|error| error.to_string())?;
-        let mut frames = FrameBuffer::default();
+        let mut frames = FrameBuffer::with_limit(FRAME_BYTES_MAX);
         let hello: Hello = loop {
             if let Some(hello) = frames.next_message().map_err(|error| error.to_string())? {
                 break hello;
@@ -78,7 +84,7 @@ impl Connection {
         let reading = tokio::spawn(read(Arc::clone(&shared), reader, frames));
         let writing = tokio::spawn(write(Arc::clone(&shared), writer));
         let tasks = [reading.abort_handle(), writing.abort_handle()];
-        Ok(Self { shared, hello, tasks })
+        Ok(Self { shared, hello, tasks, _guard: guard })
     }
 
     pub(super) fn hello(&self) -> &Hello {
@@ -219,5 +225,9 @@ async fn write(shared: Arc<Shared>, mut writer: Box<dyn tokio::io::AsyncWrite + 
             return shared.break_off(&error.to_string());
         }
         sending.clear();
+        // One huge request must not keep its buffer for good.
+        if sending.capacity() > KEPT_BYTES {
+            sending = BytesMut::new();
+        }
     }
 }

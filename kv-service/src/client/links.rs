@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use raft_core::types::NodeId;
+use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, timeout};
 
 use super::connection::Connection;
@@ -31,7 +32,7 @@ pub(super) struct Links {
 struct Link {
     live: Mutex<Option<Arc<Connection>>>,
     /// Held while connecting; when and why the last attempt failed.
-    connecting: tokio::sync::Mutex<Option<(Instant, String)>>,
+    connecting: Arc<tokio::sync::Mutex<Option<(Instant, String)>>>,
 }
 
 impl Links {
@@ -70,24 +71,34 @@ impl Links {
         self.nodes[(place + 1) % self.nodes.len()]
     }
 
-    /// A live connection to the node.
-    pub(super) async fn connection(&self, node: NodeId) -> Result<Arc<Connection>, String> {
+    /// A live connection to the node. Whoever gives up waiting does not stop the attempt: a caller
+    /// with little time leaves a connection to the next one.
+    pub(super) async fn connection(
+        self: &Arc<Self>,
+        node: NodeId,
+    ) -> Result<Arc<Connection>, String> {
         let link = self.links.get(&node).ok_or_else(|| format!("there is no node {node}"))?;
         if let Some(live) = link.live() {
             return Ok(live);
         }
-        let mut failure = link.connecting.lock().await;
+        let failure = Arc::clone(&link.connecting).lock_owned().await;
         if let Some(live) = link.live() {
             return Ok(live);
-        }
-        if self.closed.load(Ordering::Relaxed) {
-            return Err("the client is closed".to_owned());
         }
         if let Some((at, why)) = &*failure
             && at.elapsed() < FAILURE_SHARED_FOR
         {
             return Err(why.clone());
         }
+        let attempt = tokio::spawn(Arc::clone(self).connect(node, failure));
+        attempt.await.unwrap_or_else(|error| Err(error.to_string()))
+    }
+
+    async fn connect(
+        self: Arc<Self>,
+        node: NodeId,
+        mut failure: OwnedMutexGuard<Option<(Instant, String)>>,
+    ) -> Result<Arc<Connection>, String> {
         let attempt = async {
             let stream = self.connector.connect(node).await?;
             Connection::open(stream, &self.client_name).await
@@ -96,33 +107,36 @@ impl Links {
             Ok(result) => result,
             Err(_) => Err(format!("no connection within {CONNECT_TIMEOUT:?}")),
         };
-        match opened {
-            Ok(connection) => {
-                let connection = Arc::new(connection);
-                if let Some(leader) = connection.hello().leader_id
-                    && self.target() == node
-                {
-                    self.aim_at(leader);
-                }
-                *failure = None;
-                link.keep(Some(Arc::clone(&connection)));
-                Ok(connection)
-            }
-            Err(why) => {
-                *failure = Some((Instant::now(), why.clone()));
-                Err(why)
-            }
+        *failure = opened.as_ref().err().map(|why| (Instant::now(), why.clone()));
+        let connection = Arc::new(opened?);
+        if let Some(leader) = connection.hello().leader_id
+            && self.target() == node
+        {
+            self.aim_at(leader);
         }
+        self.links[&node].keep(Arc::clone(&connection));
+        if self.is_closed() {
+            connection.close();
+        }
+        Ok(connection)
     }
 
-    /// Breaks all connections, and makes no more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    /// From now on no attempt is made; see [`Links::close`] for the connections.
+    pub(super) fn begin_close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+    }
+
+    /// Breaks all connections.
     pub(super) async fn close(&self) {
-        self.closed.store(true, Ordering::Relaxed);
+        assert!(self.is_closed(), "a connection that comes later closes itself");
         for link in self.links.values() {
             if let Some(live) = link.live() {
                 live.close();
             }
-            link.keep(None);
         }
         self.connector.close().await;
     }
@@ -134,7 +148,7 @@ impl Link {
         live.as_ref().filter(|connection| !connection.is_broken()).cloned()
     }
 
-    fn keep(&self, connection: Option<Arc<Connection>>) {
-        *self.live.lock().unwrap_or_else(PoisonError::into_inner) = connection;
+    fn keep(&self, connection: Arc<Connection>) {
+        *self.live.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection);
     }
 }

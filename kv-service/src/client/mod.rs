@@ -35,6 +35,9 @@ use crate::stream::Connector;
 /// How long a client that is closed waits for its session to be closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Longer than anybody waits, and short enough to be added to any time.
+const DEADLINE_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// A client of one cluster. See the module.
 #[derive(Clone)]
 pub struct Client {
@@ -43,7 +46,7 @@ pub struct Client {
 }
 
 struct Shared {
-    links: Links,
+    links: Arc<Links>,
     session: Session,
 }
 
@@ -52,12 +55,13 @@ impl Client {
     /// connected before it is needed.
     pub fn new(connector: Arc<dyn Connector>, deadline: Duration) -> Self {
         let links = Links::new(connector, format!("process {}", std::process::id()));
-        Self { shared: Arc::new(Shared { links, session: Session::default() }), deadline }
+        let shared = Shared { links: Arc::new(links), session: Session::default() };
+        Self { shared: Arc::new(shared), deadline: deadline.min(DEADLINE_MAX) }
     }
 
-    /// The same client with another deadline: how long an operation is retried.
+    /// The same client with another deadline: how long an operation is retried, at most a year.
     pub fn with_deadline(&self, deadline: Duration) -> Self {
-        Self { shared: Arc::clone(&self.shared), deadline }
+        Self { shared: Arc::clone(&self.shared), deadline: deadline.min(DEADLINE_MAX) }
     }
 
     /// The nodes of the cluster.
@@ -180,7 +184,7 @@ impl Client {
             Query::Scan { start, end, limit: _ } => start.len() + end.len(),
         })?;
         let whom = match consistency {
-            Consistency::Linearizable => Whom::Leader,
+            Consistency::Linearizable => Whom::LeaderFirst,
             Consistency::Stale => Whom::Any(self.any_node()),
         };
         let attempts = Attempts::new(&self.shared.links, whom, Instant::now() + self.deadline);
@@ -226,6 +230,9 @@ impl Client {
                 Reply::Written(answer) => return Ok(answer),
                 Reply::Refused(Refusal::UnknownSession) => {
                     self.shared.session.forget(ticket.id);
+                    if self.shared.links.is_closed() {
+                        return Err(closed(doubt));
+                    }
                     if doubt {
                         return Err(ClientError::unknown(Reason::SessionExpired));
                     }
@@ -257,11 +264,12 @@ impl Client {
     }
 
     /// Closes the session, if the cluster can be reached, and the connections. Clones are closed too:
-    /// their operations fail.
+    /// their operations fail with [`Reason::Closed`].
     pub async fn close(&self) {
+        self.shared.links.begin_close();
         if let Some(session) = self.shared.session.id() {
             let deadline = Instant::now() + CLOSE_TIMEOUT.min(self.deadline);
-            let attempts = Attempts::new(&self.shared.links, Whom::Leader, deadline);
+            let attempts = Attempts::new(&self.shared.links, Whom::Leader, deadline).in_closing();
             // If it cannot be closed it will expire.
             let _ = attempts.run(|| RequestKind::CloseSession { session }).await;
             self.shared.session.forget(session);
@@ -274,7 +282,8 @@ impl Client {
         let session = &self.shared.session;
         let late =
             |last: &str| ClientError::not_executed(Reason::Deadline { last: last.to_owned() });
-        let crowded = "earlier writes of this session are not answered yet";
+        let crowded = "none: earlier writes of this session are not answered yet, or the session \
+                       could not be opened yet";
         let turn = timeout_at(deadline, session.turn()).await.map_err(|_| late(crowded))?;
         loop {
             match timeout_at(deadline, session.ticket(&turn)).await {
@@ -296,6 +305,13 @@ impl Client {
     fn any_node(&self) -> NodeId {
         let nodes = self.nodes();
         nodes[rand::random_range(0..nodes.len())]
+    }
+}
+
+fn closed(doubt: bool) -> ClientError {
+    match doubt {
+        true => ClientError::unknown(Reason::Closed),
+        false => ClientError::not_executed(Reason::Closed),
     }
 }
 

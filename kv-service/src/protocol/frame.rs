@@ -9,8 +9,8 @@ pub const FRAME_BYTES_MAX: usize = 40 << 20;
 /// Why bytes are not a frame of this protocol; the connection cannot go on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
-    #[error("a frame of {0} bytes, the limit is {FRAME_BYTES_MAX}")]
-    TooLong(usize),
+    #[error("a frame of {length} bytes, the limit is {limit}")]
+    TooLong { length: usize, limit: usize },
     #[error("not a message of this protocol: {0}")]
     Malformed(String),
 }
@@ -28,12 +28,22 @@ pub fn push_frame(out: &mut BytesMut, message: &impl Serialize) {
 }
 
 /// Cuts what was received into frames.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct FrameBuffer {
     received: BytesMut,
+    limit: usize,
 }
 
 impl FrameBuffer {
+    /// A longer frame is refused when its length is known, before anything is kept for it.
+    pub fn with_limit(frame_bytes_max: usize) -> Self {
+        Self { received: BytesMut::new(), limit: frame_bytes_max.min(FRAME_BYTES_MAX) }
+    }
+
+    pub fn set_limit(&mut self, frame_bytes_max: usize) {
+        self.limit = frame_bytes_max.min(FRAME_BYTES_MAX);
+    }
+
     /// Where received bytes go; make sure of some room first by [`FrameBuffer::reserve`].
     pub fn input(&mut self) -> &mut BytesMut {
         &mut self.received
@@ -52,8 +62,8 @@ impl FrameBuffer {
     pub fn next_message<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
         let Some(length) = self.received.first_chunk::<LENGTH_BYTES>() else { return Ok(None) };
         let length = u32::from_be_bytes(*length) as usize;
-        if length > FRAME_BYTES_MAX {
-            return Err(FrameError::TooLong(length));
+        if length > self.limit {
+            return Err(FrameError::TooLong { length, limit: self.limit });
         }
         if self.received.len() < LENGTH_BYTES + length {
             return Ok(None);

@@ -6,11 +6,16 @@
 //! wall clock that jumps can expire a session.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use raft_core::driver::Node;
-use tokio::time::Instant;
+use raft_core::error::Rejected;
+use tokio::time::{Instant, sleep};
 
 use crate::machine::{KvMachine, Question, Reply};
+
+/// Before a busy node is asked for its clock again.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 #[derive(Default)]
 pub(super) struct ReplicatedClock {
@@ -40,6 +45,10 @@ impl ReplicatedClock {
                 let since = Instant::now();
                 match node.query_and_wait(Question::ClockMs, true).await {
                     Ok(Ok(Reply::ClockMs(clock_ms))) => self.set(Some((clock_ms, since))),
+                    Err(Rejected::Busy(_)) => {
+                        sleep(RETRY_PAUSE).await;
+                        continue;
+                    }
                     // Deposed before it knew, or stopping: the next change tells.
                     Ok(Ok(Reply::Read(_)) | Err(_)) | Err(_) => {}
                 }

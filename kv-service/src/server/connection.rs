@@ -11,23 +11,28 @@ use super::outbox::{Outbox, Sending};
 use crate::protocol::{FrameBuffer, FrameError, Greeting, Rejection, Reply, Request};
 use crate::stream::Stream;
 
-/// How long a client may take to say its first words.
+/// How long a client may take to say its first words, and how many they may be.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
+const GREETING_BYTES_MAX: usize = 1 << 10;
+
+/// A client that takes nothing of its answers for so long is given up.
+const WRITE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Runs until the client leaves, misbehaves, or the server has shut down.
 pub(super) async fn serve(shared: Arc<Shared>, stream: Stream) {
-    let Stream { mut reader, writer } = stream;
-    let mut frames = FrameBuffer::default();
+    let Stream { mut reader, mut writer, guard: _guard } = stream;
+    let mut frames = FrameBuffer::with_limit(GREETING_BYTES_MAX);
     let greeting = timeout(GREETING_TIMEOUT, read_frame::<Greeting>(&mut *reader, &mut frames));
     let client = match greeting.await {
         Ok(Ok(Some(Greeting { client }))) => client,
         // A client that never spoke, or does not speak this protocol, is not worth more words.
         Ok(Ok(None) | Err(_)) | Err(_) => return,
     };
+    frames.set_limit(shared.request_bytes_max());
     let outbox = Outbox::new(Arc::clone(&shared.load));
     outbox.push_unasked(&shared.hello());
     let reading = read(&shared, &outbox, &mut *reader, &mut frames);
-    let writing = write(&outbox, writer);
+    let writing = write(&outbox, &mut *writer);
     let result = tokio::select! {
         biased;
         result = reading => result,
@@ -65,9 +70,7 @@ async fn read(
 ) -> Result<(), FrameError> {
     let open_max = shared.config.limits.connection_requests_max;
     while let Some(Request { id, kind }) = read_frame::<Request>(reader, frames).await? {
-        while outbox.open_count() >= open_max {
-            outbox.settled.notified().await;
-        }
+        outbox.room(open_max).await;
         outbox.open();
         if shared.is_draining() {
             outbox.push(id, Reply::Rejected(Rejection::ShuttingDown));
@@ -76,13 +79,11 @@ async fn read(
         }
     }
     // The client has said all it wanted to; answers under way still reach it.
-    while outbox.open_count() > 0 {
-        outbox.settled.notified().await;
-    }
+    outbox.emptied().await;
     Ok(())
 }
 
-async fn write(outbox: &Outbox, mut writer: Box<dyn AsyncWrite + Send + Unpin>) {
+async fn write(outbox: &Outbox, writer: &mut (dyn AsyncWrite + Send + Unpin)) {
     let mut sending = Sending::new();
     while outbox.take(&mut sending) {
         if sending.bytes.is_empty() {
@@ -90,10 +91,13 @@ async fn write(outbox: &Outbox, mut writer: Box<dyn AsyncWrite + Send + Unpin>) 
             outbox.filled.notified().await;
             continue;
         }
-        let written = writer.write_all(&sending.bytes).await;
-        outbox.sent(&mut sending);
-        if written.is_err() {
-            return;
+        let mut rest = &sending.bytes[..];
+        while !rest.is_empty() {
+            match timeout(WRITE_PATIENCE, writer.write(rest)).await {
+                Ok(Ok(written)) if written > 0 => rest = &rest[written..],
+                Ok(Ok(_) | Err(_)) | Err(_) => return,
+            }
         }
+        outbox.sent(&mut sending);
     }
 }

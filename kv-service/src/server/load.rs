@@ -28,6 +28,10 @@ impl Load {
         Pending(Arc::clone(self))
     }
 
+    pub(super) fn answer_bytes_max(&self) -> u64 {
+        self.answer_bytes_max
+    }
+
     /// False, and nothing is added, if `bounded` and the budget is used up.
     pub(super) fn add_answer(&self, bytes: usize, bounded: bool) -> bool {
         let used = self.answer_bytes.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
@@ -41,6 +45,11 @@ impl Load {
     pub(super) fn remove_answers(&self, bytes: usize) {
         self.answer_bytes.fetch_sub(bytes as u64, Ordering::Relaxed);
         self.less.notify_waiters();
+    }
+
+    /// Another answer of a read would hardly fit.
+    pub(super) fn is_full(&self) -> bool {
+        self.answer_bytes.load(Ordering::Relaxed) >= self.answer_bytes_max
     }
 
     /// Nothing is in the node's hands or waits to be sent.

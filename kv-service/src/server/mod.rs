@@ -3,8 +3,8 @@
 //! Limits hold at the door: connections, requests not answered yet, bytes of answers not sent yet. What
 //! does not fit is answered `Busy` or not read yet; nothing is shed silently.
 //!
-//! [`Server::shutdown`] loses nobody's answer: new requests are turned away, those under way are
-//! answered, leadership is handed over, and then the node stops.
+//! [`Server::shutdown`] turns new requests away, answers those under way, hands leadership over, and
+//! then stops the node.
 
 mod clock;
 mod connection;
@@ -13,7 +13,7 @@ mod outbox;
 mod requests;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -30,11 +30,11 @@ use self::load::Load;
 use crate::client::Client;
 use crate::config::{ConfigError, ServerConfig};
 use crate::machine::KvMachine;
-use crate::protocol::Hello;
-use crate::stream::{Acceptor, Connector, Stream, knock};
+use crate::protocol::{FRAME_BYTES_MAX, Hello};
+use crate::stream::{Connector, Stream, knock};
 use crate::wiring::{self, Network, Parts, Store};
 
-/// How long a node that shuts down waits for answers under way, and for another leader.
+/// How long a node that shuts down waits for answers under way.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Clients of this process that wait to be accepted.
@@ -89,7 +89,6 @@ struct Shared {
     transport: Arc<dyn Transport>,
     clock: ReplicatedClock,
     load: Arc<Load>,
-    connection_count: AtomicUsize,
     draining: AtomicBool,
     closed: watch::Sender<bool>,
 }
@@ -115,8 +114,9 @@ impl Server {
         network: Network,
     ) -> Result<Self, ServerError> {
         config.check()?;
-        let Parts { storage, machine, transport, acceptor, connector } =
-            wiring::build(&config, store, network).await?;
+        let (door, clients) = mpsc::channel(BACKLOG);
+        let Parts { storage, machine, transport, connector } =
+            wiring::build(&config, store, network, door.clone()).await?;
         let node =
             Node::start(node_config(&config), storage, Arc::clone(&transport), machine).await;
         let node = match node {
@@ -133,12 +133,10 @@ impl Server {
             transport,
             clock: ReplicatedClock::default(),
             load,
-            connection_count: AtomicUsize::new(0),
             draining: AtomicBool::new(false),
             closed: watch::Sender::new(false),
         });
-        let (door, neighbours) = mpsc::channel(BACKLOG);
-        tokio::spawn(accept(Arc::clone(&shared), acceptor, neighbours));
+        tokio::spawn(accept(Arc::clone(&shared), clients));
         let of_clock = Arc::clone(&shared);
         tokio::spawn(async move {
             tokio::select! {
@@ -181,21 +179,15 @@ impl Server {
         self.shared.node.stopped().await.map_err(ServerError::Fatal)
     }
 
-    /// Answers what is under way, hands leadership over, and stops. Returns when nothing runs any
-    /// more.
+    /// Closes this node's own client, answers what is under way, hands leadership over, and stops.
+    /// Returns when nothing runs any more. An answer that does not reach its client any more is not
+    /// lost: the client asks again elsewhere, and a write is not executed twice.
     pub async fn shutdown(&self) {
         let shared = &self.shared;
-        shared.draining.store(true, Ordering::Relaxed);
-        // Whoever is not answered in time will hear "unknown", and retries elsewhere.
-        let _ = timeout(DRAIN_TIMEOUT, shared.load.quiet()).await;
-        let mut watch = shared.node.watch();
-        if watch.borrow().is_leader && shared.config.nodes.len() > 1 {
-            shared.node.transfer_leadership(None);
-            let handed_over = watch.wait_for(|leadership| !leadership.is_leader);
-            // Without a fit successor the others elect one when this node is gone.
-            let _ = timeout(DRAIN_TIMEOUT, handed_over).await;
-        }
         self.client.close().await;
+        shared.draining.store(true, Ordering::Relaxed);
+        // Whoever is not answered in time hears "unknown", and retries elsewhere.
+        let _ = timeout(DRAIN_TIMEOUT, shared.load.quiet()).await;
         shared.node.shutdown().await;
         shared.closed.send_replace(true);
     }
@@ -215,32 +207,16 @@ fn node_config(config: &ServerConfig) -> NodeConfig {
     node
 }
 
-async fn accept(
-    shared: Arc<Shared>,
-    acceptor: Box<dyn Acceptor>,
-    mut neighbours: mpsc::Receiver<Stream>,
-) {
+/// How many clients there may be is the network's business: it turns one away before it costs much.
+async fn accept(shared: Arc<Shared>, mut clients: mpsc::Receiver<Stream>) {
     loop {
         let stream = tokio::select! {
             biased;
             () = shared.closed() => return,
-            Some(stream) = neighbours.recv() => stream,
-            stream = acceptor.accept() => match stream {
-                Some(stream) => stream,
-                None => return,
-            },
+            stream = clients.recv() => stream,
         };
-        let before = shared.connection_count.fetch_add(1, Ordering::Relaxed);
-        if before >= shared.config.limits.client_connections_max {
-            shared.connection_count.fetch_sub(1, Ordering::Relaxed);
-            tracing::warn!(limit = before, "turned a client away: too many connections");
-            continue;
-        }
-        let shared = Arc::clone(&shared);
-        tokio::spawn(async move {
-            connection::serve(Arc::clone(&shared), stream).await;
-            shared.connection_count.fetch_sub(1, Ordering::Relaxed);
-        });
+        let Some(stream) = stream else { return };
+        tokio::spawn(connection::serve(Arc::clone(&shared), stream));
     }
 }
 
@@ -254,6 +230,14 @@ impl Shared {
             value_bytes_max: self.config.limits.value_bytes_max.0,
             requests_max: self.config.limits.connection_requests_max as u64,
         }
+    }
+
+    /// Of a frame: the largest request that the limits allow.
+    fn request_bytes_max(&self) -> usize {
+        let limits = &self.config.limits;
+        let bytes = 2 * limits.value_bytes_max.0 + 2 * limits.key_bytes_max.0;
+        usize::try_from(bytes + COMMAND_OVERHEAD_BYTES)
+            .map_or(FRAME_BYTES_MAX, |bytes| bytes.min(FRAME_BYTES_MAX))
     }
 
     fn is_draining(&self) -> bool {

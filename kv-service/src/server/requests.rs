@@ -59,6 +59,10 @@ impl Shared {
         if let Err(rejection) = self.check_query(&query) {
             return outbox.push(id, Reply::Rejected(rejection));
         }
+        if self.load.is_full() {
+            let busy = "too many answers wait to be sent".to_owned();
+            return outbox.push(id, Reply::Rejected(Rejection::Busy(busy)));
+        }
         let linearizable = consistency == Consistency::Linearizable;
         let (outbox, pending) = (Arc::clone(outbox), self.load.begin());
         self.node.query(Question::Read(query), linearizable, move |result| {

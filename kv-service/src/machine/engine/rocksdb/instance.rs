@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use raft_core::state_machine::{MachineError, MachineResult};
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, IteratorMode, LogLevel, Options, ReadOptions,
-    WriteBatch, WriteOptions,
+    BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, IteratorMode, LogLevel,
+    LruCacheOptions, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 
 use super::{RocksStateOptions, format};
@@ -166,9 +166,17 @@ impl Instance {
 
 fn engine_options(options: &RocksStateOptions, create: bool) -> Options {
     let mut blocks = BlockBasedOptions::default();
-    blocks.set_block_cache(&Cache::new_lru_cache(options.block_cache_bytes));
-    // Within the cache, so that it bounds them too.
+    // Few shards: what is larger than a shard is never kept.
+    let mut cache = LruCacheOptions::default();
+    cache.set_capacity(options.block_cache_bytes);
+    cache.set_num_shard_bits(2);
+    blocks.set_block_cache(&Cache::new_lru_cache_opts(&cache));
+    // Within the cache, so that it bounds them too; and in parts, because the index of a large file
+    // in one piece would be read and unpacked anew for each key.
     blocks.set_cache_index_and_filter_blocks(true);
+    blocks.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    blocks.set_partition_filters(true);
+    blocks.set_pin_top_level_index_and_filter(true);
     blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
     blocks.set_bloom_filter(10.0, false);
     let mut engine = Options::default();
