@@ -49,23 +49,30 @@ pub(crate) struct Parts {
 }
 
 /// What the configuration names.
+#[allow(unreachable_code, reason = "a build for clients alone has no store")]
 pub(crate) fn by_default(config: &ServerConfig) -> Result<(Store, Network), ServerError> {
-    let store = match config.storage {
+    Ok((store_of(config.storage)?, network_by_default()?))
+}
+
+fn store_of(kind: StorageKind) -> Result<Store, ServerError> {
+    match kind {
         #[cfg(feature = "rocksdb")]
-        StorageKind::RocksDb => Store::RocksDb,
+        StorageKind::RocksDb => Ok(Store::RocksDb),
         #[cfg(feature = "memory")]
-        StorageKind::Memory => Store::Memory(MemoryDisk::new()),
+        StorageKind::Memory => Ok(Store::Memory(MemoryDisk::new())),
         #[cfg(not(all(feature = "rocksdb", feature = "memory")))]
-        missing => return Err(not_built_in(&format!("storage {missing:?}").to_lowercase())),
-    };
-    #[cfg(feature = "quic")]
-    let network = Ok((store, Network::Quic));
-    #[cfg(not(feature = "quic"))]
-    let network = {
-        drop(store);
-        Err(not_built_in("quic"))
-    };
-    network
+        missing => Err(not_built_in(&format!("storage {missing:?}").to_lowercase())),
+    }
+}
+
+#[cfg(feature = "quic")]
+fn network_by_default() -> Result<Network, ServerError> {
+    Ok(Network::Quic)
+}
+
+#[cfg(not(feature = "quic"))]
+fn network_by_default() -> Result<Network, ServerError> {
+    Err(not_built_in("quic"))
 }
 
 #[cfg(not(all(feature = "rocksdb", feature = "memory", feature = "quic")))]
@@ -74,7 +81,11 @@ fn not_built_in(what: &str) -> ServerError {
     ServerError::Unavailable(text)
 }
 
-#[allow(unused_variables, reason = "not every combination of backends uses everything")]
+#[allow(
+    unused_variables,
+    unreachable_code,
+    reason = "not every combination of backends uses everything, and one for clients alone nothing"
+)]
 pub(crate) async fn build(
     config: &ServerConfig,
     store: Store,
