@@ -26,6 +26,9 @@ use crate::types::{Entry, Index, NodeId, SnapshotMeta, Time};
 /// Entries forgotten in one turn: dropping many at once would make everybody wait.
 const COMPACT_ENTRIES_MAX: u64 = 4096;
 
+/// The longest sleep of the loop: a deadline may be [`Time::NEVER`], which no timer can hold.
+const SLEEP_MAX: Duration = Duration::from_secs(3600);
+
 /// What the loop is made of.
 pub(super) struct Parts<M: StateMachine> {
     pub(super) raft: Raft,
@@ -129,11 +132,11 @@ impl<M: StateMachine> EventLoop<M> {
         let mut turn = Turn::new();
         loop {
             let deadline = self.raft.next_deadline().min(self.stop_at.unwrap_or(Time::NEVER));
-            let deadline = self.started + deadline.since(Time::ZERO).min(Duration::from_secs(3600));
+            let wake_at = deadline.since(Time::ZERO).min(self.started.elapsed() + SLEEP_MAX);
             tokio::select! {
                 biased;
                 () = self.inbox.filled() => {}
-                () = tokio::time::sleep_until(deadline) => {}
+                () = tokio::time::sleep_until(self.started + wake_at) => {}
             }
             self.inbox.take(&mut turn);
             let now = self.now();
