@@ -5,10 +5,13 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use integration_tests::counter::Counter;
 use raft_core::driver::{Node, NodeConfig};
-use raft_core::state_machine::StateMachine;
+use raft_core::error::Fatal;
+use raft_core::state_machine::{MachineResult, SnapshotSource, StateMachine};
 use raft_core::transport::channel::ChannelNetwork;
+use raft_core::types::{Entry, Payload, Position, SnapshotMeta};
 use raft_storage::memory::MemoryDisk;
 
 /// In real time: what takes longer hangs.
@@ -57,4 +60,123 @@ fn a_node_sleeps_between_its_turns_after_hours_as_well() {
         }
         node.shutdown().await;
     });
+}
+
+/// A counter on a thread of its own. The command `wait` keeps it until it is let go, and then `panic`
+/// breaks it.
+struct Gated {
+    inner: Counter,
+    gate: mpsc::Receiver<()>,
+}
+
+fn gated() -> (Gated, mpsc::Sender<()>) {
+    let (let_go, gate) = mpsc::channel();
+    (Gated { inner: Counter::default(), gate }, let_go)
+}
+
+impl StateMachine for Gated {
+    type Output = u64;
+    type Query = ();
+    type Answer = Vec<Bytes>;
+
+    fn last_applied(&self) -> Position {
+        self.inner.last_applied()
+    }
+
+    fn apply(&mut self, entries: &[Entry], outputs: &mut Vec<u64>) -> MachineResult<()> {
+        let holds = |word: &'static str| {
+            entries.iter().any(|entry| entry.payload == Payload::Command(word.into()))
+        };
+        if holds("wait") {
+            self.gate.recv().expect("the test lets it go");
+        }
+        assert!(!holds("panic"), "as the test wants it");
+        self.inner.apply(entries, outputs)
+    }
+
+    fn query(&mut self, (): ()) -> Vec<Bytes> {
+        self.inner.query(())
+    }
+
+    fn snapshot(&mut self) -> MachineResult<Box<dyn SnapshotSource>> {
+        self.inner.snapshot()
+    }
+
+    fn begin_restore(&mut self, meta: &SnapshotMeta) -> MachineResult<()> {
+        self.inner.begin_restore(meta)
+    }
+
+    fn restore_chunk(&mut self, chunk: Bytes) -> MachineResult<()> {
+        self.inner.restore_chunk(chunk)
+    }
+
+    fn finish_restore(&mut self) -> MachineResult<()> {
+        self.inner.finish_restore()
+    }
+
+    fn blocks(&self) -> bool {
+        true
+    }
+}
+
+/// Proposes, and waits until the command is committed and handed to the machine if that has room.
+async fn hand_over(node: &Node<Gated>, command: &'static str) {
+    let before = node.status().commit_index;
+    node.propose(command.into(), |_| {});
+    let mut status = node.watch_status();
+    status.wait_for(|status| status.commit_index > before).await.expect("it runs");
+}
+
+#[tokio::test]
+async fn a_machine_that_panics_with_all_its_work_in_flight_stops_the_node() {
+    let (machine, let_go) = gated();
+    let node = alone(&MemoryDisk::new(), machine).await;
+    hand_over(&node, "wait").await;
+    hand_over(&node, "panic").await;
+    hand_over(&node, "more").await;
+    let_go.send(()).expect("it waits");
+    let stopped = tokio::time::timeout(HANG, node.stopped()).await.expect("it does not hang");
+    assert!(
+        matches!(stopped.as_ref().map_err(|error| &**error), Err(Fatal::Internal(_))),
+        "{stopped:?}"
+    );
+}
+
+/// Many large scans of one client must not keep the writes of all others waiting.
+#[tokio::test]
+async fn a_proposal_does_not_wait_for_all_queries_before_it() {
+    const QUERY_COUNT: usize = 1_000;
+    let (machine, let_go) = gated();
+    let node = alone(&MemoryDisk::new(), machine).await;
+    hand_over(&node, "wait").await;
+    let (answered, answers) = mpsc::channel();
+    for _ in 0..QUERY_COUNT {
+        let answered = answered.clone();
+        node.query((), false, move |answer| {
+            answer.expect("it runs");
+            let _ = answered.send("query");
+        });
+    }
+    // All of them are gathered in one turn, because nothing else runs until the test waits.
+    hand_over_counted(&node, answered).await;
+    let_go.send(()).expect("it waits");
+    let order: Vec<&str> = tokio::task::spawn_blocking(move || {
+        std::iter::from_fn(|| answers.recv_timeout(HANG).ok()).collect()
+    })
+    .await
+    .expect("it only receives");
+    assert_eq!(order.len(), QUERY_COUNT + 1, "everything is answered");
+    let before = order.iter().position(|what| *what == "proposal").expect("counted");
+    assert!(before < QUERY_COUNT / 2, "{before} queries were answered before the proposal");
+    node.shutdown().await;
+}
+
+async fn hand_over_counted(node: &Node<Gated>, answered: mpsc::Sender<&'static str>) {
+    let before = node.status().commit_index;
+    node.propose("x".into(), move |output| {
+        output.expect("it leads");
+        let _ = answered.send("proposal");
+    });
+    let mut status = node.watch_status();
+    status.wait_for(|status| status.commit_index > before).await.expect("it runs");
 }

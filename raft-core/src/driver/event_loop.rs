@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -154,16 +155,29 @@ impl<M: StateMachine> EventLoop<M> {
                 self.begin_shutdown(now);
             }
             let ready = self.raft.ready(now);
-            self.carry_out(ready);
+            if !self.carry_out(ready) {
+                return Err(self.why_gone("writing to storage"));
+            }
             self.see_to_snapshots();
             if !self.apply.flush() {
-                return Err(Fatal::Internal("the state machine's task broke".into()));
+                return Err(self.why_gone("the state machine"));
             }
             self.publish_status();
             if self.stop_at.is_some_and(|at| now >= at || self.raft.role() != RoleKind::Leader) {
                 return Ok(());
             }
         }
+    }
+
+    /// A task that goes away says why before it goes, so the reason has come in.
+    fn why_gone(&self, task: &str) -> Fatal {
+        let mut turn = Turn::new();
+        self.inbox.take(&mut turn);
+        let reason = turn.reports.into_iter().find_map(|report| match report {
+            Report::Failed(fatal) => Some(fatal),
+            _ => None,
+        });
+        reason.unwrap_or_else(|| Fatal::Internal(format!("{task} ended")))
     }
 
     fn now(&self) -> Time {
@@ -190,7 +204,7 @@ impl<M: StateMachine> EventLoop<M> {
                 }
                 Request::Query { query, linearizable: true, reply } => queries.push((query, reply)),
                 Request::Query { query, linearizable: false, reply } => {
-                    self.apply.gathered.queries.push((query, reply));
+                    self.apply.queries.push_back((query, reply));
                 }
                 Request::Transfer { to } => {
                     if let Err(error) = self.raft.transfer_leadership(now, to) {
@@ -293,7 +307,8 @@ impl<M: StateMachine> EventLoop<M> {
     }
 
     /// Everything in a `Ready` may be done at once; naming each field keeps any from being forgotten.
-    fn carry_out(&mut self, ready: Ready) {
+    /// False: nothing is written any more.
+    fn carry_out(&mut self, ready: Ready) -> bool {
         let Ready {
             persist,
             messages,
@@ -306,9 +321,11 @@ impl<M: StateMachine> EventLoop<M> {
             alarms,
         } = ready;
         if let Some(persist) = persist {
-            // Full it cannot be: the core counts what is in flight. Closed it is only after a
-            // failure, which is already reported.
-            let _ = self.persist.try_send(persist);
+            match self.persist.try_send(persist) {
+                Ok(()) => {}
+                Err(TrySendError::Full(_)) => unreachable!("the core counts what is in flight"),
+                Err(TrySendError::Closed(_)) => return false,
+            }
         }
         for (to, message) in messages {
             self.transport.send(to, message);
@@ -330,6 +347,7 @@ impl<M: StateMachine> EventLoop<M> {
         if let Some(change) = role_change {
             self.on_role_change(change);
         }
+        true
     }
 
     fn hand_out(&mut self, committed: Vec<Entry>, restore: Option<SnapshotMeta>) {
@@ -362,7 +380,7 @@ impl<M: StateMachine> EventLoop<M> {
         for _ in 0..self.reads.confirmed.len() {
             let (index, queries) = self.reads.confirmed.pop_front().expect("counted");
             if index <= self.handed_index {
-                self.apply.gathered.queries.extend(queries);
+                self.apply.queries.extend(queries);
             } else {
                 self.reads.confirmed.push_back((index, queries));
             }
