@@ -62,7 +62,7 @@ pub(super) enum Report {
     Compacted,
     SnapshotSent {
         peer: NodeId,
-        sent: Option<Index>,
+        sent: Sent,
     },
     SnapshotOffered {
         from: NodeId,
@@ -77,6 +77,17 @@ pub(super) enum Report {
     },
     ReceiveEnded,
     Failed(Fatal),
+}
+
+/// How sending a snapshot to a peer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// The peer has, or does not need, what is through this index.
+    Through(Index),
+    /// The peer or the way to it failed; the same snapshot may be sent again.
+    Interrupted,
+    /// This node cannot read its own snapshot.
+    Unreadable,
 }
 
 /// What a peer caused.
