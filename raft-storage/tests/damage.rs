@@ -213,6 +213,42 @@ async fn missing_files_are_refused_or_not_missed() {
     assert_eq!(load(directory.path()).await.unwrap(), Loaded::default());
 }
 
+/// RocksDB stops at a record whose checksum is right and whose content is not, and cuts there. The
+/// next start finds a log that is whole as far as it goes, and must refuse it all the same.
+#[tokio::test]
+async fn what_is_refused_once_is_refused_for_good() {
+    let directory = TempDir::new().unwrap();
+    crashed(directory.path()).await;
+    let file = wal(directory.path());
+    let mut bytes = fs::read(&file).unwrap();
+    // A record in one piece, in the middle: checksum, length, type 5, file number, then a batch of
+    // operations, which begins with a sequence number and their count.
+    let at = (bytes.len() / 2..bytes.len()).find(|at| is_record(&bytes[*at..])).unwrap();
+    bytes[at + 11 + 8] ^= 0x40;
+    let checksum = record_checksum(&bytes[at..]).unwrap();
+    bytes[at..at + 4].copy_from_slice(&checksum.to_le_bytes());
+    fs::write(&file, bytes).unwrap();
+    for start in ["first", "second", "third"] {
+        let Err(error) = load(directory.path()).await else {
+            panic!("the {start} start has accepted a log that lost acknowledged batches");
+        };
+        assert!(matches!(error, StorageError::Corrupt(_)), "{start}: {error:?}");
+        expect_refusal(&error, directory.path(), start);
+    }
+}
+
+fn is_record(bytes: &[u8]) -> bool {
+    let stored = bytes.first_chunk::<4>().map(|stored| u32::from_le_bytes(*stored));
+    bytes.get(6) == Some(&5) && record_checksum(bytes) == stored
+}
+
+/// As RocksDB stores it.
+fn record_checksum(bytes: &[u8]) -> Option<u32> {
+    let len = 11 + usize::from(u16::from_le_bytes([*bytes.get(4)?, *bytes.get(5)?]));
+    let checksum = crc32c::crc32c(bytes.get(6..len)?);
+    Some(checksum.rotate_right(15).wrapping_add(0xa282_ead8))
+}
+
 /// The last batch is large, and was cut off by a loss of power at any place, with anything behind.
 #[tokio::test]
 async fn a_tail_that_was_never_acknowledged_is_cut() {
