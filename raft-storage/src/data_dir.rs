@@ -77,7 +77,7 @@ impl DataDir {
     pub fn open(path: impl AsRef<Path>, cluster_id: &str, node_id: NodeId) -> StorageResult<Self> {
         let path = path.as_ref();
         check_names(cluster_id, node_id)?;
-        std::fs::create_dir_all(path).map_err(|e| io_error("create the directory", path, e))?;
+        create_private(path).map_err(|e| io_error("create the directory", path, e))?;
         let found = read_if_there(&path.join(IDENTITY), SMALL_FILE_BYTES_MAX)?;
         if found.is_none() {
             refuse_foreign(path)?;
@@ -199,6 +199,16 @@ impl Identity {
     }
 }
 
+/// Makes the directory, and those above it, if it is not there. What is made is for the owner alone:
+/// keys and values of all clients will be in it.
+fn create_private(path: &Path) -> std::io::Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path)
+}
+
 fn check_names(cluster_id: &str, node_id: NodeId) -> StorageResult<()> {
     if node_id == 0 {
         return Err(StorageError::Refused("a node's id is at least 1".to_owned()));
@@ -281,8 +291,10 @@ fn create(path: &Path, cluster_id: &str, node_id: NodeId, lock: &File) -> Storag
     let incarnation = u64::from_be_bytes(incarnation.try_into().expect("72 - 64 bytes"));
     let identity = Identity { cluster_id: cluster_id.to_owned(), node_id, incarnation };
     write_whole(path, IDENTITY, &identity.encode(), false)?;
-    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        sync_directory(parent)?;
+    if let Some(parent) = path.parent() {
+        // The parent of a relative name is said to be "".
+        let here = Path::new(".");
+        sync_directory(if parent.as_os_str().is_empty() { here } else { parent })?;
     }
     Ok(identity)
 }

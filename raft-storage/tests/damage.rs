@@ -55,10 +55,14 @@ async fn closed(path: &Path) {
 
 /// The same, of a process that was killed.
 async fn crashed(path: &Path) {
+    crashed_after(path, BATCH_COUNT).await;
+}
+
+async fn crashed_after(path: &Path, count: u64) {
     let directory = TempDir::new().unwrap();
     let storage = open(directory.path()).unwrap();
     storage.load().await.unwrap();
-    for number in 1..=BATCH_COUNT {
+    for number in 1..=count {
         storage.persist(batch(number)).await.unwrap();
     }
     copy_at_one_moment(directory.path(), path);
@@ -211,6 +215,33 @@ async fn missing_files_are_refused_or_not_missed() {
     fs::remove_dir_all(directory.path().join("log")).unwrap();
     // The identity is there and the log is not: as new, and so the peers must decide.
     assert_eq!(load(directory.path()).await.unwrap(), Loaded::default());
+}
+
+/// Opening after a crash cuts what cannot be replayed, and the records that claim more go with it. What
+/// they claimed is written down before, so that a second start does not take the rest for the whole.
+#[tokio::test]
+async fn what_a_crashed_log_claimed_is_claimed_at_every_later_start() {
+    let directory = TempDir::new().unwrap();
+    crashed(directory.path()).await;
+    let floor = directory.path().join("log").join("floor");
+    assert!(!floor.exists(), "it was not closed in good order");
+    let storage = open(directory.path()).unwrap();
+    let claim = fs::read(&floor).expect("written before anything could be cut");
+    assert_eq!(storage.load().await.unwrap(), after(BATCH_COUNT));
+    drop(storage);
+
+    // The same log, cut as if RocksDB had stopped in its middle.
+    let short = TempDir::new().unwrap();
+    crashed_after(short.path(), BATCH_COUNT / 2).await;
+    let short = copy_of(short.path());
+    fs::write(short.path().join("log").join("floor"), claim).unwrap();
+    for start in ["second", "third"] {
+        let Err(error) = load(short.path()).await else {
+            panic!("the {start} start has accepted a log that lost acknowledged batches");
+        };
+        assert!(matches!(error, StorageError::Corrupt(_)), "{start}: {error:?}");
+        expect_refusal(&error, short.path(), start);
+    }
 }
 
 /// The last batch is large, and was cut off by a loss of power at any place, with anything behind.

@@ -142,6 +142,15 @@ impl Common {
         }
     }
 
+    /// The log is full, and will have room again without a word from anybody: at least half of what
+    /// it may hold is committed, which is applied, covered by a snapshot and forgotten. What is not
+    /// committed may need the very entry that is refused, so it does not count.
+    pub(super) fn log_waits_for_compaction(&self) -> bool {
+        let committed_bytes = self.log.bytes() - self.log.uncommitted_bytes();
+        let bytes_max = self.config.log_bytes_max;
+        self.log.bytes() >= bytes_max && committed_bytes >= bytes_max / 2
+    }
+
     fn has_unpersisted(&self) -> bool {
         self.hard_state_changed || self.publish.is_some() || self.log.has_unpersisted()
     }

@@ -21,7 +21,8 @@ pub struct Config {
     pub inflight_bytes_max: u64,
     /// Entries not yet committed; beyond, proposals are rejected `Busy`.
     pub uncommitted_bytes_max: u64,
-    /// Entries kept behind the last compaction; beyond, proposals are rejected `Busy`.
+    /// Entries kept behind the last compaction; beyond, proposals are rejected `Busy`, and a
+    /// follower takes no more of its leader. `u64::MAX` for a log that is never compacted.
     pub log_bytes_max: u64,
     /// Entries handed out and not yet reported applied; beyond, the rest waits.
     pub apply_bytes_max: u64,

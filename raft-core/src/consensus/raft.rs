@@ -284,6 +284,7 @@ impl Raft {
             common.configuration = meta.configuration.clone();
             common.restore = None;
             common.restoring = Some(meta.clone());
+            assert!(common.publish.is_none(), "no snapshot is received beside another one's batch");
             common.publish = Some(PublishSnapshot { meta, replaces_log: true });
         }
         if leads {
@@ -663,8 +664,13 @@ impl Raft {
 
     /// The request and the own vote leave together with the write that they rest on.
     fn become_candidate(&mut self, now: Time, transfer: bool) {
+        let Some(next_term) = self.common.term.checked_add(1) else {
+            let alarm = "there is no term after this one; not campaigning. A peer made it up";
+            self.common.alarms.push(alarm.to_owned());
+            return self.become_follower(now, None);
+        };
         self.leave_role();
-        self.common.adopt_term(self.common.term + 1);
+        self.common.adopt_term(next_term);
         let own_id = self.common.id();
         self.common.vote_for(own_id);
         let deadline = self.common.draw_election_deadline(now);

@@ -4,11 +4,12 @@
 //! into the next one, so the slower the machine, the larger its batches. A machine that may wait for
 //! a disk runs on a thread of its own, another on a task.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::inbox::{Inbox, Report};
+use super::inbox::{Inbox, Report, Watchdog};
 use super::waiters::{ProposeReply, Reply};
 use crate::error::{Fatal, Rejected};
 use crate::state_machine::{MachineResult, StateMachine};
@@ -16,6 +17,10 @@ use crate::storage::{SnapshotReader, Storage};
 use crate::types::{Entry, Index, Payload, SnapshotMeta};
 
 pub(super) const WORK_IN_FLIGHT_MAX: usize = 2;
+
+/// Queries in one piece of work; the rest stays gathered. Each may be a large scan, and what is
+/// applied next waits behind them.
+const WORK_QUERIES_MAX: usize = 128;
 
 /// How much of a snapshot is handed to the machine at a time, in bytes.
 pub(super) const RESTORE_CHUNK_BYTES: usize = 256 << 10;
@@ -56,23 +61,38 @@ impl<M: StateMachine> Work<M> {
 /// The apply task as the loop sees it: gathers work and hands it over as credit allows.
 pub(super) struct ApplyFeed<M: StateMachine> {
     sender: mpsc::Sender<Work<M>>,
+    /// Everything but the queries.
     pub(super) gathered: Work<M>,
+    /// Bounded by the requests in flight.
+    pub(super) queries: VecDeque<(M::Query, Reply<M::Answer, Rejected>)>,
     in_flight: usize,
 }
 
 impl<M: StateMachine> ApplyFeed<M> {
     pub(super) fn new(sender: mpsc::Sender<Work<M>>) -> Self {
-        Self { sender, gathered: Work::new(), in_flight: 0 }
+        Self { sender, gathered: Work::new(), queries: VecDeque::new(), in_flight: 0 }
     }
 
     /// Hands over what has gathered if the machine has room. False: the machine is gone.
     pub(super) fn flush(&mut self) -> bool {
-        if self.gathered.is_empty() || self.in_flight >= WORK_IN_FLIGHT_MAX {
-            return true;
+        // Work that it took along is never reported, so that there will be no room any more.
+        if self.sender.is_closed() {
+            return false;
         }
-        self.in_flight += 1;
-        let work = std::mem::replace(&mut self.gathered, Work::new());
-        self.sender.try_send(work).is_ok()
+        while self.in_flight < WORK_IN_FLIGHT_MAX {
+            let mut work = std::mem::replace(&mut self.gathered, Work::new());
+            let query_count = self.queries.len().min(WORK_QUERIES_MAX);
+            work.queries.extend(self.queries.drain(..query_count));
+            if work.is_empty() {
+                break;
+            }
+            // What stays behind follows when this is reported done.
+            self.in_flight += 1;
+            if self.sender.try_send(work).is_err() {
+                return false;
+            }
+        }
+        true
     }
 
     pub(super) fn on_done(&mut self) {
@@ -90,11 +110,14 @@ pub(super) struct Applier<M: StateMachine> {
 impl<M: StateMachine> Applier<M> {
     /// Runs until the loop is gone or the machine fails.
     pub(super) async fn run(mut self, mut works: mpsc::Receiver<Work<M>>) {
+        let watchdog = Watchdog::new(&self.inbox, "the state machine");
         while let Some(work) = works.recv().await {
             if let Err(fatal) = self.work(work).await {
-                return self.inbox.push_report(Report::Failed(fatal));
+                self.inbox.push_report(Report::Failed(fatal));
+                break;
             }
         }
+        watchdog.ended_well();
     }
 
     async fn work(&mut self, work: Work<M>) -> Result<(), Fatal> {
@@ -119,10 +142,12 @@ impl<M: StateMachine> Applier<M> {
             let answer = self.machine.query(query);
             reply.send(Ok(answer));
         }
-        if take_view {
-            self.inbox.push_report(Report::ViewTaken(self.machine.snapshot()?));
-        }
+        let view = if take_view { Some(self.machine.snapshot()?) } else { None };
         self.inbox.push_report(Report::Applied(applied));
+        // In this order: a snapshot is of what is known to be applied.
+        if let Some(view) = view {
+            self.inbox.push_report(Report::ViewTaken(view));
+        }
         Ok(())
     }
 

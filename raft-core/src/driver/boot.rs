@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, watch};
 use super::apply::{Applier, WORK_IN_FLIGHT_MAX, restore_from};
 use super::event_loop::{EventLoop, Parts};
 use super::inbox::Inbox;
+use super::tasks::Tasks;
 use super::{Leadership, Node, NodeConfig, Shared, persist};
 use crate::consensus::{Boot, Raft};
 use crate::error::Fatal;
@@ -68,6 +69,7 @@ pub(super) async fn start<M: StateMachine>(
         tokio::spawn(applier.run(work_receiver))
     };
 
+    let (tasks, tasks_ended) = Tasks::new();
     let event_loop = EventLoop::new(
         &config,
         Parts {
@@ -77,6 +79,7 @@ pub(super) async fn start<M: StateMachine>(
             transport: Arc::clone(&transport),
             persist: persist_sender,
             work: work_sender,
+            tasks,
             flusher,
             blocks,
             published,
@@ -101,6 +104,7 @@ pub(super) async fn start<M: StateMachine>(
         transport_of_loop.close().await;
         // The loop's ends of the channels are gone, so these two finish what they have and end.
         let (_, _) = (writer.await, applying.await);
+        tasks_ended.wait().await;
         if let Err(fatal) = &result {
             tracing::error!(%fatal, "the node stopped");
         }
@@ -124,7 +128,8 @@ fn fitted(config: &NodeConfig) -> crate::consensus::Config {
 }
 
 /// A machine that holds less than the published snapshot is given it: one that lives in memory, one
-/// that was interrupted before it took over a leader's snapshot.
+/// that was interrupted before it took over a leader's snapshot. A durable one that the log can bring
+/// up to date is spared that: replaying a few entries is cheaper than writing the whole state.
 async fn bring_up_to_date<M: StateMachine>(
     loaded: &Loaded,
     storage: &dyn Storage,
@@ -132,7 +137,7 @@ async fn bring_up_to_date<M: StateMachine>(
 ) -> Result<(), Fatal> {
     let applied = machine.last_applied().index;
     let behind = loaded.snapshot.as_ref().is_some_and(|meta| meta.index() > applied);
-    if behind {
+    if behind && (applied < loaded.log_start.index() || machine.flusher().is_none()) {
         let reader = storage.snapshot_reader().await?;
         let reader = reader.ok_or_else(|| {
             Fatal::Internal("storage lists a snapshot that it cannot open".into())

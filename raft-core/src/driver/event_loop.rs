@@ -8,12 +8,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use super::apply::{ApplyFeed, Queries, Work};
-use super::inbox::{Inbox, PeerEvent, Report, Request, Turn};
+use super::inbox::{Inbox, PeerEvent, Report, Request, Sent, Turn};
 use super::snapshotter::{Own, Snapshotter};
+use super::tasks::Tasks;
 use super::waiters::Waiters;
 use super::{Leadership, NodeConfig, Status};
 use crate::consensus::{Persist, Raft, ReadState, Ready, RoleChange, RoleKind};
@@ -26,6 +28,9 @@ use crate::types::{Entry, Index, NodeId, SnapshotMeta, Time};
 /// Entries forgotten in one turn: dropping many at once would make everybody wait.
 const COMPACT_ENTRIES_MAX: u64 = 4096;
 
+/// The longest sleep of the loop: a deadline may be [`Time::NEVER`], which no timer can hold.
+const SLEEP_MAX: Duration = Duration::from_secs(3600);
+
 /// What the loop is made of.
 pub(super) struct Parts<M: StateMachine> {
     pub(super) raft: Raft,
@@ -34,6 +39,7 @@ pub(super) struct Parts<M: StateMachine> {
     pub(super) transport: Arc<dyn Transport>,
     pub(super) persist: mpsc::Sender<Persist>,
     pub(super) work: mpsc::Sender<Work<M>>,
+    pub(super) tasks: Tasks,
     pub(super) flusher: Option<Box<dyn Flusher>>,
     pub(super) blocks: bool,
     /// The snapshot that storage has published, and its size in bytes.
@@ -75,12 +81,13 @@ struct Reads<M: StateMachine> {
 
 impl<M: StateMachine> EventLoop<M> {
     pub(super) fn new(config: &NodeConfig, parts: Parts<M>) -> Self {
-        let Parts { raft, inbox, storage, transport, persist, work, flusher, blocks, published } =
-            parts;
+        let Parts { raft, inbox, storage, transport, persist, work, .. } = parts;
+        let Parts { tasks, flusher, blocks, published, .. } = parts;
         let snapshotter = Snapshotter {
             storage: Arc::clone(&storage),
             transport: Arc::clone(&transport),
             inbox: Arc::clone(&inbox),
+            tasks,
             patience: config.snapshot_patience,
             blocks,
             flusher,
@@ -88,7 +95,7 @@ impl<M: StateMachine> EventLoop<M> {
             receiving: false,
             compacting: false,
             wanted_by: std::collections::BTreeSet::new(),
-            sending_to: std::collections::BTreeSet::new(),
+            sending_to: BTreeMap::new(),
             last_size_bytes: published.map_or(0, |(_, size_bytes)| size_bytes),
         };
         let status = watch::Sender::new(status_of(&raft, storage.log_bytes()));
@@ -129,11 +136,11 @@ impl<M: StateMachine> EventLoop<M> {
         let mut turn = Turn::new();
         loop {
             let deadline = self.raft.next_deadline().min(self.stop_at.unwrap_or(Time::NEVER));
-            let deadline = self.started + deadline.since(Time::ZERO).min(Duration::from_secs(3600));
+            let wake_at = deadline.since(Time::ZERO).min(self.started.elapsed() + SLEEP_MAX);
             tokio::select! {
                 biased;
                 () = self.inbox.filled() => {}
-                () = tokio::time::sleep_until(deadline) => {}
+                () = tokio::time::sleep_until(self.started + wake_at) => {}
             }
             self.inbox.take(&mut turn);
             let now = self.now();
@@ -151,16 +158,29 @@ impl<M: StateMachine> EventLoop<M> {
                 self.begin_shutdown(now);
             }
             let ready = self.raft.ready(now);
-            self.carry_out(ready);
+            if !self.carry_out(ready) {
+                return Err(self.why_gone("writing to storage"));
+            }
             self.see_to_snapshots();
             if !self.apply.flush() {
-                return Err(Fatal::Internal("the state machine's task broke".into()));
+                return Err(self.why_gone("the state machine"));
             }
             self.publish_status();
             if self.stop_at.is_some_and(|at| now >= at || self.raft.role() != RoleKind::Leader) {
                 return Ok(());
             }
         }
+    }
+
+    /// A task that goes away says why before it goes, so the reason has come in.
+    fn why_gone(&self, task: &str) -> Fatal {
+        let mut turn = Turn::new();
+        self.inbox.take(&mut turn);
+        let reason = turn.reports.into_iter().find_map(|report| match report {
+            Report::Failed(fatal) => Some(fatal),
+            _ => None,
+        });
+        reason.unwrap_or_else(|| Fatal::Internal(format!("{task} ended")))
     }
 
     fn now(&self) -> Time {
@@ -187,7 +207,7 @@ impl<M: StateMachine> EventLoop<M> {
                 }
                 Request::Query { query, linearizable: true, reply } => queries.push((query, reply)),
                 Request::Query { query, linearizable: false, reply } => {
-                    self.apply.gathered.queries.push((query, reply));
+                    self.apply.queries.push_back((query, reply));
                 }
                 Request::Transfer { to } => {
                     if let Err(error) = self.raft.transfer_leadership(now, to) {
@@ -272,10 +292,7 @@ impl<M: StateMachine> EventLoop<M> {
                 self.snapshotter.compacting = false;
                 self.floor_bytes = self.storage.log_bytes();
             }
-            Report::SnapshotSent { peer, sent } => {
-                self.snapshotter.sending_to.remove(&peer);
-                self.raft.on_snapshot_sent(now, peer, sent);
-            }
+            Report::SnapshotSent { peer, sent } => self.on_snapshot_sent(now, peer, sent),
             Report::SnapshotOffered { from, term, meta, answer } => {
                 // Whoever asked may have given up.
                 let _ = answer.send(self.raft.on_snapshot_offer(now, from, term, &meta));
@@ -290,7 +307,8 @@ impl<M: StateMachine> EventLoop<M> {
     }
 
     /// Everything in a `Ready` may be done at once; naming each field keeps any from being forgotten.
-    fn carry_out(&mut self, ready: Ready) {
+    /// False: nothing is written any more.
+    fn carry_out(&mut self, ready: Ready) -> bool {
         let Ready {
             persist,
             messages,
@@ -303,9 +321,11 @@ impl<M: StateMachine> EventLoop<M> {
             alarms,
         } = ready;
         if let Some(persist) = persist {
-            // Full it cannot be: the core counts what is in flight. Closed it is only after a
-            // failure, which is already reported.
-            let _ = self.persist.try_send(persist);
+            match self.persist.try_send(persist) {
+                Ok(()) => {}
+                Err(TrySendError::Full(_)) => unreachable!("the core counts what is in flight"),
+                Err(TrySendError::Closed(_)) => return false,
+            }
         }
         for (to, message) in messages {
             self.transport.send(to, message);
@@ -327,6 +347,7 @@ impl<M: StateMachine> EventLoop<M> {
         if let Some(change) = role_change {
             self.on_role_change(change);
         }
+        true
     }
 
     fn hand_out(&mut self, committed: Vec<Entry>, restore: Option<SnapshotMeta>) {
@@ -359,7 +380,7 @@ impl<M: StateMachine> EventLoop<M> {
         for _ in 0..self.reads.confirmed.len() {
             let (index, queries) = self.reads.confirmed.pop_front().expect("counted");
             if index <= self.handed_index {
-                self.apply.gathered.queries.extend(queries);
+                self.apply.queries.extend(queries);
             } else {
                 self.reads.confirmed.push_back((index, queries));
             }
@@ -433,7 +454,10 @@ impl<M: StateMachine> EventLoop<M> {
         let state_bytes = if volatile { self.snapshotter.last_size_bytes } else { 0 };
         let threshold = limit.max(state_bytes.min(4 * limit));
         let log_bytes = self.storage.log_bytes();
-        log_bytes > threshold && log_bytes >= self.floor_bytes + threshold / 4
+        // A log that fills up beyond that takes no more, so it could not grow to be worth it.
+        let is_worth_it =
+            log_bytes >= self.floor_bytes + threshold / 4 || !self.raft.log_has_room();
+        log_bytes > threshold && is_worth_it
     }
 
     fn on_view_taken(&mut self, source: Box<dyn crate::state_machine::SnapshotSource>) {
@@ -448,6 +472,19 @@ impl<M: StateMachine> EventLoop<M> {
         }
     }
 
+    fn on_snapshot_sent(&mut self, now: Time, peer: NodeId, sent: Sent) {
+        let published = self.snapshotter.sending_to.remove(&peer);
+        if sent == Sent::Unreadable && self.published_index == published {
+            // Of no use to anybody: the next peer that asks gets a new one.
+            self.published_index = None;
+        }
+        let through = match sent {
+            Sent::Through(index) => Some(index),
+            Sent::Interrupted | Sent::Unreadable => None,
+        };
+        self.raft.on_snapshot_sent(now, peer, through);
+    }
+
     /// Decides what to forget now that a durable state covers it: all but half a limit's worth, so
     /// that a peer that lags a little finds its entries, and nothing that a peer will need right
     /// after the snapshot that it is being sent.
@@ -455,11 +492,11 @@ impl<M: StateMachine> EventLoop<M> {
         let leave_bytes = self.max_raft_state_bytes / 2;
         let mut index = self.raft.index_leaving_bytes(leave_bytes);
         index = index.min(self.raft.snapshot_index());
-        if !self.snapshotter.sending_to.is_empty()
-            && let Some(sent) = self.published_index
+        let oldest_sent = self.snapshotter.sending_to.values().min();
+        if let Some(oldest_sent) = oldest_sent
             && self.raft.log_has_room()
         {
-            index = index.min(sent);
+            index = index.min(*oldest_sent);
         }
         self.compact_to = Some(index);
         self.floor_bytes = self.storage.log_bytes();
@@ -488,11 +525,13 @@ impl<M: StateMachine> EventLoop<M> {
         // After it the peer needs the entry behind it, so an older one than the log's start is of
         // no use.
         let start_index = self.raft.log_start_index();
-        let usable = self.published_index.is_some_and(|published| published >= start_index);
-        if usable && self.snapshotter.own != Own::Publishing {
+        let usable = self.published_index.filter(|published| *published >= start_index);
+        if let Some(published) = usable
+            && self.snapshotter.own != Own::Publishing
+        {
             self.compact_to = self.compact_to.min(self.published_index);
             for peer in std::mem::take(&mut self.snapshotter.wanted_by) {
-                self.snapshotter.send(peer, self.raft.term());
+                self.snapshotter.send(peer, self.raft.term(), published);
             }
         } else if self.snapshotter.own == Own::Idle && !self.snapshotter.receiving {
             self.take_view();

@@ -62,7 +62,7 @@ pub(super) enum Report {
     Compacted,
     SnapshotSent {
         peer: NodeId,
-        sent: Option<Index>,
+        sent: Sent,
     },
     SnapshotOffered {
         from: NodeId,
@@ -77,6 +77,17 @@ pub(super) enum Report {
     },
     ReceiveEnded,
     Failed(Fatal),
+}
+
+/// How sending a snapshot to a peer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// The peer has, or does not need, what is through this index.
+    Through(Index),
+    /// The peer or the way to it failed; the same snapshot may be sent again.
+    Interrupted,
+    /// This node cannot read its own snapshot.
+    Unreadable,
 }
 
 /// What a peer caused.
@@ -156,9 +167,16 @@ impl<M: StateMachine> Inbox<M> {
         }
     }
 
-    /// A report never waits and is never dropped: the loop granted the credit for it.
+    /// A report never waits, and is dropped only once the loop is gone: the loop granted the credit
+    /// for it. What is dropped then may hold files open, so it must not be kept.
     pub(super) fn push_report(&self, report: Report) {
-        self.lock().turn.reports.push_back(report);
+        let mut queues = self.lock();
+        if queues.closed {
+            drop(queues);
+            return drop(report);
+        }
+        queues.turn.reports.push_back(report);
+        drop(queues);
         self.filled.notify_one();
     }
 
@@ -232,6 +250,33 @@ impl<M: StateMachine> Inbox<M> {
     }
 }
 
+/// Says that a task broke unless it says before that it ended well: whoever waits for its report must
+/// not wait for ever because it panicked.
+pub(super) struct Watchdog<M: StateMachine> {
+    inbox: Arc<Inbox<M>>,
+    task: &'static str,
+    ended_well: bool,
+}
+
+impl<M: StateMachine> Watchdog<M> {
+    pub(super) fn new(inbox: &Arc<Inbox<M>>, task: &'static str) -> Self {
+        Self { inbox: Arc::clone(inbox), task, ended_well: false }
+    }
+
+    pub(super) fn ended_well(mut self) {
+        self.ended_well = true;
+    }
+}
+
+impl<M: StateMachine> Drop for Watchdog<M> {
+    fn drop(&mut self) {
+        if !self.ended_well {
+            let problem = format!("{} broke", self.task);
+            self.inbox.push_report(Report::Failed(Fatal::Internal(problem)));
+        }
+    }
+}
+
 /// The reply carries the count, so that answering it in whatever way ends the request.
 fn guarded<M: StateMachine>(request: Request<M>, guard: InFlight) -> Request<M> {
     match request {
@@ -276,6 +321,10 @@ impl<M: StateMachine> Inbound for Inbox<M> {
     }
 
     fn on_bulk(&self, from: NodeId, stream: Box<dyn BulkStream>) {
+        if from == self.own_id {
+            tracing::warn!("a peer claims this node's own id; ignoring its snapshot");
+            return;
+        }
         let mut queues = self.lock();
         if queues.closed || queues.bulk_count >= BULK_STREAMS_MAX {
             return;

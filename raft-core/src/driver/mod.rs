@@ -24,6 +24,7 @@ mod inbox;
 mod persist;
 mod snapshot_wire;
 mod snapshotter;
+mod tasks;
 mod waiters;
 
 use std::collections::BTreeSet;

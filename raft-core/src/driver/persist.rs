@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::inbox::{Inbox, Report};
+use super::inbox::{Inbox, Report, Watchdog};
 use crate::consensus::Persist;
 use crate::state_machine::StateMachine;
 use crate::storage::Storage;
@@ -17,10 +17,15 @@ pub(super) async fn run<M: StateMachine>(
     mut batches: mpsc::Receiver<Persist>,
     inbox: Arc<Inbox<M>>,
 ) {
+    let watchdog = Watchdog::new(&inbox, "writing to storage");
     while let Some(Persist { id, batch }) = batches.recv().await {
         match storage.persist(batch).await {
             Ok(()) => inbox.push_report(Report::Persisted(id)),
-            Err(error) => return inbox.push_report(Report::Failed(error.into())),
+            Err(error) => {
+                inbox.push_report(Report::Failed(error.into()));
+                break;
+            }
         }
     }
+    watchdog.ended_well();
 }

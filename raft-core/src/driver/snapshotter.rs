@@ -9,15 +9,16 @@
 //! * a leader's snapshot is received into storage, at most one at a time, and never beside one of
 //!   this node's own, since both would be the storage's unfinished one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::inbox::{Inbox, Report};
+use super::inbox::{Inbox, Report, Sent, Watchdog};
 use super::snapshot_wire::{self as wire, Answer, Offer};
+use super::tasks::{Tasks, Token};
 use crate::consensus::OfferAnswer;
 use crate::state_machine::{Flusher, SnapshotSource, StateMachine};
 use crate::storage::{Storage, StorageError, StorageResult};
@@ -43,6 +44,7 @@ pub(super) struct Snapshotter<M: StateMachine> {
     pub(super) storage: Arc<dyn Storage>,
     pub(super) transport: Arc<dyn Transport>,
     pub(super) inbox: Arc<Inbox<M>>,
+    pub(super) tasks: Tasks,
     pub(super) patience: Duration,
     /// Whether machine calls may wait for a disk, and so must not be made on the runtime's threads.
     pub(super) blocks: bool,
@@ -53,7 +55,8 @@ pub(super) struct Snapshotter<M: StateMachine> {
     pub(super) compacting: bool,
     /// Peers that need a snapshot and are not being sent one.
     pub(super) wanted_by: BTreeSet<NodeId>,
-    pub(super) sending_to: BTreeSet<NodeId>,
+    /// Peers that are being sent a snapshot, which is at this index or a later one.
+    pub(super) sending_to: BTreeMap<NodeId, Index>,
     /// Of the last snapshot written, for hysteresis.
     pub(super) last_size_bytes: u64,
 }
@@ -65,8 +68,9 @@ impl<M: StateMachine> Snapshotter<M> {
         let storage = Arc::clone(&self.storage);
         let inbox = Arc::clone(&self.inbox);
         let blocks = self.blocks;
-        tokio::spawn(async move {
-            let report = match write_view(storage, meta.clone(), source, blocks).await {
+        let token = self.tasks.token();
+        self.spawn("writing a snapshot", async move {
+            let report = match write_view(storage, meta.clone(), source, blocks, token).await {
                 Ok(content) => Report::SnapshotWritten { meta, content },
                 Err(error) => Report::Failed(error.into()),
             };
@@ -79,6 +83,7 @@ impl<M: StateMachine> Snapshotter<M> {
         let mut flusher = self.flusher.take().expect("one flush at a time");
         self.own = Own::Flushing;
         let inbox = Arc::clone(&self.inbox);
+        let (watchdog, token) = (self.watchdog("flushing the state"), self.tasks.token());
         tokio::task::spawn_blocking(move || {
             let report = match flusher.flush() {
                 Ok(index) => Report::StateFlushed(index),
@@ -87,6 +92,8 @@ impl<M: StateMachine> Snapshotter<M> {
             // The loop holds the other end until it has heard the report.
             let _ = give_back.send(flusher);
             inbox.push_report(report);
+            watchdog.ended_well();
+            drop(token);
         });
     }
 
@@ -94,7 +101,7 @@ impl<M: StateMachine> Snapshotter<M> {
         self.compacting = true;
         let storage = Arc::clone(&self.storage);
         let inbox = Arc::clone(&self.inbox);
-        tokio::spawn(async move {
+        self.spawn("compacting the log", async move {
             inbox.push_report(match storage.compact(through).await {
                 Ok(()) => Report::Compacted,
                 Err(error) => Report::Failed(error.into()),
@@ -102,20 +109,24 @@ impl<M: StateMachine> Snapshotter<M> {
         });
     }
 
-    /// Streams the published snapshot to a peer; reports `SnapshotSent`.
-    pub(super) fn send(&mut self, peer: NodeId, term: Term) {
+    /// Streams the published snapshot, which is at `published`, to a peer; reports `SnapshotSent`.
+    pub(super) fn send(&mut self, peer: NodeId, term: Term, published: Index) {
         self.wanted_by.remove(&peer);
-        self.sending_to.insert(peer);
+        self.sending_to.insert(peer, published);
         let storage = Arc::clone(&self.storage);
         let transport = Arc::clone(&self.transport);
         let inbox = Arc::clone(&self.inbox);
         let patience = self.patience;
-        tokio::spawn(async move {
+        self.spawn("sending a snapshot", async move {
             let sent = match send_snapshot(storage, transport, peer, term, patience).await {
-                Ok(index) => Some(index),
-                Err(error) => {
+                Ok(index) => Sent::Through(index),
+                Err(TransferError::Stream(error)) => {
                     tracing::info!(peer, %error, "sending a snapshot failed; will try again");
-                    None
+                    Sent::Interrupted
+                }
+                Err(TransferError::Storage(error)) => {
+                    tracing::error!(%error, "the published snapshot cannot be read");
+                    Sent::Unreadable
                 }
             };
             inbox.push_report(Report::SnapshotSent { peer, sent });
@@ -127,7 +138,7 @@ impl<M: StateMachine> Snapshotter<M> {
         let busy = self.receiving || self.own != Own::Idle;
         let patience = self.patience;
         if busy {
-            tokio::spawn(async move {
+            self.spawn("refusing a snapshot", async move {
                 let answer = stream.send(wire::encode(&Answer::Busy));
                 // The peer tries again whether it hears this or not.
                 let _ = timeout(patience, answer).await;
@@ -138,19 +149,50 @@ impl<M: StateMachine> Snapshotter<M> {
         self.receiving = true;
         let storage = Arc::clone(&self.storage);
         let inbox = Arc::clone(&self.inbox);
-        tokio::spawn(async move {
+        self.spawn("receiving a snapshot", async move {
             let received = receive_snapshot(&*storage, &inbox, from, stream, patience).await;
             match received {
                 Ok(()) => {}
-                Err(ReceiveError::Stream(error)) => {
+                Err(TransferError::Stream(error)) => {
                     tracing::info!(from, %error, "receiving a snapshot was interrupted");
                 }
-                Err(ReceiveError::Storage(error)) => {
+                Err(TransferError::Storage(error)) => {
                     inbox.push_report(Report::Failed(error.into()));
                 }
             }
             inbox.push_report(Report::ReceiveEnded);
         });
+    }
+
+    /// Runs a task that ends with a report, or with the loop.
+    fn spawn(&self, task: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        let watchdog = self.watchdog(task);
+        self.tasks.spawn(async move {
+            work.await;
+            watchdog.ended_well();
+        });
+    }
+
+    fn watchdog(&self, task: &'static str) -> Watchdog<M> {
+        Watchdog::new(&self.inbox, task)
+    }
+}
+
+/// Which side of a transfer failed.
+enum TransferError {
+    Stream(TransportError),
+    Storage(StorageError),
+}
+
+impl From<TransportError> for TransferError {
+    fn from(error: TransportError) -> Self {
+        TransferError::Stream(error)
+    }
+}
+
+impl From<StorageError> for TransferError {
+    fn from(error: StorageError) -> Self {
+        TransferError::Storage(error)
     }
 }
 
@@ -159,18 +201,23 @@ async fn write_view(
     meta: SnapshotMeta,
     mut source: Box<dyn SnapshotSource>,
     blocks: bool,
+    token: Token,
 ) -> StorageResult<SnapshotContent> {
     let mut writer = storage.snapshot_writer(meta, None).await?;
     loop {
         let (returned, chunk) = if blocks {
+            let token = token.clone();
             let next = move || {
                 let chunk = source.next_chunk(wire::CHUNK_BYTES);
-                (source, chunk)
+                // The token last: the view holds files open.
+                (source, chunk, token)
             };
-            tokio::task::spawn_blocking(next).await.map_err(|error| StorageError::Engine {
-                operation: "reading a view of the state machine".into(),
-                message: error.to_string(),
-            })?
+            let (source, chunk, _) =
+                tokio::task::spawn_blocking(next).await.map_err(|error| StorageError::Engine {
+                    operation: "reading a view of the state machine".into(),
+                    message: error.to_string(),
+                })?;
+            (source, chunk)
         } else {
             // Others get their turn between two pieces.
             tokio::task::yield_now().await;
@@ -206,9 +253,8 @@ async fn send_snapshot(
     peer: NodeId,
     term: Term,
     patience: Duration,
-) -> Result<Index, TransportError> {
-    let reader = storage.snapshot_reader().await;
-    let reader = reader.map_err(|error| TransportError::new(error.to_string()))?;
+) -> Result<Index, TransferError> {
+    let reader = storage.snapshot_reader().await?;
     let mut reader = reader.ok_or_else(|| TransportError::new("no snapshot is published"))?;
     let meta = reader.meta().clone();
     let index = meta.index();
@@ -219,14 +265,15 @@ async fn send_snapshot(
         Answer::Accept { offset } => offset,
         Answer::NotNeeded => return Ok(index),
         Answer::Stale { term } => {
-            return Err(TransportError::new(format!("the peer is in term {term}")));
+            return Err(TransportError::new(format!("the peer is in term {term}")).into());
         }
-        Answer::Busy => return Err(TransportError::new("the peer is busy with another snapshot")),
-        Answer::Done => return Err(TransportError::new("done before it began")),
+        Answer::Busy => {
+            return Err(TransportError::new("the peer is busy with another snapshot").into());
+        }
+        Answer::Done => return Err(TransportError::new("done before it began").into()),
     };
     loop {
-        let chunk = reader.read(offset, wire::CHUNK_BYTES).await;
-        let chunk = chunk.map_err(|error| TransportError::new(error.to_string()))?;
+        let chunk = reader.read(offset, wire::CHUNK_BYTES).await?;
         if chunk.is_empty() {
             break;
         }
@@ -236,7 +283,7 @@ async fn send_snapshot(
     within(patience, stream.finish()).await?;
     match receive_answer(&mut *stream, patience).await? {
         Answer::Done => Ok(index),
-        other => Err(TransportError::new(format!("unexpected answer {other:?}"))),
+        other => Err(TransportError::new(format!("unexpected answer {other:?}")).into()),
     }
 }
 
@@ -248,30 +295,13 @@ async fn receive_answer(
     wire::decode(&frame.ok_or_else(|| TransportError::new("the peer ended the stream"))?)
 }
 
-enum ReceiveError {
-    Stream(TransportError),
-    Storage(StorageError),
-}
-
-impl From<TransportError> for ReceiveError {
-    fn from(error: TransportError) -> Self {
-        ReceiveError::Stream(error)
-    }
-}
-
-impl From<StorageError> for ReceiveError {
-    fn from(error: StorageError) -> Self {
-        ReceiveError::Storage(error)
-    }
-}
-
 async fn receive_snapshot<M: StateMachine>(
     storage: &dyn Storage,
     inbox: &Inbox<M>,
     from: NodeId,
     mut stream: Box<dyn BulkStream>,
     patience: Duration,
-) -> Result<(), ReceiveError> {
+) -> Result<(), TransferError> {
     let frame = within(patience, stream.receive()).await?;
     let frame = frame.ok_or_else(|| TransportError::new("the peer offered nothing"))?;
     let Offer { term, meta, content } = wire::decode(&frame)?;

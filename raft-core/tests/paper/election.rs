@@ -408,3 +408,23 @@ fn s3_4_a_new_leader_speaks_at_once() {
         assert_eq!(round, 1);
     }
 }
+
+/// Terms have an end. Only a peer that makes terms up gets there; a node that believes it falls
+/// silent, and does not break.
+#[test]
+fn there_is_no_term_after_the_last() {
+    let mut cluster = Cluster::with_config(3, no_pre_vote);
+    cluster.with(1, |raft, now| raft.step(now, 2, say::heartbeat(u64::MAX, 1, 0)));
+    cluster.fire(1);
+    assert_eq!(cluster.status(1).role, Follower);
+    assert_eq!(cluster.status(1).term, u64::MAX);
+    cluster.with(1, |raft, now| raft.step(now, 2, say::heartbeat(u64::MAX, 2, 0)));
+    cluster.with(1, |raft, now| {
+        raft.step(
+            now,
+            2,
+            raft_core::types::Message::new(u64::MAX, raft_core::types::Body::TimeoutNow),
+        );
+    });
+    assert_eq!(cluster.status(1).role, Follower);
+}

@@ -525,3 +525,35 @@ fn a_follower_answers_its_leader_only() {
     });
     assert_eq!(index, 2);
 }
+
+/// A follower whose log is full takes no more entries until it has compacted what is committed. It
+/// follows the commit index meanwhile, disturbs nobody, and catches up.
+#[test]
+fn a_full_log_takes_no_more_until_it_is_compacted() {
+    let mut cluster = Cluster::with_config(3, |config| {
+        no_pre_vote(config);
+        if config.id == 3 {
+            config.uncommitted_bytes_max = 300;
+            config.log_bytes_max = 300;
+        }
+    });
+    cluster.elect(1);
+    for _ in 0..50 {
+        cluster.propose(1, "a").expect("it leads");
+        cluster.run(20);
+    }
+    cluster.run(1_000);
+    let last_index = cluster.status(1).last_index;
+    assert_eq!(cluster.status(1).commit_index, last_index, "two of three suffice");
+    assert_eq!(cluster.leader(), Some(1));
+    let full = cluster.status(3);
+    assert!((300..400).contains(&full.log_bytes), "{full:?}");
+    assert_eq!(full.last_applied, full.last_index, "heartbeats move the commit index");
+    for _ in 0..50 {
+        let applied = cluster.status(3).last_applied;
+        cluster.snapshot(3);
+        cluster.compact(3, applied);
+        cluster.run(1_000);
+    }
+    assert_eq!(cluster.status(3).last_applied, last_index);
+}

@@ -188,3 +188,14 @@ fn impossible_names_are_refused() {
     }
     DataDir::open(path.path(), &longest, u64::MAX).unwrap();
 }
+
+#[test]
+fn a_directory_that_is_made_is_for_its_owner_alone() {
+    let parent = TempDir::new().unwrap();
+    let path = parent.path().join("nodes").join("3");
+    open(&path).unwrap();
+    for made in [&path, path.parent().unwrap()] {
+        let mode = fs::metadata(made).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700, "{}", made.display());
+    }
+}

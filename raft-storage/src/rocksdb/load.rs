@@ -19,7 +19,7 @@ use super::options::{RocksOptions, engine_error};
 use super::plan::Mirror;
 use super::sizes::Sizes;
 use super::wal;
-use crate::files::read_if_there;
+use crate::files::{read_if_there, write_whole};
 use crate::record::Damage;
 
 /// A floor file is shorter.
@@ -29,7 +29,7 @@ const FLOOR_BYTES_MAX: u64 = 64;
 pub(crate) fn open(directory: &Path, options: &RocksOptions) -> StorageResult<DB> {
     std::fs::create_dir_all(directory)
         .map_err(|e| crate::files::io_error("create", directory, e))?;
-    let engine = options.engine();
+    let engine = options.engine(directory)?;
     let floor = read_floor(directory)?;
     let scan = wal::scan(directory)?;
     let must_reach = floor.max(scan.claimed);
@@ -46,6 +46,11 @@ pub(crate) fn open(directory: &Path, options: &RocksOptions) -> StorageResult<DB
         let probe = DB::open_for_read_only(&engine, directory, false)
             .map_err(|error| engine_error("open the log in", directory, error))?;
         check_reach(&probe, directory, must_reach)?;
+    }
+    if must_reach > floor {
+        // Opening cuts what cannot be replayed, and with it the records that prove the claim. Written
+        // down first, the claim stands at every later start as well.
+        write_whole(directory, FLOOR_FILE, &codec::encode_floor(must_reach), false)?;
     }
     let db = DB::open(&engine, directory)
         .map_err(|error| engine_error("open the log in", directory, error))?;

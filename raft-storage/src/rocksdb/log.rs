@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use raft_core::storage::StorageResult;
 use raft_core::types::{Batch, SnapshotMeta};
-use rocksdb::{DB, FlushOptions, WriteBatch, WriteOptions};
+use rocksdb::{DB, ErrorKind, FlushOptions, WriteBatch, WriteOptions};
 
 use super::codec::{self, BatchMark, KEY_BATCH, KEY_LOG_START, entry_key};
 use super::load::{self, Everything};
@@ -22,7 +22,8 @@ use super::worker::Work;
 use crate::files::write_whole;
 use crate::step::Step;
 
-/// Holds the number of the last batch of a log that was closed in good order.
+/// Holds the number of a batch that must be there: the last one of a log that was closed in good
+/// order, or what was claimed durable when the log was opened after a crash.
 pub(crate) const FLOOR_FILE: &str = "floor";
 
 pub(crate) struct Log {
@@ -151,8 +152,14 @@ impl Log {
     pub(crate) fn flush(&mut self) -> StorageResult<()> {
         let mut options = FlushOptions::default();
         options.set_wait(false);
-        self.unflushed_bytes = 0;
-        self.db.flush_opt(&options).map_err(|error| engine_error("flush", &self.path, error))
+        match self.db.flush_opt(&options) {
+            Ok(()) => self.unflushed_bytes = 0,
+            // The tables before it are still being written. Nothing is lost or undone by waiting:
+            // the next write tries again, because the count stands.
+            Err(error) if error.kind() == ErrorKind::TryAgain => {}
+            Err(error) => return Err(engine_error("flush", &self.path, error)),
+        }
+        Ok(())
     }
 
     /// Adds bytes to the write-ahead file alone, and makes them durable. Writes no batch: the mark

@@ -3,12 +3,15 @@
 
 use std::path::Path;
 
-use raft_core::storage::StorageError;
-use rocksdb::{DBCompressionType, DBRecoveryMode, LogLevel, Options};
+use raft_core::storage::{StorageError, StorageResult};
+use rocksdb::{DBCompressionType, DBRecoveryMode, Env, LogLevel, Options};
 
 use crate::step::StepHook;
 
 const MIB: usize = 1 << 20;
+
+/// Threads of the process for flushes, and as many for compactions.
+const BACKGROUND_THREADS: i32 = 2;
 
 /// How to run the log. The default suits a server.
 #[derive(Clone, Debug)]
@@ -36,8 +39,17 @@ impl RocksOptions {
         Self { write_buffer_bytes: MIB, warm_file_count: 0, ..Self::default() }
     }
 
-    pub(crate) fn engine(&self) -> Options {
+    /// # Errors
+    /// If the engine's environment cannot be had; `path` is named.
+    pub(crate) fn engine(&self, path: &Path) -> StorageResult<Options> {
         let mut options = Options::default();
+        // One environment serves all instances of a process. With one thread of each kind, the log's
+        // tables would wait behind those of the state machine.
+        let mut environment =
+            Env::new().map_err(|error| engine_error("prepare to open", path, error))?;
+        environment.set_high_priority_background_threads(BACKGROUND_THREADS);
+        environment.set_low_priority_background_threads(BACKGROUND_THREADS);
+        options.set_env(&environment);
         options.create_if_missing(true);
         // Obsolete write-ahead files are overwritten, so that a synced append does not change the
         // file's size: no journal commit. One waits while one is in use; a third may be waiting for
@@ -66,7 +78,10 @@ impl RocksOptions {
         options.set_keep_log_file_num(4);
         options.set_max_log_file_size(MIB);
         options.set_stats_dump_period_sec(0);
-        options
+        // A table goes to the disk while it is written, and not in one go at its end, where a synced
+        // append would wait behind it.
+        options.set_bytes_per_sync(MIB as u64);
+        Ok(options)
     }
 }
 

@@ -79,6 +79,7 @@ fn scan_file(content: &[u8], number: u64, scan: &mut Scan, gap: &mut bool) {
     // The type field has room for the low half only.
     let number = number as u32;
     let mut in_order = true;
+    let mut reached_any = false;
     let mut at = 0;
     let mut head = Vec::new();
     let mut in_record = false;
@@ -118,6 +119,7 @@ fn scan_file(content: &[u8], number: u64, scan: &mut Scan, gap: &mut bool) {
         if let Some(mark) = mark_of(&head) {
             scan.claimed = scan.claimed.max(mark.durable_through);
             if in_order && complete && !*gap {
+                reached_any = true;
                 // A number may repeat (warming writes no batch) but none may be missing.
                 if scan.reached == 0 || mark.number <= scan.reached + 1 {
                     scan.reached = scan.reached.max(mark.number);
@@ -127,6 +129,8 @@ fn scan_file(content: &[u8], number: u64, scan: &mut Scan, gap: &mut bool) {
             }
         }
     }
+    // Damaged at its front: which batches it held is not known, so what follows proves nothing.
+    *gap |= !in_order && !reached_any;
 }
 
 fn mark_of(head: &[u8]) -> Option<BatchMark> {

@@ -129,6 +129,17 @@ fn a_missing_file_in_the_middle_is_seen() {
     assert!(!is_suspicious(scan_of(&[&third])));
 }
 
+/// Its batches are not replayed, and a file after it would go unnoticed as the first one of the log.
+#[test]
+fn a_file_that_is_damaged_at_its_front_is_seen() {
+    let mut first = (1..=3).fold(Wal::new(3), |wal, number| wal.batch(number, number - 1, 10));
+    let next = Wal::new(5).batch(4, 3, 10).batch(5, 4, 10);
+    first.bytes[20] ^= 0x01;
+    assert!(is_suspicious(scan_of(&[&first, &next])), "batches 2 and 3 can be read out of order");
+    first.bytes.fill(0);
+    assert!(is_suspicious(scan_of(&[&first, &next])), "nothing can be read");
+}
+
 #[test]
 fn an_earlier_life_of_a_reused_file_says_nothing() {
     let mut file = Wal::new(8).batch(20, 19, 100);

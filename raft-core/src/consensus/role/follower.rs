@@ -72,6 +72,11 @@ impl Follower {
     ) {
         let leader = self.leader.expect("it was just heard");
         let last_new_index = previous.index + entries.len() as u64;
+        let grows = !entries.is_empty() && last_new_index > common.log.last_index();
+        if grows && common.log_waits_for_compaction() {
+            // As if the network had lost it: the leader will send it again.
+            return;
+        }
         match common.log.merge(previous, entries) {
             Ok((match_index, truncated)) => {
                 if let Some(index) = truncated {

@@ -73,6 +73,10 @@ impl Directory {
             )));
         }
         let instance = Instance::open(name, &directory.options, create)?;
+        if create {
+            // RocksDB syncs what is in the instance's directory, not the name of that.
+            sync(path).map_err(|error| failed("syncing", path, &error))?;
+        }
         // Last: nothing is removed unless there is a state.
         remove_others(path, generation)?;
         Ok((directory, Arc::new(instance)))
@@ -145,9 +149,14 @@ fn write_current(path: &Path, generation: u64) -> MachineResult<()> {
         file.sync_all()?;
         std::fs::rename(&temporary, path.join(CURRENT))?;
         // Makes the instance's own name durable too.
-        File::open(path)?.sync_all()
+        sync(path)
     };
     write().map_err(|error| failed("writing the mark in", path, &error))
+}
+
+/// Makes the names in a directory durable.
+fn sync(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
 }
 
 /// Removes what an interrupted restore, or one that was not cleaned up after, has left.

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use raft_core::state_machine::{MachineError, MachineResult};
 use rocksdb::{
-    BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, IteratorMode, LogLevel,
-    LruCacheOptions, Options, ReadOptions, WriteBatch, WriteOptions,
+    BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, Env, IteratorMode,
+    LogLevel, LruCacheOptions, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 
 use super::{RocksStateOptions, format};
@@ -50,7 +50,8 @@ impl Instance {
         options: &RocksStateOptions,
         create: bool,
     ) -> MachineResult<Self> {
-        let db = DB::open(&engine_options(options, create), &path).map_err(|error| {
+        let engine = engine_options(options, create);
+        let db = engine.and_then(|engine| DB::open(&engine, &path)).map_err(|error| {
             MachineError(format!(
                 "opening the state in {}: {error}. If it is damaged, restore the whole data \
                  directory from one backup, or wipe it and let the node join as a new one",
@@ -164,7 +165,18 @@ impl Instance {
     }
 }
 
-fn engine_options(options: &RocksStateOptions, create: bool) -> Options {
+/// Threads of the process for flushes, and as many for compactions. The environment is shared with
+/// the log's instance; with one thread of each kind, one would wait behind the other.
+const BACKGROUND_THREADS: i32 = 2;
+
+/// What is written of a table before it is sent to the disk, so that the log's synced appends do not
+/// wait behind a whole one.
+const BYTES_PER_SYNC: u64 = 1 << 20;
+
+fn engine_options(options: &RocksStateOptions, create: bool) -> Result<Options, rocksdb::Error> {
+    let mut environment = Env::new()?;
+    environment.set_high_priority_background_threads(BACKGROUND_THREADS);
+    environment.set_low_priority_background_threads(BACKGROUND_THREADS);
     let mut blocks = BlockBasedOptions::default();
     // Few shards: what is larger than a shard is never kept.
     let mut cache = LruCacheOptions::default();
@@ -196,5 +208,7 @@ fn engine_options(options: &RocksStateOptions, create: bool) -> Options {
     engine.set_log_level(LogLevel::Warn);
     engine.set_keep_log_file_num(4);
     engine.set_max_log_file_size(4 << 20);
-    engine
+    engine.set_env(&environment);
+    engine.set_bytes_per_sync(BYTES_PER_SYNC);
+    Ok(engine)
 }

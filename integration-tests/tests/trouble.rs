@@ -1,0 +1,339 @@
+//! A node in trouble: a part of it breaks, or it runs for very long. It goes on or it stops with the
+//! reason; it never hangs.
+
+use std::sync::mpsc;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use integration_tests::counter::Counter;
+use raft_core::driver::{Node, NodeConfig};
+use raft_core::error::Fatal;
+use raft_core::state_machine::{
+    Flusher, MachineError, MachineResult, SnapshotSource, StateMachine,
+};
+use raft_core::storage::Storage;
+use raft_core::transport::channel::ChannelNetwork;
+use raft_core::types::{
+    Batch, Configuration, Entry, HardState, Index, Payload, Position, PublishSnapshot, SnapshotMeta,
+};
+use raft_storage::memory::MemoryDisk;
+
+/// In real time: what takes longer hangs.
+const HANG: Duration = Duration::from_secs(60);
+
+/// Runs the scenario on a paused clock, and fails if it does not end. A loop that spins keeps such a
+/// clock from moving, so no timeout inside of the runtime would notice it.
+fn ends(scenario: impl Future<Output = ()> + Send + 'static) {
+    let (done, ended) = mpsc::channel();
+    let run = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .start_paused(true)
+            .build()
+            .expect("a runtime with a clock can be built");
+        runtime.block_on(scenario);
+        let _ = done.send(());
+    });
+    match ended.recv_timeout(HANG) {
+        Ok(()) => {}
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("the scenario hangs"),
+        Err(mpsc::RecvTimeoutError::Disconnected) => {
+            std::panic::resume_unwind(run.join().expect_err("it sent nothing"))
+        }
+    }
+}
+
+/// A cluster of one, and it leads.
+async fn alone<M: StateMachine>(disk: &MemoryDisk, machine: M) -> Node<M> {
+    alone_with(NodeConfig::new(1, [1]), disk, machine).await
+}
+
+async fn alone_with<M: StateMachine>(config: NodeConfig, disk: &MemoryDisk, machine: M) -> Node<M> {
+    let transport = ChannelNetwork::new(1).transport(1);
+    let storage = Arc::new(disk.storage());
+    let node = Node::start(config, storage, transport, machine).await;
+    let node = node.expect("a node of a healthy disk starts");
+    node.watch().wait_for(|seen| seen.is_leader).await.expect("it runs");
+    node
+}
+
+#[test]
+fn a_node_sleeps_between_its_turns_after_hours_as_well() {
+    ends(async {
+        let node = alone(&MemoryDisk::new(), Counter::default()).await;
+        for hour in 1..=3 {
+            tokio::time::sleep(Duration::from_secs(3_600)).await;
+            let output = node.propose_and_wait("x".into()).await.expect("it leads");
+            assert_eq!(output, hour);
+        }
+        node.shutdown().await;
+    });
+}
+
+/// A counter on a thread of its own. The command `wait` keeps it until it is let go, and then `panic`
+/// breaks it.
+struct Gated {
+    inner: Counter,
+    gate: mpsc::Receiver<()>,
+}
+
+fn gated() -> (Gated, mpsc::Sender<()>) {
+    let (let_go, gate) = mpsc::channel();
+    (Gated { inner: Counter::default(), gate }, let_go)
+}
+
+impl StateMachine for Gated {
+    type Output = u64;
+    type Query = ();
+    type Answer = Vec<Bytes>;
+
+    fn last_applied(&self) -> Position {
+        self.inner.last_applied()
+    }
+
+    fn apply(&mut self, entries: &[Entry], outputs: &mut Vec<u64>) -> MachineResult<()> {
+        let holds = |word: &'static str| {
+            entries.iter().any(|entry| entry.payload == Payload::Command(word.into()))
+        };
+        if holds("wait") {
+            self.gate.recv().expect("the test lets it go");
+        }
+        assert!(!holds("panic"), "as the test wants it");
+        self.inner.apply(entries, outputs)
+    }
+
+    fn query(&mut self, (): ()) -> Vec<Bytes> {
+        self.inner.query(())
+    }
+
+    fn snapshot(&mut self) -> MachineResult<Box<dyn SnapshotSource>> {
+        self.inner.snapshot()
+    }
+
+    fn begin_restore(&mut self, meta: &SnapshotMeta) -> MachineResult<()> {
+        self.inner.begin_restore(meta)
+    }
+
+    fn restore_chunk(&mut self, chunk: Bytes) -> MachineResult<()> {
+        self.inner.restore_chunk(chunk)
+    }
+
+    fn finish_restore(&mut self) -> MachineResult<()> {
+        self.inner.finish_restore()
+    }
+
+    fn blocks(&self) -> bool {
+        true
+    }
+}
+
+/// Proposes, and waits until the command is committed and handed to the machine if that has room.
+async fn hand_over(node: &Node<Gated>, command: &'static str) {
+    let before = node.status().commit_index;
+    node.propose(command.into(), |_| {});
+    let mut status = node.watch_status();
+    status.wait_for(|status| status.commit_index > before).await.expect("it runs");
+}
+
+#[tokio::test]
+async fn a_machine_that_panics_with_all_its_work_in_flight_stops_the_node() {
+    let (machine, let_go) = gated();
+    let node = alone(&MemoryDisk::new(), machine).await;
+    hand_over(&node, "wait").await;
+    hand_over(&node, "panic").await;
+    hand_over(&node, "more").await;
+    let_go.send(()).expect("it waits");
+    let stopped = tokio::time::timeout(HANG, node.stopped()).await.expect("it does not hang");
+    assert!(
+        matches!(stopped.as_ref().map_err(|error| &**error), Err(Fatal::Internal(_))),
+        "{stopped:?}"
+    );
+}
+
+/// Many large scans of one client must not keep the writes of all others waiting.
+#[tokio::test]
+async fn a_proposal_does_not_wait_for_all_queries_before_it() {
+    const QUERY_COUNT: usize = 1_000;
+    let (machine, let_go) = gated();
+    let node = alone(&MemoryDisk::new(), machine).await;
+    hand_over(&node, "wait").await;
+    let (answered, answers) = mpsc::channel();
+    for _ in 0..QUERY_COUNT {
+        let answered = answered.clone();
+        node.query((), false, move |answer| {
+            answer.expect("it runs");
+            let _ = answered.send("query");
+        });
+    }
+    // All of them are gathered in one turn, because nothing else runs until the test waits.
+    hand_over_counted(&node, answered).await;
+    let_go.send(()).expect("it waits");
+    let order: Vec<&str> = tokio::task::spawn_blocking(move || {
+        std::iter::from_fn(|| answers.recv_timeout(HANG).ok()).collect()
+    })
+    .await
+    .expect("it only receives");
+    assert_eq!(order.len(), QUERY_COUNT + 1, "everything is answered");
+    let before = order.iter().position(|what| *what == "proposal").expect("counted");
+    assert!(before < QUERY_COUNT / 2, "{before} queries were answered before the proposal");
+    node.shutdown().await;
+}
+
+async fn hand_over_counted(node: &Node<Gated>, answered: mpsc::Sender<&'static str>) {
+    let before = node.status().commit_index;
+    node.propose("x".into(), move |output| {
+        output.expect("it leads");
+        let _ = answered.send("proposal");
+    });
+    let mut status = node.watch_status();
+    status.wait_for(|status| status.commit_index > before).await.expect("it runs");
+}
+
+/// A counter that calls itself durable, and cannot take a snapshot over.
+struct Durable {
+    inner: Counter,
+    /// Stands for open files: as long as anything holds it, they are in use.
+    files: Arc<()>,
+    on_flush: fn(),
+}
+
+struct DurableFlusher {
+    _files: Arc<()>,
+    on_flush: fn(),
+}
+
+impl Flusher for DurableFlusher {
+    fn flush(&mut self) -> MachineResult<Index> {
+        (self.on_flush)();
+        // Promises too little, which is allowed.
+        Ok(0)
+    }
+}
+
+impl StateMachine for Durable {
+    type Output = u64;
+    type Query = ();
+    type Answer = Vec<Bytes>;
+
+    fn last_applied(&self) -> Position {
+        self.inner.last_applied()
+    }
+
+    fn apply(&mut self, entries: &[Entry], outputs: &mut Vec<u64>) -> MachineResult<()> {
+        self.inner.apply(entries, outputs)
+    }
+
+    fn query(&mut self, (): ()) -> Vec<Bytes> {
+        self.inner.query(())
+    }
+
+    fn snapshot(&mut self) -> MachineResult<Box<dyn SnapshotSource>> {
+        self.inner.snapshot()
+    }
+
+    fn begin_restore(&mut self, _: &SnapshotMeta) -> MachineResult<()> {
+        Err(MachineError("the whole state would be written again".into()))
+    }
+
+    fn restore_chunk(&mut self, _: Bytes) -> MachineResult<()> {
+        Ok(())
+    }
+
+    fn finish_restore(&mut self) -> MachineResult<()> {
+        Ok(())
+    }
+
+    fn flusher(&self) -> Option<Box<dyn Flusher>> {
+        let (files, on_flush) = (Arc::clone(&self.files), self.on_flush);
+        Some(Box::new(DurableFlusher { _files: files, on_flush }))
+    }
+}
+
+/// A node that is about to flush its state, because its log is at its limit.
+async fn flushing(files: &Arc<()>, on_flush: fn()) -> Node<Durable> {
+    let mut config = NodeConfig::new(1, [1]);
+    config.max_raft_state_bytes = 100;
+    let machine = Durable { inner: Counter::default(), files: Arc::clone(files), on_flush };
+    let node = alone_with(config, &MemoryDisk::new(), machine).await;
+    node.propose(Bytes::from(vec![0; 200]), |_| {});
+    node
+}
+
+#[tokio::test]
+async fn a_flush_that_panics_stops_the_node() {
+    let node = flushing(&Arc::new(()), || panic!("as the test wants it")).await;
+    let stopped = tokio::time::timeout(HANG, node.stopped()).await.expect("it does not hang");
+    let stopped = stopped.as_ref().map_err(|error| &**error);
+    assert!(matches!(stopped, Err(Fatal::Internal(_))), "{stopped:?}");
+}
+
+/// Whoever then opens the same files must not hear that they are in use.
+#[tokio::test]
+async fn a_node_has_stopped_only_when_nothing_runs_any_more() {
+    static BEGUN: Gate = Gate::new();
+    static LET_GO: Gate = Gate::new();
+    let files = Arc::new(());
+    let node = flushing(&files, || {
+        BEGUN.open();
+        LET_GO.wait();
+    })
+    .await;
+    tokio::task::spawn_blocking(|| BEGUN.wait()).await.expect("it only waits");
+    let stopping = tokio::spawn({
+        let node = node.clone();
+        async move { node.shutdown().await }
+    });
+    let early = tokio::time::timeout(Duration::from_millis(300), node.stopped()).await;
+    assert!(early.is_err(), "stopped, and a flush goes on");
+    LET_GO.open();
+    tokio::time::timeout(HANG, stopping).await.expect("it does not hang").expect("it stops");
+    assert_eq!(Arc::strong_count(&files), 1, "somebody has the files open");
+}
+
+/// Opened once.
+struct Gate {
+    is_open: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Gate {
+    const fn new() -> Self {
+        Self { is_open: Mutex::new(false), opened: Condvar::new() }
+    }
+
+    fn open(&self) {
+        *self.is_open.lock().expect("nobody panics with it") = true;
+        self.opened.notify_all();
+    }
+
+    fn wait(&self) {
+        let is_open = self.is_open.lock().expect("nobody panics with it");
+        let waited = self.opened.wait_timeout_while(is_open, HANG, |is_open| !*is_open);
+        assert!(!waited.expect("nobody panics with it").1.timed_out(), "it is never opened");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_durable_machine_that_the_log_can_bring_up_to_date_is_not_restored() {
+    let entry = |index| Entry { index, term: 1, payload: Payload::Command("x".into()) };
+    let entries: Vec<Entry> = (1..=10).map(entry).collect();
+    let disk = MemoryDisk::new();
+    let storage = disk.storage();
+    storage.load().await.expect("a new disk");
+    let hard_state = Some(HardState { term: 1, voted_for: None, commit_index: 10 });
+    let batch = Batch { entries: entries.clone(), hard_state, ..Batch::default() };
+    storage.persist(batch).await.expect("a healthy disk");
+    let configuration = Configuration::of_voters([1]);
+    let meta = SnapshotMeta { position: Position::new(1, 8), configuration };
+    let writer = storage.snapshot_writer(meta.clone(), None).await.expect("a healthy disk");
+    writer.finish().await.expect("a healthy disk");
+    let publish = Some(PublishSnapshot { meta, replaces_log: false });
+    storage.persist(Batch { publish, ..Batch::default() }).await.expect("a healthy disk");
+
+    let mut machine = Durable { inner: Counter::default(), files: Arc::new(()), on_flush: || {} };
+    machine.apply(&entries[..3], &mut Vec::new()).expect("a counter applies everything");
+    let node = alone(&disk, machine).await;
+    let commands = node.query_and_wait((), true).await.expect("it leads");
+    assert_eq!(commands.len(), 10);
+}
