@@ -6,8 +6,11 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::time::Instant;
 
 use super::inbox::{Inbox, Report, Watchdog};
 use super::waiters::{ProposeReply, Reply};
@@ -18,9 +21,8 @@ use crate::types::{Entry, Index, Payload, SnapshotMeta};
 
 pub(super) const WORK_IN_FLIGHT_MAX: usize = 2;
 
-/// Queries in one piece of work; the rest stays gathered. Each may be a large scan, and what is
-/// applied next waits behind them.
-const WORK_QUERIES_MAX: usize = 128;
+/// How long queries are answered while entries may wait to be applied; each may be a large scan.
+const ANSWER_TIME: Duration = Duration::from_millis(2);
 
 /// How much of a snapshot is handed to the machine at a time, in bytes.
 pub(super) const RESTORE_CHUNK_BYTES: usize = 256 << 10;
@@ -29,7 +31,7 @@ pub(super) const RESTORE_CHUNK_BYTES: usize = 256 << 10;
 pub(super) type Queries<M> =
     Vec<(<M as StateMachine>::Query, Reply<<M as StateMachine>::Answer, Rejected>)>;
 
-/// Done in the order of the fields.
+/// Done in the order of the fields; queries that take long may be answered later than what follows.
 pub(super) struct Work<M: StateMachine> {
     pub(super) entries: Vec<Entry>,
     /// Who waits for the output of which entry, by ascending index.
@@ -61,16 +63,13 @@ impl<M: StateMachine> Work<M> {
 /// The apply task as the loop sees it: gathers work and hands it over as credit allows.
 pub(super) struct ApplyFeed<M: StateMachine> {
     sender: mpsc::Sender<Work<M>>,
-    /// Everything but the queries.
     pub(super) gathered: Work<M>,
-    /// Bounded by the requests in flight.
-    pub(super) queries: VecDeque<(M::Query, Reply<M::Answer, Rejected>)>,
     in_flight: usize,
 }
 
 impl<M: StateMachine> ApplyFeed<M> {
     pub(super) fn new(sender: mpsc::Sender<Work<M>>) -> Self {
-        Self { sender, gathered: Work::new(), queries: VecDeque::new(), in_flight: 0 }
+        Self { sender, gathered: Work::new(), in_flight: 0 }
     }
 
     /// Hands over what has gathered if the machine has room. False: the machine is gone.
@@ -79,20 +78,12 @@ impl<M: StateMachine> ApplyFeed<M> {
         if self.sender.is_closed() {
             return false;
         }
-        while self.in_flight < WORK_IN_FLIGHT_MAX {
-            let mut work = std::mem::replace(&mut self.gathered, Work::new());
-            let query_count = self.queries.len().min(WORK_QUERIES_MAX);
-            work.queries.extend(self.queries.drain(..query_count));
-            if work.is_empty() {
-                break;
-            }
-            // What stays behind follows when this is reported done.
-            self.in_flight += 1;
-            if self.sender.try_send(work).is_err() {
-                return false;
-            }
+        if self.gathered.is_empty() || self.in_flight >= WORK_IN_FLIGHT_MAX {
+            return true;
         }
-        true
+        self.in_flight += 1;
+        let work = std::mem::replace(&mut self.gathered, Work::new());
+        self.sender.try_send(work).is_ok()
     }
 
     pub(super) fn on_done(&mut self) {
@@ -101,23 +92,54 @@ impl<M: StateMachine> ApplyFeed<M> {
 }
 
 pub(super) struct Applier<M: StateMachine> {
-    pub(super) machine: M,
-    pub(super) storage: Arc<dyn Storage>,
-    pub(super) inbox: Arc<Inbox<M>>,
-    pub(super) outputs: Vec<M::Output>,
+    machine: M,
+    storage: Arc<dyn Storage>,
+    inbox: Arc<Inbox<M>>,
+    outputs: Vec<M::Output>,
+    /// Not answered yet; bounded by the requests in flight.
+    queries: VecDeque<(M::Query, Reply<M::Answer, Rejected>)>,
 }
 
 impl<M: StateMachine> Applier<M> {
+    pub(super) fn new(machine: M, storage: Arc<dyn Storage>, inbox: Arc<Inbox<M>>) -> Self {
+        Self { machine, storage, inbox, outputs: Vec::new(), queries: VecDeque::new() }
+    }
+
     /// Runs until the loop is gone or the machine fails.
     pub(super) async fn run(mut self, mut works: mpsc::Receiver<Work<M>>) {
         let watchdog = Watchdog::new(&self.inbox, "the state machine");
-        while let Some(work) = works.recv().await {
-            if let Err(fatal) = self.work(work).await {
-                self.inbox.push_report(Report::Failed(fatal));
-                break;
+        loop {
+            let work = match self.queries.is_empty() {
+                true => works.recv().await.ok_or(TryRecvError::Disconnected),
+                false => works.try_recv(),
+            };
+            match work {
+                Ok(work) => {
+                    if let Err(fatal) = self.work(work).await {
+                        self.inbox.push_report(Report::Failed(fatal));
+                        break;
+                    }
+                }
+                Err(TryRecvError::Empty) => {
+                    self.answer();
+                    tokio::task::yield_now().await;
+                }
+                Err(TryRecvError::Disconnected) => break,
             }
         }
         watchdog.ended_well();
+    }
+
+    /// Answers what was asked, in order, for a while.
+    fn answer(&mut self) {
+        let since = Instant::now();
+        while let Some((query, reply)) = self.queries.pop_front() {
+            let answer = self.machine.query(query);
+            reply.send(Ok(answer));
+            if since.elapsed() >= ANSWER_TIME {
+                break;
+            }
+        }
     }
 
     async fn work(&mut self, work: Work<M>) -> Result<(), Fatal> {
@@ -138,10 +160,8 @@ impl<M: StateMachine> Applier<M> {
             restore_from(&mut self.machine, reader).await?;
             applied = meta.index();
         }
-        for (query, reply) in queries {
-            let answer = self.machine.query(query);
-            reply.send(Ok(answer));
-        }
+        self.queries.extend(queries);
+        self.answer();
         let view = if take_view { Some(self.machine.snapshot()?) } else { None };
         self.inbox.push_report(Report::Applied(applied));
         // In this order: a snapshot is of what is known to be applied.

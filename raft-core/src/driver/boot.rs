@@ -42,12 +42,7 @@ pub(super) async fn start<M: StateMachine>(
     let (work_sender, work_receiver) = mpsc::channel(WORK_IN_FLIGHT_MAX);
     let flusher = machine.flusher();
     let blocks = machine.blocks();
-    let applier = Applier {
-        machine,
-        storage: Arc::clone(&storage),
-        inbox: Arc::clone(&inbox),
-        outputs: Vec::new(),
-    };
+    let applier = Applier::new(machine, Arc::clone(&storage), Arc::clone(&inbox));
     let writer =
         tokio::spawn(persist::run(Arc::clone(&storage), persist_receiver, Arc::clone(&inbox)));
     let applying = if blocks {

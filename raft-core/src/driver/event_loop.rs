@@ -207,7 +207,7 @@ impl<M: StateMachine> EventLoop<M> {
                 }
                 Request::Query { query, linearizable: true, reply } => queries.push((query, reply)),
                 Request::Query { query, linearizable: false, reply } => {
-                    self.apply.queries.push_back((query, reply));
+                    self.apply.gathered.queries.push((query, reply));
                 }
                 Request::Transfer { to } => {
                     if let Err(error) = self.raft.transfer_leadership(now, to) {
@@ -380,7 +380,7 @@ impl<M: StateMachine> EventLoop<M> {
         for _ in 0..self.reads.confirmed.len() {
             let (index, queries) = self.reads.confirmed.pop_front().expect("counted");
             if index <= self.handed_index {
-                self.apply.queries.extend(queries);
+                self.apply.gathered.queries.extend(queries);
             } else {
                 self.reads.confirmed.push_back((index, queries));
             }
