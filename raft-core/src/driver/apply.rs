@@ -25,9 +25,10 @@ const WORK_QUERIES_MAX: usize = 128;
 /// How much of a snapshot is handed to the machine at a time, in bytes.
 pub(super) const RESTORE_CHUNK_BYTES: usize = 256 << 10;
 
-/// Queries and who asked.
-pub(super) type Queries<M> =
-    Vec<(<M as StateMachine>::Query, Reply<<M as StateMachine>::Answer, Rejected>)>;
+/// A query and who asked.
+type Query<M> = (<M as StateMachine>::Query, Reply<<M as StateMachine>::Answer, Rejected>);
+
+pub(super) type Queries<M> = Vec<Query<M>>;
 
 /// Done in the order of the fields.
 pub(super) struct Work<M: StateMachine> {
@@ -64,7 +65,7 @@ pub(super) struct ApplyFeed<M: StateMachine> {
     /// Everything but the queries.
     pub(super) gathered: Work<M>,
     /// Bounded by the requests in flight.
-    pub(super) queries: VecDeque<(M::Query, Reply<M::Answer, Rejected>)>,
+    pub(super) queries: VecDeque<Query<M>>,
     in_flight: usize,
 }
 
