@@ -1,10 +1,12 @@
 //! A node in trouble: a part of it breaks, or it runs for very long. It goes on or it stops with the
 //! reason; it never hangs.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use integration_tests::counter::Counter;
 use raft_core::driver::{Node, NodeConfig};
@@ -12,12 +14,13 @@ use raft_core::error::Fatal;
 use raft_core::state_machine::{
     Flusher, MachineError, MachineResult, SnapshotSource, StateMachine,
 };
-use raft_core::storage::Storage;
+use raft_core::storage::{SnapshotReader, SnapshotWriter, Storage, StorageError, StorageResult};
 use raft_core::transport::channel::ChannelNetwork;
 use raft_core::types::{
-    Batch, Configuration, Entry, HardState, Index, Payload, Position, PublishSnapshot, SnapshotMeta,
+    Batch, Configuration, Entry, HardState, Index, Loaded, NodeId, Payload, Position,
+    PublishSnapshot, SnapshotContent, SnapshotMeta,
 };
-use raft_storage::memory::MemoryDisk;
+use raft_storage::memory::{MemoryDisk, MemoryStorage};
 
 /// In real time: what takes longer hangs.
 const HANG: Duration = Duration::from_secs(60);
@@ -25,7 +28,7 @@ const HANG: Duration = Duration::from_secs(60);
 /// Runs the scenario on a paused clock, and fails if it does not end. A loop that spins keeps such a
 /// clock from moving, so no timeout inside of the runtime would notice it.
 fn ends(scenario: impl Future<Output = ()> + Send + 'static) {
-    let (done, ended) = mpsc::channel();
+    let (done, ended) = mpsc::sync_channel(1);
     let run = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
@@ -78,8 +81,8 @@ struct Gated {
     gate: mpsc::Receiver<()>,
 }
 
-fn gated() -> (Gated, mpsc::Sender<()>) {
-    let (let_go, gate) = mpsc::channel();
+fn gated() -> (Gated, mpsc::SyncSender<()>) {
+    let (let_go, gate) = mpsc::sync_channel(1);
     (Gated { inner: Counter::default(), gate }, let_go)
 }
 
@@ -158,7 +161,7 @@ async fn a_proposal_does_not_wait_for_all_queries_before_it() {
     let (machine, let_go) = gated();
     let node = alone(&MemoryDisk::new(), machine).await;
     hand_over(&node, "wait").await;
-    let (answered, answers) = mpsc::channel();
+    let (answered, answers) = mpsc::sync_channel(QUERY_COUNT + 1);
     for _ in 0..QUERY_COUNT {
         let answered = answered.clone();
         node.query((), false, move |answer| {
@@ -180,7 +183,7 @@ async fn a_proposal_does_not_wait_for_all_queries_before_it() {
     node.shutdown().await;
 }
 
-async fn hand_over_counted(node: &Node<Gated>, answered: mpsc::Sender<&'static str>) {
+async fn hand_over_counted(node: &Node<Gated>, answered: mpsc::SyncSender<&'static str>) {
     let before = node.status().commit_index;
     node.propose("x".into(), move |output| {
         output.expect("it leads");
@@ -336,4 +339,90 @@ async fn a_durable_machine_that_the_log_can_bring_up_to_date_is_not_restored() {
     let node = alone(&disk, machine).await;
     let commands = node.query_and_wait((), true).await.expect("it leads");
     assert_eq!(commands.len(), 10);
+}
+
+/// A disk of which one snapshot, once it was published, cannot be read any more.
+struct BadSector {
+    inner: MemoryStorage,
+    /// The index of that snapshot.
+    index: AtomicU64,
+}
+
+#[async_trait]
+impl Storage for BadSector {
+    async fn load(&self) -> StorageResult<Loaded> {
+        self.inner.load().await
+    }
+
+    async fn persist(&self, batch: Batch) -> StorageResult<()> {
+        self.inner.persist(batch).await
+    }
+
+    async fn compact(&self, through: SnapshotMeta) -> StorageResult<()> {
+        self.inner.compact(through).await
+    }
+
+    async fn snapshot_writer(
+        &self,
+        meta: SnapshotMeta,
+        expected: Option<SnapshotContent>,
+    ) -> StorageResult<Box<dyn SnapshotWriter>> {
+        // What is written now is written elsewhere, also if it is the same again.
+        self.index.store(0, Ordering::Relaxed);
+        self.inner.snapshot_writer(meta, expected).await
+    }
+
+    async fn snapshot_reader(&self) -> StorageResult<Option<Box<dyn SnapshotReader>>> {
+        let reader = self.inner.snapshot_reader().await?;
+        let bad = self.index.load(Ordering::Relaxed);
+        match reader {
+            Some(reader) if reader.meta().index() == bad => {
+                Err(StorageError::Corrupt("as the test wants it".into()))
+            }
+            reader => Ok(reader),
+        }
+    }
+
+    fn log_bytes(&self) -> u64 {
+        self.inner.log_bytes()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_that_cannot_be_read_is_replaced() {
+    let network = ChannelNetwork::new(1);
+    let start = async |id: NodeId, storage: Arc<dyn Storage>| {
+        let mut config = NodeConfig::new(id, [1, 2, 3]);
+        config.max_raft_state_bytes = 1_000;
+        let started = Node::start(config, storage, network.transport(id), Counter::default());
+        started.await.expect("a node of a healthy disk starts")
+    };
+    let storages = [1, 2].map(|_| {
+        let inner = MemoryDisk::new().storage();
+        Arc::new(BadSector { inner, index: AtomicU64::new(0) })
+    });
+    let first = start(1, storages[0].clone()).await;
+    let second = start(2, storages[1].clone()).await;
+    let mut watch = first.watch();
+    let seen = *watch.wait_for(|seen| seen.leader.is_some()).await.expect("it runs");
+    let (leader, disk) = match seen.leader {
+        Some(1) => (first, &storages[0]),
+        _ => (second, &storages[1]),
+    };
+    leader.watch().wait_for(|seen| seen.is_leader).await.expect("it runs");
+    for _ in 0..100 {
+        leader.propose_and_wait("a command of some length".into()).await.expect("it leads");
+    }
+    let mut status = leader.watch_status();
+    let status = status.wait_for(|status| status.snapshot_index > 0).await;
+    // A copy: as long as the original is looked at, the node cannot say anything new.
+    let status = status.expect("it runs").clone();
+    disk.index.store(status.snapshot_index, Ordering::Relaxed);
+    // It has missed everything, and only a snapshot helps.
+    let third = start(3, Arc::new(MemoryDisk::new().storage())).await;
+    let mut third = third.watch_status();
+    let caught_up = third.wait_for(|third| third.last_applied >= status.last_index);
+    let patience = Duration::from_secs(600);
+    tokio::time::timeout(patience, caught_up).await.expect("it gets a snapshot").expect("it runs");
+    assert_eq!(disk.index.load(Ordering::Relaxed), 0, "another snapshot was written");
 }

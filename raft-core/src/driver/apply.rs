@@ -27,9 +27,10 @@ const ANSWER_TIME: Duration = Duration::from_millis(2);
 /// How much of a snapshot is handed to the machine at a time, in bytes.
 pub(super) const RESTORE_CHUNK_BYTES: usize = 256 << 10;
 
-/// Queries and who asked.
-pub(super) type Queries<M> =
-    Vec<(<M as StateMachine>::Query, Reply<<M as StateMachine>::Answer, Rejected>)>;
+/// A query and who asked.
+type Query<M> = (<M as StateMachine>::Query, Reply<<M as StateMachine>::Answer, Rejected>);
+
+pub(super) type Queries<M> = Vec<Query<M>>;
 
 /// Done in the order of the fields; queries that take long may be answered later than what follows.
 pub(super) struct Work<M: StateMachine> {
@@ -97,7 +98,7 @@ pub(super) struct Applier<M: StateMachine> {
     inbox: Arc<Inbox<M>>,
     outputs: Vec<M::Output>,
     /// Not answered yet; bounded by the requests in flight.
-    queries: VecDeque<(M::Query, Reply<M::Answer, Rejected>)>,
+    queries: VecDeque<Query<M>>,
 }
 
 impl<M: StateMachine> Applier<M> {

@@ -9,9 +9,12 @@ use super::Net;
 use super::recorder::{Heard, Host, append, heartbeat, number_of};
 use crate::types::{Body, Class, Configuration, Entry, Message, Payload, Position};
 
+/// No cluster gets there; a transport may take a larger one for damage.
+const TERM_MAX: u64 = (1 << 63) - 1;
+
 /// One of each kind, with and without what is optional, and with extreme numbers.
 fn one_of_each() -> Vec<Message> {
-    let last = Position::new(u64::MAX - 1, u64::MAX);
+    let last = Position::new(TERM_MAX - 1, u64::MAX);
     let entries = vec![
         Entry { index: 5, term: 3, payload: Payload::Noop },
         Entry { index: 6, term: 3, payload: Payload::Command(Bytes::new()) },
@@ -42,7 +45,7 @@ fn one_of_each() -> Vec<Message> {
         Body::ReadIndexAnswer { id: 4, read_index: Some(u64::MAX) },
         Body::TimeoutNow,
     ];
-    bodies.into_iter().map(|body| Message::new(u64::MAX, body)).collect()
+    bodies.into_iter().map(|body| Message::new(TERM_MAX, body)).collect()
 }
 
 /// What arrives is what was sent.
