@@ -37,7 +37,7 @@ fn priority(class: Class) -> i32 {
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) connection: Connection,
-    /// Of the peer.
+    /// Of the peer: which data it has.
     pub(crate) incarnation: u64,
     outgoing: Vec<(Class, SendStream)>,
     incoming: Vec<(Class, FrameReader)>,
@@ -78,7 +78,7 @@ impl Link {
             outgoing.push((class, stream));
         }
         let mut incoming: Vec<(Class, FrameReader)> = Vec::new();
-        let mut incarnation = 0;
+        let mut incarnation = None;
         for _ in Class::ALL {
             let stream = connection.accept_uni().await.map_err(broken)?;
             let (hello, reader) = read_hello(stream).await?;
@@ -86,9 +86,12 @@ impl Link {
             if incoming.iter().any(|(class, _)| *class == hello.class) {
                 return Err("two streams of one class; run equal versions".to_owned());
             }
-            incarnation = hello.incarnation;
+            if *incarnation.get_or_insert(hello.incarnation) != hello.incarnation {
+                return Err("two streams of different incarnations; run equal versions".to_owned());
+            }
             incoming.push((hello.class, reader));
         }
+        let incarnation = incarnation.expect("there is more than no class");
         Ok(Self { connection: connection.clone(), incarnation, outgoing, incoming })
     }
 

@@ -15,13 +15,17 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{info, warn};
 
-use crate::config::{BACKOFF_MAX, BACKOFF_MIN, HELLO_TIMEOUT, QuicConfig};
+use crate::config::{BACKOFF_MAX, BACKOFF_MIN, DIAL_TIMEOUT_MAX, HELLO_TIMEOUT, QuicConfig};
 use crate::endpoint::resolve;
 use crate::error::{close, describe};
 use crate::link::{Link, RunningLink};
 use crate::mailbox::{Mailbox, Put};
 use crate::shared::Shared;
 use crate::tls::node_name;
+
+/// Told to a node that dials while another one of its name is connected.
+const ANOTHER_DIRECTORY: &str =
+    "another directory of the same node is running, and is connected; stop one of them";
 
 /// What all tasks know of one peer.
 #[derive(Debug)]
@@ -141,9 +145,12 @@ impl Supervisor<'_> {
     /// Dials, for ever.
     pub(crate) async fn dial(&mut self) {
         let mut pause = BACKOFF_MIN;
+        let first_patience = self.shared.config.dial_timeout;
+        let mut patience = first_patience;
         loop {
-            match self.try_dial().await {
+            match self.try_dial(patience).await {
                 Ok(link) => {
+                    patience = first_patience;
                     let since = Instant::now();
                     self.start(link);
                     let reason = self.ended().await;
@@ -153,14 +160,18 @@ impl Supervisor<'_> {
                         pause = BACKOFF_MIN;
                     }
                 }
-                Err(failure) => self.peer.failed(&failure),
+                Err(failure) => {
+                    self.peer.failed(&failure);
+                    // It may be up, and far away or busy. Whoever wants more patience has it.
+                    patience = (2 * patience).min(DIAL_TIMEOUT_MAX).max(first_patience);
+                }
             }
             sleep(jittered(pause)).await;
             pause = (2 * pause).min(BACKOFF_MAX);
         }
     }
 
-    async fn try_dial(&self) -> Result<Link, String> {
+    async fn try_dial(&self, patience: Duration) -> Result<Link, String> {
         let Shared { opened, config, .. } = self.shared;
         let endpoint = &opened.endpoint;
         let to = timeout(HELLO_TIMEOUT, resolve(endpoint, &self.peer.address))
@@ -170,7 +181,7 @@ impl Supervisor<'_> {
         let connecting = endpoint
             .connect_with(self.shared.peer_client.clone(), to, &name)
             .map_err(|error| format!("cannot dial: {error}"))?;
-        let connection = timeout(config.dial_timeout, connecting)
+        let connection = timeout(patience, connecting)
             .await
             .map_err(|_| describe(&quinn::ConnectionError::TimedOut))?
             .map_err(|error| describe(&error))?;
@@ -191,8 +202,9 @@ impl Supervisor<'_> {
                 }
             };
             if let Some(running) = &self.running {
-                if link.incarnation < running.incarnation {
-                    link.refuse("a later start of this node is connected; is it running twice?");
+                // While it lives: if its process is gone, it ends within the idle timeout.
+                if link.incarnation != running.incarnation {
+                    link.refuse(ANOTHER_DIRECTORY);
                     continue;
                 }
                 self.stop(close::REPLACED, "replaced by a newer connection").await;

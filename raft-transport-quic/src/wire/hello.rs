@@ -1,6 +1,6 @@
 //! What each side says first on each of its message streams: who it is and what the stream carries.
 //!
-//! The certificate has already proven the node; this tells the start it is in, catches mistakes in
+//! The certificate has already proven the node; this tells which data it has, catches mistakes in
 //! the set-up with a clear text, and says which class follows.
 
 use bytes::{BufMut, Bytes, BytesMut};
