@@ -15,7 +15,7 @@ use tracing::warn;
 
 use crate::bulk::{QuicBulk, bulk_priority};
 use crate::config::HELLO_TIMEOUT;
-use crate::error::{close, describe};
+use crate::error::{close, describe, printable};
 use crate::peer::Peer;
 use crate::shared::{InboundSlot, Shared};
 use crate::wire::frame::{FRAME_BYTES_MAX, FrameReader, ReadFailure};
@@ -125,7 +125,7 @@ fn check_hello(shared: &Shared, hello: &Hello, peer: NodeId) -> Result<(), Strin
     if hello.cluster_id != *ours {
         return Err(format!(
             "it says it is of cluster `{}`, but this is `{ours}`",
-            hello.cluster_id.escape_default()
+            printable(&hello.cluster_id)
         ));
     }
     if hello.node_id != peer {
@@ -188,7 +188,7 @@ async fn write(peer: Arc<Peer>, class: Class, mut stream: SendStream) -> String 
             }
         }
         if let Err(error) = stream.write_all_chunks(&mut encoder.take()).await {
-            return error.to_string();
+            return printable(&error.to_string());
         }
         mailbox.release(charge);
     }
