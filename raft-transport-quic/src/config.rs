@@ -111,6 +111,16 @@ pub(crate) const CLIENT_CONNECTIONS_CEILING: usize = 1 << 16;
 /// Handshakes under way at one time; from half of it on, senders must prove their address first.
 pub(crate) const HANDSHAKES_MAX: usize = 256;
 
+/// Of one IP address when half of them are taken; a proven address is what counts then.
+pub(crate) const HANDSHAKES_PER_IP_MAX: usize = 16;
+
+/// Of one IP address before it has to be proven. Fewer than it may have, so that nobody who only
+/// claims the address takes all of its places.
+pub(crate) const HANDSHAKES_UNPROVEN_MAX: usize = 8;
+
+/// The last places, which only the addresses of peers get.
+pub(crate) const HANDSHAKES_FOR_PEERS: usize = 32;
+
 /// From the first datagram until the other side is known.
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -142,6 +152,10 @@ pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// And then for the last words to leave. They are said once; whoever misses them is told by a reset
 /// or notices the silence.
 pub(crate) const FAREWELL_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// A client's last words: enough to send a packet on each connection. Nobody misses a client who misses
+/// the answer.
+pub(crate) const CLIENT_FAREWELL_TIMEOUT: Duration = Duration::from_millis(5);
 
 /// Streams that one client may have open at one time; further ones wait.
 pub(crate) const CLIENT_STREAMS_MAX: u32 = 64;

@@ -5,12 +5,13 @@
 //! connection that the other is just refusing.) Then a task per direction and class moves messages,
 //! and one takes bulk streams in. The first that ends, ends the connection.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use raft_core::types::{Class, NodeId};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use crate::bulk::{QuicBulk, bulk_priority};
@@ -95,6 +96,10 @@ impl Link {
         Ok(Self { connection: connection.clone(), incarnation, outgoing, incoming })
     }
 
+    pub(crate) fn remote_ip(&self) -> IpAddr {
+        self.connection.remote_address().ip().to_canonical()
+    }
+
     pub(crate) fn refuse(self, reason: &str) {
         self.connection.close(close::REFUSED, reason.as_bytes());
     }
@@ -109,7 +114,12 @@ impl Link {
             tasks.spawn(read(peer.id, class, reader, inbound.clone()));
         }
         tasks.spawn(accept_bulk(peer.id, self.connection.clone(), inbound));
-        RunningLink { connection: self.connection, incarnation: self.incarnation, tasks }
+        RunningLink {
+            connection: self.connection,
+            incarnation: self.incarnation,
+            since: Instant::now(),
+            tasks,
+        }
     }
 }
 
@@ -150,6 +160,7 @@ fn explain(failure: ReadFailure) -> String {
 pub(crate) struct RunningLink {
     connection: Connection,
     pub(crate) incarnation: u64,
+    pub(crate) since: Instant,
     /// Each runs until the connection is of no more use to it, and says why.
     tasks: JoinSet<String>,
 }
@@ -167,7 +178,8 @@ impl RunningLink {
     }
 
     /// Closes the connection and waits until nothing runs on it.
-    pub(crate) async fn stop(mut self, code: VarInt, reason: &str) {
+    /// May be cancelled and called again.
+    pub(crate) async fn stop(&mut self, code: VarInt, reason: &str) {
         self.connection.close(code, reason.as_bytes());
         self.tasks.shutdown().await;
     }
