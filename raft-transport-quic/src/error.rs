@@ -88,6 +88,12 @@ pub(crate) fn describe(error: &ConnectionError) -> String {
         {
             "refused by the other side: it is stopping, or overwhelmed by handshakes".to_owned()
         }
+        ConnectionError::ConnectionClosed(close)
+            if close.error_code == TransportErrorCode::APPLICATION_ERROR =>
+        {
+            "the other side gave up during the handshake; is it, or this node, very busy?"
+                .to_owned()
+        }
         ConnectionError::ConnectionClosed(close) => {
             let reason = String::from_utf8_lossy(&close.reason);
             let told = match printable(&reason) {
