@@ -8,7 +8,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use quinn::{RecvStream, SendStream};
 use raft_core::transport::{BULK_FRAME_BYTES_MAX, BulkStream, TransportError};
 
-use crate::error::close;
+use crate::error::{close, printable};
 use crate::wire::frame::{FrameReader, LENGTH_BYTES, ReadFailure};
 
 /// One stream, seen from either side.
@@ -24,6 +24,9 @@ enum Sending {
     BetweenFrames,
     /// A frame is partly written. If its future was dropped, the stream is of no more use.
     WithinFrame,
+    /// The end was said, and is on its way with what may be left before it.
+    Finishing,
+    /// All has left.
     Finished,
 }
 
@@ -48,9 +51,15 @@ impl QuicBulk {
             Sending::WithinFrame => {
                 Err(TransportError::new("the stream broke within a frame; open another"))
             }
-            Sending::Finished => Err(TransportError::new("the stream was already finished")),
+            Sending::Finishing | Sending::Finished => {
+                Err(TransportError::new("the stream was already finished"))
+            }
         }
     }
+}
+
+fn broken(error: &dyn std::fmt::Display) -> TransportError {
+    TransportError::new(format!("the stream broke: {}", printable(&error.to_string())))
 }
 
 #[async_trait]
@@ -69,7 +78,7 @@ impl BulkStream for QuicBulk {
         self.send
             .write_all_chunks(&mut [length.freeze(), frame])
             .await
-            .map_err(|error| TransportError::new(format!("the stream broke: {error}")))?;
+            .map_err(|error| broken(&error))?;
         self.sending = Sending::BetweenFrames;
         Ok(())
     }
@@ -86,17 +95,21 @@ impl BulkStream for QuicBulk {
     }
 
     async fn finish(&mut self) -> Result<(), TransportError> {
-        if self.sending != Sending::Finished {
+        // After a call that was cancelled, the end is said already.
+        if !matches!(self.sending, Sending::Finishing | Sending::Finished) {
             self.check_between_frames()?;
-            self.sending = Sending::Finished;
             self.send.finish().map_err(|error| TransportError::new(error.to_string()))?;
+            self.sending = Sending::Finishing;
         }
         match self.send.stopped().await {
-            Ok(None) => Ok(()),
+            Ok(None) => {
+                self.sending = Sending::Finished;
+                Ok(())
+            }
             Ok(Some(_)) => {
                 Err(TransportError::new("the other side stopped reading before the end"))
             }
-            Err(error) => Err(TransportError::new(format!("the stream broke: {error}"))),
+            Err(error) => Err(broken(&error)),
         }
     }
 }

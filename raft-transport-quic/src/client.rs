@@ -13,7 +13,7 @@ use raft_core::types::NodeId;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
-use crate::config::CLIENT_CONNECT_TIMEOUT;
+use crate::config::{CLIENT_CONNECT_TIMEOUT, CLIENT_FAREWELL_TIMEOUT};
 use crate::endpoint::{Opened, client_client, client_endpoint, resolve};
 use crate::error::{QuicError, close, describe};
 use crate::tls::{ALPN_KV, TlsConfig, check_cluster_id, node_name};
@@ -149,6 +149,6 @@ impl ClientEndpoint {
 
     /// Closes all connections, and waits a moment until the nodes have been told.
     pub async fn close(&self) {
-        self.opened.close("the client is done").await;
+        self.opened.close("the client is done", CLIENT_FAREWELL_TIMEOUT).await;
     }
 }

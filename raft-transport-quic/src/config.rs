@@ -17,8 +17,9 @@ pub struct QuicConfig {
     pub cluster_id: String,
     /// Must be what the certificate says.
     pub node_id: NodeId,
-    /// Counts the starts of this node. A peer refuses a connection of an earlier start than the
-    /// one it is connected to.
+    /// Which data this node has: a number drawn at random when its directory was made, and kept with
+    /// it. While a peer is connected to one, it refuses another one, so that two nodes that run under
+    /// one name do not take turns; the same one again is a restart, and replaces the old connection.
     pub incarnation: u64,
     /// The UDP address for peers and clients. Port 0 takes any that is free.
     pub listen: SocketAddr,
@@ -35,8 +36,8 @@ pub struct QuicConfig {
     pub control_bytes_max: u64,
     /// Bytes of log messages that may wait for one peer. What does not fit is dropped.
     pub log_bytes_max: u64,
-    /// How long one attempt to reach a peer may take. Short, because an attempt that began before the
-    /// peer was up notices only late that it is. Raise it where a round trip takes over 60 ms.
+    /// How long the first attempt to reach a peer may take; it doubles with each that fails, up to 2 s.
+    /// Short, because an attempt that began before the peer was up notices only late that it is.
     pub dial_timeout: Duration,
     /// After this long without a sign of life a connection to a peer is given up.
     pub idle_timeout: Duration,
@@ -110,6 +111,16 @@ pub(crate) const CLIENT_CONNECTIONS_CEILING: usize = 1 << 16;
 /// Handshakes under way at one time; from half of it on, senders must prove their address first.
 pub(crate) const HANDSHAKES_MAX: usize = 256;
 
+/// Of one IP address when half of them are taken; a proven address is what counts then.
+pub(crate) const HANDSHAKES_PER_IP_MAX: usize = 16;
+
+/// Of one IP address before it has to be proven. Fewer than it may have, so that nobody who only
+/// claims the address takes all of its places.
+pub(crate) const HANDSHAKES_UNPROVEN_MAX: usize = 8;
+
+/// The last places, which only the addresses of peers get.
+pub(crate) const HANDSHAKES_FOR_PEERS: usize = 32;
+
 /// From the first datagram until the other side is known.
 pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -119,6 +130,9 @@ pub(crate) const HELLO_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause between two attempts to reach a peer: doubles from the first to the second.
 pub(crate) const BACKOFF_MIN: Duration = Duration::from_millis(20);
 pub(crate) const BACKOFF_MAX: Duration = Duration::from_millis(500);
+
+/// An attempt to reach a peer may take at most this, however many have failed.
+pub(crate) const DIAL_TIMEOUT_MAX: Duration = Duration::from_secs(2);
 
 /// A connection to a peer that shows nothing sends a ping this often.
 pub(crate) const PEER_KEEP_ALIVE: Duration = Duration::from_millis(100);
@@ -138,6 +152,10 @@ pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// And then for the last words to leave. They are said once; whoever misses them is told by a reset
 /// or notices the silence.
 pub(crate) const FAREWELL_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// A client's last words: enough to send a packet on each connection. Nobody misses a client who misses
+/// the answer.
+pub(crate) const CLIENT_FAREWELL_TIMEOUT: Duration = Duration::from_millis(5);
 
 /// Streams that one client may have open at one time; further ones wait.
 pub(crate) const CLIENT_STREAMS_MAX: u32 = 64;

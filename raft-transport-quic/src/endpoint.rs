@@ -32,9 +32,9 @@ pub(crate) struct Opened {
 
 impl Opened {
     /// Closes all connections, gives the farewells a moment to leave, and frees the port.
-    pub(crate) async fn close(&self, reason: &str) {
+    pub(crate) async fn close(&self, reason: &str, patience: Duration) {
         self.endpoint.close(close::DONE, reason.as_bytes());
-        let _ = timeout(FAREWELL_TIMEOUT, self.endpoint.wait_idle()).await;
+        let _ = timeout(patience, self.endpoint.wait_idle()).await;
         self.socket.release();
     }
 }

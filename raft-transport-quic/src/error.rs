@@ -73,7 +73,10 @@ pub(crate) fn describe(error: &ConnectionError) -> String {
         ConnectionError::Reset => "the other side has restarted".to_owned(),
         ConnectionError::LocallyClosed => "closed by this side".to_owned(),
         ConnectionError::ApplicationClosed(close) => {
-            let reason = String::from_utf8_lossy(&close.reason);
+            let reason = match printable(&String::from_utf8_lossy(&close.reason)) {
+                empty if empty.is_empty() => format!("no reason given, code {}", close.error_code),
+                reason => reason,
+            };
             if close.error_code == close::DONE {
                 format!("closed by the other side: {reason}")
             } else {
@@ -85,12 +88,23 @@ pub(crate) fn describe(error: &ConnectionError) -> String {
         {
             "refused by the other side: it is stopping, or overwhelmed by handshakes".to_owned()
         }
+        ConnectionError::ConnectionClosed(close)
+            if close.error_code == TransportErrorCode::APPLICATION_ERROR =>
+        {
+            "the other side gave up during the handshake; is it, or this node, very busy?"
+                .to_owned()
+        }
         ConnectionError::ConnectionClosed(close) => {
             let reason = String::from_utf8_lossy(&close.reason);
-            format!("refused by the other side: {}{}", reason, tls_hint(&reason, true))
+            let told = match printable(&reason) {
+                empty if empty.is_empty() => format!("no reason given, {}", close.error_code),
+                told => told,
+            };
+            format!("refused by the other side: {told}{}", tls_hint(&reason, true))
         }
         ConnectionError::TransportError(error) => {
-            format!("refused by this side: {}{}", error.reason, tls_hint(&error.reason, false))
+            let hint = tls_hint(&error.reason, false);
+            format!("refused by this side: {}{hint}", printable(&error.reason))
         }
         ConnectionError::VersionMismatch => {
             "the other side speaks another version of QUIC; is this really a node?".to_owned()
@@ -98,6 +112,28 @@ pub(crate) fn describe(error: &ConnectionError) -> String {
         ConnectionError::CidsExhausted => "no connection id is left".to_owned(),
     }
 }
+
+/// Text in which the other side has a say, for one line of a log: what does not print is escaped, so
+/// that nobody forges lines, and what is long is cut.
+pub(crate) fn printable(text: &str) -> String {
+    let mut line = String::new();
+    for (count, c) in text.chars().enumerate() {
+        if count == PRINTABLE_CHARS_MAX {
+            line.push_str("...");
+            break;
+        }
+        // What a debugger would escape, but for quotes, does not print.
+        if matches!(c, '"' | '\'' | '\\') || c.escape_debug().count() == 1 {
+            line.push(c);
+        } else {
+            line.extend(c.escape_default());
+        }
+    }
+    line
+}
+
+/// Of what the other side says, so many characters are told.
+const PRINTABLE_CHARS_MAX: usize = 200;
 
 /// What rustls says, in words about clusters.
 fn tls_hint(reason: &str, theirs: bool) -> &'static str {
@@ -119,5 +155,30 @@ fn tls_hint(reason: &str, theirs: bool) -> &'static str {
         " (a certificate of the cluster's CA is needed)"
     } else {
         ""
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use quinn::ApplicationClose;
+
+    use super::*;
+
+    #[test]
+    fn what_the_other_side_says_stays_in_its_line() {
+        assert_eq!(printable("it's `größe` \\ \"9\""), "it's `größe` \\ \"9\"");
+        assert_eq!(printable("a\n2026 ERROR\x1b[2J\u{202e}"), "a\\n2026 ERROR\\u{1b}[2J\\u{202e}");
+        let cut = printable(&"x".repeat(5000));
+        assert_eq!(cut.len(), PRINTABLE_CHARS_MAX + 3);
+    }
+
+    #[test]
+    fn no_reason_is_said_to_be_none() {
+        let close = |error_code| {
+            let closed = ApplicationClose { error_code, reason: Default::default() };
+            describe(&ConnectionError::ApplicationClosed(closed))
+        };
+        assert_eq!(close(close::REFUSED), "refused by the other side: no reason given, code 1");
+        assert_eq!(close(close::DONE), "closed by the other side: no reason given, code 0");
     }
 }

@@ -5,17 +5,18 @@
 //! connection that the other is just refusing.) Then a task per direction and class moves messages,
 //! and one takes bulk streams in. The first that ends, ends the connection.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use raft_core::types::{Class, NodeId};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use crate::bulk::{QuicBulk, bulk_priority};
 use crate::config::HELLO_TIMEOUT;
-use crate::error::{close, describe};
+use crate::error::{close, describe, printable};
 use crate::peer::Peer;
 use crate::shared::{InboundSlot, Shared};
 use crate::wire::frame::{FRAME_BYTES_MAX, FrameReader, ReadFailure};
@@ -37,7 +38,7 @@ fn priority(class: Class) -> i32 {
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) connection: Connection,
-    /// Of the peer.
+    /// Of the peer: which data it has.
     pub(crate) incarnation: u64,
     outgoing: Vec<(Class, SendStream)>,
     incoming: Vec<(Class, FrameReader)>,
@@ -78,7 +79,7 @@ impl Link {
             outgoing.push((class, stream));
         }
         let mut incoming: Vec<(Class, FrameReader)> = Vec::new();
-        let mut incarnation = 0;
+        let mut incarnation = None;
         for _ in Class::ALL {
             let stream = connection.accept_uni().await.map_err(broken)?;
             let (hello, reader) = read_hello(stream).await?;
@@ -86,10 +87,17 @@ impl Link {
             if incoming.iter().any(|(class, _)| *class == hello.class) {
                 return Err("two streams of one class; run equal versions".to_owned());
             }
-            incarnation = hello.incarnation;
+            if *incarnation.get_or_insert(hello.incarnation) != hello.incarnation {
+                return Err("two streams of different incarnations; run equal versions".to_owned());
+            }
             incoming.push((hello.class, reader));
         }
+        let incarnation = incarnation.expect("there is more than no class");
         Ok(Self { connection: connection.clone(), incarnation, outgoing, incoming })
+    }
+
+    pub(crate) fn remote_ip(&self) -> IpAddr {
+        self.connection.remote_address().ip().to_canonical()
     }
 
     pub(crate) fn refuse(self, reason: &str) {
@@ -106,7 +114,12 @@ impl Link {
             tasks.spawn(read(peer.id, class, reader, inbound.clone()));
         }
         tasks.spawn(accept_bulk(peer.id, self.connection.clone(), inbound));
-        RunningLink { connection: self.connection, incarnation: self.incarnation, tasks }
+        RunningLink {
+            connection: self.connection,
+            incarnation: self.incarnation,
+            since: Instant::now(),
+            tasks,
+        }
     }
 }
 
@@ -122,7 +135,7 @@ fn check_hello(shared: &Shared, hello: &Hello, peer: NodeId) -> Result<(), Strin
     if hello.cluster_id != *ours {
         return Err(format!(
             "it says it is of cluster `{}`, but this is `{ours}`",
-            hello.cluster_id.escape_default()
+            printable(&hello.cluster_id)
         ));
     }
     if hello.node_id != peer {
@@ -147,6 +160,7 @@ fn explain(failure: ReadFailure) -> String {
 pub(crate) struct RunningLink {
     connection: Connection,
     pub(crate) incarnation: u64,
+    pub(crate) since: Instant,
     /// Each runs until the connection is of no more use to it, and says why.
     tasks: JoinSet<String>,
 }
@@ -164,7 +178,8 @@ impl RunningLink {
     }
 
     /// Closes the connection and waits until nothing runs on it.
-    pub(crate) async fn stop(mut self, code: VarInt, reason: &str) {
+    /// May be cancelled and called again.
+    pub(crate) async fn stop(&mut self, code: VarInt, reason: &str) {
         self.connection.close(code, reason.as_bytes());
         self.tasks.shutdown().await;
     }
@@ -185,7 +200,7 @@ async fn write(peer: Arc<Peer>, class: Class, mut stream: SendStream) -> String 
             }
         }
         if let Err(error) = stream.write_all_chunks(&mut encoder.take()).await {
-            return error.to_string();
+            return printable(&error.to_string());
         }
         mailbox.release(charge);
     }

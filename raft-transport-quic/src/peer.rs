@@ -6,22 +6,28 @@
 //! it tries again, with growing pauses, for as long as the node lives; on the other side it waits for
 //! the next connection that [`crate::accept`] hands over.
 
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use quinn::Connection;
 use raft_core::types::{Class, Message, NodeId};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{info, warn};
 
-use crate::config::{BACKOFF_MAX, BACKOFF_MIN, HELLO_TIMEOUT, QuicConfig};
+use crate::config::{BACKOFF_MAX, BACKOFF_MIN, DIAL_TIMEOUT_MAX, HELLO_TIMEOUT, QuicConfig};
 use crate::endpoint::resolve;
 use crate::error::{close, describe};
 use crate::link::{Link, RunningLink};
 use crate::mailbox::{Mailbox, Put};
-use crate::shared::Shared;
+use crate::shared::{FORGOTTEN_AFTER, Refused, Shared};
 use crate::tls::node_name;
+
+/// Told to a node that dials while another one of its name is connected.
+const ANOTHER_DIRECTORY: &str =
+    "another directory of the same node is running, and is connected; stop one of them";
 
 /// What all tasks know of one peer.
 #[derive(Debug)]
@@ -40,9 +46,23 @@ struct State {
     connection: Option<Connection>,
     /// Why there is none.
     failure: String,
-    /// The failure that was last logged, so that each is logged once and not per attempt.
-    logged: Option<String>,
+    /// The failures that were logged, so that each is logged once and not per attempt.
+    logged: BTreeSet<String>,
+    /// Forgotten from time to time.
+    logged_since: Instant,
+    /// The connection that stands, or else the last one, stands long enough to be worth a line.
+    stood: bool,
+    /// From where it connected last; its certificate has proven it.
+    last_ip: Option<IpAddr>,
+    /// The log says that it stands.
+    announced: bool,
 }
+
+/// Before it, a connection may be one that the other side is just refusing.
+const STANDS_AFTER: Duration = BACKOFF_MAX;
+
+/// Failures that are logged until a connection stands or [`FORGOTTEN_AFTER`] is over; others are not.
+const LOGGED_MAX: usize = 8;
 
 impl Peer {
     /// And where accepted connections come out.
@@ -62,7 +82,15 @@ impl Peer {
             address,
             control: Mailbox::new(config.control_bytes_max),
             log: Mailbox::new(config.log_bytes_max),
-            state: Mutex::new(State { connection: None, failure, logged: None }),
+            state: Mutex::new(State {
+                connection: None,
+                failure,
+                logged: BTreeSet::new(),
+                logged_since: Instant::now(),
+                stood: true,
+                announced: false,
+                last_ip: None,
+            }),
             accepted,
         };
         (peer, handed_over)
@@ -99,6 +127,12 @@ impl Peer {
         let _ = self.accepted.send(link).await;
     }
 
+    /// Whether the peer is known to be at this IP address: it is configured, or it connected from there.
+    pub(crate) fn is_at(&self, ip: IpAddr) -> bool {
+        let configured = self.address.parse().ok().map(|at: SocketAddr| at.ip().to_canonical());
+        configured == Some(ip) || self.state().last_ip == Some(ip)
+    }
+
     /// Notes why a connection did not come about. One that stands is not touched by that.
     pub(crate) fn failed(&self, failure: &str) {
         let mut state = self.state();
@@ -106,9 +140,12 @@ impl Peer {
             return;
         }
         failure.clone_into(&mut state.failure);
-        if state.logged.as_deref() != Some(failure) {
+        if state.logged_since.elapsed() > FORGOTTEN_AFTER {
+            state.logged.clear();
+            state.logged_since = Instant::now();
+        }
+        if state.logged.len() < LOGGED_MAX && state.logged.insert(failure.to_owned()) {
             warn!(peer = self.id, address = self.address, "not connected: {failure}");
-            state.logged = Some(failure.to_owned());
         }
     }
 
@@ -117,14 +154,33 @@ impl Peer {
         self.log.open();
         let mut state = self.state();
         state.connection = Some(connection.clone());
-        state.logged = None;
-        info!(peer = self.id, address = %connection.remote_address(), "connected");
+        state.last_ip = Some(connection.remote_address().ip().to_canonical());
+        // Where the last one broke at once, this may be one more of that kind.
+        if std::mem::take(&mut state.stood) {
+            info!(peer = self.id, address = %connection.remote_address(), "connected");
+            state.announced = true;
+        }
+    }
+
+    /// The connection is one that lasts. What went wrong before it is over.
+    fn stands(&self) {
+        let mut state = self.state();
+        let Some(connection) = &state.connection else { return };
+        if !state.announced {
+            info!(peer = self.id, address = %connection.remote_address(), "connected");
+        }
+        state.announced = true;
+        state.stood = true;
+        state.logged.clear();
     }
 
     fn disconnected(&self, failure: &str) {
         self.control.close();
         self.log.close();
-        self.state().connection = None;
+        let mut state = self.state();
+        state.connection = None;
+        state.announced = false;
+        drop(state);
         self.failed(failure);
     }
 }
@@ -141,9 +197,12 @@ impl Supervisor<'_> {
     /// Dials, for ever.
     pub(crate) async fn dial(&mut self) {
         let mut pause = BACKOFF_MIN;
+        let first_patience = self.shared.config.dial_timeout;
+        let mut patience = first_patience;
         loop {
-            match self.try_dial().await {
+            match self.try_dial(patience).await {
                 Ok(link) => {
+                    patience = first_patience;
                     let since = Instant::now();
                     self.start(link);
                     let reason = self.ended().await;
@@ -153,14 +212,18 @@ impl Supervisor<'_> {
                         pause = BACKOFF_MIN;
                     }
                 }
-                Err(failure) => self.peer.failed(&failure),
+                Err(failure) => {
+                    self.peer.failed(&failure);
+                    // It may be up, and far away or busy. Whoever wants more patience has it.
+                    patience = (2 * patience).min(DIAL_TIMEOUT_MAX).max(first_patience);
+                }
             }
             sleep(jittered(pause)).await;
             pause = (2 * pause).min(BACKOFF_MAX);
         }
     }
 
-    async fn try_dial(&self) -> Result<Link, String> {
+    async fn try_dial(&self, patience: Duration) -> Result<Link, String> {
         let Shared { opened, config, .. } = self.shared;
         let endpoint = &opened.endpoint;
         let to = timeout(HELLO_TIMEOUT, resolve(endpoint, &self.peer.address))
@@ -170,7 +233,7 @@ impl Supervisor<'_> {
         let connecting = endpoint
             .connect_with(self.shared.peer_client.clone(), to, &name)
             .map_err(|error| format!("cannot dial: {error}"))?;
-        let connection = timeout(config.dial_timeout, connecting)
+        let connection = timeout(patience, connecting)
             .await
             .map_err(|_| describe(&quinn::ConnectionError::TimedOut))?
             .map_err(|error| describe(&error))?;
@@ -191,8 +254,12 @@ impl Supervisor<'_> {
                 }
             };
             if let Some(running) = &self.running {
-                if link.incarnation < running.incarnation {
-                    link.refuse("a later start of this node is connected; is it running twice?");
+                // While it lives: if its process is gone, it ends within the idle timeout.
+                if link.incarnation != running.incarnation {
+                    let Self { shared, peer, .. } = self;
+                    let told = format!("node {}: {ANOTHER_DIRECTORY}", peer.id);
+                    shared.refusals.note(link.remote_ip(), Refused::Duplicate(peer.id), &told);
+                    link.refuse(ANOTHER_DIRECTORY);
                     continue;
                 }
                 self.stop(close::REPLACED, "replaced by a newer connection").await;
@@ -208,16 +275,21 @@ impl Supervisor<'_> {
 
     /// Waits until the connection is of no more use, and says why. For ever without one.
     async fn ended(&mut self) -> String {
-        match &mut self.running {
-            Some(running) => running.ended().await,
-            None => std::future::pending().await,
+        let Some(running) = &mut self.running else { return std::future::pending().await };
+        let stands = running.since + STANDS_AFTER;
+        if let Ok(reason) = timeout_at(stands, running.ended()).await {
+            return reason;
         }
+        self.peer.stands();
+        running.ended().await
     }
 
     /// Ends the connection, if there is one, and tells those who count on it.
     pub(crate) async fn stop(&mut self, code: quinn::VarInt, reason: &str) {
-        let Some(running) = self.running.take() else { return };
+        let Some(running) = &mut self.running else { return };
+        // Taken only when nothing runs any more: whoever cancels this future in between calls again.
         running.stop(code, reason).await;
+        self.running = None;
         self.peer.disconnected(reason);
         if let Some(inbound) = self.shared.inbound.current() {
             inbound.on_unreachable(self.peer.id);

@@ -25,7 +25,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::error::QuicError;
+use crate::error::{QuicError, printable};
 
 /// The protocol between nodes, with its version: unequal versions refuse each other at connect.
 pub const ALPN_RAFT: &[u8] = b"raft/1";
@@ -231,7 +231,7 @@ impl Identity {
         Err(match other {
             Some(name) => format!(
                 "the certificate is for `{}`, but this is cluster `{cluster_id}`",
-                name.escape_default()
+                printable(name)
             ),
             None => "the certificate names neither a node nor a client".to_owned(),
         })

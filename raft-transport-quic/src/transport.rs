@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use crate::accept::accept_all;
 use crate::bulk::{QuicBulk, bulk_priority};
 use crate::client::ClientConnection;
-use crate::config::{CLOSE_TIMEOUT, QuicConfig};
+use crate::config::{CLOSE_TIMEOUT, FAREWELL_TIMEOUT, QuicConfig};
 use crate::endpoint::{node_endpoint, peer_client};
 use crate::error::{QuicError, close};
 use crate::link::Link;
@@ -167,7 +167,7 @@ impl Transport for QuicTransport {
         if ended.await.is_err() {
             tasks.shutdown().await;
         }
-        self.shared.opened.close(STOPPING).await;
+        self.shared.opened.close(STOPPING, FAREWELL_TIMEOUT).await;
     }
 }
 

@@ -44,6 +44,24 @@ async fn streams_that_nobody_reads_hold_up_no_message() {
 }
 
 #[tokio::test]
+async fn a_stream_dropped_while_it_finishes_has_no_end() {
+    let nodes = cluster(2).await;
+    let mut near = nodes[0].transport.open_bulk(2).await.unwrap();
+    let frame = Bytes::from(vec![1; BULK_FRAME_BYTES_MAX]);
+    near.send(Bytes::from_static(b"first")).await.unwrap();
+    let (_, mut far) = nodes[1].inbound.bulk().await;
+    assert_eq!(far.receive().await, Ok(Some(Bytes::from_static(b"first"))));
+    near.send(frame).await.unwrap();
+    // Given up at once, and again: nothing had time to leave.
+    for _ in 0..2 {
+        assert!(tokio::time::timeout(std::time::Duration::ZERO, near.finish()).await.is_err());
+    }
+    drop(near);
+    while let Ok(Some(_)) = far.receive().await {}
+    assert!(far.receive().await.is_err());
+}
+
+#[tokio::test]
 async fn a_cancelled_receive_loses_nothing_and_a_cancelled_send_breaks_the_stream() {
     let nodes = cluster(2).await;
     let mut near = nodes[0].transport.open_bulk(2).await.unwrap();

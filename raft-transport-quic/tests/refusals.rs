@@ -201,7 +201,9 @@ async fn a_peer_that_talks_nonsense_is_cut_off() {
         [control, [&log[..], bytes].concat().into()]
     };
     let heartbeat_answer = [0, 0, 0, 3, 8, 5, 1];
-    let cases: [(&str, [Bytes; 2], &str); 9] = [
+    let elsewhere = framed(&rmp_serde::to_vec(&("test", 1u64, 2u64, 1u8)).unwrap());
+    let cases: [(&str, [Bytes; 2], &str); 10] = [
+        ("two incarnations", [good[0].clone(), elsewhere], "different incarnations"),
         ("another cluster", [hello("other", 1, 0), good[1].clone()], "cluster `other`"),
         ("another node", [hello("test", 3, 0), good[1].clone()], "says it is node 3"),
         ("a class twice", [good[0].clone(), good[0].clone()], "one class"),

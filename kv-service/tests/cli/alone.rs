@@ -21,6 +21,8 @@ fn without_a_cluster_it_says_how_to_get_one() {
     refuses(&["--config", "nowhere.toml", "get", "k"], dir.path(), "nowhere.toml");
     refuses(&["batch"], dir.path(), "kv dev");
     refuses(&["dev", "restart", "1"], dir.path(), "there is no node 1");
+    refuses(&["dev", "--clean", "restart", "1"], dir.path(), "no flag but --dir");
+    refuses(&["dev", "--nodes", "5", "restart", "1"], dir.path(), "no flag but --dir");
     refuses(&["serve"], dir.path(), "--config");
     refuses(&["frobnicate"], dir.path(), "Usage");
     refuses(&["cas", "k", "v"], dir.path(), "--expect");

@@ -110,6 +110,15 @@ impl Cluster {
         Command::new(KV).args(args).env("KV_CONFIG", self.client_config()).output().unwrap()
     }
 
+    /// Runs a client command that cannot print, and returns its exit code and its complaints.
+    pub(crate) fn kv_into(&self, stdout: Stdio, args: &[&str]) -> (i32, String) {
+        let mut command = Command::new(KV);
+        command.args(args).env("KV_CONFIG", self.client_config()).stdin(Stdio::null());
+        let output = command.stdout(stdout).stderr(Stdio::piped()).spawn().unwrap();
+        let output = output.wait_with_output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    }
+
     /// Runs a client command, which must end with this code, and returns what it prints.
     pub(crate) fn kv_ends(&self, code: i32, args: &[&str]) -> String {
         let output = self.kv(args);

@@ -5,6 +5,9 @@
 mod alone;
 mod cluster;
 
+use std::fs::OpenOptions;
+use std::process::Stdio;
+
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -45,6 +48,37 @@ fn a_newcomer_reads_and_writes() {
     assert!(String::from_utf8_lossy(&refused.stderr).contains("key is empty"));
     let told: Value = serde_json::from_slice(&refused.stdout).unwrap();
     assert_eq!(told["outcome"], "not_executed");
+}
+
+#[test]
+fn the_exit_code_tells_what_was_done_even_if_it_cannot_be_printed() {
+    let cluster = Cluster::start();
+    let full = || Stdio::from(OpenOptions::new().write(true).open("/dev/full").unwrap());
+    let closed = || Stdio::from(std::io::pipe().unwrap().1);
+    let outputs: [&dyn Fn() -> Stdio; 2] = [&full, &closed];
+    for (round, output) in outputs.into_iter().enumerate() {
+        let key = format!("k{round}");
+        for (code, args) in [
+            (0, &["put", &key, "v"][..]),
+            (0, &["append", &key, "w", "--json"]),
+            (1, &["cas", &key, "--expect", "v", "x"]),
+            (2, &["get", &key]),
+            (2, &["put", "", "v", "--json"]),
+            (1, &["delete", "nothing"]),
+        ] {
+            let (ended, stderr) = cluster.kv_into(output(), args);
+            assert_eq!(ended, code, "{args:?}: {stderr}");
+            assert!(stderr.contains("cannot be written") || stderr.contains("cannot write"));
+        }
+        assert_eq!(cluster.kv_ends(0, &["get", &key]), "vw\n");
+    }
+    for args in [&["scan"][..], &["scan", "--json"], &["status"], &["status", "--json"]] {
+        assert_eq!(cluster.kv_into(full(), args).0, 2, "{args:?}");
+        assert_eq!(cluster.kv_into(closed(), args), (0, String::new()), "{args:?}");
+    }
+    let brief = ["bench", "put", "--clients", "1", "--duration", "100ms", "--warm-up", "1ms"];
+    assert_eq!(cluster.kv_into(full(), &brief).0, 0);
+    assert_eq!(cluster.kv_into(closed(), &brief).0, 0);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use quinn::RecvStream;
 use tokio::io::AsyncReadExt;
 
 use super::WireError;
+use crate::error::printable;
 
 /// The length prefix: u32, big endian.
 pub(crate) const LENGTH_BYTES: usize = 4;
@@ -120,7 +121,7 @@ impl FrameReader {
             Ok(0) if self.buffer.is_empty() => Err(ReadFailure::Ended),
             Ok(0) => Err(ReadFailure::Broken("the stream ended in the middle of a frame".into())),
             Ok(_) => Ok(()),
-            Err(error) => Err(ReadFailure::Broken(error.to_string())),
+            Err(error) => Err(ReadFailure::Broken(printable(&error.to_string()))),
         }
     }
 

@@ -1,6 +1,6 @@
 //! What each side says first on each of its message streams: who it is and what the stream carries.
 //!
-//! The certificate has already proven the node; this tells the start it is in, catches mistakes in
+//! The certificate has already proven the node; this tells which data it has, catches mistakes in
 //! the set-up with a clear text, and says which class follows.
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -8,6 +8,7 @@ use raft_core::types::{Class, NodeId};
 
 use super::WireError;
 use super::frame::LENGTH_BYTES;
+use crate::error::printable;
 
 /// The largest hello.
 pub(crate) const HELLO_BYTES_MAX: usize = 1024;
@@ -45,8 +46,10 @@ impl Hello {
         let what = "hello";
         let mut rest = frame;
         let (cluster_id, node_id, incarnation, class): (String, NodeId, u64, u8) =
-            rmp_serde::from_read(&mut rest)
-                .map_err(|error| WireError::Undecodable { what, reason: error.to_string() })?;
+            rmp_serde::from_read(&mut rest).map_err(|error| WireError::Undecodable {
+                what,
+                reason: printable(&error.to_string()),
+            })?;
         if !rest.is_empty() {
             return Err(WireError::Rule { what, rule: "nothing may follow it" });
         }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::WireError;
 use super::frame::{FRAME_BYTES_MAX, LENGTH_BYTES};
+use crate::error::printable;
 
 /// From this size on a command is passed on as it is; smaller ones are cheaper to copy together.
 const PASS_ON_BYTES_MIN: usize = 4 << 10;
@@ -229,8 +230,9 @@ struct Header<'a>(&'a [u8]);
 
 impl Header<'_> {
     fn next<T: for<'de> Deserialize<'de>>(&mut self) -> Result<T, WireError> {
-        T::deserialize(&mut Deserializer::new(&mut self.0))
-            .map_err(|error| WireError::Undecodable { what: "message", reason: error.to_string() })
+        T::deserialize(&mut Deserializer::new(&mut self.0)).map_err(|error| {
+            WireError::Undecodable { what: "message", reason: printable(&error.to_string()) }
+        })
     }
 
     fn body(&mut self, kind: u8, term: Term, payload: &mut Bytes) -> Result<Body, WireError> {

@@ -11,6 +11,11 @@ use clap::{Parser, Subcommand, ValueEnum};
 use kv_service::config::{NodeAddress, StorageKind};
 use kv_service::units::ByteSize;
 
+/// The longest duration of a flag or a request. Any time now plus this still is a time.
+pub(crate) const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+/// The largest value that the benchmark writes.
+const VALUE_SIZE_MAX: ByteSize = ByteSize(16 << 20);
+
 const EXAMPLES: &str = "\
 Start a cluster of three real server processes, then talk to it from another terminal:
   kv dev
@@ -336,7 +341,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1s")]
     pub(crate) warm_up: Duration,
     /// Bytes written by an operation, such as 256 or 4KiB
-    #[arg(long, value_name = "SIZE", default_value = "256B")]
+    #[arg(long, value_name = "SIZE", value_parser = value_size, default_value = "256B")]
     pub(crate) value_size: ByteSize,
     /// Keys among which each operation picks one at random
     #[arg(long, value_name = "N", default_value_t = 100_000,
@@ -365,8 +370,17 @@ fn bytes_parser() -> impl TypedValueParser<Value = Bytes> {
 fn duration(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(duration) if duration.is_zero() => Err("must be more than 0".to_owned()),
+        Ok(duration) if duration > DURATION_MAX => Err("must be at most 365 days".to_owned()),
         Ok(duration) => Ok(duration),
         Err(error) => Err(format!("{error}: write 250ms, 10s or 2min")),
+    }
+}
+
+fn value_size(text: &str) -> Result<ByteSize, String> {
+    match text.parse::<ByteSize>() {
+        Ok(size) if size > VALUE_SIZE_MAX => Err(format!("must be at most {VALUE_SIZE_MAX}")),
+        Ok(size) => Ok(size),
+        Err(error) => Err(error.to_string()),
     }
 }
 
@@ -424,6 +438,12 @@ mod tests {
             "kv bench put --duration 10",
             "kv bench put --duration 0s",
             "kv bench put --value-size soon",
+            "kv bench put --value-size 1TiB",
+            "kv bench put --duration 18446744073709551615s",
+            "kv bench put --warm-up 366days",
+            "kv get k --deadline 18446744073709551615s",
+            "kv status --deadline 1000years",
+            "kv batch --deadline 366days",
             "kv bench put --keys 0",
             "kv bench put --clients 0",
             "kv bench sleep",

@@ -2,8 +2,9 @@
 //!
 //! One loop owns everything: it reads a line when fewer than `--pipeline` requests are under way, and
 //! writes the answer of the oldest request as soon as that one is answered. So the answers come in
-//! the order of the requests, and what waits is bounded by the pipeline. Each line gets exactly one
-//! answer, whatever it contains; nothing in the input ends the session but its end.
+//! the order of the requests, and what waits is bounded by the pipeline, in number and in bytes. Each
+//! line gets exactly one answer, whatever it contains; nothing in the input ends the session but its
+//! end. If the answers cannot be written, what became of the requests cannot be told: code 3.
 //!
 //! With a pipeline of one a request starts when the answer of the one before it has been written.
 
@@ -23,42 +24,67 @@ use tokio::task::JoinHandle;
 use self::codec::{Answer, Request, Task};
 use self::lines::{Line, Lines};
 use crate::args::BatchArgs;
-use crate::connect;
 use crate::exit::Exit;
+use crate::{connect, output};
 
 /// A longer line is refused. Takes the largest value that a cluster can be configured to accept.
 const LINE_BYTES_MAX: usize = 32 << 20;
+/// Lines whose requests are under way have at most this together.
+const UNDER_WAY_BYTES_MAX: usize = 64 << 20;
+
+/// A request whose answer has not been written.
+struct Pending {
+    line_bytes: usize,
+    answer: JoinHandle<Answer>,
+}
 
 pub(crate) async fn run(config: Option<&Path>, args: BatchArgs) -> anyhow::Result<Exit> {
     let client = connect::client(config, args.deadline)?;
     let mut lines = Lines::new(tokio::io::stdin(), LINE_BYTES_MAX);
     let mut out = tokio::io::stdout();
-    let mut under_way: VecDeque<JoinHandle<Answer>> = VecDeque::new();
-    let mut ended = false;
+    let mut under_way: VecDeque<Pending> = VecDeque::new();
+    let (mut ended, mut broken) = (false, None);
     while !(ended && under_way.is_empty()) {
-        let room = !ended && under_way.len() < usize::from(args.pipeline);
+        let bytes: usize = under_way.iter().map(|pending| pending.line_bytes).sum();
+        let room = !ended
+            && under_way.len() < usize::from(args.pipeline)
+            && bytes < UNDER_WAY_BYTES_MAX - LINE_BYTES_MAX;
         tokio::select! {
             // Answers first: who waits for one is served before more work is taken on.
             biased;
             answer = oldest(&mut under_way), if !under_way.is_empty() => {
-                write_answers(&mut out, answer?, &mut under_way).await?;
-            }
-            line = lines.next(), if room => {
-                match line.context("cannot read standard input")? {
-                    Some(line) => under_way.push_back(tokio::spawn(answer(client.clone(), line))),
-                    None => ended = true,
+                let written = match answer {
+                    Ok(answer) => write_answers(&mut out, answer, &mut under_way).await,
+                    Err(error) => Err(error),
+                };
+                if let Err(error) = written {
+                    output::complain(&format!("{error:#}: requests may have been executed"));
+                    return Ok(Exit::Unknown);
                 }
+            }
+            line = lines.next(), if room => match line {
+                Ok(Some(line)) => {
+                    let line_bytes = line.len();
+                    let answer = tokio::spawn(answer(client.clone(), line));
+                    under_way.push_back(Pending { line_bytes, answer });
+                }
+                Ok(None) => ended = true,
+                // What was read still gets its answers.
+                Err(error) => (ended, broken) = (true, Some(error)),
             }
         }
     }
     connect::close(&client, connect::AFTER_MUCH).await;
-    Ok(Exit::Done)
+    match broken {
+        Some(error) => Err(error).context("cannot read standard input"),
+        None => Ok(Exit::Done),
+    }
 }
 
 /// Waits for the oldest answer. May be dropped at any time without losing it.
-async fn oldest(under_way: &mut VecDeque<JoinHandle<Answer>>) -> anyhow::Result<Answer> {
+async fn oldest(under_way: &mut VecDeque<Pending>) -> anyhow::Result<Answer> {
     let oldest = under_way.front_mut().expect("asked only while something is under way");
-    let answer = oldest.await.context("a request was lost by an error of ours");
+    let answer = (&mut oldest.answer).await.context("a request was lost by an error of ours");
     under_way.pop_front();
     answer
 }
@@ -67,10 +93,10 @@ async fn oldest(under_way: &mut VecDeque<JoinHandle<Answer>>) -> anyhow::Result<
 async fn write_answers(
     out: &mut Stdout,
     first: Answer,
-    under_way: &mut VecDeque<JoinHandle<Answer>>,
+    under_way: &mut VecDeque<Pending>,
 ) -> anyhow::Result<()> {
     let mut text = first.to_line();
-    while under_way.front().is_some_and(JoinHandle::is_finished) {
+    while under_way.front().is_some_and(|pending| pending.answer.is_finished()) {
         text.push_str(&oldest(under_way).await?.to_line());
     }
     out.write_all(text.as_bytes()).await.context("cannot write to standard output")?;

@@ -177,12 +177,12 @@ fn conclude(run: &Run, args: &BenchArgs) -> anyhow::Result<Exit> {
     let tally = run.tally.lock().expect("no client panics with the tally");
     let report = Report::new(args, &tally.latencies_ns, tally.errors);
     if args.client.json {
-        output::json(&report)?;
+        output::tell(output::json_text(&report).as_bytes());
     } else {
-        output::line(report.for_people().as_bytes())?;
+        output::tell(report.for_people().as_bytes());
     }
     if let Some(error) = &tally.first_error {
-        eprintln!("kv: the first error was: {error}");
+        output::complain(&format!("the first error was: {error}"));
     }
     Ok(match &tally.first_error {
         Some(error) if tally.latencies_ns.is_empty() => error.outcome.into(),

@@ -1,17 +1,20 @@
 //! The commands that ask for one thing: get, put, append, delete, cas, scan.
 //!
-//! Each is one request (a scan: one per page), its answer in words or JSON, and an exit code. A
-//! failure is told on standard error in any case, and with `--json` on standard output as well.
+//! Each is one request (a scan: one per page), its answer in words or JSON, and an exit code, which
+//! is decided by what became of the request and not by what becomes of printing it. A failure is
+//! told on standard error in any case, and with `--json` on standard output as well.
 
 use std::path::Path;
 
+use anyhow::ensure;
 use bytes::Bytes;
 use kv_service::client::{Client, ClientError, Outcome};
-use kv_service::operation::{Consistency, Expect, Operation, Record, WriteAnswer};
+use kv_service::operation::{Consistency, Expect, Operation, Record, ScanPage, WriteAnswer};
 use serde::Serialize;
 
 use crate::args::{CasArgs, ClientArgs, DeleteArgs, GetArgs, PutArgs, ScanArgs};
 use crate::exit::Exit;
+use crate::output::json_text;
 use crate::{connect, output};
 
 /// Keys asked for at once; the node ends a page earlier if it grows large.
@@ -70,16 +73,19 @@ pub(crate) async fn get(config: Option<&Path>, args: GetArgs) -> anyhow::Result<
     let found = client.get_with(args.key.clone(), consistency(args.stale)).await;
     connect::close(&client, connect::AFTER_QUESTIONS).await;
     let record = told(found, "get", &args.client)?;
-    if args.client.json {
-        output::json(&Entry::new(&args.key, record.as_ref()))?;
-    } else if let Some(record) = &record {
-        output::line(&record.value)?;
-    }
     if record.is_none() {
-        eprintln!("kv: not found: {}", output::text(&args.key));
-        return Ok(Exit::ConditionFailed);
+        output::complain(&format!("not found: {}", output::text(&args.key)));
     }
-    Ok(Exit::Done)
+    let read = if args.client.json {
+        output::show(json_text(&Entry::new(&args.key, record.as_ref())).as_bytes())?
+    } else if let Some(record) = &record {
+        output::show(&record.value)?
+    } else {
+        true
+    };
+    // One value is not read in part: whoever asked for it does not have it.
+    ensure!(read, "the value cannot be written: nobody reads standard output");
+    Ok(if record.is_some() { Exit::Done } else { Exit::ConditionFailed })
 }
 
 pub(crate) async fn put(config: Option<&Path>, args: PutArgs) -> anyhow::Result<Exit> {
@@ -120,14 +126,15 @@ async fn write(
     let WriteAnswer { revision, changed, version } = told(written, op, args)?;
     if args.json {
         let key = output::text(&key);
-        output::json(&Written { op, key, outcome: "ok", changed, revision, version })?;
+        let written = Written { op, key, outcome: "ok", changed, revision, version };
+        output::tell(json_text(&written).as_bytes());
     } else {
         let done = match (changed, op) {
             (true, _) => "ok",
             (false, "delete") => "not found",
             (false, _) => "not swapped",
         };
-        output::line(format!("{done} revision={revision} version={version}").as_bytes())?;
+        output::tell(format!("{done} revision={revision} version={version}").as_bytes());
     }
     connect::close(&client, connect::AFTER_A_WRITE).await;
     Ok(if changed { Exit::Done } else { Exit::ConditionFailed })
@@ -143,12 +150,8 @@ pub(crate) async fn scan(config: Option<&Path>, args: ScanArgs) -> anyhow::Resul
         let limit = u32::try_from(left.min(SCAN_PAGE_KEYS_MAX)).expect("a page has a small limit");
         let page = page(&client, start, end.clone(), limit, consistency(args.stale)).await;
         let page = told(page, "scan", &args.client)?;
-        for (key, record) in &page.records {
-            if args.client.json {
-                output::json(&Entry::new(key, Some(record)))?;
-            } else {
-                output::line(&[key, &b"\t"[..], &record.value].concat())?;
-            }
+        if !show_page(&page, args.client.json)? {
+            break;
         }
         left = left.saturating_sub(page.records.len() as u64);
         match page.continue_at {
@@ -166,8 +169,23 @@ async fn page(
     end: Bytes,
     limit: u32,
     consistency: Consistency,
-) -> Result<kv_service::operation::ScanPage, ClientError> {
+) -> Result<ScanPage, ClientError> {
     client.scan_with(start, end, limit, consistency).await
+}
+
+/// Whether somebody still reads.
+fn show_page(page: &ScanPage, json: bool) -> anyhow::Result<bool> {
+    for (key, record) in &page.records {
+        let read = if json {
+            output::show(json_text(&Entry::new(key, Some(record))).as_bytes())?
+        } else {
+            output::show(&[key, &b"\t"[..], &record.value].concat())?
+        };
+        if !read {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn consistency(stale: bool) -> Consistency {
@@ -178,7 +196,8 @@ fn consistency(stale: bool) -> Consistency {
 fn told<T>(result: Result<T, ClientError>, op: &str, args: &ClientArgs) -> anyhow::Result<T> {
     if let (Err(error), true) = (&result, args.json) {
         let outcome = outcome_text(error.outcome);
-        output::json(&Failed { op, outcome, error: error.reason.to_string() })?;
+        let failed = Failed { op, outcome, error: error.reason.to_string() };
+        output::tell(json_text(&failed).as_bytes());
     }
     Ok(result?)
 }

@@ -33,6 +33,15 @@ pub(crate) async fn run(config: Option<&Path>, args: DevArgs) -> anyhow::Result<
     }
     let dir = args.dir.unwrap_or_else(|| PathBuf::from(DEFAULT_DIR));
     if let Some(DevAction::Restart { node }) = args.action {
+        let beside = args.clean
+            || args.nodes.is_some()
+            || args.base_port.is_some()
+            || args.max_raft_state.is_some();
+        if beside {
+            bail!(
+                "`kv dev restart` takes no flag but --dir: the others are for starting a cluster"
+            );
+        }
         return control::restart(&dir, node).await;
     }
     let wish = Wish {

@@ -46,16 +46,9 @@ impl Exit {
         }
     }
 
-    /// What an error that ended a command amounts to. A reader of our output that went away (`| head`)
-    /// has what it wanted.
+    /// What an error that ended a command amounts to. Commands that have changed something decide by
+    /// themselves, before they print.
     pub(crate) fn of(error: &anyhow::Error) -> Exit {
-        let broken_pipe = error.chain().any(|cause| {
-            let io = cause.downcast_ref::<std::io::Error>();
-            io.is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe)
-        });
-        if broken_pipe {
-            return Exit::Done;
-        }
         error.downcast_ref::<ClientError>().map_or(Exit::NotExecuted, |error| error.outcome.into())
     }
 }
@@ -73,11 +66,8 @@ mod tests {
         assert_eq!(Exit::of(&failed(Outcome::Unknown)).code(), 3);
         assert_eq!(Exit::of(&failed(Outcome::Unknown).context("put")).code(), 3);
         assert_eq!(Exit::of(&anyhow::anyhow!("no such file")).code(), 2);
-    }
-
-    #[test]
-    fn a_reader_that_left_is_no_failure() {
-        let left = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
-        assert_eq!(Exit::of(&anyhow::Error::new(left).context("scan")), Exit::Done);
+        // Whose pipe it was cannot be told, so it is no excuse.
+        let broken = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        assert_eq!(Exit::of(&anyhow::Error::new(broken)).code(), 2);
     }
 }

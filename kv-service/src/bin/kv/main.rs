@@ -30,11 +30,8 @@ fn main() -> ExitCode {
     let exit = match execute(args) {
         Ok(exit) => exit,
         Err(error) => {
-            let exit = Exit::of(&error);
-            if exit != Exit::Done {
-                eprintln!("kv: {error:#}");
-            }
-            exit
+            output::complain(&format!("{error:#}"));
+            Exit::of(&error)
         }
     };
     exit.into()
@@ -83,6 +80,8 @@ fn log_to_stderr(command: &Command) -> anyhow::Result<()> {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
+        // It would say so on standard error, and panic: a node does not die because its log is full.
+        .log_internal_errors(false)
         .init();
     Ok(())
 }

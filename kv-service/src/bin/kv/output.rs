@@ -1,7 +1,12 @@
 //! What goes to standard output: whole lines, each flushed, and bytes as JSON can carry them.
+//!
+//! Standard output may be full or closed. That never hides what a request did: a write is as done as
+//! it is, so [`tell`] complains and changes nothing; a question that cannot be answered here was for
+//! nothing, so [`show`] fails, except for a reader that left (`| head`), who has what it wanted.
 
 use std::io::{self, Write};
 
+use anyhow::Context;
 use serde::Serialize;
 
 /// Writes the bytes and a line end, at once. Unlike `println!` it does not panic when the reader has
@@ -13,9 +18,30 @@ pub(crate) fn line(bytes: &[u8]) -> io::Result<()> {
     out.flush()
 }
 
-/// Writes one line of JSON.
-pub(crate) fn json(value: &impl Serialize) -> io::Result<()> {
-    line(json_text(value).as_bytes())
+/// Tells what was done. How the command ends was decided by what was done, so a failure to write is
+/// only complained about.
+pub(crate) fn tell(bytes: &[u8]) {
+    if let Err(error) = line(bytes) {
+        complain(&format!("the answer cannot be written to standard output: {error}"));
+    }
+}
+
+/// Shows what was asked for. Whether somebody still reads.
+///
+/// # Errors
+/// If it cannot be written although somebody might read.
+pub(crate) fn show(bytes: &[u8]) -> anyhow::Result<bool> {
+    match line(bytes) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error).context("cannot write to standard output"),
+    }
+}
+
+/// One line for people, on standard error. Unlike `eprintln!` it does not panic if that is full or closed.
+pub(crate) fn complain(text: &str) {
+    // There is nowhere left to say that it failed.
+    let _ = writeln!(io::stderr().lock(), "kv: {text}");
 }
 
 pub(crate) fn json_text(value: &impl Serialize) -> String {

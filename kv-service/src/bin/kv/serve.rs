@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use kv_service::config::{ServerConfig, TlsFiles, default_max_raft_state};
 use kv_service::server::Server;
 use tokio::io::AsyncReadExt;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args::ServeArgs;
 use crate::exit::Exit;
@@ -18,10 +18,10 @@ pub(crate) async fn run(config: Option<&Path>, args: ServeArgs) -> anyhow::Resul
         Some(path) => from_file(path, &args)?,
         None => from_flags(args)?,
     };
-    // Before the node starts, so that none of them can arrive too early.
+    // Before the node starts, so that none of them can arrive too early. A hang-up is left alone: who
+    // started us with nohup wants us to stay.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hang_up = signal(SignalKind::hangup())?;
     let mut parent_gone = pin!(async {
         if parent_watched {
             end_of_stdin().await;
@@ -32,17 +32,21 @@ pub(crate) async fn run(config: Option<&Path>, args: ServeArgs) -> anyhow::Resul
 
     let (node_id, cluster_id) = (config.node_id, config.cluster_id.clone());
     let listen = config.listen_address()?;
-    let server = Server::start(config).await?;
+    let server = tokio::select! {
+        started = Server::start(config) => started?,
+        // Nothing has been promised to anybody yet, so there is nothing to finish.
+        why = told(&mut terminate, &mut interrupt, parent_gone.as_mut()) => {
+            tracing::info!("stopped on {why} before it was up");
+            return Ok(Exit::Done);
+        }
+    };
     tracing::info!("node {node_id} of cluster {cluster_id} serves at {listen}");
     let why = tokio::select! {
         stopped = server.stopped() => {
             stopped.context("the node has stopped")?;
             return Ok(Exit::Done);
         }
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "interrupt",
-        _ = hang_up.recv() => "hang-up",
-        () = &mut parent_gone => "the end of who started it",
+        why = told(&mut terminate, &mut interrupt, parent_gone.as_mut()) => why,
     };
     tracing::info!("shutting down on {why}");
     tokio::select! {
@@ -51,6 +55,19 @@ pub(crate) async fn run(config: Option<&Path>, args: ServeArgs) -> anyhow::Resul
         _ = interrupt.recv() => tracing::warn!("told twice, so not waiting for anything"),
     }
     Ok(Exit::Done)
+}
+
+/// Waits until the node is told to stop, and says by what.
+async fn told(
+    terminate: &mut Signal,
+    interrupt: &mut Signal,
+    parent_gone: impl Future<Output = ()>,
+) -> &'static str {
+    tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "interrupt",
+        () = parent_gone => "the end of who started it",
+    }
 }
 
 async fn end_of_stdin() {

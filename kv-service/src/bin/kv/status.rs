@@ -44,12 +44,12 @@ pub(crate) async fn run(config: Option<&Path>, args: StatusArgs) -> anyhow::Resu
     connect::close(&client, connect::AFTER_QUESTIONS).await;
     let any = nodes.iter().any(|node| node.reachable);
     if args.json {
-        output::json(&ClusterReport { nodes })?;
+        output::show(output::json_text(&ClusterReport { nodes }).as_bytes())?;
     } else {
-        output::line(for_people(&nodes).as_bytes())?;
+        output::show(for_people(&nodes).as_bytes())?;
     }
     if !any {
-        eprintln!("kv: no node of cluster {} can be reached", config.cluster_id);
+        output::complain(&format!("no node of cluster {} can be reached", config.cluster_id));
         return Ok(Exit::NotExecuted);
     }
     Ok(Exit::Done)

@@ -11,6 +11,7 @@ use kv_service::client::ClientError;
 use kv_service::operation::{Expect, Operation, Record, WriteAnswer};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::args::DURATION_MAX;
 use crate::commands::outcome_text;
 use crate::output;
 
@@ -98,6 +99,12 @@ pub(crate) fn parse(line: &[u8]) -> Result<Request, Refused> {
         Some(value) => Ok(Bytes::from(value.clone())),
         None => Err(refuse(format!("{} needs `value`", line.op))),
     };
+    if line.op != "cas" && (matches!(line.expect, Some(Some(_))) || line.version.is_some()) {
+        return Err(refuse(format!(
+            "{} takes neither `expect` nor `version`: only cas does",
+            line.op
+        )));
+    }
     let task = match line.op.as_str() {
         "get" => Task::Get(key),
         "put" => Task::Write(Operation::Put { key, value: value()? }),
@@ -115,6 +122,9 @@ pub(crate) fn parse(line: &[u8]) -> Result<Request, Refused> {
     let deadline = line.deadline_ms.map(Duration::from_millis);
     if deadline.is_some_and(|deadline| deadline.is_zero()) {
         return Err(refuse("deadline_ms is 0: nothing can be done in no time".to_owned()));
+    }
+    if deadline.is_some_and(|deadline| deadline > DURATION_MAX) {
+        return Err(refuse("deadline_ms is more than 365 days".to_owned()));
     }
     Ok(Request { op: line.op, key: text, deadline, task })
 }
@@ -257,8 +267,11 @@ mod tests {
             (r#"{"op":"put","key":"k"}"#, "put needs `value`"),
             (r#"{"op":"cas","key":"k","value":"v"}"#, "cas needs `expect`"),
             (r#"{"op":"cas","key":"k","value":"v","expect":"e","version":1}"#, "not both"),
+            (r#"{"op":"put","key":"k","value":"v","expect":"e"}"#, "only cas does"),
+            (r#"{"op":"delete","key":"k","version":3}"#, "only cas does"),
             (r#"{"op":"push","key":"k"}"#, "no operation \"push\""),
             (r#"{"op":"get","key":"k","deadline_ms":0}"#, "deadline_ms"),
+            (r#"{"op":"get","key":"k","deadline_ms":18446744073709551615}"#, "365 days"),
             (r#"{"op":"get","key":"k","deadlinems":5}"#, "unknown field `deadlinems`"),
             (r#"{"op":"get","key":"k","deadline_ms":-5}"#, "not a request"),
         ] {

@@ -12,6 +12,16 @@ pub(crate) enum Line {
     TooLong,
 }
 
+impl Line {
+    /// Bytes that are held.
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Line::Whole(bytes) => bytes.len(),
+            Line::TooLong => 0,
+        }
+    }
+}
+
 /// Reads lines. What was read of a line stays here, so a wait for the next line can be given up and
 /// taken up again.
 pub(crate) struct Lines<R> {

@@ -121,7 +121,7 @@ pub(crate) async fn restart(dir: &Path, node: u64) -> anyhow::Result<Exit> {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.context("`kv dev` went away")?;
     if let Some(done) = answer.strip_prefix("ok ") {
-        output::line(done.trim_end().as_bytes())?;
+        output::tell(done.trim_end().as_bytes());
         return Ok(Exit::Done);
     }
     match answer.strip_prefix("error ") {

@@ -13,10 +13,10 @@
 //! by the next one, and what a user changed in a `nodeN.toml` stays. A directory without the marker
 //! that is not empty is nobody's business: it is neither used nor cleaned.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::net::UdpSocket;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -82,7 +82,7 @@ impl Layout {
         if found.is_none() {
             ensure_empty(dir)?;
         }
-        fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        make_private_dir(dir)?;
         let lock = take_lock(dir)?;
         // Again behind the lock: another one may just have made it.
         let found = read_marker(dir)?;
@@ -164,6 +164,7 @@ impl Layout {
     fn complete_node(&self, id: u64, ca: &DevCa, wish: &Wish) -> anyhow::Result<()> {
         let tls = self.tls_files(&format!("node{id}"));
         self.certify(&tls, || ca.issue_node(id))?;
+        make_private_dir(&self.node_dir(id))?;
         let path = self.node_config(id);
         if !path.exists() {
             let config = ServerConfig {
@@ -195,13 +196,15 @@ impl Layout {
             return Ok(DevCa::from_pem(cluster_id, &fs::read(&cert)?, &fs::read(&key)?)?);
         }
         let ca = DevCa::create(cluster_id)?;
-        write_file(&key, ca.key_pem(), 0o600)?;
-        write_file(&cert, ca.cert_pem(), 0o644)?;
-        // What an earlier CA issued is of no use under the new one.
+        // What an earlier CA issued is of no use under the new one. It goes first: if we are stopped
+        // in between, the next start makes what is missing and trusts nothing that is left.
         let names = self.nodes().into_iter().map(|node| format!("node{}", node.id));
+        remove(&cert)?;
         for name in names.chain(["client".to_owned()]) {
             remove(&self.tls_files(&name).cert)?;
         }
+        write_file(&key, ca.key_pem(), 0o600)?;
+        write_file(&cert, ca.cert_pem(), 0o644)?;
         Ok(ca)
     }
 
@@ -268,9 +271,11 @@ fn ensure_empty(dir: &Path) -> anyhow::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error).with_context(|| format!("cannot use {}", dir.display())),
     };
-    // A lock file alone is left by a start that was refused.
-    if let Some(Ok(entry)) = entries.find(|entry| !matches!(entry, Ok(e) if e.file_name() == LOCK))
-    {
+    // A lock file alone is left by a start that was refused, with the draft of a marker by one that was
+    // stopped.
+    let draft = format!("{MARKER}{DRAFT}");
+    let ours = |e: &fs::DirEntry| e.file_name() == LOCK || e.file_name() == draft.as_str();
+    if let Some(Ok(entry)) = entries.find(|entry| !matches!(entry, Ok(e) if ours(e))) {
         bail!(
             "{} holds {} and was not made by `kv dev`: name another directory with --dir",
             dir.display(),
@@ -278,6 +283,12 @@ fn ensure_empty(dir: &Path) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// Makes a directory that holds keys and data, for nobody else to read. One that is there stays as it is.
+fn make_private_dir(dir: &Path) -> anyhow::Result<()> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.with_context(|| format!("cannot make {}", dir.display()))
 }
 
 fn take_lock(dir: &Path) -> anyhow::Result<File> {
@@ -380,12 +391,15 @@ fn wipe(dir: &Path, marker: &Marker) -> anyhow::Result<()> {
             }
             _ => {}
         }
-        for end in ["toml", "pem", "key", "log", "log.old"] {
+        for end in ["log", "log.old"] {
             remove(&dir.join(format!("node{id}.{end}")))?;
+        }
+        for end in ["toml", "pem", "key"] {
+            remove_with_draft(&dir.join(format!("node{id}.{end}")))?;
         }
     }
     for name in ["ca.pem", "ca.key", "client.toml", "client.pem", "client.key", SOCKET, MARKER] {
-        remove(&dir.join(name))?;
+        remove_with_draft(&dir.join(name))?;
     }
     Ok(())
 }
@@ -399,12 +413,25 @@ fn remove(path: &Path) -> anyhow::Result<()> {
     }
 }
 
+/// And what a [`write_file`] that was stopped has left, which may hold a key.
+fn remove_with_draft(path: &Path) -> anyhow::Result<()> {
+    remove(&with_ending(path, DRAFT))?;
+    remove(path)
+}
+
+/// The ending of a file that is being written.
+const DRAFT: &str = ".tmp";
+
 /// Writes a file whole or not at all.
 fn write_file(path: &Path, content: impl AsRef<[u8]>, mode: u32) -> anyhow::Result<()> {
     let written = || -> io::Result<()> {
-        let draft = with_ending(path, ".tmp");
-        let mut options = OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(mode).open(&draft)?;
+        let draft = with_ending(path, DRAFT);
+        // A new file always, so that its mode is ours and not that of something that was there.
+        match fs::remove_file(&draft) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&draft)?;
         file.write_all(content.as_ref())?;
         file.sync_all()?;
         fs::rename(&draft, path)

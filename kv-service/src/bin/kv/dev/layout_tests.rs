@@ -36,6 +36,10 @@ fn everything_is_made_once_and_used_again() {
         let mode = fs::metadata(dir.join(key)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{key}");
     }
+    for private in [dir.clone(), layout.node_dir(1)] {
+        let mode = fs::metadata(&private).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700, "{}", private.display());
+    }
     drop(layout);
 
     fs::remove_file(dir.join("node3.pem")).unwrap();
@@ -43,6 +47,24 @@ fn everything_is_made_once_and_used_again() {
     assert_eq!(again.cluster_id(), cluster);
     assert_eq!(fs::read(dir.join("ca.pem")).unwrap(), ca);
     assert!(dir.join("node3.pem").exists(), "what was missing is made again");
+}
+
+#[test]
+fn a_new_ca_leaves_nothing_of_the_old_one_and_a_draft_is_not_taken_over() {
+    let (_root, dir, wish) = setting();
+    drop(open(&dir, &wish).unwrap());
+    let names = ["ca.pem", "node1.pem", "client.pem"];
+    let read = |name: &str| fs::read(dir.join(name)).unwrap();
+    let old = names.map(read);
+    fs::remove_file(dir.join("ca.key")).unwrap();
+    // Readable for everybody, as something that was there may be.
+    fs::write(dir.join("ca.key.tmp"), "left by a start that was stopped").unwrap();
+    drop(open(&dir, &wish).unwrap());
+    for (name, old) in names.iter().zip(old) {
+        assert_ne!(read(name), old, "{name}");
+    }
+    let mode = fs::metadata(dir.join("ca.key")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
 }
 
 #[test]
@@ -106,12 +128,14 @@ fn clean_starts_anew_and_deletes_only_its_own() {
     let cluster = open(&dir, &wish).unwrap().cluster_id().to_owned();
     fs::create_dir_all(dir.join("node1/log")).unwrap();
     fs::write(dir.join("notes.txt"), "mine").unwrap();
+    fs::write(dir.join("ca.key.tmp"), "secret").unwrap();
     let clean =
         Wish { clean: true, nodes: Some(5), base_port: wish.base_port, max_raft_state: None };
     let layout = open(&dir, &clean).unwrap();
     assert_ne!(layout.cluster_id(), cluster);
     assert_eq!(layout.nodes().len(), 5);
     assert!(!dir.join("node1/log").exists());
+    assert!(!dir.join("ca.key.tmp").exists());
     assert!(dir.join("notes.txt").exists());
 }
 
@@ -130,7 +154,6 @@ fn somebody_elses_directory_is_left_alone() {
 async fn a_node_that_still_runs_is_waited_for_and_then_named() {
     let (_root, dir, wish) = setting();
     drop(Layout::open(&dir, &wish).await.unwrap());
-    fs::create_dir(dir.join("node2")).unwrap();
     let running = File::create(dir.join("node2/lock")).unwrap();
     flock(&running, FlockOperation::NonBlockingLockExclusive).unwrap();
     let error = Layout::open(&dir, &wish).await.unwrap_err().to_string();

@@ -27,6 +27,8 @@ const STATUS_DEADLINE: Duration = Duration::from_millis(500);
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(50);
 /// Once there is a leader: how long to wait for the last node, so that the table is complete.
 const STRAGGLER_PATIENCE: Duration = Duration::from_secs(3);
+/// Without a leader for so long, the user hears why.
+const LEADER_PATIENCE: Duration = Duration::from_secs(10);
 /// Lines of a node's log that are repeated when it dies.
 const LAST_LINES: usize = 3;
 /// Read of a log's end for them.
@@ -40,22 +42,20 @@ struct Cluster {
     stopping: watch::Sender<Stopping>,
 }
 
-/// What ends a user's patience.
-struct Signals([Signal; 3]);
+/// What ends a user's patience. A hang-up does not: under nohup the cluster stays.
+struct Signals([Signal; 2]);
 
 impl Signals {
     fn listen() -> io::Result<Self> {
-        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
-        let [interrupt, terminate, hang_up] = kinds.map(signal);
-        Ok(Self([interrupt?, terminate?, hang_up?]))
+        let [interrupt, terminate] = [SignalKind::interrupt(), SignalKind::terminate()].map(signal);
+        Ok(Self([interrupt?, terminate?]))
     }
 
     async fn any(&mut self) {
-        let [interrupt, terminate, hang_up] = &mut self.0;
+        let [interrupt, terminate] = &mut self.0;
         tokio::select! {
             _ = interrupt.recv() => {}
             _ = terminate.recv() => {}
-            _ = hang_up.recv() => {}
         }
     }
 }
@@ -114,11 +114,18 @@ impl Cluster {
         let mut dead = BTreeSet::new();
         let mut up = false;
         let mut leader = std::pin::pin!(until_led(client, &nodes));
+        let mut patience = std::pin::pin!(sleep(LEADER_PATIENCE));
+        let mut patient = true;
         loop {
             tokio::select! {
                 seen = &mut leader, if !up => {
                     up = true;
                     say(&welcome(layout, &seen));
+                }
+                () = &mut patience, if !up && patient => {
+                    patient = false;
+                    let seen = gather_within(client, &nodes, STATUS_DEADLINE).await;
+                    say(&no_leader_yet(layout, &seen));
                 }
                 Some(report) = self.reports.recv() => match report {
                     Report::Died { id, how } => {
@@ -182,6 +189,21 @@ async fn until_led(client: &Client, nodes: &[NodeAddress]) -> Vec<NodeReport> {
 /// A cluster does not stop because nobody listens.
 fn say(text: &str) {
     let _ = output::line(format!("kv dev: {text}").as_bytes());
+}
+
+/// Who is how, and where to read more.
+fn no_leader_yet(layout: &Layout, seen: &[NodeReport]) -> String {
+    let mut text = format!("no leader after {} s; still waiting", LEADER_PATIENCE.as_secs());
+    for node in seen {
+        let how = match (&node.role, &node.error) {
+            (Some(role), _) => role.as_str(),
+            (None, Some(error)) => error.as_str(),
+            (None, None) => "unreachable",
+        };
+        let log = layout.node_log(node.id);
+        text.push_str(&format!("\n  node {}: {how}; its log is {}", node.id, log.display()));
+    }
+    text
 }
 
 /// What there is, and how to talk to it.
