@@ -216,20 +216,20 @@ struct Speaker {
 
 impl Speaker {
     async fn new(cluster: &Cluster, node: u64) -> Self {
-        let stream = cluster.network.connect(node).await.unwrap();
+        let stream = cluster.network.connect(node).await.expect("the node runs");
         Self { stream, frames: FrameBuffer::with_limit(FRAME_BYTES_MAX) }
     }
 
     async fn say(&mut self, message: &impl serde::Serialize) {
         let mut bytes = BytesMut::new();
         push_frame(&mut bytes, message);
-        self.stream.writer.write_all(&bytes).await.unwrap();
+        self.stream.writer.write_all(&bytes).await.expect("the node listens");
     }
 
     /// `None` when the node has closed the connection.
     async fn hear<T: serde::de::DeserializeOwned>(&mut self) -> Option<T> {
         loop {
-            if let Some(message) = self.frames.next_message().unwrap() {
+            if let Some(message) = self.frames.next_message().expect("the node makes sense") {
                 return Some(message);
             }
             self.frames.reserve();
@@ -241,7 +241,7 @@ impl Speaker {
 
     async fn greet(&mut self) -> Hello {
         self.say(&Greeting { client: "by hand".to_owned() }).await;
-        self.hear().await.unwrap()
+        self.hear().await.expect("the node answers")
     }
 }
 

@@ -202,8 +202,10 @@ async fn a_peer_that_talks_nonsense_is_cut_off() {
     };
     let heartbeat_answer = [0, 0, 0, 3, 8, 5, 1];
     let elsewhere = framed(&rmp_serde::to_vec(&("test", 1u64, 2u64, 1u8)).unwrap());
-    let cases: [(&str, [Bytes; 2], &str); 10] = [
+    let endless_term = [0, 0, 0, 11, 9, 0xcf, 0x80, 0, 0, 0, 0, 0, 0, 0, 1];
+    let cases: [(&str, [Bytes; 2], &str); 11] = [
         ("two incarnations", [good[0].clone(), elsewhere], "different incarnations"),
+        ("a term without a next one", then(&framed(&endless_term)), "term is out of range"),
         ("another cluster", [hello("other", 1, 0), good[1].clone()], "cluster `other`"),
         ("another node", [hello("test", 3, 0), good[1].clone()], "says it is node 3"),
         ("a class twice", [good[0].clone(), good[0].clone()], "one class"),

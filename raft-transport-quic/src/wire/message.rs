@@ -22,6 +22,9 @@ const PASS_ON_BYTES_MIN: usize = 4 << 10;
 /// A message is charged ([`Message::size_bytes`]) at most this; so are, while decoding, its entries.
 const MESSAGE_BYTES_MAX: u64 = FRAME_BYTES_MAX as u64;
 
+/// No node gets here by counting. A term beyond it, taken over, would leave no room to count on.
+pub(super) const TERM_MAX: Term = (1 << 63) - 1;
+
 /// The first value of a header. The numbers are part of the format.
 mod kind {
     pub(super) const PRE_VOTE: u8 = 0;
@@ -214,6 +217,9 @@ pub(crate) fn decode(mut frame: Bytes) -> Result<Message, WireError> {
     let mut header = Header(&header);
     let kind: u8 = header.next()?;
     let term: Term = header.next()?;
+    if term > TERM_MAX {
+        return Err(refused("its term is out of range"));
+    }
     let body = header.body(kind, term, &mut frame)?;
     if !header.0.is_empty() || !frame.is_empty() {
         return Err(refused("bytes are left over"));
@@ -223,6 +229,13 @@ pub(crate) fn decode(mut frame: Bytes) -> Result<Message, WireError> {
 
 fn refused(rule: &'static str) -> WireError {
     WireError::Rule { what: "message", rule }
+}
+
+fn in_range(position: Position) -> Result<Position, WireError> {
+    if position.term > TERM_MAX {
+        return Err(refused("the term of a position is out of range"));
+    }
+    Ok(position)
 }
 
 /// The values of a header that have not been read.
@@ -237,11 +250,11 @@ impl Header<'_> {
 
     fn body(&mut self, kind: u8, term: Term, payload: &mut Bytes) -> Result<Body, WireError> {
         Ok(match kind {
-            kind::PRE_VOTE => Body::PreVote { last: self.next()? },
+            kind::PRE_VOTE => Body::PreVote { last: in_range(self.next()?)? },
             kind::PRE_VOTE_ANSWER => Body::PreVoteAnswer { granted: self.next()? },
             kind::VOTE => {
                 let (last, transfer) = self.next()?;
-                Body::Vote { last, transfer }
+                Body::Vote { last: in_range(last)?, transfer }
             }
             kind::VOTE_ANSWER => Body::VoteAnswer { granted: self.next()? },
             kind::APPEND => {
@@ -252,7 +265,7 @@ impl Header<'_> {
             kind::APPEND_ACCEPTED => Body::AppendAccepted { match_index: self.next()? },
             kind::APPEND_REJECTED => {
                 let (previous_index, hint) = self.next()?;
-                Body::AppendRejected { previous_index, hint }
+                Body::AppendRejected { previous_index, hint: in_range(hint)? }
             }
             kind::HEARTBEAT => {
                 let (round, commit_index) = self.next()?;

@@ -8,7 +8,7 @@ use raft_core::types::{Body, Class, Configuration, Entry, Message, Payload, Posi
 
 use super::frame::{FRAME_BYTES_MAX, FrameBuffer};
 use super::hello::Hello;
-use super::message::{Encoder, decode};
+use super::message::{Encoder, TERM_MAX, decode};
 use super::*;
 
 /// One frame with its length.
@@ -248,6 +248,22 @@ fn every_cut_and_every_flip_of_the_fixtures_is_survived() {
     }
 }
 
+#[test]
+fn a_term_from_which_no_node_can_count_on_is_refused() {
+    let last = Position::new(TERM_MAX + 1, 1);
+    for message in [
+        Message::new(TERM_MAX + 1, Body::Vote { last: Position::ZERO, transfer: false }),
+        Message::new(u64::MAX, Body::Heartbeat { round: 1, commit_index: 1 }),
+        Message::new(1, Body::PreVote { last }),
+        Message::new(1, Body::Vote { last, transfer: false }),
+        Message::new(1, Body::AppendRejected { previous_index: 1, hint: last }),
+    ] {
+        assert!(decode_frame(&encode(&message)).is_err(), "{message:?}");
+    }
+    let last = Message::new(TERM_MAX, Body::TimeoutNow);
+    assert_eq!(decode_frame(&encode(&last)), Ok(last));
+}
+
 /// Whatever decodes keeps the rules, and is written again as something that decodes to the same.
 fn check_decoded(frame: Bytes) {
     let Ok(message) = decode(frame) else { return };
@@ -263,7 +279,7 @@ fn check_decoded(frame: Bytes) {
 }
 
 fn position() -> impl Strategy<Value = Position> {
-    (any::<u64>(), any::<u64>()).prop_map(|(term, index)| Position::new(term, index))
+    (0..=TERM_MAX, any::<u64>()).prop_map(|(term, index)| Position::new(term, index))
 }
 
 fn payload() -> impl Strategy<Value = Payload> {
@@ -312,7 +328,10 @@ fn message() -> impl Strategy<Value = Message> {
             .prop_map(|(id, read_index)| Body::ReadIndexAnswer { id, read_index }),
         Just(Body::TimeoutNow),
     ];
-    prop_oneof![(n(), body).prop_map(|(term, body)| Message::new(term, body)), any_append(),]
+    prop_oneof![
+        (0..=TERM_MAX, body).prop_map(|(term, body)| Message::new(term, body)),
+        any_append(),
+    ]
 }
 
 proptest! {

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::pin::pin;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use kv_service::config::{ServerConfig, TlsFiles, default_max_raft_state};
 use kv_service::server::Server;
 use tokio::io::AsyncReadExt;
@@ -33,7 +33,7 @@ pub(crate) async fn run(config: Option<&Path>, args: ServeArgs) -> anyhow::Resul
     let (node_id, cluster_id) = (config.node_id, config.cluster_id.clone());
     let listen = config.listen_address()?;
     let server = tokio::select! {
-        started = Server::start(config) => started?,
+        started = Server::start(config) => started.map_err(|error| anyhow!("{error}"))?,
         // Nothing has been promised to anybody yet, so there is nothing to finish.
         why = told(&mut terminate, &mut interrupt, parent_gone.as_mut()) => {
             tracing::info!("stopped on {why} before it was up");
@@ -43,7 +43,13 @@ pub(crate) async fn run(config: Option<&Path>, args: ServeArgs) -> anyhow::Resul
     tracing::info!("node {node_id} of cluster {cluster_id} serves at {listen}");
     let why = tokio::select! {
         stopped = server.stopped() => {
-            stopped.context("the node has stopped")?;
+            // Its text names the causes already.
+            stopped.map_err(|error| {
+                anyhow!(
+                    "the node has stopped: {error}. Nothing that was acknowledged is lost; see to \
+                     the cause, then start the node again"
+                )
+            })?;
             return Ok(Exit::Done);
         }
         why = told(&mut terminate, &mut interrupt, parent_gone.as_mut()) => why,
