@@ -17,11 +17,11 @@
 //!   noticed, because its `lock` is another inode than `place` says.
 //! * A move within a file system is not a copy, and carries on.
 //! * A copy made below the file system (a cloned disk, a virtual machine's snapshot) is **not**
-//!   noticed here. Peers see its incarnation twice, and that is theirs to refuse. A directory rolled
-//!   back to an older state by such a clone has forgotten votes and entries, and nothing in it can
-//!   tell: do not restore a single node that way.
-//! * A wiped directory is a new one with a new incarnation; peers that remember the old incarnation
-//!   can refuse it.
+//!   noticed, here or by peers: while both run, each replaces the other's connections. A directory
+//!   rolled back to an older state by such a clone has forgotten votes and entries, and nothing in it
+//!   can tell: do not restore a single node that way.
+//! * A wiped directory is a new one with a new incarnation; peers refuse it while the node of the old
+//!   one is connected.
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
