@@ -91,16 +91,19 @@ impl From<WireError> for ReadFailure {
     }
 }
 
-/// Frames from a stream. Both waiting methods may be cancelled without losing anything.
+/// Frames from a stream. Both waiting methods may be cancelled without losing anything. A stream that
+/// broke stays broken: quinn says once that it was reset, and from then on that it ended.
 #[derive(Debug)]
 pub(crate) struct FrameReader {
     pub(crate) stream: RecvStream,
     buffer: FrameBuffer,
+    /// Why it broke.
+    broken: Option<String>,
 }
 
 impl FrameReader {
     pub(crate) fn new(stream: RecvStream, frame_bytes_max: usize) -> Self {
-        Self { stream, buffer: FrameBuffer::new(frame_bytes_max) }
+        Self { stream, buffer: FrameBuffer::new(frame_bytes_max), broken: None }
     }
 
     /// The same stream from here on, with another limit.
@@ -116,13 +119,18 @@ impl FrameReader {
 
     /// Waits until more bytes are here.
     pub(crate) async fn fill(&mut self) -> Result<(), ReadFailure> {
-        let room = self.buffer.room()?;
-        match self.stream.read_buf(room).await {
-            Ok(0) if self.buffer.is_empty() => Err(ReadFailure::Ended),
-            Ok(0) => Err(ReadFailure::Broken("the stream ended in the middle of a frame".into())),
-            Ok(_) => Ok(()),
-            Err(error) => Err(ReadFailure::Broken(printable(&error.to_string()))),
+        if let Some(reason) = &self.broken {
+            return Err(ReadFailure::Broken(reason.clone()));
         }
+        let room = self.buffer.room()?;
+        let reason = match self.stream.read_buf(room).await {
+            Ok(0) if self.buffer.is_empty() => return Err(ReadFailure::Ended),
+            Ok(0) => "the stream ended in the middle of a frame".to_owned(),
+            Ok(_) => return Ok(()),
+            Err(error) => printable(&error.to_string()),
+        };
+        self.broken = Some(reason.clone());
+        Err(ReadFailure::Broken(reason))
     }
 
     /// Waits for the next frame.
