@@ -74,6 +74,8 @@ fn a_node_sleeps_between_its_turns_after_hours_as_well() {
     });
 }
 
+const SCAN_TIME: Duration = Duration::from_micros(100);
+
 /// A counter on a thread of its own. The command `wait` keeps it until it is let go, and then `panic`
 /// breaks it.
 struct Gated {
@@ -106,7 +108,9 @@ impl StateMachine for Gated {
         self.inner.apply(entries, outputs)
     }
 
+    /// Takes as long as a scan.
     fn query(&mut self, (): ()) -> Vec<Bytes> {
+        std::thread::park_timeout(SCAN_TIME);
         self.inner.query(())
     }
 
