@@ -19,6 +19,8 @@ fn open_at(path: &Path) -> KvMachine {
     let options = RocksStateOptions {
         block_cache_bytes: 1 << 20,
         write_buffer_bytes: 1 << 20,
+        // A few keys, so that some are forgotten.
+        recent_keys_bytes: 1 << 10,
         ..RocksStateOptions::default()
     };
     KvMachine::rocksdb(path, options).unwrap()
@@ -281,6 +283,30 @@ fn an_interrupted_restore_can_start_again() {
     assert_eq!(generations(directory.path()).len(), 1);
     drop(machine);
     assert_eq!(snapshot_bytes(&mut open_at(directory.path()), 1 << 16), bytes);
+}
+
+/// Versions are remembered by key; after a restore they are those of the new state.
+#[test]
+fn a_version_after_a_restore_follows_the_restored_one() {
+    let directory = TempDir::new().unwrap();
+    let mut machine = open_at(directory.path());
+    let session = open(&mut machine, 0, 1000, 10);
+    for sequence in 1..=3 {
+        write(&mut machine, session, sequence, put("a", "old"));
+    }
+    write(&mut machine, session, 4, put("b", "old"));
+    let mut other = KvMachine::memory();
+    let session = open(&mut other, 0, 1000, 10);
+    for sequence in 1..=9 {
+        write(&mut other, session, sequence, put("a", "new"));
+    }
+    let (position, bytes) = (other.last_applied(), snapshot_bytes(&mut other, 1000));
+    restore(&mut machine, position, &bytes, 1000).unwrap();
+    for (sequence, key) in [(10, "a"), (11, "b")] {
+        let answer = write(&mut machine, session, sequence, put(key, "x"));
+        assert_eq!(answer, write(&mut other, session, sequence, put(key, "x")), "{key}");
+    }
+    assert_eq!(scan_all(&mut machine), scan_all(&mut other));
 }
 
 /// A directory that cannot be opened says why, and is left as it is.

@@ -14,6 +14,7 @@
 mod directory;
 mod format;
 mod instance;
+mod recent;
 mod view;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ use crate::machine::sessions::Sessions;
 use crate::operation::{Record, ScanPage};
 use directory::Directory;
 use instance::Instance;
+use recent::Recent;
 
 /// What a restore gathers before it writes.
 const RESTORE_BATCH_BYTES: usize = 1 << 20;
@@ -43,6 +45,8 @@ pub struct RocksStateOptions {
     /// Of one memtable, in bytes; there are up to three. What a crash loses, and the raft log must
     /// replay, is no more than these.
     pub write_buffer_bytes: usize,
+    /// Of what is remembered of keys written lately, in bytes; 0 looks for every key anew.
+    pub recent_keys_bytes: usize,
     /// For flushes and compactions together.
     pub background_jobs: i32,
     pub open_files_max: i32,
@@ -53,6 +57,7 @@ impl Default for RocksStateOptions {
         Self {
             block_cache_bytes: 128 << 20,
             write_buffer_bytes: 64 << 20,
+            recent_keys_bytes: 32 << 20,
             background_jobs: 2,
             open_files_max: 512,
         }
@@ -66,9 +71,11 @@ impl KvMachine {
     /// The directory holds something else, or was written by a newer version; it is damaged; it is
     /// in use; or the disk fails. The message says which, and what to do.
     pub fn rocksdb(path: &Path, options: RocksStateOptions) -> MachineResult<Self> {
+        let recent = Recent::new(options.recent_keys_bytes);
         let (directory, instance) = Directory::open(path, options)?;
         let (head, sessions) = instance.load()?;
-        Ok(Self::over(Box::new(RocksEngine::new(directory, instance)), head, sessions))
+        let engine = RocksEngine::new(directory, instance, recent);
+        Ok(Self::over(Box::new(engine), head, sessions))
     }
 }
 
@@ -79,6 +86,8 @@ struct RocksEngine {
     shared: Arc<Mutex<Arc<Instance>>>,
     /// Not yet committed; `None` is a deletion.
     pending: BTreeMap<Bytes, Option<Record>>,
+    /// What was put and deleted last, committed or not.
+    recent: Recent,
     restoring: Option<Restoring>,
 }
 
@@ -99,9 +108,9 @@ impl Restoring {
 }
 
 impl RocksEngine {
-    fn new(directory: Directory, instance: Arc<Instance>) -> Self {
+    fn new(directory: Directory, instance: Arc<Instance>, recent: Recent) -> Self {
         let shared = Arc::new(Mutex::new(Arc::clone(&instance)));
-        Self { directory, instance, shared, pending: BTreeMap::new(), restoring: None }
+        Self { directory, instance, shared, pending: BTreeMap::new(), recent, restoring: None }
     }
 }
 
@@ -116,17 +125,22 @@ impl Engine for RocksEngine {
     }
 
     fn versions(&self, key: &[u8]) -> MachineResult<Option<Versions>> {
-        match self.pending.get(key) {
-            Some(pending) => Ok(pending.as_ref().map(Versions::of)),
-            None => self.instance.read(key, format::decode_versions),
+        match self.recent.versions(key) {
+            Some(known) => Ok(known),
+            None => match self.pending.get(key) {
+                Some(pending) => Ok(pending.as_ref().map(Versions::of)),
+                None => self.instance.read(key, format::decode_versions),
+            },
         }
     }
 
     fn put(&mut self, key: Bytes, record: Record) {
+        self.recent.note(&key, Some(Versions::of(&record)));
         self.pending.insert(key, Some(record));
     }
 
     fn delete(&mut self, key: Bytes) {
+        self.recent.note(&key, None);
         self.pending.insert(key, None);
     }
 
@@ -198,6 +212,7 @@ impl Engine for RocksEngine {
         instance.flush()?;
         self.directory.make_current(&instance)?;
         *self.shared.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&instance);
+        self.recent.forget_all();
         // Views and a flush under way may still use the old one; its directory goes with the last.
         std::mem::replace(&mut self.instance, instance).remove_when_closed();
         Ok(())
