@@ -41,7 +41,7 @@ use self::search::{Found, Search};
 pub use self::witness::Applied;
 
 /// Steps for each key that [`assert_linearizable`] allows: seconds, and a few hundred megabytes.
-pub const STEPS_PER_KEY: u64 = 2_000_000;
+pub const STEPS_PER_KEY: u64 = 20_000_000;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {

@@ -13,6 +13,7 @@
 //!   their calls: the one that was called first can stand wherever the other could.
 //! - A write that was seen (see [`Chains`]) must make the value that was seen, and a value that was
 //!   seen is not left before all its readers have read it, but by the write that was seen to follow.
+//! - Without deletes a version does not come again either, and is left in the same way.
 //! - Writes with revisions come in that order, and reads between those that their revisions tell.
 
 use std::collections::HashMap;
@@ -86,7 +87,8 @@ impl Item<'_> {
     }
 }
 
-/// What must have happened before a value is left that was seen.
+/// What must have happened before a value or a version is left that was seen and never comes again.
+#[derive(Default)]
 pub(super) struct Station {
     pub(super) readers: u32,
     pub(super) successor: Option<ItemId>,
@@ -99,8 +101,10 @@ pub(super) struct Problem<'a> {
     pub(super) live: Live,
     pub(super) stations: Vec<Station>,
     pub(super) station_of: HashMap<Value, usize>,
-    /// For each item the station at which it reads.
-    pub(super) reads_at: Vec<Option<usize>>,
+    /// For each item the stations at which it reads: of a value, and of a version.
+    pub(super) reads_at: Vec<[Option<usize>; 2]>,
+    /// The stations of versions, on a key that nobody deletes.
+    pub(super) station_of_version: HashMap<u64, usize>,
     versions_told: bool,
     modified_told: bool,
     /// Revisions that writers heard, in order.
@@ -121,6 +125,7 @@ impl<'a> Problem<'a> {
             stations: Vec::new(),
             station_of: HashMap::new(),
             reads_at: Vec::new(),
+            station_of_version: HashMap::new(),
             versions_told: taken_up.iter().any(|at| tells_version(calls[*at])),
             modified_told: calls
                 .iter()
@@ -148,11 +153,14 @@ impl<'a> Problem<'a> {
                 item.idles = Idles::Dead;
             }
         }
-        problem.reads_at = vec![None; problem.items.len()];
+        problem.reads_at = vec![[None; 2]; problem.items.len()];
         problem.rank();
         problem.find_equals(&order, &spoilers);
         if let Some(chains) = chains {
             problem.bind(&order, chains, calls.len());
+        }
+        if !problem.items.iter().any(|item| matches!(item.effect, Effect::Delete)) {
+            problem.bind_versions();
         }
         problem
     }
@@ -338,7 +346,7 @@ impl<'a> Problem<'a> {
             values[*writer] = made;
             self.items[id].made = Some(made);
             self.station_of.insert(made, self.stations.len());
-            self.stations.push(Station { readers: 0, successor: None });
+            self.stations.push(Station::default());
             if link.parent.is_some() {
                 self.stations[self.station_of[&from]].successor = Some(id);
             }
@@ -350,11 +358,37 @@ impl<'a> Problem<'a> {
             match self.items[id].effect {
                 Effect::Get { .. } => {
                     self.stations[station].readers += 1;
-                    self.reads_at[id] = Some(station);
+                    self.reads_at[id][0] = Some(station);
                 }
                 // It saw the value and took it away. If another one follows as well, then the search
                 // will not get past here, whoever is noted.
                 _ => self.stations[station].successor = Some(id),
+            }
+        }
+    }
+
+    /// Without deletes each version is there once, and the change that told the next one ends it.
+    fn bind_versions(&mut self) {
+        for (id, item) in self.items.iter().enumerate() {
+            let (version, changes) = match item.effect {
+                Effect::Get { version, .. } => (version, false),
+                _ if item.told_changed == Some(false) => (item.told_version, false),
+                _ => (item.told_version, true),
+            };
+            // The first version is made of none, and a change that told 0 fits nowhere.
+            let Some(version) = version.and_then(|told| told.checked_sub(u64::from(changes)))
+            else {
+                continue;
+            };
+            let station = *self.station_of_version.entry(version).or_insert_with(|| {
+                self.stations.push(Station::default());
+                self.stations.len() - 1
+            });
+            if changes {
+                self.stations[station].successor = Some(id);
+            } else {
+                self.stations[station].readers += 1;
+                self.reads_at[id][1] = Some(station);
             }
         }
     }

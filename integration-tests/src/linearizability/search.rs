@@ -194,7 +194,7 @@ impl<'a> Search<'a> {
             let Some(after) = problem.step(self.state, id) else { continue };
             // A write of unknown outcome that changes nothing need not have happened.
             let idle = id >= problem.answered && after == self.state;
-            if idle || (after.value != self.state.value && !self.may_leave_by(id)) {
+            if idle || !self.may_leave_by(id, after) {
                 continue;
             }
             let frame = Frame { order_len: self.order.len(), state: self.state, next };
@@ -254,11 +254,17 @@ impl<'a> Search<'a> {
             && item.after.is_none_or(|before| self.is_lifted(before))
     }
 
-    /// Whether the value may be replaced by this item. A value that was seen does not come again.
-    fn may_leave_by(&self, id: ItemId) -> bool {
-        let Some(station) = self.problem.station_of.get(&self.state.value) else { return true };
-        let successor = self.problem.stations[*station].successor;
-        self.readers_left[*station] == 0 && successor.is_none_or(|successor| successor == id)
+    /// Whether this item may end a value and a version that do not come again.
+    fn may_leave_by(&self, id: ItemId, after: State) -> bool {
+        let leaves = |station: Option<&usize>| {
+            let Some(station) = station else { return true };
+            let successor = self.problem.stations[*station].successor;
+            self.readers_left[*station] == 0 && successor.is_none_or(|successor| successor == id)
+        };
+        let problem = self.problem;
+        (after.value == self.state.value || leaves(problem.station_of.get(&self.state.value)))
+            && (after.version == self.state.version
+                || leaves(problem.station_of_version.get(&self.state.version)))
     }
 
     /// Something is left that a dead value never allows.
@@ -312,7 +318,7 @@ impl<'a> Search<'a> {
         self.ranked_lifted += usize::from(item.is_ranked());
         self.resets_left -= usize::from(item.resets);
         self.needing_life_left -= usize::from(item.needs_life);
-        if let Some(station) = self.problem.reads_at[id] {
+        for station in self.problem.reads_at[id].into_iter().flatten() {
             self.readers_left[station] -= 1;
         }
         if id < self.problem.answered {
@@ -333,7 +339,7 @@ impl<'a> Search<'a> {
         self.ranked_lifted -= usize::from(item.is_ranked());
         self.resets_left += usize::from(item.resets);
         self.needing_life_left += usize::from(item.needs_life);
-        if let Some(station) = self.problem.reads_at[id] {
+        for station in self.problem.reads_at[id].into_iter().flatten() {
             self.readers_left[station] += 1;
         }
         if id < self.problem.answered {

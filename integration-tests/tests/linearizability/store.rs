@@ -352,8 +352,9 @@ impl Store<'_> {
         let append = &self.run.calls[victim];
         let proven = self.gets().any(|(get, value)| {
             let first = value.split_inclusive(|byte| *byte == b';').next().unwrap_or_default();
-            let first = std::str::from_utf8(first).unwrap().trim_end_matches(';');
-            let root = &self.run.calls[first.parse::<usize>().unwrap()];
+            let first = std::str::from_utf8(first).expect("values are numbers");
+            let root: usize = first.trim_end_matches(';').parse().expect("values are numbers");
+            let root = &self.run.calls[root];
             get.key() == append.key()
                 && append.returned_at < get.called_at
                 && root.is_ok()
