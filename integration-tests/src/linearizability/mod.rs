@@ -40,7 +40,7 @@ use self::problem::Problem;
 use self::search::{Found, Search};
 pub use self::witness::Applied;
 
-/// Steps for each key that [`assert_linearizable`] allows: seconds, and a few hundred megabytes.
+/// Steps for each key that [`assert_linearizable`] allows: about a second, and tens of megabytes.
 pub const STEPS_PER_KEY: u64 = 20_000_000;
 
 #[derive(Clone, Debug, PartialEq, Eq)]

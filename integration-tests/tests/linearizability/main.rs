@@ -11,6 +11,9 @@ mod random;
 mod small;
 mod store;
 
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
 use integration_tests::cluster::seeds_to_run;
 use integration_tests::linearizability::{
     Applied, Call, History, Outcome, Request, Rule, STEPS_PER_KEY, Seen, Verdict, Written,
@@ -118,6 +121,36 @@ fn a_duplicated_write_is_found() {
 #[test]
 fn reordered_writes_are_found() {
     is_found(Bug::Reordered, BUSY, 500);
+}
+
+/// With a write, never executed, that makes values ambiguous: nothing can be told from the values
+/// alone, and the search has to find out without knowing where writes belong.
+fn ambiguous(run: &store::Run) -> History {
+    let mut history = run.history();
+    let keys: BTreeSet<Bytes> = run.calls.iter().map(|call| call.key().clone()).collect();
+    for key in keys {
+        history.push(call(99, Request::append(key, ""), (0, 0), Outcome::NotExecuted));
+    }
+    history
+}
+
+#[test]
+fn the_search_alone_finds_the_bugs_as_well() {
+    let workload = Workload { calls: 120, unknown_percent: 4, mix: NO_SWAPS, ..BUSY };
+    for bug in [Bug::None, Bug::Lost, Bug::Stale, Bug::Duplicated, Bug::Reordered] {
+        let mut proven = 0;
+        for seed in seeds_to_run(0..100) {
+            let run = run(&workload, bug, seed);
+            let verdict = check(&ambiguous(&run), STEPS_PER_KEY);
+            let expected = match bug {
+                Bug::None => verdict == Verdict::Linearizable,
+                _ => !run.proven || matches!(verdict, Verdict::Violation(_)),
+            };
+            assert!(expected, "seed {seed}, {bug:?}: {verdict:?}");
+            proven += usize::from(run.proven);
+        }
+        assert!(!runs_all_seeds() || bug == Bug::None || proven >= 30, "{bug:?}: {proven} proven");
+    }
 }
 
 /// What large runs of real clusters look like. The steps bound the time, whatever the machine.
