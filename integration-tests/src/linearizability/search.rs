@@ -140,7 +140,8 @@ impl<'a> Search<'a> {
                 return Found::Order;
             }
             let promising = !self.is_hopeless() && self.is_new();
-            if !(promising && self.choose(Cursor::Event(self.next[0]))) && !self.go_back() {
+            let goes_on = promising && self.choose(Cursor::Event(self.next[0]));
+            if !goes_on && !self.go_back() {
                 return match self.steps_left {
                     0 => Found::OutOfSteps,
                     _ => Found::NoOrder,
