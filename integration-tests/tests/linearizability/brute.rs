@@ -13,7 +13,7 @@ struct State {
     revision: u64,
 }
 
-pub struct Brute<'a> {
+pub(crate) struct Brute<'a> {
     calls: &'a [Call],
     /// Hold the order to the revisions that were told. Revisions that nobody was told may be any up
     /// to `revision_max`.
@@ -22,7 +22,7 @@ pub struct Brute<'a> {
 }
 
 impl<'a> Brute<'a> {
-    pub fn new(calls: &'a [Call], by_revision: bool) -> Self {
+    pub(crate) fn new(calls: &'a [Call], by_revision: bool) -> Self {
         assert!(calls.len() <= 10, "this takes the factorial of the number of calls");
         let told = calls.iter().filter_map(|call| match &call.outcome {
             Outcome::Written(written) => written.revision,
@@ -33,7 +33,7 @@ impl<'a> Brute<'a> {
         Self { calls, by_revision, revision_max }
     }
 
-    pub fn is_linearizable(&self) -> bool {
+    pub(crate) fn is_linearizable(&self) -> bool {
         let used = self.calls.iter().map(|call| call.outcome == Outcome::NotExecuted).collect();
         self.go_on(&State::default(), &used)
     }

@@ -6,7 +6,7 @@
 
 mod brute;
 #[path = "../../../raft-core/tests/common/random.rs"]
-#[allow(dead_code, reason = "these tests do not use all of it")]
+#[allow(dead_code, unreachable_pub, reason = "shared with tests that use more of it")]
 mod random;
 mod small;
 mod store;
@@ -23,7 +23,7 @@ use integration_tests::linearizability::{
 use crate::store::{Bug, Mix, Workload, run};
 
 /// All seeds are run, so what is said of many holds.
-pub fn runs_all_seeds() -> bool {
+pub(crate) fn runs_all_seeds() -> bool {
     std::env::var_os("SEEDS").is_none()
 }
 

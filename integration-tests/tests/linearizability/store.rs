@@ -11,32 +11,32 @@ use crate::random::Random;
 
 /// Which operations clients choose, in parts of the sum.
 #[derive(Clone, Copy, Debug)]
-pub struct Mix {
-    pub get: usize,
-    pub append: usize,
-    pub put: usize,
-    pub delete: usize,
-    pub swap: usize,
+pub(crate) struct Mix {
+    pub(crate) get: usize,
+    pub(crate) append: usize,
+    pub(crate) put: usize,
+    pub(crate) delete: usize,
+    pub(crate) swap: usize,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub struct Workload {
-    pub clients: usize,
-    pub calls: usize,
-    pub keys: usize,
-    pub mix: Mix,
-    pub unknown_percent: usize,
-    pub refused_percent: usize,
+pub(crate) struct Workload {
+    pub(crate) clients: usize,
+    pub(crate) calls: usize,
+    pub(crate) keys: usize,
+    pub(crate) mix: Mix,
+    pub(crate) unknown_percent: usize,
+    pub(crate) refused_percent: usize,
     /// Each value is written by one call, and none is the beginning of another.
-    pub unique: bool,
-    pub tell_versions: bool,
-    pub tell_revisions: bool,
+    pub(crate) unique: bool,
+    pub(crate) tell_versions: bool,
+    pub(crate) tell_revisions: bool,
     /// The longest time between call, effect and return.
-    pub span: usize,
+    pub(crate) span: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Bug {
+pub(crate) enum Bug {
     None,
     /// An acknowledged append is not carried out.
     Lost,
@@ -58,15 +58,15 @@ struct Content {
     made_by: Vec<usize>,
 }
 
-pub struct Run {
-    pub calls: Vec<Call>,
-    pub log: Vec<Applied>,
+pub(crate) struct Run {
+    pub(crate) calls: Vec<Call>,
+    pub(crate) log: Vec<Applied>,
     /// The bug was met, and the answers prove it.
-    pub proven: bool,
+    pub(crate) proven: bool,
 }
 
 impl Run {
-    pub fn history(&self) -> History {
+    pub(crate) fn history(&self) -> History {
         self.calls.iter().cloned().collect()
     }
 }
@@ -129,7 +129,7 @@ struct Store<'a> {
 }
 
 /// Runs the clients against a store with this bug, which shows at one operation at most.
-pub fn run(workload: &Workload, bug: Bug, seed: u64) -> Run {
+pub(crate) fn run(workload: &Workload, bug: Bug, seed: u64) -> Run {
     let mut random = Random::new(seed);
     let plans = plans(workload, &mut random);
     let strikes_from = random.below(plans.len() * 2 / 3 + 1);
