@@ -4,11 +4,11 @@ use std::path::Path;
 
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
-use raft_core::types::{Body, Class, Configuration, Entry, Message, Payload, Position};
+use raft_core::types::{Body, Class, Configuration, Entry, Message, Payload, Position, TERM_MAX};
 
 use super::frame::{FRAME_BYTES_MAX, FrameBuffer};
 use super::hello::Hello;
-use super::message::{Encoder, TERM_MAX, decode};
+use super::message::{Encoder, decode};
 use super::*;
 
 /// One frame with its length.
