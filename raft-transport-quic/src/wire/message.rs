@@ -301,6 +301,9 @@ impl Header<'_> {
                 }
                 run::COMMANDS => {
                     let lengths: Vec<u32> = self.next()?;
+                    if lengths.is_empty() {
+                        return Err(refused("a run of commands has none"));
+                    }
                     for length in lengths {
                         let length = length as usize;
                         if length > payload.len() {
