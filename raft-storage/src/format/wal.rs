@@ -25,7 +25,7 @@ use std::path::Path;
 
 use raft_core::storage::StorageResult;
 
-use super::codec::{BATCH_MARK_BYTES, BatchMark, KEY_BATCH, decode_batch_mark};
+use super::records::{BATCH_MARK_BYTES, BatchMark, KEY_BATCH, decode_batch_mark};
 use crate::files::io_error;
 
 const BLOCK_BYTES: usize = 32 * 1024;
@@ -75,7 +75,7 @@ pub(crate) fn scan(directory: &Path) -> StorageResult<Scan> {
 }
 
 /// Adds what one file says. `gap`: replay has ended in an earlier file.
-fn scan_file(content: &[u8], number: u64, scan: &mut Scan, gap: &mut bool) {
+pub(crate) fn scan_file(content: &[u8], number: u64, scan: &mut Scan, gap: &mut bool) {
     // The type field has room for the low half only.
     let number = number as u32;
     let mut in_order = true;
@@ -203,6 +203,9 @@ impl<'a> Fragment<'a> {
 fn mask(checksum: u32) -> u32 {
     checksum.rotate_right(15).wrapping_add(0xa282_ead8)
 }
+
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod writer;
 
 #[cfg(test)]
 #[path = "wal_tests.rs"]

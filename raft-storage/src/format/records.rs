@@ -1,15 +1,22 @@
 //! Raft's data as sealed records: the promise of `docs/format.md`, kept by the fixtures at the
 //! bottom.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use raft_core::types::{
-    Configuration, Entry, HardState, Index, Payload, Position, SnapshotContent, SnapshotMeta,
+    Configuration, Entry, HardState, Index, NodeId, Payload, Position, SnapshotContent,
+    SnapshotMeta,
 };
 
 use crate::record::{Damage, Fields, seal, seal_into, unseal};
 
 /// Version of log, metadata and snapshot files.
 pub(crate) const FORMAT_VERSION: u16 = 1;
+
+/// Batches and snapshots are numbered, and none gets beyond this by counting: a number that did would
+/// leave no room for the next one.
+pub(crate) const NUMBER_MAX: u64 = (1 << 63) - 1;
 
 /// What a RocksDB instance written by us is recognised by.
 pub(crate) const MAGIC: &[u8; 8] = b"raft-log";
@@ -71,7 +78,8 @@ pub(crate) fn encode_entry(out: &mut Vec<u8>, entry: &Entry) {
 
 pub(crate) fn decode_entry(bytes: &[u8]) -> Result<Entry, Damage> {
     let mut fields = unseal(TAG_ENTRY, bytes)?;
-    let (index, term) = (fields.u64()?, fields.u64()?);
+    let index = fields.u64()?;
+    let Position { term, index } = in_range(Position::new(fields.u64()?, index))?;
     let payload = match fields.u8()? {
         KIND_NOOP => Payload::Noop,
         KIND_COMMAND => {
@@ -125,8 +133,11 @@ pub(crate) fn encode_batch_mark(mark: BatchMark) -> Vec<u8> {
 
 pub(crate) fn decode_batch_mark(bytes: &[u8]) -> Result<BatchMark, Damage> {
     let mut fields = unseal(TAG_BATCH, bytes)?;
-    let mark = BatchMark { number: fields.u64()?, durable_through: fields.u64()? };
+    let mark = BatchMark { number: number(&mut fields)?, durable_through: fields.u64()? };
     fields.done()?;
+    if mark.durable_through > mark.number {
+        return Err(Damage(format!("batch {} speaks of a later one", mark.number)));
+    }
     Ok(mark)
 }
 
@@ -145,6 +156,7 @@ pub(crate) fn decode_hard_state(bytes: &[u8]) -> Result<HardState, Damage> {
     let voted_for = Some(fields.u64()?).filter(|node| *node != 0);
     let commit_index = fields.u64()?;
     fields.done()?;
+    in_range(Position::new(term, commit_index))?;
     Ok(HardState { term, voted_for, commit_index })
 }
 
@@ -164,7 +176,7 @@ pub(crate) fn decode_log_start(bytes: &[u8]) -> Result<SnapshotMeta, Damage> {
 pub(crate) struct Published {
     pub(crate) meta: SnapshotMeta,
     pub(crate) content: SnapshotContent,
-    /// Distinguishes the files of snapshots at one position; see `snapshot::file_name`.
+    /// Distinguishes the files of snapshots at one position; see `snapshot_file::file_name`.
     pub(crate) serial: u64,
 }
 
@@ -178,7 +190,7 @@ pub(crate) fn encode_published(published: &Published) -> Vec<u8> {
 
 pub(crate) fn decode_published(bytes: &[u8]) -> Result<Published, Damage> {
     let mut fields = unseal(TAG_SNAPSHOT, bytes)?;
-    let serial = fields.u64()?;
+    let serial = number(&mut fields)?;
     let content = content(&mut fields)?;
     let meta = meta(&mut fields)?;
     fields.done()?;
@@ -194,13 +206,15 @@ pub(crate) struct SnapshotHeader {
     pub(crate) expected: Option<SnapshotContent>,
 }
 
+/// What stands in a header for a content that is not known beforehand.
+const UNKNOWN_CONTENT: SnapshotContent = SnapshotContent { size_bytes: 0, checksum: 0 };
+
 pub(crate) fn encode_snapshot_header(header: &SnapshotHeader) -> Vec<u8> {
     seal(TAG_SNAPSHOT_FILE, |out| {
         out.extend_from_slice(&FORMAT_VERSION.to_be_bytes());
         out.extend_from_slice(&header.chunk_bytes.to_be_bytes());
         out.push(u8::from(header.expected.is_some()));
-        let unknown = SnapshotContent { size_bytes: 0, checksum: 0 };
-        put_content(out, &header.expected.unwrap_or(unknown));
+        put_content(out, &header.expected.unwrap_or(UNKNOWN_CONTENT));
         put_meta(out, &header.meta);
     })
 }
@@ -214,8 +228,11 @@ pub(crate) fn decode_snapshot_header(bytes: &[u8]) -> Result<SnapshotHeader, Dam
         )));
     }
     let chunk_bytes = fields.u32()?;
-    let has_expected = fields.u8()? != 0;
-    let expected = Some(content(&mut fields)?).filter(|_| has_expected);
+    let expected = match (fields.u8()?, content(&mut fields)?) {
+        (0, UNKNOWN_CONTENT) => None,
+        (1, content) => Some(content),
+        _ => return Err(Damage("neither with nor without a content".to_owned())),
+    };
     let meta = meta(&mut fields)?;
     fields.done()?;
     if chunk_bytes == 0 {
@@ -231,9 +248,23 @@ pub(crate) fn encode_floor(number: u64) -> Vec<u8> {
 
 pub(crate) fn decode_floor(bytes: &[u8]) -> Result<u64, Damage> {
     let mut fields = unseal(TAG_FLOOR, bytes)?;
-    let number = fields.u64()?;
+    let number = number(&mut fields)?;
     fields.done()?;
     Ok(number)
+}
+
+fn number(fields: &mut Fields<'_>) -> Result<u64, Damage> {
+    match fields.u64()? {
+        number @ 0..=NUMBER_MAX => Ok(number),
+        number => Err(Damage(format!("the number {number}, which nothing gets to"))),
+    }
+}
+
+fn in_range(position: Position) -> Result<Position, Damage> {
+    match position.is_in_range() {
+        true => Ok(position),
+        false => Err(Damage(format!("the position {position}, which nothing gets to"))),
+    }
 }
 
 fn put_content(out: &mut Vec<u8>, content: &SnapshotContent) {
@@ -252,7 +283,7 @@ fn put_meta(out: &mut Vec<u8>, meta: &SnapshotMeta) {
 }
 
 fn meta(fields: &mut Fields<'_>) -> Result<SnapshotMeta, Damage> {
-    let position = Position::new(fields.u64()?, fields.u64()?);
+    let position = in_range(Position::new(fields.u64()?, fields.u64()?))?;
     Ok(SnapshotMeta { position, configuration: configuration(fields)? })
 }
 
@@ -270,13 +301,20 @@ fn put_configuration(out: &mut Vec<u8>, configuration: &Configuration) {
 
 fn configuration(fields: &mut Fields<'_>) -> Result<Configuration, Damage> {
     let mut set = || {
-        let count = fields.u32()?;
         // A count is believed only as far as there are bytes, so nothing is reserved for it.
-        (0..count).map(|_| fields.u64()).collect::<Result<_, Damage>>()
+        let mut members = BTreeSet::new();
+        for _ in 0..fields.u32()? {
+            let member: NodeId = fields.u64()?;
+            if member <= members.last().copied().unwrap_or(0) {
+                return Err(Damage("members are out of order, twice there, or 0".to_owned()));
+            }
+            members.insert(member);
+        }
+        Ok(members)
     };
     Ok(Configuration { voters: set()?, outgoing: set()?, learners: set()? })
 }
 
 #[cfg(test)]
-#[path = "codec_tests.rs"]
+#[path = "records_tests.rs"]
 mod tests;

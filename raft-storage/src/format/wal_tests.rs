@@ -1,60 +1,7 @@
 //! The scan against write-ahead files made here, record by record.
 
+use super::writer::Wal;
 use super::*;
-use crate::rocksdb::codec::encode_batch_mark;
-
-/// Writes a file as RocksDB does.
-#[derive(Default)]
-struct Wal {
-    number: u32,
-    bytes: Vec<u8>,
-}
-
-impl Wal {
-    fn new(number: u32) -> Self {
-        Self { number, bytes: Vec::new() }
-    }
-
-    /// A batch of ours with `filler` bytes of operations behind the mark.
-    fn batch(mut self, number: u64, durable_through: u64, filler: usize) -> Self {
-        let mut record = vec![0; WRITE_BATCH_HEADER_BYTES];
-        record.extend([OPERATION_PUT, 1, KEY_BATCH[0], BATCH_MARK_BYTES as u8]);
-        record.extend(encode_batch_mark(BatchMark { number, durable_through }));
-        record.resize(record.len() + filler, 0x77);
-        self.record(&record);
-        self
-    }
-
-    fn record(&mut self, record: &[u8]) {
-        let mut rest = record;
-        let mut is_first = true;
-        loop {
-            let mut left = BLOCK_BYTES - self.bytes.len() % BLOCK_BYTES;
-            if left < REUSABLE_HEADER_BYTES {
-                self.bytes.resize(self.bytes.len() + left, 0);
-                left = BLOCK_BYTES;
-            }
-            let len = rest.len().min(left - REUSABLE_HEADER_BYTES);
-            let (now, later) = rest.split_at(len);
-            let kind = match (is_first, later.is_empty()) {
-                (true, true) => 5,
-                (true, false) => 6,
-                (false, false) => 7,
-                (false, true) => 8,
-            };
-            let mut checked = vec![kind];
-            checked.extend(self.number.to_le_bytes());
-            checked.extend(now);
-            self.bytes.extend(mask(crc32c::crc32c(&checked)).to_le_bytes());
-            self.bytes.extend((len as u16).to_le_bytes());
-            self.bytes.extend(checked);
-            (rest, is_first) = (later, false);
-            if rest.is_empty() {
-                return;
-            }
-        }
-    }
-}
 
 fn scan_of(files: &[&Wal]) -> Scan {
     let (mut scan, mut gap) = (Scan::default(), false);
