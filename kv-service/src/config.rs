@@ -333,16 +333,22 @@ impl TlsFiles {
 fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<(T, PathBuf), ConfigError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-    let config = toml::from_str(&text).map_err(|error| {
+    let config =
+        parse(&text).map_err(|message| ConfigError::Parse { path: path.to_owned(), message })?;
+    Ok((config, path.parent().unwrap_or(Path::new("")).to_owned()))
+}
+
+/// What is wrong is said with its line.
+pub(crate) fn parse<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
+    toml::from_str(text).map_err(|error| {
         let mut message = error.message().to_owned();
         if let Some(span) = error.span() {
             let line = 1 + text[..span.start.min(text.len())].matches('\n').count();
             // Writing to a String does not fail.
             let _ = write!(message, " (line {line})");
         }
-        ConfigError::Parse { path: path.to_owned(), message }
-    })?;
-    Ok((config, path.parent().unwrap_or(Path::new("")).to_owned()))
+        message
+    })
 }
 
 fn check_cluster(cluster_id: &str, nodes: &[NodeAddress]) -> Result<(), ConfigError> {
@@ -374,6 +380,8 @@ fn check_cluster(cluster_id: &str, nodes: &[NodeAddress]) -> Result<(), ConfigEr
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const SERVER: &str = r#"
@@ -414,6 +422,40 @@ mod tests {
         assert_eq!(config.listen_address().unwrap().port(), 7402);
         let (_dir, again) = write(&config.to_toml());
         assert_eq!(ServerConfig::read(again).unwrap(), config);
+    }
+
+    proptest! {
+        #[test]
+        fn a_written_file_is_read_as_it_was(
+            sizes in any::<[u64; 3]>(),
+            counts in prop::array::uniform3(1usize..),
+            node_id in 1u64..,
+            session_count_max in 1u64..,
+            times in prop::array::uniform3(1u64..86_400_000_000_000),
+            listen in proptest::option::of(any::<(std::net::IpAddr, u16)>()),
+            name in "[a-z0-9-]{1,63}",
+            path in "\\PC{1,20}",
+            in_memory in any::<bool>(),
+        ) {
+            let nodes = vec![NodeAddress { id: node_id, address: format!("{name}.example:7401") }];
+            let tls = TlsFiles { ca: path.clone().into(), cert: "c".into(), key: "k".into() };
+            let mut config = ServerConfig::new(name, node_id, path, tls.clone(), nodes.clone());
+            let [heartbeat, election, ttl] = times.map(Duration::from_nanos);
+            config.listen = listen.map(SocketAddr::from);
+            config.storage = if in_memory { StorageKind::Memory } else { StorageKind::RocksDb };
+            config.max_raft_state = ByteSize(sizes[0]);
+            config.limits.value_bytes_max = ByteSize(sizes[1]);
+            config.limits.answer_bytes_max = ByteSize(sizes[2]);
+            config.limits.client_connections_max = counts[0];
+            config.limits.connection_requests_max = counts[1];
+            config.limits.requests_max = counts[2];
+            config.timeouts = Timeouts { heartbeat, election };
+            config.sessions = SessionLimits { ttl, count_max: session_count_max };
+            prop_assert_eq!(parse::<ServerConfig>(&config.to_toml()), Ok(config.clone()));
+            let cluster_id = config.cluster_id;
+            let client = ClientConfig { cluster_id, deadline: ttl, tls, nodes };
+            prop_assert_eq!(parse::<ClientConfig>(&client.to_toml()), Ok(client));
+        }
     }
 
     #[test]

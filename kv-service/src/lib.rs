@@ -6,6 +6,9 @@
 
 pub mod client;
 pub mod config;
+#[doc(hidden)]
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 #[cfg(feature = "channel")]
 pub mod local;
 pub mod machine;

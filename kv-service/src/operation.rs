@@ -11,6 +11,7 @@ pub type SessionId = u64;
 
 /// What is stored under a key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Record {
     pub value: Bytes,
     /// 1 when the key was created, one more with each change since.
@@ -21,6 +22,7 @@ pub struct Record {
 
 /// A change. Keys are not empty.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub enum Operation {
     Put {
         key: Bytes,
@@ -44,6 +46,7 @@ pub enum Operation {
 
 /// What a compare-and-swap compares with.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub enum Expect {
     /// The key exists and holds just this value.
     Value(Bytes),
@@ -65,6 +68,7 @@ impl Operation {
 
 /// What became of an executed [`Operation`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct WriteAnswer {
     /// Where the operation was applied, whether it changed anything or not.
     pub revision: Revision,
@@ -78,6 +82,7 @@ pub struct WriteAnswer {
 /// said of that attempt: only the client knows whether an earlier attempt of it may have been
 /// executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(deny_unknown_fields)]
 pub enum Refusal {
     /// The session was closed, has expired, or gave way to a newer one; its answers are gone. This
     /// attempt was not executed. Open another session; whether an earlier attempt of the same
@@ -99,6 +104,7 @@ pub enum Refusal {
 
 /// A question that changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub enum Query {
     Get {
         key: Bytes,
@@ -114,12 +120,14 @@ pub enum Query {
 
 /// The answer to a [`Query`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub enum Answer {
     Get(Option<Record>),
     Scan(ScanPage),
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ScanPage {
     pub records: Vec<(Bytes, Record)>,
     /// Where the next page starts; `None` when nothing follows.
@@ -128,6 +136,7 @@ pub struct ScanPage {
 
 /// How fresh an answer has to be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub enum Consistency {
     /// Reflects every write that completed before the question was asked (ReadIndex).
     #[default]

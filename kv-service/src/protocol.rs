@@ -19,12 +19,14 @@ use crate::operation::{Answer, Consistency, Operation, Query, SessionId, WriteAn
 
 /// The client's first words: a name for the node's log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Greeting {
     pub client: String,
 }
 
 /// The node's answer to a [`Greeting`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Hello {
     pub cluster_id: String,
     pub node_id: NodeId,
@@ -36,6 +38,7 @@ pub struct Hello {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Request {
     /// Chosen by the client, unique on its connection.
     pub id: u64,
@@ -43,6 +46,7 @@ pub struct Request {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub enum RequestKind {
     OpenSession,
     CloseSession {
@@ -64,12 +68,14 @@ pub enum RequestKind {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Response {
     pub id: u64,
     pub reply: Reply,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub enum Reply {
     SessionOpened {
         session: SessionId,
@@ -88,6 +94,7 @@ pub enum Reply {
 
 /// Why a node did not take a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[serde(deny_unknown_fields)]
 pub enum Rejection {
     #[error("node does not lead")]
     NotLeader { leader_id: Option<NodeId> },
@@ -103,6 +110,7 @@ pub enum Rejection {
 
 /// What a node says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct NodeStatus {
     pub id: NodeId,
     /// Of the operating system.
@@ -121,6 +129,7 @@ pub struct NodeStatus {
 
 /// A peer seen from the node that was asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct PeerReachability {
     pub id: NodeId,
     /// Why it cannot be reached; `None` if it can.

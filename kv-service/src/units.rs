@@ -101,7 +101,25 @@ pub mod duration_text {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(bytes in any::<u64>(), shift in 0u32..64) {
+            for bytes in [bytes, bytes >> shift << shift, bytes >> shift] {
+                prop_assert_eq!(ByteSize(bytes).to_string().parse(), Ok(ByteSize(bytes)));
+            }
+        }
+
+        #[test]
+        fn any_text_is_a_size_or_refused(text in ".{0,12}|[0-9]{0,21} ?[kmgtKMGT]?[iI]?[bB]?") {
+            if let Ok(size) = text.parse::<ByteSize>() {
+                prop_assert_eq!(size.to_string().parse(), Ok(size));
+            }
+        }
+    }
 
     #[test]
     fn sizes_are_read_and_written() {

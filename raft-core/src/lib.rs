@@ -3,6 +3,9 @@
 pub mod consensus;
 pub mod driver;
 pub mod error;
+#[doc(hidden)]
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod state_machine;
 pub mod storage;
 pub mod testing;

@@ -142,14 +142,14 @@ impl DataDir {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Identity {
+pub(crate) struct Identity {
     cluster_id: String,
     node_id: NodeId,
     incarnation: u64,
 }
 
 impl Identity {
-    fn encode(&self) -> Vec<u8> {
+    pub(crate) fn encode(&self) -> Vec<u8> {
         let cluster_id_bytes = u8::try_from(self.cluster_id.len()).expect("checked at the door");
         seal(TAG_IDENTITY, |out| {
             out.extend_from_slice(&FORMAT_VERSION.to_be_bytes());
@@ -160,7 +160,7 @@ impl Identity {
         })
     }
 
-    fn decode(bytes: &[u8], path: &Path) -> StorageResult<Self> {
+    pub(crate) fn decode(bytes: &[u8], path: &Path) -> StorageResult<Self> {
         let corrupt = |damage: Damage| {
             StorageError::Corrupt(format!(
                 "the identity {} is damaged ({damage}): restore this one file from a backup of the \
@@ -280,12 +280,8 @@ fn create(path: &Path, cluster_id: &str, node_id: NodeId, lock: &File) -> Storag
         operation: "draw random bytes".to_owned(),
         message: e.to_string(),
     })?;
-    let (key, incarnation) = random.split_at(64);
-    let key = seal(TAG_RESET_KEY, |out| {
-        out.extend_from_slice(&FORMAT_VERSION.to_be_bytes());
-        out.extend_from_slice(key);
-    });
-    write_whole(path, RESET_KEY, &key, true)?;
+    let (key, incarnation) = random.split_first_chunk::<64>().expect("72 bytes");
+    write_whole(path, RESET_KEY, &encode_reset_key(FORMAT_VERSION, key), true)?;
     remove_if_there(&path.join(PLACE))?;
     check_place(path, lock)?;
     let incarnation = u64::from_be_bytes(incarnation.try_into().expect("72 - 64 bytes"));
@@ -305,16 +301,9 @@ fn check_place(path: &Path, lock: &File) -> StorageResult<()> {
     let place_path = path.join(PLACE);
     let here = inode(lock).map_err(|e| io_error("inspect", &path.join(LOCK), e))?;
     let Some(bytes) = read_if_there(&place_path, SMALL_FILE_BYTES_MAX)? else {
-        let place = seal(TAG_PLACE, |out| out.extend_from_slice(&here.to_be_bytes()));
-        return write_whole(path, PLACE, &place, false);
+        return write_whole(path, PLACE, &encode_place(here), false);
     };
-    let read = || {
-        let mut fields = unseal(TAG_PLACE, &bytes)?;
-        let inode = fields.u64()?;
-        fields.done()?;
-        Ok(inode)
-    };
-    let made_for = read().map_err(|damage: Damage| {
+    let made_for = decode_place(&bytes).map_err(|damage| {
         StorageError::Corrupt(format!(
             "{} is damaged ({damage}): if this is the only copy of the directory, remove that file \
              and start again",
@@ -332,6 +321,17 @@ fn check_place(path: &Path, lock: &File) -> StorageResult<()> {
         path.display(),
         place_path.display()
     )))
+}
+
+pub(crate) fn encode_place(inode: u64) -> Vec<u8> {
+    seal(TAG_PLACE, |out| out.extend_from_slice(&inode.to_be_bytes()))
+}
+
+pub(crate) fn decode_place(bytes: &[u8]) -> Result<u64, Damage> {
+    let mut fields = unseal(TAG_PLACE, bytes)?;
+    let inode = fields.u64()?;
+    fields.done()?;
+    Ok(inode)
 }
 
 #[cfg(unix)]
@@ -357,11 +357,24 @@ fn read_reset_key(path: &Path) -> StorageResult<[u8; 64]> {
     };
     let bytes = read_if_there(&key_path, SMALL_FILE_BYTES_MAX)?
         .ok_or_else(|| corrupt(Damage("it is missing".to_owned())))?;
-    let mut fields = unseal(TAG_RESET_KEY, &bytes).map_err(corrupt)?;
-    refuse_newer(fields.u16().map_err(corrupt)?, &key_path)?;
-    let key = fields.bytes(64).map_err(corrupt)?.try_into().expect("64 were asked for");
-    fields.done().map_err(corrupt)?;
+    let (version, key) = decode_reset_key(&bytes).map_err(corrupt)?;
+    refuse_newer(version, &key_path)?;
     Ok(key)
+}
+
+pub(crate) fn encode_reset_key(version: u16, key: &[u8; 64]) -> Vec<u8> {
+    seal(TAG_RESET_KEY, |out| {
+        out.extend_from_slice(&version.to_be_bytes());
+        out.extend_from_slice(key);
+    })
+}
+
+pub(crate) fn decode_reset_key(bytes: &[u8]) -> Result<(u16, [u8; 64]), Damage> {
+    let mut fields = unseal(TAG_RESET_KEY, bytes)?;
+    let version = fields.u16()?;
+    let key = fields.bytes(64)?.try_into().expect("64 were asked for");
+    fields.done()?;
+    Ok((version, key))
 }
 
 #[cfg(test)]

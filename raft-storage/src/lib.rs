@@ -12,6 +12,12 @@
 
 mod data_dir;
 mod files;
+#[cfg(any(feature = "rocksdb", feature = "fuzzing"))]
+#[cfg_attr(not(feature = "rocksdb"), allow(dead_code, reason = "the fuzzer reads; RocksDB uses"))]
+mod format;
+#[doc(hidden)]
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod record;
 mod step;
 

@@ -31,6 +31,9 @@ mod config;
 mod dev_ca;
 mod endpoint;
 mod error;
+#[doc(hidden)]
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod link;
 mod mailbox;
 mod peer;

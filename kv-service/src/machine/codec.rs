@@ -4,6 +4,9 @@
 //! is believed only once that many bytes are there.
 
 use bytes::{BufMut, Bytes};
+use raft_core::types::INDEX_MAX;
+
+use crate::operation::Revision;
 
 /// These bytes are not what the format says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -60,6 +63,21 @@ impl Reader {
             true => Ok(()),
             false => Err(DecodeError("something follows the end")),
         }
+    }
+}
+
+/// The numbers of a record: its revisions are in order, and each change since the first one took a
+/// revision of its own. So there is always a next version.
+pub(crate) fn check_versions(
+    version: u64,
+    create_revision: Revision,
+    modify_revision: Revision,
+) -> DecodeResult<()> {
+    let in_range = create_revision > 0 && modify_revision <= INDEX_MAX;
+    let changes = modify_revision.checked_sub(create_revision).filter(|_| in_range);
+    match (version.checked_sub(1), changes) {
+        (Some(later), Some(changes)) if later <= changes => Ok(()),
+        _ => Err(DecodeError("the versions of a record contradict each other")),
     }
 }
 

@@ -17,6 +17,8 @@ mod codec;
 pub mod command;
 mod engine;
 mod execute;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod sessions;
 mod snapshot;
 

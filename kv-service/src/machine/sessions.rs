@@ -25,6 +25,7 @@ use std::sync::Arc;
 
 use bytes::{BufMut, BytesMut};
 use imbl::OrdMap;
+use raft_core::types::Index;
 
 use super::codec::{DecodeError, DecodeResult, Reader};
 use crate::operation::{Refusal, SessionId, WriteAnswer};
@@ -171,8 +172,23 @@ impl Sessions {
         answers.insert(place, (sequence, outcome));
     }
 
-    /// Takes over a session from a snapshot or from disk.
-    pub(super) fn insert(&mut self, id: SessionId, session: Arc<Session>) {
+    /// Takes over a session from a snapshot or from disk, in ascending order of ids. `through` is the
+    /// index of the state: later ones have not been opened, and will be.
+    pub(super) fn restore(
+        &mut self,
+        id: SessionId,
+        session: Session,
+        through: Index,
+    ) -> DecodeResult<()> {
+        let last = self.map.iter().next_back().map_or(0, |(last, _)| *last);
+        if id <= last || id > through {
+            return Err(DecodeError("sessions are out of order, or not opened yet"));
+        }
+        self.insert(id, Arc::new(session));
+        Ok(())
+    }
+
+    fn insert(&mut self, id: SessionId, session: Arc<Session>) {
         self.by_activity.insert((session.last_active_ms, id));
         self.by_deadline.insert((session.deadline_ms(), id));
         self.map.insert(id, session);
@@ -235,14 +251,16 @@ impl Session {
             return Err(DecodeError("a session has more answers than its window"));
         }
         let mut answers = VecDeque::with_capacity(count as usize);
-        let mut next = lowest_unanswered;
+        let mut last = None;
         for _ in 0..count {
             let (sequence, tag) = (reader.u64()?, reader.u8()?);
             let (first, second) = (reader.u64()?, reader.u64()?);
-            if sequence < next || sequence - lowest_unanswered >= SESSION_WINDOW {
+            let within =
+                sequence.checked_sub(lowest_unanswered).is_some_and(|place| place < SESSION_WINDOW);
+            if !within || last.is_some_and(|last| sequence <= last) {
                 return Err(DecodeError("a session's answers are out of order"));
             }
-            next = sequence.saturating_add(1);
+            last = Some(sequence);
             let written = |changed| WriteAnswer { revision: first, changed, version: second };
             let outcome = match tag {
                 UNCHANGED => Ok(written(false)),

@@ -13,15 +13,14 @@
 //!
 //! Sessions come before records. Both sides need memory for one section at a time. The storage below
 //! guards the bytes by checksums; decoding is strict all the same, and refuses whatever the encoder
-//! would not have written: a stream that ends early, out of order, or with something behind its end.
-
-use std::sync::Arc;
+//! would not have written: a stream that ends early, out of order, or with something behind its end, and
+//! sessions and records that the state at its index cannot hold.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use raft_core::state_machine::{MachineError, MachineResult, SnapshotSource};
-use raft_core::types::Position;
+use raft_core::types::{Index, Position};
 
-use super::codec::{DecodeError, DecodeResult, Reader, put_len};
+use super::codec::{DecodeError, DecodeResult, Reader, check_versions, put_len};
 use super::command::{KEY_BYTES_LIMIT, VALUE_BYTES_LIMIT};
 use super::engine::{Engine, Head, View};
 use super::sessions::{Session, SessionMap, Sessions};
@@ -161,6 +160,7 @@ fn decode_record(reader: &mut Reader) -> DecodeResult<(Bytes, Record)> {
     let (key_len, value_len) = (reader.u32()?, reader.u32()?);
     let (version, create_revision) = (reader.u64()?, reader.u64()?);
     let modify_revision = reader.u64()?;
+    check_versions(version, create_revision, modify_revision)?;
     let (key, value) = (reader.bytes(key_len)?, reader.bytes(value_len)?);
     if key.is_empty() || key.len() > KEY_BYTES_LIMIT || value.len() > VALUE_BYTES_LIMIT {
         return Err(DecodeError("a key or value is beyond its limits"));
@@ -175,7 +175,6 @@ pub(super) struct SnapshotDecoder {
     magic_seen: bool,
     head: Option<Head>,
     sessions: Sessions,
-    last_session: SessionId,
     record_count: u64,
     last_key: Bytes,
     ended: bool,
@@ -190,7 +189,6 @@ impl SnapshotDecoder {
             magic_seen: false,
             head: None,
             sessions: Sessions::default(),
-            last_session: 0,
             record_count: 0,
             last_key: Bytes::new(),
             ended: false,
@@ -241,13 +239,15 @@ impl SnapshotDecoder {
         let mut reader = Reader::new(payload);
         match (kind, self.head) {
             _ if self.ended => return Err(refused(DecodeError("something follows the end"))),
+            _ if reader.is_empty() => return Err(refused(DecodeError("a section is empty"))),
             (HEAD, None) => self.on_head(&mut reader).map_err(refused)?,
-            (SESSIONS, Some(_)) if self.record_count == 0 => {
-                self.on_sessions(&mut reader).map_err(refused)?;
+            (SESSIONS, Some(head)) if self.record_count == 0 => {
+                self.on_sessions(&mut reader, head.position.index).map_err(refused)?;
             }
-            (RECORDS, Some(_)) => {
+            (RECORDS, Some(head)) => {
                 while !reader.is_empty() {
-                    let (key, record) = self.next_record(&mut reader).map_err(refused)?;
+                    let (key, record) =
+                        self.next_record(&mut reader, head.position.index).map_err(refused)?;
                     engine.restore_record(key, record)?;
                 }
             }
@@ -269,20 +269,23 @@ impl SnapshotDecoder {
         Ok(())
     }
 
-    fn on_sessions(&mut self, reader: &mut Reader) -> DecodeResult<()> {
+    fn on_sessions(&mut self, reader: &mut Reader, through: Index) -> DecodeResult<()> {
         while !reader.is_empty() {
             let id = reader.u64()?;
-            if id <= self.last_session {
-                return Err(DecodeError("sessions are out of order"));
-            }
-            self.last_session = id;
-            self.sessions.insert(id, Arc::new(Session::decode(reader)?));
+            self.sessions.restore(id, Session::decode(reader)?, through)?;
         }
         Ok(())
     }
 
-    fn next_record(&mut self, reader: &mut Reader) -> DecodeResult<(Bytes, Record)> {
+    fn next_record(
+        &mut self,
+        reader: &mut Reader,
+        through: Index,
+    ) -> DecodeResult<(Bytes, Record)> {
         let (key, record) = decode_record(reader)?;
+        if record.modify_revision > through {
+            return Err(DecodeError("a record is newer than the state"));
+        }
         // No key is empty, so the first is above the empty one.
         if key <= self.last_key {
             return Err(DecodeError("records are out of order"));

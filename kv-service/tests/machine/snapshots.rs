@@ -60,6 +60,74 @@ fn what_was_announced_must_come() {
     assert!(machine.finish_restore().is_err());
 }
 
+/// A stream of position (1, 9), section by section.
+fn crafted(sections: &[(u8, Vec<u8>)]) -> Vec<u8> {
+    let mut bytes = b"KVSNAP\x01\x00".to_vec();
+    let head = numbers(&[1, 9, 500]);
+    for (kind, payload) in [(1, head)].iter().chain(sections) {
+        bytes.push(*kind);
+        bytes.extend_from_slice(&(payload.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(payload);
+    }
+    bytes
+}
+
+fn numbers(numbers: &[u64]) -> Vec<u8> {
+    numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
+}
+
+/// A session as it is in a stream, with answers to these sequences.
+fn session(id: u64, lowest_unanswered: u64, sequences: &[u64]) -> Vec<u8> {
+    let mut bytes = numbers(&[id, 1000, 400, lowest_unanswered]);
+    bytes.extend_from_slice(&(sequences.len() as u32).to_le_bytes());
+    for sequence in sequences {
+        bytes.extend_from_slice(&sequence.to_le_bytes());
+        bytes.push(1);
+        bytes.extend_from_slice(&numbers(&[5, 1]));
+    }
+    bytes
+}
+
+fn record(key: u8, versions: [u64; 3]) -> Vec<u8> {
+    let mut bytes = [1u32.to_le_bytes(), 0u32.to_le_bytes()].concat();
+    bytes.extend_from_slice(&numbers(&versions));
+    bytes.push(key);
+    bytes
+}
+
+/// Sessions and records that no machine at that index can hold: they would be taken for those that are
+/// opened and written later, or leave no room for a next version.
+#[test]
+fn what_the_state_cannot_hold_is_refused() {
+    let position = Position::new(1, 9);
+    let end = |sessions: u64, records: u64| (4, numbers(&[sessions, records]));
+    let with_session = |bytes: Vec<u8>| restored(position, &crafted(&[(2, bytes), end(1, 0)]));
+    let with_record = |bytes: Vec<u8>| restored(position, &crafted(&[(3, bytes), end(0, 1)]));
+    assert!(restored(position, &crafted(&[end(0, 0)])).is_ok());
+    assert!(with_session(session(9, 3, &[3, 5])).is_ok());
+    assert!(with_session(session(9, u64::MAX, &[u64::MAX])).is_ok());
+    for (what, bytes) in [
+        ("not opened yet", session(10, 3, &[])),
+        ("0", session(0, 3, &[])),
+        ("an answer twice", session(9, 3, &[3, 3])),
+        ("the last answer twice", session(9, u64::MAX, &[u64::MAX, u64::MAX])),
+        ("an answer below the window", session(9, 3, &[2])),
+        ("an answer beyond the window", session(9, 3, &[3 + 1024])),
+    ] {
+        assert!(with_session(bytes).is_err(), "{what}");
+    }
+    assert!(with_record(record(b'k', [3, 7, 9])).is_ok());
+    for versions in [[0, 7, 9], [4, 7, 9], [1, 0, 9], [1, 9, 7], [1, 7, 10], [u64::MAX, 7, 9]] {
+        assert!(with_record(record(b'k', versions)).is_err(), "{versions:?}");
+    }
+    let twice = [record(b'k', [1, 7, 7]), record(b'k', [1, 7, 7])].concat();
+    assert!(restored(position, &crafted(&[(3, twice), end(0, 2)])).is_err());
+    assert!(restored(position, &crafted(&[(2, vec![]), end(0, 0)])).is_err(), "empty");
+    assert!(restored(position, &crafted(&[(3, vec![]), end(0, 0)])).is_err(), "empty");
+    let huge = [&crafted(&[])[..], &[3, 0xff, 0xff, 0xff, 0xff]].concat();
+    assert!(restored(position, &huge).is_err(), "a section of four gigabytes");
+}
+
 proptest! {
     /// Checksums are the storage's; here damage must be refused or be a state, and never a panic.
     #[test]

@@ -22,7 +22,7 @@ mod boot;
 mod event_loop;
 mod inbox;
 mod persist;
-mod snapshot_wire;
+pub(crate) mod snapshot_wire;
 mod snapshotter;
 mod tasks;
 mod waiters;

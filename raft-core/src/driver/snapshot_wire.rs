@@ -9,28 +9,33 @@
 //!                                    ◀──  Done
 //! ```
 //!
-//! Offer and answers are MessagePack; leftovers are refused. The whole content is verified against
-//! its checksum by the follower's storage before anything is published.
+//! Offer and answers are MessagePack, and are refused unless they are just what this side would have
+//! written. The term of an offer is taken over before a byte of the snapshot is there, so what no leader
+//! offers is refused here: terms and indexes out of range, and a snapshot of a later term than the
+//! leader's. The whole content is verified against its checksum by the follower's storage before
+//! anything is published.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::transport::TransportError;
-use crate::types::{SnapshotContent, SnapshotMeta, Term};
+use crate::types::{SnapshotContent, SnapshotMeta, TERM_MAX, Term};
 
-pub(super) const CHUNK_BYTES: usize = 256 << 10;
+pub(crate) const CHUNK_BYTES: usize = 256 << 10;
 const OFFSET_BYTES: usize = 8;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Offer {
-    pub(super) term: Term,
-    pub(super) meta: SnapshotMeta,
-    pub(super) content: SnapshotContent,
+#[serde(deny_unknown_fields)]
+pub(crate) struct Offer {
+    pub(crate) term: Term,
+    pub(crate) meta: SnapshotMeta,
+    pub(crate) content: SnapshotContent,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Answer {
+#[serde(deny_unknown_fields)]
+pub(crate) enum Answer {
     Accept {
         offset: u64,
     },
@@ -43,30 +48,49 @@ pub(super) enum Answer {
     Done,
 }
 
-pub(super) fn encode<T: Serialize>(value: &T) -> Bytes {
+pub(crate) fn encode<T: Serialize>(value: &T) -> Bytes {
     rmp_serde::to_vec(value).expect("plain data always encodes").into()
 }
 
-pub(super) fn decode<T: DeserializeOwned>(frame: &[u8]) -> Result<T, TransportError> {
-    let mut rest = frame;
-    let value = rmp_serde::from_read(&mut rest)
-        .map_err(|error| TransportError::new(format!("malformed snapshot frame: {error}")))?;
-    match rest.is_empty() {
+pub(crate) fn decode_offer(frame: &[u8]) -> Result<Offer, TransportError> {
+    let offer: Offer = decode(frame)?;
+    let position = offer.meta.position;
+    if offer.term > TERM_MAX || !position.is_in_range() {
+        return Err(malformed("a term or an index is out of range"));
+    }
+    if position.term > offer.term {
+        return Err(malformed("the snapshot is of a later term than the leader"));
+    }
+    Ok(offer)
+}
+
+pub(crate) fn decode_answer(frame: &[u8]) -> Result<Answer, TransportError> {
+    decode(frame)
+}
+
+fn decode<T: Serialize + DeserializeOwned>(frame: &[u8]) -> Result<T, TransportError> {
+    let value = rmp_serde::from_slice(frame).map_err(malformed)?;
+    // Leftovers, fields by name, numbers in more bytes than they need: nothing of ours.
+    match encode(&value) == frame {
         true => Ok(value),
-        false => Err(TransportError::new("malformed snapshot frame: bytes left over")),
+        false => Err(malformed("it is not in the form in which it is written")),
     }
 }
 
-pub(super) fn encode_chunk(offset: u64, data: &[u8]) -> Bytes {
+fn malformed(reason: impl std::fmt::Display) -> TransportError {
+    TransportError::new(format!("malformed snapshot frame: {reason}"))
+}
+
+pub(crate) fn encode_chunk(offset: u64, data: &[u8]) -> Bytes {
     let mut frame = BytesMut::with_capacity(OFFSET_BYTES + data.len());
     frame.put_u64(offset);
     frame.put_slice(data);
     frame.freeze()
 }
 
-pub(super) fn decode_chunk(mut frame: Bytes) -> Result<(u64, Bytes), TransportError> {
+pub(crate) fn decode_chunk(mut frame: Bytes) -> Result<(u64, Bytes), TransportError> {
     if frame.len() <= OFFSET_BYTES {
-        return Err(TransportError::new("malformed snapshot frame: too short"));
+        return Err(malformed("too short"));
     }
     let offset = frame.split_to(OFFSET_BYTES);
     let offset = u64::from_be_bytes(offset[..].try_into().expect("eight bytes were split off"));
@@ -75,29 +99,108 @@ pub(super) fn decode_chunk(mut frame: Bytes) -> Result<(u64, Bytes), TransportEr
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
-    use crate::types::{Configuration, Position};
+    use crate::types::{Configuration, INDEX_MAX, Position};
+
+    fn offer() -> impl Strategy<Value = Offer> {
+        let members = || proptest::collection::btree_set(1u64.., 0..4);
+        let term = || prop_oneof![0u64..300, 0..=TERM_MAX];
+        let configuration = (members(), members(), members())
+            .prop_map(|(voters, outgoing, learners)| Configuration { voters, outgoing, learners });
+        let content = any::<(u64, u32)>()
+            .prop_map(|(size_bytes, checksum)| SnapshotContent { size_bytes, checksum });
+        (term(), term(), 0..=INDEX_MAX, configuration, content).prop_map(
+            |(one, other, index, configuration, content)| {
+                let position = Position::new(one.min(other), index);
+                let meta = SnapshotMeta { position, configuration };
+                Offer { term: one.max(other), meta, content }
+            },
+        )
+    }
+
+    fn answer() -> impl Strategy<Value = Answer> {
+        prop_oneof![
+            any::<u64>().prop_map(|offset| Answer::Accept { offset }),
+            Just(Answer::NotNeeded),
+            any::<u64>().prop_map(|term| Answer::Stale { term }),
+            Just(Answer::Busy),
+            Just(Answer::Done),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_and_nothing_less_or_more(
+            offer in offer(),
+            answer in answer(),
+            offset in any::<u64>(),
+            data in proptest::collection::vec(any::<u8>(), 1..40),
+            more in any::<u8>(),
+        ) {
+            let frame = encode(&offer);
+            prop_assert_eq!(decode_offer(&frame).unwrap(), offer);
+            prop_assert!(decode_offer(&[&frame[..], &[more]].concat()).is_err());
+            for end in 0..frame.len() {
+                prop_assert!(decode_offer(&frame[..end]).is_err());
+            }
+            let frame = encode(&answer);
+            prop_assert_eq!(decode_answer(&frame).unwrap(), answer);
+            prop_assert!(decode_answer(&[&frame[..], &[more]].concat()).is_err());
+            let (read, rest) = decode_chunk(encode_chunk(offset, &data)).unwrap();
+            prop_assert_eq!((read, &rest[..]), (offset, &data[..]));
+        }
+    }
 
     #[test]
-    fn frames_round_trip_and_leftovers_are_refused() {
-        let offer = Offer {
-            term: 7,
-            meta: SnapshotMeta {
-                position: Position::new(6, 500),
-                configuration: Configuration::of_voters([1, 2, 3]),
-            },
-            content: SnapshotContent { size_bytes: 10, checksum: 99 },
-        };
-        let frame = encode(&offer);
-        assert_eq!(decode::<Offer>(&frame).unwrap(), offer);
-        let mut longer = frame.to_vec();
-        longer.push(0);
-        assert!(decode::<Offer>(&longer).is_err());
-        for end in 0..frame.len() {
-            assert!(decode::<Offer>(&frame[..end]).is_err());
-        }
-        let (offset, data) = decode_chunk(encode_chunk(5, b"abc")).unwrap();
-        assert_eq!((offset, &data[..]), (5, &b"abc"[..]));
+    fn a_piece_has_an_offset_and_something_more() {
         assert!(decode_chunk(Bytes::from_static(&[0; 8])).is_err());
+        assert!(decode_chunk(Bytes::from_static(&[0; 9])).is_ok());
+    }
+
+    /// Its term would be taken over at once, and its index with it.
+    #[test]
+    fn what_no_leader_offers_is_refused() {
+        let offer = |term, position| {
+            let configuration = Configuration::of_voters([1, 2, 3]);
+            let meta = SnapshotMeta { position, configuration };
+            let content = SnapshotContent { size_bytes: 10, checksum: 99 };
+            decode_offer(&encode(&Offer { term, meta, content }))
+        };
+        assert!(offer(TERM_MAX, Position::new(TERM_MAX, INDEX_MAX)).is_ok());
+        for (term, position) in [
+            (TERM_MAX + 1, Position::new(1, 1)),
+            (u64::MAX, Position::new(u64::MAX, 1)),
+            (7, Position::new(8, 1)),
+            (7, Position::new(7, INDEX_MAX + 1)),
+            (7, Position::new(7, u64::MAX)),
+        ] {
+            assert!(offer(term, position).is_err(), "{term} {position}");
+        }
+    }
+
+    /// `[term, [[term, index], [[voters], [], []]], [size, checksum]]`, one number a byte.
+    #[test]
+    fn what_is_written_in_another_way_is_refused() {
+        let with_voters = |voters: &[u8]| {
+            let mut frame = vec![0x93, 7, 0x92, 0x92, 6, 5, 0x93, 0x90 | voters.len() as u8];
+            frame.extend_from_slice(voters);
+            frame.extend_from_slice(&[0x90, 0x90, 0x92, 10, 99]);
+            frame
+        };
+        let good = with_voters(&[1, 2, 3]);
+        assert_eq!(encode(&decode_offer(&good).unwrap()), good);
+        for voters in [&[2, 1][..], &[1, 1], &[0, 1]] {
+            assert!(decode_offer(&with_voters(voters)).is_err(), "{voters:?}");
+        }
+        let mut wide = good.clone();
+        wide.splice(1..2, [0xcc, 7]);
+        assert!(decode_offer(&wide).is_err(), "a number in more bytes than it needs");
+        let mut millions = good[..7].to_vec();
+        millions.extend([0xdd, 0xff, 0xff, 0xff, 0xff, 1]);
+        assert!(decode_offer(&millions).is_err(), "four billion voters");
+        let named = b"\x81\xa6Accept\x81\xa6offset\x05";
+        assert!(decode_answer(named).is_err(), "a field by its name");
     }
 }

@@ -13,7 +13,7 @@ pub use batch::{Batch, Loaded, PublishSnapshot};
 pub use configuration::Configuration;
 pub use entry::{ENTRY_OVERHEAD_BYTES, Entry, Payload};
 pub use hard_state::HardState;
-pub use ids::{Index, NodeId, Position, Term};
+pub use ids::{INDEX_MAX, Index, NodeId, Position, TERM_MAX, Term};
 pub use message::{Body, Class, Message};
 pub use snapshot::{SnapshotContent, SnapshotMeta};
 pub use time::Time;

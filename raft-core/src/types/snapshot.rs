@@ -6,6 +6,7 @@ use super::{Configuration, Index, Position};
 
 /// The state after applying everything through `position`, and who was a member then.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SnapshotMeta {
     pub position: Position,
     pub configuration: Configuration,
@@ -19,6 +20,7 @@ impl SnapshotMeta {
 
 /// Names the bytes of one finished snapshot: a transfer may resume only where both are equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SnapshotContent {
     pub size_bytes: u64,
     /// CRC32C over all bytes.

@@ -10,16 +10,16 @@ use raft_core::types::{Entry, HardState, Index, Loaded, SnapshotMeta, Term};
 use rocksdb::{DB, Direction, IteratorMode, ReadOptions};
 
 use super::ADVICE_DAMAGED;
-use super::codec::{
-    self, FORMAT_VERSION, KEY_BATCH, KEY_ENTRY_END, KEY_FORMAT, KEY_HARD_STATE, KEY_LOG_START,
-    KEY_SNAPSHOT, Published, entry_key, entry_key_index,
-};
 use super::log::FLOOR_FILE;
 use super::options::{RocksOptions, engine_error};
 use super::plan::Mirror;
 use super::sizes::Sizes;
-use super::wal;
 use crate::files::{read_if_there, write_whole};
+use crate::format::records::{
+    self, FORMAT_VERSION, KEY_BATCH, KEY_ENTRY_END, KEY_FORMAT, KEY_HARD_STATE, KEY_LOG_START,
+    KEY_SNAPSHOT, Published, entry_key, entry_key_index,
+};
+use crate::format::wal;
 use crate::record::Damage;
 
 /// A floor file is shorter.
@@ -50,7 +50,7 @@ pub(crate) fn open(directory: &Path, options: &RocksOptions) -> StorageResult<DB
     if must_reach > floor {
         // Opening cuts what cannot be replayed, and with it the records that prove the claim. Written
         // down first, the claim stands at every later start as well.
-        write_whole(directory, FLOOR_FILE, &codec::encode_floor(must_reach), false)?;
+        write_whole(directory, FLOOR_FILE, &records::encode_floor(must_reach), false)?;
     }
     let db = DB::open(&engine, directory)
         .map_err(|error| engine_error("open the log in", directory, error))?;
@@ -63,14 +63,14 @@ fn read_floor(directory: &Path) -> StorageResult<u64> {
     let path = directory.join(FLOOR_FILE);
     match read_if_there(&path, FLOOR_BYTES_MAX)? {
         None => Ok(0),
-        Some(bytes) => codec::decode_floor(&bytes)
+        Some(bytes) => records::decode_floor(&bytes)
             .map_err(|damage| corrupt(directory, &format!("its file {FLOOR_FILE}"), damage)),
     }
 }
 
 /// Writes the format of a new instance, and refuses one that this program does not know.
 fn check_format(db: &DB, directory: &Path) -> StorageResult<()> {
-    match read(db, directory, KEY_FORMAT, "the format", codec::decode_format)? {
+    match read(db, directory, KEY_FORMAT, "the format", records::decode_format)? {
         Some(FORMAT_VERSION) => Ok(()),
         Some(version) => Err(StorageError::Refused(format!(
             "the log in {} has format version {version}, this program knows {FORMAT_VERSION}: start \
@@ -92,7 +92,7 @@ fn check_format(db: &DB, directory: &Path) -> StorageResult<()> {
             }
             let mut sync = rocksdb::WriteOptions::default();
             sync.set_sync(true);
-            db.put_opt(KEY_FORMAT, codec::encode_format(), &sync)
+            db.put_opt(KEY_FORMAT, records::encode_format(), &sync)
                 .map_err(|error| engine_error("write the format to", directory, error))
         }
     }
@@ -112,7 +112,7 @@ fn check_reach(db: &DB, directory: &Path, must_reach: u64) -> StorageResult<()> 
 }
 
 fn read_batch_number(db: &DB, directory: &Path) -> StorageResult<u64> {
-    let mark = read(db, directory, KEY_BATCH, "the batch mark", codec::decode_batch_mark)?;
+    let mark = read(db, directory, KEY_BATCH, "the batch mark", records::decode_batch_mark)?;
     Ok(mark.map_or(0, |mark| mark.number))
 }
 
@@ -125,13 +125,13 @@ pub(crate) struct Everything {
 
 pub(crate) fn load(db: &DB, directory: &Path) -> StorageResult<Everything> {
     let hard_state: HardState =
-        read(db, directory, KEY_HARD_STATE, "the hard state", codec::decode_hard_state)?
+        read(db, directory, KEY_HARD_STATE, "the hard state", records::decode_hard_state)?
             .unwrap_or_default();
     let log_start: SnapshotMeta =
-        read(db, directory, KEY_LOG_START, "the start of the log", codec::decode_log_start)?
+        read(db, directory, KEY_LOG_START, "the start of the log", records::decode_log_start)?
             .unwrap_or_default();
     let published =
-        read(db, directory, KEY_SNAPSHOT, "the snapshot's record", codec::decode_published)?;
+        read(db, directory, KEY_SNAPSHOT, "the snapshot's record", records::decode_published)?;
     let entries = entries(db, directory, &log_start)?;
     let sizes = Sizes::of(&entries);
     let batch = read_batch_number(db, directory)?;
@@ -160,7 +160,7 @@ fn entries(db: &DB, directory: &Path, log_start: &SnapshotMeta) -> StorageResult
             .ok_or_else(|| corrupt(directory, "a key", Damage(format!("it is {key:02x?}"))))?;
         let what = format!("entry {index}");
         let entry =
-            codec::decode_entry(&value).map_err(|damage| corrupt(directory, &what, damage))?;
+            records::decode_entry(&value).map_err(|damage| corrupt(directory, &what, damage))?;
         let problem = if entry.index != index {
             Some(format!("the record there is of entry {}", entry.index))
         } else if index != last.0 + 1 {

@@ -11,7 +11,6 @@ use raft_core::storage::StorageResult;
 use raft_core::types::{Batch, SnapshotMeta};
 use rocksdb::{DB, ErrorKind, FlushOptions, WriteBatch, WriteOptions};
 
-use super::codec::{self, BatchMark, KEY_BATCH, KEY_LOG_START, entry_key};
 use super::load::{self, Everything};
 use super::options::{RocksOptions, engine_error};
 use super::plan::{Mirror, misuse, plan};
@@ -20,6 +19,7 @@ use super::snapshot::Shelf;
 use super::warm::Warmer;
 use super::worker::Work;
 use crate::files::write_whole;
+use crate::format::records::{self, BatchMark, KEY_BATCH, KEY_LOG_START, entry_key};
 use crate::step::Step;
 
 /// Holds the number of a batch that must be there: the last one of a log that was closed in good
@@ -103,7 +103,7 @@ impl Log {
         }
         let mut write = self.begin_write();
         write.delete_range(entry_key(start), entry_key(through.index().saturating_add(1)));
-        write.put(KEY_LOG_START, codec::encode_log_start(&through));
+        write.put(KEY_LOG_START, records::encode_log_start(&through));
         self.options.step_hook.pass(Step::CompactBefore);
         // Without a sync: a crash that undoes it brings back entries that are still right.
         self.write(write, false, "compact")?;
@@ -123,7 +123,7 @@ impl Log {
         let mut write = WriteBatch::default();
         let mark =
             BatchMark { number: self.mirror.batch + 1, durable_through: self.mirror.durable_batch };
-        write.put(KEY_BATCH, codec::encode_batch_mark(mark));
+        write.put(KEY_BATCH, records::encode_batch_mark(mark));
         write
     }
 
@@ -168,7 +168,7 @@ impl Log {
         let mark =
             BatchMark { number: self.mirror.batch, durable_through: self.mirror.durable_batch };
         let mut write = WriteBatch::default();
-        write.put(KEY_BATCH, codec::encode_batch_mark(mark));
+        write.put(KEY_BATCH, records::encode_batch_mark(mark));
         write.put_log_data(filler);
         let mut options = WriteOptions::default();
         options.set_sync(true);
@@ -212,7 +212,7 @@ impl Work for Log {
                 if !self.is_loaded {
                     return Ok(());
                 }
-                let floor = codec::encode_floor(self.mirror.batch);
+                let floor = records::encode_floor(self.mirror.batch);
                 write_whole(&self.path, FLOOR_FILE, &floor, false)
             });
         if let Err(error) = closed {

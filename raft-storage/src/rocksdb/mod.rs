@@ -12,7 +12,6 @@
 //! What it does not do: repair. A node whose log is damaged has to be re-admitted as a new one,
 //! because it may have forgotten votes and acknowledged entries.
 
-mod codec;
 mod load;
 mod log;
 mod options;
@@ -20,7 +19,6 @@ mod plan;
 mod poison;
 mod sizes;
 mod snapshot;
-mod wal;
 mod warm;
 mod worker;
 

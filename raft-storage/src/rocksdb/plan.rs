@@ -4,11 +4,11 @@ use raft_core::storage::{StorageError, StorageResult};
 use raft_core::types::{Batch, HardState, Index, SnapshotMeta};
 use rocksdb::WriteBatch;
 
-use super::codec::{
-    self, KEY_ENTRY_END, KEY_HARD_STATE, KEY_LOG_START, KEY_SNAPSHOT, Published, entry_key,
-};
 use super::sizes::Sizes;
 use super::snapshot::Shelf;
+use crate::format::records::{
+    self, KEY_ENTRY_END, KEY_HARD_STATE, KEY_LOG_START, KEY_SNAPSHOT, Published, entry_key,
+};
 
 /// What is in the instance, as far as writing has to know.
 #[derive(Debug, Default)]
@@ -65,11 +65,11 @@ pub(crate) fn plan(
         let finished = shelf
             .finished(&publish.meta)
             .ok_or_else(|| misuse(format!("no finished snapshot at {}", publish.meta.position)))?;
-        write.put(KEY_SNAPSHOT, codec::encode_published(&finished));
+        write.put(KEY_SNAPSHOT, records::encode_published(&finished));
         published = Some(finished);
         if publish.replaces_log {
             write.delete_range(&entry_key(0)[..], KEY_ENTRY_END);
-            write.put(KEY_LOG_START, codec::encode_log_start(&publish.meta));
+            write.put(KEY_LOG_START, records::encode_log_start(&publish.meta));
             (start, end) = (publish.meta.index(), publish.meta.index());
             replaced_by = Some(publish.meta);
         }
@@ -89,11 +89,11 @@ pub(crate) fn plan(
             return Err(misuse(format!("entry {} behind entry {end}", entry.index)));
         }
         end = entry.index;
-        codec::encode_entry(scratch, entry);
+        records::encode_entry(scratch, entry);
         write.put(entry_key(entry.index), &scratch);
     }
     if let Some(hard_state) = &hard_state {
-        write.put(KEY_HARD_STATE, codec::encode_hard_state(hard_state));
+        write.put(KEY_HARD_STATE, records::encode_hard_state(hard_state));
     }
     let appended_sizes = entries.iter().map(|entry| entry.size_bytes()).collect();
     let hard_state = hard_state.unwrap_or(mirror.hard_state);

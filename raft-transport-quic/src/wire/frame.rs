@@ -1,8 +1,9 @@
 //! Frames: a length and as many bytes.
 //!
-//! The length is checked before anything is allocated for it. Frames are handed out as slices of the
-//! buffer that was received into, so nothing is copied; a slice keeps its buffer (some hundred
-//! kilobytes, filled with neighbours that came at the same time) alive.
+//! The length is checked before anything is allocated for it, and believed as far as a stream's window
+//! goes: what is there in one piece takes its room at once, and a longer frame gets more as it comes.
+//! Frames are handed out as slices of the buffer that was received into, so nothing is copied; a slice
+//! keeps its buffer (some hundred kilobytes, filled with neighbours that came at the same time) alive.
 
 use bytes::{Buf, Bytes, BytesMut};
 use quinn::RecvStream;
@@ -20,6 +21,9 @@ pub(crate) const FRAME_BYTES_MAX: usize = 32 << 20;
 
 /// Received at one time, if the network has as much.
 const READ_BYTES: usize = 128 << 10;
+
+/// The most that is allocated because a frame announces it. Beyond, the buffer doubles as bytes come.
+const ANNOUNCED_BYTES_MAX: usize = 2 << 20;
 
 /// With less room than this in the buffer, a new one is begun.
 const ROOM_BYTES_MIN: usize = 8 << 10;
@@ -46,13 +50,16 @@ impl FrameBuffer {
         Ok(Some(self.bytes.split_to(length).freeze()))
     }
 
-    /// The buffer to receive into, with room for the rest of the frame that has begun.
+    /// The buffer to receive into, with room for the rest of the frame that has begun, or for a good
+    /// piece of it.
     pub(crate) fn room(&mut self) -> Result<&mut BytesMut, WireError> {
-        let missing = match self.next_length()? {
-            Some(length) => (LENGTH_BYTES + length).saturating_sub(self.bytes.len()),
+        let length = self.bytes.len();
+        let wanted = match self.next_length()? {
+            Some(claimed) => (LENGTH_BYTES + claimed).min(ANNOUNCED_BYTES_MAX.max(2 * length)),
             None => 0,
         };
-        let room = self.bytes.capacity() - self.bytes.len();
+        let missing = wanted.saturating_sub(length);
+        let room = self.bytes.capacity() - length;
         if room < missing.max(ROOM_BYTES_MIN) {
             self.bytes.reserve(missing.max(READ_BYTES));
         }

@@ -44,19 +44,19 @@ impl Hello {
     /// From a frame.
     pub(crate) fn decode(frame: &[u8]) -> Result<Self, WireError> {
         let what = "hello";
-        let mut rest = frame;
         let (cluster_id, node_id, incarnation, class): (String, NodeId, u64, u8) =
-            rmp_serde::from_read(&mut rest).map_err(|error| WireError::Undecodable {
+            rmp_serde::from_slice(frame).map_err(|error| WireError::Undecodable {
                 what,
                 reason: printable(&error.to_string()),
             })?;
-        if !rest.is_empty() {
-            return Err(WireError::Rule { what, rule: "nothing may follow it" });
-        }
         let class = Class::ALL
             .into_iter()
             .find(|known| class_number(*known) == class)
             .ok_or(WireError::Rule { what, rule: "the class is unknown" })?;
-        Ok(Self { cluster_id, node_id, incarnation, class })
+        let hello = Self { cluster_id, node_id, incarnation, class };
+        match hello.encode()[LENGTH_BYTES..] == *frame {
+            true => Ok(hello),
+            false => Err(WireError::Rule { what, rule: "it is not in the form of ours" }),
+        }
     }
 }

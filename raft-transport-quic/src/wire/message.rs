@@ -8,7 +8,9 @@
 //! that do not add up, terms that fall. Memory is taken for what is there, not for what is claimed.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use raft_core::types::{Body, Configuration, Entry, Index, Message, Payload, Position, Term};
+use raft_core::types::{
+    Body, Configuration, Entry, Index, Message, Payload, Position, TERM_MAX, Term,
+};
 use rmp_serde::Deserializer;
 use serde::{Deserialize, Serialize};
 
@@ -21,9 +23,6 @@ const PASS_ON_BYTES_MIN: usize = 4 << 10;
 
 /// A message is charged ([`Message::size_bytes`]) at most this; so are, while decoding, its entries.
 const MESSAGE_BYTES_MAX: u64 = FRAME_BYTES_MAX as u64;
-
-/// No node gets here by counting. A term beyond it, taken over, would leave no room to count on.
-pub(super) const TERM_MAX: Term = (1 << 63) - 1;
 
 /// The first value of a header. The numbers are part of the format.
 mod kind {
@@ -302,6 +301,9 @@ impl Header<'_> {
                 }
                 run::COMMANDS => {
                     let lengths: Vec<u32> = self.next()?;
+                    if lengths.is_empty() {
+                        return Err(refused("a run of commands has none"));
+                    }
                     for length in lengths {
                         let length = length as usize;
                         if length > payload.len() {

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
-use raft_core::types::{Body, Class, Configuration, Entry, Message, Payload, Position};
+use raft_core::types::{Body, Class, Configuration, Entry, Message, Payload, Position, TERM_MAX};
 
 use super::frame::{FRAME_BYTES_MAX, FrameBuffer};
 use super::hello::Hello;
-use super::message::{Encoder, TERM_MAX, decode};
+use super::message::{Encoder, decode};
 use super::*;
 
 /// One frame with its length.
@@ -149,6 +149,22 @@ fn a_length_is_checked_before_there_is_room_for_it() {
 }
 
 #[test]
+fn a_length_is_believed_as_far_as_bytes_come() {
+    let body: Vec<u8> = (0..FRAME_BYTES_MAX).map(|place| place as u8).collect();
+    let mut buffer = FrameBuffer::new(FRAME_BYTES_MAX);
+    let prefix = (FRAME_BYTES_MAX as u32).to_be_bytes();
+    buffer.room().unwrap().extend_from_slice(&prefix);
+    let mut received = prefix.len();
+    for piece in body.chunks(1 << 20) {
+        let room = buffer.room().unwrap();
+        assert!(room.capacity() <= 4 * received.max(1 << 20), "{} at {received}", room.capacity());
+        room.extend_from_slice(piece);
+        received += piece.len();
+    }
+    assert!(buffer.pop().unwrap().unwrap() == body);
+}
+
+#[test]
 fn what_fits_no_frame_is_not_written() {
     let bytes = Bytes::from(vec![0; FRAME_BYTES_MAX - 40]);
     let too_large = append(1, Position::ZERO, vec![entry(1, 1, Payload::Command(bytes))]);
@@ -187,6 +203,10 @@ fn entries_keep_the_rules_of_a_log() {
         ("left over without entries", header(3, &[]), b"x"),
         ("unknown kind of run", header(3, &[0x92, 3, 3]), b""),
         ("half a run", header(3, &run(3, 1)[..3]), b""),
+        ("a run of nothing", header(3, &[0x92, 1, 9, 0x90]), b""),
+        ("members twice", header(3, &[0x92, 2, 3, 0x93, 0x92, 1, 1, 0x90, 0x90]), b""),
+        ("members out of order", header(3, &[0x92, 2, 3, 0x93, 0x92, 2, 1, 0x90, 0x90]), b""),
+        ("member 0", header(3, &[0x92, 2, 3, 0x93, 0x91, 0, 0x90, 0x90]), b""),
         ("a value too many", vec![11, 5, 0], b""),
         ("a value too few", vec![5, 5], b""),
         ("an unknown kind", vec![12, 5], b""),
@@ -338,6 +358,20 @@ proptest! {
     #[test]
     fn what_is_written_is_read(message in message()) {
         prop_assert_eq!(decode_frame(&encode(&message)), Ok(message));
+    }
+
+    #[test]
+    fn a_hello_that_is_written_is_read(
+        cluster_id in ".{0,63}", node_id in any::<u64>(), incarnation in any::<u64>(),
+        class in prop::sample::select(&Class::ALL[..]), more in any::<u8>(),
+    ) {
+        let hello = Hello { cluster_id, node_id, incarnation, class };
+        let frame = hello.encode().slice(4..);
+        prop_assert_eq!(Hello::decode(&frame), Ok(hello));
+        prop_assert!(Hello::decode(&[&frame[..], &[more]].concat()).is_err());
+        for end in 0..frame.len() {
+            prop_assert!(Hello::decode(&frame[..end]).is_err());
+        }
     }
 
     #[test]

@@ -9,6 +9,8 @@
 //! With a pipeline of one a request starts when the answer of the one before it has been written.
 
 mod codec;
+#[cfg(test)]
+mod fuzzing;
 mod lines;
 
 use std::collections::VecDeque;

@@ -9,6 +9,9 @@
 //! * A view is not disturbed by anything that comes later, a restore included.
 //! * Until [`Engine::finish_restore`] returns, a crash finds the old state; then the new one.
 
+#[cfg(any(test, feature = "rocksdb", feature = "fuzzing"))]
+#[cfg_attr(not(feature = "rocksdb"), allow(dead_code, reason = "the engine has the keys"))]
+pub(super) mod format;
 pub(super) mod memory;
 #[cfg(feature = "rocksdb")]
 pub(super) mod rocksdb;

@@ -12,9 +12,9 @@
 //! RocksDB snapshot (`view`), so it costs microseconds, and no disk space but for what changes.
 
 mod directory;
-mod format;
 mod instance;
 mod recent;
+mod scratch;
 mod view;
 
 use std::collections::BTreeMap;
@@ -26,13 +26,14 @@ use raft_core::state_machine::{Flusher, MachineError, MachineResult};
 use raft_core::types::Index;
 use rocksdb::{ReadOptions, WriteBatch};
 
-use super::{Engine, Head, Versions, View, fill_page};
+use super::{Engine, Head, Versions, View, fill_page, format};
 use crate::machine::KvMachine;
 use crate::machine::sessions::Sessions;
 use crate::operation::{Record, ScanPage};
 use directory::Directory;
 use instance::Instance;
 use recent::Recent;
+use scratch::{Scratch, put_head};
 
 /// What a restore gathers before it writes.
 const RESTORE_BATCH_BYTES: usize = 1 << 20;
@@ -146,7 +147,7 @@ impl Engine for RocksEngine {
 
     fn commit(&mut self, head: Head, sessions: &Sessions) -> MachineResult<()> {
         let mut batch = WriteBatch::default();
-        let mut scratch = format::Scratch::default();
+        let mut scratch = Scratch::default();
         for (key, record) in std::mem::take(&mut self.pending) {
             match record {
                 Some(record) => scratch.put_record(&mut batch, &key, &record),
@@ -159,7 +160,7 @@ impl Engine for RocksEngine {
                 None => batch.delete(format::session_key(id)),
             }
         }
-        format::put_head(&mut batch, head);
+        put_head(&mut batch, head);
         self.instance.write(batch)
     }
 
@@ -195,19 +196,19 @@ impl Engine for RocksEngine {
 
     fn restore_record(&mut self, key: Bytes, record: Record) -> MachineResult<()> {
         let restoring = self.restoring.as_mut().ok_or_else(no_restore)?;
-        format::Scratch::default().put_record(&mut restoring.batch, &key, &record);
+        Scratch::default().put_record(&mut restoring.batch, &key, &record);
         restoring.write_if_large()
     }
 
     fn finish_restore(&mut self, head: Head, sessions: &Sessions) -> MachineResult<()> {
         let mut restoring = self.restoring.take().ok_or_else(no_restore)?;
-        let mut scratch = format::Scratch::default();
+        let mut scratch = Scratch::default();
         for (id, session) in &sessions.view() {
             scratch.put_session(&mut restoring.batch, *id, session);
             restoring.write_if_large()?;
         }
         let Restoring { instance, mut batch } = restoring;
-        format::put_head(&mut batch, head);
+        put_head(&mut batch, head);
         instance.write(batch)?;
         instance.flush()?;
         self.directory.make_current(&instance)?;

@@ -7,10 +7,9 @@ use bytes::Bytes;
 
 use super::Net;
 use super::recorder::{Heard, Host, append, heartbeat, number_of};
-use crate::types::{Body, Class, Configuration, Entry, Message, NodeId, Payload, Position};
-
-/// No cluster gets there; a transport may take a larger one for damage.
-const TERM_MAX: u64 = (1 << 63) - 1;
+use crate::types::{
+    Body, Class, Configuration, Entry, Message, NodeId, Payload, Position, TERM_MAX,
+};
 
 /// One of each kind, with and without what is optional, and with extreme numbers.
 fn one_of_each() -> Vec<Message> {

@@ -9,20 +9,18 @@
 //! names it by its serial number: another snapshot of the same position never touches the file of
 //! the published one. Whatever no record names is removed at the next start.
 
-mod file;
 mod handles;
 mod part;
 mod published;
 mod store;
 
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use raft_core::types::{Position, SnapshotMeta};
+use raft_core::types::SnapshotMeta;
 
 pub(crate) use self::handles::{open_reader, open_writer};
 pub(crate) use self::store::Store;
-use super::codec::Published;
+use crate::format::records::Published;
 
 /// Bytes of a chunk, the unit of checksums. A transfer resumes at a multiple of it.
 const CHUNK_BYTES: u32 = 64 * 1024;
@@ -32,19 +30,6 @@ const FINISHED_COUNT_MAX: usize = 2;
 
 const PART: &str = "part";
 const WHOLE: &str = "snap";
-
-fn file_name(position: Position, serial: u64, extension: &str) -> String {
-    format!("snapshot-{}-{}-{serial}.{extension}", position.term, position.index)
-}
-
-/// The serial number in a name of ours with this extension.
-fn serial_of(path: &Path, extension: &str) -> Option<u64> {
-    let name = path.file_name()?.to_str()?;
-    let name = name.strip_prefix("snapshot-")?.strip_suffix(extension)?.strip_suffix('.')?;
-    let mut parts = name.split('-').map(|part| part.parse::<u64>().ok());
-    let (_term, _index, serial) = (parts.next()??, parts.next()??, parts.next()??);
-    parts.next().is_none().then_some(serial)
-}
 
 /// Which snapshots are there. The log's thread publishes what the snapshots' thread has finished.
 #[derive(Clone, Debug, Default)]

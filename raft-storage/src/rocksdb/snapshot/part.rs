@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use raft_core::storage::StorageResult;
 
-use super::super::codec::SnapshotHeader;
-use super::file::{
+use crate::files::io_error;
+use crate::format::records::SnapshotHeader;
+use crate::format::snapshot_file::{
     CHUNK_HEADER_BYTES, ReadError, encode_header, read_chunk, read_header, seal_chunk,
 };
-use crate::files::io_error;
 
 /// Bytes after which written chunks are synced, so that the end of a large snapshot is not one long
 /// sync during which the log's own syncs wait for the device.

@@ -8,10 +8,12 @@ use bytes::Bytes;
 use raft_core::storage::{StorageError, StorageResult};
 use raft_core::types::{SnapshotContent, SnapshotMeta};
 
-use super::super::codec::Published;
-use super::file::{CHUNK_HEADER_BYTES, ReadError, file_bytes, read_chunk, read_header};
-use super::{WHOLE, file_name};
+use super::WHOLE;
 use crate::files::io_error;
+use crate::format::records::Published;
+use crate::format::snapshot_file::{
+    CHUNK_HEADER_BYTES, ReadError, file_bytes, file_name, read_chunk, read_header,
+};
 use crate::record::Damage;
 
 /// A snapshot that is being read.

@@ -8,15 +8,15 @@ use bytes::Bytes;
 use raft_core::storage::{StorageError, StorageResult};
 use raft_core::types::{SnapshotContent, SnapshotMeta};
 
-use super::super::codec::{Published, SnapshotHeader};
 use super::super::poison::Poison;
 use super::super::worker::Work;
-use super::file::{ReadError, read_header};
 use super::part::Part;
 use super::published::{OpenSnapshot, open_published};
-use super::{CHUNK_BYTES, PART, Shelf, WHOLE, file_name, serial_of};
+use super::{CHUNK_BYTES, PART, Shelf, WHOLE};
 use crate::DataDir;
 use crate::files::{io_error, remove_if_there, sync_directory};
+use crate::format::records::{Published, SnapshotHeader};
+use crate::format::snapshot_file::{ReadError, file_name, read_header, serial_of};
 use crate::step::{Step, StepHook};
 
 pub(crate) struct Store {

@@ -1,7 +1,6 @@
 //! One open RocksDB instance and its directory.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
@@ -11,9 +10,9 @@ use rocksdb::{
     LogLevel, LruCacheOptions, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 
-use super::{RocksStateOptions, format};
+use super::RocksStateOptions;
 use crate::machine::codec::{DecodeResult, Reader};
-use crate::machine::engine::Head;
+use crate::machine::engine::{Head, format};
 use crate::machine::sessions::{Session, Sessions};
 use crate::operation::Record;
 
@@ -91,7 +90,9 @@ impl Instance {
             let mut reader = Reader::new(Bytes::from(value));
             let session = Session::decode(&mut reader);
             let session = session.and_then(|session| reader.finish().map(|()| session));
-            sessions.insert(id, Arc::new(session.map_err(|error| self.damaged(error))?));
+            session
+                .and_then(|session| sessions.restore(id, session, head.position.index))
+                .map_err(|error| self.damaged(error))?;
         }
         Ok((head, sessions))
     }

@@ -11,9 +11,8 @@ use bytes::Bytes;
 use raft_core::state_machine::{MachineError, MachineResult};
 use rocksdb::{IteratorMode, ReadOptions};
 
-use super::format;
 use super::instance::Instance;
-use crate::machine::engine::{View, page_bytes};
+use crate::machine::engine::{View, format, page_bytes};
 use crate::operation::Record;
 
 type Page = Vec<(Bytes, Record)>;

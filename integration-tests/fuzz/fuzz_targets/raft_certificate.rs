@@ -1,0 +1,6 @@
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| fuzz::run(
+    bytes,
+    raft_transport_quic::fuzzing::certificate
+));

@@ -1,0 +1,35 @@
+//! Puts what the engine keeps into a batch, by way of buffers that are used again.
+
+use bytes::BytesMut;
+use rocksdb::WriteBatch;
+
+use crate::machine::engine::{Head, format};
+use crate::machine::sessions::Session;
+use crate::operation::{Record, SessionId};
+
+#[derive(Default)]
+pub(super) struct Scratch {
+    key: Vec<u8>,
+    value: BytesMut,
+}
+
+impl Scratch {
+    pub(super) fn put_record(&mut self, batch: &mut WriteBatch, key: &[u8], record: &Record) {
+        self.key.clear();
+        self.key.extend_from_slice(&format::RECORDS_START);
+        self.key.extend_from_slice(key);
+        self.value.clear();
+        format::encode_record(record, &mut self.value);
+        batch.put(&self.key, &self.value);
+    }
+
+    pub(super) fn put_session(&mut self, batch: &mut WriteBatch, id: SessionId, session: &Session) {
+        self.value.clear();
+        session.encode(&mut self.value);
+        batch.put(format::session_key(id), &self.value);
+    }
+}
+
+pub(super) fn put_head(batch: &mut WriteBatch, head: Head) {
+    batch.put(format::HEAD_KEY, format::encode_head(head));
+}

@@ -1,0 +1,27 @@
+//! The decoders of this crate as a fuzzer sees them; not part of its interface.
+//!
+//! Each function takes any bytes. If they decode, what came out must be written as the same bytes
+//! again, and must keep what the decoder promises. `integration-tests/fuzz` runs them, and
+//! `integration-tests/tests/decoders` on what was found.
+
+use bytes::Bytes;
+
+use crate::driver::snapshot_wire::{
+    decode_answer, decode_chunk, decode_offer, encode, encode_chunk,
+};
+
+/// What the two ends of a snapshot transfer say: an offer, an answer, a piece.
+pub fn snapshot_frame(frame: &[u8]) {
+    if let Ok(offer) = decode_offer(frame) {
+        assert_eq!(encode(&offer), frame);
+        assert!(offer.meta.position.is_in_range() && offer.meta.position.term <= offer.term);
+        assert!(!offer.meta.configuration.is_member(0));
+    }
+    if let Ok(answer) = decode_answer(frame) {
+        assert_eq!(encode(&answer), frame);
+    }
+    if let Ok((offset, data)) = decode_chunk(Bytes::copy_from_slice(frame)) {
+        assert!(!data.is_empty());
+        assert_eq!(encode_chunk(offset, &data), frame);
+    }
+}
