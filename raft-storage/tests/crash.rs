@@ -12,6 +12,7 @@ mod common;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
@@ -235,24 +236,34 @@ async fn child_that_is_killed() {
     let Ok(directory) = std::env::var(DIRECTORY) else { return };
     let step = Step::of_name(&std::env::var(STEP).unwrap()).unwrap();
     let nth: u64 = std::env::var(NTH).unwrap().parse().unwrap();
-    let passed = AtomicU64::new(0);
+    let passed_count = Arc::new(AtomicU64::new(0));
+    let seen_count = Arc::clone(&passed_count);
     let hook = StepHook::new(move |at| {
-        if at == step && passed.fetch_add(1, Ordering::Relaxed) + 1 == nth {
+        if at == step && passed_count.fetch_add(1, Ordering::SeqCst) + 1 == nth {
             say(AT_STEP);
-            loop {
-                std::thread::park();
-            }
+            stop_here();
         }
     });
     let storage = open_with(Path::new(&directory), hooked(hook)).unwrap();
     storage.load().await.unwrap();
     for operation in workload() {
+        // A step of another thread: what is under way now may be done, but nothing more.
+        if seen_count.load(Ordering::SeqCst) >= nth {
+            stop_here();
+        }
         operation.run(&storage).await.unwrap();
         say(ACKNOWLEDGED);
     }
     // Removing old files is left to a thread that ends with the storage.
     drop(storage);
     say(FINISHED);
+}
+
+/// Until the process is killed.
+fn stop_here() -> ! {
+    loop {
+        std::thread::park();
+    }
 }
 
 /// A line of its own: the test harness writes to the same output.
