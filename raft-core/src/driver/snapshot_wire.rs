@@ -9,7 +9,7 @@
 //!                                    ◀──  Done
 //! ```
 //!
-//! Offer and answers are MessagePack; leftovers are refused. The whole content is verified against
+//! Offer and answers are MessagePack; leftovers and offers that no leader makes are refused. The whole content is verified against
 //! its checksum by the follower's storage before anything is published.
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -21,6 +21,8 @@ use crate::types::{SnapshotContent, SnapshotMeta, Term};
 
 pub(super) const CHUNK_BYTES: usize = 256 << 10;
 const OFFSET_BYTES: usize = 8;
+/// No cluster reaches it; a node that took over such a term could not campaign any more.
+const TERM_MAX: Term = (1 << 63) - 1;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Offer {
@@ -57,6 +59,19 @@ pub(super) fn decode<T: DeserializeOwned>(frame: &[u8]) -> Result<T, TransportEr
     }
 }
 
+/// An offer that a leader can have made: of a snapshot of something, from its own term at the latest.
+pub(super) fn decode_offer(frame: &[u8]) -> Result<Offer, TransportError> {
+    let offer: Offer = decode(frame)?;
+    let Offer { term, meta, .. } = &offer;
+    let position = meta.position;
+    if *term > TERM_MAX || position.term > *term || position.term == 0 || position.index == 0 {
+        return Err(TransportError::new(format!(
+            "malformed snapshot frame: a snapshot at {position} in term {term}"
+        )));
+    }
+    Ok(offer)
+}
+
 pub(super) fn encode_chunk(offset: u64, data: &[u8]) -> Bytes {
     let mut frame = BytesMut::with_capacity(OFFSET_BYTES + data.len());
     frame.put_u64(offset);
@@ -77,6 +92,23 @@ pub(super) fn decode_chunk(mut frame: Bytes) -> Result<(u64, Bytes), TransportEr
 mod tests {
     use super::*;
     use crate::types::{Configuration, Position};
+
+    /// S15: a position from beyond the leader's own term would come before every entry that this
+    /// node or its followers can ever append.
+    #[test]
+    fn s15_an_offer_that_no_leader_makes_is_refused() {
+        let decoded = |term, position| {
+            let meta = SnapshotMeta { position, configuration: Configuration::of_voters([1]) };
+            let content = SnapshotContent { size_bytes: 10, checksum: 99 };
+            decode_offer(&encode(&Offer { term, meta, content }))
+        };
+        assert!(decoded(7, Position::new(7, 1)).is_ok());
+        assert!(decoded(TERM_MAX, Position::new(7, 1)).is_ok());
+        assert!(decoded(7, Position::new(8, 1)).is_err(), "beyond the leader's own term");
+        assert!(decoded(TERM_MAX + 1, Position::new(7, 1)).is_err(), "a term made up");
+        assert!(decoded(7, Position::ZERO).is_err(), "of nothing");
+        assert!(decoded(7, Position::new(0, 1)).is_err(), "no entry is of term 0");
+    }
 
     #[test]
     fn frames_round_trip_and_leftovers_are_refused() {

@@ -304,7 +304,7 @@ async fn receive_snapshot<M: StateMachine>(
 ) -> Result<(), TransferError> {
     let frame = within(patience, stream.receive()).await?;
     let frame = frame.ok_or_else(|| TransportError::new("the peer offered nothing"))?;
-    let Offer { term, meta, content } = wire::decode(&frame)?;
+    let Offer { term, meta, content } = wire::decode_offer(&frame)?;
     let (sender, answer) = oneshot::channel();
     let offered = meta.clone();
     inbox.push_report(Report::SnapshotOffered { from, term, meta: offered, answer: sender });
