@@ -6,6 +6,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod catalogue;
 mod election;
 mod persistence;
 mod pre_vote;

@@ -9,7 +9,7 @@ use raft_core::consensus::{PeerStatus, ProgressState};
 use raft_core::error::Rejected;
 use raft_core::types::{Body, Index, Message, NodeId, Term};
 
-use crate::common::{Cluster, say};
+use crate::common::{Cluster, Disk, Parcel, say};
 use crate::{no_pre_vote, only, plain, with_logs};
 
 /// Three nodes, led by 1 in term 1; its no-op is committed everywhere.
@@ -298,6 +298,58 @@ fn a13_stale_answers() {
     }
 }
 
+/// A14: the refusal of a probe, or of an append sent ahead, comes when the follower has long caught up. It
+/// must not be read as if the follower had lost its log.
+#[test]
+fn a14_a_late_refusal_is_no_lost_log() {
+    let mut cluster = with_logs(&[&[1, 1, 1, 2], &[1], &[1, 1, 1, 2]], 2);
+    cluster.fire(1);
+    while cluster.role(1) != Leader {
+        cluster.deliver(0);
+    }
+    let at = |cluster: &Cluster, what: fn(&Body) -> bool| {
+        cluster.flying.iter().position(|one| match &one.parcel {
+            Parcel::Message(message) => one.from == 2 && what(&message.body),
+            Parcel::Snapshot { .. } => false,
+        })
+    };
+    let refusal = loop {
+        if let Some(at) = at(&cluster, |body| matches!(body, Body::AppendRejected { .. })) {
+            break cluster.flying[at].clone();
+        }
+        cluster.deliver(0);
+    };
+    cluster.settle();
+    cluster.propose(1, "a").expect("it leads");
+    cluster.settle();
+    let before = cluster.status(1);
+    assert_eq!(peer(&cluster, 2).match_index, before.last_index);
+    cluster.flying.push_back(refusal);
+    cluster.settle();
+    assert_eq!(cluster.status(1), before);
+    assert!(cluster.node(1).alarms.is_empty());
+}
+
+/// A15: a follower has really lost what it acknowledged. The leader does not take its acknowledgement back
+/// and does not fill it up again as if nothing had happened: what was committed may have rested on it. (A node
+/// that comes back with another disk is known by its incarnation, and refused.)
+#[test]
+fn a15_a_follower_that_lost_its_log_is_not_filled_up() {
+    let mut cluster = led();
+    cluster.propose(1, "a").expect("it leads");
+    cluster.settle();
+    cluster.crash(2, 0);
+    cluster.nodes.get_mut(&2).expect("node 2").disk = Disk::default();
+    cluster.start(2);
+    for _ in 0..20 {
+        cluster.propose(1, "b").expect("it leads");
+        cluster.run(100);
+    }
+    assert_eq!((cluster.leader(), peer(&cluster, 2).match_index), (Some(1), 2));
+    assert_eq!(cluster.status(2).last_index, 0);
+    assert_eq!(cluster.status(1).commit_index, 22, "by the others");
+}
+
 /// A16: an acknowledgement of what the leader does not have is nonsense: refused, and an operator told.
 #[test]
 fn a16_an_acknowledgement_beyond_the_log() {
@@ -346,6 +398,36 @@ fn a19_proposals_elsewhere_are_rejected() {
     assert_eq!(rejected(&mut cluster, 2), Rejected::NotLeader { leader: Some(1) });
     cluster.fire(2);
     assert_eq!(rejected(&mut cluster, 2), Rejected::NotLeader { leader: None });
+}
+
+/// A20: committed entries are handed out in pages, and the node crashes between two of them: after the
+/// restart nothing is skipped, and nothing is known to be less committed than what the disk remembers.
+#[test]
+fn a20_pages_of_commits_and_a_restart() {
+    for snapshot in [false, true] {
+        let mut cluster = Cluster::with_config(3, |config| {
+            no_pre_vote(config);
+            config.apply_bytes_max = say::entry(1, 1).size_bytes();
+        });
+        cluster.elect(1);
+        let commands = (0..7u8).map(|number| Bytes::from(vec![number])).collect();
+        cluster.with(1, |raft, _| raft.propose(commands)).expect("it leads");
+        cluster.settle();
+        let pages = cluster.events.iter().filter(|line| line.starts_with("2 applies")).count();
+        assert_eq!(pages, 8, "a page for each entry");
+        if snapshot {
+            cluster.snapshot(2);
+            cluster.compact(2, 5);
+        }
+        let remembered = cluster.node(2).disk.loaded.hard_state.commit_index;
+        cluster.crash(2, 0);
+        cluster.start(2);
+        assert!(cluster.status(2).commit_index >= remembered.max(if snapshot { 8 } else { 0 }));
+        cluster.run(500);
+        // The machine itself refuses a gap.
+        assert_eq!(cluster.node(2).machine, cluster.node(1).machine);
+        assert_eq!(cluster.status(2).last_applied, 8);
+    }
 }
 
 /// A21: what is not committed is bounded in bytes; a single larger command below the bound is taken, a new
@@ -405,8 +487,21 @@ fn f1_a_probe_is_sent_once() {
     assert_eq!(peer(&cluster, 2).state, Replicate);
 }
 
-/// F2, F3, F4: then entries are sent ahead, within a window of appends; acknowledgements free it in order, and
-/// stale ones free nothing.
+/// F2: once it is known where the logs agree, entries are sent ahead of their acknowledgements.
+#[test]
+fn f2_entries_are_sent_ahead() {
+    let mut cluster = led();
+    for sent_ahead in 1..=10 {
+        cluster.propose(1, "a").expect("it leads");
+        let peer = peer(&cluster, 2);
+        assert_eq!((peer.match_index, peer.next_index), (1, 2 + sent_ahead));
+        assert_eq!((peer.state, peer.inflight_count as u64), (Replicate, sent_ahead));
+    }
+    let expected: Vec<_> = (1..=10).map(|previous| (previous, 1, 1)).collect();
+    assert_eq!(appends(&cluster.sent_by(1), 2), expected);
+}
+
+/// F3: within a window of appends; acknowledgements free it in order.
 #[test]
 fn f3_the_window() {
     let mut cluster = Cluster::with_config(3, |config| {
@@ -443,7 +538,135 @@ fn f3_the_window_in_bytes() {
     assert_eq!(sent, [(1, 1, 1), (2, 1, 1), (3, 1, 1)], "a window that is not full takes one more");
 }
 
-/// F6, F7: a broken connection, or a gap that the follower notices, leads back to what is known to match.
+/// F4: an acknowledgement frees all that it covers, a stale or repeated one nothing.
+#[test]
+fn f4_stale_acknowledgements_free_nothing() {
+    let mut cluster = Cluster::with_config(3, |config| {
+        config.pre_vote = false;
+        config.inflight_count_max = 3;
+    });
+    cluster.elect(1);
+    for _ in 0..6 {
+        cluster.propose(1, "a").expect("it leads");
+    }
+    // Let 2 have what it is going to acknowledge.
+    for (to, message) in cluster.sent_by(1).into_iter().filter(|(to, _)| *to == 2) {
+        cluster.step(1, to, message);
+    }
+    cluster.flying.clear();
+    cluster.step(2, 1, say::accepted(1, 3));
+    assert_eq!(appends(&cluster.sent_by(1), 2), [(4, 3, 3)], "two are free, one takes the rest");
+    assert_eq!(peer(&cluster, 2).inflight_count, 2);
+    let before = cluster.status(1);
+    for stale in [0, 1, 2, 3] {
+        cluster.step(2, 1, say::accepted(1, stale));
+        assert_eq!(cluster.status(1), before, "{stale}");
+        assert!(appends(&cluster.sent_by(1), 2).is_empty());
+    }
+}
+
+/// F5: the window is full and the follower acknowledges nothing, but it lives: once per election timeout it is
+/// asked where it stands, with one append, and again as long as that is so.
+#[test]
+fn f5_a_full_window_of_a_follower_that_acknowledges_nothing() {
+    let mut cluster = Cluster::with_config(3, |config| {
+        config.pre_vote = false;
+        config.inflight_count_max = 3;
+    });
+    cluster.elect(1);
+    for _ in 0..6 {
+        cluster.propose(1, "a").expect("it leads");
+    }
+    cluster.flying.clear();
+    let answer = |cluster: &mut Cluster, after_ms| {
+        cluster.now = cluster.now + Duration::from_millis(after_ms);
+        cluster.step(2, 1, say::heartbeat_answer(1, 1));
+        appends(&cluster.sent_by(1), 2)
+    };
+    assert_eq!(answer(&mut cluster, 60), [], "an acknowledgement may be under way");
+    assert_eq!(answer(&mut cluster, 239), []);
+    assert_eq!(answer(&mut cluster, 1), [(1, 6, 1)], "an election timeout after the oldest");
+    assert_eq!(answer(&mut cluster, 30), []);
+    for _ in 0..5 {
+        assert_eq!(answer(&mut cluster, 60), [(1, 6, 1)], "lost again, asked again");
+    }
+}
+
+/// F7: what was sent ahead is lost in the middle; the follower refuses what does not fit, and has everything
+/// without anybody waiting for a timer.
+#[test]
+fn f7_a_gap_is_closed_at_once() {
+    let mut cluster = led();
+    let now = cluster.now;
+    for command in ["a", "b", "c", "d"] {
+        cluster.propose(1, command).expect("it leads");
+    }
+    for _ in 0..2 {
+        let at = cluster.flying.iter().position(|one| one.to == 2).expect("appends to 2");
+        cluster.drop_parcel(at);
+    }
+    cluster.settle();
+    assert!(
+        cluster.events.iter().any(|line| line.starts_with("2 -> 1") && line.contains("reject"))
+    );
+    assert_eq!(cluster.now, now);
+    assert_eq!(cluster.node(2).machine, cluster.node(1).machine);
+    assert_eq!((peer(&cluster, 2).state, peer(&cluster, 2).match_index), (Replicate, 5));
+}
+
+/// F8: the leader compacts what a follower with a full window still lacks. When it is found to lack it, a
+/// snapshot is sent, and replication goes on behind it.
+#[test]
+fn f8_compacted_while_a_follower_is_throttled() {
+    let mut cluster = Cluster::with_config(3, |config| {
+        config.pre_vote = false;
+        config.inflight_count_max = 2;
+    });
+    cluster.elect(1);
+    cluster.cut(1, 3);
+    for _ in 0..5 {
+        cluster.propose(1, "a").expect("it leads");
+        cluster.settle();
+    }
+    assert_eq!((peer(&cluster, 3).state, peer(&cluster, 3).inflight_count), (Replicate, 2));
+    cluster.snapshot(1);
+    cluster.compact(1, 6);
+    assert!(cluster.flying.is_empty(), "the window is full");
+    cluster.heal();
+    cluster.run(1_000);
+    assert_eq!((cluster.leader(), cluster.raft(1).term()), (Some(1), 1));
+    assert_eq!(cluster.status(3).log_start_index, 6, "by snapshot");
+    cluster.propose(1, "b").expect("it leads");
+    cluster.settle();
+    assert_eq!(peer(&cluster, 3).state, Replicate);
+    assert_eq!(cluster.node(3).machine, cluster.node(1).machine);
+}
+
+/// F9: to a peer that is gone nothing is sent but heartbeats, however much is proposed and however often its
+/// connection breaks; at its first sign of life it gets what it lacks.
+#[test]
+fn f9_no_storm_to_a_peer_that_is_gone() {
+    let mut cluster = led();
+    cluster.crash(3, 0);
+    cluster.take_events();
+    for _ in 0..50 {
+        cluster.with(1, |raft, now| raft.on_unreachable(now, 3));
+        cluster.propose(1, "a").expect("it leads");
+        cluster.run(60);
+    }
+    let lost = cluster.take_events();
+    let lost = |kind: &str| {
+        let lines = lost.iter().filter(|line| line.starts_with("1 -x 3") && line.contains(kind));
+        lines.count()
+    };
+    assert!(lost("heartbeat") >= 45);
+    assert_eq!(lost("append"), 0);
+    cluster.start(3);
+    cluster.run(60);
+    assert_eq!(cluster.node(3).machine, cluster.node(1).machine, "within a heartbeat interval");
+}
+
+/// F6: a broken connection, or a gap that the follower notices, leads back to what is known to match.
 #[test]
 fn f6_a_gap_leads_back_to_a_probe() {
     let start = || {
