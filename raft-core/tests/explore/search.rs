@@ -146,7 +146,8 @@ impl<'a> Search<'a> {
         let count = nodes.len() as u64;
         let cut_off = (count > 2).then(|| chance % (count + 1)).filter(|id| *id != 0);
         // What is under way arrives first, or never.
-        let arriving: &[u32] = if chance / (count + 1) % 2 == 0 { &world.network[..] } else { &[] };
+        let arriving: &[u32] =
+            if (chance / (count + 1)).is_multiple_of(2) { &world.network[..] } else { &[] };
         let envelope = |message: &u32| {
             let (from, to, message) = self.messages[*message as usize].clone();
             Envelope { from, to, parcel: Parcel::Message(message) }

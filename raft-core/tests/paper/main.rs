@@ -8,6 +8,7 @@ mod common;
 
 mod catalogue;
 mod election;
+mod flow_control;
 mod persistence;
 mod pre_vote;
 mod reads;
