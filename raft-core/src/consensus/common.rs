@@ -1,6 +1,7 @@
 //! What every role owns: term and vote, the log, who the members are, and what is on its way out.
 
 use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
 
 use super::log::Log;
 use super::ready::{Gate, Persist, PersistId, ReadState};
@@ -43,6 +44,38 @@ pub(super) struct Common {
 
     last_persist_id: PersistId,
     persists: VecDeque<PersistInFlight>,
+}
+
+hash_of!(PersistInFlight { publish; left out: id, since });
+
+/// By hand for the sake of the batches' numbers, which here count from the last one.
+impl Hash for Common {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Self {
+            config,
+            term,
+            voted_for,
+            hard_state_changed,
+            configuration,
+            log,
+            chance: _,
+            publish,
+            restoring,
+            restore,
+            messages,
+            gate,
+            read_states,
+            snapshot_requests,
+            published,
+            alarms,
+            last_persist_id,
+            persists,
+        } = self;
+        (config, term, voted_for, hard_state_changed, configuration, log).hash(state);
+        (publish, restoring, restore, messages, read_states, snapshot_requests).hash(state);
+        (published, alarms, persists).hash(state);
+        gate.hash_after(*last_persist_id, state);
+    }
 }
 
 impl Common {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::types::NodeId;
 
 /// Limits and times of the core. Every limit says what happens when it is reached.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Config {
     /// This node; not 0.
     pub id: NodeId,

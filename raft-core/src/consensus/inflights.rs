@@ -11,9 +11,11 @@ struct Inflight {
     sent_at: Time,
 }
 
+hash_of!(Inflight { last_index, bytes; left out: sent_at });
+
 /// The sender's window. The bytes bound is soft by one append: a window that is not full takes the
 /// next append whatever its size, so that an entry larger than the window still travels.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Inflights {
     count_max: usize,
     bytes_max: u64,

@@ -38,7 +38,10 @@ struct InFlight {
     through: Index,
 }
 
-#[derive(Clone, Debug)]
+// Batches complete in order, so their order alone says which is which.
+hash_of!(InFlight { through; left out: id });
+
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Log {
     start: Position,
     entries: VecDeque<Entry>,

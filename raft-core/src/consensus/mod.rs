@@ -28,6 +28,19 @@
 //! Left out for now: configuration changes and leadership transfer (chapter 4, 3.10). The
 //! types and quorums know learners and joint configurations already.
 
+/// `Hash` for a type whose every field is named: those that decide what a node does next, and those
+/// that only say when, or by what chance.
+macro_rules! hash_of {
+    ($type:ident { $($field:ident),+; left out: $($left_out:ident),+ }) => {
+        impl std::hash::Hash for $type {
+            fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+                let Self { $($field,)+ $($left_out: _,)+ } = self;
+                $(std::hash::Hash::hash($field, state);)+
+            }
+        }
+    };
+}
+
 mod common;
 mod config;
 mod inflights;

@@ -16,7 +16,7 @@ use std::time::Duration;
 use super::inflights::Inflights;
 use crate::types::{Index, Time};
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ProgressState {
     /// `paused` after the one probe was sent, until an answer, or the answer to a heartbeat.
     Probe {
@@ -43,6 +43,11 @@ pub(super) struct Progress {
     /// When the last probe left, or its connection broke.
     pub(super) probed_at: Time,
 }
+
+hash_of!(Progress {
+    match_index, next_index, state, inflights, acked_round, commit_sent;
+    left out: last_heard, probed_at
+});
 
 impl Progress {
     pub(super) fn new(next_index: Index, inflights: Inflights, now: Time) -> Self {

@@ -45,7 +45,9 @@ pub enum OfferAnswer {
     },
 }
 
-#[derive(Clone, Debug)]
+/// Two nodes that hash alike do the same when the same happens to them, but for what depends on time
+/// and chance: those are left out, so that the states of a node can be told apart and counted.
+#[derive(Clone, Debug, Hash)]
 pub struct Raft {
     common: Common,
     role: Role,

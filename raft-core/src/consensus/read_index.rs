@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use crate::types::{Index, NodeId};
 
 /// Whose read it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Reader {
     /// Of this node's driver, by its id.
     Local(u64),
@@ -18,14 +18,14 @@ pub(super) enum Reader {
     Peer(NodeId, u64),
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Confirming {
     round: u64,
     read_index: Index,
     readers: Vec<Reader>,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(super) struct ReadQueue {
     waiting: Vec<Reader>,
     confirming: VecDeque<Confirming>,

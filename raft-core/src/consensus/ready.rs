@@ -1,6 +1,7 @@
 //! What the core wants done, and the gate that holds promises back until they are durable (3.8).
 
 use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
 
 use super::role::RoleKind;
 use crate::types::{Batch, Body, Entry, Index, Message, NodeId, SnapshotMeta, Term};
@@ -53,14 +54,14 @@ pub struct Persist {
 }
 
 /// The fate of a read: apply through `read_index`, then answer. `None`: not confirmed; ask again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ReadState {
     pub id: u64,
     pub read_index: Option<Index>,
 }
 
 /// Who leads, as this node now believes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RoleChange {
     pub role: RoleKind,
     pub term: Term,
@@ -108,5 +109,13 @@ impl Gate {
 
     pub(super) fn len(&self) -> usize {
         self.held.len()
+    }
+
+    /// How many batches from now each message waits for, and what it is.
+    pub(super) fn hash_after(&self, last_persist_id: PersistId, state: &mut impl Hasher) {
+        self.held.len().hash(state);
+        for (until, to, message) in &self.held {
+            (until.wrapping_sub(last_persist_id), to, message).hash(state);
+        }
     }
 }

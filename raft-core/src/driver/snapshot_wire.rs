@@ -58,6 +58,9 @@ pub(crate) fn decode_offer(frame: &[u8]) -> Result<Offer, TransportError> {
     if offer.term > TERM_MAX || !position.is_in_range() {
         return Err(malformed("a term or an index is out of range"));
     }
+    if position.term == 0 || position.index == 0 {
+        return Err(malformed("a snapshot of nothing"));
+    }
     if position.term > offer.term {
         return Err(malformed("the snapshot is of a later term than the leader"));
     }
@@ -106,12 +109,12 @@ mod tests {
 
     fn offer() -> impl Strategy<Value = Offer> {
         let members = || proptest::collection::btree_set(1u64.., 0..4);
-        let term = || prop_oneof![0u64..300, 0..=TERM_MAX];
+        let term = || prop_oneof![1u64..300, 1..=TERM_MAX];
         let configuration = (members(), members(), members())
             .prop_map(|(voters, outgoing, learners)| Configuration { voters, outgoing, learners });
         let content = any::<(u64, u32)>()
             .prop_map(|(size_bytes, checksum)| SnapshotContent { size_bytes, checksum });
-        (term(), term(), 0..=INDEX_MAX, configuration, content).prop_map(
+        (term(), term(), 1..=INDEX_MAX, configuration, content).prop_map(
             |(one, other, index, configuration, content)| {
                 let position = Position::new(one.min(other), index);
                 let meta = SnapshotMeta { position, configuration };
@@ -159,9 +162,10 @@ mod tests {
         assert!(decode_chunk(Bytes::from_static(&[0; 9])).is_ok());
     }
 
-    /// Its term would be taken over at once, and its index with it.
+    /// Its term would be taken over at once, and its index with it; a position from beyond the leader's own
+    /// term would come before every entry that can ever be appended.
     #[test]
-    fn what_no_leader_offers_is_refused() {
+    fn s15_an_offer_that_no_leader_makes_is_refused() {
         let offer = |term, position| {
             let configuration = Configuration::of_voters([1, 2, 3]);
             let meta = SnapshotMeta { position, configuration };
@@ -175,6 +179,9 @@ mod tests {
             (7, Position::new(8, 1)),
             (7, Position::new(7, INDEX_MAX + 1)),
             (7, Position::new(7, u64::MAX)),
+            (7, Position::ZERO),
+            (7, Position::new(0, 1)),
+            (7, Position::new(1, 0)),
         ] {
             assert!(offer(term, position).is_err(), "{term} {position}");
         }

@@ -3,7 +3,7 @@
 use super::{Entry, HardState, Index, SnapshotMeta};
 
 /// One atomic, durable write. Its parts take effect in the order of the fields.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Batch {
     /// Make a finished snapshot the published one.
     pub publish: Option<PublishSnapshot>,
@@ -16,7 +16,7 @@ pub struct Batch {
 
 /// Publishing is part of a [`Batch`] and not of the snapshot's writer, because a snapshot that
 /// replaces the log must do so in order with the log's own writes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PublishSnapshot {
     /// Of a snapshot whose writer has finished.
     pub meta: SnapshotMeta,
@@ -25,7 +25,7 @@ pub struct PublishSnapshot {
 }
 
 /// All that survived.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Loaded {
     pub hard_state: HardState,
     /// What the log starts behind: position and configuration of the last compaction, or of a

@@ -10,7 +10,7 @@ use super::NodeId;
 
 /// The members of the cluster. While `outgoing` is not empty the configuration is joint (4.3):
 /// every decision needs a majority of `voters` *and* of `outgoing`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Configuration {
     /// The (incoming) voters.

@@ -9,7 +9,7 @@ use super::{Configuration, Index, Position, Term};
 pub const ENTRY_OVERHEAD_BYTES: u64 = 32;
 
 /// What an entry carries.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Payload {
     /// A new leader's first entry (3.6.2, 6.4): it lets the leader commit, and so learn, what is
     /// committed. The state machine sees only its position.
@@ -21,7 +21,7 @@ pub enum Payload {
 }
 
 /// Index, term and payload. The payload is shared, so a clone is cheap.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Entry {
     pub index: Index,
     pub term: Term,

@@ -6,7 +6,7 @@ use super::{Index, NodeId, Term};
 
 /// `term` and `voted_for` must be on disk before anything that rests on them leaves the node.
 /// `commit_index` is only a hint that spares a restarted node some waiting: it may lag.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct HardState {
     pub term: Term,
     pub voted_for: Option<NodeId>,

@@ -4,7 +4,7 @@ use super::{Entry, Index, Position, Term};
 
 /// A message and the sender's term. Who sent it is known from the authenticated connection, never
 /// from the message.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Message {
     /// The sender's current term. (In a `PreVote` too: the term it would campaign in is one more,
     /// and nobody adopts a term from it.)
@@ -12,7 +12,7 @@ pub struct Message {
     pub body: Body,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Body {
     /// "Would you vote for me?" (9.6), with the position of the sender's last entry.
     PreVote {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{Configuration, Index, Position};
 
 /// The state after applying everything through `position`, and who was a member then.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SnapshotMeta {
     pub position: Position,

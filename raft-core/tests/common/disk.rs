@@ -5,7 +5,7 @@ use raft_core::types::{
 };
 
 /// A state machine whose state is everything that was ever applied to it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Machine {
     pub applied: Vec<Entry>,
 }
@@ -22,7 +22,7 @@ impl Machine {
 }
 
 /// One node's log, hard state and snapshot.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub struct Disk {
     pub loaded: Loaded,
     /// The state of the published snapshot.

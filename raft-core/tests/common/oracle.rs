@@ -15,7 +15,7 @@ use raft_core::types::{Body, Entry, Index, Message, NodeId, Position, Term};
 
 use super::disk::Disk;
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub struct Oracle {
     leaders: BTreeMap<Term, NodeId>,
     votes: BTreeMap<(Term, NodeId), NodeId>,

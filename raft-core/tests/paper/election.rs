@@ -2,22 +2,28 @@
 
 use std::collections::BTreeSet;
 
-use raft_core::consensus::RoleKind::{Candidate, Follower, Leader};
+use raft_core::consensus::RoleKind::{Candidate, Follower, Leader, PreCandidate};
 use raft_core::consensus::{Config, RoleKind};
 use raft_core::types::{Body, NodeId};
 
 use crate::common::{Cluster, Disk, say};
 use crate::{is_vote, no_pre_vote, only, plain, with_logs};
 
+const ROLES: [RoleKind; 4] = [Follower, PreCandidate, Candidate, Leader];
+
 /// A cluster of three in which node 1 has this role, in term 1.
 fn with_role(role: RoleKind) -> Cluster {
-    let mut cluster = Cluster::with_config(3, plain);
+    let mut cluster = Cluster::with_config(3, move |config| {
+        plain(config);
+        config.pre_vote = role == PreCandidate;
+    });
     match role {
         Follower => cluster.elect(2),
         Leader => cluster.elect(1),
-        _ => {
+        Candidate => cluster.fire(1),
+        PreCandidate => {
+            cluster.elect(2);
             cluster.fire(1);
-            cluster.flying.clear();
         }
     }
     assert_eq!((cluster.role(1), cluster.raft(1).term()), (role, 1));
@@ -28,7 +34,7 @@ fn with_role(role: RoleKind) -> Cluster {
 /// E1, 3.3: whoever sees a larger term takes it over, and a candidate or leader becomes a follower.
 #[test]
 fn e1_a_larger_term_makes_a_follower() {
-    for role in [Follower, Candidate, Leader] {
+    for role in ROLES {
         for message in say::everything(5) {
             let mut cluster = with_role(role);
             cluster.step(3, 1, message.clone());
@@ -41,7 +47,7 @@ fn e1_a_larger_term_makes_a_follower() {
 /// E2, 3.3: a request of a smaller term is refused; neither role nor term nor log changes.
 #[test]
 fn e2_a_smaller_term_changes_nothing() {
-    for role in [Follower, Candidate, Leader] {
+    for role in ROLES {
         let mut cluster = with_role(role);
         cluster.step(2, 1, say::append(4, (0, 0), &[], 0));
         cluster.fire(1);
@@ -157,12 +163,15 @@ fn e6_first_come_first_served() {
 /// E7, 3.4: a candidate that hears from a leader of its own or of a larger term follows it.
 #[test]
 fn e7_a_candidate_recognizes_the_leader() {
-    for term in [1, 2] {
-        for message in [say::append(term, (0, 0), &[], 0), say::heartbeat(term, 1, 0)] {
-            let mut cluster = with_role(Candidate);
-            cluster.step(3, 1, message);
-            let status = cluster.status(1);
-            assert_eq!((status.role, status.term, status.leader), (Follower, term, Some(3)));
+    for (role, leader) in [(Candidate, 3), (PreCandidate, 2)] {
+        for term in [1, 2] {
+            for message in [say::append(term, (0, 0), &[], 0), say::heartbeat(term, 1, 0)] {
+                let mut cluster = with_role(role);
+                cluster.step(leader, 1, message);
+                let status = cluster.status(1);
+                let expected = (Follower, term, Some(leader));
+                assert_eq!((status.role, status.term, status.leader), expected);
+            }
         }
     }
 }
@@ -248,7 +257,7 @@ fn e11_refused_by_who_runs_itself() {
 /// E12: a request of a larger term is granted from any role, if the log allows, and remembered.
 #[test]
 fn e12_a_larger_term_is_granted_from_any_role() {
-    for role in [Follower, Candidate, Leader] {
+    for role in ROLES {
         for (last, expected) in [((9, 1), true), ((0, 0), role == Candidate)] {
             let mut cluster = with_role(role);
             cluster.step(3, 1, say::vote(2, last));
@@ -328,6 +337,35 @@ fn e17_a_late_own_vote() {
     cluster.step(2, 1, say::heartbeat(1, 1, 0));
     while cluster.write(1) {}
     assert_eq!((cluster.role(1), cluster.status(1).leader), (Follower, Some(2)));
+}
+
+/// E19, 3.3: no role is skipped. Answers that another role waits for change nothing, however many
+/// come; and a leader's deadline never makes it campaign.
+#[test]
+fn e19_no_role_is_skipped() {
+    for (role, answer) in [
+        (Follower, say::vote_answer(1, true)),
+        (Follower, say::pre_vote_answer(1, true)),
+        (PreCandidate, say::vote_answer(1, true)),
+        (Candidate, say::pre_vote_answer(1, true)),
+        (Leader, say::vote_answer(1, false)),
+        (Leader, say::pre_vote_answer(1, true)),
+    ] {
+        let mut cluster = with_role(role);
+        for voter in [2, 3] {
+            cluster.step(voter, 1, answer.clone());
+        }
+        assert_eq!((cluster.role(1), cluster.raft(1).term()), (role, 1), "{answer:?}");
+        assert!(cluster.node(1).alarms.is_empty());
+    }
+    let mut cluster = with_role(Leader);
+    for _ in 0..100 {
+        cluster.fire(1);
+        assert_eq!((cluster.role(1), cluster.raft(1).term()), (Leader, 1));
+    }
+    let mut cluster = with_role(PreCandidate);
+    cluster.step(3, 1, say::pre_vote_answer(1, true));
+    assert_eq!((cluster.role(1), cluster.raft(1).term()), (Candidate, 2), "one step at a time");
 }
 
 /// E21, 3.4: there is at most one leader in a term; if two claim it, something is broken, and the second

@@ -6,7 +6,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod catalogue;
 mod election;
+mod flow_control;
 mod persistence;
 mod pre_vote;
 mod reads;

@@ -63,6 +63,19 @@ fn q3_refused_while_a_leader_is_heard() {
     assert_eq!(cluster.sent_by(2), [(3, say::pre_vote_answer(1, true))]);
 }
 
+/// Q3: who asks itself has given its leader up, and is loyal no more: so two of three are enough.
+#[test]
+fn q3_who_asks_itself_is_not_loyal() {
+    let mut cluster = Cluster::new(3);
+    cluster.elect(1);
+    cluster.rush(3);
+    cluster.settle();
+    assert_eq!((cluster.status(3).leader, cluster.leader()), (None, Some(1)), "one is too few");
+    cluster.rush(2);
+    cluster.settle();
+    assert_eq!((cluster.leader(), cluster.raft(2).term()), (Some(2), 2));
+}
+
 /// Q4: a split vote is settled in a later round.
 #[test]
 fn q4_a_split_vote_is_settled() {
@@ -111,8 +124,22 @@ fn q6_an_inflated_term_is_absorbed() {
     assert!(cluster.ids().iter().all(|id| cluster.status(*id).leader == Some(leader)));
 }
 
-/// Q7, Q8, 6.2: a leader that hears a quorum within the election timeout stays; one that does not becomes a
-/// follower in the same term, and says nothing more.
+/// Q7, 6.2: a leader that hears a quorum within each election timeout stays, whoever of the others it is.
+#[test]
+fn q7_a_leader_that_hears_a_quorum_stays() {
+    for heard in [[2, 3], [3, 5], [4, 5]] {
+        let mut cluster = Cluster::new(5);
+        cluster.elect(1);
+        for silent in [2, 3, 4, 5].into_iter().filter(|id| !heard.contains(id)) {
+            cluster.cut(silent, 1);
+        }
+        cluster.run(5_000);
+        assert_eq!((cluster.role(1), cluster.raft(1).term()), (Leader, 1), "hears {heard:?}");
+    }
+}
+
+/// Q8, 6.2: a leader that does not hear a quorum becomes a follower in the same term, and says nothing
+/// more.
 #[test]
 fn q8_without_a_quorum_a_leader_falls_silent() {
     let mut cluster = Cluster::new(5);
@@ -171,6 +198,44 @@ fn q10_a_stuck_candidate_is_freed() {
     assert_eq!((cluster.role(1), cluster.raft(1).term()), (Follower, 2));
     cluster.run(5_000);
     assert!(cluster.leader().is_some());
+}
+
+/// Q11: a node that does not vote never campaigns, is loyal like everybody, and answers requests for
+/// votes like everybody: the asker may know a newer configuration.
+#[test]
+fn q11_a_learner_is_loyal_and_does_not_campaign() {
+    use raft_core::consensus::{Boot, Config, Raft};
+    use raft_core::types::{Configuration, Loaded, Position, Time};
+    let bootstrap = Configuration { learners: [4].into(), ..Configuration::of_voters([1, 2, 3]) };
+    let boot = Boot { loaded: Loaded::default(), last_applied: Position::ZERO, bootstrap };
+    let mut learner = Raft::new(Config::new(4), boot, Time::ZERO).expect("a fine configuration");
+    let answers = |learner: &mut Raft, now| {
+        let mut sent = Vec::new();
+        loop {
+            let ready = learner.ready(now);
+            let Some(persist) = ready.persist else {
+                sent.extend(ready.messages);
+                return sent;
+            };
+            sent.extend(ready.messages);
+            learner.on_persisted(now, persist.id);
+        }
+    };
+    learner.step(Time::ZERO, 1, say::heartbeat(1, 1, 0));
+    assert_eq!(answers(&mut learner, Time::ZERO), [(1, say::heartbeat_answer(1, 1))]);
+    learner.step(Time::ZERO, 2, say::vote(2, (9, 9)));
+    assert_eq!((answers(&mut learner, Time::ZERO), learner.term()), (vec![], 1), "loyal");
+    for _ in 0..5 {
+        let now = learner.next_deadline();
+        learner.on_timeout(now);
+        assert!(answers(&mut learner, now).is_empty(), "it has nothing to ask");
+        assert_eq!((learner.role(), learner.term()), (Follower, 1));
+    }
+    let now = learner.next_deadline();
+    learner.step(now, 2, say::pre_vote(1, (9, 9)));
+    learner.step(now, 2, say::vote(2, (9, 9)));
+    let expected = [(2, say::pre_vote_answer(1, true)), (2, say::vote_answer(2, true))];
+    assert_eq!(answers(&mut learner, now), expected);
 }
 
 /// Q14: a node that hears its leader does not campaign, although its own words do not arrive. But a leader

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use raft_core::consensus::ReadState;
+use raft_core::consensus::{Boot, Config, Raft, ReadState};
 use raft_core::error::Rejected;
-use raft_core::types::{Body, Message};
+use raft_core::types::{Body, Configuration, Loaded, Message, Position, Time};
 
 use crate::common::{Cluster, say};
 use crate::{no_pre_vote, only, plain};
@@ -26,6 +26,27 @@ fn i1_reads_see_what_was_committed_before() {
         cluster.settle();
         assert_eq!(cluster.node(id).reads, [ReadState { id: read, read_index: Some(2) }]);
     }
+}
+
+/// I1: so does a read on a learner, which asks its leader like any follower.
+#[test]
+fn i1_learners_read_as_well() {
+    let bootstrap = Configuration { learners: [4].into(), ..Configuration::of_voters([1, 2, 3]) };
+    let boot = Boot { loaded: Loaded::default(), last_applied: Position::ZERO, bootstrap };
+    let mut learner = Raft::new(Config::new(4), boot, Time::ZERO).expect("a fine configuration");
+    let rejected = learner.read_index(Time::ZERO, 1).expect_err("no leader is known");
+    assert_eq!(rejected, Rejected::NotLeader { leader: None });
+    learner.step(Time::ZERO, 1, say::heartbeat(1, 1, 0));
+    learner.read_index(Time::ZERO, 2).expect("a leader is known");
+    let sent = learner.ready(Time::ZERO).messages;
+    let id = only(&sent, 1, |body| match body {
+        Body::ReadIndex { id } => Some(*id),
+        _ => None,
+    });
+    let answer = Message::new(1, Body::ReadIndexAnswer { id, read_index: Some(5) });
+    learner.step(Time::ZERO, 1, answer);
+    let states = learner.ready(Time::ZERO).read_states;
+    assert_eq!(states, [ReadState { id: 2, read_index: Some(5) }]);
 }
 
 /// I2: a new leader answers no read before an entry of its own term is committed.

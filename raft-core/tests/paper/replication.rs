@@ -1,30 +1,29 @@
-//! Sections 3.5 (replication, log matching) and 3.6.2 (what is committed); flow control.
+//! Sections 3.5 (replication, log matching) and 3.6.2 (what is committed).
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use raft_core::consensus::ProgressState::{Probe, Replicate};
+use raft_core::consensus::PeerStatus;
 use raft_core::consensus::RoleKind::{Follower, Leader};
-use raft_core::consensus::{PeerStatus, ProgressState};
 use raft_core::error::Rejected;
 use raft_core::types::{Body, Index, Message, NodeId, Term};
 
-use crate::common::{Cluster, say};
+use crate::common::{Cluster, Disk, Parcel, say};
 use crate::{no_pre_vote, only, plain, with_logs};
 
 /// Three nodes, led by 1 in term 1; its no-op is committed everywhere.
-fn led() -> Cluster {
+pub(crate) fn led() -> Cluster {
     let mut cluster = Cluster::with_config(3, no_pre_vote);
     cluster.elect(1);
     cluster
 }
 
-fn peer(cluster: &Cluster, id: NodeId) -> PeerStatus {
+pub(crate) fn peer(cluster: &Cluster, id: NodeId) -> PeerStatus {
     let status = cluster.raft(cluster.leader().expect("a leader")).status();
     status.peers.into_iter().find(|peer| peer.id == id).expect("a peer of the leader")
 }
 
-fn appends(sent: &[(NodeId, Message)], to: NodeId) -> Vec<(Index, usize, Index)> {
+pub(crate) fn appends(sent: &[(NodeId, Message)], to: NodeId) -> Vec<(Index, usize, Index)> {
     let append = |(receiver, message): &(NodeId, Message)| match &message.body {
         Body::Append { previous, entries, commit_index } if *receiver == to => {
             Some((previous.index, entries.len(), *commit_index))
@@ -298,6 +297,58 @@ fn a13_stale_answers() {
     }
 }
 
+/// A14: the refusal of a probe, or of an append sent ahead, comes when the follower has long caught up. It
+/// must not be read as if the follower had lost its log.
+#[test]
+fn a14_a_late_refusal_is_no_lost_log() {
+    let mut cluster = with_logs(&[&[1, 1, 1, 2], &[1], &[1, 1, 1, 2]], 2);
+    cluster.fire(1);
+    while cluster.role(1) != Leader {
+        cluster.deliver(0);
+    }
+    let at = |cluster: &Cluster, what: fn(&Body) -> bool| {
+        cluster.flying.iter().position(|one| match &one.parcel {
+            Parcel::Message(message) => one.from == 2 && what(&message.body),
+            Parcel::Snapshot { .. } => false,
+        })
+    };
+    let refusal = loop {
+        if let Some(at) = at(&cluster, |body| matches!(body, Body::AppendRejected { .. })) {
+            break cluster.flying[at].clone();
+        }
+        cluster.deliver(0);
+    };
+    cluster.settle();
+    cluster.propose(1, "a").expect("it leads");
+    cluster.settle();
+    let before = cluster.status(1);
+    assert_eq!(peer(&cluster, 2).match_index, before.last_index);
+    cluster.flying.push_back(refusal);
+    cluster.settle();
+    assert_eq!(cluster.status(1), before);
+    assert!(cluster.node(1).alarms.is_empty());
+}
+
+/// A15: a follower has really lost what it acknowledged. The leader does not take its acknowledgement back
+/// and does not fill it up again as if nothing had happened: what was committed may have rested on it. (A node
+/// that comes back with another disk is known by its incarnation, and refused.)
+#[test]
+fn a15_a_follower_that_lost_its_log_is_not_filled_up() {
+    let mut cluster = led();
+    cluster.propose(1, "a").expect("it leads");
+    cluster.settle();
+    cluster.crash(2, 0);
+    cluster.nodes.get_mut(&2).expect("node 2").disk = Disk::default();
+    cluster.start(2);
+    for _ in 0..20 {
+        cluster.propose(1, "b").expect("it leads");
+        cluster.run(100);
+    }
+    assert_eq!((cluster.leader(), peer(&cluster, 2).match_index), (Some(1), 2));
+    assert_eq!(cluster.status(2).last_index, 0);
+    assert_eq!(cluster.status(1).commit_index, 22, "by the others");
+}
+
 /// A16: an acknowledgement of what the leader does not have is nonsense: refused, and an operator told.
 #[test]
 fn a16_an_acknowledgement_beyond_the_log() {
@@ -348,6 +399,36 @@ fn a19_proposals_elsewhere_are_rejected() {
     assert_eq!(rejected(&mut cluster, 2), Rejected::NotLeader { leader: None });
 }
 
+/// A20: committed entries are handed out in pages, and the node crashes between two of them: after the
+/// restart nothing is skipped, and nothing is known to be less committed than what the disk remembers.
+#[test]
+fn a20_pages_of_commits_and_a_restart() {
+    for snapshot in [false, true] {
+        let mut cluster = Cluster::with_config(3, |config| {
+            no_pre_vote(config);
+            config.apply_bytes_max = say::entry(1, 1).size_bytes();
+        });
+        cluster.elect(1);
+        let commands = (0..7u8).map(|number| Bytes::from(vec![number])).collect();
+        cluster.with(1, |raft, _| raft.propose(commands)).expect("it leads");
+        cluster.settle();
+        let pages = cluster.events.iter().filter(|line| line.starts_with("2 applies")).count();
+        assert_eq!(pages, 8, "a page for each entry");
+        if snapshot {
+            cluster.snapshot(2);
+            cluster.compact(2, 5);
+        }
+        let remembered = cluster.node(2).disk.loaded.hard_state.commit_index;
+        cluster.crash(2, 0);
+        cluster.start(2);
+        assert!(cluster.status(2).commit_index >= remembered.max(if snapshot { 8 } else { 0 }));
+        cluster.run(500);
+        // The machine itself refuses a gap.
+        assert_eq!(cluster.node(2).machine, cluster.node(1).machine);
+        assert_eq!(cluster.status(2).last_applied, 8);
+    }
+}
+
 /// A21: what is not committed is bounded in bytes; a single larger command below the bound is taken, a new
 /// leader's no-op always. When all is committed, nothing is counted any more.
 #[test]
@@ -380,102 +461,6 @@ fn a24_the_commit_index_travels_at_once() {
     for id in cluster.ids() {
         assert_eq!(cluster.status(id).commit_index, 2, "and no time has passed");
     }
-}
-
-/// F1: while it is not known where the logs agree, one append is sent, and the next one only after an answer or
-/// a heartbeat interval.
-#[test]
-fn f1_a_probe_is_sent_once() {
-    let mut cluster = Cluster::with_config(3, no_pre_vote);
-    cluster.fire(1);
-    cluster.step(2, 1, say::vote_answer(1, true));
-    assert_eq!(appends(&cluster.sent_by(1), 2), [(0, 1, 0)]);
-    assert_eq!(peer(&cluster, 2).state, Probe { paused: true });
-    cluster.propose(1, "a").expect("it leads");
-    cluster.step(2, 1, say::heartbeat_answer(1, 1));
-    assert_eq!(appends(&cluster.sent_by(1), 2), [], "the answer may be under way");
-    cluster.now = cluster.now + Duration::from_millis(60);
-    cluster.step(2, 1, say::heartbeat_answer(1, 1));
-    let sent = cluster.sent_by(1);
-    assert_eq!(appends(&sent, 2), [(0, 2, 0)]);
-    for (to, message) in sent {
-        cluster.step(1, to, message);
-    }
-    cluster.settle();
-    assert_eq!(peer(&cluster, 2).state, Replicate);
-}
-
-/// F2, F3, F4: then entries are sent ahead, within a window of appends; acknowledgements free it in order, and
-/// stale ones free nothing.
-#[test]
-fn f3_the_window() {
-    let mut cluster = Cluster::with_config(3, |config| {
-        config.pre_vote = false;
-        config.inflight_count_max = 3;
-    });
-    cluster.elect(1);
-    for _ in 0..5 {
-        cluster.propose(1, "a").expect("it leads");
-    }
-    assert_eq!(appends(&cluster.sent_by(1), 2), [(1, 1, 1), (2, 1, 1), (3, 1, 1)]);
-    assert_eq!((peer(&cluster, 2).inflight_count, peer(&cluster, 2).next_index), (3, 5));
-    cluster.step(2, 1, say::accepted(1, 1));
-    assert_eq!(peer(&cluster, 2).inflight_count, 3);
-    cluster.flying.clear();
-    // One append takes all that has gathered. What it says must be so.
-    cluster.step(1, 2, say::append(1, (1, 1), &[], 1));
-    cluster.flying.clear();
-    assert!(appends(&cluster.sent_by(1), 2).is_empty());
-}
-
-/// F3: the window is bounded in bytes as well.
-#[test]
-fn f3_the_window_in_bytes() {
-    let mut cluster = Cluster::with_config(3, |config| {
-        config.pre_vote = false;
-        config.append_bytes_max = 1000;
-        config.inflight_bytes_max = 2000;
-    });
-    cluster.elect(1);
-    let commands = (0..10).map(|_| Bytes::from(vec![b'x'; 900])).collect();
-    cluster.with(1, |raft, _| raft.propose(commands)).expect("it leads");
-    let sent = appends(&cluster.sent_by(1), 2);
-    assert_eq!(sent, [(1, 1, 1), (2, 1, 1), (3, 1, 1)], "a window that is not full takes one more");
-}
-
-/// F6, F7: a broken connection, or a gap that the follower notices, leads back to what is known to match.
-#[test]
-fn f6_a_gap_leads_back_to_a_probe() {
-    let start = || {
-        let mut cluster = led();
-        cluster.propose(1, "a").expect("it leads");
-        cluster.propose(1, "b").expect("it leads");
-        cluster.flying.clear();
-        assert_eq!((peer(&cluster, 2).state, peer(&cluster, 2).next_index), (Replicate, 4));
-        cluster
-    };
-    let mut cluster = start();
-    cluster.with(1, |raft, now| raft.on_unreachable(now, 2));
-    assert_eq!(
-        (peer(&cluster, 2).state, peer(&cluster, 2).next_index),
-        (Probe { paused: true }, 2)
-    );
-    let mut cluster = start();
-    cluster.step(2, 1, say::rejected(1, 2, (1, 1)));
-    assert_eq!(appends(&cluster.sent_by(1), 2), [(1, 2, 1)], "sent again at once");
-    assert!(matches!(peer(&cluster, 2).state, ProgressState::Probe { paused: true }));
-}
-
-/// F10: replication waits for no timer: with silent timers all is delivered and committed.
-#[test]
-fn f10_replication_needs_no_timer() {
-    let mut cluster = led();
-    let now = cluster.now;
-    for _ in 0..50 {
-        cluster.propose(1, "a").expect("it leads");
-        cluster.settle();
-    }
-    assert_eq!((cluster.now, cluster.node(3).machine.applied.len()), (now, 51));
 }
 
 /// 3.5: a leader never overwrites or deletes entries of its own log, whatever it is told.

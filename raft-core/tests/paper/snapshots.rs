@@ -1,7 +1,7 @@
 //! Chapter 5: snapshots, compaction, and bringing up a peer whose entries are gone.
 
 use raft_core::consensus::OfferAnswer::{NotNeeded, Stale, Wanted};
-use raft_core::consensus::RoleKind::Follower;
+use raft_core::consensus::RoleKind::{Candidate, Follower, Leader};
 use raft_core::consensus::{PeerStatus, ProgressState};
 use raft_core::types::{Configuration, NodeId, Position, SnapshotMeta};
 
@@ -271,22 +271,125 @@ fn s16_the_term_changes_during_a_transfer() {
     assert!(cluster.sent_by(1).is_empty(), "the old leader is told nothing");
 }
 
-/// S8: who the members are comes with the snapshot.
-#[test]
-fn s8_the_configuration_comes_with_the_snapshot() {
+/// Gives node 1 a snapshot at 3@3 in which the members are these.
+fn given_members(members: Configuration) -> Cluster {
     let mut cluster = with_logs(&[&[], &[1, 1, 3], &[1, 1, 3]], 3);
     let applied = [1, 1, 3].iter().zip(1..).map(|(term, index)| say::entry(index, *term)).collect();
     let mut others = meta(3, 3);
-    others.configuration = Configuration::of_voters([2, 3]);
+    others.configuration = members;
     let state = Machine { applied };
     let node = cluster.nodes.get_mut(&1).expect("node 1");
     node.disk.finish_snapshot(others.clone(), state.clone());
     node.log.finish_snapshot(others.clone(), state);
     assert!(cluster.with(1, |raft, now| raft.on_snapshot_received(now, 2, 3, others)));
-    for _ in 0..5 {
-        cluster.fire(1);
+    assert_eq!(cluster.status(1).last_applied, 3);
+    cluster.flying.clear();
+    cluster
+}
+
+/// S8: who the members are, and whose votes are needed, comes with the snapshot: also while it is joint.
+#[test]
+fn s8_the_configuration_comes_with_the_snapshot() {
+    let joint = Configuration {
+        outgoing: [1, 4, 5].into(),
+        learners: [6].into(),
+        ..Configuration::of_voters([1, 2, 3])
+    };
+    let cases: [(Configuration, &[NodeId]); 2] =
+        [(Configuration::of_voters([1, 2, 3, 4, 5]), &[2, 3]), (joint, &[2, 4])];
+    for (members, needed) in cases {
+        let mut cluster = given_members(members.clone());
+        let campaign = |cluster: &mut Cluster| {
+            cluster.flying.clear();
+            cluster.fire(1);
+            let sent = cluster.sent_by(1);
+            assert!(sent.iter().all(|(_, message)| crate::is_vote(message)));
+            let asked: Vec<NodeId> = sent.into_iter().map(|(to, _)| to).collect();
+            assert_eq!(asked, [2, 3, 4, 5], "{members:?}");
+        };
+        campaign(&mut cluster);
+        for voter in needed {
+            cluster.step(6, 1, say::vote_answer(4, true));
+            assert_eq!(cluster.role(1), Candidate, "{members:?} without {voter}");
+            cluster.step(*voter, 1, say::vote_answer(4, true));
+        }
+        assert_eq!(cluster.role(1), Leader, "{members:?}");
+        cluster.crash(1, 0);
+        cluster.start(1);
+        campaign(&mut cluster);
     }
-    assert_eq!((cluster.role(1), cluster.raft(1).term()), (Follower, 3), "it is no voter any more");
+}
+
+/// S9: a node that is no voter of the snapshot's configuration takes the state over and does not campaign
+/// any more, also after a restart: whether it is a learner or was removed.
+#[test]
+fn s9_a_node_that_the_snapshot_does_not_count() {
+    let removed = Configuration::of_voters([2, 3]);
+    let learner = Configuration { learners: [1].into(), ..Configuration::of_voters([2, 3]) };
+    for members in [removed, learner] {
+        let mut cluster = given_members(members);
+        for restarted in [false, true] {
+            if restarted {
+                cluster.crash(1, 0);
+                cluster.start(1);
+            }
+            for _ in 0..5 {
+                cluster.fire(1);
+            }
+            assert_eq!((cluster.role(1), cluster.raft(1).term()), (Follower, 3));
+            assert!(cluster.sent_by(1).is_empty());
+        }
+    }
+}
+
+/// S12: while a snapshot is being built, entries are appended, committed and applied; what is published then
+/// is what was begun, and the next one can follow.
+#[test]
+fn s12_a_snapshot_that_takes_long() {
+    let mut cluster = Cluster::with_config(3, no_pre_vote);
+    cluster.elect(1);
+    let begun = cluster.raft(1).snapshot_meta(1).expect("applied");
+    let state = cluster.node(1).machine.clone();
+    for command in ["a", "b", "c"] {
+        cluster.propose(1, command).expect("it leads");
+        cluster.settle();
+    }
+    assert_eq!((cluster.status(1).last_applied, cluster.raft(1).snapshot_index()), (4, 0));
+    let node = cluster.nodes.get_mut(&1).expect("node 1");
+    node.disk.finish_snapshot(begun.clone(), state.clone());
+    node.log.finish_snapshot(begun.clone(), state);
+    cluster.slow_disks.insert(1);
+    assert!(cluster.with(1, |raft, _| raft.publish_snapshot(begun)));
+    assert_eq!(cluster.raft(1).snapshot_index(), 0, "not on disk yet");
+    cluster.write(1);
+    assert_eq!((cluster.status(1).last_applied, cluster.raft(1).snapshot_index()), (4, 1));
+    cluster.snapshot(1);
+    cluster.write(1);
+    assert_eq!(cluster.raft(1).snapshot_index(), 4);
+}
+
+/// S13: the peer that a snapshot is under way to cannot be reached: the others are served, and the log is
+/// compacted, as if it were not there.
+#[test]
+fn s13_a_target_that_cannot_be_reached_holds_nobody_up() {
+    let mut cluster = sending();
+    let snapshot = cluster.flying.pop_front().expect("a snapshot is under way");
+    cluster.isolate(3);
+    for round in 1..=5 {
+        cluster.propose(1, "d").expect("it leads");
+        cluster.settle();
+        cluster.snapshot(1);
+        cluster.compact(1, 4 + round);
+        assert_eq!(third(&cluster).state, ProgressState::Snapshot, "its fate is not known");
+        assert_eq!(cluster.status(1).log_start_index, 4 + round);
+        assert_eq!(cluster.status(2).last_applied, 4 + round);
+    }
+    cluster.flying.push_back(snapshot);
+    cluster.settle();
+    assert!(matches!(third(&cluster).state, ProgressState::Probe { .. }), "it was lost");
+    cluster.heal();
+    cluster.run(1_000);
+    assert_eq!(cluster.node(3).machine, cluster.node(1).machine);
 }
 
 /// 5.1: each node takes its own snapshots; a snapshot of what the log no longer contains is not published.
@@ -316,7 +419,7 @@ fn a22_the_start_of_a_compacted_log() {
     assert_eq!(cluster.sent_by(2), [(1, say::rejected(1, 5, (4, 1)))]);
 }
 
-/// F8, S14: a leader that has compacted its whole log serves a new, empty peer.
+/// S14: a leader that has compacted its whole log serves a new, empty peer.
 #[test]
 fn s14_a_log_compacted_to_its_tip() {
     let mut cluster = lagging();

@@ -88,8 +88,19 @@ fn x3_to_nobody() {
     assert!(transfer(&mut alone, None).is_err());
 }
 
-/// X4, X5: while it is under way proposals are refused; the successor does not answer, and after an election
-/// timeout the leader goes on.
+/// X5: while it is under way proposals are refused, and nothing of them is appended.
+#[test]
+fn x5_no_proposals_meanwhile() {
+    let mut cluster = led();
+    transfer(&mut cluster, 2).expect("another voter");
+    let before = cluster.status(1).last_index;
+    assert!(matches!(cluster.propose(1, "a"), Err(Rejected::Busy(_))));
+    assert_eq!(cluster.status(1).last_index, before);
+    cluster.settle();
+    cluster.propose(2, "a").expect("the successor takes them");
+}
+
+/// X4: the successor does not answer, and after an election timeout the leader goes on.
 #[test]
 fn x4_the_successor_is_dead() {
     let mut cluster = led();

@@ -147,3 +147,95 @@ fn a_snapshot_replaces_a_log_that_does_not_contain_it() {
     log.check();
     assert_eq!(log.last_position(), Position::new(4, 9));
 }
+
+/// A23: where two logs could agree at or before an index, by the last term that the other one has.
+#[test]
+fn a23_the_last_possible_match() {
+    let cases: &[(&[Term], Index, Term, Position)] = &[
+        (&[2, 2, 5, 5, 5], 6, 5, Position::new(5, 5)),
+        (&[2, 2, 5, 5, 5], 4, 5, Position::new(5, 4)),
+        (&[2, 2, 5, 5, 5], 5, 4, Position::new(2, 2)),
+        (&[2, 2, 5, 5, 5], 5, 3, Position::new(2, 2)),
+        (&[2, 2, 5, 5, 5], 1, 9, Position::new(2, 1)),
+        (&[2, 2, 5, 5, 5], 5, 1, Position::ZERO),
+        (&[2, 2, 5, 5, 5], 0, 9, Position::ZERO),
+        (&[], 7, 7, Position::ZERO),
+    ];
+    for (terms, index_max, term_max, expected) in cases {
+        let found = log_of(terms).last_possible_match(*index_max, *term_max);
+        assert_eq!(found, *expected, "{terms:?} {index_max} {term_max}");
+    }
+}
+
+/// A23, 3.6.1: which log is more up to date: the later last term, then the longer log.
+#[test]
+fn a23_what_is_up_to_date() {
+    let cases: &[(&[Term], Position, bool)] = &[
+        (&[1, 2, 3], Position::new(4, 2), true),
+        (&[1, 2, 3], Position::new(4, 9), true),
+        (&[1, 2, 3], Position::new(3, 4), true),
+        (&[1, 2, 3], Position::new(3, 3), true),
+        (&[1, 2, 3], Position::new(3, 2), false),
+        (&[1, 2, 3], Position::new(2, 9), false),
+        (&[], Position::ZERO, true),
+    ];
+    for (terms, last, expected) in cases {
+        assert_eq!(*last >= log_of(terms).last_position(), *expected, "{terms:?} {last}");
+    }
+}
+
+/// D7: a tail is replaced before, while and after it is handed to the disk: what the next batch must
+/// truncate and write, and what counts as durable once all batches are written.
+#[test]
+fn d7_a_tail_is_replaced() {
+    #[derive(Debug, PartialEq)]
+    enum Handed {
+        Nothing,
+        Writing,
+        Written,
+    }
+    use Handed::{Nothing, Writing, Written};
+    type Case<'a> = (Handed, Index, &'a [Term], Option<Index>, &'a [Term], Index);
+    // A log of [1, 1 | 1, 1], of which the second half is new; an append of these terms after an index.
+    let cases: &[Case<'_>] = &[
+        (Nothing, 4, &[2], None, &[1, 1, 2], 2),
+        (Nothing, 3, &[2], None, &[1, 2], 2),
+        (Nothing, 2, &[2], None, &[2], 2),
+        (Nothing, 1, &[2, 2], Some(2), &[2, 2], 1),
+        (Writing, 4, &[2], None, &[2], 4),
+        (Writing, 3, &[2], Some(4), &[2], 3),
+        (Writing, 2, &[2, 2, 2], Some(3), &[2, 2, 2], 2),
+        (Writing, 1, &[2], Some(2), &[2], 1),
+        (Writing, 2, &[1], None, &[], 4),
+        (Written, 4, &[2], None, &[2], 4),
+        (Written, 3, &[2], Some(4), &[2], 3),
+        (Written, 0, &[2], Some(1), &[2], 0),
+    ];
+    for (handed, after, sent, truncate_from, written, durable_index) in cases {
+        let what = format!("{handed:?} {after} {sent:?}");
+        let mut log = log_of(&[1, 1]);
+        log.append([entry(3, 1), entry(4, 1)]);
+        if *handed != Nothing {
+            log.take_unpersisted();
+            log.on_persist_started(1);
+        }
+        if *handed == Written {
+            log.on_persisted(1);
+        }
+        let previous = Position::new(log.term_at(*after).expect("within the log"), *after);
+        let sent: Vec<Entry> =
+            sent.iter().zip(after + 1..).map(|(term, index)| entry(index, *term)).collect();
+        log.merge(previous, sent).expect("the previous position matches");
+        let (truncates, entries) = log.take_unpersisted();
+        let terms: Vec<Term> = entries.iter().map(|entry| entry.term).collect();
+        assert_eq!((truncates, &terms[..]), (*truncate_from, *written), "{what}");
+        if *handed == Writing {
+            log.on_persisted(1);
+        }
+        assert_eq!(log.durable_index(), *durable_index, "{what}");
+        log.on_persist_started(2);
+        log.on_persisted(2);
+        assert_eq!(log.durable_index(), log.last_index(), "{what}");
+        log.check();
+    }
+}

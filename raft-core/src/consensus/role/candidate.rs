@@ -16,6 +16,8 @@ pub(in crate::consensus) struct Candidate {
     pub(in crate::consensus) deadline: Time,
 }
 
+hash_of!(Candidate { votes; left out: deadline });
+
 impl Candidate {
     pub(in crate::consensus) fn new(deadline: Time) -> Self {
         Self { votes: BTreeMap::new(), deadline }

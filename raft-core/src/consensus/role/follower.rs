@@ -20,7 +20,7 @@ pub(in crate::consensus) struct Follower {
 
 /// Reads of this node that the leader was asked about; one question at a time, and what comes in
 /// meanwhile shares the next one.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 struct ForwardedReads {
     waiting: Vec<u64>,
     asked: Option<Asked>,
@@ -34,6 +34,9 @@ struct Asked {
     reads: Vec<u64>,
     give_up_at: Time,
 }
+
+hash_of!(Follower { leader, reads; left out: heard_at, election_deadline });
+hash_of!(Asked { reads; left out: attempt, give_up_at });
 
 impl Follower {
     pub(in crate::consensus) fn new(leader: Option<NodeId>, now: Time, deadline: Time) -> Self {

@@ -13,7 +13,7 @@ use leader::Leader;
 
 use crate::types::NodeId;
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) enum Role {
     Follower(Follower),
     /// Asks whether it would be elected (9.6); its term is unchanged.
@@ -23,7 +23,7 @@ pub(super) enum Role {
 }
 
 /// A role by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RoleKind {
     Follower,
     PreCandidate,

@@ -33,6 +33,8 @@ pub(in crate::consensus) struct Leader {
     transfer: Option<Transfer>,
 }
 
+hash_of!(Leader { progress, round, reads, transfer; left out: next_heartbeat });
+
 impl Leader {
     /// Takes office: nothing is known of the others, and an entry of the own term is needed before
     /// anything can be committed (3.6.2) or read (6.4).

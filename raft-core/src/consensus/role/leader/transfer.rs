@@ -13,6 +13,8 @@ pub(super) struct Transfer {
     pub(super) deadline: Time,
 }
 
+hash_of!(Transfer { to, told; left out: deadline });
+
 impl Leader {
     /// Starts handing over to `to`, or to the voter that is furthest. A second call to the same node
     /// does not prolong the first; one to another node replaces it.

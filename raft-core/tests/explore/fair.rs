@@ -1,0 +1,85 @@
+//! From a state of the search onwards the world is kind: disks write, what is sent arrives, timers run.
+//! Then a majority must find a leader, and the leader must commit.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use raft_core::consensus::Config;
+use raft_core::types::{NodeId, Payload};
+
+use crate::common::{Cluster, Envelope};
+use crate::node::{AFTERWARDS, Node};
+use crate::scope::Scope;
+
+/// # Errors
+/// What did not come about.
+pub fn elects_and_commits(
+    scope: &Scope,
+    nodes: &[&Node],
+    flying: VecDeque<Envelope>,
+    cut_off: Option<NodeId>,
+) -> Result<(), String> {
+    let mut cluster = cluster_of(scope, nodes);
+    // Beside what the disks had yet to let out.
+    cluster.flying.extend(flying);
+    if let Some(id) = cut_off {
+        cluster.isolate(id);
+    }
+    let connected: Vec<NodeId> = scope.ids().filter(|id| Some(*id) != cut_off).collect();
+    let followed = |cluster: &Cluster| {
+        let mut leaders = connected.iter().map(|id| cluster.status(*id).leader);
+        let first = leaders.next().flatten()?;
+        let agreed = connected.contains(&first) && leaders.all(|leader| leader == Some(first));
+        agreed.then_some(first)
+    };
+    let leader = within(&mut cluster, 20_000, followed).ok_or("nobody is elected")?;
+    let position = cluster.propose(leader, "last").map_err(|rejected| rejected.to_string())?;
+    let done = |cluster: &Cluster| {
+        let holds = |id: &NodeId| {
+            let applied = &cluster.node(*id).machine.applied;
+            applied.last().is_some_and(|last| {
+                last.position() == position && matches!(last.payload, Payload::Command(_))
+            })
+        };
+        connected.iter().all(holds).then_some(())
+    };
+    within(&mut cluster, 5_000, done).ok_or("the last command is not applied everywhere")?;
+    let alarms = cluster.nodes.values().flat_map(|node| &node.alarms).next();
+    alarms.map_or(Ok(()), |alarm| Err(alarm.clone()))
+}
+
+/// Lets time pass until there is an answer.
+fn within<T>(
+    cluster: &mut Cluster,
+    millis: u64,
+    answer: impl Fn(&Cluster) -> Option<T>,
+) -> Option<T> {
+    const STEP_MS: u64 = 100;
+    for _ in 0..millis / STEP_MS {
+        cluster.run(STEP_MS);
+        let found = answer(cluster);
+        if found.is_some() {
+            return found;
+        }
+    }
+    None
+}
+
+/// The same nodes under the hands of a cluster, with an oracle that begins to look now.
+fn cluster_of(scope: &Scope, nodes: &[&Node]) -> Cluster {
+    let disks: BTreeMap<_, _> = nodes.iter().map(|node| (node.id, node.disk.clone())).collect();
+    let configured = scope.clone();
+    let configure = move |config: &mut Config| configured.configure(config);
+    let mut cluster = Cluster::with_disks(disks, configure).recording(false);
+    cluster.now = AFTERWARDS;
+    for node in nodes {
+        let slot = cluster.nodes.get_mut(&node.id).expect("one for each disk");
+        node.writing.iter().for_each(|persist| slot.log.write(&persist.batch));
+        slot.writing = node.writing.clone();
+        slot.machine = node.machine.clone();
+        slot.raft = Some(node.raft.clone());
+    }
+    for node in nodes {
+        while cluster.write(node.id) {}
+    }
+    cluster
+}

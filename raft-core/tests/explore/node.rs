@@ -1,0 +1,197 @@
+//! One node as a value: what it is, what it has done, and what an input makes of it.
+//!
+//! Time has three moments. Everything happens at the first one, but for the answers to heartbeats:
+//! they come an hour later, so that a leader may send again what was not acknowledged. Requests for
+//! votes come at the first moment and, if that makes a difference, at the second, when nobody is
+//! loyal to a leader any more. At the third a leader has heard nobody for long. A deadline may pass
+//! at any moment. So no state depends on when something happened, and [`Raft`]'s `Hash`, which
+//! leaves time and chance out, tells the states apart.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use bytes::Bytes;
+use raft_core::consensus::{Boot, Config, Persist, Raft, Ready, RoleKind, invariants};
+use raft_core::types::{Body, Configuration, Message, NodeId, Payload, Position, Term, Time};
+
+use crate::common::oracle::Oracle;
+use crate::common::{Disk, Machine};
+use crate::scope::Scope;
+
+const HOUR_US: u64 = 3_600_000_000;
+const NOW: Time = Time::from_micros(HOUR_US);
+const LATER: Time = Time::from_micros(2 * HOUR_US);
+const MUCH_LATER: Time = Time::from_micros(3 * HOUR_US);
+/// Every deadline has passed.
+pub const AFTERWARDS: Time = Time::from_micros(4 * HOUR_US);
+
+/// What can happen to a node, beside a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Input {
+    /// The message of this number arrives; `late` for a request for votes.
+    Message {
+        number: u32,
+        late: bool,
+    },
+    Deadline,
+    /// A leader finds that it has not heard a quorum.
+    Lonely,
+    Propose,
+    /// The oldest batch reaches the disk.
+    Write,
+    /// A crash, of what waits for the disk so many batches survive, and a new start.
+    Restart {
+        written: u8,
+    },
+}
+
+#[derive(Clone, Debug)]
+pub struct Node {
+    pub id: NodeId,
+    pub raft: Raft,
+    pub disk: Disk,
+    pub writing: VecDeque<Persist>,
+    pub machine: Machine,
+    /// The terms that it has led, also before a crash.
+    pub led: BTreeSet<Term>,
+    /// Every entry that it has known to be committed, with the term in which it learned that.
+    pub committed: Vec<(Position, Term)>,
+    /// Remembers the votes that were given, and holds what is said against the disk.
+    oracle: Oracle,
+}
+
+impl Node {
+    pub fn new(scope: &Scope, id: NodeId) -> Self {
+        let disk = Disk::of_terms(scope.logs[id as usize - 1], scope.term);
+        let raft = start(scope, id, &disk);
+        let machine = Machine::default();
+        let (led, committed) = (BTreeSet::new(), Vec::new());
+        let oracle = Oracle::default();
+        Self { id, raft, disk, writing: VecDeque::new(), machine, led, committed, oracle }
+    }
+
+    pub fn fingerprint(&self) -> u64 {
+        let Self { id, raft, disk, writing, machine, led, committed, oracle } = self;
+        let mut hasher = DefaultHasher::new();
+        (id, raft, disk, machine, led, committed, oracle).hash(&mut hasher);
+        writing.iter().for_each(|persist| persist.batch.hash(&mut hasher));
+        hasher.finish()
+    }
+
+    /// What becomes of the node, and what it says. `message` is the one that arrives.
+    pub fn after(
+        &self,
+        scope: &Scope,
+        input: Input,
+        message: Option<&(NodeId, Message)>,
+    ) -> (Self, Vec<(NodeId, Message)>) {
+        let mut node = self.clone();
+        match input {
+            Input::Message { late, .. } => {
+                let (from, message) = message.expect("the one that arrives").clone();
+                let answers_heartbeat = matches!(message.body, Body::HeartbeatAnswer { .. });
+                let now = if late || answers_heartbeat { LATER } else { NOW };
+                node.raft.step(now, from, message);
+            }
+            Input::Deadline => node.raft.on_timeout(node.raft.next_deadline().max(NOW)),
+            Input::Lonely => node.raft.on_timeout(MUCH_LATER),
+            Input::Propose => {
+                let status = node.raft.status();
+                let command = vec![status.term as u8, status.last_index as u8 + 1];
+                node.raft.propose(vec![Bytes::from(command)]).expect("a leader with room");
+            }
+            Input::Write => node.write(),
+            Input::Restart { written } => {
+                for Persist { batch, .. } in node.writing.drain(..).take(written.into()) {
+                    node.disk.write(&batch);
+                }
+                node.machine = Machine::default();
+                node.raft = start(scope, node.id, &node.disk);
+            }
+        }
+        let sent = node.carry_out(scope);
+        (node, sent)
+    }
+
+    fn write(&mut self) {
+        let Persist { id, batch } = self.writing.pop_front().expect("a batch at the disk");
+        self.disk.write(&batch);
+        self.raft.on_persisted(NOW, id);
+    }
+
+    fn carry_out(&mut self, scope: &Scope) -> Vec<(NodeId, Message)> {
+        let mut sent = Vec::new();
+        loop {
+            invariants::check(&self.raft);
+            let ready = self.raft.ready(NOW);
+            invariants::check(&self.raft);
+            self.see_commits();
+            if ready.is_empty() {
+                return sent;
+            }
+            self.carry_out_one(ready, &mut sent);
+            while !scope.slow_disks && !self.writing.is_empty() {
+                self.write();
+            }
+        }
+    }
+
+    fn carry_out_one(&mut self, ready: Ready, sent: &mut Vec<(NodeId, Message)>) {
+        let Ready {
+            persist,
+            messages,
+            committed,
+            restore,
+            read_states,
+            snapshot_requests,
+            snapshot_published,
+            role_change,
+            alarms,
+        } = ready;
+        assert!(alarms.is_empty(), "node {} raises an alarm: {alarms:?}", self.id);
+        assert!(restore.is_none() && snapshot_published.is_none() && snapshot_requests.is_empty());
+        assert!(read_states.is_empty(), "nobody reads");
+        if let Some(change) = role_change.filter(|change| change.role == RoleKind::Leader) {
+            self.led.insert(change.term);
+        }
+        for (to, message) in messages {
+            self.oracle.on_send(self.id, to, &message, &self.disk);
+            sent.push((to, message));
+        }
+        self.writing.extend(persist);
+        let applied = committed.last().map(|entry| entry.index);
+        for entry in committed {
+            assert_eq!(self.disk.entry(entry.index), Some(&entry), "applied before it is on disk");
+            if let Payload::Command(command) = &entry.payload {
+                assert_eq!(command[..], [entry.term as u8, entry.index as u8], "another's command");
+            }
+            self.machine.apply(entry);
+        }
+        if let Some(index) = applied {
+            self.raft.on_applied(index);
+        }
+    }
+
+    fn see_commits(&mut self) {
+        let (term, commit_index) = (self.raft.term(), self.raft.status().commit_index);
+        for index in 1..=commit_index {
+            let position = self.raft.snapshot_meta(index).expect("within the log").position;
+            match self.committed.get(index as usize - 1) {
+                Some((known, _)) => assert_eq!(
+                    *known, position,
+                    "state machine safety: node {} changes its mind about index {index}",
+                    self.id
+                ),
+                None => self.committed.push((position, term)),
+            }
+        }
+    }
+}
+
+fn start(scope: &Scope, id: NodeId, disk: &Disk) -> Raft {
+    let mut config = Config::new(id);
+    scope.configure(&mut config);
+    let bootstrap = Configuration::of_voters(scope.ids());
+    let boot = Boot { loaded: disk.loaded.clone(), last_applied: Position::ZERO, bootstrap };
+    Raft::new(config, boot, NOW).expect("what a core wrote, a core can start from")
+}

@@ -1,0 +1,102 @@
+//! How far a search goes. Everything that could go on for ever has a bound here.
+
+use std::time::Duration;
+
+use raft_core::consensus::Config;
+use raft_core::types::{NodeId, Term};
+
+#[derive(Clone, Debug)]
+pub struct Scope {
+    pub name: &'static str,
+    /// The nodes' logs at the start, by the terms of their entries; all of them are in `term` and
+    /// have voted for nobody.
+    pub logs: &'static [&'static [Term]],
+    pub term: Term,
+    /// Who would campaign beyond it does nothing.
+    pub term_max: Term,
+    pub proposals: u8,
+    pub restarts: u8,
+    /// Messages that arrive twice.
+    pub duplicates: u8,
+    /// Rounds of heartbeats after the one with which a leader takes office.
+    pub heartbeats: u8,
+    /// Otherwise every heartbeat is lost.
+    pub heartbeats_arrive: bool,
+    /// Each batch is written when the search says so, and a crash loses those that are not. Otherwise
+    /// a batch is on disk before anything else happens.
+    pub slow_disks: bool,
+    /// Each append carries one entry.
+    pub single_entries: bool,
+    pub pre_vote: bool,
+    pub check_quorum: bool,
+    /// One in so many states is asked whether the cluster can still elect and commit.
+    pub fair_run_every: u64,
+    /// The search ends here, if it has not been everywhere before.
+    pub steps_max: u32,
+}
+
+impl Scope {
+    /// Three new nodes, two terms, plain Raft; to be changed by whoever names a scope.
+    pub const PLAIN: Scope = Scope {
+        name: "plain",
+        logs: &[&[], &[], &[]],
+        term: 0,
+        term_max: 2,
+        proposals: 0,
+        restarts: 0,
+        duplicates: 0,
+        heartbeats: 0,
+        heartbeats_arrive: false,
+        slow_disks: false,
+        single_entries: false,
+        pre_vote: false,
+        check_quorum: false,
+        fair_run_every: 2000,
+        steps_max: u32::MAX,
+    };
+
+    /// With what `EXPLORE` says instead: words like `term_max=4` or `slow_disks=1`.
+    pub fn or_as_asked(mut self) -> Self {
+        let asked = std::env::var("EXPLORE").unwrap_or_default();
+        for word in asked.split_whitespace() {
+            let (bound, value) = word.split_once('=').expect("EXPLORE is made of BOUND=NUMBER");
+            let value: u64 = value.parse().expect("EXPLORE is made of BOUND=NUMBER");
+            match bound {
+                "term_max" => self.term_max = value,
+                "proposals" => self.proposals = value as u8,
+                "restarts" => self.restarts = value as u8,
+                "duplicates" => self.duplicates = value as u8,
+                "heartbeats" => self.heartbeats = value as u8,
+                "heartbeats_arrive" => self.heartbeats_arrive = value != 0,
+                "slow_disks" => self.slow_disks = value != 0,
+                "single_entries" => self.single_entries = value != 0,
+                "pre_vote" => self.pre_vote = value != 0,
+                "check_quorum" => self.check_quorum = value != 0,
+                "fair_run_every" => self.fair_run_every = value,
+                "steps_max" => self.steps_max = value as u32,
+                _ => panic!("EXPLORE: no bound is called {bound}"),
+            }
+        }
+        self
+    }
+
+    pub fn ids(&self) -> impl Iterator<Item = NodeId> {
+        1..=self.logs.len() as NodeId
+    }
+
+    /// At the start nobody differs from anybody but by number, so it is node 1 that acts first.
+    pub fn starts_alike(&self) -> bool {
+        self.logs.iter().all(|log| *log == self.logs[0])
+    }
+
+    pub fn configure(&self, config: &mut Config) {
+        config.pre_vote = self.pre_vote;
+        config.check_quorum = self.check_quorum;
+        if self.single_entries {
+            config.append_bytes_max = 1;
+        }
+        // Chance decides nothing here, and the disk is as slow as the search wants.
+        config.seed = config.id;
+        config.disk_patience = Duration::from_secs(1_000_000);
+    }
+}

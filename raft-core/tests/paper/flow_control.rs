@@ -1,0 +1,249 @@
+//! Flow control: how far a leader sends ahead of what a peer has acknowledged, and what it does when
+//! something on the way was lost.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use raft_core::consensus::ProgressState;
+use raft_core::consensus::ProgressState::{Probe, Replicate};
+
+use crate::common::{Cluster, say};
+use crate::no_pre_vote;
+use crate::replication::{appends, led, peer};
+
+/// F1: while it is not known where the logs agree, one append is sent, and the next one only after an answer or
+/// a heartbeat interval.
+#[test]
+fn f1_a_probe_is_sent_once() {
+    let mut cluster = Cluster::with_config(3, no_pre_vote);
+    cluster.fire(1);
+    cluster.step(2, 1, say::vote_answer(1, true));
+    assert_eq!(appends(&cluster.sent_by(1), 2), [(0, 1, 0)]);
+    assert_eq!(peer(&cluster, 2).state, Probe { paused: true });
+    cluster.propose(1, "a").expect("it leads");
+    cluster.step(2, 1, say::heartbeat_answer(1, 1));
+    assert_eq!(appends(&cluster.sent_by(1), 2), [], "the answer may be under way");
+    cluster.now = cluster.now + Duration::from_millis(60);
+    cluster.step(2, 1, say::heartbeat_answer(1, 1));
+    let sent = cluster.sent_by(1);
+    assert_eq!(appends(&sent, 2), [(0, 2, 0)]);
+    for (to, message) in sent {
+        cluster.step(1, to, message);
+    }
+    cluster.settle();
+    assert_eq!(peer(&cluster, 2).state, Replicate);
+}
+
+/// F2: once it is known where the logs agree, entries are sent ahead of their acknowledgements.
+#[test]
+fn f2_entries_are_sent_ahead() {
+    let mut cluster = led();
+    for sent_ahead in 1..=10 {
+        cluster.propose(1, "a").expect("it leads");
+        let peer = peer(&cluster, 2);
+        assert_eq!((peer.match_index, peer.next_index), (1, 2 + sent_ahead));
+        assert_eq!((peer.state, peer.inflight_count as u64), (Replicate, sent_ahead));
+    }
+    let expected: Vec<_> = (1..=10).map(|previous| (previous, 1, 1)).collect();
+    assert_eq!(appends(&cluster.sent_by(1), 2), expected);
+}
+
+/// F3: within a window of appends; acknowledgements free it in order.
+#[test]
+fn f3_the_window() {
+    let mut cluster = Cluster::with_config(3, |config| {
+        config.pre_vote = false;
+        config.inflight_count_max = 3;
+    });
+    cluster.elect(1);
+    for _ in 0..5 {
+        cluster.propose(1, "a").expect("it leads");
+    }
+    assert_eq!(appends(&cluster.sent_by(1), 2), [(1, 1, 1), (2, 1, 1), (3, 1, 1)]);
+    assert_eq!((peer(&cluster, 2).inflight_count, peer(&cluster, 2).next_index), (3, 5));
+    cluster.step(2, 1, say::accepted(1, 1));
+    assert_eq!(peer(&cluster, 2).inflight_count, 3);
+    cluster.flying.clear();
+    // One append takes all that has gathered. What it says must be so.
+    cluster.step(1, 2, say::append(1, (1, 1), &[], 1));
+    cluster.flying.clear();
+    assert!(appends(&cluster.sent_by(1), 2).is_empty());
+}
+
+/// F3: the window is bounded in bytes as well.
+#[test]
+fn f3_the_window_in_bytes() {
+    let mut cluster = Cluster::with_config(3, |config| {
+        config.pre_vote = false;
+        config.append_bytes_max = 1000;
+        config.inflight_bytes_max = 2000;
+    });
+    cluster.elect(1);
+    let commands = (0..10).map(|_| Bytes::from(vec![b'x'; 900])).collect();
+    cluster.with(1, |raft, _| raft.propose(commands)).expect("it leads");
+    let sent = appends(&cluster.sent_by(1), 2);
+    assert_eq!(sent, [(1, 1, 1), (2, 1, 1), (3, 1, 1)], "a window that is not full takes one more");
+}
+
+/// F4: an acknowledgement frees all that it covers, a stale or repeated one nothing.
+#[test]
+fn f4_stale_acknowledgements_free_nothing() {
+    let mut cluster = Cluster::with_config(3, |config| {
+        config.pre_vote = false;
+        config.inflight_count_max = 3;
+    });
+    cluster.elect(1);
+    for _ in 0..6 {
+        cluster.propose(1, "a").expect("it leads");
+    }
+    // Let 2 have what it is going to acknowledge.
+    for (to, message) in cluster.sent_by(1).into_iter().filter(|(to, _)| *to == 2) {
+        cluster.step(1, to, message);
+    }
+    cluster.flying.clear();
+    cluster.step(2, 1, say::accepted(1, 3));
+    assert_eq!(appends(&cluster.sent_by(1), 2), [(4, 3, 3)], "two are free, one takes the rest");
+    assert_eq!(peer(&cluster, 2).inflight_count, 2);
+    let before = cluster.status(1);
+    for stale in [0, 1, 2, 3] {
+        cluster.step(2, 1, say::accepted(1, stale));
+        assert_eq!(cluster.status(1), before, "{stale}");
+        assert!(appends(&cluster.sent_by(1), 2).is_empty());
+    }
+}
+
+/// F5: the window is full and the follower acknowledges nothing, but it lives: once per election timeout it is
+/// asked where it stands, with one append, and again as long as that is so.
+#[test]
+fn f5_a_full_window_of_a_follower_that_acknowledges_nothing() {
+    let mut cluster = Cluster::with_config(3, |config| {
+        config.pre_vote = false;
+        config.inflight_count_max = 3;
+    });
+    cluster.elect(1);
+    for _ in 0..6 {
+        cluster.propose(1, "a").expect("it leads");
+    }
+    cluster.flying.clear();
+    let answer = |cluster: &mut Cluster, after_ms| {
+        cluster.now = cluster.now + Duration::from_millis(after_ms);
+        cluster.step(2, 1, say::heartbeat_answer(1, 1));
+        appends(&cluster.sent_by(1), 2)
+    };
+    assert_eq!(answer(&mut cluster, 60), [], "an acknowledgement may be under way");
+    assert_eq!(answer(&mut cluster, 239), []);
+    assert_eq!(answer(&mut cluster, 1), [(1, 6, 1)], "an election timeout after the oldest");
+    assert_eq!(answer(&mut cluster, 30), []);
+    for _ in 0..5 {
+        assert_eq!(answer(&mut cluster, 60), [(1, 6, 1)], "lost again, asked again");
+    }
+}
+
+/// F7: what was sent ahead is lost in the middle; the follower refuses what does not fit, and has everything
+/// without anybody waiting for a timer.
+#[test]
+fn f7_a_gap_is_closed_at_once() {
+    let mut cluster = led();
+    let now = cluster.now;
+    for command in ["a", "b", "c", "d"] {
+        cluster.propose(1, command).expect("it leads");
+    }
+    for _ in 0..2 {
+        let at = cluster.flying.iter().position(|one| one.to == 2).expect("appends to 2");
+        cluster.drop_parcel(at);
+    }
+    cluster.settle();
+    assert!(
+        cluster.events.iter().any(|line| line.starts_with("2 -> 1") && line.contains("reject"))
+    );
+    assert_eq!(cluster.now, now);
+    assert_eq!(cluster.node(2).machine, cluster.node(1).machine);
+    assert_eq!((peer(&cluster, 2).state, peer(&cluster, 2).match_index), (Replicate, 5));
+}
+
+/// F8: the leader compacts what a follower with a full window still lacks. When it is found to lack it, a
+/// snapshot is sent, and replication goes on behind it.
+#[test]
+fn f8_compacted_while_a_follower_is_throttled() {
+    let mut cluster = Cluster::with_config(3, |config| {
+        config.pre_vote = false;
+        config.inflight_count_max = 2;
+    });
+    cluster.elect(1);
+    cluster.cut(1, 3);
+    for _ in 0..5 {
+        cluster.propose(1, "a").expect("it leads");
+        cluster.settle();
+    }
+    assert_eq!((peer(&cluster, 3).state, peer(&cluster, 3).inflight_count), (Replicate, 2));
+    cluster.snapshot(1);
+    cluster.compact(1, 6);
+    assert!(cluster.flying.is_empty(), "the window is full");
+    cluster.heal();
+    cluster.run(1_000);
+    assert_eq!((cluster.leader(), cluster.raft(1).term()), (Some(1), 1));
+    assert_eq!(cluster.status(3).log_start_index, 6, "by snapshot");
+    cluster.propose(1, "b").expect("it leads");
+    cluster.settle();
+    assert_eq!(peer(&cluster, 3).state, Replicate);
+    assert_eq!(cluster.node(3).machine, cluster.node(1).machine);
+}
+
+/// F9: to a peer that is gone nothing is sent but heartbeats, however much is proposed and however often its
+/// connection breaks; at its first sign of life it gets what it lacks.
+#[test]
+fn f9_no_storm_to_a_peer_that_is_gone() {
+    let mut cluster = led();
+    cluster.crash(3, 0);
+    cluster.take_events();
+    for _ in 0..50 {
+        cluster.with(1, |raft, now| raft.on_unreachable(now, 3));
+        cluster.propose(1, "a").expect("it leads");
+        cluster.run(60);
+    }
+    let lost = cluster.take_events();
+    let lost = |kind: &str| {
+        let lines = lost.iter().filter(|line| line.starts_with("1 -x 3") && line.contains(kind));
+        lines.count()
+    };
+    assert!(lost("heartbeat") >= 45);
+    assert_eq!(lost("append"), 0);
+    cluster.start(3);
+    cluster.run(60);
+    assert_eq!(cluster.node(3).machine, cluster.node(1).machine, "within a heartbeat interval");
+}
+
+/// F6: a broken connection, or a gap that the follower notices, leads back to what is known to match.
+#[test]
+fn f6_a_gap_leads_back_to_a_probe() {
+    let start = || {
+        let mut cluster = led();
+        cluster.propose(1, "a").expect("it leads");
+        cluster.propose(1, "b").expect("it leads");
+        cluster.flying.clear();
+        assert_eq!((peer(&cluster, 2).state, peer(&cluster, 2).next_index), (Replicate, 4));
+        cluster
+    };
+    let mut cluster = start();
+    cluster.with(1, |raft, now| raft.on_unreachable(now, 2));
+    assert_eq!(
+        (peer(&cluster, 2).state, peer(&cluster, 2).next_index),
+        (Probe { paused: true }, 2)
+    );
+    let mut cluster = start();
+    cluster.step(2, 1, say::rejected(1, 2, (1, 1)));
+    assert_eq!(appends(&cluster.sent_by(1), 2), [(1, 2, 1)], "sent again at once");
+    assert!(matches!(peer(&cluster, 2).state, ProgressState::Probe { paused: true }));
+}
+
+/// F10: replication waits for no timer: with silent timers all is delivered and committed.
+#[test]
+fn f10_replication_needs_no_timer() {
+    let mut cluster = led();
+    let now = cluster.now;
+    for _ in 0..50 {
+        cluster.propose(1, "a").expect("it leads");
+        cluster.settle();
+    }
+    assert_eq!((cluster.now, cluster.node(3).machine.applied.len()), (now, 51));
+}
