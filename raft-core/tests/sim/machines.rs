@@ -181,6 +181,7 @@ impl Simulation {
             matches: vec![0; voter_count],
             timer_at: u64::MAX,
             will_be_asked: false,
+            winds_up_for: None,
             was_told: false,
         });
         self.tell(|| format!("{id} is up, life {life_number}"));

@@ -75,6 +75,8 @@ pub struct Life {
     /// True time of the timer that is set.
     pub timer_at: u64,
     pub will_be_asked: bool,
+    /// Whose request for a vote just wound the election timer up.
+    pub winds_up_for: Option<(NodeId, Term)>,
     /// Told to take over by the leader.
     pub was_told: bool,
 }

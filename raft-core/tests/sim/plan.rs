@@ -61,6 +61,8 @@ pub struct Mix {
     pub snapshot_threshold_bytes: u64,
     pub snapshot_bytes_max: u64,
     pub bandwidth_bytes_per_ms: u64,
+    /// Receivers crash while they receive a snapshot, or soon after.
+    pub install_crashes: u64,
     /// The state machine survives a crash by itself, at some earlier position.
     pub durable_machine: bool,
     limits: Limits,
@@ -168,6 +170,7 @@ impl Mix {
             snapshot_threshold_bytes,
             snapshot_bytes_max: random.scaled(1_000, 10_000_000),
             bandwidth_bytes_per_ms: random.scaled(1_000, 100_000),
+            install_crashes: random.sometimes(40, 20, 500),
             durable_machine,
             limits,
             hostile_us: election_timeout_us
@@ -193,6 +196,7 @@ impl Mix {
             "transfers" => self.transfers = 0,
             "snapshots" => {
                 self.snapshot_threshold_bytes = 0;
+                self.install_crashes = 0;
                 self.limits.log_bytes_max = u64::MAX;
             }
             "limits" => self.limits = Limits::roomy(self.election_timeout_us),

@@ -59,8 +59,11 @@ fn keep_panics() {
             let payload = info.payload();
             let message = payload.downcast_ref::<String>().cloned();
             let message = message.or_else(|| payload.downcast_ref::<&str>().map(|s| (*s).into()));
+            let message = message.unwrap_or_default();
+            // Behind "assertion `left == right` failed: ".
+            let own_words = message.split_once("failed: ").map(|(_, words)| words.to_owned());
             let failure = Failure {
-                message: message.unwrap_or_default(),
+                message: own_words.unwrap_or(message),
                 place: info.location().map_or(String::new(), ToString::to_string),
             };
             PANIC.replace(Some(failure));
@@ -148,7 +151,7 @@ pub fn run_seeds(first: u64, scale: Scale, goes_on: impl Fn(u64) -> bool + Sync)
 fn explain(seed: u64, scale: Scale, failure: Failure) -> String {
     let plan = Plan::draw(seed, scale);
     let first = failure.message.clone();
-    let (kept, failure) = shrink(&plan, failure);
+    let (kept, failure) = shrink(&plan, failure, |plan| run_quietly(plan).failure);
     let outcome = run_recording(kept.of(&plan));
     let mut text = format!("seed {seed}: {first}\n\n");
     let _ = writeln!(text, "made smaller: {} ({})", failure.message, failure.place);

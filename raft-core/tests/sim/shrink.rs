@@ -1,8 +1,8 @@
 //! Makes a failing run smaller: takes faults out of its schedule and chances out of its mix as long as
 //! the same thing still goes wrong.
 
-use crate::plan::{KNOBS, Plan};
-use crate::run::{Failure, run_quietly};
+use crate::plan::{KNOBS, Plan, SHORT};
+use crate::run::Failure;
 
 /// Each try is a run.
 const TRIES_MAX: usize = 400;
@@ -27,23 +27,28 @@ impl Kept {
     }
 }
 
-/// Returns what is left, and how that fails.
-pub fn shrink(plan: &Plan, failure: Failure) -> (Kept, Failure) {
-    let mut shrinker = Shrinker { plan, kept: Kept::all(plan), failure, tries: 0 };
+/// Returns what is left, and how that fails. `run` tells how a plan does.
+pub fn shrink(
+    plan: &Plan,
+    failure: Failure,
+    run: impl Fn(Plan) -> Option<Failure>,
+) -> (Kept, Failure) {
+    let mut shrinker = Shrinker { plan, run, kept: Kept::all(plan), failure, tries: 0 };
     shrinker.drop_faults();
     shrinker.turn_knobs();
     shrinker.drop_faults();
     (shrinker.kept, shrinker.failure)
 }
 
-struct Shrinker<'a> {
+struct Shrinker<'a, F> {
     plan: &'a Plan,
+    run: F,
     kept: Kept,
     failure: Failure,
     tries: usize,
 }
 
-impl Shrinker<'_> {
+impl<F: Fn(Plan) -> Option<Failure>> Shrinker<'_, F> {
     fn drop_faults(&mut self) {
         let mut piece = self.kept.faults.len();
         while piece > 0 {
@@ -76,7 +81,7 @@ impl Shrinker<'_> {
         if self.tries > TRIES_MAX {
             return false;
         }
-        match run_quietly(fewer.of(self.plan)).failure {
+        match (self.run)(fewer.of(self.plan)) {
             Some(failure) if failure.label() == self.failure.label() => {
                 (self.kept, self.failure) = (fewer, failure);
                 true
@@ -84,4 +89,28 @@ impl Shrinker<'_> {
             Some(_) | None => false,
         }
     }
+}
+
+/// Of a run that fails because of two faults and one chance, just these are left.
+#[test]
+fn what_does_not_matter_is_taken_away() {
+    let plan = (0..).map(|seed| Plan::draw(seed, SHORT)).find(|plan| {
+        plan.faults.len() > 20 && plan.mix.loss > 0 && plan.mix.copies > 0 && plan.mix.skew_ppm > 0
+    });
+    let plan = plan.expect("one of all seeds");
+    let (one, other) = (plan.faults[7].dice, plan.faults[19].dice);
+    let run = |plan: Plan| {
+        let is_left = |dice| plan.faults.iter().any(|fault| fault.dice == dice);
+        let message = match (is_left(one) && is_left(other), plan.mix.loss > 0) {
+            (true, true) => "V1 both",
+            (true, false) => "V2 something else",
+            (false, _) => return None,
+        };
+        Some(Failure { message: message.into(), place: String::new() })
+    };
+    let failure = run(plan.clone()).expect("all faults are there");
+    let (kept, failure) = shrink(&plan, failure, run);
+    assert_eq!(kept.faults, [7, 19]);
+    assert!(!kept.off.contains(&"loss") && kept.off.contains(&"copies"), "{:?}", kept.off);
+    assert_eq!(failure.message, "V1 both");
 }

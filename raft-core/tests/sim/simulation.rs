@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use raft_core::consensus::RoleKind;
-use raft_core::types::{Message, NodeId, SnapshotMeta};
+use raft_core::types::{Body, Message, NodeId, SnapshotMeta};
 
 use crate::chain::Stamp;
 use crate::common::{Random, render};
@@ -354,6 +354,18 @@ impl Simulation {
         self.trace.note(from << 32 | to << 16 | message.term);
         self.tell(|| format!("{from} -> {to}  {}", render::message(&message)));
         self.note_heard(from, to, &message);
-        self.with(to, |raft, now| raft.step(now, from, message));
+        let own_time = self.own_time(to);
+        let raft = &mut self.life(to).raft;
+        let before = (raft.role(), raft.next_deadline());
+        let (term, is_vote) = (message.term, matches!(message.body, Body::Vote { .. }));
+        let is_leaders = matches!(message.body, Body::Append { .. } | Body::Heartbeat { .. });
+        raft.step(own_time, from, message);
+        assert!(
+            !is_leaders || raft.term() > term || raft.leader() == Some(from),
+            "V1 node {to} hears the leader of its term and does not follow it"
+        );
+        let grew = is_vote && before.0 == RoleKind::Follower && raft.next_deadline() > before.1;
+        self.life(to).winds_up_for = grew.then_some((from, term));
+        self.with(to, |_, _| ());
     }
 }

@@ -196,6 +196,7 @@ impl Simulation {
             return self.interrupt(transfer);
         }
         if answer == OfferAnswer::Wanted {
+            self.maybe_crash_soon(to);
             let at = self.now + self.transfer_us(transfer.snapshot.size_bytes) + 1;
             return self.schedule(at, Event::Transferred(transfer));
         }
@@ -204,6 +205,23 @@ impl Simulation {
             transfer.through = Some(meta.index());
         }
         self.answer(transfer);
+    }
+
+    /// While it receives, or between two of the steps in which it takes the snapshot over.
+    fn maybe_crash_soon(&mut self, id: NodeId) {
+        let (chance, timeout_us) =
+            (self.plan.mix.install_crashes, self.plan.mix.election_timeout_us);
+        let is_calm = self.network.calm;
+        let node = self.node_mut(id);
+        let (is_due, effects, down_us) = (
+            node.random.permille(chance),
+            node.random.between(0, 12),
+            node.random.between(1, 4 * timeout_us),
+        );
+        if is_due && !is_calm {
+            node.crashes_in = Some(effects);
+            node.down_us = down_us;
+        }
     }
 
     pub fn on_transferred(&mut self, mut transfer: Box<Transfer>) {
