@@ -119,7 +119,11 @@ impl Simulation {
     /// The last position and the leader, if the nodes agree on everything.
     fn are_equal(&self, core: &[NodeId]) -> Option<(Position, NodeId)> {
         let leader = self.leader().filter(|leader| core.contains(leader))?;
-        let last = self.node(leader).life.as_ref()?.planned.last();
+        let life = self.node(leader).life.as_ref()?;
+        let last = life.planned.last();
+        // And the leader knows it: an acknowledgement may still be under way.
+        let is_known =
+            |id: &NodeId| *id == leader || life.matches[*id as usize - 1] == last.index();
         let is_there = |id: &NodeId| {
             let node = self.node(*id);
             node.life.as_ref().is_some_and(|life| {
@@ -132,7 +136,7 @@ impl Simulation {
                     && life.raft.leader() == Some(leader)
             })
         };
-        core.iter().all(is_there).then_some((last.position, leader))
+        core.iter().all(|id| is_there(id) && is_known(id)).then_some((last.position, leader))
     }
 
     fn stay_silent(&mut self, core: &[NodeId]) -> NodeId {

@@ -357,7 +357,9 @@ impl Simulation {
         let own_time = self.own_time(to);
         let raft = &mut self.life(to).raft;
         let before = (raft.role(), raft.next_deadline());
-        let (term, is_vote) = (message.term, matches!(message.body, Body::Vote { .. }));
+        let term = message.term;
+        // In a newer term the deadline of reads goes away as well.
+        let is_vote = matches!(message.body, Body::Vote { .. }) && term == raft.term();
         let is_leaders = matches!(message.body, Body::Append { .. } | Body::Heartbeat { .. });
         raft.step(own_time, from, message);
         assert!(
