@@ -75,6 +75,12 @@ impl Log {
         }
     }
 
+    /// The entries behind an index, as many as there are of so many.
+    pub fn slice(&self, previous: Index, count: usize) -> Vec<Entry> {
+        let skip = (previous - self.start.index()) as usize;
+        self.entries.iter().skip(skip).take(count).map(|stamped| stamped.entry.clone()).collect()
+    }
+
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.entries.iter().map(|stamped| &stamped.entry)
     }

@@ -42,6 +42,7 @@ things! {
     Overflow: 1600, "messages lost because a link was full";
     Copy: 15_000, "messages delivered again";
     Reordered: 1900, "messages that overtook others";
+    Needless: 3300, "appends that start further back than need be";
     Spike: 1100, "messages delayed beyond reason";
     CutOff: 41_000, "messages lost on a cut link";
     Crash: 1300, "crashes";

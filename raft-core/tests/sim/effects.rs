@@ -4,7 +4,7 @@
 use std::mem;
 
 use raft_core::consensus::{Persist, Raft, ReadState, Ready, RoleChange, RoleKind};
-use raft_core::types::{Batch, Body, Entry, Message, NodeId, SnapshotMeta, Time};
+use raft_core::types::{Batch, Body, Entry, Index, Message, NodeId, SnapshotMeta, Term, Time};
 
 use crate::common::render;
 use crate::coverage::What;
@@ -195,6 +195,40 @@ impl Simulation {
         assert_ne!(id, to, "V24 node {id} writes to itself");
         self.check_promise(id, to, &message);
         self.count_sent(id, to, &message);
+        if let Body::Append { previous, commit_index, .. } = &message.body {
+            self.send_needless(id, to, message.term, previous.index, *commit_index);
+        }
+        self.put_on_the_way(id, to, message);
+    }
+
+    /// Now and then a leader says again what it has said or need not say. Raft allows it, and this core
+    /// with its exact hints would never do it, so a follower that relies on that would go unnoticed.
+    fn send_needless(
+        &mut self,
+        id: NodeId,
+        to: NodeId,
+        term: Term,
+        previous_index: Index,
+        commit_index: Index,
+    ) {
+        let (chance, is_calm) = (self.plan.mix.needless, self.network.calm);
+        let node = self.node_mut(id);
+        let random = &mut node.random;
+        let life = node.life.as_ref().expect("the node is up");
+        let (first, last) = (life.planned.start.index(), life.planned.last_index());
+        let is_leader = life.raft.role() == RoleKind::Leader && life.raft.term() == term;
+        if is_calm || !random.permille(chance) || !is_leader || previous_index.min(last) < first {
+            return;
+        }
+        let index = random.between(first, previous_index.min(last));
+        let previous = life.planned.at(index).expect("it is in the log").position;
+        let entries = life.planned.slice(index, random.below(4));
+        self.coverage.count(What::Needless);
+        let message = Message::new(term, Body::Append { previous, entries, commit_index });
+        self.put_on_the_way(id, to, message);
+    }
+
+    fn put_on_the_way(&mut self, id: NodeId, to: NodeId, message: Message) {
         let class = message.class();
         let mix = &self.plan.mix;
         let arrivals = self.network.send(self.now, (id, to), class, mix, &mut self.coverage);

@@ -36,6 +36,8 @@ pub struct Mix {
     pub copies: u64,
     /// Messages that do not keep their place behind earlier ones.
     pub reorder: u64,
+    /// Beside an append, another one that starts further back, as a leader with worse hints would send.
+    pub needless: u64,
     /// Messages that take far longer than the others, 200 to 2,200 ms.
     pub spikes: u64,
     pub delay_min_us: u64,
@@ -112,10 +114,11 @@ impl Plan {
 }
 
 /// What a failing run may do without; the names are those of `SIM_OFF`.
-pub const KNOBS: [&str; 14] = [
+pub const KNOBS: [&str; 15] = [
     "loss",
     "copies",
     "reorder",
+    "needless",
     "spikes",
     "capacity",
     "disk",
@@ -153,6 +156,7 @@ impl Mix {
             loss: random.sometimes(60, 1, 300),
             copies: random.sometimes(60, 1, 500),
             reorder: random.sometimes(60, 1, 1000),
+            needless: random.sometimes(40, 5, 200),
             spikes: random.sometimes(40, 1, 20),
             delay_min_us: random.scaled(20, election_timeout_us / 40),
             delay_mean_us: random.scaled(100, election_timeout_us / 8),
@@ -186,6 +190,7 @@ impl Mix {
             "loss" => self.loss = 0,
             "copies" => self.copies = 0,
             "reorder" => self.reorder = 0,
+            "needless" => self.needless = 0,
             "spikes" => self.spikes = 0,
             "capacity" => self.link_capacity = 1000,
             "disk" => self.disk_mean_us = 100,

@@ -131,7 +131,7 @@ impl Simulation {
                     && life.view.last_index == last.index()
                     && life.view.last_applied == last.index()
                     && life.planned.last() == last
-                    && life.writing.is_empty()
+                    && life.writing.iter().all(|write| write.entries.is_empty())
                     && !life.receiving
                     && life.raft.leader() == Some(leader)
             })
