@@ -89,7 +89,7 @@ impl Log {
             truncate_from: None,
             in_flight: VecDeque::new(),
         };
-        log.recount_uncommitted();
+        log.uncommitted_bytes = log.count_uncommitted();
         log
     }
 
@@ -383,13 +383,10 @@ impl Log {
         self.snapshot_index = index;
     }
 
-    fn recount_uncommitted(&mut self) {
-        self.uncommitted_bytes = self
-            .entries
-            .iter()
-            .filter(|entry| entry.index > self.commit_index)
-            .map(Entry::size_bytes)
-            .sum();
+    fn count_uncommitted(&self) -> u64 {
+        let uncommitted = self.entries.iter().rev();
+        let uncommitted = uncommitted.take_while(|entry| entry.index > self.commit_index);
+        uncommitted.map(Entry::size_bytes).sum()
     }
 
     /// The marks are in order, the counters agree with the entries.
@@ -407,9 +404,7 @@ impl Log {
         }
         let bytes: u64 = self.entries.iter().map(Entry::size_bytes).sum();
         assert_eq!(self.bytes, bytes);
-        let mut recounted = self.clone();
-        recounted.recount_uncommitted();
-        assert_eq!(self.uncommitted_bytes, recounted.uncommitted_bytes);
+        assert_eq!(self.uncommitted_bytes, self.count_uncommitted());
         let mut previous = self.start;
         for entry in &self.entries {
             assert_eq!(entry.index, previous.index + 1);

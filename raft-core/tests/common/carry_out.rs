@@ -37,7 +37,6 @@ impl Cluster {
             let leader = change.leader.map_or(String::new(), |leader| format!(" of {leader}"));
             self.tell(|| format!("{id} is {}{leader} in t{}", change.role.name(), change.term));
             if change.role == RoleKind::Leader {
-                self.count("leader");
                 let log = &self.nodes[&id].log;
                 self.oracle.on_leader(id, change.term, log);
             }
@@ -55,7 +54,6 @@ impl Cluster {
             self.restore(id, &meta);
         }
         for state in &read_states {
-            self.count(if state.read_index.is_some() { "read confirmed" } else { "read failed" });
             self.oracle.on_read_answered(id, state.id, state.read_index);
             let index = state.read_index.map_or("failed".to_owned(), |index| index.to_string());
             self.tell(|| format!("{id} read {}: {index}", state.id));
@@ -78,9 +76,6 @@ impl Cluster {
 
     fn take_batch(&mut self, id: NodeId, persist: &Persist) {
         self.tell(|| format!("{id} writes #{}: {}", persist.id, render::batch(&persist.batch)));
-        if persist.batch.truncate_from.is_some() {
-            self.count("truncation");
-        }
         let node = self.nodes.get_mut(&id).expect("a node of this cluster");
         node.writing.push_back(persist.clone());
         node.log.write(&persist.batch);
@@ -107,9 +102,6 @@ impl Cluster {
             self.oracle.on_commit(id, term, entry, disks);
             seen += 1;
         }
-        if seen > self.nodes[&id].commit_seen {
-            self.count("commit");
-        }
         self.node_mut(id).commit_seen = seen;
     }
 
@@ -126,7 +118,6 @@ impl Cluster {
     }
 
     fn restore(&mut self, id: NodeId, meta: &SnapshotMeta) {
-        self.count("restore");
         self.tell(|| format!("{id} restores {}", meta.position));
         let node = self.nodes.get_mut(&id).expect("a node of this cluster");
         assert_eq!(

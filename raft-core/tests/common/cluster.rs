@@ -43,9 +43,6 @@ pub struct Cluster {
     pub(super) cut: BTreeSet<(NodeId, NodeId)>,
     configure: Box<dyn Fn(&mut Config)>,
     voters: Configuration,
-    record: bool,
-    /// How often things happened that a random run should reach.
-    pub counts: BTreeMap<&'static str, u32>,
     next_read: u64,
 }
 
@@ -74,8 +71,6 @@ impl Cluster {
             cut: BTreeSet::new(),
             configure: Box::new(configure),
             voters: Configuration::of_voters(disks.keys().copied()),
-            record: true,
-            counts: BTreeMap::new(),
             next_read: 1,
         };
         for (id, disk) in disks {
@@ -98,12 +93,6 @@ impl Cluster {
         }
         cluster.events.clear();
         cluster
-    }
-
-    /// Whether to keep lines of what happens; not for long runs.
-    pub fn recording(mut self, record: bool) -> Self {
-        self.record = record;
-        self
     }
 
     pub fn ids(&self) -> Vec<NodeId> {
@@ -149,13 +138,7 @@ impl Cluster {
     }
 
     pub fn tell(&mut self, line: impl FnOnce() -> String) {
-        if self.record {
-            self.events.push(line());
-        }
-    }
-
-    pub(super) fn count(&mut self, what: &'static str) {
-        *self.counts.entry(what).or_default() += 1;
+        self.events.push(line());
     }
 
     /// Tells one node one thing, and carries out what it wants.

@@ -1,4 +1,5 @@
-//! A cluster of pure cores under full control, for scripts, paper tests and random runs.
+//! A cluster of pure cores under full control, for scripts and paper tests. Its chance and its
+//! way to write things down serve the simulator, too.
 //!
 //! Nodes are values, the network is a list, the disk is a value that survives a crash, time passes
 //! when the test says so. Nothing happens by itself: a message is delivered, lost or repeated, a

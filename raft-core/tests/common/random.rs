@@ -16,6 +16,13 @@ impl Random {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
+    /// The first numbers of near seeds are near.
+    pub fn stir(&mut self) {
+        for _ in 0..4 {
+            self.next();
+        }
+    }
+
     pub fn below(&mut self, bound: usize) -> usize {
         (self.next() >> 33) as usize % bound
     }
@@ -26,5 +33,29 @@ impl Random {
 
     pub fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
         &from[self.below(from.len())]
+    }
+
+    /// Chances in thousandths.
+    pub fn permille(&mut self, chance: u64) -> bool {
+        self.between(0, 999) < chance
+    }
+
+    /// Both ends included.
+    pub fn between(&mut self, low: u64, high: u64) -> u64 {
+        low + (self.next() >> 11) % (high - low + 1)
+    }
+
+    /// From `low` to `high`, each order of magnitude as likely as the next.
+    pub fn scaled(&mut self, low: u64, high: u64) -> u64 {
+        let low = low.max(1);
+        let high = high.max(low);
+        let doublings = u64::from((high / low).ilog2());
+        let from = low << self.between(0, doublings);
+        self.between(from, (2 * from - 1).min(high))
+    }
+
+    /// Zero, or with a chance of so many in a hundred from `low` to `high`.
+    pub fn sometimes(&mut self, chance: usize, low: u64, high: u64) -> u64 {
+        if self.percent(chance) { self.scaled(low, high) } else { 0 }
     }
 }

@@ -1,0 +1,108 @@
+//! Logs as chains of hashes: equal hashes at an index mean equal logs through it, so that two logs, or
+//! a log and a state, are compared in one step.
+
+use std::collections::VecDeque;
+
+use raft_core::types::{Entry, Index, Payload, Position};
+
+/// A position, and the hash of everything through it. Also all that the state machine holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stamp {
+    pub position: Position,
+    pub chain: u64,
+}
+
+pub fn mix(hash: u64, word: u64) -> u64 {
+    let mixed = (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed ^ (mixed >> 29)
+}
+
+impl Stamp {
+    pub const ZERO: Stamp = Stamp { position: Position::ZERO, chain: 0 };
+
+    pub fn index(&self) -> Index {
+        self.position.index
+    }
+
+    /// After one more entry.
+    pub fn then(self, entry: &Entry) -> Stamp {
+        assert_eq!(entry.index, self.index() + 1, "entries are contiguous");
+        let mut chain = mix(mix(self.chain, entry.term), entry.index);
+        match &entry.payload {
+            Payload::Noop => chain = mix(chain, 1),
+            Payload::Command(command) => {
+                chain = mix(chain, command.len() as u64);
+                for piece in command.chunks(8) {
+                    let mut word = [0; 8];
+                    word[..piece.len()].copy_from_slice(piece);
+                    chain = mix(chain, u64::from_le_bytes(word));
+                }
+            }
+            Payload::Configuration(_) => chain = mix(chain, 2),
+        }
+        Stamp { position: entry.position(), chain }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub struct Stamped {
+    pub entry: Entry,
+    pub stamp: Stamp,
+}
+
+/// A log behind its start.
+#[derive(Clone, Debug, Default)]
+pub struct Log {
+    pub start: Stamp,
+    entries: VecDeque<Stamped>,
+}
+
+impl Log {
+    pub fn last(&self) -> Stamp {
+        self.entries.back().map_or(self.start, |last| last.stamp)
+    }
+
+    pub fn last_index(&self) -> Index {
+        self.last().index()
+    }
+
+    /// The stamp at an index of this log or at its start; `None` beyond either end.
+    pub fn at(&self, index: Index) -> Option<Stamp> {
+        let offset = index.checked_sub(self.start.index())?;
+        match offset.checked_sub(1) {
+            None => Some(self.start),
+            Some(offset) => self.entries.get(offset as usize).map(|stamped| stamped.stamp),
+        }
+    }
+
+    /// The entries behind an index, as many as there are of so many.
+    pub fn slice(&self, previous: Index, count: usize) -> Vec<Entry> {
+        let skip = (previous - self.start.index()) as usize;
+        self.entries.iter().skip(skip).take(count).map(|stamped| stamped.entry.clone()).collect()
+    }
+
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().map(|stamped| &stamped.entry)
+    }
+
+    pub fn push(&mut self, stamped: Stamped) {
+        assert_eq!(stamped.entry.index, self.last_index() + 1, "entries follow the log");
+        self.entries.push_back(stamped);
+    }
+
+    pub fn truncate_from(&mut self, index: Index) {
+        assert!(index > self.start.index() && index <= self.last_index(), "nothing to truncate");
+        self.entries.truncate((index - self.start.index() - 1) as usize);
+    }
+
+    pub fn compact(&mut self, through: Index) {
+        while self.start.index() < through {
+            self.start = self.entries.pop_front().expect("compacted within the log").stamp;
+        }
+    }
+
+    pub fn start_over(&mut self, start: Stamp) {
+        self.entries.clear();
+        self.start = start;
+    }
+}

@@ -1,0 +1,208 @@
+//! A node's disk and state machine at work, its crash, and its return.
+
+use raft_core::consensus::{Boot, Raft};
+use raft_core::types::{Configuration, NodeId, Time};
+
+use crate::chain::Stamp;
+use crate::clock::Clock;
+use crate::common::Random;
+use crate::coverage::What;
+use crate::disk::Disk;
+use crate::node::{Life, Node, Own, Promise, Work};
+use crate::simulation::{Event, Simulation};
+use crate::watch;
+
+impl Node {
+    pub fn new(id: NodeId, random: Random, clock_start: u64, rate: u64) -> Self {
+        Self {
+            id,
+            life: None,
+            life_number: 0,
+            clock: Clock::new(clock_start, rate),
+            disk: Disk::default(),
+            random,
+            promise: Promise::default(),
+            paused_until: 0,
+            hung: 0,
+            slowness: 1,
+            crashes_in: None,
+            down_us: 0,
+        }
+    }
+}
+
+impl Simulation {
+    /// Starts the oldest batch that waits, if the disk is free.
+    pub fn keep_disk_busy(&mut self, id: NodeId) {
+        let mean_us = if self.network.calm { 200 } else { self.plan.mix.disk_mean_us };
+        let node = self.node_mut(id);
+        let (hung, slowness, life_number) = (node.hung > 0, node.slowness, node.life_number);
+        let Some(life) = node.life.as_mut() else { return };
+        if hung || life.disk_is_busy || life.writing.is_empty() {
+            return;
+        }
+        life.disk_is_busy = true;
+        let takes_us = node.random.between(1, 2 * mean_us) * slowness;
+        self.schedule(self.now + takes_us, Event::Written { node: id, life: life_number });
+    }
+
+    pub fn on_written(&mut self, id: NodeId) {
+        let is_hung = self.node(id).hung > 0;
+        let life = self.life(id);
+        life.disk_is_busy = false;
+        if is_hung {
+            // It hung before this one was finished.
+            return;
+        }
+        let write = life.writing.pop_front().expect("the disk was busy with it");
+        let number = write.id;
+        self.tell(|| format!("{id} wrote #{number}"));
+        self.node_mut(id).disk.write(write);
+        self.keep_disk_busy(id);
+        self.with(id, |raft, now| raft.on_persisted(now, number));
+    }
+
+    pub fn feed_machine(&mut self, id: NodeId, work: Work) {
+        let life = self.life(id);
+        life.applying.push_back(work);
+        if life.applying.len() == 1 {
+            self.keep_machine_busy(id);
+        }
+    }
+
+    fn keep_machine_busy(&mut self, id: NodeId) {
+        let mean_us = if self.network.calm { 20 } else { self.plan.mix.apply_mean_us };
+        let node = self.node_mut(id);
+        let life_number = node.life_number;
+        if node.life.as_ref().is_some_and(|life| !life.applying.is_empty()) {
+            let takes_us = node.random.between(1, 2 * mean_us);
+            self.schedule(self.now + takes_us, Event::Applied { node: id, life: life_number });
+        }
+    }
+
+    /// The machine has done its oldest piece of work.
+    pub fn on_applied(&mut self, id: NodeId) {
+        let work = self.life(id).applying.pop_front().expect("the machine was busy with it");
+        let index = match work {
+            Work::Apply(entries) => {
+                let mut state = self.life(id).machine;
+                entries.iter().for_each(|entry| state = state.then(entry));
+                self.oracle.on_state(id, state);
+                assert!(self.node(id).has_durable(state), "V11 applied before it is on disk");
+                self.life(id).machine = state;
+                let (first, last) = (entries[0].index, state.position);
+                self.tell(|| format!("{id} applied {first} to {last}"));
+                self.answer_waiting(id);
+                state.index()
+            }
+            Work::Restore(meta) => {
+                self.coverage.count(What::Restore);
+                let snapshot = self.node(id).disk.snapshot.clone().expect("one is published");
+                assert_eq!(snapshot.meta, meta, "V19 restored before it is published");
+                assert!(
+                    snapshot.state.index() >= self.life(id).machine.index(),
+                    "V7 a snapshot moves the state backwards"
+                );
+                self.oracle.on_state(id, snapshot.state);
+                self.life(id).machine = snapshot.state;
+                self.tell(|| format!("{id} restored {}", meta.position));
+                if self.plan.mix.durable_machine {
+                    self.node_mut(id).disk.machine = snapshot.state;
+                }
+                meta.index()
+            }
+        };
+        self.keep_machine_busy(id);
+        self.with(id, |raft, _| raft.on_applied(index));
+        self.answer_reads(id);
+    }
+
+    /// Stops a node between two of its effects. Of the batches at its disk, the first few survive.
+    pub fn crash(&mut self, id: NodeId) {
+        self.forget_waiting(id);
+        let is_durable = self.plan.mix.durable_machine;
+        let node = self.node_mut(id);
+        node.crashes_in = None;
+        let Some(life) = node.life.take() else { return };
+        let survive = node.random.below(life.writing.len() + 1);
+        let lost = life.writing.len() - survive;
+        if life.receiving || life.raft.is_restoring() {
+            self.coverage.count(What::InstallCrash);
+        }
+        let node = self.node_mut(id);
+        if is_durable && node.random.percent(30) {
+            // It had flushed more than it was asked to.
+            node.disk.machine = life.machine;
+        }
+        life.writing.into_iter().take(survive).for_each(|write| node.disk.write(write));
+        let (life_number, down_us) = (node.life_number, node.down_us);
+        self.coverage.count(What::Crash);
+        self.coverage.add(What::LostWrite, lost as u64);
+        self.coverage.add(What::KeptWrite, survive as u64);
+        self.tell(|| format!("{id} crashed; {survive} batches survive, {lost} are lost"));
+        self.schedule(self.now + down_us, Event::Restarts { node: id, life: life_number });
+    }
+
+    /// Starts a node from its disk, as a driver would.
+    pub fn start(&mut self, id: NodeId) {
+        let now = self.own_time(id);
+        let is_durable = self.plan.mix.durable_machine;
+        let node = self.node_mut(id);
+        assert!(!node.is_up(), "node {id} is up");
+        node.life_number += 1;
+        let seed = node.random.next();
+        let life_number = node.life_number;
+        let machine = bring_up_to_date(&mut node.disk, is_durable);
+        let bootstrap = Configuration::of_voters(1..=self.plan.mix.voter_count);
+        let boot =
+            Boot { loaded: self.node(id).disk.load(), last_applied: machine.position, bootstrap };
+        let config = self.plan.mix.config(id, seed);
+        let raft = Raft::new(config, boot, now).expect("what a core wrote, a core can start from");
+        self.oracle.on_state(id, machine);
+        let voter_count = self.plan.mix.voter_count as usize;
+        let node = self.node_mut(id);
+        node.life = Some(Life {
+            view: watch::view(&raft.status()),
+            raft,
+            planned: node.disk.log.clone(),
+            writing: Default::default(),
+            disk_is_busy: false,
+            batch_term: node.disk.hard_state.term,
+            batch_commit: node.disk.hard_state.commit_index,
+            machine,
+            applying: Default::default(),
+            reads: Vec::new(),
+            waiting: Default::default(),
+            own: Own::Idle,
+            receiving: false,
+            wanted_by: Default::default(),
+            sending_to: Default::default(),
+            heard: vec![Time::ZERO; voter_count],
+            matches: vec![0; voter_count],
+            timer_at: u64::MAX,
+            will_be_asked: false,
+            winds_up_for: None,
+            was_told: false,
+        });
+        self.tell(|| format!("{id} is up, life {life_number}"));
+        self.check_recovery(id);
+        self.settle(id);
+    }
+}
+
+/// The state machine as a node finds it: in memory it starts from the snapshot; a durable one does so
+/// only if the log cannot bring it up to date.
+fn bring_up_to_date(disk: &mut Disk, is_durable: bool) -> Stamp {
+    let mut machine = if is_durable { disk.machine } else { Stamp::ZERO };
+    if let Some(snapshot) = &disk.snapshot
+        && snapshot.state.index() > machine.index()
+        && (!is_durable || machine.index() < disk.log.start.index())
+    {
+        machine = snapshot.state;
+        if is_durable {
+            disk.machine = machine;
+        }
+    }
+    assert!(machine.index() >= disk.log.start.index(), "V21 no state fills the gap to the log");
+    machine
+}

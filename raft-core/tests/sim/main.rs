@@ -1,0 +1,157 @@
+//! The simulator of the core: nodes are values, network, disks and clocks are data, one seed decides
+//! everything.
+//!
+//! A run is a [`plan`]: a mix of chances and limits, and a schedule of faults. In its hostile part
+//! messages are lost, repeated, delayed and reordered, links are cut in nine ways, nodes crash between
+//! any two effects and lose what was not written, disks are slow or hang, processes pause, clocks run
+//! wrong; clients propose, read and hand leadership over meanwhile. Then everything is well again, or
+//! just a majority is, and the cluster must recover. After every step the node that changed is held to
+//! the invariants listed in [`oracle`] and [`watch`].
+//!
+//! | | |
+//! |---|---|
+//! | `SIM_SEEDS=20000` | more fixed seeds than 2,000 |
+//! | `SIM_SECONDS=60` | fresh seeds for as long (two seconds otherwise); `SIM_FIRST` says which |
+//! | `SIM_SCALE=long` | longer runs |
+//! | `SIM_SEED=17` | the trace of one run, by the test `one_seed` |
+//! | `SIM_KEEP=0,3` `SIM_OFF=loss,skew` | of that run only these faults, and without these chances |
+//! | `SIM_THREADS=1` | runs at a time; otherwise one for each core |
+//!
+//! A failure is made smaller first, and prints the command that shows it again.
+
+// Nobody uses this crate.
+#![allow(unreachable_pub)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod chain;
+mod clock;
+mod coverage;
+mod disk;
+mod effects;
+mod fault;
+mod machines;
+mod nemesis;
+mod network;
+mod node;
+mod oracle;
+mod plan;
+mod recovery;
+mod resends;
+mod run;
+mod shrink;
+mod simulation;
+mod snapshots;
+mod trace;
+mod watch;
+mod workload;
+
+use std::env;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::time::{Duration, Instant};
+
+use coverage::What;
+use plan::{KNOBS, LONG, Plan, SHORT, Scale};
+use run::{run_quietly, run_recording, run_seeds, threads};
+use shrink::Kept;
+
+const FIXED_SEEDS: u64 = 2_000;
+
+fn setting(name: &str) -> Option<u64> {
+    env::var(name).ok().map(|value| value.parse().expect("a number"))
+}
+
+fn scale() -> Scale {
+    match env::var("SIM_SCALE").as_deref() {
+        Ok("long") => LONG,
+        Ok("short") | Err(_) => SHORT,
+        Ok(other) => panic!("SIM_SCALE is long or short, not {other}"),
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "how long to go on is not part of a run")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// The seeds of every test run. A fault that never strikes finds nothing, so they are counted.
+#[test]
+fn fixed_seeds() {
+    let count = setting("SIM_SEEDS").unwrap_or(FIXED_SEEDS);
+    let since = now();
+    let coverage = run_seeds(0, scale(), |seed| seed < count);
+    report(&coverage, since.elapsed());
+    if count >= FIXED_SEEDS {
+        coverage.check();
+    }
+}
+
+/// Seeds that nobody has tried.
+#[test]
+fn fresh_seeds() {
+    let seconds = setting("SIM_SECONDS").unwrap_or(2);
+    let first =
+        setting("SIM_FIRST").unwrap_or_else(|| RandomState::new().build_hasher().finish() >> 24);
+    println!("seeds from {first} on, for {seconds} seconds");
+    let since = now();
+    let coverage = run_seeds(first, scale(), |_| since.elapsed() < Duration::from_secs(seconds));
+    report(&coverage, since.elapsed());
+    assert!(coverage.of(What::Recovery) > 0, "not a single run in {seconds} seconds");
+}
+
+fn report(coverage: &coverage::Coverage, took: Duration) {
+    let steps = coverage.of(What::Step);
+    println!("{}", coverage.table());
+    let per_second = steps as f64 / took.as_secs_f64();
+    println!(
+        "{} runs, {steps} steps in {took:.1?}: {per_second:.0} steps per second on {} threads",
+        coverage.of(What::Recovery),
+        threads()
+    );
+}
+
+/// One run, told. Telling it changes nothing.
+#[test]
+fn one_seed() {
+    let seed = setting("SIM_SEED");
+    let plan = Plan::draw(seed.unwrap_or(1), scale());
+    let mut kept = Kept::all(&plan);
+    if let Ok(faults) = env::var("SIM_KEEP") {
+        let numbers = faults.split(',').filter(|number| !number.is_empty());
+        kept.faults = numbers.map(|number| number.parse().expect("a number")).collect();
+    }
+    if let Ok(off) = env::var("SIM_OFF") {
+        kept.off = KNOBS.into_iter().filter(|knob| off.split(',').any(|o| o == *knob)).collect();
+    }
+    let plan = kept.of(&plan);
+    let outcome = run_recording(plan.clone());
+    if seed.is_some() {
+        println!("{plan:#?}");
+        outcome.lines.iter().for_each(|line| println!("{line}"));
+        println!("{} steps, trace {:016x}", outcome.steps, outcome.hash);
+    }
+    assert!(outcome.failure.is_some() || outcome.lines.len() > 100, "a run has something to tell");
+    assert_eq!(run_quietly(plan).hash, outcome.hash, "telling a run changes it");
+    if let Some(failure) = outcome.failure {
+        panic!("{} ({})", failure.message, failure.place);
+    }
+}
+
+/// V27: each seed, run twice, does the same.
+#[test]
+fn a_seed_is_a_run() {
+    let count = 40;
+    let hashes = |seed| {
+        let hash = || run_quietly(Plan::draw(seed, SHORT)).hash;
+        (hash(), hash())
+    };
+    let runs: Vec<(u64, u64)> = (0..count).map(hashes).collect();
+    for (seed, (once, again)) in runs.iter().enumerate() {
+        assert_eq!(once, again, "seed {seed} is not one run");
+    }
+    let mut different: Vec<u64> = runs.iter().map(|(hash, _)| *hash).collect();
+    different.sort_unstable();
+    different.dedup();
+    assert_eq!(different.len() as u64, count, "each seed is another run");
+}

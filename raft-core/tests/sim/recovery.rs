@@ -1,0 +1,225 @@
+//! The second part of every run: no more faults, or no more than a minority that stays broken. Then the
+//! cluster must elect, commit, and become equal everywhere in bounded virtual time (V25); and while
+//! nothing is asked of it, it must be silent but for heartbeats (V24).
+
+use raft_core::consensus::RoleKind;
+use raft_core::types::{NodeId, Position};
+
+use crate::common::Random;
+use crate::coverage::What;
+use crate::simulation::{Event, Simulation};
+use crate::watch::Sent;
+
+/// Proposed one by one in the end, to count what is sent for them.
+const LAST_COMMANDS: u64 = 6;
+
+impl Simulation {
+    pub fn recover(&mut self) {
+        self.tell(|| "everything is well from here on".to_owned());
+        self.calm_down();
+        self.forget_late_messages();
+        let core = self.choose_core();
+        self.tell(|| format!("nodes {core:?} must do"));
+        let bound_us = self.bound_us();
+        let last_before = self.oracle.proposals.len();
+        self.run_until(bound_us, "no new command is acknowledged", |simulation| {
+            simulation.oracle.last_acknowledged >= Some(last_before)
+        });
+        self.is_busy = false;
+        // Until a transfer that was asked for is over.
+        self.run_for(2 * self.plan.mix.election_timeout_us);
+        self.run_until(bound_us, "the nodes do not become equal", |simulation| {
+            simulation.are_equal(&core).is_some()
+        });
+        let leader = self.stay_silent(&core);
+        self.ignore_who_is_cut_off(&core, leader);
+        self.commit_a_little_more(&core, leader);
+        self.oracle.check_acknowledged();
+        self.coverage.count(What::Recovery);
+    }
+
+    /// What is still under way and would come long after is lost.
+    fn forget_late_messages(&mut self) {
+        let horizon = self.now + self.plan.mix.election_timeout_us;
+        let late =
+            self.take_scheduled(|at, event| at > horizon && matches!(event, Event::Arrives { .. }));
+        for event in late {
+            if let Event::Arrives { from, to, .. } = event {
+                self.network.on_arrival(from, to);
+            }
+        }
+    }
+
+    /// All nodes, or a majority while the others stay dead, or cut off in one of three ways.
+    fn choose_core(&mut self) -> Vec<NodeId> {
+        let mix = &self.plan.mix;
+        let mut dice = Random::new(mix.fate_of_rest);
+        let mut core = self.ids();
+        let is_disturbing_harmless = mix.pre_vote && mix.check_quorum;
+        if mix.core_only && core.len() > 2 {
+            self.coverage.count(What::CoreOnly);
+            while core.len() > self.oracle.majority() {
+                let id = core.remove(dice.below(core.len()));
+                match dice.below(4) {
+                    0 if is_disturbing_harmless => self.cut_off(id, true, true),
+                    1 if is_disturbing_harmless => self.cut_off(id, true, false),
+                    2 if is_disturbing_harmless => self.cut_off(id, false, true),
+                    _ => {
+                        self.node_mut(id).down_us = u64::MAX / 2;
+                        self.crash(id);
+                        // A restart that is already scheduled does not count.
+                        self.node_mut(id).life_number += 1;
+                    }
+                }
+            }
+        }
+        for id in &core {
+            if !self.node(*id).is_up() {
+                self.start(*id);
+            }
+        }
+        core
+    }
+
+    fn cut_off(&mut self, id: NodeId, hears_nothing: bool, is_not_heard: bool) {
+        self.tell(|| format!("{id} stays cut off"));
+        for peer in self.ids() {
+            if peer != id && hears_nothing {
+                self.network.cut(peer, id);
+            }
+            if peer != id && is_not_heard {
+                self.network.cut(id, peer);
+            }
+        }
+    }
+
+    /// Enough for a few elections, for sending every entry by itself, and for snapshots.
+    fn bound_us(&self) -> u64 {
+        let mix = &self.plan.mix;
+        let last_index = self.nodes.iter().map(|node| node.disk.log.last_index()).max();
+        let transfer_us = 1000 * mix.snapshot_bytes_max / mix.bandwidth_bytes_per_ms;
+        30 * mix.election_timeout_us
+            + 10_000 * last_index.unwrap_or(0)
+            + 2 * transfer_us * mix.voter_count
+    }
+
+    fn run_until(&mut self, bound_us: u64, problem: &str, is_done: impl Fn(&Self) -> bool) {
+        let bound = self.now + bound_us;
+        while !is_done(self) {
+            assert!(self.now <= bound, "V25 {problem} within {} ms", bound_us / 1000);
+            assert!(self.step(), "V25 nothing happens any more, and {problem}");
+        }
+    }
+
+    fn run_for(&mut self, duration_us: u64) {
+        let end = self.now + duration_us;
+        while self.now < end && self.step() {}
+    }
+
+    /// The last position and the leader, if the nodes agree on everything.
+    fn are_equal(&self, core: &[NodeId]) -> Option<(Position, NodeId)> {
+        let leader = self.leader().filter(|leader| core.contains(leader))?;
+        let life = self.node(leader).life.as_ref()?;
+        let last = life.planned.last();
+        // And the leader knows it: an acknowledgement may still be under way.
+        let is_known =
+            |id: &NodeId| *id == leader || life.matches[*id as usize - 1] == last.index();
+        let is_there = |id: &NodeId| {
+            let node = self.node(*id);
+            node.life.as_ref().is_some_and(|life| {
+                life.machine == last
+                    && life.view.last_index == last.index()
+                    && life.view.last_applied == last.index()
+                    && life.planned.last() == last
+                    && life.writing.iter().all(|write| write.entries.is_empty())
+                    && !life.receiving
+                    && life.raft.leader() == Some(leader)
+            })
+        };
+        core.iter().all(|id| is_there(id) && is_known(id)).then_some((last.position, leader))
+    }
+
+    fn stay_silent(&mut self, core: &[NodeId]) -> NodeId {
+        let (last, leader) = self.are_equal(core).expect("just seen");
+        let term = self.node(leader).raft().map(|raft| raft.term());
+        let before = self.sent;
+        self.run_for(10 * self.plan.mix.heartbeat_us());
+        let raft = self.node(leader).raft();
+        assert_eq!(
+            raft.filter(|raft| raft.role() == RoleKind::Leader).map(|raft| raft.term()),
+            term,
+            "V25 leader {leader} was disturbed for no reason"
+        );
+        let now = self.are_equal(core);
+        assert_eq!(now, Some((last, leader)), "V25 the nodes do not stay equal");
+        let Sent { messages, heartbeats, appends, entries } = self.sent;
+        let peers = self.nodes.len() as u64 - 1;
+        let heartbeats = heartbeats - before.heartbeats;
+        assert!(heartbeats <= 13 * peers, "V24 {heartbeats} heartbeats in ten intervals");
+        assert_eq!(entries - before.entries, 0, "V24 entries are sent, and there are no new ones");
+        let appends = appends - before.appends;
+        assert!(appends <= peers, "V24 {appends} appends, and there is nothing to say");
+        if core.len() == self.nodes.len() {
+            let messages = messages - before.messages;
+            assert!(messages <= 28 * peers, "V24 {messages} messages in ten idle intervals");
+        }
+        leader
+    }
+
+    /// One follower no longer hears the leader, and hears everybody else: it must not disturb them.
+    fn ignore_who_is_cut_off(&mut self, core: &[NodeId], leader: NodeId) {
+        let mix = &self.plan.mix;
+        let dice = mix.fate_of_rest >> 8;
+        let followers: Vec<NodeId> = core.iter().copied().filter(|id| *id != leader).collect();
+        let is_ignored = mix.pre_vote && mix.check_quorum;
+        if !is_ignored || followers.len() < self.oracle.majority() || dice.is_multiple_of(2) {
+            return;
+        }
+        self.coverage.count(What::Disturbed);
+        let cut_off = followers[(dice >> 1) as usize % followers.len()];
+        self.network.cut(leader, cut_off);
+        if (dice >> 8).is_multiple_of(2) {
+            self.network.cut(cut_off, leader);
+        }
+        let term = self.node(leader).raft().map(|raft| raft.term());
+        self.run_for(5 * self.plan.mix.election_timeout_us);
+        let raft = self.node(leader).raft();
+        assert_eq!(
+            raft.filter(|raft| raft.role() == RoleKind::Leader).map(|raft| raft.term()),
+            term,
+            "V25 leader {leader} was disturbed by {cut_off}, which cannot hear it"
+        );
+        self.network.mend(leader, cut_off);
+        if (dice >> 8).is_multiple_of(2) {
+            self.network.mend(cut_off, leader);
+        }
+        let bound_us = self.bound_us();
+        self.run_until(bound_us, "the nodes do not become equal again", |simulation| {
+            simulation.are_equal(core).is_some_and(|(_, again)| again == leader)
+        });
+    }
+
+    /// Each new entry goes to each peer once.
+    fn commit_a_little_more(&mut self, core: &[NodeId], leader: NodeId) {
+        let before = self.sent;
+        let bound_us = self.bound_us();
+        for _ in 0..LAST_COMMANDS {
+            let end = self.now + bound_us;
+            let position = loop {
+                if let Some(position) = self.propose(leader, 1) {
+                    break position;
+                }
+                assert!(self.now <= end, "V25 leader {leader} takes no proposals");
+                self.run_for(self.plan.mix.heartbeat_us());
+            };
+            self.run_until(bound_us, "the last commands are not applied", |simulation| {
+                simulation.are_equal(core).is_some_and(|(last, _)| last >= position)
+            });
+        }
+        let peers = self.nodes.len() as u64 - 1;
+        let entries = self.sent.entries - before.entries;
+        assert!(entries <= LAST_COMMANDS * peers, "V24 {entries} for {LAST_COMMANDS} new entries");
+        let appends = self.sent.appends - before.appends;
+        assert!(appends <= 3 * LAST_COMMANDS * peers, "V24 {appends} appends for the last few");
+    }
+}

@@ -1,0 +1,335 @@
+//! What must hold of one node after each of its steps, compared with what was seen of it before, with
+//! its disk, and with the other nodes. Each check costs as much as changed.
+
+use raft_core::consensus::{Raft, RoleKind, Status, invariants};
+use raft_core::types::{Body, Index, Message, NodeId, Position, Time};
+
+use crate::coverage::What;
+use crate::node::{Node, View};
+use crate::simulation::Simulation;
+
+/// What leaders have sent, for bounds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sent {
+    pub messages: u64,
+    pub heartbeats: u64,
+    pub appends: u64,
+    pub entries: u64,
+}
+
+pub fn view(status: &Status) -> View {
+    View {
+        role: status.role,
+        term: status.term,
+        commit_index: status.commit_index,
+        last_applied: status.last_applied,
+        last_index: status.last_index,
+        snapshot_index: status.snapshot_index,
+        durable_index: status.durable_index,
+        log_bytes: status.log_bytes,
+    }
+}
+
+fn position_at(raft: &Raft, index: Index) -> Option<Position> {
+    raft.snapshot_meta(index).map(|meta| meta.position)
+}
+
+/// What a log has compacted it has held.
+fn holds(raft: &Raft, position: Position) -> bool {
+    position.index < raft.log_start_index() || position_at(raft, position.index) == Some(position)
+}
+
+impl Simulation {
+    /// Looks at a node that has just changed.
+    pub fn look(&mut self, id: NodeId) {
+        let Some(life) = self.node(id).life.as_ref() else { return };
+        let status = life.raft.status();
+        // It reads the whole log: of a long one every now and then.
+        if status.last_index - status.log_start_index < 64 || self.steps.is_multiple_of(16) {
+            invariants::check(&life.raft);
+        }
+        let (before, now) = (life.view, view(&status));
+        self.trace.note(now.term << 32 | now.commit_index << 8 | now.role as u64);
+        self.trace.note(now.last_index << 32 | now.durable_index);
+        check_marks(id, &before, &now);
+        let is_leader = now.role == RoleKind::Leader;
+        let is_new = is_leader && (before.role != now.role || before.term != now.term);
+        if is_new {
+            self.see_leader(id, now);
+        } else if is_leader {
+            assert!(now.last_index >= before.last_index, "V3 leader {id} shortens its log");
+        } else if before.role == RoleKind::Leader {
+            self.coverage.count(What::StepDown);
+        }
+        if now.commit_index > before.commit_index {
+            self.see_commit(id, now);
+        }
+        if is_leader {
+            self.check_progress(id, &status);
+        }
+        if now.durable_index != before.durable_index {
+            self.check_durable(id, now.durable_index);
+        }
+        self.check_bounds(id, &now);
+        self.life(id).view = now;
+    }
+
+    fn see_leader(&mut self, id: NodeId, now: View) {
+        let node = &self.nodes[id as usize - 1];
+        let raft = node.raft().expect("it was looked at");
+        self.oracle.on_vote(id, id, now.term, node.disk.hard_state);
+        self.oracle.on_leader(id, now.term, |position| holds(raft, position));
+        self.coverage.count(What::Election);
+        if node.life.as_ref().is_some_and(|life| life.was_told) {
+            self.coverage.count(What::ElectionByTransfer);
+        }
+        let own_time = self.own_time(id);
+        let life = self.life(id);
+        life.heard.fill(own_time);
+        life.matches.fill(0);
+    }
+
+    fn see_commit(&mut self, id: NodeId, now: View) {
+        let nodes = &self.nodes;
+        let raft = nodes[id as usize - 1].raft().expect("it was looked at");
+        let position = position_at(raft, now.commit_index);
+        let position = position.expect("V8 the log holds what is committed, or starts there");
+        let leads = (now.role == RoleKind::Leader).then_some(now.term);
+        let is_durable = |stamp| nodes.iter().filter(|node| node.has_durable(stamp)).count();
+        let news = self.oracle.on_commit(id, leads, position, is_durable);
+        if news == 0 {
+            return;
+        }
+        self.coverage.add(What::Commit, news as u64);
+        // Whoever leads a later term already has it, too.
+        for other in nodes {
+            let Some(raft) = other.raft().filter(|raft| raft.role() == RoleKind::Leader) else {
+                continue;
+            };
+            assert!(
+                raft.term() <= now.term || holds(raft, position),
+                "V5 leader {} of term {} lacks {position}, which {id} commits in term {}",
+                other.id,
+                raft.term(),
+                now.term
+            );
+        }
+    }
+
+    /// What a leader believes of its peers' disks is so.
+    fn check_progress(&mut self, id: NodeId, status: &Status) {
+        let inflight_max = self.plan.mix.config(id, 0).inflight_count_max;
+        for peer in &status.peers {
+            assert!(
+                peer.inflight_count <= inflight_max,
+                "V24 leader {id} has {} appends in flight to {}",
+                peer.inflight_count,
+                peer.id
+            );
+            let number = peer.id as usize - 1;
+            let nodes = &self.nodes;
+            let life = nodes[id as usize - 1].life.as_ref().expect("it was looked at");
+            if peer.match_index <= life.matches[number] {
+                assert_eq!(
+                    peer.match_index, life.matches[number],
+                    "V3 what leader {id} knows of {} moves backwards",
+                    peer.id
+                );
+                continue;
+            }
+            let position = position_at(&life.raft, peer.match_index);
+            let disk = &nodes[number].disk;
+            assert!(disk.hard_state.term >= status.term, "V11 {} answered too early", peer.id);
+            // In a later term it may have been overwritten since.
+            if let Some(position) = position
+                && disk.hard_state.term == status.term
+                && disk.log.start.index() <= position.index
+            {
+                let on_disk = disk.log.at(position.index).map(|stamp| stamp.position);
+                assert_eq!(
+                    on_disk,
+                    Some(position),
+                    "V11 leader {id} believes that {} has {position} on disk",
+                    peer.id
+                );
+            }
+            self.life(id).matches[number] = peer.match_index;
+        }
+    }
+
+    /// What a node regards as durable is on its disk, and is what it has in memory.
+    fn check_durable(&self, id: NodeId, durable_index: Index) {
+        let Node { disk, life, .. } = self.node(id);
+        let raft = &life.as_ref().expect("it was looked at").raft;
+        let Some(position) = position_at(raft, durable_index) else { return };
+        if disk.log.start.index() <= durable_index {
+            let on_disk = disk.log.at(durable_index).map(|stamp| stamp.position);
+            assert_eq!(on_disk, Some(position), "V11 node {id} is wrong about its own disk");
+        }
+    }
+
+    fn check_bounds(&self, id: NodeId, now: &View) {
+        let log_bytes_max = self.plan.mix.log_bytes_max();
+        if log_bytes_max != u64::MAX {
+            // A follower takes what may not be committed otherwise.
+            let bound = 3 * log_bytes_max + 10_000;
+            assert!(now.log_bytes <= bound, "V24 the log of {id} has {} bytes", now.log_bytes);
+        }
+        let life = self.node(id).life.as_ref().expect("it was looked at");
+        assert!(life.applying.len() <= 10_000, "V24 node {id} hands out without end");
+    }
+
+    /// A message leaves: what it promises is on disk.
+    pub fn check_promise(&mut self, id: NodeId, to: NodeId, message: &Message) {
+        let term = message.term;
+        let hard_state = self.node(id).disk.hard_state;
+        match message.body {
+            Body::Vote { .. } => self.oracle.on_vote(id, id, term, hard_state),
+            Body::VoteAnswer { granted: true } => self.oracle.on_vote(id, to, term, hard_state),
+            Body::AppendAccepted { match_index } => {
+                assert!(hard_state.term >= term, "V11 {id} accepts before its term is on disk");
+                if hard_state.term == term {
+                    self.check_accepted(id, to, message.term, match_index);
+                }
+            }
+            Body::VoteAnswer { granted: false } => assert_ne!(
+                self.life(id).winds_up_for,
+                Some((to, term)),
+                "V25 node {id} refuses {to} its vote and waits for it to win"
+            ),
+            Body::AppendRejected { .. } => self.coverage.count(What::Rejection),
+            _ => {}
+        }
+    }
+
+    fn check_accepted(&mut self, id: NodeId, to: NodeId, term: u64, match_index: Index) {
+        let log = &self.node(id).disk.log;
+        assert!(
+            log.last_index() >= match_index,
+            "V11 node {id} accepts through {match_index}, its disk ends at {}",
+            log.last_index()
+        );
+        let leader = self.node(to).raft();
+        let leader = leader.filter(|raft| raft.role() == RoleKind::Leader && raft.term() == term);
+        if let Some(position) = leader.and_then(|raft| position_at(raft, match_index))
+            && let Some(stamp) = log.at(match_index)
+        {
+            assert_eq!(
+                stamp.position, position,
+                "V11 node {id} accepts {match_index} of {to}, its disk holds another entry there"
+            );
+        }
+        let promise = &mut self.node_mut(id).promise;
+        if promise.term < term {
+            *promise = crate::node::Promise { term, match_index };
+        } else if promise.term == term {
+            promise.match_index = promise.match_index.max(match_index);
+        }
+    }
+
+    /// A batch forgets the log from here on.
+    pub fn check_truncation(&self, id: NodeId, from: Index) {
+        let Node { life, promise, .. } = self.node(id);
+        let life = life.as_ref().expect("it was looked at");
+        // It was forgotten after the last batch, but maybe before the latest commit.
+        assert!(from > life.batch_commit, "V10 node {id} forgets what it knows committed");
+        assert_ne!(life.view.role, RoleKind::Leader, "V3 a leader forgets its own log");
+        assert!(
+            promise.term != life.raft.term() || from > promise.match_index,
+            "V11 node {id} forgets {from}, having accepted through {} in this term",
+            promise.match_index
+        );
+        // It was forgotten in the term of the last batch or a later one.
+        if let Some(committed) = self.oracle.committed(from)
+            && life.batch_term >= committed.in_term
+        {
+            assert_ne!(
+                life.planned.at(from),
+                Some(committed.stamp),
+                "V10 node {id} forgets what is committed"
+            );
+        }
+    }
+
+    pub fn check_recovery(&self, id: NodeId) {
+        let Node { disk, life, promise, .. } = self.node(id);
+        let view = life.as_ref().expect("it was just started").view;
+        assert_eq!(view.term, disk.hard_state.term, "V21 node {id} forgot its term");
+        assert_eq!(view.last_index, disk.log.last_index(), "V21 node {id} forgot entries");
+        assert!(view.term >= promise.term, "V21 node {id} forgot a term that it has promised");
+        assert!(
+            view.term > promise.term || view.last_index >= promise.match_index,
+            "V21 node {id} forgot what it has accepted"
+        );
+    }
+
+    /// After its timer, a leader still has reason to lead.
+    pub fn check_leader_may_lead(&mut self, id: NodeId, role_before: RoleKind) {
+        let own_time = self.own_time(id);
+        let config = self.plan.mix.config(id, 0);
+        let majority = self.oracle.majority();
+        let life = self.life(id);
+        let written_since = life.writing.front().map(|write| Time::from_micros(write.since_us));
+        let is_stuck =
+            written_since.is_some_and(|since| own_time.since(since) >= config.disk_patience);
+        let mut heard = life.heard.clone();
+        heard[id as usize - 1] = own_time;
+        heard.sort_unstable();
+        let quorum_heard = heard[heard.len() - majority];
+        let is_alone =
+            config.check_quorum && own_time.since(quorum_heard) >= config.election_timeout;
+        match (role_before, life.raft.role()) {
+            (RoleKind::Leader, RoleKind::Leader) => {
+                assert!(!is_stuck, "V25 node {id} leads with a hung disk");
+                assert!(!is_alone, "V25 node {id} leads without a quorum");
+                let wakes_in = life.raft.next_deadline().since(own_time);
+                assert!(wakes_in <= config.heartbeat_interval, "V25 leader {id} sleeps too long");
+            }
+            (RoleKind::Leader, _) if is_stuck => self.coverage.count(What::HungStepDown),
+            (RoleKind::Leader, _) => self.coverage.count(What::SilentStepDown),
+            _ => {}
+        }
+    }
+
+    pub fn note_heard(&mut self, from: NodeId, to: NodeId, message: &Message) {
+        if matches!(message.body, Body::AppendRejected { .. }) {
+            self.note_reason(to, from);
+        }
+        let own_time = self.own_time(to);
+        let life = self.life(to);
+        if matches!(message.body, Body::TimeoutNow) {
+            life.was_told = true;
+        } else if matches!(message.body, Body::Append { .. } | Body::Heartbeat { .. }) {
+            life.was_told = false;
+        }
+        if life.raft.role() == RoleKind::Leader && life.raft.term() == message.term {
+            life.heard[from as usize - 1] = own_time;
+        }
+    }
+
+    pub fn count_sent(&mut self, id: NodeId, to: NodeId, message: &Message) {
+        self.trace.note(message.term ^ id << 40);
+        self.sent.messages += 1;
+        match &message.body {
+            Body::Append { entries, .. } => {
+                self.sent.appends += 1;
+                self.sent.entries += entries.len() as u64;
+                if let (Some(first), Some(last)) = (entries.first(), entries.last()) {
+                    self.check_resends(id, to, message.term, first.index, last.index);
+                }
+            }
+            Body::Heartbeat { .. } => self.sent.heartbeats += 1,
+            _ => {}
+        }
+    }
+}
+
+fn check_marks(id: NodeId, before: &View, now: &View) {
+    assert!(now.term >= before.term, "V2 the term of {id} fell");
+    assert!(now.commit_index >= before.commit_index, "V8 the commit index of {id} fell");
+    assert!(now.last_applied >= before.last_applied, "V7 the state of {id} moved backwards");
+    assert!(now.snapshot_index >= before.snapshot_index, "V8 the snapshot of {id} fell");
+    assert!(now.commit_index <= now.last_index, "V8 node {id} committed beyond its log");
+    assert!(now.last_applied <= now.commit_index, "V8 node {id} applied what is not committed");
+    assert!(now.snapshot_index <= now.last_applied, "V8 the snapshot of {id} runs ahead");
+}
