@@ -1,4 +1,3 @@
 //! Helpers of the tests that look into every window of the house. Nobody depends on this crate.
 
-pub mod cluster;
 pub mod counter;

@@ -14,6 +14,8 @@ pub mod protocol;
 #[cfg(feature = "quic")]
 pub mod quic;
 pub mod server;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod stream;
 #[cfg(feature = "quic")]
 pub mod tls;
