@@ -4,6 +4,7 @@
 //! configuration ([`config`]); the backends that a node stands on are chosen by Cargo features and put
 //! together in [`wiring`].
 
+mod chance;
 pub mod client;
 pub mod config;
 #[cfg(feature = "channel")]

@@ -1,20 +1,18 @@
 //! Whole nodes around a state machine: real driver, disks in memory, a network within the process.
 
 use std::collections::BTreeMap;
-use std::future::poll_fn;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use raft_core::driver::{Leadership, Node, NodeConfig};
+use raft_core::driver::{Node, NodeConfig};
 use raft_core::error::ProposeError;
 use raft_core::state_machine::StateMachine;
 use raft_core::transport::channel::ChannelNetwork;
 use raft_core::types::{Index, NodeId};
 use raft_storage::memory::{Latency, MemoryDisk, Operation};
-use tokio::sync::watch;
 
+use super::leadership::leader_of;
 use super::observed::{Applied, Observed};
 use super::trace::Trace;
 
@@ -153,19 +151,8 @@ impl<M: StateMachine> Cluster<M> {
     /// # Panics
     /// If one of them does not run.
     pub async fn leader_among(&self, ids: &[NodeId]) -> NodeId {
-        let mut watches: Vec<_> = ids.iter().map(|id| self.nodes[id].watch()).collect();
-        loop {
-            let seen: Vec<_> = watches.iter_mut().map(|watch| *watch.borrow_and_update()).collect();
-            for (id, leadership) in ids.iter().zip(&seen).filter(|(_, seen)| seen.is_leader) {
-                let follows = |other: &&Leadership| {
-                    (other.leader, other.term) == (Some(*id), leadership.term)
-                };
-                if seen.iter().filter(follows).count() * 2 > self.disks.len() {
-                    return *id;
-                }
-            }
-            any_changed(&mut watches).await;
-        }
+        let nodes = ids.iter().map(|id| (*id, self.nodes[id].watch())).collect();
+        leader_of(nodes, self.disks.len()).await
     }
 
     /// Has the leader commit one more command, and waits until all running nodes have applied that and
@@ -209,18 +196,4 @@ impl<M: StateMachine> Drop for Cluster<M> {
             None => {}
         }
     }
-}
-
-async fn any_changed<T>(watches: &mut [watch::Receiver<T>]) {
-    let mut changes: Vec<_> = watches.iter_mut().map(|watch| Box::pin(watch.changed())).collect();
-    poll_fn(|context| {
-        for change in &mut changes {
-            if let Poll::Ready(change) = change.as_mut().poll(context) {
-                change.expect("a running node says who leads");
-                return Poll::Ready(());
-            }
-        }
-        Poll::Pending
-    })
-    .await;
 }

@@ -11,6 +11,8 @@
 //! * [`Cluster`] is the nodes around your [`StateMachine`](raft_core::state_machine::StateMachine), and
 //!   what can befall them: [`Cluster::crash`], [`Cluster::isolate`], faults of links and disks. It
 //!   watches what every node applies, and fails the run when two differ.
+//! * [`Service`] is the whole store: servers, sessions, and clients that retry over streams which are
+//!   slow, break, or are cut.
 //! * [`Trace`] is all that happened in a run, reduced to a number: the test that equal seeds give equal
 //!   runs compares two of them.
 //!
@@ -90,8 +92,10 @@
 //! `examples/simulate.rs` is a longer one.
 
 mod cluster;
+mod leadership;
 mod observed;
 mod run;
+mod service;
 mod trace;
 
 pub use cluster::Cluster;
@@ -100,4 +104,5 @@ pub use raft_core::transport::channel::{ChannelNetwork, LinkFaults};
 pub use raft_storage::Step;
 pub use raft_storage::memory::{Latency, MemoryDisk, Operation};
 pub use run::{for_seeds, run};
+pub use service::Service;
 pub use trace::{Digest, Trace};
