@@ -20,7 +20,7 @@ pub struct Record {
 }
 
 /// A change. Keys are not empty.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Operation {
     Put {
         key: Bytes,
@@ -43,7 +43,7 @@ pub enum Operation {
 }
 
 /// What a compare-and-swap compares with.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Expect {
     /// The key exists and holds just this value.
     Value(Bytes),

@@ -103,6 +103,6 @@ pub use observed::Observed;
 pub use raft_core::transport::channel::{ChannelNetwork, LinkFaults};
 pub use raft_storage::Step;
 pub use raft_storage::memory::{Latency, MemoryDisk, Operation};
-pub use run::{for_seeds, run};
+pub use run::{for_seeds, run, seeds_to_run};
 pub use service::Service;
 pub use trace::{Digest, Trace};

@@ -15,7 +15,7 @@ const SCENARIO_PATIENCE: Duration = Duration::from_secs(3_600);
 /// If a run does, or does not end within an hour of its clock; the seed is printed. Also if `SEEDS` is
 /// not a range.
 pub fn for_seeds(seeds: Range<u64>, scenario: impl AsyncFn(u64)) {
-    for seed in seeds_of_environment().unwrap_or(seeds) {
+    for seed in seeds_to_run(seeds) {
         run(seed, &scenario);
     }
 }
@@ -38,11 +38,15 @@ pub fn run<T>(seed: u64, scenario: impl AsyncFn(u64) -> T) -> T {
     })
 }
 
-fn seeds_of_environment() -> Option<Range<u64>> {
-    let text = std::env::var("SEEDS").ok()?;
+/// The seeds that the environment variable `SEEDS` tells, such as `0..1000`, or else these.
+///
+/// # Panics
+/// If the variable is something else.
+pub fn seeds_to_run(seeds: Range<u64>) -> Range<u64> {
+    let Ok(text) = std::env::var("SEEDS") else { return seeds };
     let (first, end) = text.split_once("..").expect("SEEDS is a range, such as 0..1000");
     let number = |text: &str| text.parse().expect("SEEDS is a range of numbers");
-    Some(number(first)..number(end))
+    number(first)..number(end)
 }
 
 struct SeedOfPanic(u64);

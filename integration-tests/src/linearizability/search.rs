@@ -1,0 +1,360 @@
+//! Looks for an order of one key's calls that explains all answers: Wing and Gong's search with Lowe's
+//! memory of what was tried, without recursion.
+//!
+//! The events of the answered calls are a list by time, in which a call is *liftable* if it comes
+//! before the first return: it may be the next in the order. Lifting takes both its events out, going
+//! back puts them in again. Writes of unknown outcome have no return and are kept apart; they are tried
+//! last, as they need not be used at all.
+//!
+//! What may be next and is idle, such as a read that fits, is next: it can only get in the way later.
+//! So the choice is only between changes. What was tried is the set of lifted calls with the state; a set is kept as the
+//! words of its bits from the first that is not full, so the size does not grow with the history.
+
+use std::collections::HashSet;
+
+use super::live::Value;
+use super::problem::{ItemId, Problem, State};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    Order,
+    NoOrder,
+    OutOfSteps,
+}
+
+/// How far the search came at best.
+#[derive(Clone, Debug)]
+pub(super) struct Furthest {
+    pub(super) order: Vec<ItemId>,
+    pub(super) state: State,
+}
+
+const BITS: usize = u64::BITS as usize;
+
+/// Place in the list of events; 0 is its head, and what the last event is followed by.
+type Event = usize;
+
+fn call_event(id: ItemId) -> Event {
+    1 + 2 * id
+}
+
+fn item_of(event: Event) -> ItemId {
+    (event - 1) / 2
+}
+
+fn is_call(event: Event) -> bool {
+    event % 2 == 1
+}
+
+/// What is to be tried next: an event of the list, or an item of unknown outcome.
+#[derive(Clone, Copy, Debug)]
+enum Cursor {
+    Event(Event),
+    Open(ItemId),
+}
+
+/// A choice that was made, and how to take it back.
+struct Frame {
+    /// Items that were in the order before.
+    order_len: usize,
+    state: State,
+    /// What to try instead.
+    next: Cursor,
+}
+
+pub(super) struct Search<'a> {
+    problem: &'a Problem<'a>,
+    steps_left: u64,
+    next: Vec<Event>,
+    previous: Vec<Event>,
+    state: State,
+    order: Vec<ItemId>,
+    frames: Vec<Frame>,
+    tried: HashSet<(Box<[u64]>, State)>,
+    /// Lifted items: the answered ones, then from a word of their own the others.
+    lifted: Vec<u64>,
+    /// Words of `lifted` below this one are full.
+    full_words: usize,
+    answered_lifted: usize,
+    ranked_lifted: usize,
+    resets_left: usize,
+    needing_life_left: usize,
+    readers_left: Vec<u32>,
+    furthest: Option<Furthest>,
+}
+
+impl<'a> Search<'a> {
+    pub(super) fn new(problem: &'a Problem<'a>, budget_steps: u64) -> Self {
+        let count = problem.answered;
+        let mut events: Vec<(u64, bool, Event)> = Vec::with_capacity(2 * count);
+        for (id, item) in problem.items[..count].iter().enumerate() {
+            // At one time calls come before returns: intervals that touch overlap.
+            events.push((item.call.called_at, false, call_event(id)));
+            events.push((item.call.returned_at, true, call_event(id) + 1));
+        }
+        events.sort_unstable();
+        let (mut next, mut previous) = (vec![0; 2 * count + 1], vec![0; 2 * count + 1]);
+        let mut last = 0;
+        for (_, _, event) in events {
+            (next[last], previous[event]) = (event, last);
+            last = event;
+        }
+        (next[last], previous[0]) = (0, last);
+        let open_words = (problem.items.len() - count).div_ceil(BITS);
+        Self {
+            problem,
+            steps_left: budget_steps,
+            next,
+            previous,
+            state: State::MISSING,
+            order: Vec::new(),
+            frames: Vec::new(),
+            tried: HashSet::new(),
+            lifted: vec![0; count.div_ceil(BITS) + open_words],
+            full_words: 0,
+            answered_lifted: 0,
+            ranked_lifted: 0,
+            resets_left: problem.items.iter().filter(|item| item.resets).count(),
+            needing_life_left: problem.items.iter().filter(|item| item.needs_life).count(),
+            readers_left: problem.stations.iter().map(|station| station.readers).collect(),
+            furthest: None,
+        }
+    }
+
+    pub(super) fn run(mut self) -> Found {
+        self.search()
+    }
+
+    /// As [`Search::run`]; also tells how far it came.
+    pub(super) fn run_and_tell(mut self) -> (Found, Furthest) {
+        self.furthest = Some(Furthest { order: Vec::new(), state: self.state });
+        let found = self.search();
+        (found, self.furthest.expect("it was asked for"))
+    }
+
+    fn search(&mut self) -> Found {
+        loop {
+            self.settle();
+            self.note_furthest();
+            if self.answered_lifted == self.problem.answered {
+                return Found::Order;
+            }
+            let promising = !self.is_hopeless() && self.is_new();
+            if !(promising && self.choose(Cursor::Event(self.next[0]))) && !self.go_back() {
+                return match self.steps_left {
+                    0 => Found::OutOfSteps,
+                    _ => Found::NoOrder,
+                };
+            }
+        }
+    }
+
+    /// Lifts all that may be next and is idle.
+    fn settle(&mut self) {
+        let mut event = self.next[0];
+        while is_call(event) && self.take_step() {
+            let id = item_of(event);
+            if self.is_in_window(id) && self.problem.is_idle(self.state, id) {
+                self.lift(id);
+            }
+            // What was lifted is followed by what now stands in its place.
+            event = match self.is_lifted(id) {
+                true => self.next[self.previous[event]],
+                false => self.next[event],
+            };
+        }
+    }
+
+    /// Makes the first choice from `cursor` on that is possible.
+    fn choose(&mut self, mut cursor: Cursor) -> bool {
+        let problem = self.problem;
+        let mut first_return = None;
+        while self.take_step() {
+            let (id, next) = match cursor {
+                Cursor::Event(event) if is_call(event) => {
+                    (item_of(event), Cursor::Event(self.next[event]))
+                }
+                Cursor::Event(_) => {
+                    cursor = Cursor::Open(problem.answered);
+                    continue;
+                }
+                Cursor::Open(id) if id == problem.items.len() => return false,
+                Cursor::Open(id) => (id, Cursor::Open(id + 1)),
+            };
+            cursor = next;
+            if !self.is_in_window(id) {
+                continue;
+            }
+            if id >= problem.answered {
+                let first_return = *first_return.get_or_insert_with(|| self.first_return());
+                if !self.may_use_open(id, first_return) {
+                    continue;
+                }
+            }
+            let Some(after) = problem.step(self.state, id) else { continue };
+            // A write of unknown outcome that changes nothing need not have happened.
+            let idle = id >= problem.answered && after == self.state;
+            if idle || !self.may_leave_by(id, after) {
+                continue;
+            }
+            let frame = Frame { order_len: self.order.len(), state: self.state, next };
+            self.frames.push(frame);
+            self.lift(id);
+            self.state = after;
+            return true;
+        }
+        false
+    }
+
+    /// Takes choices back until there is another one; `false` if there is none.
+    fn go_back(&mut self) -> bool {
+        while let Some(frame) = self.frames.pop() {
+            if self.steps_left == 0 {
+                return false;
+            }
+            while self.order.len() > frame.order_len {
+                self.unlift();
+            }
+            self.state = frame.state;
+            if self.choose(frame.next) {
+                return true;
+            }
+        }
+        false
+    }
+
+    fn take_step(&mut self) -> bool {
+        if self.steps_left == 0 {
+            return false;
+        }
+        self.steps_left -= 1;
+        true
+    }
+
+    fn is_in_window(&self, id: ItemId) -> bool {
+        let (least, most) = self.problem.items[id].window;
+        (least..=most).contains(&self.ranked_lifted)
+    }
+
+    /// When the first of those returned that are still in the list.
+    fn first_return(&self) -> u64 {
+        let mut event = self.next[0];
+        while is_call(event) {
+            event = self.next[event];
+        }
+        assert_ne!(event, 0, "a call that is in the list has its return there");
+        self.problem.items[item_of(event)].call.returned_at
+    }
+
+    /// Called by then, not used yet, and those that do the same are used up.
+    fn may_use_open(&self, id: ItemId, first_return: u64) -> bool {
+        let item = &self.problem.items[id];
+        !self.is_lifted(id)
+            && item.call.called_at <= first_return
+            && item.after.is_none_or(|before| self.is_lifted(before))
+    }
+
+    /// Whether this item may end a value and a version that do not come again.
+    fn may_leave_by(&self, id: ItemId, after: State) -> bool {
+        let leaves = |station: Option<&usize>| {
+            let Some(station) = station else { return true };
+            let successor = self.problem.stations[*station].successor;
+            self.readers_left[*station] == 0 && successor.is_none_or(|successor| successor == id)
+        };
+        let problem = self.problem;
+        (after.value == self.state.value || leaves(problem.station_of.get(&self.state.value)))
+            && (after.version == self.state.version
+                || leaves(problem.station_of_version.get(&self.state.version)))
+    }
+
+    /// Something is left that a dead value never allows.
+    fn is_hopeless(&self) -> bool {
+        let dead = self.state.value == Value::Dead;
+        dead && self.resets_left == 0 && self.needing_life_left > 0
+    }
+
+    /// Remembers what is lifted and the state; `false` if that was tried before.
+    fn is_new(&mut self) -> bool {
+        let open_from = self.problem.answered.div_ceil(BITS);
+        while self.full_words > 0 && self.lifted[self.full_words - 1] != u64::MAX {
+            self.full_words -= 1;
+        }
+        while self.full_words < open_from && self.lifted[self.full_words] == u64::MAX {
+            self.full_words += 1;
+        }
+        let (mut end, mut count) = (self.full_words, self.full_words * BITS);
+        while count < self.answered_lifted {
+            count += self.lifted[end].count_ones() as usize;
+            end += 1;
+        }
+        // How many words are full tells where the answered ones end: the others are always as many.
+        let mut set = Vec::with_capacity(1 + end - self.full_words + self.lifted.len() - open_from);
+        set.push(self.full_words as u64);
+        set.extend_from_slice(&self.lifted[self.full_words..end]);
+        set.extend_from_slice(&self.lifted[open_from..]);
+        self.tried.insert((set.into_boxed_slice(), self.state))
+    }
+
+    fn bit(&self, id: ItemId) -> (usize, u64) {
+        let answered = self.problem.answered;
+        let place = match id.checked_sub(answered) {
+            None => id,
+            Some(open) => answered.div_ceil(BITS) * BITS + open,
+        };
+        (place / BITS, 1 << (place % BITS))
+    }
+
+    fn is_lifted(&self, id: ItemId) -> bool {
+        let (word, bit) = self.bit(id);
+        self.lifted[word] & bit != 0
+    }
+
+    fn lift(&mut self, id: ItemId) {
+        let (word, bit) = self.bit(id);
+        assert_eq!(self.lifted[word] & bit, 0, "each is lifted once");
+        self.lifted[word] |= bit;
+        self.order.push(id);
+        let item = &self.problem.items[id];
+        self.ranked_lifted += usize::from(item.is_ranked());
+        self.resets_left -= usize::from(item.resets);
+        self.needing_life_left -= usize::from(item.needs_life);
+        for station in self.problem.reads_at[id].into_iter().flatten() {
+            self.readers_left[station] -= 1;
+        }
+        if id < self.problem.answered {
+            self.answered_lifted += 1;
+            for event in [call_event(id), call_event(id) + 1] {
+                let (before, after) = (self.previous[event], self.next[event]);
+                (self.next[before], self.previous[after]) = (after, before);
+            }
+        }
+    }
+
+    /// Takes back the last lift.
+    fn unlift(&mut self) {
+        let id = self.order.pop().expect("something was lifted");
+        let (word, bit) = self.bit(id);
+        self.lifted[word] &= !bit;
+        let item = &self.problem.items[id];
+        self.ranked_lifted -= usize::from(item.is_ranked());
+        self.resets_left += usize::from(item.resets);
+        self.needing_life_left += usize::from(item.needs_life);
+        for station in self.problem.reads_at[id].into_iter().flatten() {
+            self.readers_left[station] += 1;
+        }
+        if id < self.problem.answered {
+            self.answered_lifted -= 1;
+            for event in [call_event(id) + 1, call_event(id)] {
+                let (before, after) = (self.previous[event], self.next[event]);
+                (self.next[before], self.previous[after]) = (event, event);
+            }
+        }
+    }
+
+    fn note_furthest(&mut self) {
+        let Some(furthest) = &mut self.furthest else { return };
+        if self.order.len() > furthest.order.len() || furthest.order.is_empty() {
+            *furthest = Furthest { order: self.order.clone(), state: self.state };
+        }
+    }
+}
