@@ -204,8 +204,14 @@ impl Service {
     /// # Panics
     /// If two servers hold different records.
     pub async fn converged(&self) -> Vec<(Bytes, Record)> {
-        let leader = self.leader().await;
-        let index = self.servers[&leader].node().status().commit_index;
+        let index = loop {
+            let leader = self.leader().await;
+            let node = self.servers[&leader].node();
+            // A leader that was elected just now may not know yet what is committed.
+            if node.query_and_wait(Question::ClockMs, true).await.is_ok() {
+                break node.status().commit_index;
+            }
+        };
         let mut agreed: Option<Vec<(Bytes, Record)>> = None;
         for (id, server) in &self.servers {
             let mut status = server.node().watch_status();
