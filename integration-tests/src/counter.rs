@@ -2,8 +2,35 @@
 //! numbers them.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use kv_service::sim::Cluster;
+use raft_core::driver::NodeConfig;
 use raft_core::state_machine::{MachineError, MachineResult, SnapshotSource, StateMachine};
 use raft_core::types::{Entry, Payload, Position, SnapshotMeta};
+
+/// Nodes around counters.
+pub type Counters = Cluster<Counter>;
+
+/// Nodes 1 to `size`, all running.
+pub async fn counters(seed: u64, size: u64, max_raft_state_bytes: u64) -> Counters {
+    let configure = move |config: &mut NodeConfig| {
+        config.max_raft_state_bytes = max_raft_state_bytes;
+    };
+    Cluster::with_config(seed, size, configure, |_| Counter::default()).await
+}
+
+/// What each running node holds, by its own word, which is the same for all.
+pub async fn commands(cluster: &Counters) -> Vec<Bytes> {
+    let mut all = Vec::new();
+    for node in cluster.nodes.values() {
+        all.push(node.query_and_wait((), false).await.expect("a running node answers"));
+    }
+    assert!(all.windows(2).all(|pair| pair[0] == pair[1]), "nodes differ: {all:?}");
+    all.swap_remove(0)
+}
+
+pub fn command(number: usize) -> Bytes {
+    Bytes::from(format!("command {number}"))
+}
 
 /// Remembers every command; a command's output is how many there are.
 #[derive(Debug, Default)]

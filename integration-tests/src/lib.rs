@@ -1,5 +1,4 @@
 //! Helpers of the tests that look into every window of the house. Nobody depends on this crate.
 
-pub mod cluster;
 pub mod counter;
 pub mod linearizability;

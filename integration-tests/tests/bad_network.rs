@@ -7,9 +7,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use integration_tests::cluster::{Cluster, command, for_seeds, run};
+use integration_tests::counter::{Counters, command, commands, counters};
+use kv_service::sim::{LinkFaults, for_seeds, run};
 use raft_core::error::ProposeError;
-use raft_core::transport::channel::LinkFaults;
 use raft_core::types::NodeId;
 use tokio::sync::oneshot;
 
@@ -41,7 +41,7 @@ impl Ledger {
     }
 
     /// Proposes in waves to whoever leads among `ids` until so many more are acknowledged.
-    async fn propose(&mut self, cluster: &Cluster, ids: &[NodeId], wave: usize, count: usize) {
+    async fn propose(&mut self, cluster: &Counters, ids: &[NodeId], wave: usize, count: usize) {
         let enough = self.acknowledged_count + count;
         while self.acknowledged_count < enough {
             let leader = cluster.leader_among(ids).await;
@@ -54,7 +54,7 @@ impl Ledger {
     }
 
     /// Proposes the next commands to this node, all at once.
-    fn begin(&self, cluster: &Cluster, to: NodeId, count: usize) -> Vec<Answer> {
+    fn begin(&self, cluster: &Counters, to: NodeId, count: usize) -> Vec<Answer> {
         let mut answers = Vec::new();
         for number in self.next()..self.next() + count {
             let (sender, answer) = oneshot::channel();
@@ -73,9 +73,10 @@ impl Ledger {
     }
 
     /// Ends a run: the network is whole again, and all nodes hold what they have to.
-    async fn check(mut self, cluster: &Cluster) {
-        let applied = cluster.converged(command(self.next())).await;
+    async fn check(mut self, cluster: &Counters) {
         let marker = self.next();
+        cluster.converged(command(marker)).await;
+        let applied = commands(cluster).await;
         let numbers: Vec<usize> = applied.iter().map(number_of).filter(|n| *n < marker).collect();
         assert!(numbers.is_sorted_by(|a, b| a < b), "each once, in order: {numbers:?}");
         for (number, outcome) in std::mem::take(&mut self.outcomes) {
@@ -97,18 +98,18 @@ fn number_of(command: &bytes::Bytes) -> usize {
     number.parse().expect("with a number")
 }
 
-fn others(cluster: &Cluster, id: NodeId) -> Vec<NodeId> {
+fn others(cluster: &Counters, id: NodeId) -> Vec<NodeId> {
     cluster.nodes.keys().copied().filter(|other| *other != id).collect()
 }
 
-fn all(cluster: &Cluster) -> Vec<NodeId> {
+fn all(cluster: &Counters) -> Vec<NodeId> {
     cluster.nodes.keys().copied().collect()
 }
 
 #[test]
 fn five_hundred_proposals_survive_losses() {
     for_seeds(SEEDS, async |seed| {
-        let cluster = Cluster::new(seed, 3, 0).await;
+        let cluster = counters(seed, 3, 0).await;
         cluster.network.set_default_faults(bad());
         let mut ledger = Ledger::default();
         ledger.propose(&cluster, &all(&cluster), 10, 500).await;
@@ -120,7 +121,7 @@ fn five_hundred_proposals_survive_losses() {
 #[test]
 fn a_leader_that_is_not_heard_is_replaced() {
     for_seeds(SEEDS, async |seed| {
-        let cluster = Cluster::new(seed, 3, 0).await;
+        let cluster = counters(seed, 3, 0).await;
         cluster.network.set_default_faults(LinkFaults::none().delaying(MS, 3 * MS));
         let mut ledger = Ledger::default();
         ledger.propose(&cluster, &all(&cluster), 5, 20).await;
@@ -140,7 +141,7 @@ fn a_leader_that_is_not_heard_is_replaced() {
 #[test]
 fn a_leader_that_hears_nobody_steps_down_and_is_replaced() {
     for_seeds(SEEDS, async |seed| {
-        let cluster = Cluster::new(seed, 3, 0).await;
+        let cluster = counters(seed, 3, 0).await;
         cluster.network.set_default_faults(LinkFaults::none().delaying(MS, 3 * MS));
         let mut ledger = Ledger::default();
         ledger.propose(&cluster, &all(&cluster), 5, 20).await;
@@ -159,7 +160,7 @@ fn a_leader_that_hears_nobody_steps_down_and_is_replaced() {
 #[test]
 fn a_follower_that_does_not_hear_its_leader_disturbs_nobody() {
     for_seeds(SEEDS, async |seed| {
-        let cluster = Cluster::new(seed, 3, 0).await;
+        let cluster = counters(seed, 3, 0).await;
         cluster.network.set_default_faults(LinkFaults::none().delaying(MS, 3 * MS));
         let mut ledger = Ledger::default();
         ledger.propose(&cluster, &all(&cluster), 5, 20).await;
@@ -181,7 +182,7 @@ fn a_follower_that_does_not_hear_its_leader_disturbs_nobody() {
 #[test]
 fn two_majorities_with_a_bridge_still_get_on() {
     for_seeds(SEEDS, async |seed| {
-        let cluster = Cluster::new(seed, 5, 0).await;
+        let cluster = counters(seed, 5, 0).await;
         cluster.network.set_default_faults(bad().losing(0.01));
         let mut ledger = Ledger::default();
         ledger.propose(&cluster, &all(&cluster), 5, 20).await;
@@ -207,7 +208,7 @@ fn two_majorities_with_a_bridge_still_get_on() {
 #[test]
 fn a_lagging_follower_gets_its_snapshot_despite_losses() {
     for_seeds(SEEDS, async |seed| {
-        let mut cluster = Cluster::new(seed, 3, 2_000).await;
+        let mut cluster = counters(seed, 3, 2_000).await;
         let mut ledger = Ledger::default();
         let leader = cluster.leader().await;
         let away = others(&cluster, leader)[seed as usize % 2];
@@ -230,7 +231,7 @@ fn a_lagging_follower_gets_its_snapshot_despite_losses() {
 #[test]
 fn nothing_acknowledged_is_lost_by_crashes() {
     for_seeds(SEEDS, async |seed| {
-        let mut cluster = Cluster::new(seed, 3, 2_000).await;
+        let mut cluster = counters(seed, 3, 2_000).await;
         cluster.slow_disks(2 * MS);
         cluster.network.set_default_faults(bad());
         let mut ledger = Ledger::default();
@@ -253,7 +254,7 @@ fn nothing_acknowledged_is_lost_by_crashes() {
 #[test]
 fn equal_seeds_give_equal_runs() {
     let trace = async |seed| {
-        let cluster = Cluster::new(seed, 3, 2_000).await;
+        let cluster = counters(seed, 3, 2_000).await;
         cluster.network.set_default_faults(bad());
         let mut ledger = Ledger::default();
         ledger.propose(&cluster, &all(&cluster), 5, 100).await;

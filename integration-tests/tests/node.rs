@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use integration_tests::cluster::{Cluster, command};
+use integration_tests::counter::{command, counters};
 use raft_core::error::ProposeError;
 use raft_core::types::NodeId;
 
 #[tokio::test(start_paused = true)]
 async fn elects_commits_and_reads_everywhere() {
-    let cluster = Cluster::new(1, 3, 0).await;
+    let cluster = counters(1, 3, 0).await;
     let leader = cluster.leader().await;
     for number in 1..=100 {
         let output = cluster.nodes[&leader].propose_and_wait(command(number)).await.unwrap();
@@ -22,7 +22,7 @@ async fn elects_commits_and_reads_everywhere() {
 
 #[tokio::test(start_paused = true)]
 async fn a_follower_that_was_away_catches_up_by_snapshot() {
-    let mut cluster = Cluster::new(1, 3, 2_000).await;
+    let mut cluster = counters(1, 3, 2_000).await;
     let leader = cluster.leader().await;
     let away = 1 + leader % 3;
     cluster.stop(away).await;
@@ -41,7 +41,7 @@ async fn a_follower_that_was_away_catches_up_by_snapshot() {
 
 #[tokio::test(start_paused = true)]
 async fn a_leader_that_is_cut_off_loses_nothing_that_was_acknowledged() {
-    let mut cluster = Cluster::new(1, 3, 0).await;
+    let mut cluster = counters(1, 3, 0).await;
     let leader = cluster.leader().await;
     cluster.nodes[&leader].propose_and_wait(command(1)).await.unwrap();
     cluster.network.isolate(leader);
@@ -62,7 +62,7 @@ async fn a_leader_that_is_cut_off_loses_nothing_that_was_acknowledged() {
 
 #[tokio::test(start_paused = true)]
 async fn all_restart_and_a_leader_hands_over() {
-    let mut cluster = Cluster::new(1, 3, 500).await;
+    let mut cluster = counters(1, 3, 500).await;
     let leader = cluster.leader().await;
     for number in 1..=200 {
         cluster.nodes[&leader].propose_and_wait(command(number)).await.unwrap();

@@ -4,6 +4,7 @@
 //! configuration ([`config`]); the backends that a node stands on are chosen by Cargo features and put
 //! together in [`wiring`].
 
+mod chance;
 pub mod client;
 pub mod config;
 #[doc(hidden)]
@@ -17,6 +18,8 @@ pub mod protocol;
 #[cfg(feature = "quic")]
 pub mod quic;
 pub mod server;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod stream;
 #[cfg(feature = "quic")]
 pub mod tls;

@@ -46,6 +46,8 @@ pub(crate) struct Parts {
     pub(crate) machine: KvMachine,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) connector: Arc<dyn Connector>,
+    /// Where the node's chance comes from; another one at each start.
+    pub(crate) seed: u64,
 }
 
 /// What the configuration names.
@@ -97,7 +99,7 @@ pub(crate) async fn build(
         Store::Memory(disk) => Opened {
             storage: Arc::new(disk.storage()),
             machine: KvMachine::memory(),
-            identity: Identity::fleeting()?,
+            identity: None,
         },
         #[cfg(feature = "rocksdb")]
         Store::RocksDb => open_rocksdb(config).await?,
@@ -106,15 +108,17 @@ pub(crate) async fn build(
     match network {
         #[cfg(feature = "channel")]
         Network::Channel(local) => {
-            let (transport, connector) = local.join(config, door);
-            Ok(Parts { storage, machine, transport, connector })
+            let crate::local::Joined { transport, connector, seed } = local.join(config, door);
+            Ok(Parts { storage, machine, transport, connector, seed })
         }
         #[cfg(feature = "quic")]
         Network::Quic => {
-            let Identity { incarnation, reset_key } = identity;
+            let Identity { incarnation, reset_key } =
+                identity.map_or_else(Identity::fleeting, Ok)?;
+            let seed = u64::from_be_bytes(random_bytes()?);
             let joined = crate::quic::join(config, incarnation, reset_key, door).await?;
             let (transport, connector) = joined;
-            Ok(Parts { storage, machine, transport, connector })
+            Ok(Parts { storage, machine, transport, connector, seed })
         }
     }
 }
@@ -122,7 +126,8 @@ pub(crate) async fn build(
 struct Opened {
     storage: Arc<dyn Storage>,
     machine: KvMachine,
-    identity: Identity,
+    /// `None` of a node that leaves nothing behind.
+    identity: Option<Identity>,
 }
 
 /// What tells this node's process, or its data directory, from an earlier one.
@@ -134,15 +139,19 @@ struct Identity {
 
 impl Identity {
     /// Of a node that leaves nothing behind.
-    #[cfg(feature = "memory")]
+    #[cfg(feature = "quic")]
     fn fleeting() -> Result<Self, ServerError> {
-        let mut random = [0; 72];
-        getrandom::fill(&mut random)
-            .map_err(|error| ServerError::Unavailable(format!("no random bytes: {error}")))?;
-        let (incarnation, reset_key) = random.split_first_chunk::<8>().expect("72 bytes");
-        let reset_key = reset_key.try_into().expect("72 - 8 bytes");
-        Ok(Self { incarnation: u64::from_be_bytes(*incarnation), reset_key })
+        let incarnation = u64::from_be_bytes(random_bytes()?);
+        Ok(Self { incarnation, reset_key: random_bytes()? })
     }
+}
+
+#[cfg(feature = "quic")]
+fn random_bytes<const COUNT: usize>() -> Result<[u8; COUNT], ServerError> {
+    let mut random = [0; COUNT];
+    getrandom::fill(&mut random)
+        .map_err(|error| ServerError::Unavailable(format!("no random bytes: {error}")))?;
+    Ok(random)
 }
 
 #[cfg(feature = "rocksdb")]
@@ -160,7 +169,7 @@ async fn open_rocksdb(config: &ServerConfig) -> Result<Opened, ServerError> {
             .map_err(|error| ServerError::Fatal(Arc::new(error.into())))?;
         let storage = RocksStorage::open(Arc::clone(&dir), RocksOptions::default())?;
         let identity = Identity { incarnation: dir.incarnation(), reset_key: *dir.reset_key() };
-        Ok(Opened { storage: Arc::new(storage), machine, identity })
+        Ok(Opened { storage: Arc::new(storage), machine, identity: Some(identity) })
     });
     match opening.await {
         Ok(opened) => opened,

@@ -14,11 +14,11 @@ mod store;
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use integration_tests::cluster::seeds_to_run;
 use integration_tests::linearizability::{
     Applied, Call, History, Outcome, Request, Rule, STEPS_PER_KEY, Seen, Verdict, Written,
     assert_linearizable, assert_linearizable_with_log, check, check_with_log,
 };
+use kv_service::sim::seeds_to_run;
 
 use crate::store::{Bug, Mix, Workload, run};
 

@@ -1,8 +1,8 @@
 //! Small histories, true ones and such that were tampered with: the checker and the definition agree.
 
 use bytes::Bytes;
-use integration_tests::cluster::seeds_to_run;
 use integration_tests::linearizability::{Call, Outcome, Request, STEPS_PER_KEY, Verdict, check};
+use kv_service::sim::seeds_to_run;
 
 use crate::brute::Brute;
 use crate::random::Random;

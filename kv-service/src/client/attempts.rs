@@ -190,7 +190,7 @@ impl<'a> Attempts<'a> {
     }
 
     async fn rest(&mut self) {
-        let pause = self.pause.mul_f32(rand::random_range(0.5..1.5));
+        let pause = self.pause.mul_f32(self.links.chance.factor(0.5..1.5));
         self.pause = (2 * self.pause).min(PAUSE_MAX);
         sleep_until((Instant::now() + pause).min(self.deadline)).await;
     }

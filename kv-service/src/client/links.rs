@@ -11,6 +11,7 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, timeout};
 
 use super::connection::Connection;
+use crate::chance::Chance;
 use crate::stream::Connector;
 
 /// How long one attempt to connect may take.
@@ -21,6 +22,8 @@ const FAILURE_SHARED_FOR: Duration = Duration::from_millis(30);
 pub(super) struct Links {
     connector: Arc<dyn Connector>,
     client_name: String,
+    /// Of everything that this client leaves to chance.
+    pub(super) chance: Chance,
     nodes: Vec<NodeId>,
     links: BTreeMap<NodeId, Link>,
     /// The node that is asked first.
@@ -36,12 +39,17 @@ struct Link {
 }
 
 impl Links {
-    pub(super) fn new(connector: Arc<dyn Connector>, client_name: String) -> Self {
+    pub(super) fn new(
+        connector: Arc<dyn Connector>,
+        client_name: String,
+        chance: Chance,
+    ) -> Self {
         let nodes = connector.nodes();
         assert!(!nodes.is_empty(), "a checked configuration names nodes");
         let links = nodes.iter().map(|node| (*node, Link::default())).collect();
-        let target = AtomicU64::new(nodes[rand::random_range(0..nodes.len())]);
-        Self { connector, client_name, nodes, links, target, closed: AtomicBool::new(false) }
+        let target = AtomicU64::new(nodes[chance.below(nodes.len())]);
+        let closed = AtomicBool::new(false);
+        Self { connector, client_name, chance, nodes, links, target, closed }
     }
 
     pub(super) fn nodes(&self) -> &[NodeId] {

@@ -26,6 +26,7 @@ use self::connection::CallError;
 pub use self::error::{ClientError, Outcome, Reason};
 use self::links::Links;
 use self::session::{Session, Ticket};
+use crate::chance::Chance;
 use crate::operation::{
     Answer, Consistency, Expect, Operation, Query, Record, Refusal, ScanPage, WriteAnswer,
 };
@@ -54,7 +55,25 @@ impl Client {
     /// A client that reaches its nodes through `connector`; needs a tokio runtime. Nothing is
     /// connected before it is needed.
     pub fn new(connector: Arc<dyn Connector>, deadline: Duration) -> Self {
-        let links = Links::new(connector, format!("process {}", std::process::id()));
+        let name = format!("process {}", std::process::id());
+        Self::with_chance(connector, deadline, name, Chance::from_system())
+    }
+
+    /// As [`Client::new`]; which node it asks first and how long it pauses follow from the seed, for runs
+    /// that have to repeat themselves. Clients of one cluster need different ones.
+    pub fn with_seed(connector: Arc<dyn Connector>, deadline: Duration, seed: u64) -> Self {
+        let name = format!("seed {seed:016x}");
+        Self::with_chance(connector, deadline, name, Chance::from_seed(seed))
+    }
+
+    /// The name is for the nodes' logs.
+    fn with_chance(
+        connector: Arc<dyn Connector>,
+        deadline: Duration,
+        name: String,
+        chance: Chance,
+    ) -> Self {
+        let links = Links::new(connector, name, chance);
         let shared = Shared { links: Arc::new(links), session: Session::default() };
         Self { shared: Arc::new(shared), deadline: deadline.min(DEADLINE_MAX) }
     }
@@ -304,7 +323,7 @@ impl Client {
 
     fn any_node(&self) -> NodeId {
         let nodes = self.nodes();
-        nodes[rand::random_range(0..nodes.len())]
+        nodes[self.shared.links.chance.below(nodes.len())]
     }
 }
 

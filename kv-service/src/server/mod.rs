@@ -115,10 +115,10 @@ impl Server {
     ) -> Result<Self, ServerError> {
         config.check()?;
         let (door, clients) = mpsc::channel(BACKLOG);
-        let Parts { storage, machine, transport, connector } =
+        let Parts { storage, machine, transport, connector, seed } =
             wiring::build(&config, store, network, door.clone()).await?;
         let node =
-            Node::start(node_config(&config), storage, Arc::clone(&transport), machine).await;
+            Node::start(node_config(&config, seed), storage, Arc::clone(&transport), machine).await;
         let node = match node {
             Ok(node) => node,
             Err(fatal) => {
@@ -153,7 +153,7 @@ impl Server {
         });
         let own_id = shared.config.node_id;
         let connector = Arc::new(OwnNodeFirst { own_id, door, others: connector });
-        let client = Client::new(connector, crate::config::default_deadline());
+        let client = Client::with_seed(connector, crate::config::default_deadline(), seed);
         Ok(Self { shared, client })
     }
 
@@ -194,10 +194,11 @@ impl Server {
 }
 
 /// The driver's configuration for the service's.
-fn node_config(config: &ServerConfig) -> NodeConfig {
+fn node_config(config: &ServerConfig, seed: u64) -> NodeConfig {
     let mut node = NodeConfig::new(config.node_id, config.nodes.iter().map(|node| node.id));
     node.raft.heartbeat_interval = config.timeouts.heartbeat;
     node.raft.election_timeout = config.timeouts.election;
+    node.raft.seed = seed;
     node.max_raft_state_bytes = config.max_raft_state.0;
     // A compare-and-swap carries two values.
     node.command_bytes_max = 2 * config.limits.value_bytes_max.0

@@ -94,8 +94,14 @@ impl MemoryDisk {
         self.state().operation_count.get(&operation).copied().unwrap_or(0)
     }
 
-    pub(super) fn log_bytes(&self) -> u64 {
+    /// Of the log behind its start: what `max_raft_state` is compared with.
+    pub fn log_bytes(&self) -> u64 {
         self.state().image.log_bytes()
+    }
+
+    /// Of the published snapshot; `None` if there is none.
+    pub fn snapshot_bytes(&self) -> Option<u64> {
+        self.state().image.published_snapshot().map(|snapshot| snapshot.content.size_bytes)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -109,7 +109,7 @@ impl BulkStream for StreamEnd {
                 frame.len()
             )));
         }
-        let delay = self.network.delay(self.own, self.peer);
+        let delay = self.network.delay_of_frame(self.own, self.peer, &frame);
         loop {
             {
                 let lane = &mut self.stream.lock()[self.side];

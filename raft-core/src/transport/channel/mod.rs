@@ -28,6 +28,7 @@ mod receiver;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod traffic;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -42,6 +43,7 @@ use receiver::Receiver;
 pub use faults::LinkFaults;
 pub use network::{CONTROL_MAILBOX_BYTES_MAX, LOG_MAILBOX_BYTES_MAX};
 pub use stats::ChannelStats;
+pub use traffic::Traffic;
 
 /// The network: makes transports, and decides what happens between them. Clones are the same network.
 #[derive(Clone)]
@@ -112,6 +114,13 @@ impl ChannelNetwork {
     /// Undoes all cuts. Faults of links stay.
     pub fn heal(&self) {
         self.network.mend(|_, _| true);
+    }
+
+    /// Shows the listener all traffic from now on: from whom, to whom, what. On a single-threaded
+    /// runtime that is one order for each seed. It is called while the network is locked, so it must
+    /// not use the network itself. Listeners stay as long as the network does.
+    pub fn listen(&self, listener: impl FnMut(NodeId, NodeId, Traffic<'_>) + Send + 'static) {
+        self.network.listen(Box::new(listener));
     }
 
     /// Sums over all links.

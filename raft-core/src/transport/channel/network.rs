@@ -7,12 +7,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::bulk::{Stream, StreamEnd};
 use super::faults::{Chance, Fate, LinkFaults};
 use super::receiver::{Delivery, Receiver, is_delivering};
 use super::stats::ChannelStats;
+use super::traffic::Traffic;
 use crate::transport::TransportError;
 use crate::types::{Class, Message, NodeId};
 
@@ -24,6 +26,9 @@ pub const LOG_MAILBOX_BYTES_MAX: u64 = 32 << 20;
 /// Bulk streams of a network that stand at a time; beyond, opening one fails.
 const BULK_STREAMS_MAX: usize = 1024;
 
+/// Is shown the traffic.
+pub(super) type Listener = dyn FnMut(NodeId, NodeId, Traffic<'_>) + Send;
+
 pub(super) struct Network {
     state: Mutex<State>,
 }
@@ -34,6 +39,7 @@ struct State {
     links: BTreeMap<(NodeId, NodeId), Link>,
     endpoints: BTreeMap<NodeId, Endpoint>,
     streams: Vec<(NodeId, NodeId, Weak<Stream>)>,
+    listeners: Vec<Box<Listener>>,
     next_incarnation: u64,
     next_sequence: u64,
 }
@@ -97,6 +103,7 @@ impl Network {
             links: BTreeMap::new(),
             endpoints: BTreeMap::new(),
             streams: Vec::new(),
+            listeners: Vec::new(),
             next_incarnation: 1,
             next_sequence: 0,
         };
@@ -187,7 +194,9 @@ impl Network {
         let queue = endpoint.queues.iter_mut().find(is_due).expect("the first of all is due");
         let (_, Parcel { from, message }) = queue.pop_first().expect("it has a first");
         let receiver = endpoint.receiver.as_ref().expect("messages wait for started nodes only");
-        Step::Deliver { delivery: receiver.begin(), from, message }
+        let delivery = receiver.begin();
+        state.show(from, node, Traffic::Delivered(&message));
+        Step::Deliver { delivery, from, message }
     }
 
     /// The courier has handed a message over.
@@ -247,9 +256,14 @@ impl Network {
         self.lock().reachability(from, incarnation, to)
     }
 
+    pub(super) fn listen(&self, listener: Box<Listener>) {
+        self.lock().listeners.push(listener);
+    }
+
     /// How long a frame of a bulk stream takes.
-    pub(super) fn delay(&self, from: NodeId, to: NodeId) -> Duration {
+    pub(super) fn delay_of_frame(&self, from: NodeId, to: NodeId, frame: &Bytes) -> Duration {
         let mut state = self.lock();
+        state.show(from, to, Traffic::Frame(frame));
         let faults = state.faults(from, to);
         faults.delay(&mut state.link(from, to).chance)
     }
@@ -324,6 +338,12 @@ impl State {
         self.link(from, to).faults.unwrap_or(default_faults)
     }
 
+    fn show(&mut self, from: NodeId, to: NodeId, traffic: Traffic<'_>) {
+        for listener in &mut self.listeners {
+            listener(from, to, traffic);
+        }
+    }
+
     fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
         self.links.get(&(from, to)).is_some_and(|link| link.cut)
     }
@@ -377,6 +397,7 @@ impl State {
         if from == to || self.endpoint(from, incarnation).is_none() {
             return None;
         }
+        self.show(from, to, Traffic::Sent(&message));
         let class = message.class();
         let bytes = message.size_bytes();
         let faults = self.faults(from, to);
@@ -404,7 +425,10 @@ impl State {
             self.mailbox(from, to, class).stats.duplicated += 1;
             self.queue(from, to, message.clone(), delay, true);
         }
-        at_once.then(|| (self.begin_delivery(to).expect("it can arrive"), message))
+        at_once.then(|| {
+            self.show(from, to, Traffic::Delivered(&message));
+            (self.begin_delivery(to).expect("it can arrive"), message)
+        })
     }
 
     /// Leaves a message to the receiver's courier, if the mailbox has room.

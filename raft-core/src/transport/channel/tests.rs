@@ -138,6 +138,40 @@ async fn nodes_that_answer_at_once_do_not_recurse() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn shows_what_is_sent_and_what_arrives() {
+    let network = ChannelNetwork::new(1);
+    let [one, two, three] = hosts(&network);
+    network.set_faults(1, 2, LinkFaults::none().delaying(MS, MS).duplicating(1.0));
+    network.cut(1, 3);
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let shown = Arc::clone(&seen);
+    network.listen(move |from, to, traffic| {
+        let what = match traffic {
+            Traffic::Sent(message) => format!("sent {}", number_of(message)),
+            Traffic::Delivered(message) => format!("delivered {}", number_of(message)),
+            Traffic::Frame(frame) => format!("{} bytes", frame.len()),
+        };
+        shown.lock().unwrap().push(format!("{from} to {to}: {what}"));
+    });
+    two.send(&one, 1);
+    one.send(&two, 2);
+    one.send(&three, 3);
+    settle().await;
+    let mut stream = one.transport.open_bulk(2).await.unwrap();
+    stream.send(Bytes::from_static(b"frame")).await.unwrap();
+    let expected = [
+        "2 to 1: sent 1",
+        "2 to 1: delivered 1",
+        "1 to 2: sent 2",
+        "1 to 3: sent 3",
+        "1 to 2: delivered 2",
+        "1 to 2: delivered 2",
+        "1 to 2: 5 bytes",
+    ];
+    assert_eq!(*seen.lock().unwrap(), expected);
+}
+
+#[tokio::test(start_paused = true)]
 async fn loses_and_repeats_about_as_often_as_asked() {
     let network = ChannelNetwork::new(7);
     let [one, two] = hosts(&network);

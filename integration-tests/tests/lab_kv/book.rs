@@ -1,0 +1,141 @@
+//! Writes down what clients did and heard, for the checker.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use integration_tests::linearizability::{Call, History, assert_linearizable};
+use kv_service::client::{Client, ClientError};
+use kv_service::operation::{Expect, Operation, Record, WriteAnswer};
+use kv_service::sim::{Service, Trace};
+
+/// Longer than any lab may take: whoever is not answered by then never is.
+pub(crate) const LAB_PATIENCE: Duration = Duration::from_secs(120);
+
+/// Everything that the clients of a run did. Clones are the same book.
+#[derive(Clone)]
+pub(crate) struct Book {
+    pages: Arc<Mutex<Pages>>,
+    trace: Trace,
+}
+
+#[derive(Default)]
+struct Pages {
+    history: History,
+    /// Counts calls and returns: one order of all of them, finer than the clock.
+    tick: u64,
+    open_count: usize,
+}
+
+impl Book {
+    pub(crate) fn new(service: &Service) -> Self {
+        Self { pages: Arc::default(), trace: service.trace.clone() }
+    }
+
+    /// A client that is written down. Its name is also the place it speaks from.
+    pub(crate) fn clerk(&self, service: &Service, name: u64) -> Clerk {
+        let client = service.client(name).with_deadline(LAB_PATIENCE);
+        Clerk { name, client, book: self.clone() }
+    }
+
+    /// Operations that were begun and have not returned.
+    pub(crate) fn open_count(&self) -> usize {
+        self.pages().open_count
+    }
+
+    pub(crate) fn call_count(&self) -> usize {
+        self.pages().history.calls().len()
+    }
+
+    /// # Panics
+    /// If what clients heard cannot be explained by one copy of the store, if that could not be told, or
+    /// if somebody still waits.
+    pub(crate) fn check(&self) {
+        let pages = self.pages();
+        assert_eq!(pages.open_count, 0, "every operation returns");
+        assert_linearizable(&pages.history);
+    }
+
+    fn begin(&self) -> u64 {
+        let mut pages = self.pages();
+        pages.open_count += 1;
+        pages.tick += 1;
+        pages.tick
+    }
+
+    fn end(&self, entry: impl FnOnce(u64) -> Call) {
+        let mut pages = self.pages();
+        pages.open_count -= 1;
+        pages.tick += 1;
+        let call = entry(pages.tick);
+        self.trace.note(format_args!("{call}"));
+        pages.history.push(call);
+    }
+
+    fn pages(&self) -> MutexGuard<'_, Pages> {
+        // A panic under the lock is one of the test.
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A client of the labs: what it asks for has to be answered.
+#[derive(Clone)]
+pub(crate) struct Clerk {
+    pub(crate) name: u64,
+    pub(crate) client: Client,
+    book: Book,
+}
+
+impl Clerk {
+    /// The same client, which gives up sooner: see [`Clerk::try_write`].
+    pub(crate) fn with_deadline(&self, deadline: Duration) -> Self {
+        Self { client: self.client.with_deadline(deadline), ..self.clone() }
+    }
+
+    pub(crate) async fn get(&self, key: &str) -> Option<Record> {
+        let called_at = self.book.begin();
+        let heard = self.client.get(key.to_owned()).await;
+        self.book.end(|now| Call::of_get(self.name, key.to_owned(), (called_at, now), &heard));
+        heard.expect("a read is answered")
+    }
+
+    /// The value; a missing key counts as empty.
+    pub(crate) async fn value(&self, key: &str) -> String {
+        let record = self.get(key).await;
+        let value = record.map_or(Bytes::new(), |record| record.value);
+        String::from_utf8(value.to_vec()).expect("the labs write text")
+    }
+
+    pub(crate) async fn put(&self, key: &str, value: &str) -> WriteAnswer {
+        let (key, value) = (key.to_owned().into(), value.to_owned().into());
+        self.write(Operation::Put { key, value }).await
+    }
+
+    pub(crate) async fn append(&self, key: &str, value: &str) -> WriteAnswer {
+        let (key, value) = (key.to_owned().into(), value.to_owned().into());
+        self.write(Operation::Append { key, value }).await
+    }
+
+    /// A put of the versioned labs: 0 is a key that does not exist.
+    pub(crate) async fn try_put(
+        &self,
+        key: &str,
+        value: &str,
+        version: u64,
+    ) -> Result<WriteAnswer, ClientError> {
+        let (key, value) = (key.to_owned().into(), value.to_owned().into());
+        let expect = Expect::Version(version);
+        self.try_write(Operation::CompareAndSwap { key, expect, value }).await
+    }
+
+    async fn write(&self, operation: Operation) -> WriteAnswer {
+        self.try_write(operation).await.expect("a write is answered")
+    }
+
+    pub(crate) async fn try_write(&self, operation: Operation) -> Result<WriteAnswer, ClientError> {
+        let called_at = self.book.begin();
+        let heard = self.client.write(operation.clone()).await;
+        self.book.end(|now| Call::of_write(self.name, operation, (called_at, now), &heard));
+        heard
+    }
+}

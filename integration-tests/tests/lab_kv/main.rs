@@ -1,0 +1,14 @@
+//! The labs of the origin that test the service (`3A`, `3B`, `4B`, `4C`, `kvsrv`), in virtual time: real
+//! servers, real clients with sessions, disks in memory that lose power, a bad network. Each test has
+//! the lab's name and keeps its thresholds; a failure prints the command that replays it.
+//!
+//! Where a lab is content with less, these are not: faults overlap the clients' work, a history that
+//! could not be decided has not passed, a pending read has to return, and every server has to hold the
+//! same in the end.
+
+mod book;
+mod lab;
+mod one_partition;
+mod replicated;
+mod snapshots;
+mod versioned;

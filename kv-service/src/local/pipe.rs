@@ -1,0 +1,294 @@
+//! One connection between a client and a node of the process: a lane of bytes in each direction.
+//!
+//! What is written at once is a piece: it gets its fate and its delay when it is written, and can be
+//! read once that delay has passed, in order. A lane is bounded ([`LANE_BYTES_MAX`]); beyond, the
+//! writer waits.
+//!
+//! A connection that is *held* passes nothing on, not even that a side has gone: that is a cut, or a
+//! node without power. What was written meanwhile is late when the hold ends.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use raft_core::types::NodeId;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::ways::{ClientId, Ways};
+use crate::stream::Stream;
+
+/// Bytes under way in one direction; beyond, the writer waits.
+const LANE_BYTES_MAX: usize = 256 << 10;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Client,
+    Node,
+}
+
+impl Side {
+    fn other(self) -> Self {
+        match self {
+            Side::Client => Side::Node,
+            Side::Node => Side::Client,
+        }
+    }
+}
+
+/// What becomes of one piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fate {
+    pub(super) lost: bool,
+    pub(super) delay: Duration,
+}
+
+pub(super) struct Pipe {
+    ways: Arc<Ways>,
+    client: ClientId,
+    node: NodeId,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Numbered as the side that writes.
+    lanes: [Lane; 2],
+    /// The way is cut.
+    cut: bool,
+    /// The node has lost power.
+    dead: bool,
+    broken: bool,
+}
+
+#[derive(Default)]
+struct Lane {
+    pieces: VecDeque<(Instant, Arrival)>,
+    bytes: usize,
+    writer_gone: bool,
+    reader_gone: bool,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+}
+
+enum Arrival {
+    Bytes(Bytes),
+    /// A piece was lost: the connection breaks.
+    Break,
+}
+
+impl Lane {
+    fn wake(&mut self) {
+        let wakers = [self.reader.take(), self.writer.take()];
+        wakers.into_iter().flatten().for_each(Waker::wake);
+    }
+
+    fn push(&mut self, fate: Fate, bytes: &[u8]) {
+        let last_due = self.pieces.back().map(|(due, _)| *due);
+        let due = Instant::now() + fate.delay;
+        let due = last_due.map_or(due, |last| last.max(due));
+        let arrival = match fate.lost {
+            true => Arrival::Break,
+            false => Arrival::Bytes(Bytes::copy_from_slice(bytes)),
+        };
+        self.bytes += bytes.len();
+        self.pieces.push_back((due, arrival));
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
+}
+
+impl Pipe {
+    pub(super) fn new(ways: Arc<Ways>, client: ClientId, node: NodeId) -> Self {
+        Self { ways, client, node, state: Mutex::default() }
+    }
+
+    /// One side of it.
+    pub(super) fn end(self: &Arc<Self>, side: Side) -> Stream {
+        let reader = ReadEnd { pipe: Arc::clone(self), side, timer: None };
+        let writer = WriteEnd { pipe: Arc::clone(self), side };
+        Stream { reader: Box::new(reader), writer: Box::new(writer), guard: Box::new(()) }
+    }
+
+    pub(super) fn set_cut(&self, cut: bool) {
+        let mut state = self.lock();
+        state.cut = cut;
+        state.lanes.iter_mut().for_each(Lane::wake);
+    }
+
+    /// Nothing passes any more until the connection breaks.
+    pub(super) fn kill(&self) {
+        self.lock().dead = true;
+    }
+
+    /// Both sides hear that the connection is gone, and what is under way is lost.
+    pub(super) fn break_off(&self) {
+        self.lock().break_off();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing that is done under the lock panics half-way.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn is_held(&self) -> bool {
+        self.cut || self.dead
+    }
+
+    fn end_of_writing(&mut self, side: Side) {
+        let lane = &mut self.lanes[side as usize];
+        lane.writer_gone = true;
+        lane.wake();
+    }
+
+    fn break_off(&mut self) {
+        self.broken = true;
+        for lane in &mut self.lanes {
+            lane.pieces.clear();
+            lane.wake();
+        }
+    }
+
+    fn check(&self) -> io::Result<()> {
+        match self.broken {
+            true => Err(io::Error::new(io::ErrorKind::ConnectionReset, "the connection broke")),
+            false => Ok(()),
+        }
+    }
+}
+
+struct ReadEnd {
+    pipe: Arc<Pipe>,
+    side: Side,
+    /// Set while the next piece is still under way.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+/// What a reader finds.
+enum Found {
+    Read,
+    End,
+    Nothing,
+    Due(Instant),
+}
+
+impl ReadEnd {
+    fn look(&self, buffer: &mut ReadBuf<'_>, context: &Context<'_>) -> io::Result<Found> {
+        let mut state = self.pipe.lock();
+        state.check()?;
+        let held = state.is_held();
+        let lane = &mut state.lanes[self.side.other() as usize];
+        lane.reader = Some(context.waker().clone());
+        match lane.pieces.front_mut() {
+            _ if held => Ok(Found::Nothing),
+            None if lane.writer_gone => Ok(Found::End),
+            None => Ok(Found::Nothing),
+            Some((due, _)) if *due > Instant::now() => Ok(Found::Due(*due)),
+            Some((_, Arrival::Bytes(bytes))) => {
+                let length = bytes.len().min(buffer.remaining());
+                buffer.put_slice(&bytes[..length]);
+                bytes.advance(length);
+                if bytes.is_empty() {
+                    lane.pieces.pop_front();
+                }
+                lane.bytes -= length;
+                if let Some(writer) = lane.writer.take() {
+                    writer.wake();
+                }
+                Ok(Found::Read)
+            }
+            Some((_, Arrival::Break)) => {
+                state.break_off();
+                state.check().map(|()| Found::End)
+            }
+        }
+    }
+}
+
+impl AsyncRead for ReadEnd {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            match self.look(buffer, context)? {
+                Found::Read | Found::End => return Poll::Ready(Ok(())),
+                Found::Nothing => return Poll::Pending,
+                Found::Due(due) => {
+                    let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
+                    if timer.deadline() != due {
+                        timer.as_mut().reset(due);
+                    }
+                    std::task::ready!(timer.as_mut().poll(context));
+                }
+            }
+        }
+    }
+}
+
+impl Drop for ReadEnd {
+    fn drop(&mut self) {
+        let mut state = self.pipe.lock();
+        let lane = &mut state.lanes[self.side.other() as usize];
+        lane.reader_gone = true;
+        lane.wake();
+    }
+}
+
+struct WriteEnd {
+    pipe: Arc<Pipe>,
+    side: Side,
+}
+
+impl AsyncWrite for WriteEnd {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let Pipe { ways, client, node, .. } = &*self.pipe;
+        let room = {
+            let mut state = self.pipe.lock();
+            state.check()?;
+            let held = state.is_held();
+            let lane = &mut state.lanes[self.side as usize];
+            if lane.reader_gone && !held {
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            }
+            let room = LANE_BYTES_MAX.saturating_sub(lane.bytes);
+            if room == 0 {
+                lane.writer = Some(context.waker().clone());
+                return Poll::Pending;
+            }
+            room
+        };
+        let piece = &bytes[..bytes.len().min(room)];
+        // The ways are asked without the pipe's lock; only this end fills the lane.
+        let fate = ways.post(*client, *node, self.side, piece);
+        self.pipe.lock().lanes[self.side as usize].push(fate, piece);
+        Poll::Ready(Ok(piece.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.pipe.lock().end_of_writing(self.side);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for WriteEnd {
+    fn drop(&mut self) {
+        self.pipe.lock().end_of_writing(self.side);
+    }
+}

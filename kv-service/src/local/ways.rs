@@ -1,0 +1,204 @@
+//! The ways between the clients and the nodes of a process: what becomes of each piece that is
+//! written on a stream, which ways are cut, and which streams stand.
+//!
+//! One lock over plain data. Nothing waits under it, and no stream is touched under it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use raft_core::types::NodeId;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::pipe::{Fate, Pipe, Side};
+
+/// Names a client, and the place it speaks from. 0 is whoever was given no name.
+pub type ClientId = u64;
+
+/// What the streams between clients and nodes suffer. The default is nothing: each piece arrives at
+/// once.
+///
+/// A *piece* is what is written at once: one request or reply, or several that had gathered. Pieces
+/// arrive in order, so a lost one takes the connection with it, as any hole in a stream does.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct StreamFaults {
+    /// The probability that a piece is lost. Both sides hear that the connection broke when it should
+    /// have arrived; what else is under way is lost too.
+    pub loss: f64,
+    /// Each piece takes between these two.
+    pub delay_min: Duration,
+    pub delay_max: Duration,
+    /// An attempt to connect to a node that does not run, or to which the way is cut, fails after a
+    /// time up to this.
+    pub refusal_delay_max: Duration,
+}
+
+impl StreamFaults {
+    /// # Panics
+    /// If a probability is none, or the delay's bounds are the wrong way round: a defect of the test.
+    fn check(&self) {
+        assert!((0.0..=1.0).contains(&self.loss), "{} is not a probability", self.loss);
+        assert!(self.delay_min <= self.delay_max, "the shortest delay is the longest at most");
+    }
+}
+
+/// What is shown to a listener: something that was written on a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece<'a> {
+    pub client: ClientId,
+    pub node: NodeId,
+    /// From the client to the node, rather than back.
+    pub to_node: bool,
+    pub bytes: &'a [u8],
+    /// It breaks the connection instead of arriving.
+    pub lost: bool,
+}
+
+type Listener = dyn FnMut(Piece<'_>) + Send;
+
+pub(super) struct Ways(Mutex<State>);
+
+struct State {
+    seed: u64,
+    faults: StreamFaults,
+    cut: BTreeSet<(ClientId, NodeId)>,
+    /// Each way has its own, so that one does not depend on the traffic of another.
+    chances: BTreeMap<(ClientId, NodeId), StdRng>,
+    streams: Vec<(ClientId, NodeId, Weak<Pipe>)>,
+    listeners: Vec<Box<Listener>>,
+    /// So that equal names still draw differently.
+    seeds_given: u64,
+}
+
+impl Ways {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(Mutex::new(State {
+            seed,
+            faults: StreamFaults::default(),
+            cut: BTreeSet::new(),
+            chances: BTreeMap::new(),
+            streams: Vec::new(),
+            listeners: Vec::new(),
+            seeds_given: 0,
+        }))
+    }
+
+    /// A seed for a client or a node, another one each time.
+    pub(super) fn next_seed(&self) -> u64 {
+        let mut state = self.lock();
+        state.seeds_given += 1;
+        derived(state.seed, &[state.seeds_given])
+    }
+
+    pub(super) fn set_faults(&self, faults: StreamFaults) {
+        faults.check();
+        self.lock().faults = faults;
+    }
+
+    pub(super) fn listen(&self, listener: Box<Listener>) {
+        self.lock().listeners.push(listener);
+    }
+
+    /// A stream, or how long it takes to find out that there is none.
+    pub(super) fn open(
+        self: &Arc<Self>,
+        client: ClientId,
+        node: NodeId,
+    ) -> Result<Arc<Pipe>, Duration> {
+        let mut state = self.lock();
+        if state.cut.contains(&(client, node)) {
+            return Err(state.refusal_delay(client, node));
+        }
+        let pipe = Arc::new(Pipe::new(Arc::clone(self), client, node));
+        state.streams.retain(|(_, _, stream)| stream.strong_count() > 0);
+        state.streams.push((client, node, Arc::downgrade(&pipe)));
+        Ok(pipe)
+    }
+
+    pub(super) fn refusal_delay(&self, client: ClientId, node: NodeId) -> Duration {
+        self.lock().refusal_delay(client, node)
+    }
+
+    /// Decides what becomes of a piece, and shows it to whoever listens.
+    pub(super) fn post(&self, client: ClientId, node: NodeId, from: Side, bytes: &[u8]) -> Fate {
+        let mut state = self.lock();
+        let StreamFaults { loss, delay_min, delay_max, .. } = state.faults;
+        let chance = state.chance(client, node);
+        // What cannot happen draws nothing.
+        let lost = loss > 0.0 && chance.random_bool(loss);
+        let delay = between(chance, delay_min, delay_max);
+        let to_node = from == Side::Client;
+        for listener in &mut state.listeners {
+            listener(Piece { client, node, to_node, bytes, lost });
+        }
+        Fate { lost, delay }
+    }
+
+    /// Cuts, or mends, the ways that are `chosen` among those given.
+    pub(super) fn set_cut(&self, ways: &[(ClientId, NodeId)], cut: bool) {
+        let mut state = self.lock();
+        for way in ways {
+            match cut {
+                true => state.cut.insert(*way),
+                false => state.cut.remove(way),
+            };
+        }
+        let streams = state.streams(|client, node| ways.contains(&(client, node)));
+        drop(state);
+        streams.iter().for_each(|stream| stream.set_cut(cut));
+    }
+
+    pub(super) fn heal(&self) {
+        let mut state = self.lock();
+        let cut = std::mem::take(&mut state.cut);
+        let streams = state.streams(|client, node| cut.contains(&(client, node)));
+        drop(state);
+        streams.iter().for_each(|stream| stream.set_cut(false));
+    }
+
+    /// The node is not heard any more, and hears nothing, over what streams there are.
+    pub(super) fn silence(&self, node: NodeId) {
+        let streams = self.lock().streams(|_, to| to == node);
+        streams.iter().for_each(|stream| stream.kill());
+    }
+
+    /// Breaks what streams there are to the node.
+    pub(super) fn reset(&self, node: NodeId) {
+        let streams = self.lock().streams(|_, to| to == node);
+        streams.iter().for_each(|stream| stream.break_off());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Nothing that is done under the lock stops half-way but by a defect of a listener.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn chance(&mut self, client: ClientId, node: NodeId) -> &mut StdRng {
+        let seed = self.seed;
+        let of_way = || StdRng::seed_from_u64(derived(seed, &[client, node]));
+        self.chances.entry((client, node)).or_insert_with(of_way)
+    }
+
+    fn refusal_delay(&mut self, client: ClientId, node: NodeId) -> Duration {
+        let max = self.faults.refusal_delay_max;
+        between(self.chance(client, node), Duration::ZERO, max)
+    }
+
+    fn streams(&self, chosen: impl Fn(ClientId, NodeId) -> bool) -> Vec<Arc<Pipe>> {
+        let chosen = self.streams.iter().filter(|(client, node, _)| chosen(*client, *node));
+        chosen.filter_map(|(_, _, stream)| stream.upgrade()).collect()
+    }
+}
+
+/// Evenly, both bounds included.
+fn between(chance: &mut StdRng, min: Duration, max: Duration) -> Duration {
+    if min == max { min } else { chance.random_range(min..=max) }
+}
+
+/// A seed of its own for whatever the parts name.
+fn derived(seed: u64, parts: &[u64]) -> u64 {
+    parts.iter().fold(seed, |seed, part| StdRng::seed_from_u64(seed ^ part).random())
+}

@@ -1,0 +1,199 @@
+//! Whole nodes around a state machine: real driver, disks in memory, a network within the process.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use raft_core::driver::{Node, NodeConfig};
+use raft_core::error::ProposeError;
+use raft_core::state_machine::StateMachine;
+use raft_core::transport::channel::ChannelNetwork;
+use raft_core::types::{Index, NodeId};
+use raft_storage::memory::{Latency, MemoryDisk, Operation};
+
+use super::leadership::leader_of;
+use super::observed::{Applied, Observed};
+use super::trace::Trace;
+
+/// Nodes 1 to n, what they stand on, and what can befall them. Must be made within [`run`](super::run)
+/// or another runtime with a paused clock.
+///
+/// Each entry that a node applies is compared with what the others have applied: if two differ, or if one
+/// is applied twice or not at all, the node stops and the run fails, at the latest when the cluster is
+/// dropped.
+pub struct Cluster<M: StateMachine> {
+    /// Where messages can be lost, delayed, repeated, reordered and cut.
+    pub network: ChannelNetwork,
+    /// The nodes that run.
+    pub nodes: BTreeMap<NodeId, Node<Observed<M>>>,
+    /// Every message and every applied entry.
+    pub trace: Trace,
+    applied: Arc<Applied>,
+    disks: BTreeMap<NodeId, MemoryDisk>,
+    configure: Box<dyn Fn(&mut NodeConfig)>,
+    machine: Box<dyn Fn(NodeId) -> M>,
+    seed: u64,
+    /// So that a node draws other times after each start.
+    start_count: u64,
+}
+
+impl<M: StateMachine> Cluster<M> {
+    /// Nodes 1 to `size`, all running, with the defaults of [`NodeConfig`]. `machine` makes a node's state
+    /// machine, each time that the node starts.
+    pub async fn new(seed: u64, size: u64, machine: impl Fn(NodeId) -> M + 'static) -> Self {
+        Self::with_config(seed, size, |_| {}, machine).await
+    }
+
+    /// As [`Cluster::new`], with what `configure` makes of the defaults. The seeds of the nodes are not
+    /// its business: they come from `seed`.
+    pub async fn with_config(
+        seed: u64,
+        size: u64,
+        configure: impl Fn(&mut NodeConfig) + 'static,
+        machine: impl Fn(NodeId) -> M + 'static,
+    ) -> Self {
+        let trace = Trace::new();
+        let network = ChannelNetwork::new(seed);
+        trace.listen_to(&network);
+        let mut cluster = Self {
+            network,
+            nodes: BTreeMap::new(),
+            applied: Applied::new(trace.clone()),
+            trace,
+            disks: (1..=size).map(|id| (id, MemoryDisk::new())).collect(),
+            configure: Box::new(configure),
+            machine: Box::new(machine),
+            seed,
+            start_count: 0,
+        };
+        for id in 1..=size {
+            cluster.start(id).await;
+        }
+        cluster
+    }
+
+    /// All nodes, running or not.
+    pub fn ids(&self) -> impl Iterator<Item = NodeId> + use<M> {
+        1..=self.disks.len() as NodeId
+    }
+
+    /// The disk of a node, to make it slow, fail, or lose power at a chosen step.
+    pub fn disk(&self, id: NodeId) -> &MemoryDisk {
+        &self.disks[&id]
+    }
+
+    /// Starts a node that does not run, on what its disk holds.
+    ///
+    /// # Panics
+    /// If it runs, or if what the disk holds does not make sense to it.
+    pub async fn start(&mut self, id: NodeId) {
+        assert!(!self.nodes.contains_key(&id), "node {id} runs");
+        let mut config = NodeConfig::new(id, self.ids());
+        (self.configure)(&mut config);
+        config.raft.seed = self.seed.wrapping_mul(1_000).wrapping_add(self.start_count);
+        self.start_count += 1;
+        self.trace.note(format_args!("{id} starts"));
+        let transport = self.network.transport(id);
+        let storage = Arc::new(self.disks[&id].storage());
+        let machine = Observed::new(id, (self.machine)(id), Arc::clone(&self.applied));
+        let node = Node::start(config, storage, transport, machine).await;
+        self.nodes.insert(id, node.expect("a node of a healthy disk starts"));
+    }
+
+    /// Stops a node in good order: leadership is handed over, all is written.
+    pub async fn stop(&mut self, id: NodeId) {
+        let node = self.nodes.remove(&id).expect("it runs");
+        self.trace.note(format_args!("{id} stops"));
+        node.shutdown().await;
+    }
+
+    /// Power is lost: what was not synced is gone, and nothing that the node says is heard any more. Who
+    /// waits for an answer of it hears that the outcome is unknown.
+    pub fn crash(&mut self, id: NodeId) {
+        self.trace.note(format_args!("{id} crashes"));
+        self.disks[&id].crash();
+        drop(self.network.transport(id));
+        let node = self.nodes.remove(&id).expect("it runs");
+        // What is left of it can neither write nor be heard; it need not go on for the rest of the run.
+        tokio::spawn(async move { node.shutdown().await });
+    }
+
+    /// Cuts all links of the node, in both directions, without a word to anybody.
+    pub fn isolate(&self, id: NodeId) {
+        self.trace.note(format_args!("{id} is cut off"));
+        self.network.isolate(id);
+    }
+
+    /// Undoes all cuts. Faults of links stay.
+    pub fn heal(&self) {
+        self.trace.note(format_args!("all links are mended"));
+        self.network.heal();
+    }
+
+    /// Every write of every node takes so long, half of it after it has taken effect.
+    pub fn slow_disks(&self, latency: Duration) {
+        let latency = Latency { before: latency / 2, after: latency / 2 };
+        for disk in self.disks.values() {
+            disk.set_latency(Operation::Persist, latency);
+        }
+    }
+
+    /// Waits until a majority follows a running node.
+    pub async fn leader(&self) -> NodeId {
+        let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
+        self.leader_among(&ids).await
+    }
+
+    /// Waits until one of these leads, and is followed by so many of these that they are a majority
+    /// of the cluster.
+    ///
+    /// # Panics
+    /// If one of them does not run.
+    pub async fn leader_among(&self, ids: &[NodeId]) -> NodeId {
+        let nodes = ids.iter().map(|id| (*id, self.nodes[id].watch())).collect();
+        leader_of(nodes, self.disks.len()).await
+    }
+
+    /// Has the leader commit one more command, and waits until all running nodes have applied that and
+    /// whatever came before it. Returns the index through which they agree. The network has to be whole.
+    ///
+    /// # Panics
+    /// If two nodes have applied different entries, or the outcome of the command is unknown.
+    pub async fn converged(&self, command: Bytes) -> Index {
+        loop {
+            let leader = self.leader().await;
+            match self.nodes[&leader].propose_and_wait(command.clone()).await {
+                Ok(_) => {}
+                Err(ProposeError::Rejected(_)) => continue,
+                Err(error) => panic!("a whole network answers: {error}"),
+            }
+            let index = self.nodes[&leader].status().commit_index;
+            for node in self.nodes.values() {
+                let mut status = node.watch_status();
+                status.wait_for(|status| status.last_applied >= index).await.expect("it runs");
+            }
+            self.check();
+            return index;
+        }
+    }
+
+    /// # Panics
+    /// If two nodes have applied different entries at an index, or one has left its order.
+    pub fn check(&self) {
+        if let Some(violation) = self.applied.violation() {
+            panic!("{violation}");
+        }
+    }
+}
+
+/// A node that stops because of a violation is noticed, whatever the scenario looked at.
+impl<M: StateMachine> Drop for Cluster<M> {
+    fn drop(&mut self) {
+        match self.applied.violation() {
+            Some(violation) if std::thread::panicking() => eprintln!("{violation}"),
+            Some(violation) => panic!("{violation}"),
+            None => {}
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! Waits for a leader, as the nodes themselves see it.
+
+use std::future::poll_fn;
+use std::task::Poll;
+
+use raft_core::driver::Leadership;
+use raft_core::types::NodeId;
+use tokio::sync::watch;
+
+/// Waits until one of these leads, and is followed by so many of these that they are a majority of
+/// the `size` nodes of the cluster.
+pub(super) async fn leader_of(
+    mut nodes: Vec<(NodeId, watch::Receiver<Leadership>)>,
+    size: usize,
+) -> NodeId {
+    loop {
+        let seen: Vec<_> =
+            nodes.iter_mut().map(|(id, watch)| (*id, *watch.borrow_and_update())).collect();
+        for (id, leadership) in seen.iter().filter(|(_, seen)| seen.is_leader) {
+            let follows = |(_, other): &&(NodeId, Leadership)| {
+                (other.leader, other.term) == (Some(*id), leadership.term)
+            };
+            if seen.iter().filter(follows).count() * 2 > size {
+                return *id;
+            }
+        }
+        any_changed(nodes.iter_mut().map(|(_, watch)| watch)).await;
+    }
+}
+
+async fn any_changed<'a, T: 'a>(watches: impl Iterator<Item = &'a mut watch::Receiver<T>>) {
+    let mut changes: Vec<_> = watches.map(|watch| Box::pin(watch.changed())).collect();
+    poll_fn(|context| {
+        for change in &mut changes {
+            if let Poll::Ready(change) = change.as_mut().poll(context) {
+                change.expect("a running node says who leads");
+                return Poll::Ready(());
+            }
+        }
+        Poll::Pending
+    })
+    .await;
+}

@@ -1,0 +1,244 @@
+//! The whole store: servers with sessions, clients that retry, and what can befall both.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use raft_core::types::NodeId;
+use raft_storage::memory::{Latency, MemoryDisk, Operation};
+
+use super::Trace;
+use super::leadership::leader_of;
+use crate::client::Client;
+use crate::config::ServerConfig;
+use crate::local::{ClientId, LocalNetwork, Piece};
+use crate::machine::{Question, Reply};
+use crate::operation::{Answer, Query, Record, ScanPage};
+use crate::server::Server;
+use crate::wiring::{Network, Store};
+
+/// Servers 1 to n of one store, on disks in memory, and the network between them and their clients.
+/// Must be made within [`run`](super::run) or another runtime with a paused clock.
+///
+/// A delay costs no time but that of the paused clock. Without any, neither disk nor network takes
+/// time, and a client in a loop does its work without the clock ever moving: give the network a delay
+/// ([`LocalNetwork::set_stream_faults`]) where time matters.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use kv_service::local::StreamFaults;
+/// use kv_service::sim::{LinkFaults, Service, run};
+///
+/// let survives = async |seed| {
+///     let mut service = Service::new(seed, 3).await;
+///     let ms = Duration::from_millis(1);
+///     service.network.peers().set_default_faults(LinkFaults::none().losing(0.1).delaying(ms, 5 * ms));
+///     service.network.set_stream_faults(StreamFaults {
+///         loss: 0.1,
+///         delay_max: 5 * ms,
+///         ..StreamFaults::default()
+///     });
+///     let client = service.client(1).with_deadline(Duration::from_secs(60));
+///     for number in 0..20 {
+///         client.append("numbers", format!("{number},")).await.unwrap();
+///         if number == 10 {
+///             let leader = service.leader().await;
+///             service.crash(leader);
+///         }
+///     }
+///     let record = client.get("numbers").await.unwrap().unwrap();
+///     assert_eq!(record.version, 20, "each append took effect once");
+///     service.trace.digest()
+/// };
+/// assert_eq!(run(17, survives), run(17, survives), "a seed is a run");
+/// ```
+pub struct Service {
+    /// Where messages between nodes, and streams between clients and nodes, are delayed, lost and cut.
+    pub network: LocalNetwork,
+    /// The nodes that run.
+    pub servers: BTreeMap<NodeId, Server>,
+    /// Every message between nodes, and everything that is written between clients and nodes.
+    pub trace: Trace,
+    disks: BTreeMap<NodeId, MemoryDisk>,
+    configure: Box<dyn Fn(&mut ServerConfig)>,
+}
+
+impl Service {
+    /// Servers 1 to `size`, all running, with the defaults of [`ServerConfig::in_process`].
+    pub async fn new(seed: u64, size: u64) -> Self {
+        Self::with_config(seed, size, |_| {}).await
+    }
+
+    /// As [`Service::new`], with what `configure` makes of the defaults.
+    pub async fn with_config(
+        seed: u64,
+        size: u64,
+        configure: impl Fn(&mut ServerConfig) + 'static,
+    ) -> Self {
+        let mut service = Self {
+            network: LocalNetwork::new(seed),
+            servers: BTreeMap::new(),
+            trace: Trace::new(),
+            disks: (1..=size).map(|id| (id, MemoryDisk::new())).collect(),
+            configure: Box::new(configure),
+        };
+        service.trace.listen_to(service.network.peers());
+        let trace = service.trace.clone();
+        service.network.listen(move |Piece { client, node, to_node, bytes, lost }| {
+            let way = if to_node { "->" } else { "<-" };
+            let lost = if lost { " lost" } else { "" };
+            let text = bytes.escape_ascii();
+            trace.note(format_args!("client {client} {way} {node}{lost} {text}"));
+        });
+        for id in service.ids() {
+            service.start(id).await;
+        }
+        service
+    }
+
+    /// All servers, running or not.
+    pub fn ids(&self) -> impl Iterator<Item = NodeId> + use<> {
+        1..=self.disks.len() as NodeId
+    }
+
+    /// The disk of a server, to look at what it holds, to make it slow, fail, or lose power at a chosen
+    /// step.
+    pub fn disk(&self, id: NodeId) -> &MemoryDisk {
+        &self.disks[&id]
+    }
+
+    /// A client that reaches all servers. Those of one name are at one place: what cuts one of them off
+    /// cuts them all off ([`Service::reach_only`]). Each has a session of its own.
+    pub fn client(&self, name: ClientId) -> Client {
+        self.network.client_as(name, self.ids())
+    }
+
+    /// From now on the clients of that name reach these servers and no others.
+    pub fn reach_only(&self, name: ClientId, servers: &[NodeId]) {
+        self.trace.note(format_args!("client {name} reaches {servers:?} only"));
+        let beyond: Vec<NodeId> = self.ids().filter(|id| !servers.contains(id)).collect();
+        self.network.mend_client(name, servers);
+        self.network.cut_client(name, &beyond);
+    }
+
+    /// Starts a server that does not run, on what its disk holds.
+    ///
+    /// # Panics
+    /// If it runs, or if its configuration or what the disk holds does not make sense to it.
+    pub async fn start(&mut self, id: NodeId) {
+        assert!(!self.servers.contains_key(&id), "server {id} runs");
+        self.trace.note(format_args!("{id} starts"));
+        let mut config = ServerConfig::in_process(id, self.ids());
+        (self.configure)(&mut config);
+        let store = Store::Memory(self.disks[&id].clone());
+        let network = Network::Channel(self.network.clone());
+        let server = Server::start_with(config, store, network).await;
+        self.servers.insert(id, server.expect("a server of a healthy disk starts"));
+    }
+
+    /// Stops a server in good order: requests are answered, leadership is handed over.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub async fn stop(&mut self, id: NodeId) {
+        let server = self.servers.remove(&id).expect("it runs");
+        self.trace.note(format_args!("{id} stops"));
+        server.shutdown().await;
+    }
+
+    /// Power is lost: what was not synced is gone, and nothing that the server says is heard any more.
+    /// Clients find out by their patience, or when the server is back.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn crash(&mut self, id: NodeId) {
+        self.trace.note(format_args!("{id} crashes"));
+        let server = self.servers.remove(&id).expect("it runs");
+        self.network.power_off(id);
+        self.disks[&id].crash();
+        // What is left of it can neither write nor be heard; it need not go on for the rest of the run.
+        tokio::spawn(async move { server.node().shutdown().await });
+    }
+
+    /// Cuts all links between servers of different groups, besides what is cut already. Clients are not
+    /// affected.
+    pub fn partition(&self, groups: &[&[NodeId]]) {
+        self.trace.note(format_args!("partition {groups:?}"));
+        self.network.peers().partition(groups);
+    }
+
+    /// Undoes all cuts, of clients too. Faults stay.
+    pub fn heal(&self) {
+        self.trace.note(format_args!("all ways are mended"));
+        self.network.heal();
+    }
+
+    /// Every write of every server takes so long, half of it after it has taken effect.
+    pub fn slow_disks(&self, latency: Duration) {
+        let latency = Latency { before: latency / 2, after: latency / 2 };
+        for disk in self.disks.values() {
+            disk.set_latency(Operation::Persist, latency);
+        }
+    }
+
+    /// Waits until a majority follows a running server.
+    pub async fn leader(&self) -> NodeId {
+        let ids: Vec<NodeId> = self.servers.keys().copied().collect();
+        self.leader_among(&ids).await
+    }
+
+    /// Waits until one of these leads, and is followed by so many of these that they are a majority
+    /// of the cluster.
+    ///
+    /// # Panics
+    /// If one of them does not run.
+    pub async fn leader_among(&self, ids: &[NodeId]) -> NodeId {
+        let nodes = ids.iter().map(|id| (*id, self.servers[id].node().watch())).collect();
+        leader_of(nodes, self.disks.len()).await
+    }
+
+    /// Waits until all running servers have applied all that is committed now, and returns what is
+    /// stored, by the word of each. Nobody may write meanwhile, and the network has to be whole.
+    ///
+    /// # Panics
+    /// If two servers hold different records.
+    pub async fn converged(&self) -> Vec<(Bytes, Record)> {
+        let index = loop {
+            let leader = self.leader().await;
+            let node = self.servers[&leader].node();
+            // A leader that was elected just now may not know yet what is committed.
+            if node.query_and_wait(Question::ClockMs, true).await.is_ok() {
+                break node.status().commit_index;
+            }
+        };
+        let mut agreed: Option<Vec<(Bytes, Record)>> = None;
+        for (id, server) in &self.servers {
+            let mut status = server.node().watch_status();
+            status.wait_for(|status| status.last_applied >= index).await.expect("it runs");
+            let records = records_of(server).await;
+            let agreed = agreed.get_or_insert_with(|| records.clone());
+            assert!(*agreed == records, "server {id} differs: {records:?}, others: {agreed:?}");
+        }
+        agreed.expect("a leader runs")
+    }
+}
+
+/// Everything that a server holds, whether or not it is up to date.
+async fn records_of(server: &Server) -> Vec<(Bytes, Record)> {
+    let mut records = Vec::new();
+    let mut start = Bytes::new();
+    loop {
+        let query = Query::Scan { start, end: Bytes::new(), limit: u32::MAX };
+        let reply = server.node().query_and_wait(Question::Read(query), false).await;
+        let Ok(Ok(Reply::Read(Answer::Scan(page)))) = reply else {
+            panic!("a running server answers a scan: {reply:?}");
+        };
+        let ScanPage { records: more, continue_at } = page;
+        records.extend(more);
+        match continue_at {
+            Some(next) => start = next,
+            None => return records,
+        }
+    }
+}
