@@ -217,24 +217,24 @@ async fn appended(lab: &Lab, leader: u64, count: usize) -> Vec<Started> {
 fn count() {
     nodes(3).run(SEEDS, async |lab: &mut Lab| {
         let leader = lab.cluster.leader().await;
-        let election = lab.carried().message_count;
+        let election = lab.message_count();
         assert!((4..=30).contains(&election), "{election} messages to elect a leader");
 
         let term = lab.check_terms();
         assert_eq!(lab.check_one_leader().await, leader);
-        let before = lab.carried().message_count;
+        let before = lab.message_count();
         let started: Vec<_> =
             (0..12).map(|_| lab.propose(leader, lab.command()).expect("it leads")).collect();
         for (place, started) in started.iter().enumerate() {
             assert_eq!(started.answer().await, Ok(place as u64 + 1), "in order");
         }
         lab.wait(12, 3).await;
-        let agreement = lab.carried().message_count - before;
+        let agreement = lab.message_count() - before;
         assert!((4..=42).contains(&agreement), "{agreement} messages for 12 commands");
 
-        let before = lab.carried().message_count;
+        let before = lab.message_count();
         sleep(SECOND).await;
-        let idle = lab.carried().message_count - before;
+        let idle = lab.message_count() - before;
         assert!((1..=60).contains(&idle), "{idle} messages in an idle second");
         assert_eq!(lab.check_terms(), term);
     });

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::ops::{Range, RangeInclusive};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -110,14 +111,7 @@ pub struct Lab {
     started: Instant,
     chance: RefCell<StdRng>,
     next_command: RefCell<usize>,
-    carried: Arc<Mutex<Carried>>,
-}
-
-/// What the network has carried, beyond its own sums.
-#[derive(Clone, Copy, Default)]
-pub struct Carried {
-    pub message_count: u64,
-    pub frame_count: u64,
+    frame_count: Arc<AtomicU64>,
 }
 
 impl Lab {
@@ -131,14 +125,11 @@ impl Lab {
         let cluster =
             Cluster::with_config(seed, setup.size, configure, |_| Counter::default()).await;
         cluster.network.set_default_faults(setup.links.faults());
-        let carried = Arc::new(Mutex::new(Carried::default()));
-        let counted = Arc::clone(&carried);
+        let frame_count = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&frame_count);
         cluster.network.listen(move |_, _, traffic| {
-            let mut carried = counted.lock().unwrap();
-            match traffic {
-                Traffic::Sent(_) => carried.message_count += 1,
-                Traffic::Delivered(_) => {}
-                Traffic::Frame(_) => carried.frame_count += 1,
+            if let Traffic::Frame(_) = traffic {
+                counted.fetch_add(1, Relaxed);
             }
         });
         let lab = Self {
@@ -147,7 +138,7 @@ impl Lab {
             started,
             chance: RefCell::new(StdRng::seed_from_u64(seed)),
             next_command: RefCell::new(1),
-            carried,
+            frame_count,
         };
         lab.nodes_changed();
         lab
@@ -178,8 +169,14 @@ impl Lab {
         self.cluster.network.set_default_faults(links.faults());
     }
 
-    pub fn carried(&self) -> Carried {
-        *self.carried.lock().unwrap()
+    /// What nodes have handed to the network so far: requests and answers.
+    pub fn message_count(&self) -> u64 {
+        self.cluster.network.stats().sent
+    }
+
+    /// Frames of snapshots that were sent so far.
+    pub fn frame_count(&self) -> u64 {
+        self.frame_count.load(Relaxed)
     }
 
     /// A command like no other of the run.
@@ -198,7 +195,7 @@ impl Lab {
         self.chance.borrow_mut().random_bool(probability)
     }
 
-    /// A place in time that no timer of a node shares, for what the labs do at any time.
+    /// To the microsecond, so that what follows happens between the timers of nodes as well.
     pub async fn sleep_up_to(&self, max: Duration) {
         let micros = u64::try_from(max.as_micros()).unwrap();
         sleep(Duration::from_micros(self.draw(0..=micros))).await;
