@@ -41,11 +41,11 @@ impl Witness {
 
     pub(super) fn listen_to(self: &Arc<Self>, network: &ChannelNetwork) {
         let witness = Arc::clone(self);
-        network.listen(move |from, _, traffic| match traffic {
-            Traffic::Sent(Message { term, body: Body::Append { .. } | Body::Heartbeat { .. } }) => {
+        network.listen(move |from, _, traffic| {
+            let Traffic::Sent(Message { term, body }) = traffic else { return };
+            if let Body::Append { .. } | Body::Heartbeat { .. } = body {
                 witness.led(*term, from);
             }
-            _ => {}
         });
     }
 
