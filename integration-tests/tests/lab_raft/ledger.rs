@@ -50,7 +50,10 @@ impl Ledger {
         let (sender, answer) = watch::channel(None);
         let started = Started { answer };
         self.entries().push((command, started.clone()));
-        (started, move |answer| drop(sender.send_replace(Some(answer))))
+        let answer = move |answer| {
+            sender.send_replace(Some(answer));
+        };
+        (started, answer)
     }
 
     fn entries(&self) -> MutexGuard<'_, Vec<(Bytes, Started)>> {
