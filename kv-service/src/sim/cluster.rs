@@ -1,6 +1,6 @@
 //! Whole nodes around a state machine: real driver, disks in memory, a network within the process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,17 +11,17 @@ use raft_core::state_machine::StateMachine;
 use raft_core::transport::channel::ChannelNetwork;
 use raft_core::types::{Index, NodeId};
 use raft_storage::memory::{Latency, MemoryDisk, Operation};
+use tokio::sync::watch;
 
-use super::leadership::leader_of;
-use super::observed::{Applied, Observed};
+use super::leadership::{any_changed, leader_of};
+use super::observed::{Observed, Witness};
 use super::trace::Trace;
 
 /// Nodes 1 to n, what they stand on, and what can befall them. Must be made within [`run`](super::run)
 /// or another runtime with a paused clock.
 ///
-/// Each entry that a node applies is compared with what the others have applied: if two differ, or if one
-/// is applied twice or not at all, the node stops and the run fails, at the latest when the cluster is
-/// dropped.
+/// A run fails, at the latest when the cluster is dropped, if two nodes lead in a term, if two apply
+/// different entries at an index, or if one applies an entry twice or out of order.
 pub struct Cluster<M: StateMachine> {
     /// Where messages can be lost, delayed, repeated, reordered and cut.
     pub network: ChannelNetwork,
@@ -29,8 +29,9 @@ pub struct Cluster<M: StateMachine> {
     pub nodes: BTreeMap<NodeId, Node<Observed<M>>>,
     /// Every message and every applied entry.
     pub trace: Trace,
-    applied: Arc<Applied>,
+    witness: Arc<Witness>,
     disks: BTreeMap<NodeId, MemoryDisk>,
+    isolated: BTreeSet<NodeId>,
     configure: Box<dyn Fn(&mut NodeConfig)>,
     machine: Box<dyn Fn(NodeId) -> M>,
     seed: u64,
@@ -56,12 +57,15 @@ impl<M: StateMachine> Cluster<M> {
         let trace = Trace::new();
         let network = ChannelNetwork::new(seed);
         trace.listen_to(&network);
+        let witness = Witness::new(trace.clone());
+        witness.listen_to(&network);
         let mut cluster = Self {
             network,
             nodes: BTreeMap::new(),
-            applied: Applied::new(trace.clone()),
+            witness,
             trace,
             disks: (1..=size).map(|id| (id, MemoryDisk::new())).collect(),
+            isolated: BTreeSet::new(),
             configure: Box::new(configure),
             machine: Box::new(machine),
             seed,
@@ -96,7 +100,7 @@ impl<M: StateMachine> Cluster<M> {
         self.trace.note(format_args!("{id} starts"));
         let transport = self.network.transport(id);
         let storage = Arc::new(self.disks[&id].storage());
-        let machine = Observed::new(id, (self.machine)(id), Arc::clone(&self.applied));
+        let machine = Observed::new(id, (self.machine)(id), Arc::clone(&self.witness));
         let node = Node::start(config, storage, transport, machine).await;
         self.nodes.insert(id, node.expect("a node of a healthy disk starts"));
     }
@@ -119,15 +123,33 @@ impl<M: StateMachine> Cluster<M> {
         tokio::spawn(async move { node.shutdown().await });
     }
 
-    /// Cuts all links of the node, in both directions, without a word to anybody.
-    pub fn isolate(&self, id: NodeId) {
+    /// Cuts all links of the node, in both directions, without a word to anybody. It stays cut off over
+    /// restarts.
+    pub fn isolate(&mut self, id: NodeId) {
         self.trace.note(format_args!("{id} is cut off"));
         self.network.isolate(id);
+        self.isolated.insert(id);
+    }
+
+    /// Mends the links of an isolated node to all that are not isolated.
+    pub fn reconnect(&mut self, id: NodeId) {
+        self.trace.note(format_args!("{id} is connected again"));
+        self.isolated.remove(&id);
+        for other in self.ids().filter(|other| !self.isolated.contains(other)) {
+            self.network.mend(id, other);
+            self.network.mend(other, id);
+        }
+    }
+
+    /// Whether the node is cut off by [`Cluster::isolate`].
+    pub fn is_isolated(&self, id: NodeId) -> bool {
+        self.isolated.contains(&id)
     }
 
     /// Undoes all cuts. Faults of links stay.
-    pub fn heal(&self) {
+    pub fn heal(&mut self) {
         self.trace.note(format_args!("all links are mended"));
+        self.isolated.clear();
         self.network.heal();
     }
 
@@ -155,6 +177,37 @@ impl<M: StateMachine> Cluster<M> {
         leader_of(nodes, self.disks.len()).await
     }
 
+    /// Waits until the condition holds, looking again whenever the status of a running node changes.
+    pub async fn until(&self, condition: impl Fn() -> bool) {
+        let mut watches: Vec<_> = self.nodes.values().map(Node::watch_status).collect();
+        loop {
+            watches.iter_mut().for_each(watch::Receiver::mark_unchanged);
+            if condition() {
+                return;
+            }
+            any_changed(watches.iter_mut()).await;
+        }
+    }
+
+    /// How many commands have been applied by whichever nodes. Commands are numbered from 1, in the order
+    /// in which they are applied; what else a log holds, such as a new leader's first entry, does not
+    /// count.
+    pub fn command_count(&self) -> u64 {
+        self.witness.command_count()
+    }
+
+    /// The command of that number, if a node has applied it.
+    pub fn command(&self, number: u64) -> Option<Bytes> {
+        self.witness.command(number).map(|(_, command)| command)
+    }
+
+    /// How many running nodes have applied the command of that number.
+    pub fn applied_count(&self, number: u64) -> usize {
+        let Some((index, _)) = self.witness.command(number) else { return 0 };
+        let has_applied = |node: &&Node<_>| node.status().last_applied >= index;
+        self.nodes.values().filter(has_applied).count()
+    }
+
     /// Has the leader commit one more command, and waits until all running nodes have applied that and
     /// whatever came before it. Returns the index through which they agree. The network has to be whole.
     ///
@@ -169,19 +222,18 @@ impl<M: StateMachine> Cluster<M> {
                 Err(error) => panic!("a whole network answers: {error}"),
             }
             let index = self.nodes[&leader].status().commit_index;
-            for node in self.nodes.values() {
-                let mut status = node.watch_status();
-                status.wait_for(|status| status.last_applied >= index).await.expect("it runs");
-            }
+            let has_applied = |node: &Node<_>| node.status().last_applied >= index;
+            self.until(|| self.nodes.values().all(has_applied)).await;
             self.check();
             return index;
         }
     }
 
     /// # Panics
-    /// If two nodes have applied different entries at an index, or one has left its order.
+    /// If two nodes have led in a term or applied different entries at an index, or if one has left the
+    /// order.
     pub fn check(&self) {
-        if let Some(violation) = self.applied.violation() {
+        if let Some(violation) = self.witness.violation() {
             panic!("{violation}");
         }
     }
@@ -190,7 +242,7 @@ impl<M: StateMachine> Cluster<M> {
 /// A node that stops because of a violation is noticed, whatever the scenario looked at.
 impl<M: StateMachine> Drop for Cluster<M> {
     fn drop(&mut self) {
-        match self.applied.violation() {
+        match self.witness.violation() {
             Some(violation) if std::thread::panicking() => eprintln!("{violation}"),
             Some(violation) => panic!("{violation}"),
             None => {}

@@ -28,13 +28,18 @@ pub(super) async fn leader_of(
     }
 }
 
-async fn any_changed<'a, T: 'a>(watches: impl Iterator<Item = &'a mut watch::Receiver<T>>) {
+/// Waits for a change of one of these. A node that has stopped changes no more.
+pub(super) async fn any_changed<'a, T: 'a>(
+    watches: impl Iterator<Item = &'a mut watch::Receiver<T>>,
+) {
     let mut changes: Vec<_> = watches.map(|watch| Box::pin(watch.changed())).collect();
     poll_fn(|context| {
-        for change in &mut changes {
-            if let Poll::Ready(change) = change.as_mut().poll(context) {
-                change.expect("a running node says who leads");
-                return Poll::Ready(());
+        let mut place = 0;
+        while let Some(change) = changes.get_mut(place) {
+            match change.as_mut().poll(context) {
+                Poll::Ready(Ok(())) => return Poll::Ready(()),
+                Poll::Ready(Err(_)) => drop(changes.swap_remove(place)),
+                Poll::Pending => place += 1,
             }
         }
         Poll::Pending

@@ -1,20 +1,24 @@
 //! Watches what every node of a cluster applies.
 //!
-//! Raft promises that no two nodes ever apply different entries at one index (State Machine Safety,
-//! dissertation 3.2), and the driver that each node applies them in order and each once. Here both are
-//! checked with every entry, whatever else a test looks at.
+//! Raft promises that no term has two leaders (Election Safety, dissertation 3.2) and that no two nodes
+//! ever apply different entries at one index (State Machine Safety); the driver, that each node applies
+//! them in order and each once. Here that is checked with every message of a leader and every entry,
+//! whatever else a test looks at.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use raft_core::state_machine::{Flusher, MachineResult, SnapshotSource, StateMachine};
-use raft_core::types::{Entry, Index, NodeId, Position, SnapshotMeta};
+use raft_core::transport::channel::{ChannelNetwork, Traffic};
+use raft_core::types::{
+    Body, Entry, Index, Message, NodeId, Payload, Position, SnapshotMeta, Term,
+};
 
 use super::Trace;
 
-/// What the nodes of one cluster have applied.
-pub(super) struct Applied {
+/// What the nodes of one cluster have done. It grows with the run.
+pub(super) struct Witness {
     trace: Trace,
     state: Mutex<State>,
 }
@@ -23,12 +27,41 @@ pub(super) struct Applied {
 struct State {
     /// The first to be applied at its index, by whichever node.
     entries: BTreeMap<Index, Entry>,
+    /// Which of the entries are commands, in order.
+    commands: Vec<Index>,
+    /// Who has spoken as the leader of a term.
+    leaders: BTreeMap<Term, NodeId>,
     violation: Option<String>,
 }
 
-impl Applied {
+impl Witness {
     pub(super) fn new(trace: Trace) -> Arc<Self> {
         Arc::new(Self { trace, state: Mutex::default() })
+    }
+
+    pub(super) fn listen_to(self: &Arc<Self>, network: &ChannelNetwork) {
+        let witness = Arc::clone(self);
+        network.listen(move |from, _, traffic| {
+            let Traffic::Sent(Message { term, body }) = traffic else { return };
+            if let Body::Append { .. } | Body::Heartbeat { .. } = body {
+                witness.led(*term, from);
+            }
+        });
+    }
+
+    /// The command that was applied as the `number`-th, counted from 1, and its index.
+    pub(super) fn command(&self, number: u64) -> Option<(Index, Bytes)> {
+        let state = self.state();
+        let place = usize::try_from(number).ok()?.checked_sub(1)?;
+        let index = *state.commands.get(place)?;
+        match &state.entries[&index].payload {
+            Payload::Command(command) => Some((index, command.clone())),
+            other => unreachable!("listed as a command: {other:?}"),
+        }
+    }
+
+    pub(super) fn command_count(&self) -> u64 {
+        self.state().commands.len() as u64
     }
 
     /// What two nodes, or a node and its own order, disagree about.
@@ -44,15 +77,29 @@ impl Applied {
     fn enter(&self, node: NodeId, before: Position, entry: &Entry) {
         self.trace.note(format_args!("{node} applies {entry:?}"));
         let mut state = self.state();
+        let is_new = !state.entries.contains_key(&entry.index);
         let first = state.entries.entry(entry.index).or_insert_with(|| entry.clone());
         let violation = if entry.index != before.index + 1 || entry.term < before.term {
             format!("node {node} applies {} after {before}", entry.position())
         } else if first != entry {
             format!("node {node} applies {entry:?}, and another node has applied {first:?}")
         } else {
+            if is_new && matches!(entry.payload, Payload::Command(_)) {
+                state.commands.push(entry.index);
+            }
             return;
         };
         state.fail(violation);
+    }
+
+    /// Is called by the network, where a panic would hit whoever just sends; so it is noted only.
+    fn led(&self, term: Term, node: NodeId) {
+        let mut state = self.state();
+        let first = *state.leaders.entry(term).or_insert(node);
+        if first != node {
+            let violation = format!("nodes {first} and {node} both lead in term {term}");
+            state.violation.get_or_insert(violation);
+        }
     }
 
     fn restored(&self, node: NodeId, before: Position, after: Position) {
@@ -79,12 +126,12 @@ impl State {
 pub struct Observed<M> {
     node: NodeId,
     machine: M,
-    applied: Arc<Applied>,
+    witness: Arc<Witness>,
 }
 
 impl<M> Observed<M> {
-    pub(super) fn new(node: NodeId, machine: M, applied: Arc<Applied>) -> Self {
-        Self { node, machine, applied }
+    pub(super) fn new(node: NodeId, machine: M, witness: Arc<Witness>) -> Self {
+        Self { node, machine, witness }
     }
 }
 
@@ -100,7 +147,7 @@ impl<M: StateMachine> StateMachine for Observed<M> {
     fn apply(&mut self, entries: &[Entry], outputs: &mut Vec<M::Output>) -> MachineResult<()> {
         let mut before = self.machine.last_applied();
         for entry in entries {
-            self.applied.enter(self.node, before, entry);
+            self.witness.enter(self.node, before, entry);
             before = entry.position();
         }
         self.machine.apply(entries, outputs)
@@ -115,7 +162,7 @@ impl<M: StateMachine> StateMachine for Observed<M> {
     }
 
     fn begin_restore(&mut self, meta: &SnapshotMeta) -> MachineResult<()> {
-        self.applied.restored(self.node, self.machine.last_applied(), meta.position);
+        self.witness.restored(self.node, self.machine.last_applied(), meta.position);
         self.machine.begin_restore(meta)
     }
 
@@ -133,5 +180,71 @@ impl<M: StateMachine> StateMachine for Observed<M> {
 
     fn blocks(&self) -> bool {
         self.machine.blocks()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use raft_core::transport::Transport;
+
+    use super::*;
+
+    fn entry(term: Term, index: Index) -> Entry {
+        Entry { index, term, payload: Payload::Command("c".into()) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn equal_orders_are_fine_and_commands_are_numbered() {
+        let witness = Witness::new(Trace::new());
+        for node in 1..=2 {
+            let noop = Entry { payload: Payload::Noop, ..entry(1, 1) };
+            witness.enter(node, Position::ZERO, &noop);
+            witness.enter(node, Position::new(1, 1), &entry(2, 2));
+        }
+        witness.restored(3, Position::ZERO, Position::new(2, 2));
+        assert_eq!(witness.violation(), None);
+        assert_eq!(witness.command(1), Some((2, "c".into())));
+        assert_eq!(
+            (witness.command(0), witness.command(2), witness.command_count()),
+            (None, None, 1)
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    #[should_panic(expected = "another node has applied")]
+    async fn two_entries_at_one_index_are_noticed() {
+        let witness = Witness::new(Trace::new());
+        witness.enter(1, Position::ZERO, &entry(1, 1));
+        witness.enter(2, Position::ZERO, &entry(2, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    #[should_panic(expected = "node 1 applies 3@1 after 1@1")]
+    async fn a_gap_is_noticed() {
+        let witness = Witness::new(Trace::new());
+        witness.enter(1, Position::ZERO, &entry(1, 1));
+        witness.enter(1, Position::new(1, 1), &entry(1, 3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    #[should_panic(expected = "is restored to 1@2")]
+    async fn a_snapshot_of_what_nobody_applied_is_noticed() {
+        let witness = Witness::new(Trace::new());
+        witness.enter(1, Position::ZERO, &entry(1, 1));
+        witness.restored(2, Position::ZERO, Position::new(2, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn two_leaders_in_a_term_are_noticed() {
+        let network = ChannelNetwork::new(1);
+        let witness = Witness::new(Trace::new());
+        witness.listen_to(&network);
+        let heartbeat = |term| Message::new(term, Body::Heartbeat { round: 1, commit_index: 0 });
+        let [one, two] = [1, 2].map(|node| network.transport(node));
+        one.send(2, heartbeat(1));
+        two.send(1, heartbeat(2));
+        assert_eq!(witness.violation(), None);
+        two.send(1, heartbeat(1));
+        assert_eq!(witness.violation().as_deref(), Some("nodes 1 and 2 both lead in term 1"));
     }
 }

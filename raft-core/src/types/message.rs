@@ -105,6 +105,24 @@ impl Message {
         }
     }
 
+    /// Whether it answers another message, as the reply of a remote procedure call does.
+    pub fn is_answer(&self) -> bool {
+        match &self.body {
+            Body::PreVoteAnswer { .. }
+            | Body::VoteAnswer { .. }
+            | Body::AppendAccepted { .. }
+            | Body::AppendRejected { .. }
+            | Body::HeartbeatAnswer { .. }
+            | Body::ReadIndexAnswer { .. } => true,
+            Body::PreVote { .. }
+            | Body::Vote { .. }
+            | Body::Append { .. }
+            | Body::Heartbeat { .. }
+            | Body::ReadIndex { .. }
+            | Body::TimeoutNow => false,
+        }
+    }
+
     /// What the message is charged in a bounded mailbox: its entries, and a little for the rest.
     pub fn size_bytes(&self) -> u64 {
         const HEADER_BYTES: u64 = 64;

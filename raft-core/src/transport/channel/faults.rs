@@ -21,6 +21,13 @@ pub struct LinkFaults {
     pub reorder: f64,
     /// What it is held up for, at most, beyond its delay.
     pub reorder_delay_max: Duration,
+    /// The probability that a message that answers another is held up for more, as above, so that
+    /// answers of long ago arrive among those of today.
+    pub late_answer: f64,
+    /// What it is held up for, between these two, and more often for less: evenly below a bound that
+    /// is itself drawn evenly.
+    pub late_answer_delay_min: Duration,
+    pub late_answer_delay_max: Duration,
 }
 
 impl LinkFaults {
@@ -33,6 +40,9 @@ impl LinkFaults {
             delay_max: Duration::ZERO,
             reorder: 0.0,
             reorder_delay_max: Duration::ZERO,
+            late_answer: 0.0,
+            late_answer_delay_min: Duration::ZERO,
+            late_answer_delay_max: Duration::ZERO,
         }
     }
 
@@ -52,27 +62,42 @@ impl LinkFaults {
         Self { reorder, reorder_delay_max, ..self }
     }
 
-    /// # Panics
-    /// If a probability is none, or the delay's bounds are the wrong way round: a defect of the test.
-    pub(super) fn check(&self) {
-        for probability in [self.loss, self.duplicate, self.reorder] {
-            assert!((0.0..=1.0).contains(&probability), "{probability} is not a probability");
-        }
-        assert!(self.delay_min <= self.delay_max, "the shortest delay is the longest at most");
+    pub const fn answering_late(self, late_answer: f64, min: Duration, max: Duration) -> Self {
+        Self { late_answer, late_answer_delay_min: min, late_answer_delay_max: max, ..self }
     }
 
-    pub(super) fn fate(&self, chance: &mut Chance) -> Fate {
+    /// # Panics
+    /// If a probability is none, or a delay's bounds are the wrong way round: a defect of the test.
+    pub(super) fn check(&self) {
+        for probability in [self.loss, self.duplicate, self.reorder, self.late_answer] {
+            assert!((0.0..=1.0).contains(&probability), "{probability} is not a probability");
+        }
+        for (min, max) in [
+            (self.delay_min, self.delay_max),
+            (self.late_answer_delay_min, self.late_answer_delay_max),
+        ] {
+            assert!(min <= max, "the shortest delay is the longest at most");
+        }
+    }
+
+    pub(super) fn fate(&self, chance: &mut Chance, is_answer: bool) -> Fate {
         if chance.strikes(self.loss) {
             return Fate::Lost;
         }
         let delay = self.delay(chance);
-        let held_up = chance.strikes(self.reorder);
-        let extra = match held_up {
-            true => chance.between(Duration::ZERO, self.reorder_delay_max),
-            false => Duration::ZERO,
-        };
+        let is_overtaken = chance.strikes(self.reorder);
+        let is_late = is_answer && chance.strikes(self.late_answer);
+        let mut extra = Duration::ZERO;
+        if is_overtaken {
+            extra += chance.between(Duration::ZERO, self.reorder_delay_max);
+        }
+        if is_late {
+            let (min, max) = (self.late_answer_delay_min, self.late_answer_delay_max);
+            let max = chance.between(min, max);
+            extra += chance.between(min, max);
+        }
         let again = chance.strikes(self.duplicate).then(|| delay + self.delay(chance));
-        Fate::Arrives { delay: delay + extra, held_up, again }
+        Fate::Arrives { delay: delay + extra, held_up: is_overtaken || is_late, again }
     }
 
     pub(super) fn delay(&self, chance: &mut Chance) -> Duration {

@@ -401,10 +401,11 @@ impl State {
         let class = message.class();
         let bytes = message.size_bytes();
         let faults = self.faults(from, to);
+        let is_answer = message.is_answer();
         let can_arrive = self.endpoints.get(&to).is_some_and(|to| to.receiver.is_some());
         let link = self.link(from, to);
         let fate = match can_arrive && !link.cut {
-            true => faults.fate(&mut link.chance),
+            true => faults.fate(&mut link.chance, is_answer),
             false => Fate::Lost,
         };
         let mailbox = &mut link.mailboxes[class as usize];

@@ -73,6 +73,7 @@ fn number_of(message: &Message) -> u64 {
     match &message.body {
         Body::Heartbeat { round, .. } => *round,
         Body::Append { commit_index, .. } => *commit_index,
+        Body::HeartbeatAnswer { round } => *round,
         other => panic!("not sent: {other:?}"),
     }
 }
@@ -231,6 +232,36 @@ async fn reorders_only_what_is_held_up() {
     let mut sorted = numbers;
     sorted.sort_unstable();
     assert_eq!(sorted, (0..1_000).collect::<Vec<_>>(), "each once");
+}
+
+/// Those that answer nothing are not held up, and none is held up for less or more than asked.
+#[tokio::test(start_paused = true)]
+async fn late_answers_are_late_and_nothing_else_is() {
+    let network = ChannelNetwork::new(1);
+    let [one, two] = hosts(&network);
+    let faults = LinkFaults::none().answering_late(0.5, 200 * MS, 2_000 * MS);
+    network.set_default_faults(faults);
+    let answered = Arc::new(Mutex::new(Vec::new()));
+    let shown = Arc::clone(&answered);
+    network.listen(move |_, _, traffic| {
+        if let Traffic::Delivered(Message { term, body: Body::HeartbeatAnswer { .. } }) = traffic {
+            shown.lock().unwrap().push((*term, Instant::now()));
+        }
+    });
+    let sent = Instant::now();
+    for number in 0..400 {
+        one.send(&two, number);
+        two.transport.send(1, Message::new(number, Body::HeartbeatAnswer { round: 0 }));
+    }
+    assert_eq!(two.ear.numbers(), (0..400).collect::<Vec<_>>(), "at once, in order");
+    settle().await;
+    let answered = std::mem::take(&mut *answered.lock().unwrap());
+    let late: Vec<_> = answered.iter().map(|(_, at)| *at - sent).filter(|d| !d.is_zero()).collect();
+    assert!((160..240).contains(&late.len()), "{} of 400 were late", late.len());
+    assert!(late.iter().all(|delay| (200 * MS..2_001 * MS).contains(delay)), "{late:?}");
+    let half = late.iter().filter(|delay| **delay < 1_100 * MS).count();
+    assert!(half * 10 > late.len() * 6, "{half} of {} take less than the mean", late.len());
+    assert!(!answered.is_sorted_by_key(|(number, _)| *number), "old ones after newer ones");
 }
 
 #[tokio::test(start_paused = true)]

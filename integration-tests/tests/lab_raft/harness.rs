@@ -1,0 +1,401 @@
+//! The labs' harness: networks, assertions and their exact meanings, on a simulated cluster.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::ops::{Range, RangeInclusive};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use integration_tests::counter::{Counter, Counters, command, commands};
+use kv_service::sim::{Cluster, LinkFaults, Observed, for_seeds};
+use raft_core::consensus::RoleKind;
+use raft_core::driver::{Node, NodeConfig};
+use raft_core::transport::channel::Traffic;
+use raft_core::types::{NodeId, Term};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use super::ledger::{Ledger, Outcomes, Started};
+
+pub const MS: Duration = Duration::from_millis(1);
+pub const SECOND: Duration = Duration::from_secs(1);
+
+/// The longest that a test of the labs may take, on their clock and on ours.
+const TEST_DURATION_MAX: Duration = Duration::from_secs(120);
+/// How long the labs wait for an agreement: in all, and after one proposal.
+const AGREEMENT_PATIENCE: Duration = Duration::from_secs(10);
+const PROPOSAL_PATIENCE: Duration = Duration::from_secs(2);
+/// The labs' `wait`: the sum of its sleeps.
+const WAIT_PATIENCE: Duration = Duration::from_secs(31);
+
+/// What the links do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Links {
+    /// Messages arrive at once, each once, in order.
+    Reliable,
+    /// Each message is lost with a probability of 10 %, and what is not takes up to 26 ms and overtakes
+    /// others freely. In the labs only requests are delayed; here answers are as well.
+    Unreliable,
+    /// And two answers in three are 200 to 2,200 ms late.
+    LongReordering,
+}
+
+impl Links {
+    fn faults(self) -> LinkFaults {
+        let unreliable = LinkFaults::none().losing(0.1).reordering(1.0, 26 * MS);
+        match self {
+            Links::Reliable => LinkFaults::none(),
+            Links::Unreliable => unreliable,
+            Links::LongReordering => unreliable.answering_late(2.0 / 3.0, 200 * MS, 2_200 * MS),
+        }
+    }
+}
+
+/// What the labs' thresholds are stated for: 100 ms between heartbeats, 300 to 600 ms until an election.
+pub fn lab_profile(config: &mut NodeConfig) {
+    config.raft.heartbeat_interval = 100 * MS;
+    config.raft.election_timeout = 300 * MS;
+    config.raft.disk_patience = 1_200 * MS;
+}
+
+/// How a test's cluster is made.
+#[derive(Clone, Copy)]
+pub struct Setup {
+    pub size: u64,
+    pub links: Links,
+    pub max_raft_state_bytes: u64,
+    pub check_quorum: bool,
+}
+
+pub const fn nodes(size: u64) -> Setup {
+    Setup { size, links: Links::Reliable, max_raft_state_bytes: 0, check_quorum: true }
+}
+
+impl Setup {
+    pub const fn with(self, links: Links) -> Self {
+        Self { links, ..self }
+    }
+
+    pub const fn compacting_at(self, max_raft_state_bytes: u64) -> Self {
+        Self { max_raft_state_bytes, ..self }
+    }
+
+    pub const fn without_check_quorum(self) -> Self {
+        Self { check_quorum: false, ..self }
+    }
+
+    /// Runs the test for each seed, and ends it as [`Lab::end`] says.
+    pub fn run(self, seeds: Range<u64>, test: impl AsyncFn(&mut Lab)) {
+        for_seeds(seeds, async |seed| {
+            let mut lab = Lab::new(seed, self).await;
+            test(&mut lab).await;
+            lab.end().await;
+        });
+    }
+}
+
+/// Whether [`Lab::one`] may propose a command again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    Yes,
+    No,
+}
+
+/// One test's cluster.
+pub struct Lab {
+    pub cluster: Counters,
+    clients: Clients,
+    started: Instant,
+    chance: RefCell<StdRng>,
+    next_command: RefCell<usize>,
+    frame_count: Arc<AtomicU64>,
+}
+
+impl Lab {
+    pub async fn new(seed: u64, setup: Setup) -> Self {
+        let started = Instant::now();
+        let configure = move |config: &mut NodeConfig| {
+            lab_profile(config);
+            config.max_raft_state_bytes = setup.max_raft_state_bytes;
+            config.raft.check_quorum = setup.check_quorum;
+        };
+        let cluster =
+            Cluster::with_config(seed, setup.size, configure, |_| Counter::default()).await;
+        cluster.network.set_default_faults(setup.links.faults());
+        let frame_count = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&frame_count);
+        cluster.network.listen(move |_, _, traffic| {
+            if let Traffic::Frame(_) = traffic {
+                counted.fetch_add(1, Relaxed);
+            }
+        });
+        let lab = Self {
+            cluster,
+            clients: Clients::default(),
+            started,
+            chance: RefCell::new(StdRng::seed_from_u64(seed)),
+            next_command: RefCell::new(1),
+            frame_count,
+        };
+        lab.nodes_changed();
+        lab
+    }
+
+    /// Ends a test: within the labs' time, and with all nodes, whole again, holding one state that every
+    /// answer agrees with.
+    pub async fn end(&mut self) -> Outcomes {
+        let elapsed = self.started.elapsed();
+        assert!(elapsed <= TEST_DURATION_MAX, "the test took {elapsed:?}");
+        self.set_links(Links::Reliable);
+        self.cluster.heal();
+        for id in self.cluster.ids() {
+            if !self.is_up(id) {
+                self.start(id).await;
+            }
+        }
+        let marker = Bytes::from_static(b"the end");
+        let (_, answer) = self.clients.ledger.enter(marker.clone());
+        let index = self.cluster.converged(marker).await;
+        let applied = commands(&self.cluster).await;
+        assert!(index > 0 && applied.len() as u64 == self.cluster.command_count());
+        answer(Ok(applied.len() as u64));
+        self.clients.ledger.check(&applied).await
+    }
+
+    pub fn set_links(&self, links: Links) {
+        self.cluster.network.set_default_faults(links.faults());
+    }
+
+    /// What nodes have handed to the network so far: requests and answers.
+    pub fn message_count(&self) -> u64 {
+        self.cluster.network.stats().sent
+    }
+
+    /// Frames of snapshots that were sent so far.
+    pub fn frame_count(&self) -> u64 {
+        self.frame_count.load(Relaxed)
+    }
+
+    /// A command like no other of the run.
+    pub fn command(&self) -> Bytes {
+        let mut next = self.next_command.borrow_mut();
+        *next += 1;
+        command(*next - 1)
+    }
+
+    /// An even number of the range.
+    pub fn draw(&self, range: RangeInclusive<u64>) -> u64 {
+        self.chance.borrow_mut().random_range(range)
+    }
+
+    pub fn strikes(&self, probability: f64) -> bool {
+        self.chance.borrow_mut().random_bool(probability)
+    }
+
+    /// To the microsecond, so that what follows happens between the timers of nodes as well.
+    pub async fn sleep_up_to(&self, max: Duration) {
+        let micros = u64::try_from(max.as_micros()).unwrap();
+        sleep(Duration::from_micros(self.draw(0..=micros))).await;
+    }
+
+    /// The `distance`-th node after this one, around the ring.
+    pub fn after(&self, id: NodeId, distance: u64) -> NodeId {
+        1 + (id - 1 + distance) % self.cluster.ids().count() as u64
+    }
+
+    pub fn is_up(&self, id: NodeId) -> bool {
+        self.cluster.nodes.contains_key(&id)
+    }
+
+    /// Those that run and are not cut off.
+    pub fn connected(&self) -> Vec<NodeId> {
+        let is_connected = |id: &NodeId| self.is_up(*id) && !self.cluster.is_isolated(*id);
+        self.cluster.ids().filter(is_connected).collect()
+    }
+
+    pub fn disconnect(&mut self, ids: &[NodeId]) {
+        ids.iter().for_each(|id| self.cluster.isolate(*id));
+    }
+
+    pub fn connect(&mut self, ids: &[NodeId]) {
+        ids.iter().for_each(|id| self.cluster.reconnect(*id));
+    }
+
+    pub fn crash(&mut self, id: NodeId) {
+        self.cluster.crash(id);
+        self.nodes_changed();
+    }
+
+    pub async fn start(&mut self, id: NodeId) {
+        self.cluster.start(id).await;
+        self.nodes_changed();
+    }
+
+    /// Power is lost and comes back.
+    pub async fn restart(&mut self, id: NodeId) {
+        if self.is_up(id) {
+            self.crash(id);
+        }
+        self.start(id).await;
+    }
+
+    pub async fn restart_all(&mut self) {
+        for id in self.cluster.ids() {
+            if self.is_up(id) {
+                self.crash(id);
+            }
+        }
+        for id in self.cluster.ids() {
+            self.start(id).await;
+        }
+    }
+
+    /// All are told to stop at once, and have.
+    pub async fn stop_all(&mut self) {
+        let nodes = std::mem::take(&mut self.cluster.nodes);
+        let stops: Vec<_> = nodes
+            .into_values()
+            .map(|node| tokio::spawn(async move { node.shutdown().await }))
+            .collect();
+        self.nodes_changed();
+        for stop in stops {
+            stop.await.unwrap();
+        }
+    }
+
+    /// Clients know who runs.
+    fn nodes_changed(&self) {
+        *self.clients.nodes.lock().unwrap() = self.cluster.nodes.clone();
+    }
+
+    /// For a task of its own.
+    pub fn clients(&self) -> Clients {
+        self.clients.clone()
+    }
+
+    pub fn leads(&self, id: NodeId) -> bool {
+        self.clients.leads(id)
+    }
+
+    pub fn term(&self, id: NodeId) -> Term {
+        self.cluster.nodes[&id].status().term
+    }
+
+    /// The labs' `Start`: proposes if the node believes that it leads.
+    pub fn propose(&self, id: NodeId, command: Bytes) -> Option<Started> {
+        self.clients.propose(id, command)
+    }
+
+    /// Proposes to every running node; only those that believe to lead take it.
+    pub fn propose_everywhere(&self, command: &Bytes) -> Vec<(NodeId, Started)> {
+        let started = |id: NodeId| Some((id, self.propose(id, command.clone())?));
+        self.cluster.nodes.keys().copied().filter_map(started).collect()
+    }
+
+    /// The labs' `checkOneLeader`: within about five seconds, one of the connected nodes leads. More than
+    /// one may believe so, each in a term of its own; the latest counts.
+    pub async fn check_one_leader(&self) -> NodeId {
+        for _ in 0..10 {
+            sleep(self.draw(450..=549) as u32 * MS).await;
+            let mut leaders = BTreeMap::new();
+            for id in self.connected().into_iter().filter(|id| self.leads(*id)) {
+                let other = leaders.insert(self.term(id), id);
+                assert_eq!(other, None, "and {id} lead in term {}", self.term(id));
+            }
+            if let Some((_, leader)) = leaders.pop_last() {
+                return leader;
+            }
+        }
+        panic!("no leader within ten rounds");
+    }
+
+    /// The term that all connected nodes are in.
+    pub fn check_terms(&self) -> Term {
+        let mut terms: Vec<Term> = self.connected().into_iter().map(|id| self.term(id)).collect();
+        terms.dedup();
+        assert_eq!(terms.len(), 1, "connected nodes are in different terms: {terms:?}");
+        terms[0]
+    }
+
+    pub fn check_no_leader(&self) {
+        let leaders: Vec<_> = self.connected().into_iter().filter(|id| self.leads(*id)).collect();
+        assert_eq!(leaders, [], "without a quorum");
+    }
+
+    /// The labs' `nCommitted`.
+    pub fn applied_count(&self, number: u64) -> usize {
+        self.cluster.applied_count(number)
+    }
+
+    /// The labs' `one`: within ten seconds, `count` nodes apply the command at the same number, which is
+    /// returned. Without [`Retry::Yes`] the first proposal has to get there within two seconds.
+    pub async fn one(&self, command: Bytes, count: usize, retry: Retry) -> u64 {
+        let until = Instant::now() + AGREEMENT_PATIENCE;
+        while Instant::now() < until {
+            let ids = self.connected();
+            let first = self.draw(0..=ids.len().max(1) as u64 - 1) as usize;
+            let in_turn = ids[first..].iter().chain(&ids[..first]);
+            let Some(started) = in_turn.copied().find_map(|id| self.propose(id, command.clone()))
+            else {
+                sleep(50 * MS).await;
+                continue;
+            };
+            let patience = Instant::now() + PROPOSAL_PATIENCE;
+            let agreed = timeout_at(patience, async {
+                let Ok(number) = started.answer().await else {
+                    // As the labs do, which learn of no failure.
+                    return std::future::pending().await;
+                };
+                self.cluster.until(|| self.applied_count(number) >= count).await;
+                number
+            });
+            match agreed.await {
+                Ok(number) => {
+                    assert_eq!(self.cluster.command(number), Some(command), "at {number}");
+                    return number;
+                }
+                Err(_) => assert!(retry == Retry::Yes, "{command:?} was not agreed on at once"),
+            }
+        }
+        panic!("{command:?} was not agreed on by {count} nodes");
+    }
+
+    /// The labs' `wait`: `count` nodes apply what has this number.
+    pub async fn wait(&self, number: u64, count: usize) -> Bytes {
+        let applied = self.cluster.until(|| self.applied_count(number) >= count);
+        timeout(WAIT_PATIENCE, applied).await.expect("enough nodes get there");
+        self.cluster.command(number).expect("just applied")
+    }
+
+    /// The largest log that a node holds on disk, in bytes.
+    pub fn log_bytes_max(&self) -> u64 {
+        self.cluster.nodes.values().map(|node| node.status().log_bytes).max().unwrap_or(0)
+    }
+}
+
+/// Knows the nodes that run, and what was proposed to them. Clones are the same.
+#[derive(Clone, Default)]
+pub struct Clients {
+    nodes: Arc<Mutex<BTreeMap<NodeId, Node<Observed<Counter>>>>>,
+    ledger: Ledger,
+}
+
+impl Clients {
+    pub fn leads(&self, id: NodeId) -> bool {
+        let nodes = self.nodes.lock().unwrap();
+        nodes.get(&id).is_some_and(|node| node.status().role == RoleKind::Leader)
+    }
+
+    pub fn propose(&self, id: NodeId, command: Bytes) -> Option<Started> {
+        if !self.leads(id) {
+            return None;
+        }
+        let node = self.nodes.lock().unwrap().get(&id)?.clone();
+        let (started, answer) = self.ledger.enter(command.clone());
+        node.propose(command, answer);
+        Some(started)
+    }
+}
