@@ -3,3 +3,4 @@
 pub mod cluster;
 pub mod counter;
 pub mod linearizability;
+pub mod processes;
