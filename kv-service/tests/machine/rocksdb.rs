@@ -353,3 +353,23 @@ fn a_second_process_is_refused() {
     drop(machine);
     open_at(directory.path());
 }
+
+#[test]
+fn a_damaged_table_is_refused_with_what_to_do() {
+    let directory = TempDir::new().unwrap();
+    let mut machine = open_at(directory.path());
+    let session = open(&mut machine, 1, 1_000, 10);
+    write(&mut machine, session, 1, put("key", "value"));
+    flusher(&machine).flush().unwrap();
+    drop(machine);
+    for file in std::fs::read_dir(&generations(directory.path())[0]).unwrap() {
+        let path = file.unwrap().path();
+        if path.extension().is_some_and(|ending| ending == "sst") {
+            let mut bytes = std::fs::read(&path).unwrap();
+            bytes[10] ^= 1;
+            std::fs::write(&path, bytes).unwrap();
+        }
+    }
+    let refusal = refusal(directory.path());
+    assert!(refusal.contains("Corruption") && refusal.contains("restore the whole"), "{refusal}");
+}

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use raft_core::state_machine::{MachineError, MachineResult};
 use rocksdb::{
-    BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, Env, IteratorMode,
-    LogLevel, LruCacheOptions, Options, ReadOptions, WriteBatch, WriteOptions,
+    BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, Env, ErrorKind,
+    IteratorMode, LogLevel, LruCacheOptions, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 
 use super::RocksStateOptions;
@@ -153,6 +153,9 @@ impl Instance {
     }
 
     fn failed(&self, doing: &str, error: &rocksdb::Error) -> MachineError {
+        if error.kind() == ErrorKind::Corruption {
+            return self.damaged(error);
+        }
         MachineError(format!("{doing} the state in {}: {error}", self.path().display()))
     }
 

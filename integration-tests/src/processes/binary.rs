@@ -1,0 +1,77 @@
+//! Which `kv` is run: the one that was built together with the tests, and no other.
+//!
+//! `cargo test --workspace` puts it beside the test's own binary. Cargo does not know that these tests
+//! need it, so a run of this package alone could meet an old one; what it was built of is compared with
+//! what there is now. The environment variable `KV_BIN` names another one, which is taken as it is.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::SystemTime;
+
+/// The program to start nodes with.
+///
+/// # Panics
+/// If there is none, or not of these sources.
+pub(super) fn kv() -> &'static Path {
+    static FOUND: OnceLock<(PathBuf, File)> = OnceLock::new();
+    let (path, _open) = FOUND.get_or_init(|| {
+        let path = std::env::var_os("KV_BIN").map_or_else(built_with_us, PathBuf::from);
+        let file = File::open(&path).unwrap_or_else(|error| {
+            panic!("{} cannot be opened ({error}): {ADVICE}", path.display())
+        });
+        // Another build may put another program into its place meanwhile; this one stays open.
+        let held = PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()));
+        (if held.exists() { held } else { path }, file)
+    });
+    path
+}
+
+const ADVICE: &str = "run `cargo test --workspace`, or first `cargo build -p kv-service --features cli --bin kv` \
+                      with the same profile";
+
+fn built_with_us() -> PathBuf {
+    let own = std::env::current_exe().expect("a test knows where it is");
+    // target/PROFILE/deps/THIS
+    let profile = own.ancestors().nth(2).expect("a test lies two folders deep in `target`");
+    let kv = profile.join("kv");
+    let built = modified(&kv).unwrap_or_else(|| panic!("there is no {}: {ADVICE}", kv.display()));
+    let sources = std::fs::read_to_string(profile.join("kv.d"))
+        .unwrap_or_else(|error| panic!("what {} was built of: {error}: {ADVICE}", kv.display()));
+    let sources = prerequisites(&sources);
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("of a workspace");
+    assert!(
+        sources.iter().any(|source| source.starts_with(workspace)),
+        "{} was built of another clone: {ADVICE}",
+        kv.display()
+    );
+    for source in sources {
+        let newer = modified(&source).is_none_or(|changed| changed > built);
+        assert!(!newer, "{} is older than {}: {ADVICE}", kv.display(), source.display());
+    }
+    kv
+}
+
+fn modified(path: &Path) -> Option<SystemTime> {
+    path.metadata().and_then(|file| file.modified()).ok()
+}
+
+/// What follows the colon of a make rule; blanks in names are escaped.
+fn prerequisites(rule: &str) -> Vec<PathBuf> {
+    let names =
+        rule.lines().next().and_then(|line| line.split_once(": ")).map_or("", |both| both.1);
+    let names = names.replace("\\ ", "\0");
+    names.split(' ').filter(|name| !name.is_empty()).map(|n| n.replace('\0', " ").into()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_names_its_sources() {
+        let rule = "/t/kv: /w/a.rs /w/my\\ file.rs\n/w/a.rs:\n";
+        assert_eq!(prerequisites(rule), [Path::new("/w/a.rs"), Path::new("/w/my file.rs")]);
+    }
+}

@@ -1,0 +1,180 @@
+//! A disk for one node: an ext4 file system in a file, which can be full, freeze, and lose power.
+//!
+//! It needs the right to mount, so [`Disk::new`] may fail, and says why. Power is lost by the file
+//! system's own shutdown request, which drops what is not on the disk yet, as losing power does; it is
+//! made through perl, since nothing safe in Rust makes requests of that kind.
+
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use super::means::run;
+
+/// `EXT4_IOC_SHUTDOWN`, and its flag "do not write the journal first".
+const SHUTDOWN: &str = r#"
+    open(my $directory, "<", $ARGV[0]) or die "open: $!";
+    my $flags = pack("L", 2);
+    ioctl($directory, 0x8004587d, $flags) or die "ioctl: $!";
+"#;
+const FILLER: &str = "filler";
+
+pub struct Disk {
+    root: TempDir,
+    is_mounted: bool,
+}
+
+impl Disk {
+    /// An empty disk.
+    ///
+    /// # Errors
+    /// This machine does not let us; why.
+    pub fn new(mebibytes: u64) -> Result<Self, String> {
+        run("perl", &["-e", "1"])?;
+        run("fsfreeze", &["--version"])?;
+        let root = tempfile::tempdir().map_err(|error| error.to_string())?;
+        let mut disk = Self { root, is_mounted: false };
+        let image = disk.image();
+        let file = OpenOptions::new().write(true).create_new(true).open(&image);
+        let sized = file.and_then(|file| file.set_len(mebibytes << 20));
+        sized.map_err(|error| format!("{}: {error}", image.display()))?;
+        let image = image.display().to_string();
+        run("mkfs.ext4", &["-q", "-F", "-m", "0", "-b", "4096", &image])?;
+        std::fs::create_dir(disk.mounted()).map_err(|error| error.to_string())?;
+        disk.mount()?;
+        Ok(disk)
+    }
+
+    fn image(&self) -> PathBuf {
+        self.root.path().join("image")
+    }
+
+    fn mounted(&self) -> PathBuf {
+        self.root.path().join("mounted")
+    }
+
+    /// Where a node may have its directory.
+    pub fn data(&self) -> PathBuf {
+        self.mounted().join("data")
+    }
+
+    fn mount(&mut self) -> Result<(), String> {
+        let (image, at) = (self.image(), self.mounted());
+        run("mount", &["-o", "loop", &text(&image), &text(&at)])?;
+        self.is_mounted = true;
+        Ok(())
+    }
+
+    /// What was not synced is gone, and nothing can be written any more.
+    ///
+    /// # Errors
+    /// It cannot be done on this machine.
+    pub fn lose_power(&self) -> Result<(), String> {
+        run("perl", &["-e", SHUTDOWN, &text(&self.mounted())])
+    }
+
+    /// Power is back. Nobody may have a file open.
+    ///
+    /// # Panics
+    /// If the file system does not come back.
+    pub fn regain_power(&mut self) {
+        run("umount", &[&text(&self.mounted())]).expect("nobody uses it");
+        self.is_mounted = false;
+        self.mount().expect("it was mounted before");
+    }
+
+    /// From now on, whoever writes waits.
+    ///
+    /// # Errors
+    /// It cannot be done on this machine.
+    pub fn freeze(&self) -> Result<Frozen<'_>, String> {
+        run("fsfreeze", &["-f", &text(&self.mounted())])?;
+        Ok(Frozen { disk: self })
+    }
+
+    /// Leaves only so many bytes, in steps of a block.
+    ///
+    /// # Panics
+    /// If that many are not there in the first place.
+    pub fn fill_up_to(&self, left_bytes: u64) {
+        let path = self.mounted().join(FILLER);
+        let mut filler =
+            OpenOptions::new().create(true).append(true).open(&path).expect("room for it");
+        let block = vec![0xAA; 64 << 10];
+        loop {
+            match filler.write(&block) {
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::StorageFull => break,
+                Err(error) => panic!("{}: {error}", path.display()),
+            }
+        }
+        let full = filler.metadata().expect("it is open").len();
+        filler
+            .set_len(full.checked_sub(left_bytes).expect("it was larger"))
+            .expect("it can shrink");
+        filler.sync_all().expect("what was written has its place");
+    }
+
+    pub fn make_room(&self) {
+        std::fs::remove_file(self.mounted().join(FILLER)).expect("it was filled");
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        if self.is_mounted {
+            // Lazily: in a failed test a node may still be there for a moment.
+            let _ = run("umount", &["-l", &text(&self.mounted())]);
+        }
+    }
+}
+
+/// While it lives, the disk is frozen.
+pub struct Frozen<'a> {
+    disk: &'a Disk,
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        run("fsfreeze", &["-u", &text(&self.disk.mounted())]).expect("it was frozen");
+    }
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::processes::means::not_run;
+
+    /// If the tool does not do what it says, the tests that use it prove nothing.
+    #[test]
+    fn a_loss_of_power_takes_what_was_not_synced_and_nothing_else() {
+        let mut disk = match Disk::new(32) {
+            Ok(disk) => disk,
+            Err(why) => return not_run("a disk that loses power", &why),
+        };
+        let file = |name: &str| {
+            let path = disk.mounted().join(name);
+            OpenOptions::new().create(true).truncate(false).write(true).open(path).unwrap()
+        };
+        let mut kept = file("kept");
+        kept.write_all(b"synced").unwrap();
+        kept.sync_all().unwrap();
+        std::fs::File::open(disk.mounted()).unwrap().sync_all().unwrap();
+        kept.write_all(b", not synced").unwrap();
+        file("lost").write_all(b"not synced").unwrap();
+        if let Err(why) = disk.lose_power() {
+            return not_run("a disk that loses power", &why);
+        }
+        assert!(kept.sync_all().is_err(), "it is off");
+        drop(kept);
+        disk.regain_power();
+        assert_eq!(std::fs::read(disk.mounted().join("kept")).unwrap(), b"synced");
+        let lost = std::fs::read(disk.mounted().join("lost")).unwrap_or_default();
+        assert_eq!(lost, b"");
+    }
+}

@@ -1,0 +1,34 @@
+//! What this machine offers to make faults with, and what is said when it does not.
+//!
+//! A scenario whose means is missing has not passed: it says `NOT RUN` on the real standard error, with
+//! the reason and the count so far. With `REQUIRE_ALL_FAULTS=1` that is a failure.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+static NOT_RUN_COUNT: AtomicUsize = AtomicUsize::new(0);
+
+/// Says that something was not tested here.
+///
+/// # Panics
+/// If everything was required to be.
+pub fn not_run(what: &str, why: &str) {
+    let count = NOT_RUN_COUNT.fetch_add(1, Ordering::Relaxed) + 1;
+    // Past the capture of the test harness, so that it is seen.
+    let note = format!("NOT RUN: {what} ({why}); {count} not run so far\n");
+    std::io::stderr().write_all(note.as_bytes()).expect("somebody listens");
+    let required = std::env::var("REQUIRE_ALL_FAULTS").is_ok_and(|wish| wish == "1");
+    assert!(!required, "REQUIRE_ALL_FAULTS=1, and this was not run: {what} ({why})");
+}
+
+/// Runs a helper program of the system; on failure, what it said.
+pub fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
+    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output();
+    let output = output.map_err(|error| format!("`{program}`: {error}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(format!("`{program} {}` ended with {}: {said}", arguments.join(" "), output.status))
+}

@@ -1,0 +1,22 @@
+//! Real processes under faults: the binary `kv serve` with its disk and its network, and real clients.
+//!
+//! ```text
+//!   workload   clients, and what they did, for the checker of histories
+//!   cluster    three processes (node), laid out like `kv dev`
+//!   network    links that lose, delay, repeat, reorder, narrow, and break in one direction
+//!   disk       a file system that fills up, freezes, loses power;   inject   system calls that fail
+//!   means      what this machine does not offer is NOT RUN, and never passed
+//! ```
+//!
+//! The simulation finds more, and finds it again. What these tests add is what it takes for granted: that
+//! RocksDB, QUIC, the file system and the kernel do what their stand-ins do. Schedules of faults come
+//! from seeds; what processes make of them does not repeat exactly.
+
+mod binary;
+pub mod cluster;
+pub mod disk;
+pub mod inject;
+pub mod means;
+pub mod network;
+pub mod node;
+pub mod workload;

@@ -1,0 +1,161 @@
+//! One node: a process `kv serve`, its directory and what it said.
+//!
+//! It holds a pipe as standard input, so that it does not outlive a test that is killed.
+
+use std::fs::OpenOptions;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use raft_core::types::NodeId;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, ChildStdin, Command};
+use tokio::time::timeout;
+
+use super::binary::kv;
+
+/// For whatever has to happen, on a machine that is busy with other things as well.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+pub struct Node {
+    pub id: NodeId,
+    pub data: PathBuf,
+    config: PathBuf,
+    log: PathBuf,
+    process: Option<Child>,
+    /// Open as long as the node is to run.
+    lifeline: Option<ChildStdin>,
+    /// How much of the log was there when the process was started.
+    log_before: usize,
+}
+
+impl Node {
+    pub(super) fn new(id: NodeId, config: PathBuf, data: PathBuf, log: PathBuf) -> Self {
+        Self { id, data, config, log, process: None, lifeline: None, log_before: 0 }
+    }
+
+    /// # Panics
+    /// If it runs already, or cannot be started.
+    pub fn start(&mut self) {
+        assert!(self.process.is_none(), "node {} runs already", self.id);
+        self.log_before = self.log().len();
+        let log = OpenOptions::new().create(true).append(true).open(&self.log);
+        let log = log.expect("a log can be written");
+        let mut command = Command::new(kv());
+        command.arg("serve").arg("--config").arg(&self.config).arg("--stop-on-stdin-eof");
+        command
+            .env("KV_LOG", "info,raft_storage=debug")
+            .env("RUST_BACKTRACE", "1")
+            .kill_on_drop(true);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
+        let mut process = command.spawn().expect("`kv` can be started");
+        // Apart, because waiting for a process closes its input.
+        self.lifeline = process.stdin.take();
+        self.process = Some(process);
+    }
+
+    pub fn is_started(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// # Panics
+    /// If it was not started, or has been waited for.
+    pub fn pid(&self) -> u32 {
+        let process = self.process.as_ref().expect("the node runs");
+        process.id().expect("nobody has waited for it")
+    }
+
+    /// # Panics
+    /// If there is no such process any more.
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(self.pid().cast_signed()).expect("a process id is positive");
+        kill_process(pid, signal).expect("the process is there");
+    }
+
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// As a loss of power would, for the process alone.
+    pub async fn kill(&mut self) {
+        self.signal(Signal::KILL);
+        self.ended().await;
+    }
+
+    /// As [`Node::kill`], also if it has just ended of itself.
+    pub async fn kill_if_running(&mut self) {
+        if self.has_ended().is_none() {
+            self.signal(Signal::KILL);
+        }
+        self.ended().await;
+    }
+
+    /// Tells it to stop, and waits.
+    pub async fn stop(&mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.ended().await
+    }
+
+    /// Waits until the process has ended, for whatever reason.
+    ///
+    /// # Panics
+    /// If it does not within [`PATIENCE`].
+    pub async fn ended(&mut self) -> ExitStatus {
+        let mut process = self.process.take().expect("the node runs");
+        let ended = timeout(PATIENCE, process.wait()).await;
+        self.lifeline = None;
+        ended.unwrap_or_else(|_| panic!("node {} does not end", self.id)).expect("it is our child")
+    }
+
+    /// The process has ended, which nobody waited for yet.
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        let process = self.process.as_mut()?;
+        process.try_wait().expect("it is our child")
+    }
+
+    /// Waits until the node stops of its own accord, which it must do with an error; what it said
+    /// since it was started.
+    ///
+    /// # Panics
+    /// If it goes on, or ends well.
+    pub async fn gives_up(&mut self) -> String {
+        let status = self.ended().await;
+        let said = self.said();
+        assert_eq!(status.code(), Some(2), "node {} ended with {status}:\n{said}", self.id);
+        said
+    }
+
+    /// The log's files with this ending, the newest last.
+    pub fn log_files(&self, ending: &str) -> Vec<PathBuf> {
+        files_below(&self.data.join("log"), ending)
+    }
+
+    /// What it said since it was started.
+    pub fn said(&self) -> String {
+        self.log().split_off(self.log_before)
+    }
+
+    /// What it ever said.
+    pub fn log(&self) -> String {
+        std::fs::read(&self.log).map_or(String::new(), |all| String::from_utf8_lossy(&all).into())
+    }
+}
+
+/// All files below a folder with this ending, by name.
+pub fn files_below(folder: &Path, ending: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut found = Vec::new();
+    for path in entries.map(|entry| entry.path()) {
+        if path.is_dir() {
+            found.extend(files_below(&path, ending));
+        } else if path.to_string_lossy().ends_with(ending) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}

@@ -1,0 +1,178 @@
+//! What people and decay do to the directory of a node that is stopped.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use integration_tests::processes::cluster::{Cluster, Plan, RECOVERY, eventually, value};
+use integration_tests::processes::means::run;
+use integration_tests::processes::node::files_below;
+use integration_tests::processes::workload::Workload;
+use kv_service::Client;
+use kv_service::units::ByteSize;
+
+use super::disks::says_what_to_do;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_that_is_copied_moved_or_put_back_is_refused() {
+    let mut cluster = Cluster::start(Plan::default()).await;
+    let client = cluster.client();
+    client.put("k", "old").await.unwrap();
+    let leader = cluster.leader().await;
+    let [victim, other] = cluster.peers_of(leader);
+    assert!(cluster.node(victim).stop().await.success());
+    let data = cluster.nodes[&victim].data.clone();
+    let (backup, aside) = (cluster.dir().join("backup"), cluster.dir().join("aside"));
+    copy(&data, &backup);
+    cluster.node(victim).start();
+    client.put("k", "new").await.unwrap();
+    cluster.converges().await;
+
+    // Put back from a backup that is older than what it has acknowledged since.
+    cluster.node(victim).kill().await;
+    fs::rename(&data, &aside).unwrap();
+    copy(&backup, &data);
+    cluster.node(victim).start();
+    says_what_to_do(&cluster.node(victim).gives_up().await, "copy");
+
+    // Another node's.
+    fs::remove_dir_all(&data).unwrap();
+    fs::create_dir(&data).unwrap();
+    for name in ["identity", "lock", "place", "reset-key"] {
+        copy(&cluster.nodes[&other].data.join(name), &data.join(name));
+    }
+    cluster.node(victim).start();
+    let said = cluster.node(victim).gives_up().await;
+    assert!(said.contains(&format!("belongs to node {other}")), "{said}");
+
+    // Its own, back from where it was moved to.
+    fs::remove_dir_all(&data).unwrap();
+    fs::rename(&aside, &data).unwrap();
+    cluster.node(victim).start();
+    cluster.converges().await;
+    assert_eq!(value(&client, "k").await.unwrap(), b"new");
+    cluster.finish().await;
+}
+
+/// The others have everything, so a node may come back with nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_directory_that_is_wiped_is_filled_again() {
+    let mut cluster = Cluster::start(Plan::default()).await;
+    let leader = cluster.leader().await;
+    let [victim, _] = cluster.peers_of(leader);
+    let load = Workload::start(&cluster, "wiped", 7);
+    load.advances_by(300).await;
+    cluster.node(victim).kill().await;
+    fs::remove_dir_all(&cluster.nodes[&victim].data).unwrap();
+    cluster.node(victim).start();
+    load.advances_by(100).await;
+    cluster.converges().await;
+    // And is worth as much as the others.
+    cluster.node(leader).kill().await;
+    cluster.serves_within(RECOVERY).await;
+    load.advances_by(20).await;
+    load.stop().await.check(&cluster.client()).await.unwrap();
+    cluster.node(leader).start();
+    cluster.converges().await;
+    cluster.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flipped_byte_of_the_log_is_refused_and_not_taken_for_its_end() {
+    // Nothing leaves the log.
+    let plan = Plan { max_raft_state: ByteSize(0), ..Plan::default() };
+    let mut cluster = Cluster::start(plan).await;
+    for node in cluster.nodes.values() {
+        // From then on a file is written from its beginning to its end, and only then another.
+        eventually("the log's files", async || node.said().contains("ready for reuse")).await;
+    }
+    let client = cluster.client();
+    write(&client, "before", 100).await;
+    client.put("n", NEEDLE).await.unwrap();
+    write(&client, "after", 100).await;
+    cluster.converges().await;
+    let leader = cluster.leader().await;
+    for victim in cluster.peers_of(leader) {
+        cluster.node(victim).kill().await;
+        let (file, place) = find(cluster.nodes[&victim].log_files(".log"));
+        flip(&file, place);
+        cluster.node(victim).start();
+        let said = cluster.node(victim).gives_up().await;
+        says_what_to_do(&said, "damage");
+        // What is refused is not altered: with the byte as it was, all is well.
+        flip(&file, place);
+        cluster.node(victim).start();
+        cluster.converges().await;
+    }
+    assert_eq!(value(&client, "n").await.unwrap(), NEEDLE.as_bytes());
+    cluster.finish().await;
+}
+
+/// The state is read when it is asked for, so damage shows late; but it never shows as another value.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flipped_byte_of_the_state_is_never_served() {
+    let mut cluster = Cluster::start(Plan::default()).await;
+    let client = cluster.client();
+    client.put("n", NEEDLE).await.unwrap();
+    // Far enough that the state has been written to tables, and the log forgets.
+    write(&client, "after", 300).await;
+    cluster.converges().await;
+    let damaged = cluster.leader().await;
+    cluster.kill_all().await;
+    let (file, place) = find(files_below(&cluster.nodes[&damaged].data.join("state"), ".sst"));
+    flip(&file, place);
+    cluster.start_all();
+    cluster.serves_within(RECOVERY).await;
+    // Until the damaged one leads, and is asked.
+    for _ in 0..20 {
+        if cluster.node(damaged).has_ended().is_some() {
+            break;
+        }
+        let leads = cluster.leader().await;
+        assert_eq!(value(&client, "n").await.unwrap(), NEEDLE.as_bytes(), "node {leads} leads");
+        if leads != damaged {
+            cluster.node(leads).kill().await;
+            cluster.serves_within(RECOVERY).await;
+            cluster.start_all();
+        }
+    }
+    let said = cluster.node(damaged).gives_up().await;
+    says_what_to_do(&said, "damage");
+    cluster.serves_within(RECOVERY).await;
+    fs::remove_dir_all(&cluster.nodes[&damaged].data).unwrap();
+    cluster.start_all();
+    cluster.converges().await;
+    cluster.finish().await;
+}
+
+/// Found in files wherever it went, and by no accident. Nothing in it is there twice, so compression
+/// leaves it as it is.
+const NEEDLE: &str = "6f1d2e9b-b07a44c1-d3592e70-81c6f25a";
+
+async fn write(client: &Client, name: &str, count: u32) {
+    for number in 0..count {
+        client.put(format!("{name}/{number}"), vec![b'x'; 2_000]).await.unwrap();
+    }
+}
+
+/// Where the needle is, in the newest of the files that have it.
+#[track_caller]
+fn find(files: Vec<PathBuf>) -> (PathBuf, usize) {
+    for path in files.iter().rev() {
+        let bytes = fs::read(path).unwrap();
+        let place = bytes.windows(NEEDLE.len()).position(|window| window == NEEDLE.as_bytes());
+        if let Some(place) = place {
+            return (path.clone(), place + NEEDLE.len() / 2);
+        }
+    }
+    panic!("the needle is in none of {files:?}");
+}
+
+fn flip(file: &Path, place: usize) {
+    let mut bytes = fs::read(file).unwrap();
+    bytes[place] ^= 0x10;
+    fs::write(file, bytes).unwrap();
+}
+
+fn copy(from: &Path, to: &Path) {
+    run("cp", &["-a", from.to_str().unwrap(), to.to_str().unwrap()]).unwrap();
+}

@@ -1,0 +1,193 @@
+//! Disks that fail, fill up, are slow, freeze and lose power, below a real RocksDB.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use integration_tests::processes::cluster::{Cluster, NODES, Plan, RECOVERY};
+use integration_tests::processes::disk::Disk;
+use integration_tests::processes::inject::Injection;
+use integration_tests::processes::means::not_run;
+use integration_tests::processes::node::Node;
+use integration_tests::processes::workload::Workload;
+use kv_service::units::ByteSize;
+use raft_core::types::NodeId;
+use tokio::time::sleep;
+
+/// A node that gave up has named the cause and told what to do, on its last line.
+#[track_caller]
+pub(crate) fn says_what_to_do(said: &str, cause: &str) {
+    let last = said.lines().rev().find(|line| !line.is_empty()).unwrap_or_default();
+    assert!(last.starts_with("kv: "), "it did not end with a complaint:\n{said}");
+    assert!(last.contains(cause), "{cause:?} is not named: {last}");
+    let advice = [
+        "start the node again",
+        "start again",
+        "Start the original",
+        "re-admitted",
+        "join as a new one",
+    ];
+    assert!(advice.iter().any(|what| last.contains(what)), "what is to be done? {last}");
+}
+
+/// Of a cluster with a node that fails, the others go on; and it comes back when it is started.
+async fn fails_and_returns(
+    what: &str,
+    faults: &[&str],
+    files: impl Fn(&Node) -> Vec<PathBuf>,
+    cause: &str,
+) {
+    let mut cluster = Cluster::start(Plan::default()).await;
+    for leads in [true, false] {
+        let leader = cluster.leader().await;
+        let victim = if leads { leader } else { cluster.peers_of(leader)[0] };
+        let load = Workload::start(&cluster, &format!("{what} {leads}"), u64::from(leads));
+        load.advances_by(20).await;
+        let node = cluster.node(victim);
+        let injection = match Injection::into_files(node, faults, &files(node)) {
+            Ok(injection) => injection,
+            Err(why) => return not_run(what, &why),
+        };
+        let said = cluster.node(victim).gives_up().await;
+        drop(injection);
+        says_what_to_do(&said, cause);
+        cluster.serves_within(RECOVERY).await;
+        load.advances_by(20).await;
+        cluster.start_all();
+        cluster.converges().await;
+        load.stop().await.check(&cluster.client()).await.unwrap();
+    }
+    cluster.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sync_that_fails_stops_the_node() {
+    // Whatever is synced: log, tables, snapshots, names.
+    let faults = ["fdatasync:error=EIO", "fsync:error=EIO", "sync_file_range:error=EIO"];
+    fails_and_returns("a failing sync", &faults, |_| Vec::new(), "Input/output error").await;
+}
+
+/// One write to the log finds no room, the next ones would: nothing may be written that builds on it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_finds_no_room_stops_the_node() {
+    let faults = ["write:error=ENOSPC:when=5", "pwrite64:error=ENOSPC:when=5"];
+    let files = |node: &Node| node.log_files(".log");
+    fails_and_returns("a write without room", &faults, files, "No space left").await;
+}
+
+const FULL_DISK_MEBIBYTES: u64 = 192;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_stops_a_node_until_there_is_room() {
+    let disk = match Disk::new(FULL_DISK_MEBIBYTES) {
+        Ok(disk) => disk,
+        Err(why) => return not_run("a full disk", &why),
+    };
+    let victim: NodeId = 2;
+    let plan = Plan { data: BTreeMap::from([(victim, disk.data())]), ..Plan::default() };
+    let mut cluster = Cluster::start(plan).await;
+    let load = Workload::start(&cluster, "full", 4);
+    load.advances_by(20).await;
+    // It runs into the end of the disk in the middle of whatever it writes next.
+    disk.fill_up_to(100_000);
+    let said = cluster.node(victim).gives_up().await;
+    says_what_to_do(&said, "No space left");
+    cluster.serves_within(RECOVERY).await;
+    load.advances_by(20).await;
+    // Still no room: it does not start, or not for long.
+    cluster.node(victim).start();
+    let said = cluster.node(victim).gives_up().await;
+    says_what_to_do(&said, "No space left");
+    disk.make_room();
+    cluster.node(victim).start();
+    cluster.converges().await;
+    load.stop().await.check(&cluster.client()).await.unwrap();
+    cluster.finish().await;
+}
+
+/// In three seconds, in which the slow disk gets six syncs done.
+const WRITES_BESIDE_A_SLOW_FOLLOWER: u64 = 200;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_disk_of_a_follower_slows_nobody() {
+    let cluster = Cluster::start(Plan::default()).await;
+    let leader = cluster.leader().await;
+    let [slow, _] = cluster.peers_of(leader);
+    let faults = ["fdatasync:delay_exit=500000", "fsync:delay_exit=500000"];
+    let injection = match Injection::into_node(&cluster.nodes[&slow], &faults) {
+        Ok(injection) => injection,
+        Err(why) => return not_run("a slow disk", &why),
+    };
+    let load = Workload::start(&cluster, "slow", 5);
+    sleep(Duration::from_secs(3)).await;
+    let count = load.acknowledged_count();
+    assert!(count > WRITES_BESIDE_A_SLOW_FOLLOWER, "{count} writes in 3 s");
+    drop(injection);
+    load.stop().await.check(&cluster.client()).await.unwrap();
+    cluster.converges().await;
+    cluster.finish().await;
+}
+
+/// Its heartbeats must not outlive its disk. Whether it steps down or not, the cluster serves while
+/// it hangs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_disk_of_the_leader_stops_nobody() {
+    let disks: Result<BTreeMap<NodeId, Disk>, String> =
+        NODES.into_iter().map(|id| Ok((id, Disk::new(256)?))).collect();
+    let disks = match disks {
+        Ok(disks) => disks,
+        Err(why) => return not_run("a frozen disk", &why),
+    };
+    let data = disks.iter().map(|(id, disk)| (*id, disk.data())).collect();
+    let cluster = Cluster::start(Plan { data, ..Plan::default() }).await;
+    let leader = cluster.leader().await;
+    let load = Workload::start(&cluster, "frozen", 6);
+    load.advances_by(20).await;
+    let frozen = match disks[&leader].freeze() {
+        Ok(frozen) => frozen,
+        Err(why) => return not_run("a frozen disk", &why),
+    };
+    cluster.serves_within(RECOVERY).await;
+    sleep(Duration::from_secs(1)).await;
+    cluster.serves_within(RECOVERY).await;
+    load.advances_by(100).await;
+    drop(frozen);
+    cluster.serves_within(RECOVERY).await;
+    load.stop().await.check(&cluster.client()).await.unwrap();
+    cluster.converges().await;
+    cluster.finish().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_acknowledged_survives_a_loss_of_power_everywhere() {
+    let disks: Result<BTreeMap<NodeId, Disk>, String> =
+        NODES.into_iter().map(|id| Ok((id, Disk::new(256)?))).collect();
+    let mut disks = match disks {
+        Ok(disks) => disks,
+        Err(why) => return not_run("a loss of power", &why),
+    };
+    let data = disks.iter().map(|(id, disk)| (*id, disk.data())).collect();
+    // A log that is compacted all the time, so that power is lost in the middle of that as well.
+    let plan = Plan { data, max_raft_state: ByteSize(64 << 10), ..Plan::default() };
+    let mut cluster = Cluster::start(plan).await;
+    for round in 0..3 {
+        let load = Workload::start(&cluster, &format!("power{round}"), round);
+        load.advances_by(100).await;
+        for disk in disks.values() {
+            if let Err(why) = disk.lose_power() {
+                return not_run("a loss of power", &why);
+            }
+        }
+        for id in NODES {
+            cluster.node(id).kill_if_running().await;
+        }
+        for disk in disks.values_mut() {
+            disk.regain_power();
+        }
+        cluster.start_all();
+        cluster.serves_within(RECOVERY).await;
+        load.stop().await.check(&cluster.client()).await.unwrap();
+    }
+    cluster.converges().await;
+    cluster.finish().await;
+}

@@ -1,0 +1,10 @@
+//! Real processes under faults; the harness is `integration_tests::processes`.
+//!
+//! `scripts/faults` runs the long form. What this machine has no means for says `NOT RUN`.
+
+#![allow(clippy::unwrap_used)]
+
+mod directories;
+mod disks;
+mod links;
+mod rounds;
