@@ -139,16 +139,18 @@ impl Report {
     }
 }
 
-/// Columns of a common width.
+/// Columns of a common width; one in which nothing was measured is left out.
 fn for_people(table: &Table) -> String {
+    let nothing = |cell: &String| matches!(cell.as_str(), "-" | "- / -");
+    let shown = |column: &usize| !table.rows.iter().all(|row| nothing(&row[*column]));
+    let shown: Vec<usize> = (0..table.columns.len()).filter(shown).collect();
     let width = |column: usize| {
         let cells = table.rows.iter().map(|row| &row[column]);
         let cells = cells.chain([&table.columns[column]]);
         cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
     };
-    let widths: Vec<usize> = (0..table.columns.len()).map(width).collect();
     let line = |cells: &[String]| {
-        let padded = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        let padded = shown.iter().map(|column| format!("{:<1$}", cells[*column], width(*column)));
         let line = padded.collect::<Vec<_>>().join("  ");
         format!("{}\n", line.trim_end())
     };
@@ -194,12 +196,12 @@ mod tests {
     }
 
     #[test]
-    fn columns_are_aligned() {
+    fn columns_are_aligned_and_empty_ones_left_out() {
         let text = |text: &str| text.to_owned();
         let table = Table {
             title: text("t"),
-            columns: vec![text("a"), text("long")],
-            rows: vec![vec![text("wide cell"), text("1")]],
+            columns: vec![text("a"), text("nothing"), text("long")],
+            rows: vec![vec![text("wide cell"), text("- / -"), text("1")]],
         };
         assert_eq!(for_people(&table), "t\na          long\nwide cell  1\n");
     }

@@ -2,9 +2,9 @@
 //! whole again once the process is started again. kv and etcd take turns.
 //!
 //! The gap is the longest time between two successful writes of any client, around the kill. An etcd
-//! client sits on one member; when that one does not answer within a quarter of a second (several
-//! times what a write takes under this load) or refuses, it goes on to the next. A kv client does that
-//! by itself.
+//! client sits on one member; when that one does not answer within 100 ms (several times what a write
+//! takes under this load) or refuses, it goes on to the next: what was forwarded to a dead leader is
+//! lost, and nobody tells. A kv client does that by itself.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -25,7 +25,7 @@ use crate::load::{self, Store, key};
 use crate::report::{Report, number, with_range};
 
 /// How long a client of etcd waits for the member it sits on.
-const MEMBER_PATIENCE: Duration = Duration::from_millis(250);
+const MEMBER_PATIENCE: Duration = Duration::from_millis(100);
 /// A client that was refused rests before it asks again.
 const REST_AFTER_ERROR: Duration = Duration::from_millis(5);
 

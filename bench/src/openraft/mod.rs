@@ -68,8 +68,8 @@ enum PeerClients {
     Apart,
 }
 
-/// Latencies that one client keeps, the first ones of its measured time.
-const LATENCIES_MAX: usize = 4096;
+/// Latencies that all clients together keep, each the first ones of its measured time.
+const LATENCIES_MAX: usize = 1 << 18;
 
 /// A running cluster that commits empty commands.
 trait Group: Clone + Send + Sync + 'static {
@@ -139,6 +139,7 @@ fn measure_peer(args: &Args, workers: usize, clients: usize) -> anyhow::Result<F
 async fn closed_loop<G: Group>(group: G, clients: usize, args: Args) -> anyhow::Result<Figures> {
     let (counting, stopping) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
     let committed = Arc::new(AtomicU64::new(0));
+    let kept_max = LATENCIES_MAX / clients;
     let mut tasks = JoinSet::new();
     for _ in 0..clients {
         let group = group.clone();
@@ -150,7 +151,7 @@ async fn closed_loop<G: Group>(group: G, clients: usize, args: Args) -> anyhow::
                 let start = Instant::now();
                 group.commit().await?;
                 committed.fetch_add(1, Ordering::Relaxed);
-                if kept.len() < LATENCIES_MAX && counting.load(Ordering::Relaxed) {
+                if kept.len() < kept_max && counting.load(Ordering::Relaxed) {
                     kept.push(start.elapsed());
                 }
             }
