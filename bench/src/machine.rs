@@ -29,8 +29,16 @@ impl Machine {
         let memory_kib = field(&read("/proc/meminfo"), "MemTotal");
         let memory_kib = memory_kib.split(' ').next().and_then(|kib| kib.parse::<u64>().ok());
         let load_average = read("/proc/loadavg");
-        let git =
-            Command::new("git").args(["describe", "--always", "--dirty", "--abbrev=12"]).output();
+        let git = Command::new("git")
+            .args([
+                "-C",
+                env!("CARGO_MANIFEST_DIR"),
+                "describe",
+                "--always",
+                "--dirty",
+                "--abbrev=12",
+            ])
+            .output();
         let revision = git.ok().filter(|git| git.status.success());
         let revision = revision.and_then(|git| String::from_utf8(git.stdout).ok());
         Self {
