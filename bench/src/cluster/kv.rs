@@ -71,18 +71,15 @@ impl KvCluster {
             NodeAddress { id, address: format!("127.0.0.1:{port}") }
         };
         let nodes: Vec<NodeAddress> = (1..=setup.nodes).map(address).collect();
-        let mut processes = Processes::none();
+        // All files before the first node: each reads the certificate of the CA, which this rewrites.
+        let config_file = |id| dir.path().join(format!("node{id}.toml"));
         for id in 1..=setup.nodes {
             let name = format!("node{id}");
             let tls = write_tls(dir.path(), &name, &ca.issue_node(id)?)?;
             let mut config = ServerConfig::new(CLUSTER, id, &name, tls, nodes.clone());
             config.storage = setup.storage;
             config.max_raft_state = setup.max_raft_state.unwrap_or(config.max_raft_state);
-            let path = dir.path().join(format!("{name}.toml"));
-            fs::write(&path, config.to_toml())?;
-            let mut command = Command::new(&binary);
-            command.arg("serve").arg("--config").arg(path);
-            processes.add(command, dir.path().join(format!("{name}.log")))?;
+            fs::write(config_file(id), config.to_toml())?;
         }
         let client = ClientConfig {
             cluster_id: CLUSTER.to_owned(),
@@ -90,6 +87,12 @@ impl KvCluster {
             tls: absolute(dir.path(), write_tls(dir.path(), "client", &ca.issue_client("bench")?)?),
             nodes,
         };
+        let mut processes = Processes::none();
+        for id in 1..=setup.nodes {
+            let mut command = Command::new(&binary);
+            command.arg("serve").arg("--config").arg(config_file(id));
+            processes.add(command, dir.path().join(format!("node{id}.log")))?;
+        }
         let mut cluster = Self { processes, client, dir };
         cluster.settle().await?;
         Ok(cluster)
