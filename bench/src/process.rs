@@ -1,0 +1,117 @@
+//! What a process costs, as the kernel counts it.
+
+use std::fs;
+use std::iter::Sum;
+use std::ops::{Add, Sub};
+use std::time::Duration;
+
+use anyhow::Context;
+
+/// CPU time and bytes that processes have used up to now.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Used {
+    pub(crate) cpu: Duration,
+    /// Sent to the disk, page cache and all; not what the file system adds.
+    pub(crate) written_bytes: u64,
+}
+
+impl Add for Used {
+    type Output = Used;
+
+    fn add(self, other: Used) -> Used {
+        Used { cpu: self.cpu + other.cpu, written_bytes: self.written_bytes + other.written_bytes }
+    }
+}
+
+impl Sub for Used {
+    type Output = Used;
+
+    fn sub(self, earlier: Used) -> Used {
+        Used {
+            cpu: self.cpu.saturating_sub(earlier.cpu),
+            written_bytes: self.written_bytes.saturating_sub(earlier.written_bytes),
+        }
+    }
+}
+
+impl Sum for Used {
+    fn sum<I: Iterator<Item = Used>>(all: I) -> Used {
+        all.fold(Used::default(), Add::add)
+    }
+}
+
+/// Of all threads of each of these.
+///
+/// # Errors
+/// One of them does not run.
+pub(crate) fn used(pids: &[u32]) -> anyhow::Result<Used> {
+    pids.iter().map(|pid| used_by(*pid)).sum()
+}
+
+fn used_by(pid: u32) -> anyhow::Result<Used> {
+    let stat = read(pid, "stat")?;
+    // The name, in parentheses, may hold anything; user and system time are 12th and 13th behind it.
+    let (_, fields) = stat.rsplit_once(") ").context("a line of /proc/PID/stat has a name")?;
+    let ticks = fields.split(' ').skip(11).take(2).map(str::parse::<u64>);
+    let ticks: u64 = ticks.sum::<Result<u64, _>>()?;
+    let per_second = rustix::param::clock_ticks_per_second();
+    let cpu = Duration::from_secs_f64(ticks as f64 / per_second as f64);
+    let written_bytes = field(&read(pid, "io")?, "write_bytes:")?;
+    Ok(Used { cpu, written_bytes })
+}
+
+/// Forgets the peaks of resident memory so far.
+pub(crate) fn forget_peaks(pids: &[u32]) -> anyhow::Result<()> {
+    for pid in pids {
+        let path = format!("/proc/{pid}/clear_refs");
+        fs::write(&path, "5").with_context(|| format!("cannot write {path}"))?;
+    }
+    Ok(())
+}
+
+/// The peaks of resident memory since they were forgotten, summed.
+pub(crate) fn peak_bytes(pids: &[u32]) -> anyhow::Result<u64> {
+    let peak = |pid: &u32| Ok(field(&read(*pid, "status")?, "VmHWM:")? << 10);
+    pids.iter().map(peak).sum()
+}
+
+/// The CPU time of this process.
+pub(crate) fn own_cpu() -> Duration {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    Duration::new(used.tv_sec.unsigned_abs(), u32::try_from(used.tv_nsec).unwrap_or(0))
+}
+
+fn read(pid: u32, file: &str) -> anyhow::Result<String> {
+    let path = format!("/proc/{pid}/{file}");
+    fs::read_to_string(&path).with_context(|| format!("cannot read {path}: has a server ended?"))
+}
+
+/// The number behind a name at the beginning of a line.
+fn field(text: &str, name: &str) -> anyhow::Result<u64> {
+    let rest = text.lines().find_map(|line| line.strip_prefix(name));
+    let rest = rest.with_context(|| format!("the kernel does not tell {name}"))?;
+    Ok(rest.trim_start().split(' ').next().unwrap_or_default().parse()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_shows_in_the_time_of_this_process() {
+        let pid = std::process::id();
+        let (before, own) = (used(&[pid]).unwrap(), own_cpu());
+        while own_cpu() - own < Duration::from_millis(50) {
+            std::hint::spin_loop();
+        }
+        let spent = (used(&[pid]).unwrap() - before).cpu;
+        assert!(spent >= Duration::from_millis(30), "{spent:?}");
+        assert!(peak_bytes(&[pid]).unwrap() > 100 << 10);
+    }
+
+    #[test]
+    fn a_process_that_does_not_run_is_told() {
+        let error = used(&[u32::MAX]).unwrap_err();
+        assert!(error.to_string().contains("has a server ended?"), "{error}");
+    }
+}
