@@ -274,25 +274,31 @@ mod tests {
     }
 
     impl Pair {
-        /// Sends so many, numbered, and then one that surely comes through; returns what arrived.
+        /// Sends so many, numbered, and returns what arrived until all was sent and nothing came any more.
         async fn send(&self, count: u32) -> Vec<u32> {
             let to = self.network.address(1, 2);
-            for number in 0..count {
-                self.one.send_to(&number.to_be_bytes(), to).await.unwrap();
-                // The relay is not to be overrun: this is no test of the system's buffers.
-                tokio::time::sleep(Duration::from_micros(50)).await;
-            }
-            let mut seen = Vec::new();
-            let mut buffer = [0; 64];
-            let quiet = Duration::from_millis(300);
-            while let Ok(received) =
-                tokio::time::timeout(quiet, self.two.recv_from(&mut buffer)).await
-            {
-                let (length, from) = received.unwrap();
-                assert_eq!(from, self.network.address(2, 1), "the peer looks the same always");
-                seen.push(u32::from_be_bytes(buffer[..length].try_into().unwrap()));
-            }
-            seen
+            let sending = async {
+                for number in 0..count {
+                    self.one.send_to(&number.to_be_bytes(), to).await.unwrap();
+                    // The relay is not to be overrun: this is no test of the system's buffers.
+                    tokio::time::sleep(Duration::from_micros(50)).await;
+                }
+            };
+            // At the same time, for the same reason.
+            let receiving = async {
+                let mut seen = Vec::new();
+                let mut buffer = [0; 64];
+                let quiet = Duration::from_millis(300);
+                while let Ok(received) =
+                    tokio::time::timeout(quiet, self.two.recv_from(&mut buffer)).await
+                {
+                    let (length, from) = received.unwrap();
+                    assert_eq!(from, self.network.address(2, 1), "the peer looks the same always");
+                    seen.push(u32::from_be_bytes(buffer[..length].try_into().unwrap()));
+                }
+                seen
+            };
+            tokio::join!(sending, receiving).1
         }
     }
 

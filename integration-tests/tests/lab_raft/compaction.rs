@@ -85,12 +85,12 @@ fn snapshot_install() {
     });
 }
 
-pub async fn install_unreliable(lab: &mut Lab) {
+pub(crate) async fn install_unreliable(lab: &mut Lab) {
     snapshots(lab, Fault::Disconnect).await;
     assert_sent(lab);
 }
 
-pub const UNRELIABLE: Setup = COMPACTING.with(Links::Unreliable);
+pub(crate) const UNRELIABLE: Setup = COMPACTING.with(Links::Unreliable);
 
 #[test]
 fn snapshot_install_unreliable() {

@@ -20,8 +20,8 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::ledger::{Ledger, Outcomes, Started};
 
-pub const MS: Duration = Duration::from_millis(1);
-pub const SECOND: Duration = Duration::from_secs(1);
+pub(crate) const MS: Duration = Duration::from_millis(1);
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
 /// The longest that a test of the labs may take, on their clock and on ours.
 const TEST_DURATION_MAX: Duration = Duration::from_secs(120);
@@ -33,7 +33,7 @@ const WAIT_PATIENCE: Duration = Duration::from_secs(31);
 
 /// What the links do.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Links {
+pub(crate) enum Links {
     /// Messages arrive at once, each once, in order.
     Reliable,
     /// Each message is lost with a probability of 10 %, and what is not takes up to 26 ms and overtakes
@@ -55,7 +55,7 @@ impl Links {
 }
 
 /// What the labs' thresholds are stated for: 100 ms between heartbeats, 300 to 600 ms until an election.
-pub fn lab_profile(config: &mut NodeConfig) {
+pub(crate) fn lab_profile(config: &mut NodeConfig) {
     config.raft.heartbeat_interval = 100 * MS;
     config.raft.election_timeout = 300 * MS;
     config.raft.disk_patience = 1_200 * MS;
@@ -63,32 +63,32 @@ pub fn lab_profile(config: &mut NodeConfig) {
 
 /// How a test's cluster is made.
 #[derive(Clone, Copy)]
-pub struct Setup {
-    pub size: u64,
-    pub links: Links,
-    pub max_raft_state_bytes: u64,
-    pub check_quorum: bool,
+pub(crate) struct Setup {
+    pub(crate) size: u64,
+    pub(crate) links: Links,
+    pub(crate) max_raft_state_bytes: u64,
+    pub(crate) check_quorum: bool,
 }
 
-pub const fn nodes(size: u64) -> Setup {
+pub(crate) const fn nodes(size: u64) -> Setup {
     Setup { size, links: Links::Reliable, max_raft_state_bytes: 0, check_quorum: true }
 }
 
 impl Setup {
-    pub const fn with(self, links: Links) -> Self {
+    pub(crate) const fn with(self, links: Links) -> Self {
         Self { links, ..self }
     }
 
-    pub const fn compacting_at(self, max_raft_state_bytes: u64) -> Self {
+    pub(crate) const fn compacting_at(self, max_raft_state_bytes: u64) -> Self {
         Self { max_raft_state_bytes, ..self }
     }
 
-    pub const fn without_check_quorum(self) -> Self {
+    pub(crate) const fn without_check_quorum(self) -> Self {
         Self { check_quorum: false, ..self }
     }
 
     /// Runs the test for each seed, and ends it as [`Lab::end`] says.
-    pub fn run(self, seeds: Range<u64>, test: impl AsyncFn(&mut Lab)) {
+    pub(crate) fn run(self, seeds: Range<u64>, test: impl AsyncFn(&mut Lab)) {
         for_seeds(seeds, async |seed| {
             let mut lab = Lab::new(seed, self).await;
             test(&mut lab).await;
@@ -99,14 +99,14 @@ impl Setup {
 
 /// Whether [`Lab::one`] may propose a command again.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Retry {
+pub(crate) enum Retry {
     Yes,
     No,
 }
 
 /// One test's cluster.
-pub struct Lab {
-    pub cluster: Counters,
+pub(crate) struct Lab {
+    pub(crate) cluster: Counters,
     clients: Clients,
     started: Instant,
     chance: RefCell<StdRng>,
@@ -115,7 +115,7 @@ pub struct Lab {
 }
 
 impl Lab {
-    pub async fn new(seed: u64, setup: Setup) -> Self {
+    pub(crate) async fn new(seed: u64, setup: Setup) -> Self {
         let started = Instant::now();
         let configure = move |config: &mut NodeConfig| {
             lab_profile(config);
@@ -146,7 +146,7 @@ impl Lab {
 
     /// Ends a test: within the labs' time, and with all nodes, whole again, holding one state that every
     /// answer agrees with.
-    pub async fn end(&mut self) -> Outcomes {
+    pub(crate) async fn end(&mut self) -> Outcomes {
         let elapsed = self.started.elapsed();
         assert!(elapsed <= TEST_DURATION_MAX, "the test took {elapsed:?}");
         self.set_links(Links::Reliable);
@@ -165,84 +165,84 @@ impl Lab {
         self.clients.ledger.check(&applied).await
     }
 
-    pub fn set_links(&self, links: Links) {
+    pub(crate) fn set_links(&self, links: Links) {
         self.cluster.network.set_default_faults(links.faults());
     }
 
     /// What nodes have handed to the network so far: requests and answers.
-    pub fn message_count(&self) -> u64 {
+    pub(crate) fn message_count(&self) -> u64 {
         self.cluster.network.stats().sent
     }
 
     /// Frames of snapshots that were sent so far.
-    pub fn frame_count(&self) -> u64 {
+    pub(crate) fn frame_count(&self) -> u64 {
         self.frame_count.load(Relaxed)
     }
 
     /// A command like no other of the run.
-    pub fn command(&self) -> Bytes {
+    pub(crate) fn command(&self) -> Bytes {
         let mut next = self.next_command.borrow_mut();
         *next += 1;
         command(*next - 1)
     }
 
     /// An even number of the range.
-    pub fn draw(&self, range: RangeInclusive<u64>) -> u64 {
+    pub(crate) fn draw(&self, range: RangeInclusive<u64>) -> u64 {
         self.chance.borrow_mut().random_range(range)
     }
 
-    pub fn strikes(&self, probability: f64) -> bool {
+    pub(crate) fn strikes(&self, probability: f64) -> bool {
         self.chance.borrow_mut().random_bool(probability)
     }
 
     /// To the microsecond, so that what follows happens between the timers of nodes as well.
-    pub async fn sleep_up_to(&self, max: Duration) {
+    pub(crate) async fn sleep_up_to(&self, max: Duration) {
         let micros = u64::try_from(max.as_micros()).unwrap();
         sleep(Duration::from_micros(self.draw(0..=micros))).await;
     }
 
     /// The `distance`-th node after this one, around the ring.
-    pub fn after(&self, id: NodeId, distance: u64) -> NodeId {
+    pub(crate) fn after(&self, id: NodeId, distance: u64) -> NodeId {
         1 + (id - 1 + distance) % self.cluster.ids().count() as u64
     }
 
-    pub fn is_up(&self, id: NodeId) -> bool {
+    pub(crate) fn is_up(&self, id: NodeId) -> bool {
         self.cluster.nodes.contains_key(&id)
     }
 
     /// Those that run and are not cut off.
-    pub fn connected(&self) -> Vec<NodeId> {
+    pub(crate) fn connected(&self) -> Vec<NodeId> {
         let is_connected = |id: &NodeId| self.is_up(*id) && !self.cluster.is_isolated(*id);
         self.cluster.ids().filter(is_connected).collect()
     }
 
-    pub fn disconnect(&mut self, ids: &[NodeId]) {
+    pub(crate) fn disconnect(&mut self, ids: &[NodeId]) {
         ids.iter().for_each(|id| self.cluster.isolate(*id));
     }
 
-    pub fn connect(&mut self, ids: &[NodeId]) {
+    pub(crate) fn connect(&mut self, ids: &[NodeId]) {
         ids.iter().for_each(|id| self.cluster.reconnect(*id));
     }
 
-    pub fn crash(&mut self, id: NodeId) {
+    pub(crate) fn crash(&mut self, id: NodeId) {
         self.cluster.crash(id);
         self.nodes_changed();
     }
 
-    pub async fn start(&mut self, id: NodeId) {
+    pub(crate) async fn start(&mut self, id: NodeId) {
         self.cluster.start(id).await;
         self.nodes_changed();
     }
 
     /// Power is lost and comes back.
-    pub async fn restart(&mut self, id: NodeId) {
+    pub(crate) async fn restart(&mut self, id: NodeId) {
         if self.is_up(id) {
             self.crash(id);
         }
         self.start(id).await;
     }
 
-    pub async fn restart_all(&mut self) {
+    pub(crate) async fn restart_all(&mut self) {
         for id in self.cluster.ids() {
             if self.is_up(id) {
                 self.crash(id);
@@ -254,7 +254,7 @@ impl Lab {
     }
 
     /// All are told to stop at once, and have.
-    pub async fn stop_all(&mut self) {
+    pub(crate) async fn stop_all(&mut self) {
         let nodes = std::mem::take(&mut self.cluster.nodes);
         let stops: Vec<_> = nodes
             .into_values()
@@ -272,32 +272,32 @@ impl Lab {
     }
 
     /// For a task of its own.
-    pub fn clients(&self) -> Clients {
+    pub(crate) fn clients(&self) -> Clients {
         self.clients.clone()
     }
 
-    pub fn leads(&self, id: NodeId) -> bool {
+    pub(crate) fn leads(&self, id: NodeId) -> bool {
         self.clients.leads(id)
     }
 
-    pub fn term(&self, id: NodeId) -> Term {
+    pub(crate) fn term(&self, id: NodeId) -> Term {
         self.cluster.nodes[&id].status().term
     }
 
     /// The labs' `Start`: proposes if the node believes that it leads.
-    pub fn propose(&self, id: NodeId, command: Bytes) -> Option<Started> {
+    pub(crate) fn propose(&self, id: NodeId, command: Bytes) -> Option<Started> {
         self.clients.propose(id, command)
     }
 
     /// Proposes to every running node; only those that believe to lead take it.
-    pub fn propose_everywhere(&self, command: &Bytes) -> Vec<(NodeId, Started)> {
+    pub(crate) fn propose_everywhere(&self, command: &Bytes) -> Vec<(NodeId, Started)> {
         let started = |id: NodeId| Some((id, self.propose(id, command.clone())?));
         self.cluster.nodes.keys().copied().filter_map(started).collect()
     }
 
     /// The labs' `checkOneLeader`: within about five seconds, one of the connected nodes leads. More than
     /// one may believe so, each in a term of its own; the latest counts.
-    pub async fn check_one_leader(&self) -> NodeId {
+    pub(crate) async fn check_one_leader(&self) -> NodeId {
         for _ in 0..10 {
             sleep(self.draw(450..=549) as u32 * MS).await;
             let mut leaders = BTreeMap::new();
@@ -313,26 +313,26 @@ impl Lab {
     }
 
     /// The term that all connected nodes are in.
-    pub fn check_terms(&self) -> Term {
+    pub(crate) fn check_terms(&self) -> Term {
         let mut terms: Vec<Term> = self.connected().into_iter().map(|id| self.term(id)).collect();
         terms.dedup();
         assert_eq!(terms.len(), 1, "connected nodes are in different terms: {terms:?}");
         terms[0]
     }
 
-    pub fn check_no_leader(&self) {
+    pub(crate) fn check_no_leader(&self) {
         let leaders: Vec<_> = self.connected().into_iter().filter(|id| self.leads(*id)).collect();
         assert_eq!(leaders, [], "without a quorum");
     }
 
     /// The labs' `nCommitted`.
-    pub fn applied_count(&self, number: u64) -> usize {
+    pub(crate) fn applied_count(&self, number: u64) -> usize {
         self.cluster.applied_count(number)
     }
 
     /// The labs' `one`: within ten seconds, `count` nodes apply the command at the same number, which is
     /// returned. Without [`Retry::Yes`] the first proposal has to get there within two seconds.
-    pub async fn one(&self, command: Bytes, count: usize, retry: Retry) -> u64 {
+    pub(crate) async fn one(&self, command: Bytes, count: usize, retry: Retry) -> u64 {
         let until = Instant::now() + AGREEMENT_PATIENCE;
         while Instant::now() < until {
             let ids = self.connected();
@@ -364,32 +364,32 @@ impl Lab {
     }
 
     /// The labs' `wait`: `count` nodes apply what has this number.
-    pub async fn wait(&self, number: u64, count: usize) -> Bytes {
+    pub(crate) async fn wait(&self, number: u64, count: usize) -> Bytes {
         let applied = self.cluster.until(|| self.applied_count(number) >= count);
         timeout(WAIT_PATIENCE, applied).await.expect("enough nodes get there");
         self.cluster.command(number).expect("just applied")
     }
 
     /// The largest log that a node holds on disk, in bytes.
-    pub fn log_bytes_max(&self) -> u64 {
+    pub(crate) fn log_bytes_max(&self) -> u64 {
         self.cluster.nodes.values().map(|node| node.status().log_bytes).max().unwrap_or(0)
     }
 }
 
 /// Knows the nodes that run, and what was proposed to them. Clones are the same.
 #[derive(Clone, Default)]
-pub struct Clients {
+pub(crate) struct Clients {
     nodes: Arc<Mutex<BTreeMap<NodeId, Node<Observed<Counter>>>>>,
     ledger: Ledger,
 }
 
 impl Clients {
-    pub fn leads(&self, id: NodeId) -> bool {
+    pub(crate) fn leads(&self, id: NodeId) -> bool {
         let nodes = self.nodes.lock().unwrap();
         nodes.get(&id).is_some_and(|node| node.status().role == RoleKind::Leader)
     }
 
-    pub fn propose(&self, id: NodeId, command: Bytes) -> Option<Started> {
+    pub(crate) fn propose(&self, id: NodeId, command: Bytes) -> Option<Started> {
         if !self.leads(id) {
             return None;
         }

@@ -10,43 +10,43 @@ use bytes::Bytes;
 use raft_core::error::ProposeError;
 use tokio::sync::watch;
 
-pub type Answer = Result<u64, ProposeError>;
+pub(crate) type Answer = Result<u64, ProposeError>;
 
 /// One proposal, whose answer may be awaited.
 #[derive(Clone)]
-pub struct Started {
+pub(crate) struct Started {
     answer: watch::Receiver<Option<Answer>>,
 }
 
 impl Started {
     /// The answer, which every proposal gets.
-    pub async fn answer(&self) -> Answer {
+    pub(crate) async fn answer(&self) -> Answer {
         let mut answer = self.answer.clone();
         let given = answer.wait_for(Option::is_some).await.expect("each proposal is answered");
         given.clone().expect("just waited for it")
     }
 
     /// The answer, if there is one by now.
-    pub fn answer_so_far(&self) -> Option<Answer> {
+    pub(crate) fn answer_so_far(&self) -> Option<Answer> {
         self.answer.borrow().clone()
     }
 }
 
 /// All proposals of a run. Clones are the same ledger.
 #[derive(Clone, Default)]
-pub struct Ledger(Arc<Mutex<Vec<(Bytes, Started)>>>);
+pub(crate) struct Ledger(Arc<Mutex<Vec<(Bytes, Started)>>>);
 
 /// How the proposals of a run came out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Outcomes {
-    pub done_count: usize,
-    pub rejected_count: usize,
-    pub unknown_count: usize,
+pub(crate) struct Outcomes {
+    pub(crate) done_count: usize,
+    pub(crate) rejected_count: usize,
+    pub(crate) unknown_count: usize,
 }
 
 impl Ledger {
     /// Enters a proposal; what is returned takes its answer.
-    pub fn enter(&self, command: Bytes) -> (Started, impl FnOnce(Answer) + Send + 'static) {
+    pub(crate) fn enter(&self, command: Bytes) -> (Started, impl FnOnce(Answer) + Send + 'static) {
         let (sender, answer) = watch::channel(None);
         let started = Started { answer };
         self.entries().push((command, started.clone()));
@@ -61,7 +61,7 @@ impl Ledger {
     }
 
     /// Holds all answers against the commands that were applied, of which number 1 is the first.
-    pub async fn check(&self, applied: &[Bytes]) -> Outcomes {
+    pub(crate) async fn check(&self, applied: &[Bytes]) -> Outcomes {
         let mut outcomes = Outcomes::default();
         let mut by_command: BTreeMap<Bytes, Counts> = BTreeMap::new();
         let mut numbers = BTreeMap::new();

@@ -100,7 +100,7 @@ fn takes_time(lab: &Lab) {
 
 /// Leaders crash just after they were given something, again and again. A leader that counted copies of an
 /// older term's entry as agreement would have it replaced after it was applied (dissertation, figure 3.7).
-pub async fn leaders_crash(lab: &mut Lab) {
+pub(crate) async fn leaders_crash(lab: &mut Lab) {
     takes_time(lab);
     lab.one(lab.command(), 1, Retry::Yes).await;
     for _ in 0..1_000 {
@@ -149,7 +149,7 @@ fn unreliable_agree() {
 }
 
 /// Leaders are cut off at any time, on links that lose; later, answers of two seconds ago arrive as well.
-pub async fn leaders_are_cut_off(lab: &mut Lab) {
+pub(crate) async fn leaders_are_cut_off(lab: &mut Lab) {
     lab.one(lab.command(), 1, Retry::Yes).await;
     for iteration in 0..1_000 {
         if iteration == 200 {
@@ -185,7 +185,7 @@ fn figure8_unreliable() {
 }
 
 /// Clients propose to whoever leads while nodes are cut off, crash and come back.
-pub async fn churn(lab: &mut Lab) {
+pub(crate) async fn churn(lab: &mut Lab) {
     lab.cluster.slow_disks(4 * MS);
     let until = Instant::now() + 20 * 700 * MS + SECOND;
     let clients: Vec<_> =

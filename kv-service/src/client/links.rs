@@ -39,11 +39,7 @@ struct Link {
 }
 
 impl Links {
-    pub(super) fn new(
-        connector: Arc<dyn Connector>,
-        client_name: String,
-        chance: Chance,
-    ) -> Self {
+    pub(super) fn new(connector: Arc<dyn Connector>, client_name: String, chance: Chance) -> Self {
         let nodes = connector.nodes();
         assert!(!nodes.is_empty(), "a checked configuration names nodes");
         let links = nodes.iter().map(|node| (*node, Link::default())).collect();

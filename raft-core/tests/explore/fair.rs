@@ -69,7 +69,7 @@ fn cluster_of(scope: &Scope, nodes: &[&Node]) -> Cluster {
     let disks: BTreeMap<_, _> = nodes.iter().map(|node| (node.id, node.disk.clone())).collect();
     let configured = scope.clone();
     let configure = move |config: &mut Config| configured.configure(config);
-    let mut cluster = Cluster::with_disks(disks, configure).recording(false);
+    let mut cluster = Cluster::with_disks(disks, configure);
     cluster.now = AFTERWARDS;
     for node in nodes {
         let slot = cluster.nodes.get_mut(&node.id).expect("one for each disk");
