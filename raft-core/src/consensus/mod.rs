@@ -16,6 +16,7 @@
 //! | 3.5 replication | `role::leader::replication`, `progress`, `inflights`, `log` |
 //! | 3.6 safety: election restriction, commit rule, no-op | `raft::on_vote`, `role::leader::commit` |
 //! | 3.8 persisted state | `ready`: what is held back until it is on disk |
+//! | 3.10 leadership transfer | `role::leader::transfer` |
 //! | 4.3 joint majorities | `quorum` |
 //! | 5 snapshots | `raft::on_snapshot_*`, `log` |
 //! | 6.2 check quorum | `role::leader` |
@@ -25,8 +26,8 @@
 //! What it promises, beside the five properties of figure 3.2: nothing in a [`Ready`] rests on a
 //! write that is not durable, so whoever drives it may do everything in it at once, in any order.
 //!
-//! Left out for now: configuration changes and leadership transfer (chapter 4, 3.10). The
-//! types and quorums know learners and joint configurations already.
+//! Left out for now: configuration changes (chapter 4). The types and quorums know learners and joint
+//! configurations already.
 
 /// `Hash` for a type whose every field is named: those that decide what a node does next, and those
 /// that only say when, or by what chance.
