@@ -13,8 +13,11 @@ use proptest::sample::Index;
 #[path = "../../fuzz/src/memory.rs"]
 mod memory;
 
+/// The fuzz target, and the function of its crate that it runs.
+type Decoder = (&'static str, fn(&[u8]));
+
 /// The targets of the fuzzer, but for the one that is replayed by the binary's own tests.
-const DECODERS: &[(&str, fn(&[u8]))] = &[
+const DECODERS: &[Decoder] = &[
     ("raft_message", raft_transport_quic::fuzzing::message),
     ("raft_hello", raft_transport_quic::fuzzing::hello),
     ("raft_frames", raft_transport_quic::fuzzing::frames),

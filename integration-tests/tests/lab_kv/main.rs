@@ -6,6 +6,8 @@
 //! could not be decided has not passed, a pending read has to return, and every server has to hold the
 //! same in the end.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod book;
 mod lab;
 mod one_partition;

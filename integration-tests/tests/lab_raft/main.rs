@@ -16,6 +16,8 @@
 //! [`ENTRY_OVERHEAD_BYTES`](raft_core::types::ENTRY_OVERHEAD_BYTES) for each entry, and 64 for each
 //! message, which is more than either takes on the wire.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod agreement;
 mod compaction;
 mod determinism;

@@ -8,7 +8,7 @@ use kv_service::operation::{Expect, Operation};
 #[derive(Clone, Debug, Default)]
 struct State {
     /// Value, version, revisions of creation and last change.
-    record: Option<(Vec<u8>, u64, u64, u64)>,
+    record: Option<Stored>,
     /// Where the log is.
     revision: u64,
 }
@@ -34,11 +34,12 @@ impl<'a> Brute<'a> {
     }
 
     pub(crate) fn is_linearizable(&self) -> bool {
-        let used = self.calls.iter().map(|call| call.outcome == Outcome::NotExecuted).collect();
+        let used: Vec<bool> =
+            self.calls.iter().map(|call| call.outcome == Outcome::NotExecuted).collect();
         self.go_on(&State::default(), &used)
     }
 
-    fn go_on(&self, state: &State, used: &Vec<bool>) -> bool {
+    fn go_on(&self, state: &State, used: &[bool]) -> bool {
         let left = || (0..self.calls.len()).filter(|at| !used[*at]);
         let answered = || left().filter(|at| self.calls[*at].is_ok());
         if answered().next().is_none() {
@@ -50,7 +51,7 @@ impl<'a> Brute<'a> {
             if late {
                 return false;
             }
-            let mut used = used.clone();
+            let mut used = used.to_vec();
             used[at] = true;
             self.after(state, &self.calls[at]).iter().any(|state| self.go_on(state, &used))
         })
@@ -98,11 +99,10 @@ impl<'a> Brute<'a> {
     }
 }
 
-fn apply(
-    state: &State,
-    operation: &Operation,
-    revision: u64,
-) -> (bool, Option<(Vec<u8>, u64, u64, u64)>) {
+/// Value, version, create revision, modify revision.
+type Stored = (Vec<u8>, u64, u64, u64);
+
+fn apply(state: &State, operation: &Operation, revision: u64) -> (bool, Option<Stored>) {
     let (value, version, created) = match &state.record {
         Some((value, version, created, _)) => (Some(value), *version, *created),
         None => (None, 0, revision),
