@@ -495,8 +495,11 @@ impl Raft {
     /// also frees a node whose term ran ahead while it was cut off.
     fn answer_stale(&mut self, from: NodeId, body: &Body) {
         let answer = match body {
-            Body::Append { .. } | Body::Heartbeat { .. } => Body::HeartbeatAnswer { round: 0 },
-            Body::Vote { .. } => Body::VoteAnswer { granted: false },
+            // Only the term matters. A refused vote would be taken for the answer to a newer request, if the
+            // candidate has one out in the current term.
+            Body::Append { .. } | Body::Heartbeat { .. } | Body::Vote { .. } => {
+                Body::HeartbeatAnswer { round: 0 }
+            }
             Body::ReadIndex { id } => Body::ReadIndexAnswer { id: *id, read_index: None },
             Body::PreVote { .. }
             | Body::PreVoteAnswer { .. }
