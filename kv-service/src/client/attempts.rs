@@ -111,10 +111,12 @@ impl<'a> Attempts<'a> {
         request: &impl Fn() -> RequestKind,
     ) -> Result<(NodeId, Reply), Next> {
         let node = self.node();
+        let since = Instant::now();
         let connection = match timeout_at(self.deadline, self.links.connection(node)).await {
             Ok(Ok(connection)) => connection,
             Ok(Err(why)) => {
                 self.last = format!("node {node} cannot be reached: {why}");
+                self.links.pass_over(node, since);
                 return Err(self.turn_away(node));
             }
             Err(_) => {
@@ -124,11 +126,15 @@ impl<'a> Attempts<'a> {
         };
         let until = self.deadline.min(Instant::now() + self.patience);
         let (why, void) = match timeout_at(until, connection.call(request())).await {
-            Ok(Ok(reply)) => return Ok((node, reply)),
+            Ok(Ok(reply)) => {
+                self.links.heard_from(node);
+                return Ok((node, reply));
+            }
             Ok(Err(CallError::NotSent(why))) => (why, true),
             Ok(Err(CallError::Lost(why))) => (why, false),
             Err(_) => {
                 self.patience = (2 * self.patience).min(PATIENCE_MAX);
+                self.links.pass_over(node, since);
                 ("it did not answer in time".to_owned(), false)
             }
         };
@@ -150,16 +156,17 @@ impl<'a> Attempts<'a> {
         match reply {
             Reply::Rejected(Rejection::NotLeader { leader_id }) => {
                 self.last = format!("node {node} does not lead");
+                if let Some(leader) = leader_id {
+                    self.last += &format!(", it says that node {leader} does");
+                }
                 match leader_id.filter(|leader| *leader != node) {
-                    Some(leader) => {
-                        self.last += &format!(", it says that node {leader} does");
-                        self.links.aim_at(leader);
+                    Some(leader) if self.links.aim_at(leader) => {
                         // A hint may be old, and two old ones may point at each other.
                         let first = self.pause == PAUSE;
                         self.pause = self.pause.mul_f32(1.1);
                         Ok(if first { Next::Again } else { Next::Later })
                     }
-                    None => Ok(self.turn_away(node)),
+                    _ => Ok(self.turn_away(node)),
                 }
             }
             Reply::Rejected(Rejection::Invalid(what)) => Err(self.failed(Reason::Invalid(what))),

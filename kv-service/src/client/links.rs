@@ -1,5 +1,9 @@
 //! The connections of one client: at most one to each node, made when it is needed, and who is
 //! believed to lead.
+//!
+//! A leader that dies is named by the others until they notice. Who believed them would wait for the
+//! dead one again; so a node that was waited for in vain is passed over for as long as that lasted,
+//! whoever names it. That is at most half of the time: it may live, and the others may be right.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,6 +26,7 @@ const FAILURE_SHARED_FOR: Duration = Duration::from_millis(30);
 pub(super) struct Links {
     connector: Arc<dyn Connector>,
     client_name: String,
+    made_at: Instant,
     /// Of everything that this client leaves to chance.
     pub(super) chance: Chance,
     nodes: Vec<NodeId>,
@@ -34,6 +39,9 @@ pub(super) struct Links {
 #[derive(Default)]
 struct Link {
     live: Mutex<Option<Arc<Connection>>>,
+    /// Until when others are asked because this one was waited for in vain, in microseconds since
+    /// [`Links::made_at`]; 0 when it answered since.
+    passed_over_until_us: AtomicU64,
     /// Held while connecting; when and why the last attempt failed.
     connecting: Arc<tokio::sync::Mutex<Option<(Instant, String)>>>,
 }
@@ -45,7 +53,8 @@ impl Links {
         let links = nodes.iter().map(|node| (*node, Link::default())).collect();
         let target = AtomicU64::new(nodes[chance.below(nodes.len())]);
         let closed = AtomicBool::new(false);
-        Self { connector, client_name, chance, nodes, links, target, closed }
+        let made_at = Instant::now();
+        Self { connector, client_name, chance, made_at, nodes, links, target, closed }
     }
 
     pub(super) fn nodes(&self) -> &[NodeId] {
@@ -56,10 +65,34 @@ impl Links {
         self.target.load(Ordering::Relaxed)
     }
 
-    /// A node said who leads.
-    pub(super) fn aim_at(&self, leader: NodeId) {
-        if self.links.contains_key(&leader) {
+    /// A node said who leads. False if that is of no use: the leader is unknown here, or passed over.
+    pub(super) fn aim_at(&self, leader: NodeId) -> bool {
+        let useful = self.links.contains_key(&leader) && !self.is_passed_over(leader);
+        if useful {
             self.target.store(leader, Ordering::Relaxed);
+        }
+        useful
+    }
+
+    fn is_passed_over(&self, node: NodeId) -> bool {
+        let until_us = self.links[&node].passed_over_until_us.load(Ordering::Relaxed);
+        until_us != 0 && self.made_at.elapsed() < Duration::from_micros(until_us)
+    }
+
+    /// The node was waited for in vain since then.
+    pub(super) fn pass_over(&self, node: NodeId, since: Instant) {
+        if let Some(link) = self.links.get(&node) {
+            let until = self.made_at.elapsed() + since.elapsed();
+            link.passed_over_until_us.fetch_max(until.as_micros() as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// The node answered, whatever it said.
+    pub(super) fn heard_from(&self, node: NodeId) {
+        if let Some(link) = self.links.get(&node)
+            && link.passed_over_until_us.load(Ordering::Relaxed) != 0
+        {
+            link.passed_over_until_us.store(0, Ordering::Relaxed);
         }
     }
 
@@ -70,9 +103,12 @@ impl Links {
         let _ = self.target.compare_exchange(node, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 
+    /// The next one in a round of all nodes, without those that are passed over, unless all are.
     pub(super) fn after(&self, node: NodeId) -> NodeId {
         let place = self.nodes.iter().position(|known| *known == node).unwrap_or(0);
-        self.nodes[(place + 1) % self.nodes.len()]
+        let round = || self.nodes.iter().copied().cycle().skip(place + 1).take(self.nodes.len());
+        let next = round().find(|next| !self.is_passed_over(*next));
+        next.or_else(|| round().next()).expect("a checked configuration names nodes")
     }
 
     /// A live connection to the node. Whoever gives up waiting does not stop the attempt: a caller
