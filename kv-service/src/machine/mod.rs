@@ -13,6 +13,7 @@
 //! Who may write what, how large a frame may be, and where a leader's time comes from is the
 //! server's business.
 
+mod answers;
 mod codec;
 pub mod command;
 mod engine;

@@ -17,16 +17,18 @@
 //! * A refusal by this table changes nothing, and is no activity of the session.
 //!
 //! Sessions expire by replicated time, and give way to newer ones when there are too many, the one
-//! with the oldest activity first. Both orders are kept sorted, so that a command costs O(log n).
+//! with the oldest activity first. That order is kept sorted for each time to live, and there are few
+//! of those, so that a command costs O(log n).
 //! (RIFL, Lee et al. 2015; dissertation 6.3.)
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::{BufMut, BytesMut};
 use imbl::OrdMap;
 use raft_core::types::Index;
 
+use super::answers::Answers;
 use super::codec::{DecodeError, DecodeResult, Reader};
 use crate::operation::{Refusal, SessionId, WriteAnswer};
 
@@ -54,23 +56,19 @@ pub(super) struct Session {
     ttl_ms: u64,
     last_active_ms: u64,
     lowest_unanswered: u64,
-    /// Ascending by sequence, all within the window.
-    answers: VecDeque<(u64, Outcome)>,
+    /// All within the window.
+    answers: Answers,
 }
 
-impl Session {
-    /// The last moment at which the session is alive.
-    fn deadline_ms(&self) -> u64 {
-        self.last_active_ms.saturating_add(self.ttl_ms)
-    }
-}
+/// By time to live, and then by last activity: the first of each set is the one that expires first. A
+/// time to live is a setting of a server, so there are few sets; none is empty.
+type ByActivity = BTreeMap<u64, BTreeSet<(u64, SessionId)>>;
 
 /// The table. Equality of what is replicated is equality of [`Sessions::view`].
 #[derive(Default)]
 pub(super) struct Sessions {
     map: SessionMap,
-    by_activity: BTreeSet<(u64, SessionId)>,
-    by_deadline: BTreeSet<(u64, SessionId)>,
+    by_activity: ByActivity,
     /// Touched since the engine last wrote; with repetitions, and also those that are gone.
     changed: Vec<SessionId>,
 }
@@ -93,9 +91,11 @@ impl Sessions {
 
     /// Ends the sessions whose last activity is longer ago than they allow.
     pub(super) fn expire(&mut self, clock_ms: u64) {
-        while let Some((deadline_ms, id)) = self.by_deadline.first().copied()
-            && deadline_ms < clock_ms
-        {
+        let expired = |(ttl_ms, order): (&u64, &BTreeSet<(u64, SessionId)>)| {
+            let (last_active_ms, id) = *order.first().expect("none is empty");
+            (last_active_ms.saturating_add(*ttl_ms) < clock_ms).then_some(id)
+        };
+        while let Some(id) = self.by_activity.iter().find_map(expired) {
             self.close(id);
         }
     }
@@ -106,21 +106,29 @@ impl Sessions {
             ttl_ms,
             last_active_ms: clock_ms,
             lowest_unanswered: 0,
-            answers: VecDeque::new(),
+            answers: Answers::new(),
         };
         self.insert(id, Arc::new(session));
         self.changed.push(id);
         // The new one is last in the order: the clock does not go back, and ids grow.
         while self.map.len() as u64 > count_max.max(1) {
-            let (_, oldest) = *self.by_activity.first().expect("as many as in the map");
+            let (_, oldest) = *self
+                .by_activity
+                .values()
+                .filter_map(BTreeSet::first)
+                .min()
+                .expect("as many as in the map");
             self.close(oldest);
         }
     }
 
     pub(super) fn close(&mut self, id: SessionId) {
         if let Some(session) = self.map.remove(&id) {
-            self.by_activity.remove(&(session.last_active_ms, id));
-            self.by_deadline.remove(&(session.deadline_ms(), id));
+            let order = self.by_activity.get_mut(&session.ttl_ms).expect("as in the map");
+            order.remove(&(session.last_active_ms, id));
+            if order.is_empty() {
+                self.by_activity.remove(&session.ttl_ms);
+            }
             self.changed.push(id);
         }
     }
@@ -144,32 +152,24 @@ impl Sessions {
             return Admission::Refused(Refusal::WindowExceeded);
         }
         if session.last_active_ms != clock_ms {
-            self.by_activity.remove(&(session.last_active_ms, id));
-            self.by_deadline.remove(&(session.deadline_ms(), id));
+            let order = self.by_activity.get_mut(&session.ttl_ms).expect("as in the map");
+            order.remove(&(session.last_active_ms, id));
+            order.insert((clock_ms, id));
             Arc::make_mut(session).last_active_ms = clock_ms;
-            self.by_activity.insert((clock_ms, id));
-            self.by_deadline.insert((session.deadline_ms(), id));
         }
         self.changed.push(id);
         if session.lowest_unanswered != lowest {
             let session = Arc::make_mut(session);
             session.lowest_unanswered = lowest;
-            let heard = session.answers.partition_point(|(answered, _)| *answered < lowest);
-            session.answers.drain(..heard);
+            session.answers.forget_below(lowest);
         }
-        match session.answers.binary_search_by_key(&sequence, |(answered, _)| *answered) {
-            Ok(place) => Admission::Answered(session.answers[place].1),
-            Err(_) => Admission::Execute,
-        }
+        session.answers.get(sequence).map_or(Admission::Execute, Admission::Answered)
     }
 
     /// Keeps the outcome of a request that was just admitted for execution.
     pub(super) fn answer(&mut self, id: SessionId, sequence: u64, outcome: Outcome) {
         let session = self.map.get_mut(&id).expect("it was admitted");
-        let answers = &mut Arc::make_mut(session).answers;
-        let place = answers.partition_point(|(answered, _)| *answered < sequence);
-        assert!(answers.get(place).is_none_or(|(answered, _)| *answered != sequence), "once only");
-        answers.insert(place, (sequence, outcome));
+        Arc::make_mut(session).answers.insert(sequence, outcome);
     }
 
     /// Takes over a session from a snapshot or from disk, in ascending order of ids. `through` is the
@@ -189,8 +189,8 @@ impl Sessions {
     }
 
     fn insert(&mut self, id: SessionId, session: Arc<Session>) {
-        self.by_activity.insert((session.last_active_ms, id));
-        self.by_deadline.insert((session.deadline_ms(), id));
+        let order = self.by_activity.entry(session.ttl_ms).or_default();
+        order.insert((session.last_active_ms, id));
         self.map.insert(id, session);
     }
 
@@ -224,7 +224,7 @@ impl Session {
         out.put_u64_le(self.lowest_unanswered);
         let count = u32::try_from(self.answers.len()).expect("at most SESSION_WINDOW");
         out.put_u32_le(count);
-        for (sequence, outcome) in &self.answers {
+        for (sequence, outcome) in self.answers.iter() {
             let (tag, first, second) = match *outcome {
                 Ok(WriteAnswer { revision, changed, version }) => {
                     (if changed { CHANGED } else { UNCHANGED }, revision, version)
@@ -250,7 +250,7 @@ impl Session {
         if u64::from(count) > SESSION_WINDOW {
             return Err(DecodeError("a session has more answers than its window"));
         }
-        let mut answers = VecDeque::with_capacity(count as usize);
+        let mut answers = Answers::new();
         let mut last = None;
         for _ in 0..count {
             let (sequence, tag) = (reader.u64()?, reader.u8()?);
@@ -270,7 +270,7 @@ impl Session {
                 }
                 _ => return Err(DecodeError("unknown outcome in a session")),
             };
-            answers.push_back((sequence, outcome));
+            answers.insert(sequence, outcome);
         }
         Ok(Session { ttl_ms, last_active_ms, lowest_unanswered, answers })
     }
