@@ -11,8 +11,6 @@
 //! Probe sends one append and waits: the place where the logs agree is not known yet. Replicate
 //! sends ahead within the window. Snapshot sends nothing until the snapshot's fate is known.
 
-use std::time::Duration;
-
 use super::inflights::Inflights;
 use crate::types::{Index, Time};
 
@@ -40,13 +38,13 @@ pub(super) struct Progress {
     pub(super) acked_round: u64,
     /// The largest commit index sent with an append.
     pub(super) commit_sent: Index,
-    /// When the last probe left, or its connection broke.
-    pub(super) probed_at: Time,
+    /// A paused probe waits until then for its answer; afterwards the next sign of life brings another.
+    pub(super) probe_again_at: Time,
 }
 
 hash_of!(Progress {
     match_index, next_index, state, inflights, acked_round, commit_sent;
-    left out: last_heard, probed_at
+    left out: last_heard, probe_again_at
 });
 
 impl Progress {
@@ -59,7 +57,7 @@ impl Progress {
             last_heard: now,
             acked_round: 0,
             commit_sent: 0,
-            probed_at: now,
+            probe_again_at: now,
         }
     }
 
@@ -97,9 +95,9 @@ impl Progress {
     }
 
     /// The peer lives: probe again, unless the answer to the last probe may still be on its way.
-    pub(super) fn on_heartbeat_answer(&mut self, now: Time, probe_interval: Duration) {
+    pub(super) fn on_heartbeat_answer(&mut self, now: Time) {
         if let ProgressState::Probe { paused } = &mut self.state
-            && now.since(self.probed_at) >= probe_interval
+            && now >= self.probe_again_at
         {
             *paused = false;
         }

@@ -299,14 +299,14 @@ impl Raft {
     /// A snapshot was sent to a peer, through `sent`, or failed.
     pub fn on_snapshot_sent(&mut self, now: Time, peer: NodeId, sent: Option<Index>) {
         if let Role::Leader(leader) = &mut self.role {
-            leader.on_snapshot_sent(now, peer, sent);
+            leader.on_snapshot_sent(&self.common, now, peer, sent);
         }
     }
 
     /// The transport lost the connection to a peer.
     pub fn on_unreachable(&mut self, now: Time, peer: NodeId) {
         if let Role::Leader(leader) = &mut self.role {
-            leader.on_unreachable(now, peer);
+            leader.on_unreachable(&self.common, now, peer);
         }
     }
 

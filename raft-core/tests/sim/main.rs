@@ -87,8 +87,7 @@ fn fixed_seeds() {
     }
 }
 
-/// Seeds that nobody has tried, where they are asked for: `scripts/soak`. One finding of theirs is open, so they
-/// are not part of every run: seeds 1012012784633 and 183566491209, where a few entries are sent more than once.
+/// Seeds that nobody has tried, where they are asked for: `scripts/soak`, and a minute of them in CI.
 #[test]
 fn fresh_seeds() {
     let Some(seconds) = setting("SIM_SECONDS").filter(|seconds| *seconds > 0) else {

@@ -9,12 +9,21 @@ use crate::simulation::Simulation;
 #[derive(Clone, Debug, Default)]
 pub struct Resends {
     term: Term,
-    /// By index: sent in this term.
-    sent: Vec<bool>,
+    /// By index: when it was last sent in this term, on the leader's clock.
+    sent_at: Vec<Option<Time>>,
+    /// When there last was a reason, on that clock.
+    reason_at: Time,
     /// On the leader's clock; counts start anew after each election timeout.
     since: Time,
     appends: u64,
     reasons: u64,
+}
+
+/// Entries that a peer was sent again: after a reason or an election timeout, or earlier.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Repeated {
+    pub due: u64,
+    pub early: u64,
 }
 
 impl Simulation {
@@ -25,7 +34,10 @@ impl Simulation {
 
     /// Something happened at a leader after which it may send to a peer again.
     pub fn note_reason(&mut self, from: NodeId, to: NodeId) {
-        self.resends(from, to).reasons += 1;
+        let own_time = self.own_time(from);
+        let resends = self.resends(from, to);
+        resends.reasons += 1;
+        resends.reason_at = own_time;
     }
 
     pub fn check_resends(
@@ -35,7 +47,7 @@ impl Simulation {
         term: Term,
         first: Index,
         last: Index,
-    ) {
+    ) -> Repeated {
         let own_time = self.own_time(from);
         let config = self.plan.mix.config(from, 0);
         let resends = self.resends(from, to);
@@ -48,15 +60,21 @@ impl Simulation {
             (resends.since, resends.appends) = (own_time, 0);
         }
         let (first, end) = (first as usize, last as usize + 1);
-        if resends.sent.len() < end {
-            resends.sent.resize(end, false);
+        if resends.sent_at.len() < end {
+            resends.sent_at.resize(end, None);
         }
-        if resends.sent[first] {
+        let mut repeated = Repeated::default();
+        if resends.sent_at[first].is_some() {
             resends.appends += 1;
         }
-        resends.sent[first..end].fill(true);
-        // A reason brings a probe and, once that is answered, a window; without answers there is a
-        // probe in each heartbeat interval.
+        for sent_at in &mut resends.sent_at[first..end] {
+            if let Some(at) = sent_at.replace(own_time) {
+                let is_late = own_time.since(at) >= config.election_timeout;
+                let is_due = is_late || resends.reason_at >= at;
+                *if is_due { &mut repeated.due } else { &mut repeated.early } += 1;
+            }
+        }
+        // A reason brings a probe and, once that is answered, a window.
         let window = config.inflight_count_max as u64 + 2;
         let bound = (resends.reasons + 2) * window + 8;
         assert!(
@@ -65,5 +83,6 @@ impl Simulation {
             resends.appends,
             resends.reasons
         );
+        repeated
     }
 }

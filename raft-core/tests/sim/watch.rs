@@ -6,6 +6,7 @@ use raft_core::types::{Body, Index, Message, NodeId, Position, Time};
 
 use crate::coverage::What;
 use crate::node::{Node, View};
+use crate::resends::Repeated;
 use crate::simulation::Simulation;
 
 /// What leaders have sent, for bounds.
@@ -15,6 +16,7 @@ pub struct Sent {
     pub heartbeats: u64,
     pub appends: u64,
     pub entries: u64,
+    pub repeated: Repeated,
 }
 
 pub fn view(status: &Status) -> View {
@@ -315,7 +317,10 @@ impl Simulation {
                 self.sent.appends += 1;
                 self.sent.entries += entries.len() as u64;
                 if let (Some(first), Some(last)) = (entries.first(), entries.last()) {
-                    self.check_resends(id, to, message.term, first.index, last.index);
+                    let repeated =
+                        self.check_resends(id, to, message.term, first.index, last.index);
+                    self.sent.repeated.due += repeated.due;
+                    self.sent.repeated.early += repeated.early;
                 }
             }
             Body::Heartbeat { .. } => self.sent.heartbeats += 1,

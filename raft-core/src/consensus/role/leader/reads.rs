@@ -65,7 +65,7 @@ impl Leader {
         let Some(progress) = self.progress.get_mut(&from) else { return };
         // A number that was never sent is nonsense.
         progress.acked_round = progress.acked_round.max(round.min(self.round));
-        progress.on_heartbeat_answer(now, common.config.heartbeat_interval);
+        progress.on_heartbeat_answer(now);
         self.probe_if_silent(common, now, from);
         self.confirm_reads(common);
     }

@@ -52,7 +52,7 @@ impl Leader {
         };
         if probing {
             progress.state = ProgressState::Probe { paused: true };
-            progress.probed_at = now;
+            progress.probe_again_at = now + common.config.election_timeout;
         } else if let Some(last) = entries.last() {
             let bytes = entries.iter().map(Entry::size_bytes).sum();
             progress.inflights.push(last.index, bytes, now);
@@ -120,18 +120,31 @@ impl Leader {
         }
     }
 
-    /// The connection was lost, and with it probably what was sent ahead.
-    pub(in crate::consensus) fn on_unreachable(&mut self, now: Time, peer: NodeId) {
+    /// The connection was lost, and with it probably what was on its way.
+    pub(in crate::consensus) fn on_unreachable(
+        &mut self,
+        common: &Common,
+        now: Time,
+        peer: NodeId,
+    ) {
         let Some(progress) = self.progress.get_mut(&peer) else { return };
-        if progress.state == ProgressState::Replicate {
-            progress.become_probe(progress.match_index + 1, true);
-            progress.probed_at = now;
+        let soon = now + common.config.heartbeat_interval;
+        match progress.state {
+            ProgressState::Replicate => {
+                progress.become_probe(progress.match_index + 1, true);
+                progress.probe_again_at = soon;
+            }
+            ProgressState::Probe { .. } => {
+                progress.probe_again_at = progress.probe_again_at.min(soon);
+            }
+            ProgressState::Snapshot => {}
         }
     }
 
     /// A snapshot was sent in full, or not. Either way the peer says next what it has.
     pub(in crate::consensus) fn on_snapshot_sent(
         &mut self,
+        common: &Common,
         now: Time,
         peer: NodeId,
         sent: Option<Index>,
@@ -146,7 +159,7 @@ impl Leader {
             // Paused until the peer answers a heartbeat, so that a dead one is not sent to in a loop.
             None => {
                 progress.become_probe(match_index + 1, true);
-                progress.probed_at = now;
+                progress.probe_again_at = now + common.config.heartbeat_interval;
             }
         }
     }
