@@ -166,6 +166,9 @@ impl Lab {
             }
             self.check_sizes(&service);
             let calls = (book.call_count() - before) as u64;
+            // Far fewer than when all is well: a lost piece takes its connection with it, a half of just
+            // enough servers needs every vote, and all are off for a second. The worst lab, fifteen
+            // clients of seven servers, comes to 47 to 322 in sixty seeds.
             assert!(calls >= self.client_count, "only {calls} operations in {WORK:?}");
         }
         book.check();

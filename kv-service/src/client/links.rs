@@ -2,8 +2,8 @@
 //! believed to lead.
 //!
 //! A leader that dies is named by the others until they notice. Who believed them would wait for the
-//! dead one again; so a node that was waited for in vain is passed over for as long as that lasted,
-//! whoever names it. That is at most half of the time: it may live, and the others may be right.
+//! dead one again; so a node that was waited for in vain is passed over for as long as that lasted, but
+//! for [`PASSED_OVER_MAX`] at most, whoever names it. It may live, and the others may be right.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,6 +22,9 @@ use crate::stream::Connector;
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(700);
 /// Calls that come within this time of a failed attempt share its result.
 const FAILURE_SHARED_FOR: Duration = Duration::from_millis(30);
+/// Others have noticed by then that their leader is dead, and a node that was restarted is not missed for
+/// longer.
+const PASSED_OVER_MAX: Duration = Duration::from_millis(500);
 
 pub(super) struct Links {
     connector: Arc<dyn Connector>,
@@ -82,7 +85,7 @@ impl Links {
     /// The node was waited for in vain since then.
     pub(super) fn pass_over(&self, node: NodeId, since: Instant) {
         if let Some(link) = self.links.get(&node) {
-            let until = self.made_at.elapsed() + since.elapsed();
+            let until = self.made_at.elapsed() + since.elapsed().min(PASSED_OVER_MAX);
             link.passed_over_until_us.fetch_max(until.as_micros() as u64, Ordering::Relaxed);
         }
     }

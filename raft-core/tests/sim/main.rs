@@ -87,6 +87,24 @@ fn fixed_seeds() {
     }
 }
 
+/// Seeds that found something, and what. A change of what a seed draws makes other runs of them; what they found
+/// has a test of its own as well.
+const FINDINGS: [(u64, &str); 3] = [
+    (623820283681, "the refusal of an old vote request was taken for the answer to a newer one"),
+    (1012012784633, "entries were sent to a full log with each heartbeat"),
+    (183566491209, "entries were sent to a full log with each heartbeat"),
+];
+
+#[test]
+fn seeds_that_found_something() {
+    for (seed, finding) in FINDINGS {
+        let outcome = run_recording(Plan::draw(seed, SHORT));
+        if let Some(failure) = outcome.failure {
+            panic!("seed {seed} again ({finding}?): {} ({})", failure.message, failure.place);
+        }
+    }
+}
+
 /// Seeds that nobody has tried, where they are asked for: `scripts/soak`, and a minute of them in CI.
 #[test]
 fn fresh_seeds() {
