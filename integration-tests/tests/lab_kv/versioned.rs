@@ -151,11 +151,13 @@ fn locks(lab: Lab) {
                 })
             })
             .collect();
-        let mut count = 0;
+        let mut holders = 0;
         for working in working {
-            count += working.await.expect("locks are acquired and released");
+            let count = working.await.expect("locks are acquired and released");
+            holders += u64::from(count > 0);
         }
-        assert!(count > 0, "nobody got the lock");
+        // Nothing is fair about this lock, but it is not one client's.
+        assert!(2 * holders >= lab.client_count, "only {holders} of {} got it", lab.client_count);
         book.check();
     });
 }

@@ -66,6 +66,12 @@ impl Client {
         Self::with_chance(connector, deadline, name, Chance::from_seed(seed))
     }
 
+    /// The client of a node's own process.
+    pub(crate) fn of_node(connector: Arc<dyn Connector>, id: NodeId, seed: u64) -> Self {
+        let deadline = crate::config::default_deadline();
+        Self::with_chance(connector, deadline, format!("node {id}"), Chance::from_seed(seed))
+    }
+
     /// The name is for the nodes' logs.
     fn with_chance(
         connector: Arc<dyn Connector>,

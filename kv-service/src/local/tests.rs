@@ -100,3 +100,22 @@ async fn a_node_without_power_is_silent_until_it_is_back() {
     assert!(read(&mut client, 1).await.is_err(), "told by the next life");
     assert!(network.connect_as(7, 1).await.is_ok());
 }
+
+/// A node that starts again numbers its read attempts from another place: an answer to one of its earlier life
+/// must not confirm a read of this one.
+#[test]
+fn each_life_of_a_node_has_another_seed() {
+    let lives = |network_seed| {
+        let network = LocalNetwork::new(network_seed);
+        let join = |id| {
+            let (door, _clients) = mpsc::channel(1);
+            network.join(&ServerConfig::in_process(id, 1..=2), door).seed
+        };
+        [1, 1, 2, 1, 2].map(join)
+    };
+    let drawn = lives(1);
+    let different: BTreeSet<u64> = drawn.into_iter().collect();
+    assert_eq!(different.len(), drawn.len(), "{drawn:?}");
+    assert_eq!(drawn, lives(1), "the network's seed decides");
+    assert_ne!(drawn, lives(2));
+}

@@ -153,7 +153,7 @@ impl Server {
         });
         let own_id = shared.config.node_id;
         let connector = Arc::new(OwnNodeFirst { own_id, door, others: connector });
-        let client = Client::with_seed(connector, crate::config::default_deadline(), seed);
+        let client = Client::of_node(connector, own_id, seed);
         Ok(Self { shared, client })
     }
 
