@@ -8,23 +8,24 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use kv_service::config::{ClientConfig, NodeAddress, ServerConfig, TlsFiles};
+use kv_service::config::{ClientConfig, NodeAddress, ServerConfig};
 use kv_service::protocol::NodeStatus;
-use kv_service::tls::{DevCa, TlsConfig};
+use kv_service::tls::DevCa;
 use kv_service::units::ByteSize;
 use kv_service::{Client, ClientError};
 use raft_core::types::NodeId;
 use tempfile::TempDir;
 use tokio::sync::{Mutex, MutexGuard};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
-use super::network::Network;
-use super::node::{Node, PATIENCE};
+use super::layout::{addresses, write_tls};
+use super::machine::{Stopwatch, Took};
+use super::network::{CLIENTS, Network};
+use super::node::{Node, PATIENCE, files_below};
 
 pub const NODES: [NodeId; 3] = [1, 2, 3];
 /// Once a fault is over, a write has to succeed within this time.
@@ -43,20 +44,24 @@ pub struct Plan {
     pub max_raft_state: ByteSize,
     /// Where a node's data is, if not beside its configuration.
     pub data: BTreeMap<NodeId, PathBuf>,
+    /// Whether single writes and syncs are to fail, see [`super::preload`].
+    pub file_faults: bool,
     pub seed: u64,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { max_raft_state: ByteSize(256 << 10), data: BTreeMap::new(), seed: 0 }
+        let max_raft_state = ByteSize(256 << 10);
+        Self { max_raft_state, data: BTreeMap::new(), file_faults: false, seed: 0 }
     }
 }
 
 pub struct Cluster {
     pub network: Network,
     pub nodes: BTreeMap<NodeId, Node>,
-    client_config: ClientConfig,
-    /// For questions about status; opens no session.
+    /// Of each group of clients.
+    client_configs: BTreeMap<NodeId, ClientConfig>,
+    /// For questions about status, past all relays; opens no session.
     observer: Client,
     dir: TempDir,
     _turn: MutexGuard<'static, ()>,
@@ -95,20 +100,26 @@ impl Cluster {
             config.max_raft_state = plan.max_raft_state;
             let path = dir.path().join(format!("{name}.toml"));
             std::fs::write(&path, config.to_toml()).expect("it can be written");
-            nodes.insert(id, Node::new(id, path, data, dir.path().join(format!("{name}.log"))));
+            let mut node = Node::new(id, path, data, dir.path().join(format!("{name}.log")));
+            if plan.file_faults {
+                node.prepare_file_faults().expect("whoever wants them has asked");
+            }
+            nodes.insert(id, node);
         }
         let tls =
             write_tls(dir.path(), "client", &ca.issue_client("faults").expect("a certificate"));
-        let at = |id: NodeId| NodeAddress { id, address: addresses[&id].to_string() };
-        let client_config = ClientConfig {
+        let client_config = |at: &dyn Fn(NodeId) -> SocketAddr| ClientConfig {
             cluster_id: CLUSTER_ID.to_owned(),
-            deadline: RECOVERY,
-            tls,
-            nodes: NODES.map(at).into(),
+            // That it is fast enough is asked by `serves_within`.
+            deadline: PATIENCE,
+            tls: tls.clone(),
+            nodes: NODES.map(|id| NodeAddress { id, address: at(id).to_string() }).into(),
         };
-        let observer = Client::connect(&client_config).expect("a client");
+        let of_group = |group| (group, client_config(&|id| network.address(group, id)));
+        let client_configs = CLIENTS.map(of_group).into();
+        let observer = Client::connect(&client_config(&|id| addresses[&id])).expect("a client");
         let observer = observer.with_deadline(STATUS_DEADLINE);
-        Self { network, nodes, client_config, observer, dir, _turn: turn }
+        Self { network, nodes, client_configs, observer, dir, _turn: turn }
     }
 
     /// Where there is room for a test's own files.
@@ -118,12 +129,17 @@ impl Cluster {
 
     /// A new client, with a session and connections of its own.
     pub fn client(&self) -> Client {
-        Client::connect(&self.client_config).expect("a client")
+        self.client_of(CLIENTS[0])
     }
 
-    /// How to make clients, for those who do not have the cluster.
-    pub fn client_config(&self) -> ClientConfig {
-        self.client_config.clone()
+    /// One of a group of [`CLIENTS`].
+    pub fn client_of(&self, group: NodeId) -> Client {
+        Client::connect(&self.client_configs[&group]).expect("a client")
+    }
+
+    /// How to make clients of a group, for those who do not have the cluster.
+    pub fn client_config(&self, group: NodeId) -> ClientConfig {
+        self.client_configs[&group].clone()
     }
 
     pub fn node(&mut self, id: NodeId) -> &mut Node {
@@ -182,14 +198,20 @@ impl Cluster {
     ///
     /// # Panics
     /// If it does not; what the nodes say of themselves is told.
-    pub async fn serves_within(&self, time: Duration) -> Duration {
-        let before = Instant::now();
-        let written = self.client().with_deadline(time).put("probe", "").await;
-        let took = before.elapsed();
+    pub async fn serves_within(&self, time: Duration) -> Took {
+        let watch = Stopwatch::start(&self.pids());
+        let written = self.client().put("probe", "").await;
+        let took = watch.read(&self.pids());
         match written {
-            Ok(_) => took,
-            Err(error) => panic!("no write within {time:?}: {error}\n{}", self.describe().await),
+            Ok(_) if took.net <= time => took,
+            Ok(_) => panic!("a write took {took}\n{}", self.describe().await),
+            Err(error) => panic!("no write within {took}: {error}\n{}", self.describe().await),
         }
+    }
+
+    /// Of the nodes that run.
+    fn pids(&self) -> Vec<u32> {
+        self.nodes.values().filter_map(Node::pid_if_running).collect()
     }
 
     /// Every node has applied what the leader had committed when this was called.
@@ -202,6 +224,58 @@ impl Cluster {
             [one, two, three].iter().flatten().filter(|status| caught_up(status)).count() == 3
         })
         .await;
+    }
+
+    /// Waits until part of a snapshot from a peer has arrived at this node, and not yet all of it.
+    pub async fn receives_snapshot(&self, id: NodeId) {
+        let snapshots = self.nodes[&id].data.join("snapshots");
+        let is_long = |file: &PathBuf| file.metadata().is_ok_and(|file| file.len() > 64 << 10);
+        self.writes_until("a snapshot to be under way", || {
+            files_below(&snapshots, ".part").iter().any(is_long)
+        })
+        .await;
+    }
+
+    /// Waits until a node that was emptied has a snapshot.
+    pub async fn has_snapshot(&self, id: NodeId) {
+        let snapshots = self.nodes[&id].data.join("snapshots");
+        let is_there = || !files_below(&snapshots, ".snap").is_empty();
+        self.writes_until("a snapshot to have arrived", is_there).await;
+    }
+
+    /// Waits, and has the log grow meanwhile: tables are written by that, and the leader of a node that was
+    /// emptied sends a snapshot only when the log has left behind what the node had acknowledged.
+    pub async fn writes_until(&self, what: &str, mut holds: impl FnMut() -> bool) {
+        let client = self.client().with_deadline(RECOVERY);
+        let mut number = 0_u8;
+        eventually(what, async || {
+            number = number.wrapping_add(1);
+            // Its success is not what counts: the leader may be the one that fails.
+            let _ = client.put(format!("more/{}", number % 16), vec![number; 32 << 10]).await;
+            holds()
+        })
+        .await;
+    }
+
+    /// Takes away all that a node has, once the others do not need it: it has to be sent a snapshot
+    /// when it is started again.
+    ///
+    /// # Panics
+    /// If its directory cannot be removed.
+    pub async fn empty(&mut self, id: NodeId) {
+        self.node(id).kill_if_running().await;
+        // What is acknowledged from now on is at both of them; what was before, once this is over.
+        let [one, other] = self.peers_of(id);
+        eventually("the others to have everything", async || {
+            let (one, other) = tokio::join!(self.status(one), self.status(other));
+            one.zip(other).is_some_and(|(one, other)| {
+                let commit_index = one.commit_index.max(other.commit_index);
+                let leads = one.role == "leader" || other.role == "leader";
+                leads && one.last_applied.min(other.last_applied) >= commit_index
+            })
+        })
+        .await;
+        std::fs::remove_dir_all(&self.nodes[&id].data).expect("nobody uses it");
     }
 
     /// Everything is in order: all nodes run and none has panicked. Then stops them.
@@ -244,6 +318,15 @@ impl Cluster {
     }
 }
 
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.dir.disable_cleanup(true);
+            eprintln!("what the nodes said is kept in {}", self.dir.path().display());
+        }
+    }
+}
+
 /// Asks again and again: what another process does cannot be awaited.
 ///
 /// # Panics
@@ -261,40 +344,4 @@ pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 /// What is stored under the key; nothing counts as empty.
 pub async fn value(client: &Client, key: &str) -> Result<Vec<u8>, ClientError> {
     Ok(client.get(key.to_owned()).await?.map_or(Vec::new(), |record| record.value.into()))
-}
-
-fn write_tls(dir: &Path, name: &str, tls: &TlsConfig) -> TlsFiles {
-    let file = |ending: &str, content: &[u8]| {
-        let path = dir.join(format!("{name}.{ending}"));
-        std::fs::write(&path, content).expect("it can be written");
-        path
-    };
-    TlsFiles {
-        ca: file("ca.pem", &tls.ca_pem),
-        cert: file("pem", &tls.cert_pem),
-        key: file("key", &tls.key_pem),
-    }
-}
-
-/// An address of the loopback network that is this cluster's alone, where the system has more than
-/// one; so nobody takes the port of a node that is down for a moment.
-fn addresses() -> BTreeMap<NodeId, SocketAddr> {
-    static CLUSTER_COUNT: AtomicU8 = AtomicU8::new(0);
-    let number = CLUSTER_COUNT.fetch_add(1, Ordering::Relaxed);
-    let [.., high, low] = std::process::id().to_be_bytes();
-    let own = Ipv4Addr::new(127, high | 0x80, low, number % 250 + 1);
-    let free = |ip: Ipv4Addr, base: u16| {
-        NODES.iter().all(|id| UdpSocket::bind((ip, base + *id as u16)).is_ok())
-    };
-    let (ip, base) = if free(own, 7400) {
-        (own, 7400)
-    } else {
-        let start = 10_000 + (std::process::id() % 2000) as u16 * 10;
-        let base = (0..200).map(|step| start + step * 10);
-        (
-            Ipv4Addr::LOCALHOST,
-            base.into_iter().find(|base| free(Ipv4Addr::LOCALHOST, *base)).expect("free ports"),
-        )
-    };
-    NODES.map(|id| (id, SocketAddr::new(IpAddr::from(ip), base + id as u16))).into()
 }

@@ -1,4 +1,5 @@
-//! A disk for one node: an ext4 file system in a file, which can be full, freeze, and lose power.
+//! A disk for one node: an ext4 file system in a file, which can be full, freeze, lose power, and have less
+//! behind it than it promises.
 //!
 //! It needs the right to mount, so [`Disk::new`] may fail, and says why. Power is lost by the file
 //! system's own shutdown request, which drops what is not on the disk yet, as losing power does; it is
@@ -23,6 +24,8 @@ const FILLER: &str = "filler";
 pub struct Disk {
     root: TempDir,
     is_mounted: bool,
+    /// The image lies on a file system of its own.
+    is_thin: bool,
 }
 
 impl Disk {
@@ -31,10 +34,29 @@ impl Disk {
     /// # Errors
     /// This machine does not let us; why.
     pub fn new(mebibytes: u64) -> Result<Self, String> {
+        Self::make(mebibytes, None)
+    }
+
+    /// An empty disk that can keep only some of the bytes it has room for. Beyond them a write succeeds and
+    /// the sync fails; the one after it succeeds, and the bytes are gone.
+    ///
+    /// # Errors
+    /// This machine does not let us; why.
+    pub fn thin(mebibytes: u64, kept_mebibytes: u64) -> Result<Self, String> {
+        Self::make(mebibytes, Some(kept_mebibytes))
+    }
+
+    fn make(mebibytes: u64, kept_mebibytes: Option<u64>) -> Result<Self, String> {
         run("perl", &["-e", "1"])?;
         run("fsfreeze", &["--version"])?;
         let root = tempfile::tempdir().map_err(|error| error.to_string())?;
-        let mut disk = Self { root, is_mounted: false };
+        let mut disk = Self { root, is_mounted: false, is_thin: false };
+        std::fs::create_dir(disk.behind()).map_err(|error| error.to_string())?;
+        if let Some(kept) = kept_mebibytes {
+            let size = format!("size={kept}m");
+            run("mount", &["-t", "tmpfs", "-o", &size, "tmpfs", &text(&disk.behind())])?;
+            disk.is_thin = true;
+        }
         let image = disk.image();
         let file = OpenOptions::new().write(true).create_new(true).open(&image);
         let sized = file.and_then(|file| file.set_len(mebibytes << 20));
@@ -46,8 +68,13 @@ impl Disk {
         Ok(disk)
     }
 
+    /// Where the image lies.
+    fn behind(&self) -> PathBuf {
+        self.root.path().join("behind")
+    }
+
     fn image(&self) -> PathBuf {
-        self.root.path().join("image")
+        self.behind().join("image")
     }
 
     fn mounted(&self) -> PathBuf {
@@ -116,6 +143,33 @@ impl Disk {
         filler.sync_all().expect("what was written has its place");
     }
 
+    /// Writes files until what is behind a thin disk has so many bytes left.
+    ///
+    /// # Panics
+    /// If it never had as many.
+    pub fn exhaust_up_to(&self, left_bytes: u64) {
+        let path = self.mounted().join(FILLER);
+        let mut filler = std::fs::File::create(&path).expect("there is room for it");
+        let block = vec![0xAA; 64 << 10];
+        loop {
+            let behind = rustix::fs::statvfs(self.behind()).expect("it is mounted");
+            if behind.f_bfree * behind.f_frsize <= left_bytes {
+                return;
+            }
+            // A piece is behind the disk only once it is synced.
+            filler.write_all(&block).expect("there is room for it");
+            filler.sync_all().expect("there is room for it");
+        }
+    }
+
+    /// A thin disk has as much behind it as it promises.
+    ///
+    /// # Panics
+    /// If it is no thin one.
+    pub fn fill_in(&self) {
+        run("mount", &["-o", "remount,size=100%", &text(&self.behind())]).expect("it is thin");
+    }
+
     pub fn make_room(&self) {
         std::fs::remove_file(self.mounted().join(FILLER)).expect("it was filled");
     }
@@ -126,6 +180,9 @@ impl Drop for Disk {
         if self.is_mounted {
             // Lazily: in a failed test a node may still be there for a moment.
             let _ = run("umount", &["-l", &text(&self.mounted())]);
+        }
+        if self.is_thin {
+            let _ = run("umount", &["-l", &text(&self.behind())]);
         }
     }
 }
@@ -176,5 +233,26 @@ mod tests {
         assert_eq!(std::fs::read(disk.mounted().join("kept")).unwrap(), b"synced");
         let lost = std::fs::read(disk.mounted().join("lost")).unwrap_or_default();
         assert_eq!(lost, b"");
+    }
+
+    #[test]
+    fn a_thin_disk_fails_one_sync_and_keeps_what_was_synced_before() {
+        let mut disk = match Disk::thin(64, 16) {
+            Ok(disk) => disk,
+            Err(why) => return not_run("a disk that keeps less than it promises", &why),
+        };
+        let path = disk.mounted().join("kept");
+        let mut kept = std::fs::File::create(&path).unwrap();
+        kept.write_all(b"synced").unwrap();
+        kept.sync_all().unwrap();
+        disk.exhaust_up_to(1 << 20);
+        let mut lost = std::fs::File::create(disk.mounted().join("lost")).unwrap();
+        lost.write_all(&vec![1; 4 << 20]).unwrap();
+        assert!(lost.sync_data().is_err(), "there is nothing behind it");
+        assert!(lost.sync_data().is_ok(), "the kernel has told it once");
+        drop((kept, lost));
+        disk.fill_in();
+        disk.regain_power();
+        assert_eq!(std::fs::read(disk.mounted().join("kept")).unwrap(), b"synced");
     }
 }

@@ -1,7 +1,7 @@
-//! Faults of single system calls of a running node, made by `strace`.
+//! Faults of all system calls of a kind of a running node, made by `strace`. Single ones are made by
+//! [`super::preload`].
 
 use std::io::{BufRead, BufReader};
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -19,23 +19,12 @@ impl Injection {
     /// # Errors
     /// `strace` is not there, or may not; why.
     pub fn into_node(node: &Node, faults: &[&str]) -> Result<Self, String> {
-        Self::into_files(node, faults, &[])
-    }
-
-    /// As [`Injection::into_node`], where these files are concerned; without any, everywhere.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn into_files(node: &Node, faults: &[&str], files: &[PathBuf]) -> Result<Self, String> {
         let calls: Vec<&str> = faults.iter().filter_map(|fault| fault.split(':').next()).collect();
         let mut command = Command::new("strace");
         command.args(["-f", "-p", &node.pid().to_string(), "-o", "/dev/null"]);
         command.args(["-e", &format!("trace={}", calls.join(","))]);
         for fault in faults {
             command.args(["-e", &format!("inject={fault}")]);
-        }
-        for file in files {
-            command.arg("-P").arg(file);
         }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut tracer = command.spawn().map_err(|error| format!("`strace`: {error}"))?;

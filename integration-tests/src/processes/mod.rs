@@ -3,8 +3,11 @@
 //! ```text
 //!   workload   clients, and what they did, for the checker of histories
 //!   cluster    three processes (node), laid out like `kv dev`
-//!   network    links that lose, delay, repeat, reorder, narrow, and break in one direction
-//!   disk       a file system that fills up, freezes, loses power;   inject   system calls that fail
+//!   network    links that lose, delay, repeat, reorder, narrow, and break in one direction; those of the
+//!              clients too
+//!   disk       a file system that fills up, freezes, loses power
+//!   inject     system calls that fail or are slow;   preload   ones that fail once, or write too little
+//!   machine    what others had of it, which no time limit counts
 //!   means      what this machine does not offer is NOT RUN, and never passed
 //! ```
 //!
@@ -16,7 +19,10 @@ mod binary;
 pub mod cluster;
 pub mod disk;
 pub mod inject;
+mod layout;
+pub mod machine;
 pub mod means;
 pub mod network;
 pub mod node;
+pub mod preload;
 pub mod workload;

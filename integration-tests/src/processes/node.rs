@@ -13,6 +13,7 @@ use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::timeout;
 
 use super::binary::kv;
+use super::preload::Preload;
 
 /// For whatever has to happen, on a machine that is busy with other things as well.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -22,6 +23,7 @@ pub struct Node {
     pub data: PathBuf,
     config: PathBuf,
     log: PathBuf,
+    preload: Option<Preload>,
     process: Option<Child>,
     /// Open as long as the node is to run.
     lifeline: Option<ChildStdin>,
@@ -31,7 +33,32 @@ pub struct Node {
 
 impl Node {
     pub(super) fn new(id: NodeId, config: PathBuf, data: PathBuf, log: PathBuf) -> Self {
-        Self { id, data, config, log, process: None, lifeline: None, log_before: 0 }
+        let (preload, process, lifeline) = (None, None, None);
+        Self { id, data, config, log, preload, process, lifeline, log_before: 0 }
+    }
+
+    /// Whenever it is started from now on, single writes and syncs of it can be made to fail.
+    ///
+    /// # Errors
+    /// This machine has no means for that; why.
+    pub fn prepare_file_faults(&mut self) -> Result<(), String> {
+        self.preload = Some(Preload::new(self.log.with_extension("fault"))?);
+        Ok(())
+    }
+
+    /// # Panics
+    /// If [`Node::prepare_file_faults`] was not called.
+    pub fn preload(&self) -> &Preload {
+        self.file_faults().expect("it was prepared")
+    }
+
+    pub fn file_faults(&self) -> Option<&Preload> {
+        self.preload.as_ref()
+    }
+
+    /// Where what it says is.
+    pub fn log_path(&self) -> &Path {
+        &self.log
     }
 
     /// # Panics
@@ -47,6 +74,7 @@ impl Node {
             .env("KV_LOG", "info,raft_storage=debug")
             .env("RUST_BACKTRACE", "1")
             .kill_on_drop(true);
+        command.envs(self.preload.iter().flat_map(Preload::environment));
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
         let mut process = command.spawn().expect("`kv` can be started");
         // Apart, because waiting for a process closes its input.
@@ -63,6 +91,10 @@ impl Node {
     pub fn pid(&self) -> u32 {
         let process = self.process.as_ref().expect("the node runs");
         process.id().expect("nobody has waited for it")
+    }
+
+    pub(super) fn pid_if_running(&self) -> Option<u32> {
+        self.process.as_ref().and_then(Child::id)
     }
 
     /// # Panics
@@ -86,8 +118,11 @@ impl Node {
         self.ended().await;
     }
 
-    /// As [`Node::kill`], also if it has just ended of itself.
+    /// As [`Node::kill`], also if it has ended of itself or was not started.
     pub async fn kill_if_running(&mut self) {
+        if !self.is_started() {
+            return;
+        }
         if self.has_ended().is_none() {
             self.signal(Signal::KILL);
         }

@@ -23,6 +23,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::cluster::{Cluster, eventually};
+use super::network::CLIENTS;
 use crate::linearizability::{Call, History, Request, STEPS_PER_KEY, Verdict, check};
 
 const WORKER_COUNT: u64 = 5;
@@ -65,7 +66,8 @@ impl Workload {
             acknowledged_count: Arc::default(),
         };
         for number in 0..WORKER_COUNT {
-            let config = cluster.client_config();
+            let group = CLIENTS[number as usize % CLIENTS.len()];
+            let config = cluster.client_config(group);
             let worker = Worker {
                 client: Client::connect(&config).expect("a client"),
                 config,

@@ -36,10 +36,7 @@ async fn a_directory_that_is_copied_moved_or_put_back_is_refused() {
 
     // Another node's.
     fs::remove_dir_all(&data).unwrap();
-    fs::create_dir(&data).unwrap();
-    for name in ["identity", "lock", "place", "reset-key"] {
-        copy(&cluster.nodes[&other].data.join(name), &data.join(name));
-    }
+    copy_identity(&cluster.nodes[&other].data, &data);
     cluster.node(victim).start();
     let said = cluster.node(victim).gives_up().await;
     assert!(said.contains(&format!("belongs to node {other}")), "{said}");
@@ -93,7 +90,7 @@ async fn a_flipped_byte_of_the_log_is_refused_and_not_taken_for_its_end() {
     let leader = cluster.leader().await;
     for victim in cluster.peers_of(leader) {
         cluster.node(victim).kill().await;
-        let (file, place) = find(cluster.nodes[&victim].log_files(".log"));
+        let (file, place) = find(cluster.nodes[&victim].log_files(".log"), NEEDLE);
         flip(&file, place);
         cluster.node(victim).start();
         let said = cluster.node(victim).gives_up().await;
@@ -118,7 +115,8 @@ async fn a_flipped_byte_of_the_state_is_never_served() {
     cluster.converges().await;
     let damaged = cluster.leader().await;
     cluster.kill_all().await;
-    let (file, place) = find(files_below(&cluster.nodes[&damaged].data.join("state"), ".sst"));
+    let (file, place) =
+        find(files_below(&cluster.nodes[&damaged].data.join("state"), ".sst"), NEEDLE);
     flip(&file, place);
     cluster.start_all();
     cluster.serves_within(RECOVERY).await;
@@ -156,23 +154,31 @@ async fn write(client: &Client, name: &str, count: u32) {
 
 /// Where the needle is, in the newest of the files that have it.
 #[track_caller]
-fn find(files: Vec<PathBuf>) -> (PathBuf, usize) {
+pub(crate) fn find(files: Vec<PathBuf>, needle: &str) -> (PathBuf, usize) {
     for path in files.iter().rev() {
         let bytes = fs::read(path).unwrap();
-        let place = bytes.windows(NEEDLE.len()).position(|window| window == NEEDLE.as_bytes());
+        let place = bytes.windows(needle.len()).position(|window| window == needle.as_bytes());
         if let Some(place) = place {
-            return (path.clone(), place + NEEDLE.len() / 2);
+            return (path.clone(), place + needle.len() / 2);
         }
     }
     panic!("the needle is in none of {files:?}");
 }
 
-fn flip(file: &Path, place: usize) {
+pub(crate) fn flip(file: &Path, place: usize) {
     let mut bytes = fs::read(file).unwrap();
     bytes[place] ^= 0x10;
     fs::write(file, bytes).unwrap();
 }
 
-fn copy(from: &Path, to: &Path) {
+/// What a directory is known by.
+pub(crate) fn copy_identity(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for name in ["identity", "lock", "place", "reset-key"] {
+        copy(&from.join(name), &to.join(name));
+    }
+}
+
+pub(crate) fn copy(from: &Path, to: &Path) {
     run("cp", &["-a", from.to_str().unwrap(), to.to_str().unwrap()]).unwrap();
 }

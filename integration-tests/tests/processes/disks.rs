@@ -1,14 +1,12 @@
 //! Disks that fail, fill up, are slow, freeze and lose power, below a real RocksDB.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use integration_tests::processes::cluster::{Cluster, NODES, Plan, RECOVERY};
 use integration_tests::processes::disk::Disk;
 use integration_tests::processes::inject::Injection;
 use integration_tests::processes::means::not_run;
-use integration_tests::processes::node::Node;
 use integration_tests::processes::workload::Workload;
 use kv_service::units::ByteSize;
 use raft_core::types::NodeId;
@@ -31,20 +29,14 @@ pub(crate) fn says_what_to_do(said: &str, cause: &str) {
 }
 
 /// Of a cluster with a node that fails, the others go on; and it comes back when it is started.
-async fn fails_and_returns(
-    what: &str,
-    faults: &[&str],
-    files: impl Fn(&Node) -> Vec<PathBuf>,
-    cause: &str,
-) {
+async fn fails_and_returns(what: &str, faults: &[&str], cause: &str) {
     let mut cluster = Cluster::start(Plan::default()).await;
     for leads in [true, false] {
         let leader = cluster.leader().await;
         let victim = if leads { leader } else { cluster.peers_of(leader)[0] };
         let load = Workload::start(&cluster, &format!("{what} {leads}"), u64::from(leads));
         load.advances_by(20).await;
-        let node = cluster.node(victim);
-        let injection = match Injection::into_files(node, faults, &files(node)) {
+        let injection = match Injection::into_node(cluster.node(victim), faults) {
             Ok(injection) => injection,
             Err(why) => return not_run(what, &why),
         };
@@ -64,15 +56,7 @@ async fn fails_and_returns(
 async fn a_sync_that_fails_stops_the_node() {
     // Whatever is synced: log, tables, snapshots, names.
     let faults = ["fdatasync:error=EIO", "fsync:error=EIO", "sync_file_range:error=EIO"];
-    fails_and_returns("a failing sync", &faults, |_| Vec::new(), "Input/output error").await;
-}
-
-/// One write to the log finds no room, the next ones would: nothing may be written that builds on it.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_write_that_finds_no_room_stops_the_node() {
-    let faults = ["write:error=ENOSPC:when=5", "pwrite64:error=ENOSPC:when=5"];
-    let files = |node: &Node| node.log_files(".log");
-    fails_and_returns("a write without room", &faults, files, "No space left").await;
+    fails_and_returns("a failing sync", &faults, "Input/output error").await;
 }
 
 const FULL_DISK_MEBIBYTES: u64 = 192;

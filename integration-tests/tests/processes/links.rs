@@ -5,8 +5,6 @@ use std::time::Duration;
 use integration_tests::processes::cluster::{Cluster, Plan, RECOVERY, eventually};
 use integration_tests::processes::network::Conditions;
 use integration_tests::processes::workload::Workload;
-use kv_service::Client;
-use raft_core::types::NodeId;
 use tokio::time::sleep;
 
 /// A leader that is reached by a quorum stays, though the third node does not hear it.
@@ -70,74 +68,4 @@ async fn a_link_of_one_way_deposes_a_leader_and_a_follower_disturbs_nobody() {
     let status = cluster.status(leader).await.unwrap();
     assert_eq!((status.role.as_str(), status.term), ("leader", term), "it was disturbed");
     cluster.finish().await;
-}
-
-/// Enough that its transfer takes seconds.
-const STATE_KEYS: u32 = 96;
-const STATE_VALUE_BYTES: usize = 16 << 10;
-const NARROW_BYTES_PER_SECOND: u64 = 500_000;
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_snapshot_over_a_narrow_and_lossy_link_holds_up_nobody() {
-    let mut cluster = Cluster::start(Plan::default()).await;
-    let leader = cluster.leader().await;
-    let [lagging, _] = cluster.peers_of(leader);
-    cluster.node(lagging).kill().await;
-    fill(&cluster.client()).await;
-    let compacted = async || cluster.status(leader).await.is_some_and(|s| s.snapshot_index > 50);
-    eventually("the log to be compacted", compacted).await;
-
-    let narrow = Conditions {
-        bytes_per_second: Some(NARROW_BYTES_PER_SECOND),
-        loss: 0.02,
-        ..Conditions::default()
-    };
-    cluster.network.set_both(leader, lagging, &narrow);
-    let term = cluster.status(leader).await.unwrap().term;
-    let load = Workload::start(&cluster, "narrow", 3);
-    cluster.node(lagging).start();
-    receiving(&cluster, lagging).await;
-    // What it has of the snapshot survives this.
-    cluster.node(lagging).kill().await;
-    cluster.node(lagging).start();
-    receiving(&cluster, lagging).await;
-    load.advances_by(100).await;
-    let status = cluster.status(leader).await.unwrap();
-    assert_eq!((status.role.as_str(), status.term), ("leader", term), "heartbeats were held up");
-    cluster.converges().await;
-    load.advances_by(20).await;
-    load.stop().await.check(&cluster.client()).await.unwrap();
-    cluster.network.heal();
-    // What it received is whole: it can lead.
-    cluster.node(leader).kill().await;
-    cluster.serves_within(RECOVERY).await;
-    cluster.node(leader).start();
-    cluster.converges().await;
-    let client = cluster.client();
-    for number in 0..STATE_KEYS {
-        let record = client.get(format!("state/{number}")).await.unwrap().unwrap();
-        assert_eq!(record.value, vec![number as u8; STATE_VALUE_BYTES]);
-    }
-    cluster.finish().await;
-}
-
-async fn fill(client: &Client) {
-    for number in 0..STATE_KEYS {
-        client.put(format!("state/{number}"), vec![number as u8; STATE_VALUE_BYTES]).await.unwrap();
-    }
-}
-
-/// Waits until part of a snapshot has arrived.
-async fn receiving(cluster: &Cluster, id: NodeId) {
-    let snapshots = cluster.nodes[&id].data.join("snapshots");
-    eventually("a snapshot to be under way", async || {
-        let files = std::fs::read_dir(&snapshots).into_iter().flatten().flatten();
-        let part = |file: std::fs::DirEntry| {
-            let name = file.file_name().into_string().unwrap_or_default();
-            let length = file.metadata().map_or(0, |file| file.len());
-            name.ends_with(".part") && length > 64 << 10
-        };
-        files.into_iter().any(part)
-    })
-    .await;
 }

@@ -4,7 +4,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod clients;
 mod directories;
 mod disks;
+mod files;
 mod links;
 mod rounds;
+mod snapshots;

@@ -1,0 +1,48 @@
+//! Where a cluster's nodes listen, and the files that they and the clients know each other by.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::Path;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use kv_service::config::TlsFiles;
+use kv_service::tls::TlsConfig;
+use raft_core::types::NodeId;
+
+use super::cluster::NODES;
+
+pub(super) fn write_tls(dir: &Path, name: &str, tls: &TlsConfig) -> TlsFiles {
+    let file = |ending: &str, content: &[u8]| {
+        let path = dir.join(format!("{name}.{ending}"));
+        std::fs::write(&path, content).expect("it can be written");
+        path
+    };
+    TlsFiles {
+        ca: file("ca.pem", &tls.ca_pem),
+        cert: file("pem", &tls.cert_pem),
+        key: file("key", &tls.key_pem),
+    }
+}
+
+/// An address of the loopback network that is this cluster's alone, where the system has more than
+/// one; so nobody takes the port of a node that is down for a moment.
+pub(super) fn addresses() -> BTreeMap<NodeId, SocketAddr> {
+    static CLUSTER_COUNT: AtomicU8 = AtomicU8::new(0);
+    let number = CLUSTER_COUNT.fetch_add(1, Ordering::Relaxed);
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let own = Ipv4Addr::new(127, high | 0x80, low, number % 250 + 1);
+    let free = |ip: Ipv4Addr, base: u16| {
+        NODES.iter().all(|id| UdpSocket::bind((ip, base + *id as u16)).is_ok())
+    };
+    let (ip, base) = if free(own, 7400) {
+        (own, 7400)
+    } else {
+        let start = 10_000 + (std::process::id() % 2000) as u16 * 10;
+        let base = (0..200).map(|step| start + step * 10);
+        (
+            Ipv4Addr::LOCALHOST,
+            base.into_iter().find(|base| free(Ipv4Addr::LOCALHOST, *base)).expect("free ports"),
+        )
+    };
+    NODES.map(|id| (id, SocketAddr::new(IpAddr::from(ip), base + id as u16))).into()
+}

@@ -1,0 +1,50 @@
+//! Clients that do not reach the leader, which is in touch with its peers.
+
+use integration_tests::processes::network::{CLIENTS, Conditions};
+use integration_tests::processes::workload::Workload;
+use raft_core::types::NodeId;
+
+use super::{Run, WRITES_MIN};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Fault {
+    AllCutOffFromLeader,
+    /// The others go on.
+    SomeCutOffFromLeader,
+    /// What is asked of the leader arrives, what it answers does not.
+    AnswersOfLeaderLost,
+}
+
+impl Fault {
+    pub(super) const ALL: [Fault; 3] =
+        [Fault::AllCutOffFromLeader, Fault::SomeCutOffFromLeader, Fault::AnswersOfLeaderLost];
+}
+
+impl Run {
+    pub(super) async fn inflict_on_clients(
+        &mut self,
+        fault: Fault,
+        leader: NodeId,
+        load: &Workload,
+    ) {
+        let cut = Conditions::cut();
+        let network = &self.cluster.network;
+        let lost_before = network.lost_count();
+        match fault {
+            Fault::AllCutOffFromLeader => {
+                CLIENTS.into_iter().for_each(|group| network.set_both(group, leader, &cut));
+            }
+            Fault::SomeCutOffFromLeader => network.set_both(CLIENTS[1], leader, &cut),
+            Fault::AnswersOfLeaderLost => {
+                CLIENTS.into_iter().for_each(|group| network.set(leader, group, cut.clone()));
+            }
+        }
+        self.last(500..5_000).await;
+        if fault == Fault::SomeCutOffFromLeader {
+            load.advances_by(WRITES_MIN).await;
+        }
+        self.cluster.network.heal();
+        let lost = self.cluster.network.lost_count() - lost_before;
+        assert!(lost > 0, "{fault:?} has hit nothing");
+    }
+}

@@ -1,0 +1,162 @@
+//! What people and decay do to the directory of a node that is stopped.
+
+use std::fs;
+use std::path::PathBuf;
+
+use integration_tests::processes::cluster::{Cluster, eventually};
+use integration_tests::processes::node::files_below;
+use integration_tests::processes::workload::Workload;
+use raft_core::types::NodeId;
+use rand::Rng;
+
+use super::{Run, WRITES_MIN};
+use crate::directories::{copy, copy_identity, find, flip};
+use crate::disks::says_what_to_do;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Fault {
+    Wiped,
+    /// Put back from a copy that is older than what was acknowledged since.
+    OlderCopy,
+    OfAnotherNode,
+    LogByteFlipped,
+    SnapshotByteFlipped,
+}
+
+impl Fault {
+    pub(super) const ALL: [Fault; 5] = [
+        Fault::Wiped,
+        Fault::OlderCopy,
+        Fault::OfAnotherNode,
+        Fault::LogByteFlipped,
+        Fault::SnapshotByteFlipped,
+    ];
+}
+
+impl Run {
+    pub(super) async fn inflict_on_directory(
+        &mut self,
+        fault: Fault,
+        leader: NodeId,
+        load: &Workload,
+    ) {
+        let victim = self.follower(leader);
+        match fault {
+            Fault::Wiped => self.wipe(victim).await,
+            Fault::OlderCopy => put_back_an_older_copy(&mut self.cluster, victim, load).await,
+            Fault::OfAnotherNode => give_that_of_another(&mut self.cluster, victim).await,
+            Fault::LogByteFlipped => self.flip_byte_of_log(victim, load).await,
+            Fault::SnapshotByteFlipped => self.flip_byte_of_snapshot(victim).await,
+        }
+    }
+
+    async fn wipe(&mut self, victim: NodeId) {
+        self.cluster.empty(victim).await;
+        self.last(0..500).await;
+        self.cluster.node(victim).start();
+        self.cluster.has_snapshot(victim).await;
+        self.cluster.converges().await;
+    }
+
+    async fn flip_byte_of_log(&mut self, victim: NodeId, load: &Workload) {
+        let (file, place) = self.stop_with_needle_in_log(victim, load).await;
+        flip(&file, place);
+        self.cluster.node(victim).start();
+        says_what_to_do(&self.cluster.node(victim).gives_up().await, "damage");
+        // What is refused is not altered: with the byte as it was, all is well.
+        flip(&file, place);
+        self.cluster.node(victim).start();
+    }
+
+    /// Kills a node that has something in the file that its log is written to, and more behind it. In
+    /// another file it would be nothing: what is in a table is not read from there again.
+    async fn stop_with_needle_in_log(
+        &mut self,
+        victim: NodeId,
+        load: &Workload,
+    ) -> (PathBuf, usize) {
+        loop {
+            // Until then it may go on to another file at any time.
+            let node = &self.cluster.nodes[&victim];
+            eventually("the log's files", async || node.said().contains("ready for reuse")).await;
+            // Found nowhere else: earlier ones may lie behind the end of a file that is used again.
+            let mut half = || format!("{:032x}", self.chance.random::<u128>());
+            let needle = half() + &half();
+            self.cluster.client().put("needle", needle.clone()).await.unwrap();
+            // What follows it makes it the middle of the log, and no torn end.
+            load.advances_by(WRITES_MIN).await;
+            self.cluster.converges().await;
+            self.cluster.node(victim).kill().await;
+            let files = self.cluster.nodes[&victim].log_files(".log");
+            let newest = files.last().cloned();
+            let found = find(files, &needle);
+            if newest.as_ref() == Some(&found.0) {
+                return found;
+            }
+            // It has gone on to another file just now.
+            self.cluster.node(victim).start();
+        }
+    }
+
+    /// Anywhere in it. It is noticed at the start, or when somebody needs it, or nobody ever does.
+    async fn flip_byte_of_snapshot(&mut self, victim: NodeId) {
+        self.cluster.empty(victim).await;
+        self.cluster.node(victim).start();
+        self.cluster.has_snapshot(victim).await;
+        self.cluster.converges().await;
+        self.cluster.node(victim).kill().await;
+        let files = files_below(&self.cluster.nodes[&victim].data.join("snapshots"), ".snap");
+        let file = files.last().expect("it was sent one");
+        // Its header more often than by its size.
+        let length = file.metadata().unwrap().len() as usize;
+        let length = if self.chance.random_bool(0.3) { 64 } else { length };
+        let place = self.chance.random_range(0..length);
+        flip(file, place);
+        self.cluster.node(victim).start();
+        let mut has_ended = false;
+        eventually("the node to serve or to give up", async || {
+            has_ended = self.cluster.node(victim).has_ended().is_some();
+            has_ended || self.cluster.status(victim).await.is_some()
+        })
+        .await;
+        if has_ended {
+            says_what_to_do(&self.cluster.node(victim).gives_up().await, "damage");
+            flip(file, place);
+            self.cluster.node(victim).start();
+        }
+    }
+}
+
+async fn put_back_an_older_copy(cluster: &mut Cluster, victim: NodeId, load: &Workload) {
+    assert!(cluster.node(victim).stop().await.success());
+    let data = cluster.nodes[&victim].data.clone();
+    let (backup, aside) = (cluster.dir().join("backup"), data.with_extension("aside"));
+    copy(&data, &backup);
+    cluster.node(victim).start();
+    load.advances_by(WRITES_MIN).await;
+    cluster.converges().await;
+    cluster.node(victim).kill().await;
+    fs::rename(&data, &aside).unwrap();
+    copy(&backup, &data);
+    cluster.node(victim).start();
+    says_what_to_do(&cluster.node(victim).gives_up().await, "copy");
+    fs::remove_dir_all(&data).unwrap();
+    fs::rename(&aside, &data).unwrap();
+    fs::remove_dir_all(&backup).unwrap();
+    cluster.node(victim).start();
+}
+
+async fn give_that_of_another(cluster: &mut Cluster, victim: NodeId) {
+    let [other, _] = cluster.peers_of(victim);
+    cluster.node(victim).kill().await;
+    let data = cluster.nodes[&victim].data.clone();
+    let aside = data.with_extension("aside");
+    fs::rename(&data, &aside).unwrap();
+    copy_identity(&cluster.nodes[&other].data, &data);
+    cluster.node(victim).start();
+    let said = cluster.node(victim).gives_up().await;
+    assert!(said.contains(&format!("belongs to node {other}")), "{said}");
+    fs::remove_dir_all(&data).unwrap();
+    fs::rename(&aside, &data).unwrap();
+    cluster.node(victim).start();
+}

@@ -1,0 +1,213 @@
+//! Snapshots that are sent over bad links, find no room, and are damaged on the disk.
+
+use std::fs;
+use std::path::PathBuf;
+
+use integration_tests::processes::cluster::{Cluster, NODES, Plan, RECOVERY, eventually};
+use integration_tests::processes::means::not_run;
+use integration_tests::processes::network::Conditions;
+use integration_tests::processes::node::files_below;
+use integration_tests::processes::preload::{FileFault, Preload};
+use integration_tests::processes::workload::Workload;
+use kv_service::Client;
+use raft_core::types::NodeId;
+
+use super::directories::flip;
+use super::disks::says_what_to_do;
+
+/// Enough that its transfer takes seconds over a narrow link.
+const STATE_KEYS: u32 = 96;
+const STATE_VALUE_BYTES: usize = 16 << 10;
+const NARROW_BYTES_PER_SECOND: u64 = 500_000;
+
+async fn fill(client: &Client) {
+    for number in 0..STATE_KEYS {
+        client.put(format!("state/{number}"), vec![number as u8; STATE_VALUE_BYTES]).await.unwrap();
+    }
+}
+
+async fn is_whole(client: &Client) {
+    for number in 0..STATE_KEYS {
+        let record = client.get(format!("state/{number}")).await.unwrap().unwrap();
+        assert_eq!(record.value, vec![number as u8; STATE_VALUE_BYTES]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_over_a_narrow_link_holds_up_nobody() {
+    let narrow = Conditions { loss: 0.02, ..Conditions::narrow(NARROW_BYTES_PER_SECOND) };
+    is_sent_over(narrow, "narrow").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_over_a_link_that_loses_a_fifth_holds_up_nobody() {
+    // Not as fast as the machine, or it is over before it has been interrupted.
+    let lossy = Conditions { loss: 0.2, ..Conditions::narrow(2 * NARROW_BYTES_PER_SECOND) };
+    is_sent_over(lossy, "lossy").await;
+}
+
+async fn is_sent_over(conditions: Conditions, name: &str) {
+    let mut cluster = Cluster::start(Plan::default()).await;
+    let leader = cluster.leader().await;
+    let [lagging, _] = cluster.peers_of(leader);
+    cluster.node(lagging).kill().await;
+    fill(&cluster.client()).await;
+    let compacted = async || cluster.status(leader).await.is_some_and(|s| s.snapshot_index > 50);
+    eventually("the log to be compacted", compacted).await;
+
+    cluster.network.set_both(leader, lagging, &conditions);
+    let term = cluster.status(leader).await.unwrap().term;
+    let load = Workload::start(&cluster, name, 3);
+    cluster.node(lagging).start();
+    cluster.receives_snapshot(lagging).await;
+    // What it has of the snapshot survives this.
+    cluster.node(lagging).kill().await;
+    cluster.node(lagging).start();
+    cluster.receives_snapshot(lagging).await;
+    load.advances_by(100).await;
+    let status = cluster.status(leader).await.unwrap();
+    assert_eq!((status.role.as_str(), status.term), ("leader", term), "heartbeats were held up");
+    cluster.converges().await;
+    assert!(cluster.network.traffic(leader, lagging).lost_count > 0);
+    load.advances_by(20).await;
+    load.stop().await.check(&cluster.client()).await.unwrap();
+    cluster.network.heal();
+    // What it received is whole: it can lead.
+    cluster.node(leader).kill().await;
+    cluster.serves_within(RECOVERY).await;
+    cluster.node(leader).start();
+    cluster.converges().await;
+    is_whole(&cluster.client()).await;
+    cluster.finish().await;
+}
+
+/// The first bytes of a snapshot find no room, then others in its middle.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_that_finds_no_room_stops_the_node_until_there_is_some() {
+    if let Err(why) = Preload::new(PathBuf::new()) {
+        return not_run("a snapshot without room", &why);
+    }
+    let mut cluster = Cluster::start(Plan { file_faults: true, ..Plan::default() }).await;
+    fill(&cluster.client()).await;
+    let load = Workload::start(&cluster, "no room", 8);
+    load.advances_by(20).await;
+    let leader = cluster.leader().await;
+    let [victim, _] = cluster.peers_of(leader);
+    cluster.empty(victim).await;
+    cluster.network.set_both(leader, victim, &Conditions::narrow(NARROW_BYTES_PER_SECOND));
+    let hits = cluster.node(victim).preload().hit_count();
+    for is_begun in [false, true] {
+        let preload = cluster.node(victim).preload().clone();
+        if is_begun {
+            cluster.node(victim).start();
+            cluster.receives_snapshot(victim).await;
+            preload.set(FileFault::NoRoomOnce, ".part");
+        } else {
+            preload.set(FileFault::NoRoomOnce, ".part");
+            cluster.node(victim).start();
+            cluster.writes_until("a snapshot to come", || preload.hit_count() > hits).await;
+        }
+        says_what_to_do(&cluster.node(victim).gives_up().await, "No space left");
+        cluster.serves_within(RECOVERY).await;
+        load.advances_by(20).await;
+    }
+    cluster.start_all();
+    cluster.converges().await;
+    load.stop().await.check(&cluster.client()).await.unwrap();
+    cluster.network.heal();
+    cluster.node(leader).kill().await;
+    cluster.serves_within(RECOVERY).await;
+    is_whole(&cluster.client()).await;
+    cluster.start_all();
+    cluster.converges().await;
+    cluster.finish().await;
+}
+
+/// The newest whole snapshot of a node, and a place in the middle of what it is of.
+fn snapshot_of(cluster: &Cluster, id: NodeId) -> (PathBuf, usize) {
+    let files = files_below(&cluster.nodes[&id].data.join("snapshots"), ".snap");
+    let file = files.last().expect("it has one").clone();
+    let length = file.metadata().unwrap().len();
+    assert!(length > u64::from(STATE_KEYS) * STATE_VALUE_BYTES as u64, "{length} bytes");
+    (file, length as usize / 2)
+}
+
+/// A cluster, and two of its nodes that have a snapshot on their disks: who was sent it, and who sent it.
+async fn with_snapshots() -> (Cluster, NodeId, NodeId) {
+    let mut cluster = Cluster::start(Plan::default()).await;
+    fill(&cluster.client()).await;
+    let leader = cluster.leader().await;
+    let [receiver, _] = cluster.peers_of(leader);
+    cluster.empty(receiver).await;
+    cluster.node(receiver).start();
+    cluster.has_snapshot(receiver).await;
+    cluster.converges().await;
+    let sender = cluster
+        .peers_of(receiver)
+        .into_iter()
+        .find(|id| !files_below(&cluster.nodes[id].data.join("snapshots"), ".snap").is_empty());
+    let sender = sender.expect("who sent it has it");
+    (cluster, receiver, sender)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_is_not_restored_from_a_damaged_snapshot() {
+    let (mut cluster, victim, _) = with_snapshots().await;
+    assert!(cluster.node(victim).stop().await.success());
+    // Its snapshot is all that it has.
+    let state = cluster.nodes[&victim].data.join("state");
+    fs::remove_dir_all(&state).unwrap();
+    let (file, place) = snapshot_of(&cluster, victim);
+    // In its first bytes, in what it is of, and in its last byte.
+    let end = file.metadata().unwrap().len() as usize - 1;
+    for place in [5, place, end] {
+        flip(&file, place);
+        cluster.node(victim).start();
+        says_what_to_do(&cluster.node(victim).gives_up().await, "damage");
+        flip(&file, place);
+    }
+    cluster.node(victim).start();
+    cluster.converges().await;
+    cluster.node(victim).stop().await;
+    // And one that is cut short.
+    let bytes = fs::read(&file).unwrap();
+    fs::write(&file, &bytes[..bytes.len() - 1]).unwrap();
+    cluster.node(victim).start();
+    says_what_to_do(&cluster.node(victim).gives_up().await, "damage");
+    fs::write(&file, &bytes).unwrap();
+    cluster.node(victim).start();
+    cluster.converges().await;
+    is_whole(&cluster.client()).await;
+    cluster.finish().await;
+}
+
+/// It has been taken over long ago, so its node is as good as ever; a peer gets another one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_snapshot_is_not_sent_to_a_peer() {
+    let (mut cluster, one, other) = with_snapshots().await;
+    let third = NODES.into_iter().find(|id| ![one, other].contains(id)).unwrap();
+    cluster.empty(third).await;
+    for id in [one, other] {
+        assert!(cluster.node(id).stop().await.success());
+        let (file, place) = snapshot_of(&cluster, id);
+        flip(&file, place);
+    }
+    // Whoever leads now knows nothing of what the third one had, and has a snapshot for it.
+    cluster.start_all();
+    cluster.converges().await;
+    let leader = cluster.leader().await;
+    let said = cluster.nodes[&leader].said();
+    assert!(
+        said.contains("the published snapshot cannot be read"),
+        "it was not asked for:\n{said}"
+    );
+    // What the third one got is whole.
+    for id in [one, other] {
+        cluster.node(id).kill().await;
+        cluster.serves_within(RECOVERY).await;
+        is_whole(&cluster.client()).await;
+        cluster.node(id).start();
+        cluster.converges().await;
+    }
+    cluster.finish().await;
+}
