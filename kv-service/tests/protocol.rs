@@ -196,6 +196,32 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn how_a_stream_is_cut_does_not_matter(
+        requests in prop::collection::vec(request(), 0..6),
+        cuts in prop::collection::vec(1usize..30, 1..10),
+    ) {
+        let stream: Vec<u8> = requests.iter().flat_map(written).collect();
+        let mut frames = FrameBuffer::with_limit(FRAME_BYTES_MAX);
+        let (mut rest, mut read) = (&stream[..], Vec::new());
+        for cut in cuts.into_iter().cycle() {
+            if rest.is_empty() {
+                break;
+            }
+            let piece;
+            (piece, rest) = rest.split_at(cut.min(rest.len()));
+            frames.reserve();
+            frames.input().extend_from_slice(piece);
+            while let Some(request) = frames.next_message::<Request>().unwrap() {
+                read.push(request);
+            }
+        }
+        prop_assert!(frames.input().is_empty());
+        prop_assert_eq!(read, requests);
+    }
+}
+
 /// A client of another make may name the fields, and write numbers as it likes. What it says beyond
 /// that is not dropped in silence.
 #[test]

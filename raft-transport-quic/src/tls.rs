@@ -274,7 +274,29 @@ fn parse_name(name: &str, cluster_id: &str) -> Option<Identity> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        #[test]
+        fn a_certificate_speaks_for_whom_it_was_issued(
+            cluster_id in "[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?",
+            node_id in prop_oneof![1..9u64, 1u64..],
+        ) {
+            let ca = crate::DevCa::create(&cluster_id).unwrap();
+            let node = ca.issue_node(node_id).unwrap();
+            prop_assert_eq!(node.identity(&cluster_id).unwrap(), Identity::Node(node_id));
+            let client = ca.issue_client("somebody").unwrap();
+            prop_assert_eq!(client.identity(&cluster_id).unwrap(), Identity::Client);
+            for other in [format!("{cluster_id}x"), format!("x{cluster_id}")] {
+                prop_assert!(node.identity(&other).is_err());
+                prop_assert!(client.identity(&other).is_err());
+            }
+        }
+    }
 
     #[test]
     fn names_of_another_cluster_are_nobody() {

@@ -275,3 +275,53 @@ impl Session {
         Ok(Session { ttl_ms, last_active_ms, lowest_unanswered, answers })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn outcome() -> impl Strategy<Value = Outcome> {
+        let written =
+            any::<(u64, bool, u64)>().prop_map(|(revision, changed, version)| -> Outcome {
+                Ok(WriteAnswer { revision, changed, version })
+            });
+        let too_large = any::<(u64, u64)>().prop_map(|(size_bytes, limit_bytes)| -> Outcome {
+            Err(Refusal::ValueTooLarge { size_bytes, limit_bytes })
+        });
+        prop_oneof![3 => written, 1 => too_large]
+    }
+
+    fn session() -> impl Strategy<Value = Session> {
+        let answers = prop::collection::btree_map(0..SESSION_WINDOW, outcome(), 0..6);
+        let lowest = prop_oneof![Just(0), Just(u64::MAX - SESSION_WINDOW), any::<u64>()];
+        (any::<[u64; 2]>(), lowest, answers).prop_map(
+            |([ttl_ms, last_active_ms], lowest_unanswered, answers)| {
+                let answers = answers.into_iter().filter_map(|(place, outcome)| {
+                    Some((lowest_unanswered.checked_add(place)?, outcome))
+                });
+                Session { ttl_ms, last_active_ms, lowest_unanswered, answers: answers.collect() }
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_and_nothing_less_or_more(session in session()) {
+            let mut encoded = BytesMut::new();
+            session.encode(&mut encoded);
+            prop_assert_eq!(encoded.len(), session.size_bytes());
+            encoded.put_u8(7);
+            let encoded = encoded.freeze();
+            let mut reader = Reader::new(encoded.clone());
+            prop_assert_eq!(Session::decode(&mut reader), Ok(session.clone()));
+            prop_assert_eq!(reader.u8(), Ok(7), "what follows is left to others");
+            prop_assert!(reader.finish().is_ok());
+            for end in 0..session.size_bytes() {
+                let mut reader = Reader::new(encoded.slice(..end));
+                prop_assert!(Session::decode(&mut reader).is_err(), "cut at {}", end);
+            }
+        }
+    }
+}

@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
+use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
@@ -197,5 +198,40 @@ fn a_directory_that_is_made_is_for_its_owner_alone() {
     for made in [&path, path.parent().unwrap()] {
         let mode = fs::metadata(made).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700, "{}", made.display());
+    }
+}
+
+/// The bytes and nothing less or more, however well they are sealed.
+fn check<T: PartialEq + std::fmt::Debug>(
+    value: &T,
+    encoded: &[u8],
+    decode: impl Fn(&[u8]) -> Option<T>,
+) {
+    assert_eq!(decode(encoded).as_ref(), Some(value));
+    let (tag, body) = (encoded[0], &encoded[1..encoded.len() - 4]);
+    for end in 0..body.len() {
+        let cut = seal(tag, |out| out.extend_from_slice(&body[..end]));
+        assert_eq!(decode(&cut), None, "cut at {end}");
+    }
+    let longer = [body, &[0]].concat();
+    assert_eq!(decode(&seal(tag, |out| out.extend_from_slice(&longer))), None);
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_read_and_nothing_less_or_more(
+        cluster_id in "\\PC{1,15}",
+        numbers in any::<[u64; 3]>(),
+        version in any::<u16>(),
+        key in proptest::collection::vec(any::<u8>(), 64),
+    ) {
+        let [node_id, incarnation, inode] = numbers;
+        let identity = Identity { cluster_id, node_id, incarnation };
+        let read = |bytes: &[u8]| Identity::decode(bytes, Path::new("identity")).ok();
+        check(&identity, &identity.encode(), read);
+        check(&inode, &encode_place(inode), |bytes| decode_place(bytes).ok());
+        let key: [u8; 64] = key.try_into().unwrap();
+        let encoded = encode_reset_key(version, &key);
+        check(&(version, key), &encoded, |bytes| decode_reset_key(bytes).ok());
     }
 }

@@ -140,6 +140,9 @@ pub(crate) fn file_bytes(chunks_at: u64, chunk_bytes: u32, content: &SnapshotCon
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use raft_core::types::{Configuration, SnapshotMeta};
+
     use super::*;
 
     #[test]
@@ -166,5 +169,60 @@ mod tests {
         assert!(matches!(read_header(&mut file), Err(ReadError::Damage(_))));
         let mut file = io::Cursor::new((HEADER_BYTES_MAX + 1).to_be_bytes().to_vec());
         assert!(matches!(read_header(&mut file), Err(ReadError::Damage(_))));
+    }
+
+    /// Header and content, if the file is whole.
+    fn read(
+        file: &[u8],
+        content: &SnapshotContent,
+    ) -> Result<(SnapshotHeader, Vec<u8>), ReadError> {
+        let mut file = io::Cursor::new(file);
+        let (header, _) = read_header(&mut file)?;
+        let mut data = vec![0; content.size_bytes as usize];
+        for (number, chunk) in (0..).zip(data.chunks_mut(header.chunk_bytes as usize)) {
+            read_chunk(&mut file, number, chunk)?;
+        }
+        Ok((header, data))
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_and_nothing_else(
+            chunk_bytes in 1u32..40,
+            position in any::<(u32, u32)>(),
+            members in proptest::collection::btree_set(1u64.., 0..4),
+            data in proptest::collection::vec(any::<u8>(), 0..200),
+            at in any::<prop::sample::Index>(),
+            bit in 0..8u8,
+        ) {
+            let position = Position::new(position.0.into(), position.1.into());
+            let configuration = Configuration::of_voters(members);
+            let content = SnapshotContent { size_bytes: data.len() as u64, checksum: 7 };
+            let meta = SnapshotMeta { position, configuration };
+            let header = SnapshotHeader { chunk_bytes, meta, expected: Some(content) };
+            let mut file = encode_header(&header);
+            let chunks_at = file.len() as u64;
+            for (number, data) in (0..).zip(data.chunks(chunk_bytes as usize)) {
+                let mut chunk = [&[0; CHUNK_HEADER_BYTES], data].concat();
+                seal_chunk(number, &mut chunk);
+                file.extend_from_slice(&chunk);
+            }
+            prop_assert_eq!(file_bytes(chunks_at, chunk_bytes, &content), file.len() as u64);
+            prop_assert_eq!(read(&file, &content).unwrap(), (header, data));
+            for end in 0..file.len() {
+                prop_assert!(read(&file[..end], &content).is_err(), "cut at {}", end);
+            }
+            let at = at.index(file.len());
+            file[at] ^= 1 << bit;
+            prop_assert!(read(&file, &content).is_err(), "bit {} of byte {} flipped", bit, at);
+        }
+
+        #[test]
+        fn the_serial_is_read_from_the_name(
+            numbers in any::<[u64; 2]>(), serial in 0..=NUMBER_MAX, extension in "snap|part",
+        ) {
+            let name = file_name(Position::new(numbers[0], numbers[1]), serial, &extension);
+            prop_assert_eq!(serial_of(Path::new(&name), &extension), Some(serial));
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! The scan against write-ahead files made here, record by record.
 
+use proptest::prelude::*;
+
 use super::writer::Wal;
 use super::*;
 
@@ -111,4 +113,24 @@ fn arbitrary_bytes_are_survived() {
         })
         .collect();
     assert_eq!(scan_of(&[&Wal { number: 7, bytes: noise }]), Scan::default());
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_reached(
+        files in proptest::collection::vec(
+            proptest::collection::vec((0u64..4, 0usize..50_000), 1..6), 1..4,
+        ),
+    ) {
+        let (mut expected, mut written) = (Scan::default(), Vec::new());
+        for (file, batches) in (7..).step_by(2).zip(files) {
+            written.push(batches.into_iter().fold(Wal::new(file), |wal, (behind, filler)| {
+                let durable_through = expected.reached.saturating_sub(behind);
+                expected.reached += 1;
+                expected.claimed = expected.claimed.max(durable_through);
+                wal.batch(expected.reached, durable_through, filler)
+            }));
+        }
+        prop_assert_eq!(scan_of(&written.iter().collect::<Vec<_>>()), expected);
+    }
 }

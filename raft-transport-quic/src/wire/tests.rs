@@ -375,6 +375,29 @@ proptest! {
     }
 
     #[test]
+    fn how_a_stream_is_cut_does_not_matter(
+        messages in proptest::collection::vec(message(), 0..4),
+        cuts in proptest::collection::vec(1usize..3_000, 1..10),
+    ) {
+        let stream: Vec<u8> = messages.iter().flat_map(encode).collect();
+        let mut buffer = FrameBuffer::new(FRAME_BYTES_MAX);
+        let (mut rest, mut read) = (&stream[..], Vec::new());
+        for cut in cuts.into_iter().cycle() {
+            if rest.is_empty() {
+                break;
+            }
+            let piece;
+            (piece, rest) = rest.split_at(cut.min(rest.len()));
+            buffer.room().unwrap().extend_from_slice(piece);
+            while let Some(frame) = buffer.pop().unwrap() {
+                read.push(decode(frame).unwrap());
+            }
+        }
+        prop_assert!(buffer.is_empty());
+        prop_assert_eq!(read, messages);
+    }
+
+    #[test]
     fn damage_is_survived(message in message(), cut in any::<prop::sample::Index>(),
                           place in any::<prop::sample::Index>(), value in any::<u8>()) {
         let frame = Bytes::from(encode(&message)).slice(4..);

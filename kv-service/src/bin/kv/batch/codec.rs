@@ -227,6 +227,7 @@ impl Answer {
 mod tests {
     use kv_service::client::{Outcome, Reason};
     use proptest::prelude::*;
+    use serde_json::json;
 
     use super::*;
 
@@ -322,6 +323,38 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_written_request_is_read(
+            [key, value, old] in prop::array::uniform3(any::<String>()),
+            version in any::<u64>(),
+            deadline_ms in proptest::option::of(1..=DURATION_MAX.as_millis() as u64),
+        ) {
+            let [k, v, o] = [&key, &value, &old].map(|text| bytes(text));
+            let cas = |expect| {
+                Task::Write(Operation::CompareAndSwap { key: k.clone(), expect, value: v.clone() })
+            };
+            let put = Operation::Put { key: k.clone(), value: v.clone() };
+            let append = Operation::Append { key: k.clone(), value: v.clone() };
+            let by_version = json!({ "value": value, "version": version });
+            for (op, fields, task) in [
+                ("get", json!({}), Task::Get(k.clone())),
+                ("put", json!({ "value": value }), Task::Write(put)),
+                ("append", json!({ "value": value }), Task::Write(append)),
+                ("delete", json!({}), Task::Write(Operation::Delete { key: k.clone() })),
+                ("cas", json!({ "value": value, "expect": old }), cas(Expect::Value(o))),
+                ("cas", json!({ "value": value, "expect": null }), cas(Expect::Version(0))),
+                ("cas", by_version, cas(Expect::Version(version))),
+            ] {
+                let mut line = fields;
+                line["op"] = op.into();
+                line["key"] = key.as_str().into();
+                line["deadline_ms"] = deadline_ms.into();
+                let deadline = deadline_ms.map(Duration::from_millis);
+                let request = Request { op: op.to_owned(), key: key.clone(), deadline, task };
+                prop_assert_eq!(parse(line.to_string().as_bytes()), Ok(request));
+            }
+        }
+
         #[test]
         fn every_line_is_a_request_or_gets_an_answer_of_one_line(line in lines()) {
             if let Err(refused) = parse(&line) {

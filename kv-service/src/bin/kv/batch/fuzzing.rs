@@ -34,14 +34,20 @@ pub(crate) fn batch(bytes: &[u8]) {
 }
 
 #[cfg(test)]
+#[path = "../../../../../integration-tests/fuzz/src/memory.rs"]
+mod memory;
+
+#[cfg(test)]
 mod tests {
+    use super::{batch, memory};
+
     #[test]
     fn what_was_found_is_survived() {
         let corpus =
             concat!(env!("CARGO_MANIFEST_DIR"), "/../integration-tests/fuzz/corpus/kv_batch_lines");
         let mut count = 0;
         for file in std::fs::read_dir(corpus).unwrap() {
-            super::batch(&std::fs::read(file.unwrap().path()).unwrap());
+            memory::within_bounds(&std::fs::read(file.unwrap().path()).unwrap(), batch);
             count += 1;
         }
         assert!(count > 0);
