@@ -297,11 +297,14 @@ mod tests {
         let answers = prop::collection::btree_map(0..SESSION_WINDOW, outcome(), 0..6);
         let lowest = prop_oneof![Just(0), Just(u64::MAX - SESSION_WINDOW), any::<u64>()];
         (any::<[u64; 2]>(), lowest, answers).prop_map(
-            |([ttl_ms, last_active_ms], lowest_unanswered, answers)| {
-                let answers = answers.into_iter().filter_map(|(place, outcome)| {
-                    Some((lowest_unanswered.checked_add(place)?, outcome))
-                });
-                Session { ttl_ms, last_active_ms, lowest_unanswered, answers: answers.collect() }
+            |([ttl_ms, last_active_ms], lowest_unanswered, outcomes)| {
+                let mut answers = Answers::new();
+                for (place, outcome) in outcomes {
+                    if let Some(sequence) = lowest_unanswered.checked_add(place) {
+                        answers.insert(sequence, outcome);
+                    }
+                }
+                Session { ttl_ms, last_active_ms, lowest_unanswered, answers }
             },
         )
     }
