@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use integration_tests::counter::{command, counters};
 use raft_core::error::ProposeError;
 use raft_core::types::NodeId;
+use raft_storage::memory::{Latency, Operation};
 
 #[tokio::test(start_paused = true)]
 async fn elects_commits_and_reads_everywhere() {
@@ -18,6 +20,24 @@ async fn elects_commits_and_reads_everywhere() {
         let commands = node.query_and_wait((), true).await.unwrap();
         assert_eq!(commands, (1..=100).map(command).collect::<Vec<_>>());
     }
+}
+
+/// Its disk is slow, so it may not apply yet what the others have acknowledged.
+#[tokio::test(start_paused = true)]
+async fn a_follower_answers_a_read_when_it_has_what_was_acknowledged_before() {
+    let cluster = counters(1, 3, 0).await;
+    let leader = cluster.leader().await;
+    let follower = 1 + leader % 3;
+    let slow = Latency { before: Duration::from_millis(200), after: Duration::ZERO };
+    cluster.disk(follower).set_latency(Operation::Persist, slow);
+    let asked = tokio::time::Instant::now();
+    for number in 1..=3 {
+        cluster.nodes[&leader].propose_and_wait(command(number)).await.unwrap();
+    }
+    assert_eq!(cluster.nodes[&follower].query_and_wait((), false).await.unwrap(), [] as [Bytes; 0]);
+    let commands = cluster.nodes[&follower].query_and_wait((), true).await.unwrap();
+    assert_eq!(commands, (1..=3).map(command).collect::<Vec<_>>());
+    assert!(asked.elapsed() >= slow.before, "the disk was not slow");
 }
 
 #[tokio::test(start_paused = true)]

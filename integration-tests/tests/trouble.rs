@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use integration_tests::counter::Counter;
 use raft_core::driver::{Node, NodeConfig};
-use raft_core::error::Fatal;
+use raft_core::error::{Fatal, ProposeError, Rejected};
 use raft_core::state_machine::{
     Flusher, MachineError, MachineResult, SnapshotSource, StateMachine,
 };
@@ -184,6 +184,45 @@ async fn a_proposal_does_not_wait_for_all_queries_before_it() {
     assert_eq!(order.len(), QUERY_COUNT + 1, "everything is answered");
     let before = order.iter().position(|what| *what == "proposal").expect("counted");
     assert!(before < QUERY_COUNT / 2, "{before} queries were answered before the proposal");
+    node.shutdown().await;
+}
+
+/// What waits for an answer is bounded, and whoever is turned away hears so at once.
+#[tokio::test]
+async fn requests_beyond_the_limit_are_turned_away() {
+    const LIMIT: usize = 10;
+    let mut config = NodeConfig::new(1, [1]);
+    config.requests_in_flight_max = LIMIT;
+    let (machine, let_go) = gated();
+    let node = alone_with(config, &MemoryDisk::new(), machine).await;
+    hand_over(&node, "wait").await;
+    let (answered, answers) = mpsc::sync_channel(2 * LIMIT);
+    // One is in flight already.
+    for number in 1..LIMIT + 3 {
+        let answered = answered.clone();
+        node.propose("x".into(), move |output| {
+            answered.send((number, output)).expect("there is room");
+        });
+    }
+    let refused: Vec<usize> = answers
+        .try_iter()
+        .inspect(|(number, output)| {
+            let busy = matches!(output, Err(ProposeError::Rejected(Rejected::Busy(_))));
+            assert!(busy, "{number}: {output:?}");
+        })
+        .map(|(number, _)| number)
+        .collect();
+    assert_eq!(refused, [LIMIT, LIMIT + 1, LIMIT + 2]);
+    let refused = node.query_and_wait((), false).await;
+    assert!(matches!(refused, Err(Rejected::Busy(_))), "{refused:?}");
+    let_go.send(()).expect("it waits");
+    let taken = tokio::task::spawn_blocking(move || {
+        (1..LIMIT).map(|_| answers.recv_timeout(HANG)).collect::<Vec<_>>()
+    });
+    for (number, answer) in (1..).zip(taken.await.expect("it only receives")) {
+        assert_eq!(answer, Ok((number, Ok(number as u64 + 1))));
+    }
+    assert_eq!(node.propose_and_wait("y".into()).await, Ok(LIMIT as u64 + 1));
     node.shutdown().await;
 }
 

@@ -11,8 +11,8 @@ use bytes::BytesMut;
 use kv_service::client::Reason;
 use kv_service::operation::{Refusal, WriteAnswer};
 use kv_service::protocol::{
-    FRAME_BYTES_MAX, FrameBuffer, Greeting, Hello, Rejection, Reply, Request, RequestKind, Response,
-    push_frame,
+    FRAME_BYTES_MAX, FrameBuffer, Greeting, Hello, Rejection, Reply, Request, RequestKind,
+    Response, push_frame,
 };
 use kv_service::stream::{Connector, Stream};
 use kv_service::{Client, ClientError, Outcome};

@@ -1,6 +1,7 @@
 //! The engine on disk: what a crash finds at each moment.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use kv_service::machine::{KvMachine, RocksStateOptions};
@@ -202,6 +203,50 @@ fn a_crash_finds_the_state_after_a_whole_batch() {
         found.insert(open_at(image.path()).last_applied().index);
     }
     panic!("no memtable was flushed on its own");
+}
+
+/// The log is compacted through what a flush says. Writes go on meanwhile, and none of them may be taken for
+/// flushed.
+#[test]
+fn a_flush_promises_nothing_that_comes_during_it() {
+    /// Fewer than RocksDB would compact, which removes files while they are copied.
+    const FLUSH_COUNT: u64 = 3;
+    let directory = TempDir::new().unwrap();
+    // Nothing is flushed but what is asked for.
+    let options =
+        RocksStateOptions { write_buffer_bytes: 64 << 20, ..RocksStateOptions::default() };
+    let mut machine = KvMachine::rocksdb(directory.path(), options).unwrap();
+    let session = open(&mut machine, 0, 1000, 10);
+    let mut flusher = flusher(&machine);
+    let (written, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
+    let mut found = Vec::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for sequence in 1.. {
+                write(&mut machine, session, sequence, put("k", "v"));
+                written.store(sequence, Ordering::Relaxed);
+                if is_over.load(Ordering::Relaxed) {
+                    return;
+                }
+            }
+        });
+        for _ in 0..FLUSH_COUNT {
+            let before = written.load(Ordering::Relaxed);
+            while written.load(Ordering::Relaxed) <= before + 100 {
+                std::thread::yield_now();
+            }
+            // Not asserted here, because the other thread would not end.
+            let promised = flusher.flush().map_err(|error| error.to_string());
+            let image = crash_image(directory.path());
+            let survivor = KvMachine::rocksdb(image.path(), RocksStateOptions::default());
+            found.push((promised, survivor.map(|machine| machine.last_applied().index)));
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    for (promised, survived) in found {
+        let (promised, survived) = (promised.unwrap(), survived.unwrap());
+        assert!(promised > 1 && survived >= promised, "{promised} promised, {survived} there");
+    }
 }
 
 #[test]
