@@ -140,7 +140,9 @@ async fn hand_over(node: &Node<Gated>, command: &'static str) {
     let before = node.status().commit_index;
     node.propose(command.into(), |_| {});
     let mut status = node.watch_status();
-    status.wait_for(|status| status.commit_index > before).await.expect("it runs");
+    let committed = status.wait_for(|status| status.commit_index > before);
+    let committed = tokio::time::timeout(HANG, committed).await;
+    committed.expect("the node does not wait for its machine").expect("it runs");
 }
 
 #[tokio::test]
