@@ -228,6 +228,31 @@ async fn requests_beyond_the_limit_are_turned_away() {
     node.shutdown().await;
 }
 
+/// More is committed by the time that it is written, and is not in it.
+#[tokio::test]
+async fn a_snapshot_is_of_what_was_applied_when_it_was_taken() {
+    let mut config = NodeConfig::new(1, [1]);
+    config.max_raft_state_bytes = 100;
+    let (machine, let_go) = gated();
+    let disk = MemoryDisk::new();
+    let node = alone_with(config, &disk, machine).await;
+    let mut status = node.watch_status();
+    status.wait_for(|status| status.last_applied > 0).await.expect("it runs");
+    // Together they are too much for the log, so a view is to be taken once both are applied.
+    node.propose(Bytes::from(vec![0; 200]), |_| {});
+    hand_over(&node, "wait").await;
+    let viewed_index = node.status().commit_index;
+    hand_over(&node, "more").await;
+    let_go.send(()).expect("it waits");
+    let published = status.wait_for(|status| status.snapshot_index > 0);
+    let published = tokio::time::timeout(HANG, published).await.expect("it does not hang");
+    assert_eq!(published.expect("it runs").snapshot_index, viewed_index);
+    node.shutdown().await;
+    let node = alone(&disk, Counter::default()).await;
+    assert_eq!(node.query_and_wait((), true).await.expect("it leads").len(), 3);
+    node.shutdown().await;
+}
+
 async fn hand_over_counted(node: &Node<Gated>, answered: mpsc::SyncSender<&'static str>) {
     let before = node.status().commit_index;
     node.propose("x".into(), move |output| {
