@@ -219,11 +219,10 @@ async fn requests_beyond_the_limit_are_turned_away() {
     assert!(matches!(refused, Err(Rejected::Busy(_))), "{refused:?}");
     let_go.send(()).expect("it waits");
     let taken = tokio::task::spawn_blocking(move || {
-        (1..LIMIT).map(|_| answers.recv_timeout(HANG)).collect::<Vec<_>>()
+        (1..LIMIT).map(|_| answers.recv_timeout(HANG)).collect::<Result<Vec<_>, _>>()
     });
-    for (number, answer) in (1..).zip(taken.await.expect("it only receives")) {
-        assert_eq!(answer, Ok((number, Ok(number as u64 + 1))));
-    }
+    let taken = taken.await.expect("it only receives").expect("each is answered");
+    assert_eq!(taken, (1..LIMIT).map(|n| (n, Ok(n as u64 + 1))).collect::<Vec<_>>());
     assert_eq!(node.propose_and_wait("y".into()).await, Ok(LIMIT as u64 + 1));
     node.shutdown().await;
 }
@@ -260,7 +259,9 @@ async fn hand_over_counted(node: &Node<Gated>, answered: mpsc::SyncSender<&'stat
         let _ = answered.send("proposal");
     });
     let mut status = node.watch_status();
-    status.wait_for(|status| status.commit_index > before).await.expect("it runs");
+    let committed = status.wait_for(|status| status.commit_index > before);
+    let committed = tokio::time::timeout(HANG, committed).await;
+    committed.expect("the node does not wait for its machine").expect("it runs");
 }
 
 /// A counter that calls itself durable, and cannot take a snapshot over.
