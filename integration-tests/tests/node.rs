@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use integration_tests::counter::{command, counters};
 use raft_core::error::ProposeError;
+use raft_core::transport::channel::{LinkFaults, Traffic};
 use raft_core::types::NodeId;
+use raft_storage::memory::{Latency, Operation};
 
 #[tokio::test(start_paused = true)]
 async fn elects_commits_and_reads_everywhere() {
@@ -18,6 +21,24 @@ async fn elects_commits_and_reads_everywhere() {
         let commands = node.query_and_wait((), true).await.unwrap();
         assert_eq!(commands, (1..=100).map(command).collect::<Vec<_>>());
     }
+}
+
+/// Its disk is slow, so it may not apply yet what the others have acknowledged.
+#[tokio::test(start_paused = true)]
+async fn a_follower_answers_a_read_when_it_has_what_was_acknowledged_before() {
+    let cluster = counters(1, 3, 0).await;
+    let leader = cluster.leader().await;
+    let follower = 1 + leader % 3;
+    let slow = Latency { before: Duration::from_millis(200), after: Duration::ZERO };
+    cluster.disk(follower).set_latency(Operation::Persist, slow);
+    let asked = tokio::time::Instant::now();
+    for number in 1..=3 {
+        cluster.nodes[&leader].propose_and_wait(command(number)).await.unwrap();
+    }
+    assert_eq!(cluster.nodes[&follower].query_and_wait((), false).await.unwrap(), [] as [Bytes; 0]);
+    let commands = cluster.nodes[&follower].query_and_wait((), true).await.unwrap();
+    assert_eq!(commands, (1..=3).map(command).collect::<Vec<_>>());
+    assert!(asked.elapsed() >= slow.before, "the disk was not slow");
 }
 
 #[tokio::test(start_paused = true)]
@@ -37,6 +58,39 @@ async fn a_follower_that_was_away_catches_up_by_snapshot() {
     watch.wait_for(|status| status.last_applied >= 1_001).await.unwrap();
     let commands = cluster.nodes[&away].query_and_wait((), false).await.unwrap();
     assert_eq!(commands.len(), 1_000);
+}
+
+/// The way breaks while the snapshot is under way.
+#[tokio::test(start_paused = true)]
+async fn a_snapshot_whose_transfer_breaks_off_is_sent_again() {
+    let mut cluster = counters(1, 3, 2_000).await;
+    let leader = cluster.leader().await;
+    let away = 1 + leader % 3;
+    cluster.stop(away).await;
+    for number in 1..=500 {
+        cluster.nodes[&leader].propose_and_wait(command(number)).await.unwrap();
+    }
+    let (frames, mut seen) = tokio::sync::watch::channel(0);
+    cluster.network.listen(move |from, to, traffic| {
+        if (from, to) == (leader, away) && matches!(traffic, Traffic::Frame(_)) {
+            frames.send_modify(|count| *count += 1);
+        }
+    });
+    let delay = Duration::from_millis(10);
+    cluster.network.set_faults(leader, away, LinkFaults::none().delaying(delay, delay));
+    cluster.start(away).await;
+    seen.wait_for(|count| *count > 0).await.unwrap();
+    cluster.network.cut(leader, away);
+    cluster.network.mend(leader, away);
+    let before = *seen.borrow();
+    let mut watch = cluster.nodes[&away].watch_status();
+    let caught_up = watch.wait_for(|status| status.last_applied >= 501);
+    tokio::time::timeout(Duration::from_secs(60), caught_up)
+        .await
+        .expect("it is sent again")
+        .unwrap();
+    assert!(*seen.borrow() > before, "it came by another way");
+    assert_eq!(cluster.leader().await, leader);
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use integration_tests::counter::Counter;
 use raft_core::driver::{Node, NodeConfig};
-use raft_core::error::Fatal;
+use raft_core::error::{Fatal, ProposeError, Rejected};
 use raft_core::state_machine::{
     Flusher, MachineError, MachineResult, SnapshotSource, StateMachine,
 };
@@ -140,7 +140,9 @@ async fn hand_over(node: &Node<Gated>, command: &'static str) {
     let before = node.status().commit_index;
     node.propose(command.into(), |_| {});
     let mut status = node.watch_status();
-    status.wait_for(|status| status.commit_index > before).await.expect("it runs");
+    let committed = status.wait_for(|status| status.commit_index > before);
+    let committed = tokio::time::timeout(HANG, committed).await;
+    committed.expect("the node does not wait for its machine").expect("it runs");
 }
 
 #[tokio::test]
@@ -187,6 +189,69 @@ async fn a_proposal_does_not_wait_for_all_queries_before_it() {
     node.shutdown().await;
 }
 
+/// What waits for an answer is bounded, and whoever is turned away hears so at once.
+#[tokio::test]
+async fn requests_beyond_the_limit_are_turned_away() {
+    const LIMIT: usize = 10;
+    let mut config = NodeConfig::new(1, [1]);
+    config.requests_in_flight_max = LIMIT;
+    let (machine, let_go) = gated();
+    let node = alone_with(config, &MemoryDisk::new(), machine).await;
+    hand_over(&node, "wait").await;
+    let (answered, answers) = mpsc::sync_channel(2 * LIMIT);
+    // One is in flight already.
+    for number in 1..LIMIT + 3 {
+        let answered = answered.clone();
+        node.propose("x".into(), move |output| {
+            answered.send((number, output)).expect("there is room");
+        });
+    }
+    let refused: Vec<usize> = answers
+        .try_iter()
+        .inspect(|(number, output)| {
+            let busy = matches!(output, Err(ProposeError::Rejected(Rejected::Busy(_))));
+            assert!(busy, "{number}: {output:?}");
+        })
+        .map(|(number, _)| number)
+        .collect();
+    assert_eq!(refused, [LIMIT, LIMIT + 1, LIMIT + 2]);
+    let refused = node.query_and_wait((), false).await;
+    assert!(matches!(refused, Err(Rejected::Busy(_))), "{refused:?}");
+    let_go.send(()).expect("it waits");
+    let taken = tokio::task::spawn_blocking(move || {
+        (1..LIMIT).map(|_| answers.recv_timeout(HANG)).collect::<Result<Vec<_>, _>>()
+    });
+    let taken = taken.await.expect("it only receives").expect("each is answered");
+    assert_eq!(taken, (1..LIMIT).map(|n| (n, Ok(n as u64 + 1))).collect::<Vec<_>>());
+    assert_eq!(node.propose_and_wait("y".into()).await, Ok(LIMIT as u64 + 1));
+    node.shutdown().await;
+}
+
+/// More is committed by the time that it is written, and is not in it.
+#[tokio::test]
+async fn a_snapshot_is_of_what_was_applied_when_it_was_taken() {
+    let mut config = NodeConfig::new(1, [1]);
+    config.max_raft_state_bytes = 100;
+    let (machine, let_go) = gated();
+    let disk = MemoryDisk::new();
+    let node = alone_with(config, &disk, machine).await;
+    let mut status = node.watch_status();
+    status.wait_for(|status| status.last_applied > 0).await.expect("it runs");
+    // Together they are too much for the log, so a view is to be taken once both are applied.
+    node.propose(Bytes::from(vec![0; 200]), |_| {});
+    hand_over(&node, "wait").await;
+    let viewed_index = node.status().commit_index;
+    hand_over(&node, "more").await;
+    let_go.send(()).expect("it waits");
+    let published = status.wait_for(|status| status.snapshot_index > 0);
+    let published = tokio::time::timeout(HANG, published).await.expect("it does not hang");
+    assert_eq!(published.expect("it runs").snapshot_index, viewed_index);
+    node.shutdown().await;
+    let node = alone(&disk, Counter::default()).await;
+    assert_eq!(node.query_and_wait((), true).await.expect("it leads").len(), 3);
+    node.shutdown().await;
+}
+
 async fn hand_over_counted(node: &Node<Gated>, answered: mpsc::SyncSender<&'static str>) {
     let before = node.status().commit_index;
     node.propose("x".into(), move |output| {
@@ -194,7 +259,9 @@ async fn hand_over_counted(node: &Node<Gated>, answered: mpsc::SyncSender<&'stat
         let _ = answered.send("proposal");
     });
     let mut status = node.watch_status();
-    status.wait_for(|status| status.commit_index > before).await.expect("it runs");
+    let committed = status.wait_for(|status| status.commit_index > before);
+    let committed = tokio::time::timeout(HANG, committed).await;
+    committed.expect("the node does not wait for its machine").expect("it runs");
 }
 
 /// A counter that calls itself durable, and cannot take a snapshot over.

@@ -181,3 +181,20 @@ fn check_key(calls: &[&Call], budget_steps: u64) -> Result<bool, Violation> {
         Found::NoOrder => Err(explain::no_order(calls, budget_steps)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[should_panic(expected = "not known to be linearizable: too many orders")]
+    fn what_is_not_known_does_not_pass() {
+        assert_passed(&History::default(), Verdict::Unknown("too many orders".to_owned()));
+    }
+
+    #[test]
+    #[should_panic(expected = "nothing succeeded")]
+    fn nothing_does_not_pass() {
+        assert_passed(&History::default(), Verdict::Linearizable);
+    }
+}

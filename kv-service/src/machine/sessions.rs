@@ -327,4 +327,32 @@ mod tests {
             }
         }
     }
+
+    /// Each commit costs what changed, not what there is.
+    #[test]
+    fn what_was_written_is_not_written_again() {
+        const ANSWER: Outcome = Ok(WriteAnswer { revision: 5, changed: true, version: 1 });
+        let changes = |sessions: &Sessions| -> Vec<(SessionId, bool)> {
+            sessions.changes().map(|(id, session)| (id, session.is_some())).collect()
+        };
+        let mut sessions = Sessions::default();
+        for id in [1, 2, 3] {
+            sessions.open(id, 0, 1000, 10);
+        }
+        assert_eq!(changes(&sessions), [(1, true), (2, true), (3, true)]);
+        sessions.clear_changed();
+        assert_eq!(changes(&sessions), []);
+        assert_eq!(sessions.admit(2, 1, 1, 7), Admission::Execute);
+        sessions.answer(2, 1, ANSWER);
+        assert_eq!(sessions.admit(2, 1, 1, 7), Admission::Answered(ANSWER));
+        assert_eq!(sessions.admit(3, 1, 2, 7), Admission::Refused(Refusal::Forgotten));
+        sessions.close(1);
+        sessions.close(9);
+        assert_eq!(changes(&sessions), [(1, false), (2, true)]);
+        sessions.clear_changed();
+        // The second one was active later.
+        sessions.expire(1001);
+        assert_eq!(changes(&sessions), [(3, false)]);
+        assert_eq!(sessions.len(), 1);
+    }
 }

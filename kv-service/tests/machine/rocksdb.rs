@@ -1,6 +1,7 @@
 //! The engine on disk: what a crash finds at each moment.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use kv_service::machine::{KvMachine, RocksStateOptions};
@@ -11,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::agreement::{InMemory, Subject, agree, steps};
 use crate::{
-    append, meta, next_entry, open, put, restore, scan_all, snapshot_bytes, value, write,
+    append, get, meta, next_entry, open, put, restore, scan_all, snapshot_bytes, value, write,
     write_command,
 };
 
@@ -202,6 +203,53 @@ fn a_crash_finds_the_state_after_a_whole_batch() {
         found.insert(open_at(image.path()).last_applied().index);
     }
     panic!("no memtable was flushed on its own");
+}
+
+/// The log is compacted through what a flush says. Writes go on meanwhile: none of them may be taken for
+/// flushed, and none may be flushed in part.
+#[test]
+fn a_flush_promises_nothing_that_comes_during_it() {
+    /// Fewer than RocksDB would compact, which removes files while they are copied.
+    const FLUSH_COUNT: u64 = 3;
+    let directory = TempDir::new().unwrap();
+    // Nothing is flushed but what is asked for.
+    let options =
+        RocksStateOptions { write_buffer_bytes: 64 << 20, ..RocksStateOptions::default() };
+    let mut machine = KvMachine::rocksdb(directory.path(), options).unwrap();
+    let session = open(&mut machine, 0, 1000, 10);
+    let mut flusher = flusher(&machine);
+    let (written, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
+    let mut found = Vec::new();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for sequence in 1.. {
+                write(&mut machine, session, sequence, put("k", "v"));
+                written.store(sequence, Ordering::Relaxed);
+                if is_over.load(Ordering::Relaxed) {
+                    return;
+                }
+            }
+        });
+        for _ in 0..FLUSH_COUNT {
+            let before = written.load(Ordering::Relaxed);
+            while written.load(Ordering::Relaxed) <= before + 100 {
+                std::thread::yield_now();
+            }
+            // Not asserted here, because the other thread would not end.
+            let promised = flusher.flush().map_err(|error| error.to_string());
+            let image = crash_image(directory.path());
+            let survivor = KvMachine::rocksdb(image.path(), RocksStateOptions::default());
+            found.push((promised, survivor));
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    for (promised, survivor) in found {
+        let (promised, mut survivor) = (promised.unwrap(), survivor.unwrap());
+        let survived = survivor.last_applied().index;
+        assert!(promised > 1 && survived >= promised, "{promised} promised, {survived} there");
+        // Data and position are of one moment: the session was opened first, and each entry is a write.
+        assert_eq!(get(&mut survivor, "k").unwrap().version, survived - 1);
+    }
 }
 
 #[test]

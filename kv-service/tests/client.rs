@@ -1,0 +1,235 @@
+//! The client against a node that does what a script says: what is sent again, and what is known at the end.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::BytesMut;
+use kv_service::client::Reason;
+use kv_service::operation::{Refusal, WriteAnswer};
+use kv_service::protocol::{
+    FRAME_BYTES_MAX, FrameBuffer, Greeting, Hello, Rejection, Reply, Request, RequestKind,
+    Response, push_frame,
+};
+use kv_service::stream::{Connector, Stream};
+use kv_service::{Client, ClientError, Outcome};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+const DEADLINE: Duration = Duration::from_secs(5);
+const ANSWER: WriteAnswer = WriteAnswer { revision: 9, changed: true, version: 1 };
+
+/// What the node does with one write.
+#[derive(Clone, Debug)]
+enum Act {
+    Say(Reply),
+    /// It takes the request, and the connection breaks.
+    HangUp,
+    Silence,
+}
+
+use Act::{HangUp, Say, Silence};
+
+fn refuse(refusal: Refusal) -> Act {
+    Say(Reply::Refused(refusal))
+}
+
+fn reject() -> Act {
+    Say(Reply::Rejected(Rejection::NotLeader { leader_id: None }))
+}
+
+/// Three nodes that follow one script. Sessions are opened as often as anybody asks.
+#[derive(Clone, Default)]
+struct Nodes(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    acts: VecDeque<Act>,
+    /// The last act is done again and again.
+    last: Option<Act>,
+    session_count: u64,
+    /// Session, sequence and lowest unanswered of each write.
+    writes: Vec<(u64, u64, u64)>,
+}
+
+impl Nodes {
+    fn new(acts: impl IntoIterator<Item = Act>) -> Self {
+        let nodes = Self::default();
+        nodes.0.lock().unwrap().acts = acts.into_iter().collect();
+        nodes
+    }
+
+    fn client(&self) -> Client {
+        Client::with_seed(Arc::new(self.clone()), DEADLINE, 1)
+    }
+
+    fn writes(&self) -> Vec<(u64, u64, u64)> {
+        self.0.lock().unwrap().writes.clone()
+    }
+
+    fn session_count(&self) -> u64 {
+        self.0.lock().unwrap().session_count
+    }
+
+    fn act(&self, kind: &RequestKind) -> Act {
+        let mut state = self.0.lock().unwrap();
+        match kind {
+            RequestKind::OpenSession => {
+                state.session_count += 1;
+                Say(Reply::SessionOpened { session: 100 * state.session_count })
+            }
+            RequestKind::Write { session, sequence, lowest_unanswered, .. } => {
+                state.writes.push((*session, *sequence, *lowest_unanswered));
+                if let Some(act) = state.acts.pop_front() {
+                    state.last = Some(act);
+                }
+                state.last.clone().expect("a script has an act")
+            }
+            other => panic!("not in the script: {other:?}"),
+        }
+    }
+
+    async fn serve(self, node_id: u64, mut stream: DuplexStream) {
+        let mut frames = FrameBuffer::with_limit(FRAME_BYTES_MAX);
+        let Some(Greeting { .. }) = hear(&mut stream, &mut frames).await else { return };
+        let hello = Hello {
+            cluster_id: "script".to_owned(),
+            node_id,
+            leader_id: None,
+            key_bytes_max: 100,
+            value_bytes_max: 100,
+            requests_max: 100,
+        };
+        say(&mut stream, &hello).await;
+        while let Some(Request { id, kind }) = hear(&mut stream, &mut frames).await {
+            match self.act(&kind) {
+                Say(reply) => say(&mut stream, &Response { id, reply }).await,
+                HangUp => return,
+                Silence => {}
+            }
+        }
+    }
+}
+
+async fn say(stream: &mut DuplexStream, message: &impl serde::Serialize) {
+    let mut bytes = BytesMut::new();
+    push_frame(&mut bytes, message);
+    // A client that has left hears nothing.
+    let _ = stream.write_all(&bytes).await;
+}
+
+/// `None` when the client has left.
+async fn hear<T: serde::de::DeserializeOwned>(
+    stream: &mut DuplexStream,
+    frames: &mut FrameBuffer,
+) -> Option<T> {
+    loop {
+        if let Some(message) = frames.next_message().expect("the client makes sense") {
+            return Some(message);
+        }
+        frames.reserve();
+        if stream.read_buf(frames.input()).await.unwrap_or(0) == 0 {
+            return None;
+        }
+    }
+}
+
+#[async_trait]
+impl Connector for Nodes {
+    fn nodes(&self) -> Vec<u64> {
+        vec![1, 2, 3]
+    }
+
+    async fn connect(&self, node: u64) -> Result<Stream, String> {
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        tokio::spawn(self.clone().serve(node, theirs));
+        let (reader, writer) = tokio::io::split(ours);
+        Ok(Stream { reader: Box::new(reader), writer: Box::new(writer), guard: Box::new(()) })
+    }
+
+    async fn close(&self) {}
+}
+
+/// One write, as the nodes answer it.
+async fn write(acts: impl IntoIterator<Item = Act>) -> (Result<WriteAnswer, ClientError>, Nodes) {
+    let nodes = Nodes::new(acts);
+    (nodes.client().put("k", "v").await, nodes)
+}
+
+async fn outcome(acts: impl IntoIterator<Item = Act>) -> Outcome {
+    write(acts).await.0.expect_err("not written").outcome
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_attempt_has_the_same_number_and_the_next_write_the_next_one() {
+    let unknown = Say(Reply::Unknown("who knows".to_owned()));
+    let busy = Say(Reply::Rejected(Rejection::Busy("later".to_owned())));
+    let acts = [HangUp, unknown, Silence, reject(), busy, Say(Reply::Written(ANSWER))];
+    let attempt_count = acts.len();
+    let nodes = Nodes::new(acts);
+    let client = nodes.client();
+    assert_eq!(client.put("k", "v").await, Ok(ANSWER));
+    assert_eq!(nodes.writes(), vec![(100, 1, 1); attempt_count]);
+    assert_eq!(client.put("k", "w").await, Ok(ANSWER));
+    assert_eq!(nodes.writes().last(), Some(&(100, 2, 2)));
+}
+
+/// Also one number for the whole time that the write is tried.
+#[tokio::test(start_paused = true)]
+async fn what_is_never_answered_is_never_sent_as_another_write() {
+    let (result, nodes) = write([Silence]).await;
+    assert_eq!(result.unwrap_err().outcome, Outcome::Unknown);
+    let writes = nodes.writes();
+    assert!(writes.len() > 1 && writes.iter().all(|write| *write == (100, 1, 1)), "{writes:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_what_every_attempt_denies_is_not_executed() {
+    assert_eq!(outcome([reject()]).await, Outcome::NotExecuted);
+    assert_eq!(outcome([HangUp]).await, Outcome::Unknown);
+    // One doubtful attempt is enough, whatever is heard later.
+    assert_eq!(outcome([HangUp, reject()]).await, Outcome::Unknown);
+    assert_eq!(outcome([Silence, reject()]).await, Outcome::Unknown);
+    assert_eq!(outcome([reject(), HangUp, reject()]).await, Outcome::Unknown);
+    let unknown = Say(Reply::Unknown("who knows".to_owned()));
+    assert_eq!(outcome([unknown, reject()]).await, Outcome::Unknown);
+    let invalid = || Say(Reply::Rejected(Rejection::Invalid("no".to_owned())));
+    assert_eq!(outcome([invalid()]).await, Outcome::NotExecuted);
+    assert_eq!(outcome([HangUp, invalid()]).await, Outcome::Unknown);
+}
+
+/// The session is gone: whether an attempt whose answer was lost was executed in it, nobody can tell. A new
+/// session would execute it again.
+#[tokio::test(start_paused = true)]
+async fn a_doubtful_write_is_not_sent_in_a_new_session() {
+    for doubtful in [HangUp, Silence, Say(Reply::Unknown("who knows".to_owned()))] {
+        let acts = [doubtful, refuse(Refusal::UnknownSession), Say(Reply::Written(ANSWER))];
+        let (result, nodes) = write(acts).await;
+        let error = result.unwrap_err();
+        assert_eq!((error.outcome, error.reason), (Outcome::Unknown, Reason::SessionExpired));
+        assert_eq!((nodes.session_count(), nodes.writes().len()), (1, 2));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_without_a_doubt_is_sent_in_a_new_session() {
+    let acts = [reject(), refuse(Refusal::UnknownSession), Say(Reply::Written(ANSWER))];
+    let (result, nodes) = write(acts).await;
+    assert_eq!(result, Ok(ANSWER));
+    assert_eq!(nodes.writes(), [(100, 1, 1), (100, 1, 1), (200, 1, 1)]);
+}
+
+/// A refusal that the session keeps is the answer of all attempts. Another one says only that this copy was
+/// refused.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_speaks_for_earlier_attempts_only_if_it_is_kept() {
+    let too_large = || refuse(Refusal::ValueTooLarge { size_bytes: 2, limit_bytes: 1 });
+    assert_eq!(outcome([too_large()]).await, Outcome::NotExecuted);
+    assert_eq!(outcome([HangUp, too_large()]).await, Outcome::NotExecuted);
+    for refusal in [Refusal::Forgotten, Refusal::WindowExceeded] {
+        assert_eq!(outcome([refuse(refusal)]).await, Outcome::NotExecuted);
+        assert_eq!(outcome([HangUp, refuse(refusal)]).await, Outcome::Unknown);
+    }
+}
