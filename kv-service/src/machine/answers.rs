@@ -92,6 +92,7 @@ impl Eq for Answers {}
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::collections::btree_map::Entry;
 
     use proptest::prelude::*;
 
@@ -114,9 +115,9 @@ mod tests {
                     lowest += ahead / 4;
                     answers.forget_below(lowest);
                     map = map.split_off(&lowest);
-                } else if !map.contains_key(&sequence) {
+                } else if let Entry::Vacant(place) = map.entry(sequence) {
                     answers.insert(sequence, outcome(revision));
-                    map.insert(sequence, outcome(revision));
+                    place.insert(outcome(revision));
                 }
                 prop_assert_eq!(answers.get(sequence), map.get(&sequence).copied());
                 prop_assert_eq!(answers.len(), map.len());
