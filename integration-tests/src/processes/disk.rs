@@ -38,7 +38,7 @@ impl Disk {
     }
 
     /// An empty disk that can keep only some of the bytes it has room for. Beyond them a write succeeds and
-    /// the sync fails; the one after it succeeds, and the bytes are gone.
+    /// the sync fails; a later sync succeeds, and the bytes are gone.
     ///
     /// # Errors
     /// This machine does not let us; why.
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thin_disk_fails_one_sync_and_keeps_what_was_synced_before() {
+    fn a_thin_disk_fails_a_sync_and_keeps_what_was_synced_before() {
         let mut disk = match Disk::thin(64, 16) {
             Ok(disk) => disk,
             Err(why) => return not_run("a disk that keeps less than it promises", &why),
@@ -248,12 +248,14 @@ mod tests {
         disk.exhaust_up_to(1 << 20);
         let mut lost = std::fs::File::create(disk.mounted().join("lost")).unwrap();
         lost.write_all(&vec![1; 4 << 20]).unwrap();
-        assert!(lost.sync_data().is_err(), "there is nothing behind it");
-        // Once for each piece of it that was under way.
-        assert!((0..16).any(|_| lost.sync_data().is_ok()), "the kernel goes on telling it");
+        let failed = (0..100).take_while(|_| lost.sync_data().is_err()).count();
+        assert!(failed > 0, "there is nothing behind it");
+        assert!(failed < 100, "the kernel tells of each loss once");
         drop((kept, lost));
         disk.fill_in();
         disk.regain_power();
         assert_eq!(std::fs::read(disk.mounted().join("kept")).unwrap(), b"synced");
+        let lost = std::fs::read(disk.mounted().join("lost")).unwrap_or_default();
+        assert!(lost != vec![1; 4 << 20], "the sync that succeeded brought nothing back");
     }
 }
