@@ -15,7 +15,7 @@ pub(super) struct Stopwatch {
     of_others: Option<f64>,
 }
 
-/// What a [`Stopwatch`] has measured.
+/// How long something took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Took {
     /// Without the time in which others had the processors.
