@@ -60,6 +60,7 @@ impl Simulation {
             self.coverage.count(What::CoreOnly);
             while core.len() > self.oracle.majority() {
                 let id = core.remove(dice.below(core.len()));
+                self.outside.push(id);
                 match dice.below(4) {
                     0 if is_disturbing_harmless => self.cut_off(id, true, true),
                     1 if is_disturbing_harmless => self.cut_off(id, true, false),

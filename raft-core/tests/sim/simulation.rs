@@ -156,6 +156,9 @@ pub struct Simulation {
     pub is_busy: bool,
     /// Appends and entries that were sent, for bounds.
     pub sent: Sent,
+    /// Who stays dead or cut off in the second part. What they are sent does not count: a late word of
+    /// theirs makes the leader go on where it stopped.
+    pub outside: Vec<NodeId>,
     /// By link.
     pub resends: Vec<Resends>,
 }
@@ -189,6 +192,7 @@ impl Simulation {
             reads: Vec::new(),
             is_busy: true,
             sent: Sent::default(),
+            outside: Vec::new(),
             resends: vec![Resends::default(); (voter_count * voter_count) as usize],
         };
         for id in simulation.ids() {

@@ -314,11 +314,13 @@ impl Simulation {
         self.sent.messages += 1;
         match &message.body {
             Body::Append { entries, .. } => {
-                self.sent.appends += 1;
-                self.sent.entries += entries.len() as u64;
+                let mut repeated = Repeated::default();
                 if let (Some(first), Some(last)) = (entries.first(), entries.last()) {
-                    let repeated =
-                        self.check_resends(id, to, message.term, first.index, last.index);
+                    repeated = self.check_resends(id, to, message.term, first.index, last.index);
+                }
+                if !self.outside.contains(&to) {
+                    self.sent.appends += 1;
+                    self.sent.entries += entries.len() as u64;
                     self.sent.repeated.due += repeated.due;
                     self.sent.repeated.early += repeated.early;
                 }
