@@ -60,6 +60,49 @@ async fn a_follower_that_was_away_catches_up_by_snapshot() {
     assert_eq!(commands.len(), 1_000);
 }
 
+/// Nobody writes, the leader stays, and its log reaches back to all that the follower had acknowledged.
+#[tokio::test(start_paused = true)]
+async fn a_follower_that_lost_its_disk_is_filled_up_on_an_idle_cluster() {
+    let mut cluster = counters(1, 3, 0).await;
+    let leader = cluster.leader().await;
+    let lost = 1 + leader % 3;
+    for number in 1..=10 {
+        cluster.nodes[&leader].propose_and_wait(command(number)).await.unwrap();
+    }
+    cluster.lose_disk(lost);
+    cluster.start(lost).await;
+    assert!(cluster.nodes[&lost].status().is_recovering);
+    let mut watch = cluster.nodes[&lost].watch_status();
+    let is_whole = watch.wait_for(|status| status.last_applied >= 11 && !status.is_recovering);
+    tokio::time::timeout(Duration::from_secs(2), is_whole).await.expect("soon").unwrap();
+    assert_eq!(cluster.nodes[&leader].status().term, cluster.nodes[&lost].status().term);
+    // Its word counts again: with the third one away, it is a majority with the leader.
+    cluster.isolate(1 + lost % 3);
+    cluster.nodes[&leader].propose_and_wait(command(11)).await.unwrap();
+}
+
+/// What it had acknowledged is not given up for a node that lacks it.
+#[tokio::test(start_paused = true)]
+async fn who_lost_its_disk_elects_nobody_who_lacks_what_was_acknowledged() {
+    let mut cluster = counters(1, 3, 0).await;
+    let leader = cluster.leader().await;
+    let (lost, behind) = (1 + leader % 3, 1 + (leader + 1) % 3);
+    cluster.isolate(behind);
+    cluster.nodes[&leader].propose_and_wait(command(1)).await.unwrap();
+    cluster.crash(leader);
+    cluster.lose_disk(lost);
+    cluster.reconnect(behind);
+    cluster.start(lost).await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    for id in [lost, behind] {
+        assert_eq!(cluster.nodes[&id].status().leader_id, None, "node {leader} alone has it");
+    }
+    cluster.start(leader).await;
+    let next = cluster.leader().await;
+    let commands = cluster.nodes[&next].query_and_wait((), true).await.unwrap();
+    assert_eq!(commands, [command(1)]);
+}
+
 /// The way breaks while the snapshot is under way.
 #[tokio::test(start_paused = true)]
 async fn a_snapshot_whose_transfer_breaks_off_is_sent_again() {

@@ -395,7 +395,7 @@ async fn a_durable_machine_that_the_log_can_bring_up_to_date_is_not_restored() {
     let disk = MemoryDisk::new();
     let storage = disk.storage();
     storage.load().await.expect("a new disk");
-    let hard_state = Some(HardState { term: 1, voted_for: None, commit_index: 10 });
+    let hard_state = Some(HardState { term: 1, commit_index: 10, ..HardState::INITIAL });
     let batch = Batch { entries: entries.clone(), hard_state, ..Batch::default() };
     storage.persist(batch).await.expect("a healthy disk");
     let configuration = Configuration::of_voters([1]);
@@ -469,7 +469,7 @@ async fn a_snapshot_that_cannot_be_read_is_replaced() {
         started.await.expect("a node of a healthy disk starts")
     };
     let storages = [1, 2].map(|_| {
-        let inner = MemoryDisk::new().storage();
+        let inner = MemoryDisk::of_member().storage();
         Arc::new(BadSector { inner, index: AtomicU64::new(0) })
     });
     let first = start(1, storages[0].clone()).await;

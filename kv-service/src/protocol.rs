@@ -115,6 +115,8 @@ pub struct NodeStatus {
     pub id: NodeId,
     /// Of the operating system.
     pub pid: u32,
+    /// Of Raft; `recovering` for a node that does not lead, started on an empty disk, and was not filled up
+    /// yet.
     pub role: String,
     pub term: Term,
     pub leader_id: Option<NodeId>,

@@ -35,7 +35,12 @@ fn workload() -> Vec<Operation> {
                 payload: Payload::Command(Bytes::from(vec![index as u8; 3_000])),
             })
             .collect(),
-        hard_state: Some(HardState { term, voted_for: Some(term % 3 + 1), commit_index: from - 1 }),
+        hard_state: Some(HardState {
+            term,
+            voted_for: Some(term % 3 + 1),
+            commit_index: from - 1,
+            ..HardState::INITIAL
+        }),
         ..Batch::default()
     };
     let meta = |term, index| SnapshotMeta {

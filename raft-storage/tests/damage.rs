@@ -26,7 +26,12 @@ const BATCH_COUNT: u64 = 40;
 fn batch(number: u64) -> Batch {
     let command = Bytes::from(vec![number as u8; 3_000]);
     let entry = Entry { index: number, term: 1, payload: Payload::Command(command) };
-    let hard_state = HardState { term: number, voted_for: Some(1), commit_index: number - 1 };
+    let hard_state = HardState {
+        term: number,
+        voted_for: Some(1),
+        commit_index: number - 1,
+        ..HardState::INITIAL
+    };
     Batch { entries: vec![entry], hard_state: Some(hard_state), ..Batch::default() }
 }
 

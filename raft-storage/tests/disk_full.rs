@@ -60,7 +60,7 @@ fn run(program: &str, arguments: &[&str], directory: &TempDir) -> bool {
 fn batch(number: u64) -> Batch {
     let payload = Payload::Command(Bytes::from(vec![number as u8; 100_000]));
     let entry = Entry { index: number, term: 1, payload };
-    let hard_state = HardState { term: number, voted_for: Some(2), commit_index: 0 };
+    let hard_state = HardState { term: number, voted_for: Some(2), ..HardState::INITIAL };
     Batch { entries: vec![entry], hard_state: Some(hard_state), ..Batch::default() }
 }
 

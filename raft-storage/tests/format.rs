@@ -46,7 +46,8 @@ fn snapshot_bytes() -> Bytes {
     Bytes::from("state through 12. ".repeat(4_000))
 }
 
-const HARD_STATE: HardState = HardState { term: 6, voted_for: Some(3), commit_index: 25 };
+const HARD_STATE: HardState =
+    HardState { term: 6, voted_for: Some(3), commit_index: 25, recovering: false };
 
 async fn check(path: &Path) {
     let storage = open(path).unwrap();

@@ -3,7 +3,7 @@
 use anyhow::ensure;
 use bytes::Bytes;
 use raft_core::consensus::{Boot, Config, Persist, Raft, Ready, RoleKind};
-use raft_core::types::{Configuration, Loaded, Message, NodeId, Payload, Position, Time};
+use raft_core::types::{Configuration, HardState, Loaded, Message, NodeId, Payload, Position, Time};
 
 use super::{FORGET_EVERY, KEPT_ENTRIES, Trio};
 
@@ -25,7 +25,7 @@ impl Nodes {
         let mut nodes = Vec::new();
         for id in NODES {
             let boot = Boot {
-                loaded: Loaded::default(),
+                loaded: Loaded { hard_state: HardState::INITIAL, ..Loaded::default() },
                 last_applied: Position::ZERO,
                 bootstrap: Configuration::of_voters(NODES),
             };

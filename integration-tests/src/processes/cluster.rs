@@ -214,13 +214,14 @@ impl Cluster {
         self.nodes.values().filter_map(Node::pid_if_running).collect()
     }
 
-    /// Every node has applied what the leader had committed when this was called.
+    /// Every node has applied what the leader had committed when this was called, and its word counts.
     pub async fn converges(&self) {
         let leader = self.leader().await;
         let commit = self.status(leader).await.map_or(0, |status| status.commit_index);
         eventually("all nodes to catch up", async || {
             let (one, two, three) = tokio::join!(self.status(1), self.status(2), self.status(3));
-            let caught_up = |status: &NodeStatus| status.last_applied >= commit;
+            let caught_up =
+                |status: &NodeStatus| status.last_applied >= commit && status.role != "recovering";
             [one, two, three].iter().flatten().filter(|status| caught_up(status)).count() == 3
         })
         .await;
@@ -230,7 +231,7 @@ impl Cluster {
     pub async fn receives_snapshot(&self, id: NodeId) {
         let snapshots = self.nodes[&id].data.join("snapshots");
         let is_long = |file: &PathBuf| file.metadata().is_ok_and(|file| file.len() > 64 << 10);
-        self.writes_until("a snapshot to be under way", || {
+        eventually("a snapshot to be under way", async || {
             files_below(&snapshots, ".part").iter().any(is_long)
         })
         .await;
@@ -240,11 +241,10 @@ impl Cluster {
     pub async fn has_snapshot(&self, id: NodeId) {
         let snapshots = self.nodes[&id].data.join("snapshots");
         let is_there = || !files_below(&snapshots, ".snap").is_empty();
-        self.writes_until("a snapshot to have arrived", is_there).await;
+        eventually("a snapshot to have arrived", async || is_there()).await;
     }
 
-    /// Waits, and has the log grow meanwhile: tables are written by that, and the leader of a node that was
-    /// emptied sends a snapshot only when the log has left behind what the node had acknowledged.
+    /// Waits, and has the log grow meanwhile: tables are written by that.
     pub async fn writes_until(&self, what: &str, mut holds: impl FnMut() -> bool) {
         let client = self.client().with_deadline(RECOVERY);
         let mut number = 0_u8;
@@ -255,6 +255,15 @@ impl Cluster {
             holds()
         })
         .await;
+    }
+
+    /// Takes away all that a node has.
+    ///
+    /// # Panics
+    /// If its directory cannot be removed.
+    pub async fn wipe(&mut self, id: NodeId) {
+        self.node(id).kill().await;
+        std::fs::remove_dir_all(&self.nodes[&id].data).expect("nobody uses it");
     }
 
     /// Takes away all that a node has, once the others do not need it: it has to be sent a snapshot

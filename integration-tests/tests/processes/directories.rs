@@ -50,16 +50,22 @@ async fn a_directory_that_is_copied_moved_or_put_back_is_refused() {
     cluster.finish().await;
 }
 
-/// The others have everything, so a node may come back with nothing.
+/// The others have everything, so a node may come back with nothing: while they are busy, and while nobody
+/// asks anything of them, so that the leader learns nothing but that the node lacks what it had.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_directory_that_is_wiped_is_filled_again() {
     let mut cluster = Cluster::start(Plan::default()).await;
     let leader = cluster.leader().await;
     let [victim, _] = cluster.peers_of(leader);
+    cluster.client().put("k", "old").await.unwrap();
+    cluster.converges().await;
+    cluster.wipe(victim).await;
+    cluster.node(victim).start();
+    cluster.converges().await;
+    assert_eq!(cluster.leader().await, leader, "nobody was disturbed");
     let load = Workload::start(&cluster, "wiped", 7);
     load.advances_by(300).await;
-    cluster.node(victim).kill().await;
-    fs::remove_dir_all(&cluster.nodes[&victim].data).unwrap();
+    cluster.wipe(victim).await;
     cluster.node(victim).start();
     load.advances_by(100).await;
     cluster.converges().await;

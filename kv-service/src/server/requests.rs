@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use raft_core::consensus::RoleKind;
 use raft_core::error::{ProposeError, Rejected};
 use raft_core::state_machine::MachineResult;
 
@@ -128,10 +129,15 @@ impl Shared {
     pub(super) fn status(&self) -> NodeStatus {
         let status = self.node.status();
         let peers = self.config.nodes.iter().filter(|node| node.id != status.id);
+        let role = match status.role {
+            RoleKind::Leader => status.role.name(),
+            _ if status.is_recovering => "recovering",
+            role => role.name(),
+        };
         NodeStatus {
             id: status.id,
             pid: std::process::id(),
-            role: status.role.name().to_owned(),
+            role: role.to_owned(),
             term: status.term,
             leader_id: status.leader_id,
             commit_index: status.commit_index,

@@ -64,7 +64,7 @@ impl<M: StateMachine> Cluster<M> {
             nodes: BTreeMap::new(),
             witness,
             trace,
-            disks: (1..=size).map(|id| (id, MemoryDisk::new())).collect(),
+            disks: (1..=size).map(|id| (id, MemoryDisk::of_member())).collect(),
             isolated: BTreeSet::new(),
             configure: Box::new(configure),
             machine: Box::new(machine),
@@ -121,6 +121,14 @@ impl<M: StateMachine> Cluster<M> {
         let node = self.nodes.remove(&id).expect("it runs");
         // What is left of it can neither write nor be heard; it need not go on for the rest of the run.
         tokio::spawn(async move { node.shutdown().await });
+    }
+
+    /// As [`Cluster::crash`], and the disk is gone: the node starts again on an empty one, and fills up from
+    /// the others.
+    pub fn lose_disk(&mut self, id: NodeId) {
+        self.crash(id);
+        self.trace.note(format_args!("{id} loses its disk"));
+        self.disks.insert(id, MemoryDisk::new());
     }
 
     /// Cuts all links of the node, in both directions, without a word to anybody. It stays cut off over

@@ -16,6 +16,8 @@
 //! * [`Trace`] is all that happened in a run, reduced to a number: the test that equal seeds give equal
 //!   runs compares two of them.
 //!
+//! The nodes are members of a cluster that was founded just before, so none has to wait for the others.
+//!
 //! # A failing run is its seed
 //!
 //! When a scenario panics, the seed and the command that replays it are printed. The environment variable

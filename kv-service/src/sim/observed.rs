@@ -42,7 +42,7 @@ impl Witness {
     pub(super) fn listen_to(self: &Arc<Self>, network: &ChannelNetwork) {
         let witness = Arc::clone(self);
         network.listen(move |from, _, traffic| {
-            let Traffic::Sent(Message { term, body }) = traffic else { return };
+            let Traffic::Sent(Message { term, body, .. }) = traffic else { return };
             if let Body::Append { .. } | Body::Heartbeat { .. } = body {
                 witness.led(*term, from);
             }

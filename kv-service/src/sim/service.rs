@@ -80,7 +80,7 @@ impl Service {
             network: LocalNetwork::new(seed),
             servers: BTreeMap::new(),
             trace: Trace::new(),
-            disks: (1..=size).map(|id| (id, MemoryDisk::new())).collect(),
+            disks: (1..=size).map(|id| (id, MemoryDisk::of_member())).collect(),
             configure: Box::new(configure),
         };
         service.trace.listen_to(service.network.peers());
@@ -159,6 +159,17 @@ impl Service {
         self.disks[&id].crash();
         // What is left of it can neither write nor be heard; it need not go on for the rest of the run.
         tokio::spawn(async move { server.node().shutdown().await });
+    }
+
+    /// As [`Service::crash`], and the disk is gone: the server starts again on an empty one, and fills up
+    /// from the others.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub fn lose_disk(&mut self, id: NodeId) {
+        self.crash(id);
+        self.trace.note(format_args!("{id} loses its disk"));
+        self.disks.insert(id, MemoryDisk::new());
     }
 
     /// Cuts all links between servers of different groups, besides what is cut already. Clients are not

@@ -23,7 +23,9 @@ pub(super) struct Common {
     pub(super) config: Config,
     pub(super) term: Term,
     pub(super) voted_for: Option<NodeId>,
-    /// Term or vote changed since the last batch.
+    /// This node may have lost promises (`recovery`); the number under which it started.
+    pub(super) recovering: Option<u64>,
+    /// Term, vote or `recovering` changed since the last batch.
     hard_state_changed: bool,
     pub(super) configuration: Configuration,
     pub(super) log: Log,
@@ -55,6 +57,7 @@ impl Hash for Common {
             config,
             term,
             voted_for,
+            recovering,
             hard_state_changed,
             configuration,
             log,
@@ -72,7 +75,8 @@ impl Hash for Common {
             persists,
         } = self;
         (config, term, voted_for, hard_state_changed, configuration, log).hash(state);
-        (publish, restoring, restore, messages, read_states, snapshot_requests).hash(state);
+        (recovering, publish, restoring, restore, messages, read_states, snapshot_requests)
+            .hash(state);
         (published, alarms, persists).hash(state);
         gate.hash_after(*last_persist_id, state);
     }
@@ -85,8 +89,10 @@ impl Common {
         configuration: Configuration,
         log: Log,
     ) -> Self {
+        let mut chance = Chance::new(config.seed);
         Self {
-            chance: Chance::new(config.seed),
+            recovering: hard_state.recovering.then(|| chance.next()),
+            chance,
             config,
             term: hard_state.term,
             voted_for: hard_state.voted_for,
@@ -149,6 +155,20 @@ impl Common {
         }
     }
 
+    /// This node's word counts again, from the term of `leader` on. It may have voted in that term and
+    /// forgotten it, so it votes for nobody else in it.
+    pub(super) fn recover_under(&mut self, leader: NodeId) {
+        self.recovering = None;
+        self.hard_state_changed = true;
+        if self.voted_for.is_none() {
+            self.vote_for(leader);
+        }
+    }
+
+    fn message(&self, term: Term, body: Body) -> Message {
+        Message { recovering: self.recovering, ..Message::new(term, body) }
+    }
+
     /// For what promises nothing about this node's disk.
     pub(super) fn send(&mut self, to: NodeId, body: Body) {
         self.send_at_term(to, self.term, body);
@@ -156,13 +176,13 @@ impl Common {
 
     pub(super) fn send_at_term(&mut self, to: NodeId, term: Term, body: Body) {
         assert_ne!(to, self.config.id, "no node writes to itself");
-        self.messages.push((to, Message::new(term, body)));
+        self.messages.push((to, self.message(term, body)));
     }
 
     /// For what rests on a write: leaves when everything decided so far is on disk. May be addressed
     /// to this node itself, which then hears it like any other.
     pub(super) fn send_when_durable(&mut self, to: NodeId, body: Body) {
-        let message = Message::new(self.term, body);
+        let message = self.message(self.term, body);
         if self.has_unpersisted() {
             self.gate.hold(self.last_persist_id + 1, to, message);
         } else if let Some(newest) = self.persists.back() {
@@ -193,6 +213,7 @@ impl Common {
             term: self.term,
             voted_for: self.voted_for,
             commit_index: self.log.commit_index(),
+            recovering: self.recovering.is_some(),
         }
     }
 

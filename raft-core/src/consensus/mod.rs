@@ -21,6 +21,7 @@
 //! | 5 snapshots | `raft::on_snapshot_*`, `log` |
 //! | 6.2 check quorum | `role::leader` |
 //! | 6.4 reads | `read_index`, `role::leader::reads`, `role::follower` |
+//! | (not there) disks that are lost | `recovery` |
 //! | 10.2.1 the leader's disk beside the network | `ready`: appends are not held back |
 //!
 //! What it promises, beside the five properties of figure 3.2: nothing in a [`Ready`] rests on a
@@ -52,6 +53,7 @@ pub mod quorum;
 mod raft;
 mod read_index;
 mod ready;
+mod recovery;
 mod role;
 mod status;
 

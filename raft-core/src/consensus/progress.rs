@@ -12,6 +12,7 @@
 //! sends ahead within the window. Snapshot sends nothing until the snapshot's fate is known.
 
 use super::inflights::Inflights;
+use super::recovery::Recovery;
 use crate::types::{Index, Time};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,6 +27,8 @@ pub enum ProgressState {
 
 #[derive(Clone, Debug)]
 pub(super) struct Progress {
+    /// The peer recovers, or has recovered under this leader.
+    pub(super) recovery: Option<Recovery>,
     /// Known to be on the peer's disk and equal to ours through here.
     pub(super) match_index: Index,
     /// The next entry to send.
@@ -43,13 +46,14 @@ pub(super) struct Progress {
 }
 
 hash_of!(Progress {
-    match_index, next_index, state, inflights, acked_round, commit_sent;
+    recovery, match_index, next_index, state, inflights, acked_round, commit_sent;
     left out: last_heard, probe_again_at
 });
 
 impl Progress {
     pub(super) fn new(next_index: Index, inflights: Inflights, now: Time) -> Self {
         Self {
+            recovery: None,
             match_index: 0,
             next_index,
             state: ProgressState::Probe { paused: false },
@@ -59,6 +63,19 @@ impl Progress {
             commit_sent: 0,
             probe_again_at: now,
         }
+    }
+
+    /// The peer has started on a disk of which nothing is known.
+    pub(super) fn start_over(&mut self, recovery: Recovery, next_index: Index) {
+        self.recovery = Some(recovery);
+        self.match_index = 0;
+        self.acked_round = 0;
+        self.become_probe(next_index, false);
+    }
+
+    /// The peer's word does not count.
+    pub(super) fn recovers(&self) -> bool {
+        self.recovery.is_some_and(|recovery| !recovery.is_over)
     }
 
     /// Starts over behind what is known to match.
@@ -83,7 +100,11 @@ impl Progress {
         self.inflights.free_through(self.match_index);
         match self.state {
             ProgressState::Replicate => {}
-            ProgressState::Probe { .. } => self.state = ProgressState::Replicate,
+            // What was to be probed beyond is a guess.
+            ProgressState::Probe { .. } => {
+                self.next_index = self.match_index + 1;
+                self.state = ProgressState::Replicate;
+            }
             // Whatever becomes of the snapshot: the log itself can serve this peer again.
             ProgressState::Snapshot if self.match_index >= log_start_index => {
                 self.next_index = self.match_index + 1;

@@ -60,12 +60,13 @@ pub struct ReadState {
     pub read_index: Option<Index>,
 }
 
-/// Who leads, as this node now believes.
+/// Who leads, as this node now believes, and whether its own word counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct RoleChange {
     pub role: RoleKind,
     pub term: Term,
     pub leader: Option<NodeId>,
+    pub is_recovering: bool,
 }
 
 /// Messages that promise durability, each with the batch that it rests on.

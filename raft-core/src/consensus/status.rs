@@ -10,6 +10,8 @@ pub struct Status {
     pub role: RoleKind,
     pub term: Term,
     pub leader: Option<NodeId>,
+    /// Its disk was empty when it started, and no leader has filled it up yet.
+    pub is_recovering: bool,
     pub log_start_index: Index,
     pub snapshot_index: Index,
     pub last_applied: Index,
@@ -29,4 +31,5 @@ pub struct PeerStatus {
     pub next_index: Index,
     pub state: ProgressState,
     pub inflight_count: usize,
+    pub is_recovering: bool,
 }

@@ -67,6 +67,7 @@ pub(super) struct EventLoop<M: StateMachine> {
     floor_bytes: u64,
     status: watch::Sender<Status>,
     leadership: watch::Sender<Leadership>,
+    is_recovering: bool,
     election_timeout: Duration,
     /// Set by a shutdown: until when leadership may be handed over.
     stop_at: Option<Time>,
@@ -83,6 +84,13 @@ impl<M: StateMachine> EventLoop<M> {
     pub(super) fn new(config: &NodeConfig, parts: Parts<M>) -> Self {
         let Parts { raft, inbox, storage, transport, persist, work, .. } = parts;
         let Parts { tasks, flusher, blocks, published, .. } = parts;
+        let is_recovering = raft.is_recovering();
+        if is_recovering {
+            tracing::info!(
+                "the disk was empty: this node's votes and acknowledgements count once a leader has \
+                 filled it up. A new cluster needs all its members to elect its first leader"
+            );
+        }
         let snapshotter = Snapshotter {
             storage: Arc::clone(&storage),
             transport: Arc::clone(&transport),
@@ -118,6 +126,7 @@ impl<M: StateMachine> EventLoop<M> {
             floor_bytes: 0,
             status,
             leadership: watch::Sender::new(Leadership::default()),
+            is_recovering,
             election_timeout: config.raft.election_timeout,
             stop_at: None,
         }
@@ -388,9 +397,12 @@ impl<M: StateMachine> EventLoop<M> {
     }
 
     fn on_role_change(&mut self, change: RoleChange) {
-        let RoleChange { role, term, leader } = change;
+        let RoleChange { role, term, leader, is_recovering } = change;
         let is_leader = role == RoleKind::Leader;
         tracing::debug!(role = role.name(), term, leader, "role");
+        if std::mem::replace(&mut self.is_recovering, is_recovering) && !is_recovering {
+            tracing::info!("filled up: this node's votes and acknowledgements count");
+        }
         if !is_leader {
             self.waiters.fail_all("leadership was lost before the command was committed");
             self.snapshotter.wanted_by.clear();
@@ -552,6 +564,7 @@ fn status_of(raft: &Raft, log_bytes: u64) -> Status {
         role: status.role,
         term: status.term,
         leader_id: status.leader,
+        is_recovering: status.is_recovering,
         commit_index: status.commit_index,
         last_applied: status.last_applied,
         last_index: status.last_index,

@@ -88,6 +88,9 @@ pub struct Status {
     pub role: RoleKind,
     pub term: Term,
     pub leader_id: Option<NodeId>,
+    /// Its disk was empty when it started, and no leader has filled it up yet: its votes and
+    /// acknowledgements do not count.
+    pub is_recovering: bool,
     pub commit_index: Index,
     pub last_applied: Index,
     pub last_index: Index,

@@ -8,6 +8,8 @@
 //!   does not fit is dropped and counted.
 //! * Messages of one class arrive in order or not at all while a connection lasts; one class never
 //!   waits behind another, nor either behind a bulk stream.
+//! * A peer that comes back with another disk is another one: what it sent from the old one does not
+//!   arrive after what it sends from the new one, and what was meant for the old one does not reach it.
 //! * [`Inbound`] hears the peer's authenticated identity. What does not decode never reaches it.
 
 pub mod channel;

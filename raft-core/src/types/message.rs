@@ -9,6 +9,9 @@ pub struct Message {
     /// The sender's current term. (In a `PreVote` too: the term it would campaign in is one more,
     /// and nobody adopts a term from it.)
     pub term: Term,
+    /// The sender may have lost what it once promised (`consensus::recovery`); a number drawn anew
+    /// whenever it starts in that state.
+    pub recovering: Option<u64>,
     pub body: Body,
 }
 
@@ -68,6 +71,11 @@ pub enum Body {
     },
     /// Campaign at once (leadership transfer, 3.10).
     TimeoutNow,
+    /// The leader has seen to it that nothing which the receiver promised before it started under this
+    /// number can matter any more: its word counts again (`consensus::recovery`).
+    Recovered {
+        number: u64,
+    },
 }
 
 /// Messages of one class stay in order and share a stream; one class never waits behind another.
@@ -85,7 +93,7 @@ impl Class {
 
 impl Message {
     pub fn new(term: Term, body: Body) -> Self {
-        Self { term, body }
+        Self { term, recovering: None, body }
     }
 
     pub fn class(&self) -> Class {
@@ -101,7 +109,8 @@ impl Message {
             | Body::HeartbeatAnswer { .. }
             | Body::ReadIndex { .. }
             | Body::ReadIndexAnswer { .. }
-            | Body::TimeoutNow => Class::Control,
+            | Body::TimeoutNow
+            | Body::Recovered { .. } => Class::Control,
         }
     }
 
@@ -119,7 +128,8 @@ impl Message {
             | Body::Append { .. }
             | Body::Heartbeat { .. }
             | Body::ReadIndex { .. }
-            | Body::TimeoutNow => false,
+            | Body::TimeoutNow
+            | Body::Recovered { .. } => false,
         }
     }
 

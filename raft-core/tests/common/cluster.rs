@@ -47,13 +47,13 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Nodes 1 to `count`, all voters, with empty disks.
+    /// Nodes 1 to `count`, all voters, that have promised nothing yet.
     pub fn new(count: u64) -> Self {
         Self::with_config(count, |_| {})
     }
 
     pub fn with_config(count: u64, configure: impl Fn(&mut Config) + 'static) -> Self {
-        Self::with_disks((1..=count).map(|id| (id, Disk::default())).collect(), configure)
+        Self::with_disks((1..=count).map(|id| (id, Disk::of_terms(&[], 0))).collect(), configure)
     }
 
     /// Nodes that have lived before.

@@ -21,7 +21,7 @@ impl Machine {
     }
 }
 
-/// One node's log, hard state and snapshot.
+/// One node's log, hard state and snapshot. The default is an empty disk, whose node recovers.
 #[derive(Clone, Debug, Default, Hash)]
 pub struct Disk {
     pub loaded: Loaded,
@@ -37,7 +37,7 @@ impl Disk {
         let entry =
             |(term, index): (&Term, Index)| Entry { index, term: *term, payload: Payload::Noop };
         let entries = terms.iter().zip(1..).map(entry).collect();
-        let hard_state = HardState { term, ..HardState::default() };
+        let hard_state = HardState { term, ..HardState::INITIAL };
         Self { loaded: Loaded { hard_state, entries, ..Loaded::default() }, ..Self::default() }
     }
 

@@ -33,8 +33,12 @@ pub fn message(message: &Message) -> String {
             format!("read-index-answer {:04} {index}", id % 10_000)
         }
         Body::TimeoutNow => "timeout-now".to_owned(),
+        Body::Recovered { number } => format!("recovered {:04}", number % 10_000),
     };
-    format!("t{} {body}", message.term)
+    match message.recovering {
+        None => format!("t{} {body}", message.term),
+        Some(number) => format!("t{} {body} (recovering {:04})", message.term, number % 10_000),
+    }
 }
 
 fn yes_no(granted: bool) -> &'static str {
@@ -73,6 +77,7 @@ pub fn batch(batch: &Batch) -> String {
             " term={} vote={vote} commit={}",
             hard_state.term, hard_state.commit_index
         );
+        text.push_str(if hard_state.recovering { " recovering" } else { "" });
     }
     text.trim_start().to_owned()
 }
@@ -98,6 +103,7 @@ pub fn status(status: &Status) -> String {
         status.commit_index,
         status.last_applied,
     );
+    text.push_str(if status.is_recovering { " recovering" } else { "" });
     if status.log_start_index > 0 {
         let _ = write!(text, " start={}", status.log_start_index);
     }
@@ -113,6 +119,7 @@ pub fn status(status: &Status) -> String {
             "\n     {}: {state} match={} next={} inflight={}",
             peer.id, peer.match_index, peer.next_index, peer.inflight_count
         );
+        text.push_str(if peer.is_recovering { " recovering" } else { "" });
     }
     text
 }

@@ -38,7 +38,7 @@ pub fn elects_and_commits(
             let applied = &cluster.node(*id).machine.applied;
             applied.last().is_some_and(|last| {
                 last.position() == position && matches!(last.payload, Payload::Command(_))
-            })
+            }) && !cluster.raft(*id).is_recovering()
         };
         connected.iter().all(holds).then_some(())
     };
@@ -71,6 +71,8 @@ fn cluster_of(scope: &Scope, nodes: &[&Node]) -> Cluster {
     let configure = move |config: &mut Config| configured.configure(config);
     let mut cluster = Cluster::with_disks(disks, configure);
     cluster.now = AFTERWARDS;
+    // What they held was acknowledged, and may be committed yet.
+    cluster.oracle.lost_disks = nodes.iter().filter(|node| !node.lost.is_empty()).count();
     for node in nodes {
         let slot = cluster.nodes.get_mut(&node.id).expect("one for each disk");
         node.writing.iter().for_each(|persist| slot.log.write(&persist.batch));

@@ -12,7 +12,9 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use bytes::Bytes;
 use raft_core::consensus::{Boot, Config, Persist, Raft, Ready, RoleKind, invariants};
-use raft_core::types::{Body, Configuration, Message, NodeId, Payload, Position, Term, Time};
+use raft_core::types::{
+    Body, Configuration, Index, Message, NodeId, Payload, Position, Term, Time,
+};
 
 use crate::common::oracle::Oracle;
 use crate::common::{Disk, Machine};
@@ -43,6 +45,8 @@ pub enum Input {
     Restart {
         written: u8,
     },
+    /// A crash, and a new start on an empty disk.
+    LoseDisk,
 }
 
 #[derive(Clone, Debug)]
@@ -50,6 +54,8 @@ pub struct Node {
     pub id: NodeId,
     pub raft: Raft,
     pub disk: Disk,
+    /// The terms on the disk that it lost.
+    pub lost: Vec<Term>,
     pub writing: VecDeque<Persist>,
     pub machine: Machine,
     /// The terms that it has led, also before a crash.
@@ -62,18 +68,32 @@ pub struct Node {
 
 impl Node {
     pub fn new(scope: &Scope, id: NodeId) -> Self {
-        let disk = Disk::of_terms(scope.logs[id as usize - 1], scope.term);
-        let raft = start(scope, id, &disk);
-        let machine = Machine::default();
-        let (led, committed) = (BTreeSet::new(), Vec::new());
-        let oracle = Oracle::default();
-        Self { id, raft, disk, writing: VecDeque::new(), machine, led, committed, oracle }
+        let log = scope.logs[id as usize - 1];
+        let disk = match scope.is_founded {
+            true => Disk::default(),
+            false => Disk::of_terms(log, scope.term),
+        };
+        let position = |(term, index): (&Term, Index)| Position::new(*term, index);
+        let committed = scope.logs[0][..scope.committed].iter().zip(1..).map(position);
+        let holds =
+            |position: &Position| log.get(position.index as usize - 1) == Some(&position.term);
+        Self {
+            id,
+            raft: start(scope, id, &disk),
+            disk,
+            lost: Vec::new(),
+            writing: VecDeque::new(),
+            machine: Machine::default(),
+            led: BTreeSet::new(),
+            committed: committed.take_while(holds).map(|at| (at, at.term)).collect(),
+            oracle: Oracle::default(),
+        }
     }
 
     pub fn fingerprint(&self) -> u64 {
-        let Self { id, raft, disk, writing, machine, led, committed, oracle } = self;
+        let Self { id, raft, disk, lost, writing, machine, led, committed, oracle } = self;
         let mut hasher = DefaultHasher::new();
-        (id, raft, disk, machine, led, committed, oracle).hash(&mut hasher);
+        (id, raft, disk, lost, machine, led, committed, oracle).hash(&mut hasher);
         writing.iter().for_each(|persist| persist.batch.hash(&mut hasher));
         hasher.finish()
     }
@@ -106,6 +126,13 @@ impl Node {
                     node.disk.write(&batch);
                 }
                 node.machine = Machine::default();
+                node.raft = start(scope, node.id, &node.disk);
+            }
+            Input::LoseDisk => {
+                node.writing.clear();
+                node.lost = std::mem::take(&mut node.disk).terms();
+                node.machine = Machine::default();
+                node.oracle = Oracle::default();
                 node.raft = start(scope, node.id, &node.disk);
             }
         }

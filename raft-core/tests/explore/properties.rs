@@ -18,6 +18,8 @@ pub struct Facts {
     /// The terms of the entries, from index 1.
     pub memory: Vec<Term>,
     disk: Vec<Term>,
+    /// The disk that it lost, until it has recovered.
+    lost: Vec<Term>,
     /// The terms of the entries that it ever knew to be committed, and in which term it learned that.
     pub committed: Vec<(Term, Term)>,
 }
@@ -35,6 +37,7 @@ impl Facts {
             led: node.led.iter().copied().collect(),
             memory: (1..=status.last_index).map(term_at).collect(),
             disk: node.disk.terms(),
+            lost: if status.is_recovering { node.lost.clone() } else { Vec::new() },
             committed: node.committed.iter().map(|(at, learned)| (at.term, *learned)).collect(),
         }
     }
@@ -52,7 +55,8 @@ impl Facts {
             Body::AppendAccepted { .. }
             | Body::AppendRejected { .. }
             | Body::HeartbeatAnswer { .. } => RoleKind::Leader,
-            Body::PreVote { .. }
+            Body::Recovered { .. }
+            | Body::PreVote { .. }
             | Body::Vote { .. }
             | Body::Append { .. }
             | Body::Heartbeat { .. }
@@ -73,7 +77,10 @@ pub fn check(nodes: &[&Facts]) -> Result<(), String> {
                 .map_err(|what| format!("{what}, by nodes {} and {}", at + 1, other_at + 1))?;
         }
         for (offset, (term, _)) in one.committed.iter().enumerate() {
-            let holders = nodes.iter().filter(|node| node.disk.get(offset) == Some(term)).count();
+            let holds = |node: &&&Facts| {
+                node.disk.get(offset) == Some(term) || node.lost.get(offset) == Some(term)
+            };
+            let holders = nodes.iter().filter(holds).count();
             if 2 * holders <= nodes.len() {
                 let entry = format!("{}@{term}, which node {} committed,", offset + 1, at + 1);
                 return Err(format!("durability: {entry} is on {holders} disks"));

@@ -16,6 +16,12 @@ pub struct Scope {
     pub term_max: Term,
     pub proposals: u8,
     pub restarts: u8,
+    /// Nodes that start anew on an empty disk.
+    pub lost_disks: u8,
+    /// The first entries of node 1's log are committed, and known to be to those that hold them.
+    pub committed: usize,
+    /// All start on empty disks, as in a cluster that is just being founded.
+    pub is_founded: bool,
     /// Messages that arrive twice.
     pub duplicates: u8,
     /// Rounds of heartbeats after the one with which a leader takes office.
@@ -44,6 +50,9 @@ impl Scope {
         term_max: 2,
         proposals: 0,
         restarts: 0,
+        lost_disks: 0,
+        committed: 0,
+        is_founded: false,
         duplicates: 0,
         heartbeats: 0,
         heartbeats_arrive: false,
@@ -65,6 +74,7 @@ impl Scope {
                 "term_max" => self.term_max = value,
                 "proposals" => self.proposals = value as u8,
                 "restarts" => self.restarts = value as u8,
+                "lost_disks" => self.lost_disks = value as u8,
                 "duplicates" => self.duplicates = value as u8,
                 "heartbeats" => self.heartbeats = value as u8,
                 "heartbeats_arrive" => self.heartbeats_arrive = value != 0,

@@ -144,7 +144,9 @@ impl<'a> Search<'a> {
         let nodes =
             world.nodes.iter().map(|node| &self.nodes[*node as usize].0).collect::<Vec<_>>();
         let count = nodes.len() as u64;
-        let cut_off = (count > 2).then(|| chance % (count + 1)).filter(|id| *id != 0);
+        // Who has lost its disk recovers with the help of all.
+        let recovers = nodes.iter().any(|node| node.raft.is_recovering());
+        let cut_off = (count > 2 && !recovers).then(|| chance % (count + 1)).filter(|id| *id != 0);
         // What is under way arrives first, or never.
         let arriving: &[u32] =
             if (chance / (count + 1)).is_multiple_of(2) { &world.network[..] } else { &[] };
@@ -188,6 +190,14 @@ impl<'a> Search<'a> {
             {
                 after.network.retain(|message| *message != number);
             }
+            if action.input == Input::LoseDisk {
+                // Of the network it is asked that two disks of one node are not mixed up.
+                let lost = NodeId::from(action.node) + 1;
+                after.network.retain(|message| {
+                    let (from, to, _) = &self.messages[*message as usize];
+                    *from != lost && *to != lost
+                });
+            }
             for sent in &outcome.sent {
                 if let Err(place) = after.network.binary_search(sent) {
                     after.network.insert(place, *sent);
@@ -220,6 +230,7 @@ impl<'a> Search<'a> {
             for written in 0..=facts.batches_at_disk as u8 {
                 push(Input::Restart { written }, false);
             }
+            push(Input::LoseDisk, false);
             for number in &world.network {
                 let (_, to, message) = &self.messages[*number as usize];
                 if *to != place as NodeId + 1 {
@@ -274,7 +285,7 @@ impl<'a> Search<'a> {
             let sent = sent.map(|(to, message)| self.number_message(from, to, message)).collect();
             let node = self.number_node(after);
             let (old, new) = (&self.nodes[before as usize].1, &self.nodes[node as usize].1);
-            let restarts = matches!(input, Input::Restart { .. });
+            let restarts = matches!(input, Input::Restart { .. } | Input::LoseDisk);
             if !restarts && !new.memory.starts_with(&old.memory) {
                 self.seen.truncations += 1;
             }
@@ -336,6 +347,7 @@ impl<'a> Search<'a> {
             Input::Propose => format!("{node}: takes a proposal"),
             Input::Write => format!("{node}: the disk writes a batch"),
             Input::Restart { written } => format!("{node}: restarts, {written} batches survive"),
+            Input::LoseDisk => format!("{node}: restarts on an empty disk"),
         }
     }
 }

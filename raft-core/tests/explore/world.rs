@@ -20,6 +20,7 @@ pub struct World {
 pub struct Left {
     pub proposals: u8,
     pub restarts: u8,
+    pub lost_disks: u8,
     pub duplicates: u8,
     pub heartbeats: u8,
 }
@@ -36,8 +37,8 @@ pub struct Action {
 
 impl Left {
     pub fn all_of(scope: &Scope) -> Self {
-        let Scope { proposals, restarts, duplicates, heartbeats, .. } = *scope;
-        Self { proposals, restarts, duplicates, heartbeats }
+        let Scope { proposals, restarts, lost_disks, duplicates, heartbeats, .. } = *scope;
+        Self { proposals, restarts, lost_disks, duplicates, heartbeats }
     }
 
     /// After an action of the scope; `None` if it is used up.
@@ -45,6 +46,7 @@ impl Left {
         let budget = match action.input {
             Input::Propose => &mut self.proposals,
             Input::Restart { .. } => &mut self.restarts,
+            Input::LoseDisk => &mut self.lost_disks,
             Input::Deadline if leads => &mut self.heartbeats,
             Input::Message { .. } if action.twice => &mut self.duplicates,
             Input::Message { .. } | Input::Deadline | Input::Lonely | Input::Write => {
@@ -59,10 +61,11 @@ impl Left {
 impl World {
     /// 64 bits of hash: for ten million states the chance that two share it is about 3 in a million.
     pub fn fingerprint(&self) -> u64 {
-        let Left { proposals, restarts, duplicates, heartbeats } = self.left;
+        let Left { proposals, restarts, lost_disks, duplicates, heartbeats } = self.left;
         let mut hasher = Mix::default();
         self.nodes.iter().for_each(|node| hasher.write_u32(*node));
-        hasher.write_u32(u32::from_be_bytes([proposals, restarts, duplicates, heartbeats]));
+        let left = [0, 0, 0, proposals, restarts, lost_disks, duplicates, heartbeats];
+        hasher.write_u64(u64::from_be_bytes(left));
         self.network.iter().for_each(|message| hasher.write_u32(*message));
         hasher.finish()
     }

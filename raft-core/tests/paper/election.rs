@@ -391,9 +391,13 @@ fn e21_a_second_leader_of_a_term_is_not_believed() {
 #[test]
 fn e22_learners_vote_and_do_not_campaign() {
     use raft_core::consensus::{Boot, Raft};
-    use raft_core::types::{Configuration, Loaded, Position, Time};
+    use raft_core::types::{Configuration, HardState, Loaded, Position, Time};
     let bootstrap = Configuration { learners: [4].into(), ..Configuration::of_voters([1, 2, 3]) };
-    let boot = Boot { loaded: Loaded::default(), last_applied: Position::ZERO, bootstrap };
+    let boot = Boot {
+        loaded: Loaded { hard_state: HardState::INITIAL, ..Loaded::default() },
+        last_applied: Position::ZERO,
+        bootstrap,
+    };
     let mut learner = Raft::new(Config::new(4), boot, Time::ZERO).expect("a fine configuration");
     for _ in 0..5 {
         let now = learner.next_deadline();

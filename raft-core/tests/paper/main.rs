@@ -9,6 +9,7 @@ mod common;
 mod catalogue;
 mod election;
 mod flow_control;
+mod lost_disks;
 mod persistence;
 mod pre_vote;
 mod reads;

@@ -91,7 +91,7 @@ fn d3_apply_is_bounded() {
     let mut config = Config::new(1);
     config.apply_bytes_max = 2 * say::entry(1, 1).size_bytes();
     let entries = (1..=5).map(|index| say::entry(index, 1)).collect();
-    let hard_state = HardState { term: 1, voted_for: None, commit_index: 5 };
+    let hard_state = HardState { term: 1, commit_index: 5, ..HardState::INITIAL };
     let loaded = Loaded { hard_state, entries, ..Loaded::default() };
     let bootstrap = Configuration::of_voters([1, 2, 3]);
     let boot = Boot { loaded, last_applied: Position::ZERO, bootstrap };

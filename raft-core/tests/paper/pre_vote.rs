@@ -205,9 +205,13 @@ fn q10_a_stuck_candidate_is_freed() {
 #[test]
 fn q11_a_learner_is_loyal_and_does_not_campaign() {
     use raft_core::consensus::{Boot, Config, Raft};
-    use raft_core::types::{Configuration, Loaded, Position, Time};
+    use raft_core::types::{Configuration, HardState, Loaded, Position, Time};
     let bootstrap = Configuration { learners: [4].into(), ..Configuration::of_voters([1, 2, 3]) };
-    let boot = Boot { loaded: Loaded::default(), last_applied: Position::ZERO, bootstrap };
+    let boot = Boot {
+        loaded: Loaded { hard_state: HardState::INITIAL, ..Loaded::default() },
+        last_applied: Position::ZERO,
+        bootstrap,
+    };
     let mut learner = Raft::new(Config::new(4), boot, Time::ZERO).expect("a fine configuration");
     let answers = |learner: &mut Raft, now| {
         let mut sent = Vec::new();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use raft_core::consensus::{Boot, Config, Raft, ReadState};
 use raft_core::error::Rejected;
-use raft_core::types::{Body, Configuration, Loaded, Message, Position, Time};
+use raft_core::types::{Body, Configuration, HardState, Loaded, Message, Position, Time};
 
 use crate::common::{Cluster, say};
 use crate::{no_pre_vote, only, plain};
@@ -32,7 +32,11 @@ fn i1_reads_see_what_was_committed_before() {
 #[test]
 fn i1_learners_read_as_well() {
     let bootstrap = Configuration { learners: [4].into(), ..Configuration::of_voters([1, 2, 3]) };
-    let boot = Boot { loaded: Loaded::default(), last_applied: Position::ZERO, bootstrap };
+    let boot = Boot {
+        loaded: Loaded { hard_state: HardState::INITIAL, ..Loaded::default() },
+        last_applied: Position::ZERO,
+        bootstrap,
+    };
     let mut learner = Raft::new(Config::new(4), boot, Time::ZERO).expect("a fine configuration");
     let rejected = learner.read_index(Time::ZERO, 1).expect_err("no leader is known");
     assert_eq!(rejected, Rejected::NotLeader { leader: None });

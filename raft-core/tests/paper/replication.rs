@@ -329,16 +329,17 @@ fn a14_a_late_refusal_is_no_lost_log() {
     assert!(cluster.node(1).alarms.is_empty());
 }
 
-/// A15: a follower has really lost what it acknowledged. The leader does not take its acknowledgement back
-/// and does not fill it up again as if nothing had happened: what was committed may have rested on it. (A node
-/// that comes back with another disk is known by its incarnation, and refused.)
+/// A15: a follower has lost what it acknowledged and does not know it: its disk was put back to an
+/// earlier state. The leader does not take its acknowledgement back and does not fill it up again as if
+/// nothing had happened: what was committed may have rested on it. (One whose disk is empty knows that it
+/// may have lost something; see `lost_disks`.)
 #[test]
-fn a15_a_follower_that_lost_its_log_is_not_filled_up() {
+fn a15_a_follower_whose_disk_was_put_back_is_not_filled_up() {
     let mut cluster = led();
     cluster.propose(1, "a").expect("it leads");
     cluster.settle();
     cluster.crash(2, 0);
-    cluster.nodes.get_mut(&2).expect("node 2").disk = Disk::default();
+    cluster.nodes.get_mut(&2).expect("node 2").disk = Disk::of_terms(&[], 0);
     cluster.start(2);
     for _ in 0..20 {
         cluster.propose(1, "b").expect("it leads");

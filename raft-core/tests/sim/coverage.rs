@@ -46,6 +46,8 @@ things! {
     Spike: 1100, "messages delayed beyond reason";
     CutOff: 41_000, "messages lost on a cut link";
     Crash: 1300, "crashes";
+    LostDisk: 45, "disks lost";
+    Recovered: 45, "nodes that were filled up again, and their word counted again";
     CrashMidway: 190, "crashes between two effects";
     LostWrite: 150, "batches lost in a crash";
     KeptWrite: 160, "batches that survived a crash without a report";

@@ -245,9 +245,10 @@ impl Simulation {
     }
 
     fn on_role_change(&mut self, id: NodeId, change: RoleChange) {
-        let RoleChange { role, term, leader } = change;
+        let RoleChange { role, term, leader, is_recovering } = change;
         let whose = leader.map_or(String::new(), |leader| format!(" of {leader}"));
-        self.tell(|| format!("{id} is {}{whose} in t{term}", role.name()));
+        let word = if is_recovering { ", recovering" } else { "" };
+        self.tell(|| format!("{id} is {}{whose} in t{term}{word}", role.name()));
         if role != RoleKind::Leader {
             self.life(id).wanted_by.clear();
             self.forget_waiting(id);

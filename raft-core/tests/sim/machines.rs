@@ -1,7 +1,7 @@
 //! A node's disk and state machine at work, its crash, and its return.
 
 use raft_core::consensus::{Boot, Raft};
-use raft_core::types::{Configuration, NodeId, Time};
+use raft_core::types::{Configuration, HardState, NodeId, Time};
 
 use crate::chain::Stamp;
 use crate::clock::Clock;
@@ -13,13 +13,15 @@ use crate::simulation::{Event, Simulation};
 use crate::watch;
 
 impl Node {
-    pub fn new(id: NodeId, random: Random, clock_start: u64, rate: u64) -> Self {
+    pub fn new(id: NodeId, random: Random, clock: Clock, disk: Disk) -> Self {
         Self {
             id,
             life: None,
             life_number: 0,
-            clock: Clock::new(clock_start, rate),
-            disk: Disk::default(),
+            clock,
+            disk,
+            disk_number: 0,
+            lost: None,
             random,
             promise: Promise::default(),
             paused_until: 0,
@@ -143,12 +145,45 @@ impl Simulation {
         self.schedule(self.now + down_us, Event::Restarts { node: id, life: life_number });
     }
 
+    /// The disk of a node that is down is replaced by an empty one, unless so many are lost already that
+    /// one more might be the last that holds what is committed.
+    pub fn lose_disk(&mut self, id: NodeId) {
+        let is_lost = |node: &&Node| node.id != id && (node.lost.is_some() || node.recovers());
+        let lost = self.nodes.iter().filter(is_lost).count();
+        let node = &self.nodes[id as usize - 1];
+        if lost + self.oracle.majority() >= self.nodes.len() || node.lost.is_some() {
+            return;
+        }
+        self.coverage.count(What::LostDisk);
+        self.tell(|| format!("{id} has lost its disk"));
+        let node = self.node_mut(id);
+        node.lost = Some(std::mem::take(&mut node.disk).log);
+        node.disk_number += 1;
+        node.promise = Promise::default();
+    }
+
+    /// Of the network it is asked that two disks of one node are not mixed up.
+    fn forget_messages_of_lost_disk(&mut self, id: NodeId) {
+        let messages = self.take_scheduled(
+            |_, event| matches!(event, Event::Arrives { from, to, .. } if *from == id || *to == id),
+        );
+        for event in messages {
+            if let Event::Arrives { from, to, .. } = event {
+                self.network.on_arrival(from, to);
+            }
+        }
+    }
+
     /// Starts a node from its disk, as a driver would.
     pub fn start(&mut self, id: NodeId) {
         let now = self.own_time(id);
         let is_durable = self.plan.mix.durable_machine;
         let node = self.node_mut(id);
         assert!(!node.is_up(), "node {id} is up");
+        if node.lost.is_some() && node.disk.hard_state == HardState::default() {
+            self.forget_messages_of_lost_disk(id);
+        }
+        let node = self.node_mut(id);
         node.life_number += 1;
         let seed = node.random.next();
         let life_number = node.life_number;

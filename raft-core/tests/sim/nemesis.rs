@@ -108,6 +108,10 @@ impl Simulation {
             return;
         }
         self.crash(id);
+        let lost_disks = self.plan.mix.lost_disks;
+        if lost_disks > 0 && self.disks.permille(lost_disks) {
+            self.lose_disk(id);
+        }
         for peer in self.ids() {
             if peer != id && dice.percent(50) {
                 self.report_unreachable(peer, id, dice);

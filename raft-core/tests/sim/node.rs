@@ -89,6 +89,11 @@ pub struct Node {
     pub life_number: u64,
     pub clock: Clock,
     pub disk: Disk,
+    /// Counts disks that were lost.
+    pub disk_number: u64,
+    /// The log of the last disk that was lost, until the node has recovered: what it acknowledged is
+    /// acknowledged.
+    pub lost: Option<Log>,
     pub random: Random,
     pub promise: Promise,
     pub paused_until: u64,
@@ -111,6 +116,17 @@ impl Node {
 
     pub fn raft(&self) -> Option<&Raft> {
         self.life.as_ref().map(|life| &life.raft)
+    }
+
+    /// Its word does not count.
+    pub fn recovers(&self) -> bool {
+        self.raft().map_or(self.disk.hard_state.recovering, Raft::is_recovering)
+    }
+
+    /// It has acknowledged this log, as one whose word counts.
+    pub fn has_promised(&self, stamp: Stamp) -> bool {
+        self.lost.as_ref().is_some_and(|log| log.at(stamp.index()) == Some(stamp))
+            || (!self.recovers() && self.has_durable(stamp))
     }
 
     /// On disk, this node holds exactly this log through here, or a state that covers it.

@@ -2,23 +2,24 @@
 //!
 //! | | |
 //! |---|---|
-//! | V1 | one leader in a term, elected by the durable votes of a majority |
+//! | V1 | one leader in a term, elected by the durable votes of a majority whose word counts, or of all |
 //! | V2 | one vote of each voter in a term, on disk before it leaves |
 //! | V4 | a position has one entry and one history, whoever holds it |
 //! | V5 | a new leader's log holds what is committed |
 //! | V6, V10 | a committed index has one entry for ever, and that one is applied |
-//! | V9 | committed by a leader, at an entry of its own term, with a majority of disks behind it |
+//! | V9 | committed by a leader, at an entry of its own term, with a majority of disks behind it whose nodes' word counts, or all |
 //! | V13 | a read sees what was committed when it was asked |
 //! | V19, V20 | a snapshot is the state at its position |
 //! | V22 | what was surely not done is in no log |
 //!
 //! What must hold of one node between two of its steps (V3, V7, V8, V11, V24) is in `watch`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use raft_core::types::{Entry, Index, NodeId, Payload, Position, SnapshotMeta, Term};
+use raft_core::types::{Entry, HardState, Index, NodeId, Payload, Position, SnapshotMeta, Term};
 
 use crate::chain::{Stamp, Stamped};
+use crate::node::Node;
 use crate::workload::command_id;
 
 /// An entry that was in some log.
@@ -49,11 +50,42 @@ pub enum Proposal {
     Acknowledged(Position),
 }
 
+/// Who promises a vote.
+#[derive(Debug)]
+pub struct Voter {
+    hard_state: HardState,
+    disk_number: u64,
+    recovers: bool,
+}
+
+impl Voter {
+    pub fn new(node: &Node, recovers: bool) -> Self {
+        Self { hard_state: node.disk.hard_state, disk_number: node.disk_number, recovers }
+    }
+}
+
+/// A vote that left its node.
+#[derive(Clone, Copy, Debug)]
+struct Vote {
+    candidate: NodeId,
+    counts: bool,
+}
+
+/// Who has an entry on disk.
+#[derive(Clone, Copy, Debug)]
+pub struct Holders {
+    /// Of those whose word counts.
+    pub counting: usize,
+    pub are_all: bool,
+}
+
 #[derive(Debug)]
 pub struct Oracle {
     majority: usize,
+    voter_count: usize,
     leaders: BTreeMap<Term, NodeId>,
-    votes: BTreeMap<(Term, NodeId), NodeId>,
+    /// By term, voter, and the voter's disk.
+    votes: BTreeMap<(Term, NodeId, u64), Vote>,
     /// By index.
     seen: Vec<Vec<Seen>>,
     /// By index; what is before the first entry is committed.
@@ -68,6 +100,7 @@ impl Oracle {
     pub fn new(voter_count: u64) -> Self {
         Self {
             majority: voter_count as usize / 2 + 1,
+            voter_count: voter_count as usize,
             leaders: BTreeMap::new(),
             votes: BTreeMap::new(),
             seen: vec![Vec::new()],
@@ -161,31 +194,42 @@ impl Oracle {
         self.seen[position.index as usize].push(seen);
     }
 
-    /// `voter`, whose disk holds `hard_state`, promises its vote.
-    pub fn on_vote(
-        &mut self,
-        voter: NodeId,
-        candidate: NodeId,
-        term: Term,
-        hard_state: raft_core::types::HardState,
-    ) {
+    /// `id` promises its vote.
+    pub fn on_vote(&mut self, id: NodeId, candidate: NodeId, term: Term, voter: &Voter) {
+        let Voter { hard_state, disk_number, recovers } = *voter;
         assert!(
             hard_state.term > term
                 || (hard_state.term == term && hard_state.voted_for == Some(candidate)),
-            "V2 the vote of {voter} for {candidate} in term {term} is not on its disk"
+            "V2 the vote of {id} for {candidate} in term {term} is not on its disk"
         );
-        let first = *self.votes.entry((term, voter)).or_insert(candidate);
-        assert_eq!(first, candidate, "V2 node {voter} voted twice in term {term}");
+        let new = Vote { candidate, counts: !recovers };
+        let vote = self.votes.entry((term, id, disk_number)).or_insert(new);
+        assert_eq!(vote.candidate, candidate, "V2 node {id} voted twice in term {term}");
+        vote.counts |= new.counts;
+        // Who recovered under a leader repeats its vote for it; that elects nobody.
+        if self.leaders.get(&term) != Some(&candidate) {
+            let mut votes = self.votes.range((term, id, 0)..=(term, id, disk_number));
+            assert!(
+                recovers || votes.all(|(_, vote)| !vote.counts || vote.candidate == candidate),
+                "V2 node {id} voted twice in term {term}, on two disks"
+            );
+        }
     }
 
     /// `holds` tells whether the new leader's log contains a position.
     pub fn on_leader(&mut self, node: NodeId, term: Term, holds: impl Fn(Position) -> bool) {
         let leader = *self.leaders.entry(term).or_insert(node);
         assert_eq!(leader, node, "V1 two leaders in term {term}");
-        let votes = self.votes.range((term, 0)..=(term, NodeId::MAX));
-        let count = votes.filter(|(_, candidate)| **candidate == node).count();
+        let votes = self.votes.range((term, 0, 0)..=(term, NodeId::MAX, u64::MAX));
+        let votes: Vec<_> = votes.filter(|(_, vote)| vote.candidate == node).collect();
+        let count = |counts: fn(&Vote) -> bool| {
+            let voters = votes.iter().filter(|(_, vote)| counts(vote)).map(|((_, id, _), _)| *id);
+            voters.collect::<BTreeSet<_>>().len()
+        };
+        let are_all = count(|_| true) == self.voter_count;
+        let count = count(|vote| vote.counts);
         assert!(
-            count >= self.majority,
+            count >= self.majority || are_all,
             "V1 node {node} leads term {term} by {count} votes, {} are needed",
             self.majority
         );
@@ -203,7 +247,7 @@ impl Oracle {
         node: NodeId,
         leads: Option<Term>,
         position: Position,
-        is_durable: impl Fn(Stamp) -> usize,
+        holders: impl Fn(Stamp) -> Holders,
     ) -> usize {
         let stamp = self.stamp(position);
         if let Some(known) = self.committed(position.index) {
@@ -221,10 +265,10 @@ impl Oracle {
             in_term, position.term,
             "V9 leader {node} of term {in_term} commits {position}, of an older term, by counting"
         );
-        let holders = is_durable(stamp);
+        let Holders { counting, are_all } = holders(stamp);
         assert!(
-            holders >= self.majority,
-            "V9 leader {node} commits {position}, which {holders} disks hold"
+            counting >= self.majority || are_all,
+            "V9 leader {node} commits {position}, which {counting} disks hold"
         );
         self.commit(stamp, in_term)
     }

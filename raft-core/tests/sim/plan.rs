@@ -65,6 +65,10 @@ pub struct Mix {
     pub bandwidth_bytes_per_ms: u64,
     /// Receivers crash while they receive a snapshot, or soon after.
     pub install_crashes: u64,
+    /// Nodes that a fault brings down lose their disk.
+    pub lost_disks: u64,
+    /// All disks are empty in the beginning, as in a cluster that is just being founded.
+    pub is_founded: bool,
     /// The state machine survives a crash by itself, at some earlier position.
     pub durable_machine: bool,
     limits: Limits,
@@ -100,8 +104,13 @@ impl Plan {
     pub fn draw(seed: u64, scale: Scale) -> Self {
         let mut random = Random::new(seed);
         random.stir();
-        let mix = Mix::draw(&mut random, scale);
+        let mut mix = Mix::draw(&mut random, scale);
         let faults = fault::draw(&mut random, &mix);
+        // A stream of its own, for the sake of the seeds that found something.
+        let mut random = Random::new(seed ^ 0xd15c_0000_0000_0000);
+        random.stir();
+        mix.is_founded = random.percent(15);
+        mix.lost_disks = random.sometimes(50, 100, 900);
         Self { seed, mix, faults }
     }
 
@@ -114,7 +123,7 @@ impl Plan {
 }
 
 /// What a failing run may do without; the names are those of `SIM_OFF`.
-pub const KNOBS: [&str; 15] = [
+pub const KNOBS: [&str; 16] = [
     "loss",
     "copies",
     "reorder",
@@ -128,6 +137,7 @@ pub const KNOBS: [&str; 15] = [
     "reads",
     "transfers",
     "snapshots",
+    "disks",
     "limits",
     "rest",
 ];
@@ -175,6 +185,8 @@ impl Mix {
             snapshot_bytes_max: random.scaled(1_000, 10_000_000),
             bandwidth_bytes_per_ms: random.scaled(1_000, 100_000),
             install_crashes: random.sometimes(40, 20, 500),
+            lost_disks: 0,
+            is_founded: false,
             durable_machine,
             limits,
             hostile_us: election_timeout_us
@@ -203,6 +215,10 @@ impl Mix {
                 self.snapshot_threshold_bytes = 0;
                 self.install_crashes = 0;
                 self.limits.log_bytes_max = u64::MAX;
+            }
+            "disks" => {
+                self.lost_disks = 0;
+                self.is_founded = false;
             }
             "limits" => self.limits = Limits::roomy(self.election_timeout_us),
             "rest" => self.core_only = false,

@@ -7,6 +7,7 @@ use raft_core::types::{NodeId, Position};
 
 use crate::common::Random;
 use crate::coverage::What;
+use crate::node::Node;
 use crate::simulation::{Event, Simulation};
 use crate::watch::Sent;
 
@@ -56,7 +57,9 @@ impl Simulation {
         let mut dice = Random::new(mix.fate_of_rest);
         let mut core = self.ids();
         let is_disturbing_harmless = mix.pre_vote && mix.check_quorum;
-        if mix.core_only && core.len() > 2 {
+        // Who has lost its disk recovers with the help of all.
+        let is_whole = |node: &Node| node.lost.is_none() && !node.recovers();
+        if mix.core_only && core.len() > 2 && self.nodes.iter().all(is_whole) {
             self.coverage.count(What::CoreOnly);
             while core.len() > self.oracle.majority() {
                 let id = core.remove(dice.below(core.len()));
@@ -135,6 +138,7 @@ impl Simulation {
                     && life.writing.iter().all(|write| write.entries.is_empty())
                     && !life.receiving
                     && life.raft.leader() == Some(leader)
+                    && !life.raft.is_recovering()
             })
         };
         core.iter().all(|id| is_there(id) && is_known(id)).then_some((last.position, leader))

@@ -7,12 +7,13 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use raft_core::consensus::RoleKind;
-use raft_core::types::{Body, Message, NodeId, SnapshotMeta};
+use raft_core::types::{Body, HardState, Message, NodeId, SnapshotMeta};
 
 use crate::chain::Stamp;
+use crate::clock::Clock;
 use crate::common::{Random, render};
 use crate::coverage::{Coverage, What};
-use crate::disk::Snapshot;
+use crate::disk::{Disk, Snapshot};
 use crate::nemesis::Strike;
 use crate::network::Network;
 use crate::node::{Life, Node};
@@ -150,6 +151,8 @@ pub struct Simulation {
     /// What each fault did, to be undone.
     pub strikes: Vec<Option<Strike>>,
     pub clients: Random,
+    /// Which disks are lost.
+    pub disks: Random,
     /// For each read, by number: its floor, and who was asked in which life.
     pub reads: Vec<(u64, NodeId, u64)>,
     /// Clients ask for something.
@@ -171,7 +174,10 @@ impl Simulation {
             let skew = random.between(0, 2 * mix.skew_ppm);
             let clock_start = random.scaled(1, 1 << 40);
             let rate = 1_000_000 + skew - mix.skew_ppm;
-            Node::new(id, random, clock_start, rate)
+            let hard_state = if mix.is_founded { HardState::default() } else { HardState::INITIAL };
+            let mut disk = Disk::default();
+            disk.hard_state = hard_state;
+            Node::new(id, random, Clock::new(clock_start, rate), disk)
         };
         let voter_count = mix.voter_count;
         let nodes: Vec<Node> = (1..=mix.voter_count).map(node).collect();
@@ -182,6 +188,7 @@ impl Simulation {
             trace: Trace::new(recording),
             strikes: plan.faults.iter().map(|_| None).collect(),
             clients: plan.random(100),
+            disks: plan.random(200),
             plan,
             now: 0,
             queue: BinaryHeap::new(),

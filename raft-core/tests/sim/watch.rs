@@ -6,6 +6,7 @@ use raft_core::types::{Body, Index, Message, NodeId, Position, Time};
 
 use crate::coverage::What;
 use crate::node::{Node, View};
+use crate::oracle::{Holders, Voter};
 use crate::resends::Repeated;
 use crate::simulation::Simulation;
 
@@ -74,12 +75,15 @@ impl Simulation {
         }
         self.check_bounds(id, &now);
         self.life(id).view = now;
+        if !status.is_recovering && self.node_mut(id).lost.take().is_some() {
+            self.coverage.count(What::Recovered);
+        }
     }
 
     fn see_leader(&mut self, id: NodeId, now: View) {
         let node = &self.nodes[id as usize - 1];
         let raft = node.raft().expect("it was looked at");
-        self.oracle.on_vote(id, id, now.term, node.disk.hard_state);
+        self.oracle.on_vote(id, id, now.term, &Voter::new(node, raft.is_recovering()));
         self.oracle.on_leader(id, now.term, |position| holds(raft, position));
         self.coverage.count(What::Election);
         if node.life.as_ref().is_some_and(|life| life.was_told) {
@@ -97,8 +101,10 @@ impl Simulation {
         let position = position_at(raft, now.commit_index);
         let position = position.expect("V8 the log holds what is committed, or starts there");
         let leads = (now.role == RoleKind::Leader).then_some(now.term);
-        let is_durable = |stamp| nodes.iter().filter(|node| node.has_durable(stamp)).count();
-        let news = self.oracle.on_commit(id, leads, position, is_durable);
+        let news = self.oracle.on_commit(id, leads, position, |stamp| Holders {
+            counting: nodes.iter().filter(|node| node.has_promised(stamp)).count(),
+            are_all: nodes.iter().all(|node| node.has_promised(stamp) || node.has_durable(stamp)),
+        });
         if news == 0 {
             return;
         }
@@ -132,6 +138,10 @@ impl Simulation {
             let nodes = &self.nodes;
             let life = nodes[id as usize - 1].life.as_ref().expect("it was looked at");
             if peer.match_index <= life.matches[number] {
+                if peer.is_recovering {
+                    self.life(id).matches[number] = peer.match_index;
+                    continue;
+                }
                 assert_eq!(
                     peer.match_index, life.matches[number],
                     "V3 what leader {id} knows of {} moves backwards",
@@ -140,6 +150,11 @@ impl Simulation {
                 continue;
             }
             let position = position_at(&life.raft, peer.match_index);
+            if nodes[number].lost.is_some() && !peer.is_recovering {
+                // It acknowledged before it lost its disk.
+                self.life(id).matches[number] = peer.match_index;
+                continue;
+            }
             let disk = &nodes[number].disk;
             assert!(disk.hard_state.term >= status.term, "V11 {} answered too early", peer.id);
             // In a later term it may have been overwritten since.
@@ -185,9 +200,10 @@ impl Simulation {
     pub fn check_promise(&mut self, id: NodeId, to: NodeId, message: &Message) {
         let term = message.term;
         let hard_state = self.node(id).disk.hard_state;
+        let voter = Voter::new(&self.nodes[id as usize - 1], message.recovering.is_some());
         match message.body {
-            Body::Vote { .. } => self.oracle.on_vote(id, id, term, hard_state),
-            Body::VoteAnswer { granted: true } => self.oracle.on_vote(id, to, term, hard_state),
+            Body::Vote { .. } => self.oracle.on_vote(id, id, term, &voter),
+            Body::VoteAnswer { granted: true } => self.oracle.on_vote(id, to, term, &voter),
             Body::AppendAccepted { match_index } => {
                 assert!(hard_state.term >= term, "V11 {id} accepts before its term is on disk");
                 if hard_state.term == term {

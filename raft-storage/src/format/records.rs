@@ -35,6 +35,8 @@ pub(crate) const KEY_ENTRY_END: &[u8] = &[KEY_ENTRY + 1];
 const TAG_FORMAT: u8 = b'F';
 const TAG_BATCH: u8 = b'B';
 const TAG_HARD_STATE: u8 = b'H';
+/// A hard state of a node that recovers.
+const TAG_RECOVERING: u8 = b'R';
 const TAG_LOG_START: u8 = b'S';
 const TAG_SNAPSHOT: u8 = b'P';
 const TAG_ENTRY: u8 = b'E';
@@ -142,7 +144,8 @@ pub(crate) fn decode_batch_mark(bytes: &[u8]) -> Result<BatchMark, Damage> {
 }
 
 pub(crate) fn encode_hard_state(hard_state: &HardState) -> Vec<u8> {
-    seal(TAG_HARD_STATE, |out| {
+    let tag = if hard_state.recovering { TAG_RECOVERING } else { TAG_HARD_STATE };
+    seal(tag, |out| {
         out.extend_from_slice(&hard_state.term.to_be_bytes());
         // No node has the id 0.
         out.extend_from_slice(&hard_state.voted_for.unwrap_or(0).to_be_bytes());
@@ -151,13 +154,14 @@ pub(crate) fn encode_hard_state(hard_state: &HardState) -> Vec<u8> {
 }
 
 pub(crate) fn decode_hard_state(bytes: &[u8]) -> Result<HardState, Damage> {
-    let mut fields = unseal(TAG_HARD_STATE, bytes)?;
+    let recovering = bytes.first() == Some(&TAG_RECOVERING);
+    let mut fields = unseal(if recovering { TAG_RECOVERING } else { TAG_HARD_STATE }, bytes)?;
     let term = fields.u64()?;
     let voted_for = Some(fields.u64()?).filter(|node| *node != 0);
     let commit_index = fields.u64()?;
     fields.done()?;
     in_range(Position::new(term, commit_index))?;
-    Ok(HardState { term, voted_for, commit_index })
+    Ok(HardState { term, voted_for, commit_index, recovering })
 }
 
 pub(crate) fn encode_log_start(meta: &SnapshotMeta) -> Vec<u8> {

@@ -79,8 +79,12 @@ fn entries_keep_their_format() {
 
 #[test]
 fn hard_states_keep_their_format() {
-    for (name, voted_for) in [("hard-state", Some(3)), ("hard-state-no-vote", None)] {
-        let hard_state = HardState { term: 9, voted_for, commit_index: 300 };
+    for (name, voted_for, recovering) in [
+        ("hard-state", Some(3), false),
+        ("hard-state-no-vote", None, false),
+        ("hard-state-recovering", Some(3), true),
+    ] {
+        let hard_state = HardState { term: 9, voted_for, commit_index: 300, recovering };
         check(name, hard_state, encode_hard_state(&hard_state), decode_hard_state);
     }
 }
@@ -153,7 +157,7 @@ fn what_nothing_gets_to_is_refused() {
         decode_log_start(&encode_log_start(&SnapshotMeta { position, ..SnapshotMeta::default() }))
     };
     let hard_state = |Position { term, index }| {
-        let hard_state = HardState { term, voted_for: None, commit_index: index };
+        let hard_state = HardState { term, commit_index: index, ..HardState::INITIAL };
         decode_hard_state(&encode_hard_state(&hard_state))
     };
     assert!(entry(far).is_ok() && log_start(far).is_ok() && hard_state(far).is_ok());
@@ -249,6 +253,7 @@ proptest! {
         chunk_bytes in 1u32..,
         numbers in any::<[u64; 3]>(),
         voted_for in proptest::option::of(1u64..),
+        recovering in any::<bool>(),
         command in proptest::collection::vec(any::<u8>(), 0..40),
     ) {
         let [one, other, serial] = numbers.map(|number| number & NUMBER_MAX);
@@ -266,7 +271,7 @@ proptest! {
         }
         let mark = BatchMark { number: one.max(other), durable_through: one.min(other) };
         check_any(&mark, &encode_batch_mark(mark), decode_batch_mark);
-        let hard_state = HardState { term, voted_for, commit_index: index };
+        let hard_state = HardState { term, voted_for, commit_index: index, recovering };
         check_any(&hard_state, &encode_hard_state(&hard_state), decode_hard_state);
         check_any(&serial, &encode_floor(serial), decode_floor);
         check_any(&meta, &encode_log_start(&meta), decode_log_start);

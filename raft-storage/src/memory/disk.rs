@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use raft_core::storage::{StorageError, StorageResult};
+use raft_core::types::{Batch, HardState};
 
 use super::MemoryStorage;
 use super::image::Image;
@@ -53,6 +54,15 @@ impl MemoryDisk {
     /// An empty disk.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The disk of a member that has promised nothing yet and knows it. On an empty one a node recovers
+    /// first, which takes all members.
+    pub fn of_member() -> Self {
+        let disk = Self::new();
+        let batch = Batch { hard_state: Some(HardState::INITIAL), ..Batch::default() };
+        disk.state().image.persist(batch).expect("an empty disk takes a hard state");
+        disk
     }
 
     /// Starts a process on it. Earlier ones can do nothing any more: a disk has one owner.

@@ -90,5 +90,6 @@ impl Storage for MemoryStorage {
 
 /// Does the change alter more than the commit index, so that it needs a sync?
 fn needs_sync(old: &HardState, new: &HardState) -> bool {
-    (old.term, old.voted_for) != (new.term, new.voted_for)
+    let votes = |state: &HardState| (state.term, state.voted_for, state.recovering);
+    votes(old) != votes(new)
 }

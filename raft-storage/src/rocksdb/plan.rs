@@ -53,7 +53,7 @@ pub(crate) fn plan(
 ) -> StorageResult<(WriteBatch, Plan)> {
     // Every part named, so that a new one cannot be forgotten.
     let Batch { publish, truncate_from, entries, hard_state } = batch;
-    let votes = |state: &HardState| (state.term, state.voted_for);
+    let votes = |state: &HardState| (state.term, state.voted_for, state.recovering);
     let needs_sync = publish.is_some()
         || truncate_from.is_some()
         || !entries.is_empty()

@@ -1,6 +1,7 @@
 //! Messages as frames: a header in MessagePack, and the commands as they are behind it.
 //!
-//! The header is a sequence of values: kind, term, and what the kind has. Entries are contiguous, so
+//! The header is a sequence of values: kind, term, and what the kind has. A node that recovers adds
+//! [`kind::FROM_RECOVERING`] to the kind, and its number behind the term. Entries are contiguous, so
 //! an index is never written, and entries of one term share it. A command is a length in the header
 //! and a slice of the rest, which decoding hands out without a copy.
 //!
@@ -38,6 +39,10 @@ mod kind {
     pub(super) const READ_INDEX: u8 = 9;
     pub(super) const READ_INDEX_ANSWER: u8 = 10;
     pub(super) const TIMEOUT_NOW: u8 = 11;
+    pub(super) const RECOVERED: u8 = 12;
+
+    /// Added to the others.
+    pub(super) const FROM_RECOVERING: u8 = 64;
 }
 
 /// The first value of a run of entries.
@@ -121,10 +126,16 @@ fn put<T: Serialize>(to: &mut BytesMut, value: T) {
         .expect("memory takes everything, and our values are plain");
 }
 
+fn put_all(to: &mut BytesMut, numbers: &[u64]) {
+    numbers.iter().for_each(|number| put(to, number));
+}
+
 fn put_header(to: &mut BytesMut, message: &Message) {
-    let mut begin = |kind: u8| {
-        put(to, kind);
-        put(to, message.term);
+    let mut begin = |kind: u8| match message.recovering {
+        None => put_all(to, &[kind.into(), message.term]),
+        Some(number) => {
+            put_all(to, &[(kind + kind::FROM_RECOVERING).into(), message.term, number]);
+        }
     };
     match &message.body {
         Body::PreVote { last } => {
@@ -173,6 +184,10 @@ fn put_header(to: &mut BytesMut, message: &Message) {
             put(to, (id, read_index));
         }
         Body::TimeoutNow => begin(kind::TIMEOUT_NOW),
+        Body::Recovered { number } => {
+            begin(kind::RECOVERED);
+            put(to, number);
+        }
     }
 }
 
@@ -214,8 +229,11 @@ pub(crate) fn decode(mut frame: Bytes) -> Result<Message, WireError> {
     }
     let header = frame.split_to(header_bytes);
     let mut header = Header(&header);
-    let kind: u8 = header.next()?;
+    let flagged: u8 = header.next()?;
     let term: Term = header.next()?;
+    let recovers = flagged >= kind::FROM_RECOVERING;
+    let kind = if recovers { flagged - kind::FROM_RECOVERING } else { flagged };
+    let recovering = if recovers { Some(header.next()?) } else { None };
     if term > TERM_MAX {
         return Err(refused("its term is out of range"));
     }
@@ -223,7 +241,7 @@ pub(crate) fn decode(mut frame: Bytes) -> Result<Message, WireError> {
     if !header.0.is_empty() || !frame.is_empty() {
         return Err(refused("bytes are left over"));
     }
-    Ok(Message::new(term, body))
+    Ok(Message { term, recovering, body })
 }
 
 fn refused(rule: &'static str) -> WireError {
@@ -277,6 +295,7 @@ impl Header<'_> {
                 Body::ReadIndexAnswer { id, read_index }
             }
             kind::TIMEOUT_NOW => Body::TimeoutNow,
+            kind::RECOVERED => Body::Recovered { number: self.next()? },
             _ => return Err(refused("its kind is unknown")),
         })
     }

@@ -69,6 +69,14 @@ fn fixtures() -> Vec<(&'static str, Message)> {
         ("read_index_answer", message(Body::ReadIndexAnswer { id: 5, read_index: Some(6) })),
         ("read_index_answer_none", message(Body::ReadIndexAnswer { id: 5, read_index: None })),
         ("timeout_now", message(Body::TimeoutNow)),
+        ("recovered", message(Body::Recovered { number: 70_000 })),
+        (
+            "from_recovering",
+            Message {
+                recovering: Some(70_000),
+                ..message(Body::AppendAccepted { match_index: 9 })
+            },
+        ),
     ]
 }
 
@@ -347,11 +355,14 @@ fn message() -> impl Strategy<Value = Message> {
         (n(), any::<Option<u64>>())
             .prop_map(|(id, read_index)| Body::ReadIndexAnswer { id, read_index }),
         Just(Body::TimeoutNow),
+        n().prop_map(|number| Body::Recovered { number }),
     ];
-    prop_oneof![
+    let message = prop_oneof![
         (0..=TERM_MAX, body).prop_map(|(term, body)| Message::new(term, body)),
         any_append(),
-    ]
+    ];
+    (message, any::<Option<u64>>())
+        .prop_map(|(message, recovering)| Message { recovering, ..message })
 }
 
 proptest! {

@@ -7,32 +7,50 @@ use std::collections::BTreeMap;
 
 use super::Transition;
 use crate::consensus::common::Common;
-use crate::consensus::quorum::{VoteResult, vote_result};
+use crate::consensus::quorum::{VoteResult, granted_by_all, vote_result};
 use crate::types::{NodeId, Time};
 
 #[derive(Clone, Debug)]
 pub(in crate::consensus) struct Candidate {
     votes: BTreeMap<NodeId, bool>,
+    /// The same without what was granted by nodes that recover.
+    counting: BTreeMap<NodeId, bool>,
     pub(in crate::consensus) deadline: Time,
 }
 
-hash_of!(Candidate { votes; left out: deadline });
+hash_of!(Candidate { votes, counting; left out: deadline });
+
+/// An answer to the question for a vote.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::consensus) struct Answer {
+    pub(in crate::consensus) granted: bool,
+    /// The voter may have voted before and forgotten it (`recovery`).
+    pub(in crate::consensus) recovering: bool,
+}
 
 impl Candidate {
     pub(in crate::consensus) fn new(deadline: Time) -> Self {
-        Self { votes: BTreeMap::new(), deadline }
+        Self { votes: BTreeMap::new(), counting: BTreeMap::new(), deadline }
     }
 
-    /// Counts one answer; the first of each node counts. `won` is what to become with a majority.
+    /// Counts one answer; the first of each node counts. `won` is what to become with a majority of
+    /// those whose word counts, or with the votes of all.
     pub(in crate::consensus) fn on_answer(
         &mut self,
         common: &Common,
         from: NodeId,
-        granted: bool,
+        answer: Answer,
         won: Transition,
     ) -> Transition {
-        self.votes.entry(from).or_insert(granted);
-        match vote_result(&common.configuration, &self.votes) {
+        let Answer { granted, recovering } = answer;
+        let granted = *self.votes.entry(from).or_insert(granted);
+        if !(granted && recovering) {
+            self.counting.entry(from).or_insert(granted);
+        }
+        if granted_by_all(&common.configuration, &self.votes) {
+            return won;
+        }
+        match vote_result(&common.configuration, &self.counting) {
             VoteResult::Won => won,
             VoteResult::Lost => Transition::Follow,
             VoteResult::Pending => Transition::Stay,

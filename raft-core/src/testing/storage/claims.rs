@@ -34,7 +34,8 @@ pub async fn what_is_persisted_is_loaded(disk: &impl Disk) {
         entry(4, 2, 1),
         entry(5, 7, 3 << 20),
     ];
-    let hard_state = HardState { term: 7, voted_for: Some(u64::MAX), commit_index: 4 };
+    let hard_state =
+        HardState { term: 7, voted_for: Some(u64::MAX), commit_index: 4, recovering: true };
     let (storage, _) = start(disk).await;
     let batch = Batch { entries: first.clone(), hard_state: Some(hard_state), ..Batch::default() };
     must("persist", storage.persist(batch).await);
@@ -46,7 +47,12 @@ pub async fn what_is_persisted_is_loaded(disk: &impl Disk) {
     let batch = Batch {
         truncate_from: Some(3),
         entries: vec![entry(3, 8, 10)],
-        hard_state: Some(HardState { term: 8, voted_for: None, commit_index: 2 }),
+        hard_state: Some(HardState {
+            term: 8,
+            voted_for: None,
+            commit_index: 2,
+            recovering: false,
+        }),
         ..Batch::default()
     };
     must("truncate and append in one batch", storage.persist(batch).await);
@@ -76,7 +82,11 @@ pub async fn a_batch_is_whole_or_absent(disk: &impl Disk) {
         let batch = Batch {
             truncate_from: (last > 0).then_some(last),
             entries: (last.max(1)..last.max(1) + 50).map(|i| entry(i, round, 5_000)).collect(),
-            hard_state: Some(HardState { term: round, voted_for: Some(round), commit_index: 0 }),
+            hard_state: Some(HardState {
+                term: round,
+                voted_for: Some(round),
+                ..HardState::INITIAL
+            }),
             ..Batch::default()
         };
         let before = model.clone();
@@ -109,7 +119,12 @@ pub async fn acknowledged_batches_survive_a_crash(disk: &impl Disk) {
     for round in 1..=5 {
         let last = model.last_index();
         for number in 1..=4 {
-            let hard_state = HardState { term: round, voted_for: Some(number), commit_index: last };
+            let hard_state = HardState {
+                term: round,
+                voted_for: Some(number),
+                commit_index: last,
+                ..HardState::INITIAL
+            };
             let entries = entries(last + number, last + number, round);
             let batch = Batch { entries, hard_state: Some(hard_state), ..Batch::default() };
             let operation = Operation::Persist(batch);
@@ -128,7 +143,12 @@ pub async fn acknowledged_batches_survive_a_crash(disk: &impl Disk) {
 /// and term and vote do not lag with it; a restart in good order keeps it.
 pub async fn a_commit_index_alone_may_lag(disk: &impl Disk) {
     let (storage, _) = start(disk).await;
-    let hard_state = |commit_index| HardState { term: 3, voted_for: Some(2), commit_index };
+    let hard_state = |commit_index| HardState {
+        term: 3,
+        voted_for: Some(2),
+        commit_index,
+        ..HardState::INITIAL
+    };
     let write =
         |commit_index| Batch { hard_state: Some(hard_state(commit_index)), ..Batch::default() };
     let first = Batch { entries: entries(1, 10, 3), ..write(2) };
@@ -234,7 +254,8 @@ pub async fn a_failed_storage_writes_no_more(disk: &impl Disk) {
     must("persist", storage.persist(append(1)).await);
     // There is no such snapshot, so nobody can publish it.
     let publish = PublishSnapshot { meta: meta(1, 9), replaces_log: true };
-    let hard_state = HardState { term: 9, voted_for: Some(3), commit_index: 9 };
+    let hard_state =
+        HardState { term: 9, voted_for: Some(3), commit_index: 9, ..HardState::INITIAL };
     let impossible =
         Batch { publish: Some(publish), hard_state: Some(hard_state), ..Batch::default() };
     let failed = storage.persist(impossible).await;

@@ -131,7 +131,7 @@ impl Model {
         }
         self.entries.extend_from_slice(entries);
         if let Some(hard_state) = hard_state {
-            let votes = |state: &HardState| (state.term, state.voted_for);
+            let votes = |state: &HardState| (state.term, state.voted_for, state.recovering);
             let is_synced = votes(hard_state) != votes(&self.hard_state)
                 || publish.is_some()
                 || truncate_from.is_some()

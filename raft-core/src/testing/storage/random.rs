@@ -102,7 +102,12 @@ impl Model {
                 let from = start + 1 + random.below(last - start);
                 let term = self.hard_state.term + 1;
                 let entries = random_entries(from, term, random);
-                let hard_state = Some(HardState { term, voted_for: None, commit_index: start });
+                let hard_state = Some(HardState {
+                    term,
+                    voted_for: None,
+                    commit_index: start,
+                    ..self.hard_state
+                });
                 Operation::Persist(Batch {
                     truncate_from: Some(from),
                     entries,
@@ -112,8 +117,12 @@ impl Model {
             }
             5 => {
                 let voted_for = Some(1 + random.below(3));
-                let hard_state =
-                    HardState { term: self.hard_state.term + 1, voted_for, ..self.hard_state };
+                let hard_state = HardState {
+                    term: self.hard_state.term + 1,
+                    voted_for,
+                    recovering: random.one_in(2),
+                    ..self.hard_state
+                };
                 Operation::Persist(Batch { hard_state: Some(hard_state), ..Batch::default() })
             }
             6 | 7 => {

@@ -43,8 +43,11 @@ fn one_of_each() -> Vec<Message> {
         Body::ReadIndexAnswer { id: 4, read_index: None },
         Body::ReadIndexAnswer { id: 4, read_index: Some(u64::MAX) },
         Body::TimeoutNow,
+        Body::Recovered { number: u64::MAX },
     ];
-    bodies.into_iter().map(|body| Message::new(TERM_MAX, body)).collect()
+    let messages = bodies.into_iter().map(|body| Message::new(TERM_MAX, body));
+    let of_recovering = |message: Message| Message { recovering: Some(u64::MAX), ..message };
+    messages.clone().chain(messages.map(of_recovering)).collect()
 }
 
 /// What arrives is what was sent.

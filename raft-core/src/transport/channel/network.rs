@@ -129,16 +129,18 @@ impl Network {
         incarnation
     }
 
-    /// Starts receiving; false if the transport has left the network, or was started before.
+    /// Starts receiving; false if the transport has left the network, or was started before. What an
+    /// earlier transport of the node has sent and is late is lost: the node may have another disk now.
     pub(super) fn start(&self, node: NodeId, incarnation: u64, receiver: &Arc<Receiver>) -> bool {
         let mut state = self.lock();
         match state.endpoint(node, incarnation) {
             Some(endpoint) if endpoint.receiver.is_none() => {
                 endpoint.receiver = Some(Arc::clone(receiver));
-                true
             }
-            _ => false,
+            _ => return false,
         }
+        state.lose_under_way(|from, _| from == node);
+        true
     }
 
     /// The transport leaves the network: what is under way to it is lost, its streams break, its

@@ -244,7 +244,9 @@ async fn late_answers_are_late_and_nothing_else_is() {
     let answered = Arc::new(Mutex::new(Vec::new()));
     let shown = Arc::clone(&answered);
     network.listen(move |_, _, traffic| {
-        if let Traffic::Delivered(Message { term, body: Body::HeartbeatAnswer { .. } }) = traffic {
+        if let Traffic::Delivered(Message { term, body: Body::HeartbeatAnswer { .. }, .. }) =
+            traffic
+        {
             shown.lock().unwrap().push((*term, Instant::now()));
         }
     });
@@ -378,6 +380,23 @@ async fn a_new_transport_replaces_the_old_one() {
     one.ear.until_heard(4).await;
     assert_eq!(one.ear.numbers(), [4], "the old one does not speak any more");
     assert_eq!(one.ear.unreachable.lock().unwrap().len(), 1, "heard once");
+}
+
+/// It may have come back with another disk, for which its earlier words do not speak.
+#[tokio::test(start_paused = true)]
+async fn nothing_of_an_earlier_life_arrives_in_a_later_one() {
+    let network = ChannelNetwork::new(7);
+    let [one, two] = hosts(&network);
+    network.set_default_faults(LinkFaults::none().delaying(10 * MS, 10 * MS));
+    two.send(&one, 1);
+    two.transport.close().await;
+    tokio::time::sleep(5 * MS).await;
+    let again = join(&network, 2, 0);
+    one.send(&again, 2);
+    again.send(&one, 3);
+    one.ear.until_heard(3).await;
+    again.ear.until_heard(2).await;
+    assert_eq!((one.ear.numbers(), again.ear.numbers()), (vec![3], vec![2]));
 }
 
 #[tokio::test(start_paused = true)]

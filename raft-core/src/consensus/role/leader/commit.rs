@@ -3,13 +3,12 @@
 
 use super::Leader;
 use crate::consensus::common::Common;
-use crate::consensus::quorum::reached_by_quorum;
 
 impl Leader {
     /// To be called whenever somebody's durable log grew, the leader's own included.
-    pub(in crate::consensus) fn advance_commit(&mut self, common: &mut Common) {
+    pub(in crate::consensus) fn advance_commit(&self, common: &mut Common) {
         let own_id = common.id();
-        let reached = reached_by_quorum(&common.configuration, |id| {
+        let reached = self.reached(common, |id| {
             if id == own_id {
                 common.log.durable_index()
             } else {

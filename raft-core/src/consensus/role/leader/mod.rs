@@ -1,10 +1,11 @@
 //! The leader: takes office, takes proposals, keeps speaking, and steps down when it cannot lead.
 //!
-//! Its other duties live beside this file: `replication`, `commit`, `reads`, `transfer`.
+//! Its other duties live beside this file: `replication`, `commit`, `reads`, `recovery`, `transfer`.
 //! Sections 3.4 to 3.6, 6.2.
 
 mod commit;
 mod reads;
+mod recovery;
 mod replication;
 mod transfer;
 
@@ -17,7 +18,6 @@ use super::Transition;
 use crate::consensus::common::Common;
 use crate::consensus::inflights::Inflights;
 use crate::consensus::progress::Progress;
-use crate::consensus::quorum::reached_by_quorum;
 use crate::consensus::read_index::ReadQueue;
 use crate::consensus::status::PeerStatus;
 use crate::error::Rejected;
@@ -28,12 +28,14 @@ pub(in crate::consensus) struct Leader {
     progress: BTreeMap<NodeId, Progress>,
     /// The number of the last heartbeat round.
     round: u64,
+    /// The first round that started after the last recovering peer had come.
+    recovery_round: u64,
     next_heartbeat: Time,
     reads: ReadQueue,
     transfer: Option<Transfer>,
 }
 
-hash_of!(Leader { progress, round, reads, transfer; left out: next_heartbeat });
+hash_of!(Leader { progress, round, recovery_round, reads, transfer; left out: next_heartbeat });
 
 impl Leader {
     /// Takes office: nothing is known of the others, and an entry of the own term is needed before
@@ -52,6 +54,7 @@ impl Leader {
         let mut leader = Self {
             progress,
             round: 0,
+            recovery_round: 1,
             next_heartbeat: now,
             reads: ReadQueue::default(),
             transfer: None,
@@ -107,7 +110,7 @@ impl Leader {
         if common.disk_is_stuck(now) {
             return true;
         }
-        let heard = reached_by_quorum(&common.configuration, |id| {
+        let heard = self.reached(common, |id| {
             self.progress.get(&id).map_or(now, |progress| progress.last_heard)
         });
         common.config.check_quorum && now.since(heard) >= common.config.election_timeout
@@ -131,12 +134,6 @@ impl Leader {
         self.on_round_started(common);
     }
 
-    pub(in crate::consensus) fn hear(&mut self, now: Time, from: NodeId) {
-        if let Some(progress) = self.progress.get_mut(&from) {
-            progress.last_heard = now;
-        }
-    }
-
     pub(in crate::consensus) fn peer_statuses(&self) -> Vec<PeerStatus> {
         let status = |(id, progress): (&NodeId, &Progress)| PeerStatus {
             id: *id,
@@ -144,6 +141,7 @@ impl Leader {
             next_index: progress.next_index,
             state: progress.state,
             inflight_count: progress.inflights.count(),
+            is_recovering: progress.recovers(),
         };
         self.progress.iter().map(status).collect()
     }

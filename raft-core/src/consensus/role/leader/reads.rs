@@ -2,7 +2,6 @@
 
 use super::Leader;
 use crate::consensus::common::Common;
-use crate::consensus::quorum::reached_by_quorum;
 use crate::consensus::read_index::Reader;
 use crate::consensus::ready::ReadState;
 use crate::error::Rejected;
@@ -52,6 +51,7 @@ impl Leader {
             self.reads.on_round_started(self.round, common.log.commit_index());
         }
         // Alone, the leader is its own quorum.
+        self.finish_own_recovery(common);
         self.confirm_reads(common);
     }
 
@@ -67,12 +67,14 @@ impl Leader {
         progress.acked_round = progress.acked_round.max(round.min(self.round));
         progress.on_heartbeat_answer(now);
         self.probe_if_silent(common, now, from);
+        self.finish_recovery(common, from);
+        self.finish_own_recovery(common);
         self.confirm_reads(common);
     }
 
     fn confirm_reads(&mut self, common: &mut Common) {
         let own_id = common.id();
-        let confirmed_round = reached_by_quorum(&common.configuration, |id| {
+        let confirmed_round = self.reached(common, |id| {
             if id == own_id {
                 self.round
             } else {

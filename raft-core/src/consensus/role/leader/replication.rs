@@ -80,6 +80,7 @@ impl Leader {
             return;
         }
         if progress.on_accepted(match_index, start_index) {
+            self.finish_recovery(common, from);
             self.advance_commit(common);
         }
     }

@@ -24,15 +24,17 @@ impl Leader {
         now: Time,
         to: Option<NodeId>,
     ) -> Result<(), Rejected> {
-        let furthest = || {
-            let voters = common.voting_peers();
-            voters.into_iter().max_by_key(|id| self.progress.get(id).map(|p| p.match_index))
-        };
+        let mut voters = common.voting_peers();
+        voters.retain(|id| self.progress.get(id).is_some_and(|peer| !peer.recovers()));
+        let furthest =
+            || voters.iter().copied().max_by_key(|id| self.progress.get(id).map(|p| p.match_index));
         let Some(to) = to.or_else(furthest) else {
             return Err(Rejected::Busy("there is nobody to hand leadership to"));
         };
-        if !self.progress.contains_key(&to) || !common.configuration.is_voter(to) {
-            return Err(Rejected::Busy("leadership can only be handed to another voter"));
+        if !voters.contains(&to) {
+            return Err(Rejected::Busy(
+                "leadership can only be handed to another voter that has not lost its disk",
+            ));
         }
         if self.transfer.as_ref().is_none_or(|transfer| transfer.to != to) {
             let deadline = now + common.config.election_timeout;

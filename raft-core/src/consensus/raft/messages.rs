@@ -1,0 +1,254 @@
+//! What a message makes of a node.
+
+use std::cmp::Ordering;
+
+use super::Raft;
+use crate::consensus::common::Common;
+use crate::consensus::role::candidate::Answer;
+use crate::consensus::role::follower::Follower;
+use crate::consensus::role::{Role, Transition};
+use crate::types::{Body, Message, NodeId, Position, Term, Time};
+
+impl Raft {
+    /// A message came from an authenticated peer.
+    pub fn step(&mut self, now: Time, from: NodeId, message: Message) {
+        assert!(from != self.common.id() || matches!(message.body, Body::VoteAnswer { .. }));
+        let Message { term, recovering, body } = message;
+        if let Body::PreVote { last } = body {
+            // Nobody adopts a term from a question.
+            return self.on_pre_vote(now, from, term, last);
+        }
+        match term.cmp(&self.common.term) {
+            Ordering::Less => return self.answer_stale(from, &body),
+            Ordering::Equal => {}
+            Ordering::Greater => {
+                if !self.adopt_term_of(now, from, term, &body) {
+                    return;
+                }
+            }
+        }
+        self.dispatch(now, from, recovering, body);
+    }
+
+    fn dispatch(&mut self, now: Time, from: NodeId, recovering: Option<u64>, body: Body) {
+        use Role::{Candidate, Follower, Leader, PreCandidate};
+        let term = self.common.term;
+        let common = &mut self.common;
+        if let Leader(leader) = &mut self.role {
+            leader.hear(common, now, from, recovering);
+        }
+        let transition = match (&mut self.role, body) {
+            (_, Body::PreVote { .. }) => unreachable!("answered before the terms are compared"),
+            (_, Body::Vote { last, .. }) => return self.on_vote(now, from, last),
+
+            (PreCandidate(candidate), Body::PreVoteAnswer { granted }) => {
+                let answer = Answer { granted, recovering: recovering.is_some() };
+                let won = Transition::Campaign { transfer: false };
+                candidate.on_answer(common, from, answer, won)
+            }
+            (Follower(_) | Candidate(_) | Leader(_), Body::PreVoteAnswer { .. }) => return,
+
+            (Candidate(candidate), Body::VoteAnswer { granted }) => {
+                let answer = Answer { granted, recovering: recovering.is_some() };
+                candidate.on_answer(common, from, answer, Transition::Lead)
+            }
+            (Follower(_) | PreCandidate(_) | Leader(_), Body::VoteAnswer { .. }) => return,
+
+            (_, Body::Append { previous, entries, commit_index }) => {
+                if self.hear_leader(now, from, term) {
+                    let (common, follower) = self.following();
+                    follower.on_append(common, previous, entries, commit_index);
+                }
+                return;
+            }
+            (_, Body::Heartbeat { round, commit_index }) => {
+                if self.hear_leader(now, from, term) {
+                    let (common, follower) = self.following();
+                    follower.on_heartbeat(common, round, commit_index);
+                }
+                return;
+            }
+
+            (Leader(leader), Body::AppendAccepted { match_index }) => {
+                leader.on_accepted(common, from, match_index);
+                Transition::Stay
+            }
+            (Leader(leader), Body::AppendRejected { previous_index, hint }) => {
+                leader.on_rejected(common, from, previous_index, hint);
+                Transition::Stay
+            }
+            (Leader(leader), Body::HeartbeatAnswer { round }) => {
+                leader.on_heartbeat_answer(common, now, from, round);
+                Transition::Stay
+            }
+            (
+                Follower(_) | PreCandidate(_) | Candidate(_),
+                Body::AppendAccepted { .. }
+                | Body::AppendRejected { .. }
+                | Body::HeartbeatAnswer { .. },
+            ) => return,
+
+            (Leader(leader), Body::ReadIndex { id }) => {
+                leader.on_read_index(common, from, id);
+                Transition::Stay
+            }
+            (Follower(_) | PreCandidate(_) | Candidate(_), Body::ReadIndex { id }) => {
+                common.send(from, Body::ReadIndexAnswer { id, read_index: None });
+                Transition::Stay
+            }
+            (Follower(follower), Body::ReadIndexAnswer { id, read_index }) => {
+                follower.on_read_index_answer(common, now, id, read_index);
+                Transition::Stay
+            }
+            (PreCandidate(_) | Candidate(_) | Leader(_), Body::ReadIndexAnswer { .. }) => return,
+
+            (Follower(follower), Body::TimeoutNow) => {
+                match follower.leader == Some(from) && common.is_voter() {
+                    true => Transition::Campaign { transfer: true },
+                    false => Transition::Stay,
+                }
+            }
+            (PreCandidate(_) | Candidate(_) | Leader(_), Body::TimeoutNow) => return,
+
+            (Follower(follower), Body::Recovered { number }) => {
+                if follower.leader == Some(from) && common.recovering == Some(number) {
+                    common.recover_under(from);
+                }
+                return;
+            }
+            (PreCandidate(_) | Candidate(_) | Leader(_), Body::Recovered { .. }) => return,
+        };
+        self.change(now, transition);
+    }
+
+    /// A message of an older term. A leader or candidate that has been overtaken is told so, which
+    /// also frees a node whose term ran ahead while it was cut off.
+    fn answer_stale(&mut self, from: NodeId, body: &Body) {
+        let answer = match body {
+            // Only the term matters. A refused vote would be taken for the answer to a newer request, if the
+            // candidate has one out in the current term.
+            Body::Append { .. } | Body::Heartbeat { .. } | Body::Vote { .. } => {
+                Body::HeartbeatAnswer { round: 0 }
+            }
+            Body::ReadIndex { id } => Body::ReadIndexAnswer { id: *id, read_index: None },
+            Body::PreVote { .. }
+            | Body::PreVoteAnswer { .. }
+            | Body::VoteAnswer { .. }
+            | Body::AppendAccepted { .. }
+            | Body::AppendRejected { .. }
+            | Body::HeartbeatAnswer { .. }
+            | Body::ReadIndexAnswer { .. }
+            | Body::TimeoutNow
+            | Body::Recovered { .. } => return,
+        };
+        self.common.send(from, answer);
+    }
+
+    /// A message of a newer term. Returns whether it is to be handled.
+    fn adopt_term_of(&mut self, now: Time, from: NodeId, term: Term, body: &Body) -> bool {
+        let leader = match body {
+            Body::Vote { transfer, .. } if !transfer && self.sticks_to_leader(now) => return false,
+            Body::Append { .. } | Body::Heartbeat { .. } => Some(from),
+            Body::PreVote { .. }
+            | Body::PreVoteAnswer { .. }
+            | Body::Vote { .. }
+            | Body::VoteAnswer { .. }
+            | Body::AppendAccepted { .. }
+            | Body::AppendRejected { .. }
+            | Body::HeartbeatAnswer { .. }
+            | Body::ReadIndex { .. }
+            | Body::ReadIndexAnswer { .. }
+            | Body::TimeoutNow
+            | Body::Recovered { .. } => None,
+        };
+        self.common.adopt_term(term);
+        self.become_follower(now, leader);
+        true
+    }
+
+    /// While a leader is heard, candidates are refused: who cannot hear it must not disturb those who
+    /// can (4.2.3).
+    fn sticks_to_leader(&self, now: Time) -> bool {
+        self.common.config.check_quorum
+            && match &self.role {
+                Role::Follower(follower) => follower.is_loyal(&self.common, now),
+                Role::Leader(_) => true,
+                Role::PreCandidate(_) | Role::Candidate(_) => false,
+            }
+    }
+
+    fn on_pre_vote(&mut self, now: Time, from: NodeId, term: Term, last: Position) {
+        let granted = term >= self.common.term
+            && last >= self.common.log.last_position()
+            && !self.sticks_to_leader(now)
+            && !matches!(self.role, Role::Leader(_));
+        let answer_term = if granted { term } else { self.common.term };
+        self.common.send_at_term(from, answer_term, Body::PreVoteAnswer { granted });
+    }
+
+    /// A vote request of the current term (3.4, 3.6.1).
+    fn on_vote(&mut self, now: Time, from: NodeId, last: Position) {
+        let common = &mut self.common;
+        let free = match &self.role {
+            Role::Follower(follower) => follower.leader.is_none(),
+            Role::PreCandidate(_) => true,
+            Role::Candidate(_) | Role::Leader(_) => false,
+        };
+        let granted = last >= common.log.last_position()
+            && (common.voted_for == Some(from) || (common.voted_for.is_none() && free));
+        if !granted {
+            return common.send(from, Body::VoteAnswer { granted });
+        }
+        common.vote_for(from);
+        common.send_when_durable(from, Body::VoteAnswer { granted });
+        // Whoever granted waits for the winner before it tries itself.
+        let deadline = common.draw_election_deadline(now);
+        match &mut self.role {
+            Role::Follower(follower) => follower.election_deadline = deadline,
+            Role::PreCandidate(_) => self.become_follower(now, None),
+            Role::Candidate(_) | Role::Leader(_) => {}
+        }
+    }
+
+    /// The leader of `term` speaks. Returns false if there is another one: then somebody's disk or
+    /// identity is broken, and nothing is believed.
+    pub(super) fn hear_leader(&mut self, now: Time, from: NodeId, term: Term) -> bool {
+        assert!(term >= self.common.term);
+        if from == self.common.id() {
+            let alarm = "a peer that claims this node's own id wants to lead it; ignored. Two \
+                         nodes share an identity";
+            self.common.alarms.push(alarm.to_owned());
+            return false;
+        }
+        if term > self.common.term {
+            self.common.adopt_term(term);
+            self.become_follower(now, Some(from));
+        }
+        match self.role.leader(self.common.id()) {
+            Some(leader) if leader != from => {
+                self.common.alarms.push(format!(
+                    "nodes {leader} and {from} both claim to lead term {term}; the latter is \
+                     ignored. A disk was rolled back, or two nodes share an identity"
+                ));
+                return false;
+            }
+            // A candidate that hears a leader of an *equal* term follows it.
+            None if !matches!(self.role, Role::Follower(_)) => {
+                self.become_follower(now, Some(from));
+            }
+            Some(_) | None => {}
+        }
+        let (common, follower) = self.following();
+        follower.hear_leader(common, now, from);
+        true
+    }
+
+    fn following(&mut self) -> (&mut Common, &mut Follower) {
+        match &mut self.role {
+            Role::Follower(follower) => (&mut self.common, follower),
+            Role::PreCandidate(_) | Role::Candidate(_) | Role::Leader(_) => {
+                unreachable!("whoever heard a leader follows it")
+            }
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Snapshots of this node and of its leader, and what of the log they make superfluous (5).
+
+use super::Raft;
+use crate::consensus::role::Role;
+use crate::types::{Body, Index, NodeId, Position, PublishSnapshot, SnapshotMeta, Term, Time};
+
+/// What a follower says to a snapshot that its leader offers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OfferAnswer {
+    Wanted,
+    /// The log is committed beyond it.
+    NotNeeded,
+    /// The sender does not lead any more.
+    Stale {
+        term: Term,
+    },
+}
+
+impl Raft {
+    /// A local snapshot at an applied index is finished: publish it with the next batch. Returns
+    /// false if it has been overtaken by a snapshot from the leader.
+    pub fn publish_snapshot(&mut self, meta: SnapshotMeta) -> bool {
+        let log = &self.common.log;
+        if self.common.restoring.is_some()
+            || self.common.publish.is_some()
+            || !log.contains(meta.position)
+        {
+            return false;
+        }
+        assert!(meta.index() <= log.last_applied());
+        self.common.publish = Some(PublishSnapshot { meta, replaces_log: false });
+        true
+    }
+
+    /// The state machine itself is durable through an applied index.
+    pub fn on_state_durable(&mut self, index: Index) {
+        if self.common.restoring.is_none() {
+            // The machine may be ahead of its own report of what it applied.
+            self.common.log.on_state_durable(index.min(self.common.log.last_applied()));
+        }
+    }
+
+    /// Forgets the entries through `index`, which a durable state must cover. Returns what storage is
+    /// to remember as the log's start, or `None` if nothing changes.
+    pub fn compact(&mut self, index: Index) -> Option<SnapshotMeta> {
+        if self.common.restoring.is_some() {
+            return None;
+        }
+        let position = self.common.log.compact(index)?;
+        Some(SnapshotMeta { position, configuration: self.common.configuration.clone() })
+    }
+
+    /// The last index such that the entries behind it take at most `bytes`: where to compact so that
+    /// a peer that lags a little still finds its entries.
+    pub fn index_leaving_bytes(&self, bytes: u64) -> Index {
+        self.common.log.index_leaving_bytes(bytes)
+    }
+
+    /// What a snapshot at an index of this log is.
+    pub fn snapshot_meta(&self, index: Index) -> Option<SnapshotMeta> {
+        let term = self.common.log.term_at(index)?;
+        let configuration = self.common.configuration.clone();
+        Some(SnapshotMeta { position: Position::new(term, index), configuration })
+    }
+
+    /// A leader offers a snapshot.
+    pub fn on_snapshot_offer(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        term: Term,
+        meta: &SnapshotMeta,
+    ) -> OfferAnswer {
+        if term < self.common.term || !self.hear_leader(now, from, term) {
+            return OfferAnswer::Stale { term: self.common.term };
+        }
+        match meta.index() <= self.common.log.commit_index() {
+            true => OfferAnswer::NotNeeded,
+            false => OfferAnswer::Wanted,
+        }
+    }
+
+    /// A snapshot from a leader of `term` is complete and verified. What it contains is committed, so
+    /// it is taken whatever has become of the leader. Returns whether it will be published.
+    pub fn on_snapshot_received(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        term: Term,
+        meta: SnapshotMeta,
+    ) -> bool {
+        let position = meta.position;
+        let leads = term >= self.common.term && self.hear_leader(now, from, term);
+        let common = &mut self.common;
+        let needed = position.index > common.log.commit_index();
+        if needed && common.log.contains(position) {
+            // The log agrees with it: what it replaces can simply be applied.
+            common.log.commit_to(position.index);
+        } else if needed {
+            common.gate.withdraw_accepted_from(0);
+            common.log.replace_by_snapshot(position);
+            common.configuration = meta.configuration.clone();
+            common.restore = None;
+            common.restoring = Some(meta.clone());
+            assert!(common.publish.is_none(), "no snapshot is received beside another one's batch");
+            common.publish = Some(PublishSnapshot { meta, replaces_log: true });
+        }
+        if leads {
+            let match_index = position.index.min(common.log.commit_index());
+            common.send_when_durable(from, Body::AppendAccepted { match_index });
+        }
+        common.publish.as_ref().is_some_and(|publish| publish.meta.position == position)
+    }
+
+    /// A snapshot was sent to a peer, through `sent`, or failed.
+    pub fn on_snapshot_sent(&mut self, now: Time, peer: NodeId, sent: Option<Index>) {
+        if let Role::Leader(leader) = &mut self.role {
+            leader.on_snapshot_sent(&self.common, now, peer, sent);
+        }
+    }
+}

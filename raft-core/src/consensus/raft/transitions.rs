@@ -1,0 +1,99 @@
+//! The one place where role and term change.
+
+use super::Raft;
+use crate::consensus::ready::RoleChange;
+use crate::consensus::role::candidate::{Answer, Candidate};
+use crate::consensus::role::follower::Follower;
+use crate::consensus::role::leader::Leader;
+use crate::consensus::role::{Role, Transition};
+use crate::types::{Body, NodeId, Time};
+
+impl Raft {
+    pub(super) fn change(&mut self, now: Time, transition: Transition) {
+        match transition {
+            Transition::Stay => {}
+            Transition::Follow => self.become_follower(now, None),
+            Transition::PreCampaign => self.become_pre_candidate(now),
+            Transition::Campaign { transfer } => self.become_candidate(now, transfer),
+            Transition::Lead => self.become_leader(now),
+        }
+    }
+
+    pub(super) fn become_follower(&mut self, now: Time, leader: Option<NodeId>) {
+        // A refused request must not keep a follower from campaigning: its timer runs on.
+        let deadline = match &self.role {
+            Role::Follower(follower) if leader.is_none() => follower.election_deadline,
+            _ => self.common.draw_election_deadline(now),
+        };
+        self.leave_role();
+        self.role = Role::Follower(Follower::new(leader, now, deadline));
+    }
+
+    fn become_pre_candidate(&mut self, now: Time) {
+        self.leave_role();
+        let deadline = self.common.draw_election_deadline(now);
+        self.role = Role::PreCandidate(Candidate::new(deadline));
+        let last = self.common.log.last_position();
+        for peer in self.common.voting_peers() {
+            self.common.send(peer, Body::PreVote { last });
+        }
+        let (own_id, term) = (self.common.id(), self.common.term);
+        let Role::PreCandidate(candidate) = &mut self.role else { unreachable!("just become one") };
+        let won = Transition::Campaign { transfer: false };
+        let answer = Answer { granted: true, recovering: self.common.recovering.is_some() };
+        let transition = candidate.on_answer(&self.common, own_id, answer, won);
+        assert_eq!(term, self.common.term);
+        self.change(now, transition);
+    }
+
+    /// The request and the own vote leave together with the write that they rest on.
+    fn become_candidate(&mut self, now: Time, transfer: bool) {
+        let Some(next_term) = self.common.term.checked_add(1) else {
+            let alarm = "there is no term after this one; not campaigning. A peer made it up";
+            self.common.alarms.push(alarm.to_owned());
+            return self.become_follower(now, None);
+        };
+        self.leave_role();
+        self.common.adopt_term(next_term);
+        let own_id = self.common.id();
+        self.common.vote_for(own_id);
+        let deadline = self.common.draw_election_deadline(now);
+        self.role = Role::Candidate(Candidate::new(deadline));
+        let last = self.common.log.last_position();
+        for peer in self.common.voting_peers() {
+            self.common.send_when_durable(peer, Body::Vote { last, transfer });
+        }
+        self.common.send_when_durable(own_id, Body::VoteAnswer { granted: true });
+    }
+
+    fn become_leader(&mut self, now: Time) {
+        assert!(matches!(self.role, Role::Candidate(_)), "only a candidate is elected");
+        self.role = Role::Leader(Box::new(Leader::assume_office(&mut self.common, now)));
+    }
+
+    /// Whoever waits on the role that ends is answered.
+    fn leave_role(&mut self) {
+        match &mut self.role {
+            Role::Follower(follower) => follower.fail_reads(&mut self.common),
+            Role::PreCandidate(_) | Role::Candidate(_) => {}
+            Role::Leader(leader) => {
+                leader.fail_reads(&mut self.common);
+                self.common.snapshot_requests.clear();
+            }
+        }
+    }
+
+    pub(super) fn take_role_change(&mut self) -> Option<RoleChange> {
+        let now = RoleChange {
+            role: self.role.kind(),
+            term: self.common.term,
+            leader: self.leader(),
+            is_recovering: self.is_recovering(),
+        };
+        if now == self.reported {
+            return None;
+        }
+        self.reported = now;
+        Some(now)
+    }
+}

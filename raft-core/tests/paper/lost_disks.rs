@@ -1,0 +1,216 @@
+//! Nodes that start on an empty disk: a cluster that is being founded, and a member that has forgotten
+//! what it promised (`consensus::recovery`).
+
+use std::collections::BTreeMap;
+
+use raft_core::consensus::RoleKind::{Follower, Leader};
+use raft_core::error::Rejected;
+use raft_core::types::{Body, Message, NodeId};
+
+use crate::common::{Cluster, Disk};
+use crate::replication::{led, peer};
+use crate::{no_pre_vote, plain, with_logs};
+
+/// Node 1 leads three; node 2 has lost its disk and is down. Nobody else notices anything.
+fn one_disk_is_lost() -> Cluster {
+    let mut cluster = led();
+    cluster.propose(1, "a").expect("it leads");
+    cluster.settle();
+    cluster.crash(2, 0);
+    cluster.nodes.get_mut(&2).expect("node 2").disk = Disk::default();
+    cluster
+}
+
+fn recovers(cluster: &Cluster, id: NodeId) -> bool {
+    cluster.status(id).is_recovering
+}
+
+/// On an idle cluster, under the same leader, whose log reaches back to what the follower had: it is
+/// filled up, without a word from a client.
+#[test]
+fn who_lost_its_disk_is_filled_up() {
+    let mut cluster = one_disk_is_lost();
+    cluster.start(2);
+    cluster.run(1_000);
+    assert_eq!((cluster.leader(), cluster.status(1).term), (Some(1), 1), "nobody was disturbed");
+    assert_eq!(cluster.node(2).machine, cluster.node(1).machine);
+    assert_eq!(peer(&cluster, 2).match_index, cluster.status(1).last_index);
+    assert!(!recovers(&cluster, 2) && !peer(&cluster, 2).is_recovering);
+}
+
+/// Also when the leader has compacted what it lacks.
+#[test]
+fn who_lost_its_disk_is_filled_up_by_a_snapshot() {
+    let mut cluster = one_disk_is_lost();
+    cluster.snapshot(1);
+    let index = cluster.status(1).snapshot_index;
+    cluster.compact(1, index);
+    assert!(cluster.status(1).log_start_index > 0);
+    cluster.start(2);
+    cluster.run(1_000);
+    assert_eq!(cluster.node(2).machine, cluster.node(1).machine);
+    assert!(!recovers(&cluster, 2));
+}
+
+/// Its acknowledgement does not commit anything before it has recovered, and does afterwards.
+#[test]
+fn its_acknowledgement_does_not_count_before() {
+    let mut cluster = one_disk_is_lost();
+    let committed = cluster.status(1).commit_index;
+    cluster.isolate(3);
+    cluster.start(2);
+    // Within the time for which a leader goes on without a quorum.
+    cluster.propose(1, "b").expect("it leads");
+    cluster.run(200);
+    assert_eq!(cluster.leader(), Some(1));
+    assert_eq!(cluster.status(2).last_index, cluster.status(1).last_index, "it holds everything");
+    assert!(recovers(&cluster, 2), "node 3 was not heard");
+    assert_eq!(cluster.status(1).commit_index, committed);
+    cluster.heal();
+    cluster.run(200);
+    assert!(!recovers(&cluster, 2));
+    cluster.isolate(3);
+    let last = cluster.propose(1, "c").expect("it leads");
+    cluster.run(100);
+    assert_eq!(cluster.status(1).commit_index, last.index, "by nodes 1 and 2");
+}
+
+/// A leader whose only company recovers steps down, and answers no reads.
+#[test]
+fn its_answer_does_not_confirm_a_leader() {
+    let mut cluster = one_disk_is_lost();
+    cluster.isolate(3);
+    cluster.start(2);
+    let read = cluster.read(1).expect("it leads");
+    cluster.run(2_000);
+    let answer = cluster.node(1).reads.iter().find(|state| state.id == read);
+    assert_eq!(answer.expect("an answer").read_index, None);
+    assert_eq!(cluster.role(1), Follower);
+    assert_eq!(cluster.leader(), None);
+}
+
+/// Its vote, with that of one who lacks what is committed, elects nobody.
+#[test]
+fn its_vote_does_not_count_before() {
+    let disks = BTreeMap::from([
+        (1, Disk::of_terms(&[1, 1], 1)),
+        (2, Disk::default()),
+        (3, Disk::of_terms(&[1], 1)),
+    ]);
+    let mut cluster = Cluster::with_disks(disks, plain);
+    cluster.isolate(1);
+    cluster.run(5_000);
+    assert_eq!(cluster.leader(), None, "what node 1 and the old node 2 had may be committed");
+    cluster.heal();
+    cluster.run(5_000);
+    assert_eq!(cluster.leader(), Some(1), "nobody else has all votes");
+    assert!(cluster.ids().iter().all(|id| !recovers(&cluster, *id)));
+}
+
+/// It may have voted in the term in which it recovers, and cannot vote in it again.
+#[test]
+fn it_does_not_vote_again_in_the_term_in_which_it_recovers() {
+    let mut cluster = one_disk_is_lost();
+    cluster.start(2);
+    cluster.run(1_000);
+    let hard_state = cluster.node(2).disk.loaded.hard_state;
+    assert_eq!((hard_state.term, hard_state.voted_for), (1, Some(1)));
+    assert!(!hard_state.recovering, "that it has recovered is on disk");
+    cluster.crash(2, 0);
+    cluster.start(2);
+    assert!(!recovers(&cluster, 2));
+}
+
+/// Lost twice: the first disk's number does not speak for the second one.
+#[test]
+fn a_disk_that_is_lost_again_is_filled_up_again() {
+    let mut cluster = one_disk_is_lost();
+    cluster.start(2);
+    cluster.run(1_000);
+    for _ in 0..2 {
+        cluster.crash(2, 0);
+        cluster.nodes.get_mut(&2).expect("node 2").disk = Disk::default();
+        cluster.start(2);
+        assert!(recovers(&cluster, 2));
+    }
+    cluster.run(1_000);
+    assert!(!recovers(&cluster, 2));
+    assert_eq!(cluster.node(2).machine, cluster.node(1).machine);
+    // Recovered for a number that is not its own: nothing.
+    cluster.crash(3, 0);
+    cluster.nodes.get_mut(&3).expect("node 3").disk = Disk::default();
+    cluster.start(3);
+    cluster.isolate(3);
+    let message = Message::new(1, Body::Recovered { number: 7 });
+    cluster.step(1, 3, Message::new(1, Body::Heartbeat { round: 9, commit_index: 0 }));
+    cluster.step(1, 3, message);
+    assert!(recovers(&cluster, 3));
+}
+
+/// Leadership is not handed to a node whose word does not count.
+#[test]
+fn leadership_is_not_handed_to_it() {
+    let mut cluster = one_disk_is_lost();
+    cluster.start(2);
+    let heartbeat_answered = |cluster: &Cluster| peer(cluster, 2).is_recovering;
+    while !heartbeat_answered(&cluster) {
+        let next = cluster.raft(1).next_deadline();
+        cluster.now = cluster.now.max(next);
+        cluster.fire(1);
+        for _ in 0..4 {
+            if !cluster.flying.is_empty() && !heartbeat_answered(&cluster) {
+                cluster.deliver(0);
+            }
+        }
+    }
+    let to =
+        |cluster: &mut Cluster, to| cluster.with(1, |raft, now| raft.transfer_leadership(now, to));
+    assert!(matches!(to(&mut cluster, Some(2)), Err(Rejected::Busy(_))));
+    assert_eq!(to(&mut cluster, None), Ok(()));
+    cluster.settle();
+    assert_eq!(cluster.role(3), Leader);
+}
+
+/// The first leader of a new cluster needs all members; then a majority is enough.
+#[test]
+fn a_cluster_is_founded_by_all_its_members() {
+    let disks = (1..=3).map(|id| (id, Disk::default())).collect();
+    let mut cluster = Cluster::with_disks(disks, no_pre_vote);
+    cluster.isolate(3);
+    cluster.run(5_000);
+    assert_eq!(cluster.leader(), None, "the third may hold everything");
+    cluster.heal();
+    cluster.run(5_000);
+    assert!(cluster.leader().is_some());
+    assert!(cluster.ids().iter().all(|id| !recovers(&cluster, *id)), "and now they are members");
+    let leader = cluster.leader().expect("just seen");
+    cluster.isolate(leader);
+    cluster.run(5_000);
+    assert!(cluster.leader().is_some_and(|next| next != leader));
+}
+
+/// One that is founded alone needs nobody.
+#[test]
+fn one_node_founds_a_cluster_of_its_own() {
+    let mut cluster = Cluster::with_disks(BTreeMap::from([(1, Disk::default())]), no_pre_vote);
+    cluster.run(1_000);
+    assert_eq!(cluster.leader(), Some(1));
+    assert!(!recovers(&cluster, 1) && !cluster.node(1).disk.loaded.hard_state.recovering);
+}
+
+/// All recover, and one holds more than the others: only it can be elected, and nothing is lost.
+#[test]
+fn a_founding_that_is_interrupted_goes_on() {
+    let mut cluster = with_logs(&[&[1], &[1, 1], &[]], 1);
+    for id in 1..=3 {
+        cluster.crash(id, 0);
+        cluster.nodes.get_mut(&id).expect("a node").disk.loaded.hard_state.recovering = true;
+    }
+    for id in 1..=3 {
+        cluster.start(id);
+    }
+    cluster.run(10_000);
+    assert_eq!(cluster.leader(), Some(2));
+    assert!(cluster.ids().iter().all(|id| !recovers(&cluster, *id)));
+    assert_eq!(cluster.node(1).disk.terms()[..2], [1, 1]);
+}
