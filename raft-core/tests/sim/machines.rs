@@ -182,6 +182,7 @@ impl Simulation {
         assert!(!node.is_up(), "node {id} is up");
         if node.lost.is_some() && node.disk.hard_state == HardState::default() {
             self.forget_messages_of_lost_disk(id);
+            self.forget_what_was_sent_to(id);
         }
         let node = self.node_mut(id);
         node.life_number += 1;

@@ -27,6 +27,13 @@ pub struct Repeated {
 }
 
 impl Simulation {
+    /// Whatever was sent to a node whose disk is lost has to be sent again.
+    pub fn forget_what_was_sent_to(&mut self, to: NodeId) {
+        for from in self.ids() {
+            *self.resends(from, to) = Resends::default();
+        }
+    }
+
     fn resends(&mut self, from: NodeId, to: NodeId) -> &mut Resends {
         let count = self.nodes.len();
         &mut self.resends[(from as usize - 1) * count + to as usize - 1]
