@@ -56,9 +56,13 @@ fn many_elections() {
     nodes(7).run(SEEDS, async |lab: &mut Lab| {
         lab.check_one_leader().await;
         let mut changes_count = 0;
-        for _ in 0..9 {
+        for iteration in 0..9 {
             let before = lab.check_one_leader().await;
-            let cut = [(); 3].map(|()| lab.draw(1..=7));
+            let mut cut = [(); 3].map(|()| lab.draw(1..=7));
+            if iteration == 0 {
+                // Once at least: of 600 seeds one drew it never.
+                cut[0] = before;
+            }
             lab.disconnect(&cut);
             let leader = lab.check_one_leader().await;
             assert!(!cut.contains(&leader));
@@ -66,6 +70,6 @@ fn many_elections() {
             lab.connect(&cut);
         }
         lab.check_one_leader().await;
-        assert!(changes_count > 0, "nine times three of seven were cut off, and never the leader");
+        assert!(changes_count > 0, "the leader was cut off");
     });
 }

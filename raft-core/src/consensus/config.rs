@@ -104,3 +104,60 @@ impl Config {
         require(self.reads_waiting_max > 0, "reads_waiting_max must be positive")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_contradiction_is_named() {
+        type Change = fn(&mut Config);
+        const CASES: [(&str, Change); 11] = [
+            ("node id 0", |config| config.id = 0),
+            ("at least 1 ms", |config| config.heartbeat_interval = Duration::from_micros(999)),
+            ("three times", |config| {
+                config.election_timeout = 3 * config.heartbeat_interval - Duration::from_nanos(1);
+            }),
+            ("disk_patience", |config| {
+                config.disk_patience = config.election_timeout - Duration::from_nanos(1);
+            }),
+            ("append_bytes_max", |config| config.append_bytes_max = 0),
+            ("inflight_count_max", |config| config.inflight_count_max = 0),
+            ("inflight_bytes_max", |config| {
+                config.inflight_bytes_max = config.append_bytes_max - 1
+            }),
+            ("log_bytes_max", |config| config.log_bytes_max = config.uncommitted_bytes_max - 1),
+            ("apply_bytes_max", |config| config.apply_bytes_max = 0),
+            ("persists_in_flight_max", |config| config.persists_in_flight_max = 0),
+            ("reads_waiting_max", |config| config.reads_waiting_max = 0),
+        ];
+        for (named, change) in CASES {
+            let mut config = Config::new(1);
+            change(&mut config);
+            let error = config.validate().expect_err(named);
+            assert!(error.to_string().contains(named), "{named}: {error}");
+        }
+    }
+
+    /// What is just allowed.
+    #[test]
+    fn the_least_of_everything_is_fine() {
+        let heartbeat_interval = Duration::from_millis(1);
+        let config = Config {
+            heartbeat_interval,
+            election_timeout: 3 * heartbeat_interval,
+            disk_patience: 3 * heartbeat_interval,
+            append_bytes_max: 1,
+            inflight_count_max: 1,
+            inflight_bytes_max: 1,
+            uncommitted_bytes_max: 1,
+            log_bytes_max: 1,
+            apply_bytes_max: 1,
+            persists_in_flight_max: 1,
+            reads_waiting_max: 1,
+            ..Config::new(1)
+        };
+        assert_eq!(config.validate(), Ok(()));
+        assert_eq!(Config::new(7).validate(), Ok(()));
+    }
+}

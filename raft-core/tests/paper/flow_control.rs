@@ -7,9 +7,11 @@ use bytes::Bytes;
 use raft_core::consensus::ProgressState;
 use raft_core::consensus::ProgressState::{Probe, Replicate};
 
-use crate::common::{Cluster, say};
-use crate::no_pre_vote;
+use raft_core::types::Entry;
+
+use crate::common::{Cluster, Disk, say};
 use crate::replication::{appends, led, peer};
+use crate::{no_pre_vote, plain};
 
 /// F1: while it is not known where the logs agree, one append is sent, and the next one only after an answer or
 /// an election timeout. (Peers take a heartbeat interval; but a peer that lives and says nothing has most often
@@ -266,4 +268,25 @@ fn a_probe_lost_with_its_connection_is_sent_again_soon() {
     cluster.now = cluster.now + Duration::from_millis(60);
     cluster.step(2, 1, say::heartbeat_answer(1, 1));
     assert_eq!(appends(&cluster.sent_by(1), 2), [(0, 1, 0)]);
+}
+
+/// A follower whose log is full takes no more if what fills it will be compacted without a word from
+/// anybody; if half of it waits to be committed, it must take what that may hang on.
+#[test]
+fn a_full_log_takes_more_only_if_it_cannot_shrink_by_itself() {
+    let terms = [1; 10];
+    let full_bytes = Disk::of_terms(&terms, 1).loaded.entries.iter().map(Entry::size_bytes).sum();
+    for (committed, takes) in [(10, false), (5, false), (4, true), (0, true)] {
+        let disks = (1..=3).map(|id| (id, Disk::of_terms(&terms, 1))).collect();
+        let mut cluster = Cluster::with_disks(disks, move |config| {
+            plain(config);
+            config.uncommitted_bytes_max = full_bytes;
+            config.log_bytes_max = full_bytes;
+        });
+        cluster.step(1, 2, say::append(1, (10, 1), &[], committed));
+        assert_eq!(cluster.status(2).commit_index, committed);
+        cluster.step(1, 2, say::append(1, (10, 1), &[1], committed));
+        let last_index = if takes { 11 } else { 10 };
+        assert_eq!(cluster.status(2).last_index, last_index, "{committed} of 10 are committed");
+    }
 }
