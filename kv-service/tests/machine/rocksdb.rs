@@ -33,25 +33,32 @@ fn flusher(machine: &KvMachine) -> Box<dyn Flusher> {
 
 /// What a crash at this moment would leave: the files as they are, with nothing written on closing.
 fn crash_image(path: &Path) -> TempDir {
-    let image = TempDir::new().unwrap();
-    copy(path, image.path());
-    image
+    loop {
+        let image = TempDir::new().unwrap();
+        match copy(path, image.path()) {
+            Ok(()) => return image,
+            // RocksDB removes what it needs no more in the background: this was not one moment.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
 }
 
 /// The manifest first: while it is copied, files may still be added, but none that it names may go.
-fn copy(from: &Path, to: &Path) {
-    let mut entries: Vec<_> = std::fs::read_dir(from).unwrap().map(Result::unwrap).collect();
+fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    let mut entries: Vec<_> = std::fs::read_dir(from)?.collect::<Result<_, _>>()?;
     let is_manifest = |name: std::ffi::OsString| name.to_string_lossy().starts_with("MANIFEST");
     entries.sort_by_key(|entry| !is_manifest(entry.file_name()));
     for entry in entries {
         let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            std::fs::create_dir(&target).unwrap();
-            copy(&entry.path(), &target);
+        if entry.file_type()?.is_dir() {
+            std::fs::create_dir(&target)?;
+            copy(&entry.path(), &target)?;
         } else {
-            std::fs::copy(entry.path(), target).unwrap();
+            std::fs::copy(entry.path(), target)?;
         }
     }
+    Ok(())
 }
 
 fn generations(path: &Path) -> Vec<PathBuf> {
