@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
-use kv_service::machine::{KvMachine, RocksStateOptions};
+use kv_service::machine::{Command, KvMachine, Output, RocksStateOptions};
+use kv_service::operation::{Operation, Refusal};
 use proptest::prelude::*;
 use raft_core::state_machine::{Flusher, StateMachine};
 use raft_core::types::{Entry, Payload, Position};
@@ -12,8 +13,8 @@ use tempfile::TempDir;
 
 use crate::agreement::{InMemory, Subject, agree, steps};
 use crate::{
-    append, get, meta, next_entry, open, put, restore, scan_all, snapshot_bytes, value, write,
-    write_command,
+    append, apply_command, get, meta, next_entry, open, put, restore, scan_all, snapshot_bytes,
+    value, write, write_command,
 };
 
 fn open_at(path: &Path) -> KvMachine {
@@ -115,15 +116,11 @@ fn a_crash_goes_back_to_what_was_flushed_and_replay_leads_on() {
     let directory = TempDir::new().unwrap();
     let mut machine = open_at(directory.path());
     let mut log = Vec::new();
-    let mut entry = |machine: &KvMachine, command: &kv_service::machine::Command| {
+    let mut entry = |machine: &KvMachine, command: &Command| {
         log.push(next_entry(machine, Payload::Command(command.encode())));
         log.last().unwrap().clone()
     };
-    let open = kv_service::machine::Command::OpenSession {
-        time_ms: 5,
-        ttl_ms: 1000,
-        session_count_max: 10,
-    };
+    let open = Command::OpenSession { time_ms: 5, ttl_ms: 1000, session_count_max: 10 };
     let opened = entry(&machine, &open);
     machine.apply(&[opened], &mut Vec::new()).unwrap();
     for sequence in 1..=10 {
@@ -133,9 +130,9 @@ fn a_crash_goes_back_to_what_was_flushed_and_replay_leads_on() {
             assert_eq!(flusher(&machine).flush().unwrap(), 5);
         }
     }
-    let expected = snapshot_bytes(&mut machine, 1000);
-
     let image = crash_image(directory.path());
+    // Only now: what is in a view may be written sooner.
+    let expected = snapshot_bytes(&mut machine, 1000);
     let mut survivor = open_at(image.path());
     assert_eq!(survivor.last_applied(), Position::new(1, 5));
     assert_eq!(value(&mut survivor, "k").unwrap(), "xxxx");
@@ -398,6 +395,55 @@ fn what_is_not_ours_is_refused() {
     std::fs::write(directory.path().join("current"), "kv-state 1\ngeneration 5\n").unwrap();
     assert!(refusal(directory.path()).contains("is not there"));
     assert_eq!(generations(directory.path()).len(), 1, "nothing was removed");
+}
+
+/// A view is of the moment at which it was taken, whatever is flushed and compacted under it.
+#[test]
+fn a_view_does_not_change() {
+    let directory = TempDir::new().unwrap();
+    let mut machine = open_at(directory.path());
+    let session = open(&mut machine, 0, 1000, 10);
+    write(&mut machine, session, 1, put("flushed", "old"));
+    flusher(&machine).flush().unwrap();
+    write(&mut machine, session, 2, put("in memory", "old"));
+    let (at, mut view) = (machine.last_applied(), machine.snapshot().unwrap());
+    for (sequence, key) in (3..).zip(["flushed", "in memory", "new"]) {
+        write(&mut machine, session, sequence, put(key, "new"));
+    }
+    flusher(&machine).flush().unwrap();
+    let mut bytes = Vec::new();
+    while let Some(chunk) = view.next_chunk(1000).unwrap() {
+        bytes.extend_from_slice(&chunk);
+    }
+    let mut copy = KvMachine::memory();
+    restore(&mut copy, at, &bytes, 1000).unwrap();
+    let values = ["flushed", "in memory", "new"].map(|key| value(&mut copy, key));
+    assert_eq!(values, [Some("old".to_owned()), Some("old".to_owned()), None]);
+}
+
+/// Newer words count: a key that was deleted is not found in an older table, nor is a session that ended.
+#[test]
+fn what_is_gone_stays_gone() {
+    let directory = TempDir::new().unwrap();
+    let mut machine = open_at(directory.path());
+    let session = open(&mut machine, 0, 1000, 10);
+    let other = open(&mut machine, 0, 1000, 10);
+    write(&mut machine, session, 1, put("a", "1"));
+    write(&mut machine, session, 2, put("b", "2"));
+    flusher(&machine).flush().unwrap();
+    write(&mut machine, session, 3, Operation::Delete { key: "a".into() });
+    apply_command(&mut machine, &Command::CloseSession { time_ms: 0, session: other });
+    let keys = |machine: &mut KvMachine| -> Vec<Bytes> {
+        scan_all(machine).into_iter().map(|(key, _)| key).collect()
+    };
+    assert_eq!((value(&mut machine, "a"), keys(&mut machine)), (None, vec!["b".into()]));
+    flusher(&machine).flush().unwrap();
+    assert_eq!((value(&mut machine, "a"), keys(&mut machine)), (None, vec!["b".into()]));
+    drop(machine);
+    let mut machine = open_at(directory.path());
+    assert_eq!((value(&mut machine, "a"), keys(&mut machine)), (None, vec!["b".into()]));
+    let refused = write(&mut machine, other, 1, put("a", "3"));
+    assert_eq!(refused, Output::Refused(Refusal::UnknownSession));
 }
 
 #[test]
