@@ -7,13 +7,10 @@ use bytes::Bytes;
 use raft_core::state_machine::{MachineError, MachineResult};
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, Env, ErrorKind,
-    IngestExternalFileOptions, IteratorMode, LogLevel, LruCacheOptions, Options, ReadOptions,
-    SstFileWriter, WriteBatch, WriteOptions,
+    IteratorMode, LogLevel, LruCacheOptions, Options, ReadOptions, WriteBatch, WriteOptions,
 };
 
 use super::RocksStateOptions;
-use super::layer::{Layer, Stored};
-use super::merged::Source;
 use crate::machine::codec::{DecodeResult, Reader};
 use crate::machine::engine::{Head, format};
 use crate::machine::sessions::{Session, Sessions};
@@ -24,8 +21,6 @@ type KeyAndValue = (Box<[u8]>, Box<[u8]>);
 
 pub(super) struct Instance {
     pub(super) db: DB,
-    /// For tables that are written beside it.
-    options: Options,
     /// Behind `db`, so that it goes after it.
     remains: Remains,
 }
@@ -54,16 +49,15 @@ impl Instance {
         options: &RocksStateOptions,
         create: bool,
     ) -> MachineResult<Self> {
-        let opened = engine_options(options, create)
-            .and_then(|engine| Ok((DB::open(&engine, &path)?, engine)));
-        let (db, options) = opened.map_err(|error| {
+        let engine = engine_options(options, create);
+        let db = engine.and_then(|engine| DB::open(&engine, &path)).map_err(|error| {
             MachineError(format!(
                 "opening the state in {}: {error}. If it is damaged, restore the whole data \
                  directory from one backup, or wipe it and let the node join as a new one",
                 path.display()
             ))
         })?;
-        Ok(Self { db, options, remains: Remains { path, remove: AtomicBool::new(false) } })
+        Ok(Self { db, remains: Remains { path, remove: AtomicBool::new(false) } })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -129,44 +123,22 @@ impl Instance {
     }
 
     /// The records within the bounds of `options`, in key order.
-    pub(super) fn records(&self, options: ReadOptions) -> Source<'_> {
+    pub(super) fn records(
+        &self,
+        options: ReadOptions,
+    ) -> impl Iterator<Item = MachineResult<(Bytes, Record)>> {
         let items = self.db.iterator_opt(IteratorMode::Start, options);
-        Box::new(items.map(|item| self.stored(item)))
+        items.map(|item| self.record_of(item))
     }
 
-    /// The key of a record, and what is stored for it.
-    pub(super) fn stored(
+    pub(super) fn record_of(
         &self,
         item: Result<KeyAndValue, rocksdb::Error>,
-    ) -> MachineResult<(Bytes, Stored)> {
+    ) -> MachineResult<(Bytes, Record)> {
         let (key, value) = item.map_err(|error| self.failed("reading", &error))?;
-        Ok((Bytes::from(key).slice(format::RECORDS_START.len()..), Some(Bytes::from(value))))
-    }
-
-    pub(super) fn record(&self, stored: Bytes) -> MachineResult<Record> {
-        format::decode_record(stored).map_err(|error| self.damaged(error))
-    }
-
-    /// Takes over a layer as one table, durable when this returns.
-    pub(super) fn ingest(&self, layer: &Layer) -> MachineResult<()> {
-        // RocksDB takes the file away, and knows no file of this name: what a crash leaves is overwritten.
-        let path = self.path().join("layer.table");
-        let failed = |error| self.failed("writing a table of", &error);
-        let writer = SstFileWriter::create(&self.options);
-        writer.open(&path).map_err(failed)?;
-        let mut writer = Table { writer, path: &path, synced_bytes: 0 };
-        layer.write_to(|key, value| writer.put(key, value)).map_err(failed)?;
-        writer.writer.finish().map_err(failed)?;
-        let mut options = IngestExternalFileOptions::default();
-        options.set_move_files(true);
-        self.db.ingest_external_file_opts(&options, vec![&path]).map_err(failed)
-    }
-
-    /// More tables wait to be merged than a read should have to look into.
-    pub(super) fn is_behind(&self) -> bool {
-        const TABLES_MAX: u64 = 20;
-        let count = self.db.property_int_value("rocksdb.num-files-at-level0");
-        count.ok().flatten().is_some_and(|count| count >= TABLES_MAX)
+        let record = format::decode_record(Bytes::from(value));
+        let record = record.map_err(|error| self.damaged(error))?;
+        Ok((Bytes::from(key).slice(format::RECORDS_START.len()..), record))
     }
 
     pub(super) fn write(&self, batch: WriteBatch) -> MachineResult<()> {
@@ -194,29 +166,6 @@ impl Instance {
              it and let the node join as a new one",
             self.path().display()
         ))
-    }
-}
-
-/// A table that is being written.
-struct Table<'a> {
-    writer: SstFileWriter<'a>,
-    path: &'a Path,
-    synced_bytes: u64,
-}
-
-impl Table<'_> {
-    fn put(&mut self, key: &[u8], value: Option<&[u8]>) -> Result<(), rocksdb::Error> {
-        match value {
-            Some(value) => self.writer.put(key, value)?,
-            None => self.writer.delete(key)?,
-        }
-        let size_bytes = self.writer.file_size();
-        if size_bytes - self.synced_bytes >= BYTES_PER_SYNC {
-            self.synced_bytes = size_bytes;
-            // Only for the sake of an even load: `finish` syncs all of it, and says if that fails.
-            let _ = std::fs::File::open(self.path).and_then(|file| file.sync_data());
-        }
-        Ok(())
     }
 }
 
