@@ -25,6 +25,8 @@ pub(super) struct Common {
     pub(super) voted_for: Option<NodeId>,
     /// This node may have lost promises (`recovery`); the number under which it started.
     pub(super) recovering: Option<u64>,
+    /// It has recovered, which counts once this batch is on disk.
+    recovered_by: Option<PersistId>,
     /// Term, vote or `recovering` changed since the last batch.
     hard_state_changed: bool,
     pub(super) configuration: Configuration,
@@ -58,6 +60,7 @@ impl Hash for Common {
             term,
             voted_for,
             recovering,
+            recovered_by,
             hard_state_changed,
             configuration,
             log,
@@ -78,6 +81,7 @@ impl Hash for Common {
         (recovering, publish, restoring, restore, messages, read_states, snapshot_requests)
             .hash(state);
         (published, alarms, persists).hash(state);
+        recovered_by.map(|by| by.wrapping_sub(*last_persist_id)).hash(state);
         gate.hash_after(*last_persist_id, state);
     }
 }
@@ -92,6 +96,7 @@ impl Common {
         let mut chance = Chance::new(config.seed);
         Self {
             recovering: hard_state.recovering.then(|| chance.next()),
+            recovered_by: None,
             chance,
             config,
             term: hard_state.term,
@@ -155,10 +160,13 @@ impl Common {
         }
     }
 
-    /// This node's word counts again, from the term of `leader` on. It may have voted in that term and
-    /// forgotten it, so it votes for nobody else in it.
+    /// This node's word counts again, from the term of `leader` on, as soon as that is on disk. It may have
+    /// voted in that term and forgotten it, so it votes for nobody else in it.
     pub(super) fn recover_under(&mut self, leader: NodeId) {
-        self.recovering = None;
+        if self.recovered_by.is_some() {
+            return;
+        }
+        self.recovered_by = Some(self.last_persist_id + 1);
         self.hard_state_changed = true;
         if self.voted_for.is_none() {
             self.vote_for(leader);
@@ -213,7 +221,7 @@ impl Common {
             term: self.term,
             voted_for: self.voted_for,
             commit_index: self.log.commit_index(),
-            recovering: self.recovering.is_some(),
+            recovering: self.recovering.is_some() && self.recovered_by.is_none(),
         }
     }
 
@@ -244,6 +252,9 @@ impl Common {
             published.extend(self.persists.pop_front().and_then(|persist| persist.publish));
         }
         self.log.on_persisted(id);
+        if self.recovered_by.is_some_and(|by| by <= id) {
+            (self.recovering, self.recovered_by) = (None, None);
+        }
         published
     }
 

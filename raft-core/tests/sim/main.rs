@@ -89,7 +89,7 @@ fn fixed_seeds() {
 
 /// Seeds that found something, and what. A change of what a seed draws makes other runs of them; what they found
 /// has a test of its own as well.
-const FINDINGS: [(u64, &str); 6] = [
+const FINDINGS: [(u64, &str); 7] = [
     (623820283681, "the refusal of an old vote request was taken for the answer to a newer one"),
     (1012012784633, "entries were sent to a full log with each heartbeat"),
     (183566491209, "entries were sent to a full log with each heartbeat"),
@@ -97,6 +97,7 @@ const FINDINGS: [(u64, &str); 6] = [
         129252440468,
         "the late word of a node that stays cut off was taken for a storm; a mistake of the check",
     ),
+    (381047447987, "a node spoke as recovered before that was on its disk"),
     (15191, "an acknowledgement below a probe's guess made the leader send on from the guess"),
     (
         454613475785,

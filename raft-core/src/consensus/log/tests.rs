@@ -239,3 +239,15 @@ fn d7_a_tail_is_replaced() {
         log.check();
     }
 }
+
+#[test]
+fn what_is_left_behind_fits_the_budget() {
+    let log = log_of(&[1; 5]);
+    let each = entry(1, 1).size_bytes();
+    for (bytes, index) in
+        [(0, 5), (each - 1, 5), (each, 4), (2 * each, 3), (3 * each - 1, 3), (5 * each, 0)]
+    {
+        assert_eq!(log.index_leaving_bytes(bytes), index, "{bytes} bytes of {each} each");
+    }
+    assert_eq!(log.index_leaving_bytes(u64::MAX), 0);
+}

@@ -50,7 +50,6 @@ impl Leader {
     pub(super) fn finish_own_recovery(&self, common: &mut Common) {
         if common.recovering.is_some() && self.all_follow() {
             common.recover_under(common.id());
-            self.advance_commit(common);
         }
     }
 
