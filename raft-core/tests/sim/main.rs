@@ -89,7 +89,7 @@ fn fixed_seeds() {
 
 /// Seeds that found something, and what. A change of what a seed draws makes other runs of them; what they found
 /// has a test of its own as well.
-const FINDINGS: [(u64, &str); 7] = [
+const FINDINGS: [(u64, &str); 8] = [
     (623820283681, "the refusal of an old vote request was taken for the answer to a newer one"),
     (1012012784633, "entries were sent to a full log with each heartbeat"),
     (183566491209, "entries were sent to a full log with each heartbeat"),
@@ -98,6 +98,10 @@ const FINDINGS: [(u64, &str); 7] = [
         "the late word of a node that stays cut off was taken for a storm; a mistake of the check",
     ),
     (381047447987, "a node spoke as recovered before that was on its disk"),
+    (
+        671492126517,
+        "a leader that was paused and stays cut off was taken for a storm; a mistake of the check",
+    ),
     (15191, "an acknowledgement below a probe's guess made the leader send on from the guess"),
     (
         454613475785,

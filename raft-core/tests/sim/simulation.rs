@@ -160,7 +160,7 @@ pub struct Simulation {
     /// Appends and entries that were sent, for bounds.
     pub sent: Sent,
     /// Who stays dead or cut off in the second part. What they are sent does not count: a late word of
-    /// theirs makes the leader go on where it stopped.
+    /// theirs makes the leader go on where it stopped. Nor what they send: one may believe that it leads.
     pub outside: Vec<NodeId>,
     /// By link.
     pub resends: Vec<Resends>,

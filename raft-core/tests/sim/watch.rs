@@ -334,7 +334,7 @@ impl Simulation {
                 if let (Some(first), Some(last)) = (entries.first(), entries.last()) {
                     repeated = self.check_resends(id, to, message.term, first.index, last.index);
                 }
-                if !self.outside.contains(&to) {
+                if !self.outside.contains(&to) && !self.outside.contains(&id) {
                     self.sent.appends += 1;
                     self.sent.entries += entries.len() as u64;
                     self.sent.repeated.due += repeated.due;
