@@ -89,7 +89,7 @@ fn fixed_seeds() {
 
 /// Seeds that found something, and what. A change of what a seed draws makes other runs of them; what they found
 /// has a test of its own as well.
-const FINDINGS: [(u64, &str); 8] = [
+const FINDINGS: [(u64, &str); 9] = [
     (623820283681, "the refusal of an old vote request was taken for the answer to a newer one"),
     (1012012784633, "entries were sent to a full log with each heartbeat"),
     (183566491209, "entries were sent to a full log with each heartbeat"),
@@ -101,6 +101,11 @@ const FINDINGS: [(u64, &str); 8] = [
     (
         671492126517,
         "a leader that was paused and stays cut off was taken for a storm; a mistake of the check",
+    ),
+    (
+        83460885750,
+        "what was acknowledged from a disk that was lost before it had recovered was not expected; a \
+         mistake of the check",
     ),
     (15191, "an acknowledgement below a probe's guess made the leader send on from the guess"),
     (

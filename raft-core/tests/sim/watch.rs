@@ -2,7 +2,7 @@
 //! its disk, and with the other nodes. Each check costs as much as changed.
 
 use raft_core::consensus::{Raft, RoleKind, Status, invariants};
-use raft_core::types::{Body, Index, Message, NodeId, Position, Time};
+use raft_core::types::{Body, HardState, Index, Message, NodeId, Position, Time};
 
 use crate::coverage::What;
 use crate::node::{Node, View};
@@ -150,7 +150,8 @@ impl Simulation {
                 continue;
             }
             let position = position_at(&life.raft, peer.match_index);
-            if nodes[number].lost.is_some() && !peer.is_recovering {
+            let is_blank = nodes[number].disk.hard_state == HardState::default();
+            if nodes[number].lost.is_some() && (!peer.is_recovering || is_blank) {
                 // It acknowledged before it lost its disk.
                 self.life(id).matches[number] = peer.match_index;
                 continue;
