@@ -12,7 +12,7 @@ const MS: Duration = Duration::from_millis(1);
 
 /// A client notices after half a second. The others elect a new leader after 300 to 600 ms, or once
 /// more when votes were split; their heartbeats and a few round trips come on top.
-const GAP_MAX: Duration = Duration::from_millis(1_300);
+const GAP_MAX: Duration = Duration::from_millis(1_100);
 /// Half of the seeds do without a second election.
 const GAP_MEDIAN_MAX: Duration = Duration::from_millis(650);
 

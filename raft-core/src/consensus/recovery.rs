@@ -21,7 +21,9 @@
 //! under this number,
 //!
 //! 1. all other members have answered a round of L, that is: were in term T, and
-//! 2. R has on its disk all that L's log held when L first heard R.
+//! 2. R has on its disk all that L's log held when L first heard R,
+//!
+//! and R has that on its disk (`Common::recovered_by`): until then it goes on saying that it recovers.
 //!
 //! Why that is enough. Say R forgot a promise of term t, given to a candidate or leader A. A was in
 //! term t before R lost its disk, terms never fall, and by 1 A was in term T after that: t <= T. R is

@@ -19,6 +19,11 @@ pub struct HardState {
 impl HardState {
     /// Of a node that has promised nothing yet, and knows that.
     pub const INITIAL: Self = Self { term: 0, voted_for: None, commit_index: 0, recovering: false };
+
+    /// Whether it differs from `before` in more than the commit index, so that it has to be synced.
+    pub fn promises_other_than(&self, before: &Self) -> bool {
+        Self { commit_index: before.commit_index, ..*self } != *before
+    }
 }
 
 /// What an empty disk says: nothing is known, least of all that nothing was promised.

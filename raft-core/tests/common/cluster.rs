@@ -61,11 +61,20 @@ impl Cluster {
         disks: BTreeMap<NodeId, Disk>,
         configure: impl Fn(&mut Config) + 'static,
     ) -> Self {
+        Self::with_lost_disks(0, disks, configure)
+    }
+
+    /// So many of them on disks that are new; what the lost ones held was acknowledged, and may be committed.
+    pub fn with_lost_disks(
+        lost_disks: usize,
+        disks: BTreeMap<NodeId, Disk>,
+        configure: impl Fn(&mut Config) + 'static,
+    ) -> Self {
         let mut cluster = Self {
             nodes: BTreeMap::new(),
             flying: VecDeque::new(),
             now: Time::ZERO,
-            oracle: Oracle::default(),
+            oracle: Oracle::with_lost_disks(lost_disks),
             events: Vec::new(),
             slow_disks: BTreeSet::new(),
             cut: BTreeSet::new(),

@@ -26,10 +26,14 @@ pub struct Oracle {
     /// For every read that was asked: the commit index that it must not miss.
     reads: BTreeMap<(NodeId, u64), Index>,
     /// Disks that held what their nodes had acknowledged, and are gone.
-    pub lost_disks: usize,
+    lost_disks: usize,
 }
 
 impl Oracle {
+    pub(super) fn with_lost_disks(lost_disks: usize) -> Self {
+        Self { lost_disks, ..Self::default() }
+    }
+
     pub fn committed_index(&self) -> Index {
         self.committed.last_key_value().map_or(0, |(index, _)| *index)
     }

@@ -69,10 +69,9 @@ fn cluster_of(scope: &Scope, nodes: &[&Node]) -> Cluster {
     let disks: BTreeMap<_, _> = nodes.iter().map(|node| (node.id, node.disk.clone())).collect();
     let configured = scope.clone();
     let configure = move |config: &mut Config| configured.configure(config);
-    let mut cluster = Cluster::with_disks(disks, configure);
+    let lost_disks = nodes.iter().filter(|node| !node.lost.is_empty()).count();
+    let mut cluster = Cluster::with_lost_disks(lost_disks, disks, configure);
     cluster.now = AFTERWARDS;
-    // What they held was acknowledged, and may be committed yet.
-    cluster.oracle.lost_disks = nodes.iter().filter(|node| !node.lost.is_empty()).count();
     for node in nodes {
         let slot = cluster.nodes.get_mut(&node.id).expect("one for each disk");
         node.writing.iter().for_each(|persist| slot.log.write(&persist.batch));

@@ -7,8 +7,6 @@ use bytes::{Bytes, BytesMut};
 use raft_core::storage::{StorageError, StorageResult};
 use raft_core::types::{Batch, Entry, HardState, Loaded, SnapshotContent, SnapshotMeta};
 
-use super::needs_sync;
-
 /// A finished snapshot.
 #[derive(Debug)]
 pub(super) struct Snapshot {
@@ -95,7 +93,7 @@ impl Image {
         let synced = published.is_some()
             || truncate_from.is_some()
             || !entries.is_empty()
-            || hard_state.is_some_and(|new| needs_sync(&self.hard_state, &new));
+            || hard_state.is_some_and(|new| new.promises_other_than(&self.hard_state));
         if let Some(published) = published {
             self.finished.retain(|one| one.meta.index() > published.meta.index());
             self.published = Some(published);

@@ -14,7 +14,7 @@ mod snapshot;
 
 use async_trait::async_trait;
 use raft_core::storage::{SnapshotReader, SnapshotWriter, Storage, StorageResult};
-use raft_core::types::{Batch, HardState, Loaded, SnapshotContent, SnapshotMeta};
+use raft_core::types::{Batch, Loaded, SnapshotContent, SnapshotMeta};
 
 pub use self::disk::{Latency, MemoryDisk, Operation};
 
@@ -86,10 +86,4 @@ impl Storage for MemoryStorage {
     fn log_bytes(&self) -> u64 {
         self.disk.log_bytes()
     }
-}
-
-/// Does the change alter more than the commit index, so that it needs a sync?
-fn needs_sync(old: &HardState, new: &HardState) -> bool {
-    let votes = |state: &HardState| (state.term, state.voted_for, state.recovering);
-    votes(old) != votes(new)
 }

@@ -53,11 +53,10 @@ pub(crate) fn plan(
 ) -> StorageResult<(WriteBatch, Plan)> {
     // Every part named, so that a new one cannot be forgotten.
     let Batch { publish, truncate_from, entries, hard_state } = batch;
-    let votes = |state: &HardState| (state.term, state.voted_for, state.recovering);
     let needs_sync = publish.is_some()
         || truncate_from.is_some()
         || !entries.is_empty()
-        || hard_state.is_some_and(|new| votes(&new) != votes(&mirror.hard_state));
+        || hard_state.is_some_and(|new| new.promises_other_than(&mirror.hard_state));
 
     let (mut published, mut replaced_by) = (None, None);
     let (mut start, mut end) = (mirror.log_start.index(), mirror.last_index());

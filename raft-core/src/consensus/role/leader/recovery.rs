@@ -2,6 +2,7 @@
 
 use super::Leader;
 use crate::consensus::common::Common;
+use crate::consensus::progress::Progress;
 use crate::consensus::quorum::{reached_by_all, reached_by_quorum};
 use crate::consensus::recovery::Recovery;
 use crate::types::{Body, NodeId, Time};
@@ -64,13 +65,15 @@ impl Leader {
         common: &Common,
         value_of: impl Fn(NodeId) -> T,
     ) -> T {
-        let own_id = common.id();
+        let (own_id, configuration) = (common.id(), &common.configuration);
+        if common.recovering.is_none() && !self.progress.values().any(Progress::recovers) {
+            return reached_by_quorum(configuration, value_of);
+        }
         let counts = |id: NodeId| match id == own_id {
             true => common.recovering.is_none(),
             false => self.progress.get(&id).is_some_and(|progress| !progress.recovers()),
         };
         let of_counting = |id| if counts(id) { value_of(id) } else { T::default() };
-        let configuration = &common.configuration;
         reached_by_quorum(configuration, of_counting).max(reached_by_all(configuration, &value_of))
     }
 }
