@@ -5,7 +5,6 @@
 //! awaited. (Processes killed by signal are the business of the `kv` binary's tests.)
 
 use std::collections::BTreeMap;
-use std::net::UdpSocket;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +17,7 @@ use kv_service::tls::{DevCa, TlsConfig};
 use kv_service::units::ByteSize;
 use kv_service::wiring::{Network, Store};
 use kv_service::{Client, Server, ServerError};
+use raft_core::testing::free_ports;
 use raft_storage::memory::MemoryDisk;
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
@@ -67,7 +67,8 @@ impl Cluster {
         write_tls(&ca.issue_client("test").expect("a certificate"), dir.path(), "client");
         let disks = NODES.map(|id| (id, MemoryDisk::new())).collect();
         let running = BTreeMap::new();
-        let mut cluster = Self { dir, persistence, local, disks, ports: free_ports(), running };
+        let ports = NODES.zip(free_ports(3)).collect();
+        let mut cluster = Self { dir, persistence, local, disks, ports, running };
         cluster.start_all();
         cluster
     }
@@ -149,14 +150,6 @@ impl Cluster {
         let leadership = tokio::time::timeout(PATIENCE, known).await.expect("a leader in time");
         leadership.expect("the node runs").leader.expect("just seen")
     }
-}
-
-fn free_ports() -> BTreeMap<u64, u16> {
-    // All are held until each has been given out, so that they differ.
-    let sockets: Vec<_> =
-        NODES.map(|id| (id, UdpSocket::bind("127.0.0.1:0").expect("a free port"))).collect();
-    let port = |socket: &UdpSocket| socket.local_addr().expect("it is bound").port();
-    sockets.iter().map(|(id, socket)| (*id, port(socket))).collect()
 }
 
 fn tls_files(dir: &Path, name: &str) -> TlsFiles {

@@ -38,10 +38,13 @@ fn built_with_us() -> PathBuf {
     let kv = profile.join("kv");
     let built = modified(&kv).unwrap_or_else(|| panic!("there is no {}: {ADVICE}", kv.display()));
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("of a workspace");
-    // Cargo writes it for what it was asked to build, and not always for what tests need.
-    let sources = match std::fs::read_to_string(profile.join("kv.d")) {
-        Ok(rule) => prerequisites(&rule),
-        Err(_) => sources_in(workspace),
+    // Cargo writes it for what it was asked to build, and not always for what tests need: it may be
+    // missing, or speak of an earlier build.
+    let rule = profile.join("kv.d");
+    let rule_is_of_this_build = modified(&rule).is_some_and(|written| written >= built);
+    let sources = match std::fs::read_to_string(rule) {
+        Ok(rule) if rule_is_of_this_build => prerequisites(&rule),
+        _ => sources_in(workspace),
     };
     assert!(
         sources.iter().any(|source| source.starts_with(workspace)),

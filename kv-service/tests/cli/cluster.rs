@@ -1,13 +1,13 @@
 //! A cluster as a user has it: `kv dev` in a directory of its own, and the `kv` command.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
+use raft_core::testing::free_ports;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::Value;
 
@@ -39,7 +39,7 @@ impl Cluster {
         let root = tempfile::tempdir().unwrap();
         let mut cluster = Self {
             dir: root.path().join("data"),
-            base_port: free_base_port(),
+            base_port: free_ports(5).start - 1,
             supervisor: None,
             _root: root,
             _turn: turn,
@@ -247,11 +247,4 @@ pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         std::thread::sleep(step);
     }
     panic!("waited in vain for {what}");
-}
-
-/// Ports for a handful of nodes, below those that the system hands out by itself.
-pub(crate) fn free_base_port() -> u16 {
-    let free = |base: &u16| (1..=5).all(|id| UdpSocket::bind(("127.0.0.1", base + id)).is_ok());
-    let start = 10_000 + u16::try_from(std::process::id() % 2000).unwrap() * 10;
-    (0..200).map(|step| start + step * 10).find(free).expect("some ports are free")
 }

@@ -7,11 +7,12 @@
 )]
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use raft_core::testing::free_ports;
 use raft_core::transport::{BulkStream, Inbound, Transport};
 use raft_core::types::{Body, Entry, Message, NodeId, Payload, Position};
 use raft_transport_quic::{DevCa, QuicConfig, QuicTransport, TlsConfig};
@@ -81,12 +82,10 @@ impl Inbound for Recorder {
     }
 }
 
-/// Ports that were free a moment ago, one per node from 1.
+/// One per node from 1.
 pub fn addresses(count: u64) -> BTreeMap<NodeId, String> {
-    let sockets: Vec<UdpSocket> =
-        (0..count).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
-    let addresses = sockets.iter().map(|socket| socket.local_addr().unwrap().to_string());
-    (1..).zip(addresses).collect()
+    let ports = free_ports(count.try_into().unwrap());
+    (1..).zip(ports.map(|port| format!("127.0.0.1:{port}"))).collect()
 }
 
 pub fn config(ca: &DevCa, id: NodeId, peers: &BTreeMap<NodeId, String>) -> QuicConfig {

@@ -1,15 +1,14 @@
 use std::os::unix::fs::PermissionsExt;
 
+use raft_core::testing::free_ports;
+
 use super::*;
 
 /// A directory and a range of ports that is free at this moment.
 fn setting() -> (tempfile::TempDir, PathBuf, Wish) {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("data");
-    let base_port = (0..)
-        .map(|_| UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port())
-        .find(|port| *port < 60_000)
-        .unwrap();
+    let base_port = free_ports(10).start - 1;
     (root, dir, Wish { base_port: Some(base_port), ..Wish::default() })
 }
 
