@@ -47,6 +47,9 @@ pub(super) struct Attempts<'a> {
     deadline: Instant,
     patience: Duration,
     pause: Duration,
+    /// A hint was followed since the last pause. It may be old, and two old ones may point at each
+    /// other: so one at a time is followed at once.
+    hinted: bool,
     last: String,
     doubt: bool,
     closing: bool,
@@ -65,7 +68,8 @@ impl<'a> Attempts<'a> {
     pub(super) fn new(links: &'a Arc<Links>, whom: Whom, deadline: Instant) -> Self {
         let last = "none was made".to_owned();
         let (patience, pause) = (PATIENCE, PAUSE);
-        Self { links, whom, deadline, patience, pause, last, doubt: false, closing: false }
+        let (hinted, doubt, closing) = (false, false, false);
+        Self { links, whom, deadline, patience, pause, hinted, last, doubt, closing }
     }
 
     /// An attempt of a client that is being closed.
@@ -161,9 +165,7 @@ impl<'a> Attempts<'a> {
                 }
                 match leader_id.filter(|leader| *leader != node) {
                     Some(leader) if self.links.aim_at(leader) => {
-                        // A hint may be old, and two old ones may point at each other.
-                        let first = self.pause == PAUSE;
-                        self.pause = self.pause.mul_f32(1.1);
+                        let first = !std::mem::replace(&mut self.hinted, true);
                         Ok(if first { Next::Again } else { Next::Later })
                     }
                     _ => Ok(self.turn_away(node)),
@@ -197,6 +199,7 @@ impl<'a> Attempts<'a> {
     }
 
     async fn rest(&mut self) {
+        self.hinted = false;
         let pause = self.pause.mul_f32(self.links.chance.factor(0.5..1.5));
         self.pause = (2 * self.pause).min(PAUSE_MAX);
         sleep_until((Instant::now() + pause).min(self.deadline)).await;

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
+use std::time::Duration;
 
 use super::log::Log;
 use super::ready::{Gate, Persist, PersistId, ReadState};
@@ -138,10 +139,19 @@ impl Common {
     }
 
     pub(super) fn draw_election_deadline(&mut self, now: Time) -> Time {
-        let timeout = self.config.election_timeout;
-        let micros = u64::try_from(timeout.as_micros()).expect("a timeout is far below 2^64 us");
-        let extra = std::time::Duration::from_micros(self.chance.below(micros));
-        now + timeout + extra
+        now + self.config.election_timeout + self.draw_spread()
+    }
+
+    /// When to ask again if votes were split: whoever won them instead is heard before.
+    pub(super) fn draw_retry_deadline(&mut self, now: Time) -> Time {
+        now + self.config.heartbeat_interval + self.draw_spread()
+    }
+
+    /// What sets the nodes' timeouts apart.
+    fn draw_spread(&mut self) -> Duration {
+        let timeout = self.config.election_timeout.as_micros();
+        let micros = u64::try_from(timeout).expect("a timeout is far below 2^64 us");
+        Duration::from_micros(self.chance.below(micros))
     }
 
     /// A new term: nobody in it has this node's vote yet.

@@ -10,7 +10,8 @@ pub struct Config {
     /// This node; not 0.
     pub id: NodeId,
     /// A follower that hears nothing campaigns after a time drawn from `[t, 2t)`; a leader that does
-    /// not hear a quorum for `t` steps down; a voter that heard its leader within `t` refuses others.
+    /// not hear a quorum for `t` steps down; a voter that heard its leader within `t` refuses others. A
+    /// candidate that somebody refuses asks again once `heartbeat_interval` and a part of `t` have passed.
     pub election_timeout: Duration,
     /// How often an otherwise silent leader speaks. At most a third of `election_timeout`.
     pub heartbeat_interval: Duration,

@@ -89,6 +89,30 @@ fn q4_a_split_vote_is_settled() {
     }
 }
 
+/// Q4: those who know that votes were split do not wait for a leader once more.
+#[test]
+fn q4_a_split_vote_is_settled_soon() {
+    let is_settled_soon = |size: u64, seed: u64| {
+        let mut cluster =
+            Cluster::with_config(size, move |config| config.seed = 2 * seed + config.id);
+        cluster.isolate(3);
+        for id in [1, 2] {
+            cluster.rush(id);
+        }
+        cluster.settle();
+        // Of three, one might still answer.
+        let role = if size == 2 { Follower } else { Candidate };
+        assert_eq!([1, 2].map(|id| (cluster.role(id), cluster.raft(id).term())), [(role, 1); 2]);
+        cluster.run(299);
+        cluster.leader().is_some()
+    };
+    // None is if each waits for an election timeout of at least 300 ms.
+    for size in [2, 3] {
+        let settled_count = (0..100).filter(|seed| is_settled_soon(size, *seed)).count();
+        assert!(settled_count >= 80, "{settled_count} of 100 with {size} nodes");
+    }
+}
+
 /// Q5: the leader is cut off, and a node of a smaller term is back: still somebody is elected.
 #[test]
 fn q5_a_node_of_a_smaller_term_completes_an_election() {

@@ -49,6 +49,9 @@ impl Raft {
             (Follower(_) | Candidate(_) | Leader(_), Body::PreVoteAnswer { .. }) => return,
 
             (Candidate(candidate), Body::VoteAnswer { granted }) => {
+                if !granted {
+                    candidate.on_refusal(common, now);
+                }
                 let answer = Answer { granted, recovering: recovering.is_some() };
                 candidate.on_answer(common, from, answer, Transition::Lead)
             }

@@ -20,9 +20,12 @@ impl Raft {
     }
 
     pub(super) fn become_follower(&mut self, now: Time, leader: Option<NodeId>) {
-        // A refused request must not keep a follower from campaigning: its timer runs on.
+        // A refused request must not keep anybody from campaigning: the timer runs on.
         let deadline = match &self.role {
             Role::Follower(follower) if leader.is_none() => follower.election_deadline,
+            Role::PreCandidate(candidate) | Role::Candidate(candidate) if leader.is_none() => {
+                candidate.deadline
+            }
             _ => self.common.draw_election_deadline(now),
         };
         self.leave_role();

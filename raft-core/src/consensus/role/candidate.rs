@@ -57,6 +57,16 @@ impl Candidate {
         }
     }
 
+    /// Somebody refuses its vote, though a majority would have given it: the votes may be split, and the
+    /// rest of them with nodes that are down. Another timeout would be for a leader that nobody heard.
+    /// Only those may hurry who begin again with the harmless question.
+    pub(in crate::consensus) fn on_refusal(&mut self, common: &mut Common, now: Time) {
+        let is_first = self.votes.values().all(|granted| *granted);
+        if is_first && common.config.pre_vote {
+            self.deadline = self.deadline.min(common.draw_retry_deadline(now));
+        }
+    }
+
     /// Nobody won: ask again, beginning with the harmless question.
     pub(in crate::consensus) fn on_timeout(
         &mut self,
