@@ -27,8 +27,10 @@
 //!
 //! Why that is enough. Say R forgot a promise of term t, given to a candidate or leader A. A was in
 //! term t before R lost its disk, terms never fall, and by 1 A was in term T after that: t <= T. R is
-//! in term T and votes for nobody else in it, so no vote is given twice. If R forgot an acknowledgement
-//! that helped to commit an entry, then the entry is of a term before T, and L holds it like every
+//! in term T and votes for nobody else in it, so no vote is given twice. (A vote for itself is another
+//! matter: unheard, R may have campaigned beyond T, and may now vote for others in these terms. But what
+//! it gave itself only R could count, in a candidacy that went with the disk.) If R forgot an
+//! acknowledgement that helped to commit an entry, then the entry is of a term before T, and L holds it like every
 //! leader after it; or it is of term T, and L had it before R could acknowledge it. By 2 R has it
 //! again. If a further member loses its disk meanwhile, 1 starts anew, because that member's earlier
 //! answer speaks for what it has forgotten.

@@ -208,9 +208,12 @@ impl Oracle {
         vote.counts |= new.counts;
         // Who recovered under a leader repeats its vote for it; that elects nobody.
         if self.leaders.get(&term) != Some(&candidate) {
-            let mut votes = self.votes.range((term, id, 0)..=(term, id, disk_number));
+            let mut before = self.votes.range((term, id, 0)..(term, id, disk_number));
+            // A vote for itself was gone with the candidate.
             assert!(
-                recovers || votes.all(|(_, vote)| !vote.counts || vote.candidate == candidate),
+                recovers
+                    || before
+                        .all(|(_, vote)| !vote.counts || [id, candidate].contains(&vote.candidate)),
                 "V2 node {id} voted twice in term {term}, on two disks"
             );
         }
@@ -221,7 +224,13 @@ impl Oracle {
         let leader = *self.leaders.entry(term).or_insert(node);
         assert_eq!(leader, node, "V1 two leaders in term {term}");
         let votes = self.votes.range((term, 0, 0)..=(term, NodeId::MAX, u64::MAX));
-        let votes: Vec<_> = votes.filter(|(_, vote)| vote.candidate == node).collect();
+        let own = self.votes.range((term, node, 0)..=(term, node, u64::MAX));
+        let own_disk = own.last().map(|((_, _, disk_number), _)| *disk_number);
+        // Its own counts from the disk that it leads with.
+        let is_gone = |voter: NodeId, disk| voter == node && Some(disk) != own_disk;
+        let votes: Vec<_> = votes
+            .filter(|((_, voter, disk), vote)| vote.candidate == node && !is_gone(*voter, *disk))
+            .collect();
         let count = |counts: fn(&Vote) -> bool| {
             let voters = votes.iter().filter(|(_, vote)| counts(vote)).map(|((_, id, _), _)| *id);
             voters.collect::<BTreeSet<_>>().len()
