@@ -270,6 +270,20 @@ fn a_probe_lost_with_its_connection_is_sent_again_soon() {
     assert_eq!(appends(&cluster.sent_by(1), 2), [(0, 1, 0)]);
 }
 
+/// Half of the log's budget is what a state machine that lags may let gather.
+#[test]
+fn a_log_has_room_up_to_half_of_its_budget() {
+    let entry_bytes = Disk::of_terms(&[1], 1).loaded.entries[0].size_bytes();
+    for (entry_count, has_room) in [(0, true), (4, true), (5, false), (9, false)] {
+        let disks = [(1, Disk::of_terms(&vec![1; entry_count], 1))].into();
+        let cluster = Cluster::with_disks(disks, move |config| {
+            config.log_bytes_max = 10 * entry_bytes;
+            config.uncommitted_bytes_max = config.log_bytes_max;
+        });
+        assert_eq!(cluster.raft(1).log_has_room(), has_room, "{entry_count} of 10");
+    }
+}
+
 /// A follower whose log is full takes no more if what fills it will be compacted without a word from
 /// anybody; if half of it waits to be committed, it must take what that may hang on.
 #[test]
@@ -286,6 +300,13 @@ fn a_full_log_takes_more_only_if_it_cannot_shrink_by_itself() {
         cluster.step(1, 2, say::append(1, (10, 1), &[], committed));
         assert_eq!(cluster.status(2).commit_index, committed);
         cluster.step(1, 2, say::append(1, (10, 1), &[1], committed));
+        cluster.flying.clear();
+        cluster.step(1, 2, say::append(1, (9, 1), &[1], committed));
+        let sent = cluster.sent_by(2);
+        assert!(
+            sent.contains(&(1, say::accepted(1, 10))),
+            "what it has it acknowledges again: {sent:?}"
+        );
         let last_index = if takes { 11 } else { 10 };
         assert_eq!(cluster.status(2).last_index, last_index, "{committed} of 10 are committed");
     }

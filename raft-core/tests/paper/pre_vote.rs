@@ -113,6 +113,49 @@ fn q4_a_split_vote_is_settled_soon() {
     }
 }
 
+/// Q4: only whoever was refused hurries, once, and only if it begins again with a pre-vote.
+#[test]
+fn q4_nobody_else_asks_again_before_its_timeout() {
+    let timeout = std::time::Duration::from_millis(300);
+    let mut hurried_count = 0;
+    for seed in 0..50 {
+        for pre_vote in [true, false] {
+            let mut cluster = Cluster::with_config(5, move |config| {
+                config.seed = seed;
+                config.pre_vote = pre_vote;
+            });
+            cluster.fire(1);
+            for peer in [2, 3].into_iter().filter(|_| pre_vote) {
+                cluster.step(peer, 1, say::pre_vote_answer(0, true));
+            }
+            cluster.flying.clear();
+            cluster.step(2, 1, say::vote_answer(1, true));
+            assert_eq!((cluster.role(1), cluster.raft(1).term()), (Candidate, 1));
+            let waits = |cluster: &Cluster| cluster.raft(1).next_deadline() - cluster.now;
+            assert!(waits(&cluster) >= timeout, "a vote was given");
+            cluster.step(3, 1, say::vote_answer(1, false));
+            let refused = waits(&cluster);
+            assert!(pre_vote || refused >= timeout, "others would have to go along");
+            hurried_count += u32::from(refused < timeout);
+            cluster.step(4, 1, say::vote_answer(1, false));
+            assert_eq!((cluster.role(1), waits(&cluster)), (Candidate, refused), "once");
+        }
+    }
+    assert!(hurried_count >= 30, "{hurried_count} of 50");
+}
+
+/// A candidate that looks at the clock late has not missed its chance.
+#[test]
+fn a_candidate_that_oversleeps_asks_again() {
+    let mut cluster = Cluster::new(3);
+    cluster.isolate(1);
+    cluster.fire(1);
+    let late = cluster.raft(1).next_deadline() + std::time::Duration::from_millis(1);
+    cluster.flying.clear();
+    cluster.with(1, |raft, _| raft.on_timeout(late));
+    assert!(cluster.raft(1).next_deadline() > late, "a new candidacy");
+}
+
 /// Q5: the leader is cut off, and a node of a smaller term is back: still somebody is elected.
 #[test]
 fn q5_a_node_of_a_smaller_term_completes_an_election() {

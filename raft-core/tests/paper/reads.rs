@@ -108,6 +108,28 @@ fn i3_a_majority_confirms() {
     assert_eq!(cluster.node(1).reads.len(), 1);
 }
 
+/// What a leader keeps of others' questions is bounded: beyond, they are told so.
+#[test]
+fn a_leader_keeps_so_many_questions() {
+    let mut cluster = Cluster::with_config(3, |config| {
+        no_pre_vote(config);
+        config.reads_waiting_max = 2;
+    });
+    cluster.elect(1);
+    cluster.fire(1);
+    cluster.flying.clear();
+    for id in [7, 8, 9] {
+        cluster.step(2, 1, Message::new(1, Body::ReadIndex { id }));
+    }
+    let refused = Message::new(1, Body::ReadIndexAnswer { id: 9, read_index: None });
+    let answers = |sent: Vec<(u64, Message)>| -> Vec<_> {
+        sent.into_iter()
+            .filter(|(_, one)| matches!(one.body, Body::ReadIndexAnswer { .. }))
+            .collect()
+    };
+    assert_eq!(answers(cluster.sent_by(1)), [(2, refused)]);
+}
+
 /// Reads that come while a round is under way share the next one.
 #[test]
 fn reads_share_rounds() {

@@ -403,6 +403,29 @@ fn s5_1_own_snapshots() {
     assert_eq!(cluster.raft(3).snapshot_index(), 4, "the one it was sent");
 }
 
+/// 5.1: one at a time is published, and what the core tells of its log follows.
+#[test]
+fn s5_1_one_at_a_time() {
+    let mut cluster = lagging();
+    assert_eq!((cluster.raft(1).log_start_index(), cluster.raft(1).last_applied()), (4, 4));
+    assert_eq!((cluster.raft(2).log_start_index(), cluster.raft(2).last_applied()), (0, 4));
+    let raft = cluster.nodes.get_mut(&2).and_then(|node| node.raft.as_mut()).expect("it is up");
+    assert!(raft.publish_snapshot(meta(3, 1)));
+    assert!(!raft.publish_snapshot(meta(4, 1)), "the first one is not on its way yet");
+}
+
+/// What a state machine holds durably may be forgotten by the log, as far as it is applied.
+#[test]
+fn a_durable_state_stands_for_the_log() {
+    let mut cluster = lagging();
+    cluster.with(2, |raft, _| raft.on_state_durable(3));
+    assert_eq!(cluster.raft(2).snapshot_index(), 3);
+    cluster.with(2, |raft, _| raft.on_state_durable(9));
+    assert_eq!(cluster.raft(2).snapshot_index(), 4, "it is ahead of its report");
+    let left = |bytes| cluster.raft(2).index_leaving_bytes(bytes);
+    assert_eq!((left(0), left(u64::MAX)), (4, 0));
+}
+
 /// 5.1, A22: after compaction the log still knows the position it starts behind, so appends that stand on it
 /// are taken; an append from before is taken from where the log begins.
 #[test]
