@@ -9,7 +9,7 @@ use bytes::Bytes;
 use crate::types::{Entry, Index, Position, SnapshotMeta};
 
 /// Why a state machine cannot go on; the node stops.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct MachineError(pub String);
 

@@ -80,9 +80,9 @@ impl Sessions {
 
     /// What a durable engine has to write: each session that changed, once; `None` is one that ended.
     #[allow(dead_code, reason = "a build without a durable engine has no use for it")]
-    pub(super) fn changes(&self) -> impl Iterator<Item = (SessionId, Option<&Session>)> {
+    pub(super) fn changes(&self) -> impl Iterator<Item = (SessionId, Option<&Arc<Session>>)> {
         let changed: BTreeSet<SessionId> = self.changed.iter().copied().collect();
-        changed.into_iter().map(|id| (id, self.map.get(&id).map(|session| &**session)))
+        changed.into_iter().map(|id| (id, self.map.get(&id)))
     }
 
     pub(super) fn clear_changed(&mut self) {

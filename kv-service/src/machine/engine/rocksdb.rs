@@ -1,18 +1,23 @@
 //! Records in a RocksDB instance of its own, without a write-ahead log: the raft log is one already.
 //!
-//! Every commit is one `WriteBatch` with records, changed sessions and the head in one column family.
-//! RocksDB makes memtables durable in the order in which they were filled, and a batch is never
-//! split over two, so whatever a crash leaves is the state right after some commit: a lost one is
-//! replayed from the raft log, on top of the very state that it was first applied to.
+//! Every commit is records, changed sessions and the head, and goes into a layer in memory (`layers`), which
+//! a thread of its own turns into a table that RocksDB takes over as one unit. Layers become durable in
+//! the order in which they were filled, and a commit is never split over two, so whatever a crash leaves
+//! is the state right after some commit: a lost one is replayed from the raft log, on top of the very
+//! state that it was first applied to.
 //!
 //! What is written and not yet committed is kept aside (`pending`), where reads look first. The
 //! sessions are all in memory too; the table on disk is read when it is opened.
 //!
-//! A restore fills a second instance; one rename makes it the current one (`directory`). A view is a
-//! RocksDB snapshot (`view`), so it costs microseconds, and no disk space but for what changes.
+//! A restore fills a second instance; one rename makes it the current one (`directory`). A view is the
+//! layers of the moment and a RocksDB snapshot (`view`), so it costs microseconds, and no disk space but for
+//! what changes.
 
 mod directory;
 mod instance;
+mod layer;
+mod layers;
+mod merged;
 mod recent;
 mod scratch;
 mod view;
@@ -28,10 +33,13 @@ use rocksdb::{ReadOptions, WriteBatch};
 
 use super::{Engine, Head, Versions, View, fill_page, format};
 use crate::machine::KvMachine;
+use crate::machine::codec::DecodeResult;
 use crate::machine::sessions::Sessions;
 use crate::operation::{Record, ScanPage};
 use directory::Directory;
 use instance::Instance;
+use layers::{Current, Layers};
+use merged::{Merged, Source};
 use recent::Recent;
 use scratch::{Scratch, put_head};
 
@@ -43,7 +51,7 @@ const RESTORE_BATCH_BYTES: usize = 1 << 20;
 pub struct RocksStateOptions {
     /// Of blocks, indexes and filters read from disk, in bytes.
     pub block_cache_bytes: usize,
-    /// Of one memtable, in bytes; there are up to three. What a crash loses, and the raft log must
+    /// Of one layer in memory, in bytes; there are up to four. What a crash loses, and the raft log must
     /// replay, is no more than these.
     pub write_buffer_bytes: usize,
     /// Of what is remembered of keys written lately, in bytes; 0 looks for every key anew.
@@ -73,18 +81,24 @@ impl KvMachine {
     /// in use; or the disk fails. The message says which, and what to do.
     pub fn rocksdb(path: &Path, options: RocksStateOptions) -> MachineResult<Self> {
         let recent = Recent::new(options.recent_keys_bytes);
+        let layer_bytes_max = options.write_buffer_bytes;
         let (directory, instance) = Directory::open(path, options)?;
         let (head, sessions) = instance.load()?;
-        let engine = RocksEngine::new(directory, instance, recent);
+        let current = Current::start(instance, head.position.index)?;
+        let shared = Arc::new(Mutex::new(Arc::clone(&current.layers)));
+        let (pending, restoring) = (BTreeMap::new(), None);
+        let engine =
+            RocksEngine { directory, current, layer_bytes_max, shared, pending, recent, restoring };
         Ok(Self::over(Box::new(engine), head, sessions))
     }
 }
 
 struct RocksEngine {
     directory: Directory,
-    instance: Arc<Instance>,
+    current: Current,
+    layer_bytes_max: usize,
     /// For flushers, which outlive a restore but not the engine.
-    shared: Arc<Mutex<Arc<Instance>>>,
+    shared: Arc<Mutex<Arc<Layers>>>,
     /// Not yet committed; `None` is a deletion.
     pending: BTreeMap<Bytes, Option<Record>>,
     /// What was put and deleted last, committed or not.
@@ -109,9 +123,24 @@ impl Restoring {
 }
 
 impl RocksEngine {
-    fn new(directory: Directory, instance: Arc<Instance>, recent: Recent) -> Self {
-        let shared = Arc::new(Mutex::new(Arc::clone(&instance)));
-        Self { directory, instance, shared, pending: BTreeMap::new(), recent, restoring: None }
+    /// What is committed and stored for a key, as `decode` sees it.
+    fn read<T>(
+        &self,
+        key: &[u8],
+        decode: impl Fn(&[u8]) -> DecodeResult<T>,
+    ) -> MachineResult<Option<T>> {
+        let state = self.current.layers.lock();
+        let newest = state.newest_first().find_map(|layer| layer.get(key));
+        match newest {
+            Some(stored) => {
+                let decoded = stored.as_deref().map(decode).transpose();
+                Ok(decoded.expect("what was encoded can be decoded"))
+            }
+            None => {
+                drop(state);
+                self.current.instance.read(key, decode)
+            }
+        }
     }
 }
 
@@ -119,9 +148,7 @@ impl Engine for RocksEngine {
     fn get(&self, key: &[u8]) -> MachineResult<Option<Record>> {
         match self.pending.get(key) {
             Some(pending) => Ok(pending.clone()),
-            None => self
-                .instance
-                .read(key, |bytes| format::decode_record(Bytes::copy_from_slice(bytes))),
+            None => self.read(key, |bytes| format::decode_record(Bytes::copy_from_slice(bytes))),
         }
     }
 
@@ -130,7 +157,7 @@ impl Engine for RocksEngine {
             Some(known) => Ok(known),
             None => match self.pending.get(key) {
                 Some(pending) => Ok(pending.as_ref().map(Versions::of)),
-                None => self.instance.read(key, format::decode_versions),
+                None => self.read(key, format::decode_versions),
             },
         }
     }
@@ -146,22 +173,16 @@ impl Engine for RocksEngine {
     }
 
     fn commit(&mut self, head: Head, sessions: &Sessions) -> MachineResult<()> {
-        let mut batch = WriteBatch::default();
-        let mut scratch = Scratch::default();
-        for (key, record) in std::mem::take(&mut self.pending) {
-            match record {
-                Some(record) => scratch.put_record(&mut batch, &key, &record),
-                None => batch.delete(format::record_key(&key)),
+        let pending = std::mem::take(&mut self.pending);
+        self.current.layers.commit(self.layer_bytes_max, |layer| {
+            for (key, record) in &pending {
+                layer.put(key, record.as_ref());
             }
-        }
-        for (id, session) in sessions.changes() {
-            match session {
-                Some(session) => scratch.put_session(&mut batch, id, session),
-                None => batch.delete(format::session_key(id)),
+            for (id, session) in sessions.changes() {
+                layer.put_session(id, session);
             }
-        }
-        put_head(&mut batch, head);
-        self.instance.write(batch)
+            layer.set_head(head);
+        })
     }
 
     fn scan(
@@ -178,12 +199,19 @@ impl Engine for RocksEngine {
             [] => format::RECORDS_END.to_vec(),
             end => format::record_key(end),
         });
-        fill_page(self.instance.records(options), limit, bytes_max)
+        let state = self.current.layers.lock();
+        let mut sources: Vec<Source<'_>> = Vec::new();
+        for layer in state.newest_first() {
+            let words = layer.range(start, end);
+            sources.push(Box::new(words.map(|(key, stored)| Ok((key.clone(), stored.clone())))));
+        }
+        sources.push(self.current.instance.records(options));
+        fill_page(Merged::new(&self.current.instance, sources), limit, bytes_max)
     }
 
     fn view(&self) -> MachineResult<Box<dyn View>> {
         assert!(self.pending.is_empty(), "views come between commits");
-        Ok(Box::new(view::RocksView::take(Arc::clone(&self.instance))?))
+        Ok(Box::new(view::RocksView::take(&self.current)?))
     }
 
     fn begin_restore(&mut self) -> MachineResult<()> {
@@ -211,11 +239,12 @@ impl Engine for RocksEngine {
         put_head(&mut batch, head);
         instance.write(batch)?;
         instance.flush()?;
+        let next = Current::start(Arc::clone(&instance), head.position.index)?;
         self.directory.make_current(&instance)?;
-        *self.shared.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&instance);
+        *self.shared.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&next.layers);
         self.recent.forget_all();
         // Views and a flush under way may still use the old one; its directory goes with the last.
-        std::mem::replace(&mut self.instance, instance).remove_when_closed();
+        std::mem::replace(&mut self.current, next).forget();
         Ok(())
     }
 
@@ -233,7 +262,7 @@ fn no_restore() -> MachineError {
 }
 
 struct RocksFlusher {
-    shared: Weak<Mutex<Arc<Instance>>>,
+    shared: Weak<Mutex<Arc<Layers>>>,
 }
 
 impl Flusher for RocksFlusher {
@@ -241,11 +270,8 @@ impl Flusher for RocksFlusher {
         let Some(shared) = self.shared.upgrade() else {
             return Err(MachineError("the state machine is closed".into()));
         };
-        let instance = Arc::clone(&shared.lock().unwrap_or_else(PoisonError::into_inner));
+        let layers = Arc::clone(&shared.lock().unwrap_or_else(PoisonError::into_inner));
         drop(shared);
-        // The head first: whatever it covers is in a memtable by now, or on disk.
-        let head = instance.head()?;
-        instance.flush()?;
-        Ok(head.map_or(0, |head| head.position.index))
+        layers.flush()
     }
 }

@@ -2,15 +2,19 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use raft_core::state_machine::{MachineError, MachineResult};
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, Env, ErrorKind,
-    IteratorMode, LogLevel, LruCacheOptions, Options, ReadOptions, WriteBatch, WriteOptions,
+    InfoLogger, IngestExternalFileOptions, IteratorMode, LogLevel, LruCacheOptions, Options,
+    ReadOptions, SstFileWriter, WriteBatch, WriteOptions,
 };
 
 use super::RocksStateOptions;
+use super::layer::{Layer, Stored};
+use super::merged::Source;
 use crate::machine::codec::{DecodeResult, Reader};
 use crate::machine::engine::{Head, format};
 use crate::machine::sessions::{Session, Sessions};
@@ -21,8 +25,29 @@ type KeyAndValue = (Box<[u8]>, Box<[u8]>);
 
 pub(super) struct Instance {
     pub(super) db: DB,
+    /// For tables that are written beside it.
+    options: Options,
+    complaint: Arc<Complaint>,
     /// Behind `db`, so that it goes after it.
     remains: Remains,
+}
+
+/// What RocksDB complained of last: it alone knows why work that it does by itself failed.
+#[derive(Default)]
+struct Complaint(Mutex<String>);
+
+impl Complaint {
+    fn note(&self, level: LogLevel, text: &str) {
+        match level {
+            LogLevel::Warn => tracing::warn!("RocksDB: {text}"),
+            LogLevel::Error | LogLevel::Fatal => {
+                tracing::error!("RocksDB: {text}");
+                text.clone_into(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+            }
+            // Its settings, mostly, which come whatever level is asked for.
+            LogLevel::Debug | LogLevel::Info | LogLevel::Header => {}
+        }
+    }
 }
 
 /// What is left of an instance once it is closed.
@@ -49,15 +74,22 @@ impl Instance {
         options: &RocksStateOptions,
         create: bool,
     ) -> MachineResult<Self> {
-        let engine = engine_options(options, create);
-        let db = engine.and_then(|engine| DB::open(&engine, &path)).map_err(|error| {
+        let complaint = Arc::new(Complaint::default());
+        let opened = engine_options(options, create).and_then(|mut engine| {
+            let complaint = Arc::clone(&complaint);
+            let note = move |level, text: &str| complaint.note(level, text);
+            engine.set_info_logger(InfoLogger::new_callback_logger(LogLevel::Warn, note));
+            Ok((DB::open(&engine, &path)?, engine))
+        });
+        let (db, options) = opened.map_err(|error| {
             MachineError(format!(
                 "opening the state in {}: {error}. If it is damaged, restore the whole data \
                  directory from one backup, or wipe it and let the node join as a new one",
                 path.display()
             ))
         })?;
-        Ok(Self { db, remains: Remains { path, remove: AtomicBool::new(false) } })
+        let remains = Remains { path, remove: AtomicBool::new(false) };
+        Ok(Self { db, options, complaint, remains })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -123,22 +155,78 @@ impl Instance {
     }
 
     /// The records within the bounds of `options`, in key order.
-    pub(super) fn records(
-        &self,
-        options: ReadOptions,
-    ) -> impl Iterator<Item = MachineResult<(Bytes, Record)>> {
+    pub(super) fn records(&self, options: ReadOptions) -> Source<'_> {
         let items = self.db.iterator_opt(IteratorMode::Start, options);
-        items.map(|item| self.record_of(item))
+        Box::new(items.map(|item| self.stored(item)))
     }
 
-    pub(super) fn record_of(
+    /// The key of a record, and what is stored for it.
+    pub(super) fn stored(
         &self,
         item: Result<KeyAndValue, rocksdb::Error>,
-    ) -> MachineResult<(Bytes, Record)> {
+    ) -> MachineResult<(Bytes, Stored)> {
         let (key, value) = item.map_err(|error| self.failed("reading", &error))?;
-        let record = format::decode_record(Bytes::from(value));
-        let record = record.map_err(|error| self.damaged(error))?;
-        Ok((Bytes::from(key).slice(format::RECORDS_START.len()..), record))
+        Ok((Bytes::from(key).slice(format::RECORDS_START.len()..), Some(Bytes::from(value))))
+    }
+
+    pub(super) fn record(&self, stored: Bytes) -> MachineResult<Record> {
+        format::decode_record(stored).map_err(|error| self.damaged(error))
+    }
+
+    /// Takes over a layer as one table, durable when this returns.
+    pub(super) fn ingest(&self, layer: &Layer) -> MachineResult<()> {
+        // RocksDB links the file under a name of its own and removes this one. After a crash both may be there,
+        // and are one file: a new one must not be written over it.
+        let path = self.path().join("layer.table");
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(self.not_written(&error));
+            }
+            Ok(()) | Err(_) => {}
+        }
+        let failed = |error| self.failed("writing a table of", &error);
+        let writer = SstFileWriter::create(&self.options);
+        writer.open(&path).map_err(failed)?;
+        let mut table = Table { instance: self, writer, path: &path, synced_bytes: 0 };
+        layer.write_to(|key, value| table.put(key, value))?;
+        table.writer.finish().map_err(failed)?;
+        table.sync()?;
+        let mut options = IngestExternalFileOptions::default();
+        options.set_move_files(true);
+        self.db.ingest_external_file_opts(&options, vec![&path]).map_err(|error| match error.kind() {
+            // It was synced without complaint a moment ago, and reads as something else.
+            ErrorKind::Corruption => MachineError(format!(
+                "the disk did not keep a table of the state in {} ({error}). The system's log says why; nothing \
+                 of it is needed, but the disk must have room and work before this node goes on",
+                self.path().display()
+            )),
+            _ => failed(error),
+        })
+    }
+
+    /// # Errors
+    /// Tables could not be merged. RocksDB tries again where it believes that it may, and tells nobody; but a
+    /// disk that failed once is not to be trusted, and a node that falls behind in merging stands still.
+    pub(super) fn check_merges(&self) -> MachineResult<()> {
+        let failures = self.db.property_int_value("rocksdb.background-errors");
+        if failures.ok().flatten().unwrap_or(0) == 0 {
+            return Ok(());
+        }
+        let mut complaint = self.complaint.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if complaint.is_empty() {
+            "RocksDB did not say why".clone_into(&mut complaint);
+        }
+        Err(MachineError(format!(
+            "merging tables of the state in {}: {complaint}",
+            self.path().display()
+        )))
+    }
+
+    /// More tables wait to be merged than a read should have to look into.
+    pub(super) fn is_behind(&self) -> bool {
+        const TABLES_MAX: u64 = 20;
+        let count = self.db.property_int_value("rocksdb.num-files-at-level0");
+        count.ok().flatten().is_some_and(|count| count >= TABLES_MAX)
     }
 
     pub(super) fn write(&self, batch: WriteBatch) -> MachineResult<()> {
@@ -150,6 +238,10 @@ impl Instance {
     /// Everything written so far is on disk when this returns.
     pub(super) fn flush(&self) -> MachineResult<()> {
         self.db.flush().map_err(|error| self.failed("flushing", &error))
+    }
+
+    fn not_written(&self, error: &std::io::Error) -> MachineError {
+        MachineError(format!("writing a table of the state in {}: {error}", self.path().display()))
     }
 
     fn failed(&self, doing: &str, error: &rocksdb::Error) -> MachineError {
@@ -166,6 +258,36 @@ impl Instance {
              it and let the node join as a new one",
             self.path().display()
         ))
+    }
+}
+
+/// A table that is being written.
+struct Table<'a> {
+    instance: &'a Instance,
+    writer: SstFileWriter<'a>,
+    path: &'a Path,
+    synced_bytes: u64,
+}
+
+impl Table<'_> {
+    fn put(&mut self, key: &[u8], value: Option<&[u8]>) -> MachineResult<()> {
+        let put = match value {
+            Some(value) => self.writer.put(key, value),
+            None => self.writer.delete(key),
+        };
+        put.map_err(|error| self.instance.failed("writing a table of", &error))?;
+        let size_bytes = self.writer.file_size();
+        if size_bytes - self.synced_bytes >= BYTES_PER_SYNC {
+            self.synced_bytes = size_bytes;
+            self.sync()?;
+        }
+        Ok(())
+    }
+
+    /// A failure is told once, and to whoever syncs next: it must not be lost here.
+    fn sync(&self) -> MachineResult<()> {
+        let synced = std::fs::File::open(self.path).and_then(|file| file.sync_all());
+        synced.map_err(|error| self.instance.not_written(&error))
     }
 }
 
@@ -209,9 +331,6 @@ fn engine_options(options: &RocksStateOptions, create: bool) -> Result<Options, 
     engine.set_max_background_jobs(options.background_jobs);
     engine.set_max_open_files(options.open_files_max);
     engine.set_paranoid_checks(true);
-    engine.set_log_level(LogLevel::Warn);
-    engine.set_keep_log_file_num(4);
-    engine.set_max_log_file_size(4 << 20);
     engine.set_env(&environment);
     engine.set_bytes_per_sync(BYTES_PER_SYNC);
     Ok(engine)

@@ -1,4 +1,4 @@
-//! A view of an instance: a RocksDB snapshot on a thread of its own.
+//! A view: frozen layers and, beneath them, a RocksDB snapshot on a thread of its own.
 //!
 //! A snapshot and its iterator borrow the instance, and so cannot be handed around; a thread can
 //! hold all three. It reads one page each time it is asked, and ends when nobody asks any more.
@@ -12,6 +12,8 @@ use raft_core::state_machine::{MachineError, MachineResult};
 use rocksdb::{IteratorMode, ReadOptions};
 
 use super::instance::Instance;
+use super::layers::{Current, Layers};
+use super::merged::{Merged, Source};
 use crate::machine::engine::{View, format, page_bytes};
 use crate::operation::Record;
 
@@ -29,13 +31,14 @@ pub(super) struct RocksView {
 
 impl RocksView {
     /// What is committed now is in the view; nothing that comes later is.
-    pub(super) fn take(instance: Arc<Instance>) -> MachineResult<Self> {
+    pub(super) fn take(current: &Current) -> MachineResult<Self> {
+        let (instance, layers) = (Arc::clone(&current.instance), Arc::clone(&current.layers));
         let (requests, wanted) = sync_channel(1);
         let (page_sender, pages) = sync_channel(1);
         let (taken, is_taken) = sync_channel(1);
         let thread = std::thread::Builder::new()
             .name("kv-view".into())
-            .spawn(move || serve(&instance, &taken, &wanted, &page_sender))
+            .spawn(move || serve(&instance, &layers, &taken, &wanted, &page_sender))
             .map_err(|error| MachineError(format!("starting a thread for a view: {error}")))?;
         is_taken.recv().map_err(|_| broken())?;
         Ok(Self { requests: Some(requests), pages, thread: Some(thread) })
@@ -64,11 +67,17 @@ impl Drop for RocksView {
 
 fn serve(
     instance: &Instance,
+    layers: &Layers,
     taken: &SyncSender<()>,
     wanted: &Receiver<usize>,
     pages: &SyncSender<MachineResult<Page>>,
 ) {
+    // At one moment: what is in no layer any more is in a table.
+    let mut state = layers.lock();
+    state.freeze();
+    let frozen = state.frozen.clone();
     let snapshot = instance.db.snapshot();
+    drop(state);
     // A view that nobody waits for is not asked for a page either.
     let _ = taken.send(());
     let mut options = ReadOptions::default();
@@ -78,7 +87,13 @@ fn serve(
     // What is served should stay in the cache.
     options.fill_cache(false);
     let items = snapshot.iterator_opt(IteratorMode::Start, options);
-    let mut records = items.map(|item| instance.record_of(item));
+    let mut sources: Vec<Source<'_>> = Vec::new();
+    for layer in frozen.iter().rev() {
+        let words = layer.range(&[], &[]);
+        sources.push(Box::new(words.map(|(key, stored)| Ok((key.clone(), stored.clone())))));
+    }
+    sources.push(Box::new(items.map(|item| instance.stored(item))));
+    let mut records = Merged::new(instance, sources);
     for bytes_max in wanted {
         if pages.send(next_page(&mut records, bytes_max)).is_err() {
             return;

@@ -1,0 +1,64 @@
+//! The records of layers and of an instance as one ascending run, the newest word on a key being the one
+//! that counts.
+
+use std::cmp::Ordering;
+use std::iter::Peekable;
+
+use bytes::Bytes;
+use raft_core::state_machine::MachineResult;
+
+use super::instance::Instance;
+use super::layer::Stored;
+use crate::operation::Record;
+
+/// What one source says of its keys, ascending.
+pub(super) type Source<'a> = Box<dyn Iterator<Item = MachineResult<(Bytes, Stored)>> + 'a>;
+
+pub(super) struct Merged<'a> {
+    instance: &'a Instance,
+    /// The newest first.
+    sources: Vec<Peekable<Source<'a>>>,
+}
+
+impl<'a> Merged<'a> {
+    pub(super) fn new(instance: &'a Instance, sources: Vec<Source<'a>>) -> Self {
+        Self { instance, sources: sources.into_iter().map(Iterator::peekable).collect() }
+    }
+
+    /// The next key that any source speaks of, and what the newest of these says.
+    fn next_word(&mut self) -> Option<MachineResult<(Bytes, Stored)>> {
+        let mut first: Option<(usize, Bytes)> = None;
+        for place in 0..self.sources.len() {
+            match self.sources[place].peek() {
+                None => {}
+                Some(Err(_)) => return self.sources[place].next(),
+                Some(Ok((key, _))) => match first.as_ref().map(|(_, known)| key.cmp(known)) {
+                    None | Some(Ordering::Less) => first = Some((place, key.clone())),
+                    // An older word.
+                    Some(Ordering::Equal) => {
+                        self.sources[place].next();
+                    }
+                    Some(Ordering::Greater) => {}
+                },
+            }
+        }
+        let (newest, _) = first?;
+        self.sources[newest].next()
+    }
+}
+
+impl Iterator for Merged<'_> {
+    type Item = MachineResult<(Bytes, Record)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            match self.next_word()? {
+                Ok((_, None)) => {}
+                Ok((key, Some(stored))) => {
+                    return Some(self.instance.record(stored).map(|record| (key, record)));
+                }
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+}
