@@ -96,7 +96,8 @@ async fn a_flipped_byte_of_the_log_is_refused_and_not_taken_for_its_end() {
     let leader = cluster.leader().await;
     for victim in cluster.peers_of(leader) {
         cluster.node(victim).kill().await;
-        let (file, place) = find(cluster.nodes[&victim].log_files(".log"), NEEDLE);
+        let (file, place) =
+            find(&cluster.nodes[&victim].log_files(".log"), NEEDLE).expect("it was just written");
         flip(&file, place);
         cluster.node(victim).start();
         let said = cluster.node(victim).gives_up().await;
@@ -122,7 +123,8 @@ async fn a_flipped_byte_of_the_state_is_never_served() {
     let damaged = cluster.leader().await;
     cluster.kill_all().await;
     let (file, place) =
-        find(files_below(&cluster.nodes[&damaged].data.join("state"), ".sst"), NEEDLE);
+        find(&files_below(&cluster.nodes[&damaged].data.join("state"), ".sst"), NEEDLE)
+            .expect("it was flushed");
     flip(&file, place);
     cluster.start_all();
     cluster.serves_within(RECOVERY).await;
@@ -159,16 +161,12 @@ async fn write(client: &Client, name: &str, count: u32) {
 }
 
 /// Where the needle is, in the newest of the files that have it.
-#[track_caller]
-pub(crate) fn find(files: Vec<PathBuf>, needle: &str) -> (PathBuf, usize) {
-    for path in files.iter().rev() {
+pub(crate) fn find(files: &[PathBuf], needle: &str) -> Option<(PathBuf, usize)> {
+    files.iter().rev().find_map(|path| {
         let bytes = fs::read(path).unwrap();
-        let place = bytes.windows(needle.len()).position(|window| window == needle.as_bytes());
-        if let Some(place) = place {
-            return (path.clone(), place + needle.len() / 2);
-        }
-    }
-    panic!("the needle is in none of {files:?}");
+        let place = bytes.windows(needle.len()).position(|window| window == needle.as_bytes())?;
+        Some((path.clone(), place + needle.len() / 2))
+    })
 }
 
 pub(crate) fn flip(file: &Path, place: usize) {

@@ -75,7 +75,8 @@ impl Run {
         victim: NodeId,
         load: &Workload,
     ) -> (PathBuf, usize) {
-        loop {
+        const ATTEMPTS: usize = 10;
+        for _ in 0..ATTEMPTS {
             // Until then it may go on to another file at any time.
             let node = &self.cluster.nodes[&victim];
             eventually("the log's files", async || node.said().contains("ready for reuse")).await;
@@ -88,14 +89,16 @@ impl Run {
             self.cluster.converges().await;
             self.cluster.node(victim).kill().await;
             let files = self.cluster.nodes[&victim].log_files(".log");
-            let newest = files.last().cloned();
-            let found = find(files, &needle);
-            if newest.as_ref() == Some(&found.0) {
+            if let Some(found) =
+                find(&files, &needle).filter(|found| files.last() == Some(&found.0))
+            {
                 return found;
             }
-            // It has gone on to another file just now.
+            // It has gone on to another file just now, and perhaps removed this one; or the end of a block of
+            // the file, of which there is one every 32 KiB, cuts the needle.
             self.cluster.node(victim).start();
         }
+        panic!("{ATTEMPTS} times the needle was not where the log is written");
     }
 
     /// Anywhere in it. It is noticed at the start, or when somebody needs it, or nobody ever does.
