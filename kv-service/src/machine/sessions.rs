@@ -309,6 +309,28 @@ mod tests {
         )
     }
 
+    /// The number of answers is believed up to the window, and beyond it nothing is read for it.
+    #[test]
+    fn a_window_of_answers_is_read_and_no_more() {
+        let claimed = |count: u32, answers: u64| {
+            let mut encoded = BytesMut::new();
+            for number in [0, 0, 0] {
+                encoded.put_u64_le(number);
+            }
+            encoded.put_u32_le(count);
+            for sequence in 0..answers {
+                encoded.put_u64_le(sequence);
+                encoded.put_u8(UNCHANGED);
+                encoded.put_bytes(0, 16);
+            }
+            Session::decode(&mut Reader::new(encoded.freeze()))
+        };
+        let full = claimed(SESSION_WINDOW as u32, SESSION_WINDOW).unwrap();
+        assert_eq!(full.answers.len() as u64, SESSION_WINDOW);
+        let error = claimed(SESSION_WINDOW as u32 + 1, 0).unwrap_err();
+        assert_eq!(error.0, "a session has more answers than its window");
+    }
+
     proptest! {
         #[test]
         fn what_is_written_is_read_and_nothing_less_or_more(session in session()) {
