@@ -123,6 +123,36 @@ async fn a_snapshot_that_finds_no_room_stops_the_node_until_there_is_some() {
     cluster.finish().await;
 }
 
+/// The leader writes the snapshot that a peer needs to a file of its own first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_without_room_for_a_snapshot_stops_and_another_sends_it() {
+    if let Err(why) = Preload::new(PathBuf::new()) {
+        return not_run("a leader's snapshot without room", &why);
+    }
+    let mut cluster = Cluster::start(Plan { file_faults: true, ..Plan::default() }).await;
+    fill(&cluster.client()).await;
+    let load = Workload::start(&cluster, "leader without room", 9);
+    load.advances_by(20).await;
+    let leader = cluster.leader().await;
+    let [wiped, _] = cluster.peers_of(leader);
+    cluster.empty(wiped).await;
+    let preload = cluster.node(leader).preload().clone();
+    let before = preload.hit_count();
+    preload.set(FileFault::NoRoomOnce, ".part");
+    cluster.node(wiped).start();
+    cluster.writes_until("a snapshot to be made", || preload.hit_count() > before).await;
+    says_what_to_do(&cluster.node(leader).gives_up().await, "No space left");
+    // Two are left, and one of them does not count before it is filled up.
+    cluster.node(leader).start();
+    cluster.serves_within(RECOVERY).await;
+    cluster.has_snapshot(wiped).await;
+    cluster.converges().await;
+    assert_eq!(preload.hit_count(), before + 1, "it was to happen once");
+    load.stop().await.check(&cluster.client()).await.unwrap();
+    is_whole(&cluster.client()).await;
+    cluster.finish().await;
+}
+
 /// The newest whole snapshot of a node, and a place in the middle of what it is of.
 fn snapshot_of(cluster: &Cluster, id: NodeId) -> (PathBuf, usize) {
     let files = files_below(&cluster.nodes[&id].data.join("snapshots"), ".snap");
