@@ -217,6 +217,13 @@ impl Cluster {
         self.tell(|| format!("{id} is down"));
     }
 
+    /// Of a node that is down.
+    pub fn lose_disk(&mut self, id: NodeId) {
+        assert!(!self.is_up(id), "node {id} is up");
+        self.node_mut(id).disk = Disk::default();
+        self.oracle.forget_own_votes(id);
+    }
+
     /// Starts a node from its disk.
     pub fn start(&mut self, id: NodeId) {
         let (bootstrap, now) = (self.voters.clone(), self.now);

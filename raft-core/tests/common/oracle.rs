@@ -130,6 +130,11 @@ impl Oracle {
         assert_eq!(first, candidate, "election safety: {voter} voted twice in term {term}");
     }
 
+    /// What a node gave itself went with its disk: nobody else could count it.
+    pub fn forget_own_votes(&mut self, node: NodeId) {
+        self.votes.retain(|(_, voter), candidate| (*voter, *candidate) != (node, node));
+    }
+
     pub fn on_read(&mut self, node: NodeId, id: u64) {
         let seen = self.committed_index();
         assert!(self.reads.insert((node, id), seen).is_none(), "read ids are unique");

@@ -17,7 +17,7 @@ fn one_disk_is_lost() -> Cluster {
     cluster.propose(1, "a").expect("it leads");
     cluster.settle();
     cluster.crash(2, 0);
-    cluster.nodes.get_mut(&2).expect("node 2").disk = Disk::default();
+    cluster.lose_disk(2);
     cluster
 }
 
@@ -107,6 +107,33 @@ fn its_vote_does_not_count_before() {
     assert!(cluster.ids().iter().all(|id| !recovers(&cluster, *id)));
 }
 
+/// It campaigned unheard before it lost its disk, and recovers in an earlier term: what it gave itself beyond that
+/// was gone with the candidacy, and the vote is free for another.
+#[test]
+fn a_vote_for_itself_goes_with_the_disk() {
+    let mut cluster = led();
+    cluster.isolate(2);
+    for term in [2, 3] {
+        cluster.fire(2);
+        assert_eq!(
+            (cluster.raft(2).term(), cluster.node(2).disk.loaded.hard_state.voted_for),
+            (term, Some(2))
+        );
+    }
+    cluster.crash(2, 0);
+    cluster.lose_disk(2);
+    cluster.heal();
+    cluster.flying.clear();
+    cluster.start(2);
+    cluster.run(1_000);
+    assert_eq!((cluster.leader(), cluster.raft(2).term()), (Some(1), 1));
+    assert!(!recovers(&cluster, 2));
+    cluster.crash(1, 0);
+    cluster.elect(3);
+    assert_eq!((cluster.raft(3).term(), cluster.raft(2).term()), (2, 2));
+    assert_eq!(cluster.node(2).disk.loaded.hard_state.voted_for, Some(3));
+}
+
 /// It may have voted in the term in which it recovers, and cannot vote in it again.
 #[test]
 fn it_does_not_vote_again_in_the_term_in_which_it_recovers() {
@@ -129,7 +156,7 @@ fn a_disk_that_is_lost_again_is_filled_up_again() {
     cluster.run(1_000);
     for _ in 0..2 {
         cluster.crash(2, 0);
-        cluster.nodes.get_mut(&2).expect("node 2").disk = Disk::default();
+        cluster.lose_disk(2);
         cluster.start(2);
         assert!(recovers(&cluster, 2));
     }
@@ -138,7 +165,7 @@ fn a_disk_that_is_lost_again_is_filled_up_again() {
     assert_eq!(cluster.node(2).machine, cluster.node(1).machine);
     // Recovered for a number that is not its own: nothing.
     cluster.crash(3, 0);
-    cluster.nodes.get_mut(&3).expect("node 3").disk = Disk::default();
+    cluster.lose_disk(3);
     cluster.start(3);
     cluster.isolate(3);
     let message = Message::new(1, Body::Recovered { number: 7 });
