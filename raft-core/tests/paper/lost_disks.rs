@@ -114,7 +114,7 @@ fn a_vote_for_itself_goes_with_the_disk() {
     let mut cluster = led();
     cluster.isolate(2);
     for term in [2, 3] {
-        cluster.fire(2);
+        cluster.rush(2);
         assert_eq!(
             (cluster.raft(2).term(), cluster.node(2).disk.loaded.hard_state.voted_for),
             (term, Some(2))
