@@ -11,6 +11,9 @@
 //! * Elections are won, entries committed and reads confirmed by a majority of the voters, *those that
 //!   recover not counted among it*, or by **all** voters. (`quorum`, `role::leader::recovery`)
 //!
+//! * A vote that was given is not repeated to a candidate that recovers: it may have been for that node's
+//!   earlier life, which may have led the term with entries that the later one does not know.
+//!
 //! A quorum of the first kind meets each other quorum in a node that remembers. One of the second kind
 //! holds everything that any disk still holds: nobody grants a candidate that lacks what it has. The
 //! second kind is how a cluster is founded, which so takes all its members; two halves of one cluster

@@ -107,6 +107,42 @@ fn its_vote_does_not_count_before() {
     assert!(cluster.ids().iter().all(|id| !recovers(&cluster, *id)));
 }
 
+/// Without a pre-vote it asks for votes in the very term that it led. Those who elected it then do not elect its
+/// later life, which knows nothing of that term's entries.
+#[test]
+fn a_leader_that_lost_its_disk_does_not_lead_its_term_again() {
+    let mut cluster = Cluster::with_config(5, no_pre_vote);
+    cluster.fire(1);
+    while cluster.role(1) != Leader {
+        cluster.deliver(0);
+    }
+    // One other has entries that the later life will not know, three have none.
+    for peer in [3, 4, 5] {
+        cluster.cut(1, peer);
+    }
+    let position = cluster.propose(1, "old").expect("it leads");
+    cluster.settle();
+    assert_eq!((cluster.raft(1).term(), cluster.status(2).last_index), (1, position.index));
+    // None of the others remembers to have heard a leader.
+    for id in cluster.ids() {
+        cluster.crash(id, 0);
+    }
+    cluster.lose_disk(1);
+    cluster.heal();
+    for id in cluster.ids() {
+        cluster.start(id);
+    }
+    cluster.rush(1);
+    cluster.settle();
+    assert_eq!((cluster.raft(1).term(), cluster.leader()), (1, None));
+    cluster.run(5_000);
+    let leader = cluster.leader().expect("a leader of a later term");
+    assert!(cluster.raft(leader).term() > 1);
+    assert!(
+        cluster.ids().iter().all(|id| cluster.node(*id).machine == cluster.node(leader).machine)
+    );
+}
+
 /// It campaigned unheard before it lost its disk, and recovers in an earlier term: what it gave itself beyond that
 /// was gone with the candidacy, and the vote is free for another.
 #[test]

@@ -89,7 +89,7 @@ fn fixed_seeds() {
 
 /// Seeds that found something, and what. A change of what a seed draws makes other runs of them; what they found
 /// has a test of its own as well.
-const FINDINGS: [(u64, &str); 10] = [
+const FINDINGS: [(u64, &str); 11] = [
     (623820283681, "the refusal of an old vote request was taken for the answer to a newer one"),
     (1012012784633, "entries were sent to a full log with each heartbeat"),
     (183566491209, "entries were sent to a full log with each heartbeat"),
@@ -116,6 +116,10 @@ const FINDINGS: [(u64, &str); 10] = [
         862251213874,
         "a vote for itself, which went with the disk, was taken for one that may still elect; a mistake \
          of the check, and a case that the argument of `recovery` left out",
+    ),
+    (
+        267385134105,
+        "a leader that lost its disk was elected once more in its own term, by votes for its earlier life",
     ),
 ];
 

@@ -39,7 +39,9 @@ impl Raft {
         }
         let transition = match (&mut self.role, body) {
             (_, Body::PreVote { .. }) => unreachable!("answered before the terms are compared"),
-            (_, Body::Vote { last, .. }) => return self.on_vote(now, from, last),
+            (_, Body::Vote { last, .. }) => {
+                return self.on_vote(now, from, recovering.is_some(), last);
+            }
 
             (PreCandidate(candidate), Body::PreVoteAnswer { granted }) => {
                 let answer = Answer { granted, recovering: recovering.is_some() };
@@ -189,8 +191,9 @@ impl Raft {
         self.common.send_at_term(from, answer_term, Body::PreVoteAnswer { granted });
     }
 
-    /// A vote request of the current term (3.4, 3.6.1).
-    fn on_vote(&mut self, now: Time, from: NodeId, last: Position) {
+    /// A vote request of the current term (3.4, 3.6.1). A vote is repeated for who asks again, but not for
+    /// who recovers: it was perhaps given to a life of that node that led this term, with other entries.
+    fn on_vote(&mut self, now: Time, from: NodeId, recovers: bool, last: Position) {
         let common = &mut self.common;
         let free = match &self.role {
             Role::Follower(follower) => follower.leader.is_none(),
@@ -198,7 +201,10 @@ impl Raft {
             Role::Candidate(_) | Role::Leader(_) => false,
         };
         let granted = last >= common.log.last_position()
-            && (common.voted_for == Some(from) || (common.voted_for.is_none() && free));
+            && match common.voted_for {
+                Some(candidate) => candidate == from && !recovers,
+                None => free,
+            };
         if !granted {
             return common.send(from, Body::VoteAnswer { granted });
         }
