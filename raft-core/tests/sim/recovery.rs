@@ -100,7 +100,12 @@ impl Simulation {
     /// Enough for a few elections, for sending every entry by itself, and for snapshots.
     fn bound_us(&self) -> u64 {
         let mix = &self.plan.mix;
-        let last_index = self.nodes.iter().map(|node| node.disk.log.last_index()).max();
+        // What a slow disk has not taken yet has to be sent as well.
+        let last_index = |node: &Node| {
+            let taken_in = node.raft().map_or(0, |raft| raft.status().last_index);
+            taken_in.max(node.disk.log.last_index())
+        };
+        let last_index = self.nodes.iter().map(last_index).max();
         let transfer_us = 1000 * mix.snapshot_bytes_max / mix.bandwidth_bytes_per_ms;
         30 * mix.election_timeout_us
             + 10_000 * last_index.unwrap_or(0)
