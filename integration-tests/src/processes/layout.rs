@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use kv_service::config::TlsFiles;
 use kv_service::tls::TlsConfig;
+use raft_core::testing::free_ports;
 use raft_core::types::NodeId;
 
 use super::cluster::NODES;
@@ -37,12 +38,7 @@ pub(super) fn addresses() -> BTreeMap<NodeId, SocketAddr> {
     let (ip, base) = if free(own, 7400) {
         (own, 7400)
     } else {
-        let start = 10_000 + (std::process::id() % 2000) as u16 * 10;
-        let base = (0..200).map(|step| start + step * 10);
-        (
-            Ipv4Addr::LOCALHOST,
-            base.into_iter().find(|base| free(Ipv4Addr::LOCALHOST, *base)).expect("free ports"),
-        )
+        (Ipv4Addr::LOCALHOST, free_ports(NODES.len() as u16).start - 1)
     };
     NODES.map(|id| (id, SocketAddr::new(IpAddr::from(ip), base + id as u16))).into()
 }

@@ -10,7 +10,6 @@
 //!
 //! * Elections are won, entries committed and reads confirmed by a majority of the voters, *those that
 //!   recover not counted among it*, or by **all** voters. (`quorum`, `role::leader::recovery`)
-//!
 //! * A vote that was given is not repeated to a candidate that recovers: it may have been for that node's
 //!   earlier life, which may have led the term with entries that the later one does not know.
 //!
@@ -33,10 +32,10 @@
 //! in term T and votes for nobody else in it, so no vote is given twice. (A vote for itself is another
 //! matter: unheard, R may have campaigned beyond T, and may now vote for others in these terms. But what
 //! it gave itself only R could count, in a candidacy that went with the disk.) If R forgot an
-//! acknowledgement that helped to commit an entry, then the entry is of a term before T, and L holds it like every
-//! leader after it; or it is of term T, and L had it before R could acknowledge it. By 2 R has it
-//! again. If a further member loses its disk meanwhile, 1 starts anew, because that member's earlier
-//! answer speaks for what it has forgotten.
+//! acknowledgement that helped to commit an entry, then the entry is of a term before T, and L holds
+//! it like every leader after it; or it is of term T, and L had it before R could acknowledge it. By 2
+//! R has it again. If a further member loses its disk meanwhile, 1 starts anew, because that member's
+//! earlier answer speaks for what it has forgotten.
 //!
 //! Of the network this asks that a node's earlier and later disk are not mixed up
 //! ([`crate::transport`]). It does not help against a majority that loses its disks at once, nor
