@@ -149,9 +149,9 @@ pub struct ServerConfig {
     pub nodes: Vec<NodeAddress>,
 }
 
-/// 64 MiB.
+/// 128 MiB.
 pub const fn default_max_raft_state() -> ByteSize {
-    ByteSize(64 << 20)
+    ByteSize(128 << 20)
 }
 
 impl ServerConfig {

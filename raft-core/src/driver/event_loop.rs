@@ -497,11 +497,11 @@ impl<M: StateMachine> EventLoop<M> {
         self.raft.on_snapshot_sent(now, peer, through);
     }
 
-    /// Decides what to forget now that a durable state covers it: all but half a limit's worth, so
+    /// Decides what to forget now that a durable state covers it: all but a quarter of a limit's worth, so
     /// that a peer that lags a little finds its entries, and nothing that a peer will need right
     /// after the snapshot that it is being sent.
     fn plan_compaction(&mut self) {
-        let leave_bytes = self.max_raft_state_bytes / 2;
+        let leave_bytes = self.max_raft_state_bytes / 4;
         let mut index = self.raft.index_leaving_bytes(leave_bytes);
         index = index.min(self.raft.snapshot_index());
         let oldest_sent = self.snapshotter.sending_to.values().min();

@@ -60,12 +60,12 @@ pub struct NodeConfig {
 }
 
 impl NodeConfig {
-    /// Defaults: 64 MiB of log before a snapshot, commands up to 4 MiB, 65,536 requests in flight.
+    /// Defaults: 128 MiB of log before a snapshot, commands up to 4 MiB, 65,536 requests in flight.
     pub fn new(id: NodeId, voters: impl IntoIterator<Item = NodeId>) -> Self {
         Self {
             raft: Config::new(id),
             voters: voters.into_iter().collect(),
-            max_raft_state_bytes: 64 << 20,
+            max_raft_state_bytes: 128 << 20,
             command_bytes_max: 4 << 20,
             requests_in_flight_max: 65_536,
             snapshot_patience: Duration::from_secs(10),

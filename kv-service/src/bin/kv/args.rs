@@ -82,7 +82,7 @@ pub(crate) struct DevArgs {
     /// Node i listens on 127.0.0.1, UDP port PORT+i [default: 7400, or as the directory has it]
     #[arg(long, value_name = "PORT")]
     pub(crate) base_port: Option<u16>,
-    /// Log size beyond which a node snapshots and compacts; 0 never does [default: 64MiB]
+    /// Log size beyond which a node snapshots and compacts; 0 never does [default: 128MiB]
     #[arg(long, value_name = "SIZE")]
     pub(crate) max_raft_state: Option<ByteSize>,
     /// Delete what an earlier `kv dev` left in the directory; touches nothing else
@@ -116,7 +116,7 @@ The same as a file:
   cluster_id = \"shop\"
   node_id = 1
   data_dir = \"/var/lib/kv\"
-  max_raft_state = \"64MiB\"
+  max_raft_state = \"128MiB\"
   [tls]
   ca = \"ca.pem\"
   cert = \"node1.pem\"
@@ -150,7 +150,7 @@ pub(crate) struct ServeArgs {
     /// Its private key, PEM
     #[arg(long, value_name = "FILE")]
     pub(crate) key: Option<PathBuf>,
-    /// Log size beyond which the node snapshots and compacts; 0 never does [default: 64MiB]
+    /// Log size beyond which the node snapshots and compacts; 0 never does [default: 128MiB]
     #[arg(long, value_name = "SIZE")]
     pub(crate) max_raft_state: Option<ByteSize>,
     /// Where the node keeps its data [default: rocksdb]

@@ -80,15 +80,22 @@ impl KvMachine {
     /// The directory holds something else, or was written by a newer version; it is damaged; it is
     /// in use; or the disk fails. The message says which, and what to do.
     pub fn rocksdb(path: &Path, options: RocksStateOptions) -> MachineResult<Self> {
-        let recent = Recent::new(options.recent_keys_bytes);
         let layer_bytes_max = options.write_buffer_bytes;
+        let recent_bytes_max = options.recent_keys_bytes;
         let (directory, instance) = Directory::open(path, options)?;
         let (head, sessions) = instance.load()?;
-        let current = Current::start(instance, head.position.index)?;
+        let current = Current::start(instance, head.position.index, Recent::new(recent_bytes_max))?;
         let shared = Arc::new(Mutex::new(Arc::clone(&current.layers)));
         let (pending, restoring) = (BTreeMap::new(), None);
-        let engine =
-            RocksEngine { directory, current, layer_bytes_max, shared, pending, recent, restoring };
+        let engine = RocksEngine {
+            directory,
+            current,
+            layer_bytes_max,
+            recent_bytes_max,
+            shared,
+            pending,
+            restoring,
+        };
         Ok(Self::over(Box::new(engine), head, sessions))
     }
 }
@@ -97,12 +104,11 @@ struct RocksEngine {
     directory: Directory,
     current: Current,
     layer_bytes_max: usize,
+    recent_bytes_max: usize,
     /// For flushers, which outlive a restore but not the engine.
     shared: Arc<Mutex<Arc<Layers>>>,
     /// Not yet committed; `None` is a deletion.
     pending: BTreeMap<Bytes, Option<Record>>,
-    /// What was put and deleted last, committed or not.
-    recent: Recent,
     restoring: Option<Restoring>,
 }
 
@@ -153,22 +159,21 @@ impl Engine for RocksEngine {
     }
 
     fn versions(&self, key: &[u8]) -> MachineResult<Option<Versions>> {
-        match self.recent.versions(key) {
-            Some(known) => Ok(known),
-            None => match self.pending.get(key) {
-                Some(pending) => Ok(pending.as_ref().map(Versions::of)),
-                None => self.read(key, format::decode_versions),
-            },
+        if let Some(pending) = self.pending.get(key) {
+            return Ok(pending.as_ref().map(Versions::of));
+        }
+        let known = self.current.layers.lock().versions(key);
+        match known {
+            Some(versions) => Ok(versions),
+            None => self.current.instance.read(key, format::decode_versions),
         }
     }
 
     fn put(&mut self, key: Bytes, record: Record) {
-        self.recent.note(&key, Some(Versions::of(&record)));
         self.pending.insert(key, Some(record));
     }
 
     fn delete(&mut self, key: Bytes) {
-        self.recent.note(&key, None);
         self.pending.insert(key, None);
     }
 
@@ -203,7 +208,7 @@ impl Engine for RocksEngine {
         let mut sources: Vec<Source<'_>> = Vec::new();
         for layer in state.newest_first() {
             let words = layer.range(start, end);
-            sources.push(Box::new(words.map(|(key, stored)| Ok((key.clone(), stored.clone())))));
+            sources.push(Box::new(words.map(Ok)));
         }
         sources.push(self.current.instance.records(options));
         fill_page(Merged::new(&self.current.instance, sources), limit, bytes_max)
@@ -239,10 +244,10 @@ impl Engine for RocksEngine {
         put_head(&mut batch, head);
         instance.write(batch)?;
         instance.flush()?;
-        let next = Current::start(Arc::clone(&instance), head.position.index)?;
+        let recent = Recent::new(self.recent_bytes_max);
+        let next = Current::start(Arc::clone(&instance), head.position.index, recent)?;
         self.directory.make_current(&instance)?;
         *self.shared.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&next.layers);
-        self.recent.forget_all();
         // Views and a flush under way may still use the old one; its directory goes with the last.
         std::mem::replace(&mut self.current, next).forget();
         Ok(())

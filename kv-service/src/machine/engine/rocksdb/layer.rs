@@ -1,16 +1,24 @@
-//! What some commits in a row have changed, in key order: what is to become one table.
+//! What some commits in a row have changed: what is to become one table.
+//!
+//! Most writes are to a key that was written a moment ago, and such a one costs one look into a hash table:
+//! the order of the keys, which tables and scans need, stands beside it and changes with new keys only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use smallvec::SmallVec;
 
 use crate::machine::engine::{Head, format};
 use crate::machine::sessions::Session;
 use crate::operation::{Record, SessionId};
 
-/// What an entry takes beyond its bytes: its place in the tree, the allocations.
-const ENTRY_BYTES: usize = 128;
+/// What an entry takes beyond its value and, twice, its key: its places, the room that is not used, the allocation.
+const ENTRY_BYTES: usize = 144;
+
+/// A short key lies where it is compared, and not at the end of a pointer, which the processor would wait for.
+pub(super) type ShortKey = SmallVec<[u8; 24]>;
 
 /// A record as it is stored; `None` is a deletion.
 pub(super) type Stored = Option<Bytes>;
@@ -18,13 +26,21 @@ pub(super) type Stored = Option<Bytes>;
 #[derive(Default)]
 pub(super) struct Layer {
     /// Copies of their own: what a command brought would keep the whole message that it came in.
-    records: BTreeMap<Bytes, Stored>,
+    records: HashMap<ShortKey, Stored>,
+    /// Those of `records`.
+    keys: BTreeSet<ShortKey>,
     sessions: BTreeMap<SessionId, Option<Arc<Session>>>,
     head: Head,
     size_bytes: usize,
 }
 
 impl Layer {
+    /// What follows this one, and will probably hold as much: its table need not grow, which would take as long
+    /// as thousands of writes.
+    pub(super) fn next(&self) -> Self {
+        Self { records: HashMap::with_capacity(self.records.len()), ..Self::default() }
+    }
+
     pub(super) fn put(&mut self, key: &[u8], record: Option<&Record>) {
         let stored = record.map(|record| {
             let mut bytes = BytesMut::new();
@@ -37,8 +53,9 @@ impl Layer {
             self.size_bytes -= size(known);
             *known = stored;
         } else {
-            self.size_bytes += key.len() + ENTRY_BYTES;
-            self.records.insert(Bytes::copy_from_slice(key), stored);
+            self.size_bytes += 2 * key.len() + ENTRY_BYTES;
+            self.records.insert(key.into(), stored);
+            self.keys.insert(key.into());
         }
     }
 
@@ -82,11 +99,16 @@ impl Layer {
         &'a self,
         start: &[u8],
         end: &'a [u8],
-    ) -> impl Iterator<Item = (&'a Bytes, &'a Stored)> + use<'a> {
-        let from_start = self
-            .records
-            .range::<[u8], _>((std::ops::Bound::Included(start), std::ops::Bound::Unbounded));
-        from_start.take_while(move |(key, _)| end.is_empty() || key[..] < *end)
+    ) -> impl Iterator<Item = (Bytes, Stored)> + use<'a> {
+        self.keys
+            .range::<[u8], _>((Bound::Included(start), Bound::Unbounded))
+            .take_while(move |key| end.is_empty() || key[..] < *end)
+            .map(|key| (Bytes::copy_from_slice(key), self.records[key].clone()))
+    }
+
+    /// What it says of all keys, in any order.
+    pub(super) fn records(&self) -> impl Iterator<Item = (&ShortKey, &Stored)> {
+        self.records.iter()
     }
 
     /// All of it in the order of the table, as keys and values of the format; `None` is a deletion.
@@ -98,7 +120,8 @@ impl Layer {
         mut put: impl FnMut(&[u8], Option<&[u8]>) -> Result<(), E>,
     ) -> Result<(), E> {
         let mut key = Vec::new();
-        for (record_key, stored) in &self.records {
+        for record_key in &self.keys {
+            let stored = &self.records[record_key];
             key.clear();
             key.extend_from_slice(&format::RECORDS_START);
             key.extend_from_slice(record_key);

@@ -10,7 +10,9 @@
 //! more than all else about a write: here a key that is written again costs a look into a tree.
 //!
 //! Whoever looks for a key looks into the layers from the newest on, and then into the instance. A layer
-//! leaves the list after its table is there, so nothing is ever in neither.
+//! leaves the list after its table is there, so nothing is ever in neither. The versions of its keys are
+//! remembered for a while (`recent`): noted before the layer leaves, and one layer after the other, they
+//! are right for every key that no layer speaks of any more.
 //!
 //! Bounded: the active layer is frozen when it is full, and a commit waits while too many are frozen.
 //! What a crash loses, and the raft log must replay, is no more than these.
@@ -25,12 +27,17 @@ use raft_core::types::Index;
 
 use super::instance::Instance;
 use super::layer::Layer;
+use super::recent::Recent;
+use crate::machine::engine::{Versions, format};
 
 /// Frozen layers that may wait while another one fills.
 const FROZEN_MAX: usize = 2;
 
 /// How often it is looked whether compactions have caught up.
 const COMPACTION_POLL: Duration = Duration::from_millis(20);
+
+/// How many keys are noted as recent while others wait for the lock.
+const NOTED_AT_ONCE: usize = 64;
 
 pub(super) struct Layers {
     state: Mutex<State>,
@@ -41,6 +48,8 @@ pub(super) struct State {
     pub(super) active: Layer,
     /// The oldest first; the thread is busy with it.
     pub(super) frozen: VecDeque<Arc<Layer>>,
+    /// Of layers that have become tables.
+    recent: Recent,
     /// Everything through here is in tables.
     durable_index: Index,
     /// Why the thread gave up.
@@ -61,10 +70,19 @@ impl State {
         std::iter::once(&self.active).chain(self.frozen.iter().rev().map(|layer| &**layer))
     }
 
+    /// The versions of a key, if layers or memory know them; otherwise the instance has to be asked.
+    pub(super) fn versions(&self, key: &[u8]) -> Option<Option<Versions>> {
+        match self.newest_first().find_map(|layer| layer.get(key)) {
+            Some(stored) => Some(stored.as_deref().map(versions_of)),
+            None => self.recent.versions(key),
+        }
+    }
+
     /// What is committed now will not change any more.
     pub(super) fn freeze(&mut self) {
         if !self.active.is_empty() {
-            self.frozen.push_back(Arc::new(std::mem::take(&mut self.active)));
+            let next = self.active.next();
+            self.frozen.push_back(Arc::new(std::mem::replace(&mut self.active, next)));
         }
     }
 
@@ -73,12 +91,17 @@ impl State {
     }
 }
 
+fn versions_of(stored: &[u8]) -> Versions {
+    format::decode_versions(stored).expect("what was encoded can be decoded")
+}
+
 impl Layers {
     /// `durable_index`: of what the instance holds.
-    pub(super) fn new(durable_index: Index) -> Self {
+    pub(super) fn new(durable_index: Index, recent: Recent) -> Self {
         let state = State {
             active: Layer::default(),
             frozen: VecDeque::new(),
+            recent,
             durable_index,
             failure: None,
             end: None,
@@ -138,6 +161,9 @@ impl Layers {
         while let Some(layer) = self.next() {
             let caught_up = self.wait_for_compactions(instance);
             let written = caught_up.and_then(|()| instance.ingest(&layer));
+            if written.is_ok() {
+                self.note_recent(&layer);
+            }
             let mut state = self.lock();
             match written {
                 Ok(()) => {
@@ -152,6 +178,19 @@ impl Layers {
             if is_over {
                 return;
             }
+        }
+    }
+
+    fn note_recent(&self, layer: &Layer) {
+        let mut records = layer.records().peekable();
+        while records.peek().is_some() {
+            let mut state = self.lock();
+            for (key, stored) in records.by_ref().take(NOTED_AT_ONCE) {
+                state.recent.note(key, stored.as_deref().map(versions_of));
+            }
+            drop(state);
+            // Whoever waits should find the lock free.
+            std::thread::yield_now();
         }
     }
 
@@ -217,8 +256,12 @@ pub(super) struct Current {
 }
 
 impl Current {
-    pub(super) fn start(instance: Arc<Instance>, durable_index: Index) -> MachineResult<Self> {
-        let layers = Arc::new(Layers::new(durable_index));
+    pub(super) fn start(
+        instance: Arc<Instance>,
+        durable_index: Index,
+        recent: Recent,
+    ) -> MachineResult<Self> {
+        let layers = Arc::new(Layers::new(durable_index, recent));
         let thread = std::thread::Builder::new()
             .name("kv-state".into())
             .spawn({

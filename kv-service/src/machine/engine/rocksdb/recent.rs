@@ -2,7 +2,7 @@
 //!
 //! A write answers with the key's version, which is one more than the version before. To find that in
 //! RocksDB costs as much as the write itself, and the keys that are written are mostly those that were
-//! written a moment ago.
+//! written a moment ago: the layers know them, and this those of layers that have become tables.
 //!
 //! Two generations bound it: when the younger one is full, it becomes the older one, and what the older
 //! one held is forgotten. What is here is right, and says more than what is not: a key that is unknown
@@ -10,10 +10,11 @@
 
 use std::collections::HashMap;
 
+use super::layer::ShortKey;
 use crate::machine::engine::Versions;
 
 /// Known versions by key; `None` is a key that is not there.
-type Generation = HashMap<Box<[u8]>, Option<Versions>>;
+type Generation = HashMap<ShortKey, Option<Versions>>;
 
 /// What an entry takes beyond its key: the slot, the key's allocation, and room that is not used.
 const ENTRY_BYTES: usize = 96;
@@ -57,12 +58,6 @@ impl Recent {
             self.old.remove(key);
         }
     }
-
-    /// Another state took the place of the one that this is about.
-    pub(super) fn forget_all(&mut self) {
-        (self.young, self.old) = Default::default();
-        self.young_bytes = 0;
-    }
 }
 
 #[cfg(test)]
@@ -88,8 +83,6 @@ mod tests {
         // Known in the older generation, written anew in the younger one.
         recent.note(&995_u64.to_be_bytes(), None);
         assert_eq!(recent.versions(&995_u64.to_be_bytes()), Some(None));
-        recent.forget_all();
-        assert_eq!(recent.versions(&999_u64.to_be_bytes()), None);
     }
 
     #[test]

@@ -90,7 +90,7 @@ fn serve(
     let mut sources: Vec<Source<'_>> = Vec::new();
     for layer in frozen.iter().rev() {
         let words = layer.range(&[], &[]);
-        sources.push(Box::new(words.map(|(key, stored)| Ok((key.clone(), stored.clone())))));
+        sources.push(Box::new(words.map(Ok)));
     }
     sources.push(Box::new(items.map(|item| instance.stored(item))));
     let mut records = Merged::new(instance, sources);
