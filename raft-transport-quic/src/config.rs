@@ -181,5 +181,15 @@ pub(crate) const PEER_SEND_WINDOW_BYTES: u64 = 2 * PEER_WINDOW_BYTES as u64;
 /// The largest datagram tried. Times the ten that leave in one batch (GSO) it must stay below 64 KiB.
 pub(crate) const MTU_MAX: u16 = 6500;
 
+/// Packets that may come in before they must be acknowledged: what is answered within [`ACK_DELAY`] carries the
+/// acknowledgement along, and needs no packet, system call and wake-up for it. What comes out of order is
+/// acknowledged at once, so losses are noticed as before.
+pub(crate) const UNACKNOWLEDGED_PACKETS: u32 = 8;
+pub(crate) const ACK_DELAY: Duration = Duration::from_millis(5);
+
+/// Sent on a new connection before anything is acknowledged: not less than what may stay unacknowledged, or a
+/// sender would wait for [`ACK_DELAY`].
+pub(crate) const INITIAL_WINDOW_BYTES: u64 = (UNACKNOWLEDGED_PACKETS as u64 + 1) * MTU_MAX as u64;
+
 /// What the UDP socket is asked to buffer in each direction; the system may grant less.
 pub(crate) const SOCKET_BUFFER_BYTES: usize = 4 << 20;

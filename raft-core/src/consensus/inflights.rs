@@ -32,8 +32,7 @@ impl Inflights {
         self.appends.len() >= self.count_max || self.bytes >= self.bytes_max
     }
 
-    #[cfg(test)]
-    fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.appends.is_empty()
     }
 

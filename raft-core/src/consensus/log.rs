@@ -150,6 +150,15 @@ impl Log {
         self.term_at(position.index) == Some(position.term)
     }
 
+    /// Of the entries behind `after` through `through`, as far as they are in this log.
+    fn bytes_between(&self, after: Index, through: Index) -> u64 {
+        let place = |index: Index| {
+            let place = usize::try_from(index.saturating_sub(self.start.index));
+            place.expect("a log fits into memory").min(self.entries.len())
+        };
+        self.entries.range(place(after)..place(through)).map(Entry::size_bytes).sum()
+    }
+
     /// Entries from an index on, as many as `bytes_max` allows but at least one if there is one.
     pub(super) fn slice(&self, from: Index, through: Index, bytes_max: u64) -> Vec<Entry> {
         assert!(from >= self.first_index() && through <= self.last_index());
@@ -157,15 +166,14 @@ impl Log {
         let count = (through + 1).saturating_sub(from);
         let count = usize::try_from(count).expect("a log fits into memory");
         let mut bytes = 0;
-        let mut slice = Vec::new();
-        for entry in self.entries.range(skip..skip + count) {
+        let fits = |entry: &&Entry| {
             bytes += entry.size_bytes();
-            if bytes > bytes_max && !slice.is_empty() {
-                break;
-            }
-            slice.push(entry.clone());
-        }
-        slice
+            bytes <= bytes_max
+        };
+        let fitting = self.entries.range(skip..skip + count).take_while(fits).count();
+        // Counted first: a slice that grows is copied again and again.
+        let taken = fitting.max(count.min(1));
+        self.entries.range(skip..skip + taken).cloned().collect()
     }
 
     /// The largest position at or before `index_max` whose term is at most `term_max`: where two
@@ -257,10 +265,7 @@ impl Log {
         if index <= self.commit_index {
             return false;
         }
-        for committed in self.commit_index + 1..=index {
-            let size_bytes = self.entry(committed).expect("behind the start").size_bytes();
-            self.uncommitted_bytes -= size_bytes;
-        }
+        self.uncommitted_bytes -= self.bytes_between(self.commit_index, index);
         self.commit_index = index;
         true
     }
@@ -313,11 +318,8 @@ impl Log {
         if index <= self.last_applied {
             return;
         }
-        for applied in self.last_applied + 1..=index {
-            // What a snapshot replaced was never handed out as entries.
-            let size_bytes = self.entry(applied).map_or(0, Entry::size_bytes);
-            self.handed_bytes = self.handed_bytes.saturating_sub(size_bytes);
-        }
+        let applied_bytes = self.bytes_between(self.last_applied, index);
+        self.handed_bytes = self.handed_bytes.saturating_sub(applied_bytes);
         self.last_applied = index;
         if self.last_applied == self.handed_index {
             self.handed_bytes = 0;

@@ -32,7 +32,10 @@ impl Leader {
         let last_index = common.log.last_index();
         let previous_index = progress.next_index - 1;
         let has_entries = progress.next_index <= last_index;
-        let has_commit = progress.commit_sent < commit_index.min(previous_index);
+        // By itself it travels only to a peer that owes no answer: while appends come and go, the next one carries
+        // it, and costs nobody a message and a wake-up.
+        let has_commit = progress.commit_sent < commit_index.min(previous_index)
+            && progress.inflights.is_empty();
         if !has_entries && !has_commit && !probing {
             return false;
         }
