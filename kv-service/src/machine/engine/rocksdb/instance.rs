@@ -39,7 +39,8 @@ struct Complaint(Mutex<String>);
 impl Complaint {
     fn note(&self, level: LogLevel, text: &str) {
         match level {
-            LogLevel::Warn => tracing::warn!("RocksDB: {text}"),
+            // One for each table, among others: nothing that anybody has to do something about.
+            LogLevel::Warn => tracing::debug!("RocksDB: {text}"),
             LogLevel::Error | LogLevel::Fatal => {
                 tracing::error!("RocksDB: {text}");
                 text.clone_into(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
