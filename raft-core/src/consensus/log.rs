@@ -265,6 +265,7 @@ impl Log {
         if index <= self.commit_index {
             return false;
         }
+        assert!(self.commit_index >= self.start.index, "what is committed anew is in the log");
         self.uncommitted_bytes -= self.bytes_between(self.commit_index, index);
         self.commit_index = index;
         true
@@ -318,6 +319,7 @@ impl Log {
         if index <= self.last_applied {
             return;
         }
+        // What a snapshot replaced was never handed out as entries.
         let applied_bytes = self.bytes_between(self.last_applied, index);
         self.handed_bytes = self.handed_bytes.saturating_sub(applied_bytes);
         self.last_applied = index;
