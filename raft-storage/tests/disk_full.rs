@@ -85,7 +85,11 @@ async fn a_log_on_a_full_disk_keeps_what_it_acknowledged() {
         }
         assert!(acknowledged < 1_000, "12 MiB do not hold 100 MB");
     };
-    expect_full(&error);
+    // The batch found no room, or a table that RocksDB was writing beside it did.
+    match &error {
+        StorageError::Poisoned(reason) => assert!(reason.contains("No space left"), "{error}"),
+        _ => expect_full(&error),
+    }
     assert!(acknowledged > 20, "it went well for a while");
     let later = storage.persist(batch(acknowledged + 1)).await;
     assert!(matches!(later, Err(StorageError::Poisoned(_))), "{later:?}");

@@ -10,9 +10,11 @@ use raft_core::types::{Entry, HardState, Index, Loaded, SnapshotMeta, Term};
 use rocksdb::{DB, Direction, IteratorMode, ReadOptions};
 
 use super::ADVICE_DAMAGED;
+use super::complaints::listen;
 use super::log::FLOOR_FILE;
 use super::options::{RocksOptions, engine_error};
 use super::plan::Mirror;
+use super::poison::Poison;
 use super::sizes::Sizes;
 use crate::files::{read_if_there, write_whole};
 use crate::format::records::{
@@ -26,10 +28,12 @@ use crate::record::Damage;
 const FLOOR_BYTES_MAX: u64 = 64;
 
 /// Opens the instance, unless what RocksDB would recover is short of what was acknowledged.
-pub(crate) fn open(directory: &Path, options: &RocksOptions) -> StorageResult<DB> {
+pub(crate) fn open(directory: &Path, options: &RocksOptions, poison: &Poison) -> StorageResult<DB> {
     std::fs::create_dir_all(directory)
         .map_err(|e| crate::files::io_error("create", directory, e))?;
-    let engine = options.engine(directory)?;
+    let mut engine = options.engine(directory)?;
+    let (path, unattended) = (directory.to_owned(), poison.clone());
+    listen(&mut engine, move |text| unattended.note_unattended(&path, text));
     let floor = read_floor(directory)?;
     let scan = wal::scan(directory)?;
     let must_reach = floor.max(scan.claimed);

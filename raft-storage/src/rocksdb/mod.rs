@@ -4,7 +4,7 @@
 //! work: one writes the log, a batch at a time, each a single synced write; the other writes and
 //! reads snapshot files, so that a large one never holds up the log. Damage is refused with the
 //! directory and what to do; a torn tail that was never acknowledged is cut (`wal.rs` tells the two
-//! apart).
+//! apart). After the first failure, also of work that RocksDB does by itself, nothing is written.
 //!
 //! What is assumed of the disk: what was synced stays, and a rename is atomic. What is not assumed:
 //! that writes which were not synced reach the disk in order, or at all, or whole.
@@ -12,6 +12,7 @@
 //! What it does not do: repair. A node whose log is damaged has to be re-admitted as a new one,
 //! because it may have forgotten votes and acknowledged entries.
 
+mod complaints;
 mod load;
 mod log;
 mod options;
@@ -29,6 +30,7 @@ use async_trait::async_trait;
 use raft_core::storage::{SnapshotReader, SnapshotWriter, Storage, StorageResult};
 use raft_core::types::{Batch, Loaded, SnapshotContent, SnapshotMeta};
 
+pub use self::complaints::listen;
 pub use self::options::RocksOptions;
 
 use self::log::Log;
@@ -65,7 +67,7 @@ impl RocksStorage {
         let shelf = Shelf::default();
         let log_bytes = Arc::new(AtomicU64::new(0));
         let path = data_dir.log_dir();
-        let db = load::open(&path, &options)?;
+        let db = load::open(&path, &options, &poison)?;
         let step_hook = options.step_hook.clone();
         let store = Store::new(Arc::clone(&data_dir), shelf.clone(), poison.clone(), step_hook);
         let log = Log {

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use raft_core::storage::{StorageError, StorageResult};
-use rocksdb::{DBCompressionType, DBRecoveryMode, Env, LogLevel, Options};
+use rocksdb::{DBCompressionType, DBRecoveryMode, Env, Options};
 
 use crate::step::StepHook;
 
@@ -74,9 +74,6 @@ impl RocksOptions {
         options.set_allow_concurrent_memtable_write(false);
         options.set_max_open_files(64);
         options.set_paranoid_checks(true);
-        options.set_log_level(LogLevel::Warn);
-        options.set_keep_log_file_num(4);
-        options.set_max_log_file_size(MIB);
         options.set_stats_dump_period_sec(0);
         // A table goes to the disk while it is written, and not in one go at its end, where a synced
         // append would wait behind it.

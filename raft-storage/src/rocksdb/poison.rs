@@ -1,5 +1,6 @@
 //! The first failure, remembered: nothing is written after it.
 
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use raft_core::storage::{StorageError, StorageResult};
@@ -20,11 +21,20 @@ impl Poison {
     /// Remembers a failure, and hands it on.
     pub(crate) fn note<T>(&self, result: StorageResult<T>) -> StorageResult<T> {
         if let Err(error) = &result {
-            // Only the first one tells the cause.
-            if self.0.set(error.to_string()).is_ok() {
-                tracing::error!(%error, "storage failed; nothing more will be written");
-            }
+            self.set(error.to_string());
         }
         result
+    }
+
+    /// Remembers a failure of work that no caller waits for.
+    pub(crate) fn note_unattended(&self, path: &Path, reason: &str) {
+        self.set(format!("work in the background on {}: {reason}", path.display()));
+    }
+
+    fn set(&self, reason: String) {
+        // Only the first one tells the cause.
+        if self.0.set(reason.clone()).is_ok() {
+            tracing::error!(reason, "storage failed; nothing more will be written");
+        }
     }
 }

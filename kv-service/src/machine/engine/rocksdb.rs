@@ -178,6 +178,7 @@ impl Engine for RocksEngine {
     }
 
     fn commit(&mut self, head: Head, sessions: &Sessions) -> MachineResult<()> {
+        self.current.instance.check_tables()?;
         let pending = std::mem::take(&mut self.pending);
         self.current.layers.commit(self.layer_bytes_max, |layer| {
             for (key, record) in &pending {

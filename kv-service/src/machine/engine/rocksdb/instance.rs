@@ -2,14 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use raft_core::state_machine::{MachineError, MachineResult};
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, Env, ErrorKind,
-    InfoLogger, IngestExternalFileOptions, IteratorMode, LogLevel, LruCacheOptions, Options,
-    ReadOptions, SstFileWriter, WriteBatch, WriteOptions,
+    IngestExternalFileOptions, IteratorMode, LruCacheOptions, Options, ReadOptions, SstFileWriter,
+    WriteBatch, WriteOptions,
 };
 
 use super::RocksStateOptions;
@@ -27,28 +27,10 @@ pub(super) struct Instance {
     pub(super) db: DB,
     /// For tables that are written beside it.
     options: Options,
-    complaint: Arc<Complaint>,
+    /// The first failure of work that RocksDB does by itself.
+    failure: Arc<OnceLock<String>>,
     /// Behind `db`, so that it goes after it.
     remains: Remains,
-}
-
-/// What RocksDB complained of last: it alone knows why work that it does by itself failed.
-#[derive(Default)]
-struct Complaint(Mutex<String>);
-
-impl Complaint {
-    fn note(&self, level: LogLevel, text: &str) {
-        match level {
-            // One for each table, among others: nothing that anybody has to do something about.
-            LogLevel::Warn => tracing::debug!("RocksDB: {text}"),
-            LogLevel::Error | LogLevel::Fatal => {
-                tracing::error!("RocksDB: {text}");
-                text.clone_into(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
-            }
-            // Its settings, mostly, which come whatever level is asked for.
-            LogLevel::Debug | LogLevel::Info | LogLevel::Header => {}
-        }
-    }
 }
 
 /// What is left of an instance once it is closed.
@@ -75,11 +57,13 @@ impl Instance {
         options: &RocksStateOptions,
         create: bool,
     ) -> MachineResult<Self> {
-        let complaint = Arc::new(Complaint::default());
+        let failure = Arc::new(OnceLock::new());
         let opened = engine_options(options, create).and_then(|mut engine| {
-            let complaint = Arc::clone(&complaint);
-            let note = move |level, text: &str| complaint.note(level, text);
-            engine.set_info_logger(InfoLogger::new_callback_logger(LogLevel::Warn, note));
+            let failure = Arc::clone(&failure);
+            raft_storage::rocksdb::listen(&mut engine, move |text| {
+                // Only the first one tells the cause.
+                let _ = failure.set(text.to_owned());
+            });
             Ok((DB::open(&engine, &path)?, engine))
         });
         let (db, options) = opened.map_err(|error| {
@@ -90,7 +74,7 @@ impl Instance {
             ))
         })?;
         let remains = Remains { path, remove: AtomicBool::new(false) };
-        Ok(Self { db, options, complaint, remains })
+        Ok(Self { db, options, failure, remains })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -206,21 +190,13 @@ impl Instance {
     }
 
     /// # Errors
-    /// Tables could not be merged. RocksDB tries again where it believes that it may, and tells nobody; but a
-    /// disk that failed once is not to be trusted, and a node that falls behind in merging stands still.
-    pub(super) fn check_merges(&self) -> MachineResult<()> {
-        let failures = self.db.property_int_value("rocksdb.background-errors");
-        if failures.ok().flatten().unwrap_or(0) == 0 {
-            return Ok(());
-        }
-        let mut complaint = self.complaint.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if complaint.is_empty() {
-            "RocksDB did not say why".clone_into(&mut complaint);
-        }
-        Err(MachineError(format!(
-            "merging tables of the state in {}: {complaint}",
-            self.path().display()
-        )))
+    /// Tables could not be merged, or its own files not be written, now or at any time before. A disk that failed
+    /// once is not to be trusted, and a node that falls behind in merging stands still.
+    pub(super) fn check_tables(&self) -> MachineResult<()> {
+        self.failure.get().map_or(Ok(()), |failure| {
+            let path = self.path().display();
+            Err(MachineError(format!("keeping tables of the state in {path}: {failure}")))
+        })
     }
 
     /// More tables wait to be merged than a read should have to look into.

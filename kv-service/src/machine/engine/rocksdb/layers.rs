@@ -200,7 +200,7 @@ impl Layers {
     /// They failed.
     fn wait_for_compactions(&self, instance: &Instance) -> MachineResult<()> {
         loop {
-            instance.check_merges()?;
+            instance.check_tables()?;
             let state = self.lock();
             if !instance.is_behind() || state.end == Some(End::Forgotten) {
                 return Ok(());
