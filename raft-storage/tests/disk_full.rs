@@ -1,7 +1,7 @@
 //! A disk that is full: the error says so, nothing more is written, and what was acknowledged is
-//! there when there is room again.
+//! there when there is room again. And a disk that does not know all that others do.
 //!
-//! It needs a small file system of its own, and so the right to mount one. Without that it says on
+//! It needs file systems of its own, and so the right to mount them. Without that it says on
 //! standard error that it was not run.
 
 #![allow(clippy::unwrap_used)]
@@ -18,19 +18,21 @@ use raft_core::storage::{Storage, StorageError};
 use raft_core::types::{Batch, Entry, HardState, Payload, Position, SnapshotMeta};
 use tempfile::TempDir;
 
-/// A file system in memory of so many bytes, gone when dropped.
-struct SmallDisk(TempDir);
+/// A file system in memory, gone when dropped.
+struct MemoryDisk(TempDir);
 
-impl SmallDisk {
-    /// `None` where that is not permitted.
-    fn mount(size: &str) -> Option<Self> {
+impl MemoryDisk {
+    /// One of so many bytes; `None` where that is not permitted.
+    fn small(size: &str) -> Option<Self> {
+        Self::mount("a full disk", &["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
+    }
+
+    fn mount(what: &str, arguments: &[&str]) -> Option<Self> {
         let directory = TempDir::new().unwrap();
-        let mounted =
-            run("mount", &["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"], &directory);
-        if !mounted {
+        if !run("mount", arguments, &directory) {
             // Past the capture of the test harness, so that it is seen.
-            let note = b"NOT RUN: a full disk (mounting a file system is not permitted here)\n";
-            std::io::stderr().write_all(note).unwrap();
+            let note = format!("NOT RUN: {what} (mounting a file system is not permitted here)\n");
+            std::io::stderr().write_all(note.as_bytes()).unwrap();
             return None;
         }
         Some(Self(directory))
@@ -45,7 +47,7 @@ impl SmallDisk {
     }
 }
 
-impl Drop for SmallDisk {
+impl Drop for MemoryDisk {
     fn drop(&mut self) {
         run("umount", &[], &self.0);
     }
@@ -73,7 +75,7 @@ fn expect_full(error: &StorageError) {
 
 #[tokio::test]
 async fn a_log_on_a_full_disk_keeps_what_it_acknowledged() {
-    let Some(disk) = SmallDisk::mount("12m") else { return };
+    let Some(disk) = MemoryDisk::small("12m") else { return };
     let node = disk.path().join("node");
     let storage = open(&node).unwrap();
     storage.load().await.unwrap();
@@ -109,7 +111,7 @@ async fn a_log_on_a_full_disk_keeps_what_it_acknowledged() {
 
 #[tokio::test]
 async fn a_snapshot_on_a_full_disk_leaves_the_log_whole() {
-    let Some(disk) = SmallDisk::mount("12m") else { return };
+    let Some(disk) = MemoryDisk::small("12m") else { return };
     let node = disk.path().join("node");
     let storage = open(&node).unwrap();
     storage.load().await.unwrap();
@@ -138,7 +140,7 @@ async fn a_snapshot_on_a_full_disk_leaves_the_log_whole() {
 
 #[tokio::test]
 async fn a_directory_on_a_full_disk_is_not_half_made() {
-    let Some(disk) = SmallDisk::mount("64k") else { return };
+    let Some(disk) = MemoryDisk::small("64k") else { return };
     let node = disk.path().join("node");
     let filler = disk.path().join("filler");
     let _ = std::fs::write(&filler, vec![1; 1 << 20]);
@@ -149,4 +151,24 @@ async fn a_directory_on_a_full_disk_is_not_half_made() {
     let storage = open(&node).unwrap();
     storage.load().await.unwrap();
     storage.persist(batch(1)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_disk_without_direct_writes_will_do() {
+    let Some(disk) = MemoryDisk::mount("direct writes", &["-t", "ramfs", "ramfs"]) else { return };
+    let node = disk.path().join("node");
+    let storage = open(&node).unwrap();
+    storage.load().await.unwrap();
+    // A full buffer after each eleventh.
+    for number in 1..=50 {
+        storage.persist(batch(number)).await.unwrap();
+    }
+    drop(storage);
+    let is_table = |name: &std::ffi::OsStr| name.to_string_lossy().ends_with(".sst");
+    let mut files = std::fs::read_dir(node.join("log")).unwrap();
+    assert!(files.any(|file| is_table(&file.unwrap().file_name())), "a table was written");
+
+    let loaded = open(&node).unwrap().load().await.unwrap();
+    let expected: Vec<Entry> = (1..=50).flat_map(|number| batch(number).entries).collect();
+    assert!(loaded.entries == expected);
 }

@@ -72,14 +72,18 @@ static int is_due_once(const char *what, int fd) {
     return first;
 }
 
-// How much of a write is done: something from one byte to all but one.
+// How much of a write is done: something from one unit to all but one. Past the page cache, the kernel
+// does whole blocks or nothing.
 static size_t shortened(size_t count, int fd) {
     static uint32_t chance = 1;
-    if (count < 2 || !is_due("short", fd)) return count;
+    if (!is_due("short", fd)) return count;
+    size_t unit = fcntl(fd, F_GETFL) & O_DIRECT ? 4096 : 1;
+    size_t units = count / unit;
+    if (units < 2) return count;
     note_hit();
     // Threads may overwrite each other's; it is chance all the same.
     chance = chance * 1664525u + 1013904223u;
-    return 1 + (chance >> 8) % (count - 1);
+    return unit * (1 + (chance >> 8) % (units - 1));
 }
 
 static ssize_t no_room(void) {

@@ -45,7 +45,9 @@ mod tests {
 
     fn open(path: &Path) -> RocksStorage {
         let data_dir = DataDir::open(path, "tests", 1).unwrap();
-        RocksStorage::open(Arc::new(data_dir), RocksOptions::small()).unwrap()
+        // The place without room knows no direct writes.
+        let options = RocksOptions { direct_tables: false, ..RocksOptions::small() };
+        RocksStorage::open(Arc::new(data_dir), options).unwrap()
     }
 
     fn entry(index: u64) -> Entry {

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use raft_core::storage::{StorageError, StorageResult};
 use raft_core::types::{Entry, HardState, Index, Loaded, SnapshotMeta, Term};
-use rocksdb::{DB, Direction, IteratorMode, ReadOptions};
+use rocksdb::{DB, Direction, ErrorKind, IteratorMode, ReadOptions};
 
 use super::ADVICE_DAMAGED;
 use super::complaints::listen;
@@ -56,8 +56,15 @@ pub(crate) fn open(directory: &Path, options: &RocksOptions, poison: &Poison) ->
         // down first, the claim stands at every later start as well.
         write_whole(directory, FLOOR_FILE, &records::encode_floor(must_reach), false)?;
     }
-    let db = DB::open(&engine, directory)
-        .map_err(|error| engine_error("open the log in", directory, error))?;
+    let opened = match DB::open(&engine, directory) {
+        Err(error) if error.kind() == ErrorKind::InvalidArgument => {
+            // No direct writes there, as on `ramfs`. Any other reason is said now.
+            engine.set_use_direct_io_for_flush_and_compaction(false);
+            DB::open(&engine, directory)
+        }
+        opened => opened,
+    };
+    let db = opened.map_err(|error| engine_error("open the log in", directory, error))?;
     check_format(&db, directory)?;
     check_reach(&db, directory, must_reach)?;
     Ok(db)

@@ -23,13 +23,21 @@ pub struct RocksOptions {
     /// synced append that extends a file costs 1.5 times one that overwrites. Disk: this many times
     /// `write_buffer_bytes`. One is in use and one waits, so 2 suffice; 0 turns it off (tests).
     pub warm_file_count: usize,
+    /// Tables are written past the page cache: nobody reads them before they are merged or forgotten, and it
+    /// spares the copy and the memory. Where the file system has no such thing, the log does without.
+    pub direct_tables: bool,
     /// Called at every step of a write, on the thread that writes. For tests.
     pub step_hook: StepHook,
 }
 
 impl Default for RocksOptions {
     fn default() -> Self {
-        Self { write_buffer_bytes: 32 * MIB, warm_file_count: 2, step_hook: StepHook::default() }
+        Self {
+            write_buffer_bytes: 32 * MIB,
+            warm_file_count: 2,
+            direct_tables: true,
+            step_hook: StepHook::default(),
+        }
     }
 }
 
@@ -78,6 +86,7 @@ impl RocksOptions {
         // A table goes to the disk while it is written, and not in one go at its end, where a synced
         // append would wait behind it.
         options.set_bytes_per_sync(MIB as u64);
+        options.set_use_direct_io_for_flush_and_compaction(self.direct_tables);
         Ok(options)
     }
 }
