@@ -33,12 +33,13 @@ mod tests {
 
     use std::path::Path;
     use std::sync::Arc;
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use bytes::Bytes;
     use raft_core::storage::{Storage, StorageError};
     use raft_core::types::{Batch, Entry, Payload};
     use tempfile::TempDir;
+    use tokio::time::Instant;
 
     use crate::DataDir;
     use crate::rocksdb::{RocksOptions, RocksStorage};

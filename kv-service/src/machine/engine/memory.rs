@@ -9,7 +9,7 @@ use bytes::Bytes;
 use imbl::OrdMap;
 use raft_core::state_machine::{MachineError, MachineResult};
 
-use super::{Engine, Head, Versions, View, fill_page, page_bytes};
+use super::{Engine, Head, Versions, View, fill_page, owned, page_bytes};
 use crate::machine::sessions::Sessions;
 use crate::operation::{Record, ScanPage};
 
@@ -34,7 +34,7 @@ impl Engine for MemoryEngine {
     }
 
     fn put(&mut self, key: Bytes, record: Record) {
-        let record = owned(record);
+        let record = owned(&record);
         match self.map.get_mut(&key) {
             Some(place) => *place = record,
             None => {
@@ -77,7 +77,7 @@ impl Engine for MemoryEngine {
 
     fn restore_record(&mut self, key: Bytes, record: Record) -> MachineResult<()> {
         let map = self.restoring.as_mut().ok_or_else(no_restore)?;
-        map.insert(Bytes::copy_from_slice(&key), owned(record));
+        map.insert(Bytes::copy_from_slice(&key), owned(&record));
         Ok(())
     }
 
@@ -86,12 +86,6 @@ impl Engine for MemoryEngine {
         drop_aside(std::mem::replace(&mut self.map, map));
         Ok(())
     }
-}
-
-/// The value is a slice of its command, and that perhaps one of a frame with many: keeping the slice
-/// would keep all of them.
-fn owned(record: Record) -> Record {
-    Record { value: Bytes::copy_from_slice(&record.value), ..record }
 }
 
 fn no_restore() -> MachineError {

@@ -94,6 +94,12 @@ pub(super) trait View: Send {
     fn next_page(&mut self, bytes_max: usize) -> MachineResult<Vec<(Bytes, Record)>>;
 }
 
+/// A copy for whoever keeps it longer than the log does. The value is a slice of its command, and that perhaps
+/// one of a frame with many: keeping the slice would keep all of them.
+fn owned(record: &Record) -> Record {
+    Record { value: Bytes::copy_from_slice(&record.value), ..*record }
+}
+
 /// What a record counts in a page.
 pub(super) fn page_bytes(key: &[u8], record: &Record) -> usize {
     const OVERHEAD_BYTES: usize = 32;

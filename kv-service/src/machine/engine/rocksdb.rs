@@ -31,13 +31,13 @@ use raft_core::state_machine::{Flusher, MachineError, MachineResult};
 use raft_core::types::Index;
 use rocksdb::{ReadOptions, WriteBatch};
 
-use super::{Engine, Head, Versions, View, fill_page, format};
+use super::{Engine, Head, Versions, View, fill_page, format, owned};
 use crate::machine::KvMachine;
-use crate::machine::codec::DecodeResult;
 use crate::machine::sessions::Sessions;
 use crate::operation::{Record, ScanPage};
 use directory::Directory;
 use instance::Instance;
+use layer::Word;
 use layers::{Current, Layers};
 use merged::{Merged, Source};
 use recent::Recent;
@@ -108,7 +108,7 @@ struct RocksEngine {
     /// For flushers, which outlive a restore but not the engine.
     shared: Arc<Mutex<Arc<Layers>>>,
     /// Not yet committed; `None` is a deletion.
-    pending: BTreeMap<Bytes, Option<Record>>,
+    pending: BTreeMap<Bytes, Word>,
     restoring: Option<Restoring>,
 }
 
@@ -128,34 +128,19 @@ impl Restoring {
     }
 }
 
-impl RocksEngine {
-    /// What is committed and stored for a key, as `decode` sees it.
-    fn read<T>(
-        &self,
-        key: &[u8],
-        decode: impl Fn(&[u8]) -> DecodeResult<T>,
-    ) -> MachineResult<Option<T>> {
-        let state = self.current.layers.lock();
-        let newest = state.newest_first().find_map(|layer| layer.get(key));
-        match newest {
-            Some(stored) => {
-                let decoded = stored.as_deref().map(decode).transpose();
-                Ok(decoded.expect("what was encoded can be decoded"))
-            }
-            None => {
-                drop(state);
-                self.current.instance.read(key, decode)
-            }
-        }
-    }
-}
-
 impl Engine for RocksEngine {
     fn get(&self, key: &[u8]) -> MachineResult<Option<Record>> {
-        match self.pending.get(key) {
-            Some(pending) => Ok(pending.clone()),
-            None => self.read(key, |bytes| format::decode_record(Bytes::copy_from_slice(bytes))),
+        if let Some(pending) = self.pending.get(key) {
+            return Ok(pending.clone());
         }
+        let state = self.current.layers.lock();
+        let known = state.newest_first().find_map(|layer| layer.get(key));
+        if let Some(word) = known {
+            return Ok(word.as_ref().map(owned));
+        }
+        drop(state);
+        let decode = |bytes: &[u8]| format::decode_record(Bytes::copy_from_slice(bytes));
+        self.current.instance.read(key, decode)
     }
 
     fn versions(&self, key: &[u8]) -> MachineResult<Option<Versions>> {
@@ -181,8 +166,8 @@ impl Engine for RocksEngine {
         self.current.instance.check_tables()?;
         let pending = std::mem::take(&mut self.pending);
         self.current.layers.commit(self.layer_bytes_max, |layer| {
-            for (key, record) in &pending {
-                layer.put(key, record.as_ref());
+            for (key, word) in pending {
+                layer.put(&key, word);
             }
             for (id, session) in sessions.changes() {
                 layer.put_session(id, session);
@@ -212,7 +197,7 @@ impl Engine for RocksEngine {
             sources.push(Box::new(words.map(Ok)));
         }
         sources.push(self.current.instance.records(options));
-        fill_page(Merged::new(&self.current.instance, sources), limit, bytes_max)
+        fill_page(Merged::new(sources), limit, bytes_max)
     }
 
     fn view(&self) -> MachineResult<Box<dyn View>> {

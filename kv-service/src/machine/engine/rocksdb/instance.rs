@@ -13,12 +13,11 @@ use rocksdb::{
 };
 
 use super::RocksStateOptions;
-use super::layer::{Layer, Stored};
+use super::layer::{Layer, Word};
 use super::merged::Source;
 use crate::machine::codec::{DecodeResult, Reader};
 use crate::machine::engine::{Head, format};
 use crate::machine::sessions::{Session, Sessions};
-use crate::operation::Record;
 
 /// What an iterator of RocksDB yields.
 type KeyAndValue = (Box<[u8]>, Box<[u8]>);
@@ -142,20 +141,18 @@ impl Instance {
     /// The records within the bounds of `options`, in key order.
     pub(super) fn records(&self, options: ReadOptions) -> Source<'_> {
         let items = self.db.iterator_opt(IteratorMode::Start, options);
-        Box::new(items.map(|item| self.stored(item)))
+        Box::new(items.map(|item| self.word(item)))
     }
 
-    /// The key of a record, and what is stored for it.
-    pub(super) fn stored(
+    /// The key of a record, and the record.
+    pub(super) fn word(
         &self,
         item: Result<KeyAndValue, rocksdb::Error>,
-    ) -> MachineResult<(Bytes, Stored)> {
+    ) -> MachineResult<(Bytes, Word)> {
         let (key, value) = item.map_err(|error| self.failed("reading", &error))?;
-        Ok((Bytes::from(key).slice(format::RECORDS_START.len()..), Some(Bytes::from(value))))
-    }
-
-    pub(super) fn record(&self, stored: Bytes) -> MachineResult<Record> {
-        format::decode_record(stored).map_err(|error| self.damaged(error))
+        let record = format::decode_record(Bytes::from(value));
+        let record = record.map_err(|error| self.damaged(error))?;
+        Ok((Bytes::from(key).slice(format::RECORDS_START.len()..), Some(record)))
     }
 
     /// Takes over a layer as one table, durable when this returns.

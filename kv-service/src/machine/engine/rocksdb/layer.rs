@@ -2,6 +2,9 @@
 //!
 //! Most writes are to a key that was written a moment ago, and such a one costs one look into a hash table:
 //! the order of the keys, which tables and scans need, stands beside it and changes with new keys only.
+//!
+//! Values are slices of their commands, and what those came in stays for as long as the layer does. The log
+//! holds them as long anyway: nothing leaves it before it is in a table.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
@@ -10,23 +13,22 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use smallvec::SmallVec;
 
-use crate::machine::engine::{Head, format};
+use crate::machine::engine::{Head, format, owned};
 use crate::machine::sessions::Session;
 use crate::operation::{Record, SessionId};
 
-/// What an entry takes beyond its value and, twice, its key: its places, the room that is not used, the allocation.
-const ENTRY_BYTES: usize = 144;
+/// What an entry takes beyond its value and, twice, its key: its places, and the room that is not used.
+const ENTRY_BYTES: usize = 176;
 
 /// A short key lies where it is compared, and not at the end of a pointer, which the processor would wait for.
 pub(super) type ShortKey = SmallVec<[u8; 24]>;
 
-/// A record as it is stored; `None` is a deletion.
-pub(super) type Stored = Option<Bytes>;
+/// What is said of a key; `None` is a deletion.
+pub(super) type Word = Option<Record>;
 
 #[derive(Default)]
 pub(super) struct Layer {
-    /// Copies of their own: what a command brought would keep the whole message that it came in.
-    records: HashMap<ShortKey, Stored>,
+    records: HashMap<ShortKey, Word>,
     /// Those of `records`.
     keys: BTreeSet<ShortKey>,
     sessions: BTreeMap<SessionId, Option<Arc<Session>>>,
@@ -41,20 +43,15 @@ impl Layer {
         Self { records: HashMap::with_capacity(self.records.len()), ..Self::default() }
     }
 
-    pub(super) fn put(&mut self, key: &[u8], record: Option<&Record>) {
-        let stored = record.map(|record| {
-            let mut bytes = BytesMut::new();
-            format::encode_record(record, &mut bytes);
-            bytes.freeze()
-        });
-        let size = |stored: &Stored| stored.as_ref().map_or(0, Bytes::len);
-        self.size_bytes += size(&stored);
+    pub(super) fn put(&mut self, key: &[u8], word: Word) {
+        let value_bytes = |word: &Word| word.as_ref().map_or(0, |record| record.value.len());
+        self.size_bytes += value_bytes(&word);
         if let Some(known) = self.records.get_mut(key) {
-            self.size_bytes -= size(known);
-            *known = stored;
+            self.size_bytes -= value_bytes(known);
+            *known = word;
         } else {
             self.size_bytes += 2 * key.len() + ENTRY_BYTES;
-            self.records.insert(key.into(), stored);
+            self.records.insert(key.into(), word);
             self.keys.insert(key.into());
         }
     }
@@ -90,7 +87,7 @@ impl Layer {
     }
 
     /// What it says of a key, if anything.
-    pub(super) fn get(&self, key: &[u8]) -> Option<&Stored> {
+    pub(super) fn get(&self, key: &[u8]) -> Option<&Word> {
         self.records.get(key)
     }
 
@@ -99,15 +96,15 @@ impl Layer {
         &'a self,
         start: &[u8],
         end: &'a [u8],
-    ) -> impl Iterator<Item = (Bytes, Stored)> + use<'a> {
+    ) -> impl Iterator<Item = (Bytes, Word)> + use<'a> {
         self.keys
             .range::<[u8], _>((Bound::Included(start), Bound::Unbounded))
             .take_while(move |key| end.is_empty() || key[..] < *end)
-            .map(|key| (Bytes::copy_from_slice(key), self.records[key].clone()))
+            .map(|key| (Bytes::copy_from_slice(key), self.records[key].as_ref().map(owned)))
     }
 
     /// What it says of all keys, in any order.
-    pub(super) fn records(&self) -> impl Iterator<Item = (&ShortKey, &Stored)> {
+    pub(super) fn records(&self) -> impl Iterator<Item = (&ShortKey, &Word)> {
         self.records.iter()
     }
 
@@ -119,16 +116,19 @@ impl Layer {
         &self,
         mut put: impl FnMut(&[u8], Option<&[u8]>) -> Result<(), E>,
     ) -> Result<(), E> {
-        let mut key = Vec::new();
+        let (mut key, mut value) = (Vec::new(), BytesMut::new());
         for record_key in &self.keys {
-            let stored = &self.records[record_key];
+            let word = &self.records[record_key];
             key.clear();
             key.extend_from_slice(&format::RECORDS_START);
             key.extend_from_slice(record_key);
-            put(&key, stored.as_deref())?;
+            value.clear();
+            if let Some(record) = word {
+                format::encode_record(record, &mut value);
+            }
+            put(&key, word.as_ref().map(|_| &value[..]))?;
         }
         put(&format::HEAD_KEY, Some(&format::encode_head(self.head)))?;
-        let mut value = BytesMut::new();
         for (id, session) in &self.sessions {
             value.clear();
             if let Some(session) = session {

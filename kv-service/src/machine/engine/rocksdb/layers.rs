@@ -28,7 +28,7 @@ use raft_core::types::Index;
 use super::instance::Instance;
 use super::layer::Layer;
 use super::recent::Recent;
-use crate::machine::engine::{Versions, format};
+use crate::machine::engine::Versions;
 
 /// Frozen layers that may wait while another one fills.
 const FROZEN_MAX: usize = 2;
@@ -73,7 +73,7 @@ impl State {
     /// The versions of a key, if layers or memory know them; otherwise the instance has to be asked.
     pub(super) fn versions(&self, key: &[u8]) -> Option<Option<Versions>> {
         match self.newest_first().find_map(|layer| layer.get(key)) {
-            Some(stored) => Some(stored.as_deref().map(versions_of)),
+            Some(word) => Some(word.as_ref().map(Versions::of)),
             None => self.recent.versions(key),
         }
     }
@@ -89,10 +89,6 @@ impl State {
     fn check(&self) -> MachineResult<()> {
         self.failure.clone().map_or(Ok(()), Err)
     }
-}
-
-fn versions_of(stored: &[u8]) -> Versions {
-    format::decode_versions(stored).expect("what was encoded can be decoded")
 }
 
 impl Layers {
@@ -185,8 +181,8 @@ impl Layers {
         let mut records = layer.records().peekable();
         while records.peek().is_some() {
             let mut state = self.lock();
-            for (key, stored) in records.by_ref().take(NOTED_AT_ONCE) {
-                state.recent.note(key, stored.as_deref().map(versions_of));
+            for (key, word) in records.by_ref().take(NOTED_AT_ONCE) {
+                state.recent.note(key, word.as_ref().map(Versions::of));
             }
             drop(state);
             // Whoever waits should find the lock free.

@@ -7,26 +7,24 @@ use std::iter::Peekable;
 use bytes::Bytes;
 use raft_core::state_machine::MachineResult;
 
-use super::instance::Instance;
-use super::layer::Stored;
+use super::layer::Word;
 use crate::operation::Record;
 
 /// What one source says of its keys, ascending.
-pub(super) type Source<'a> = Box<dyn Iterator<Item = MachineResult<(Bytes, Stored)>> + 'a>;
+pub(super) type Source<'a> = Box<dyn Iterator<Item = MachineResult<(Bytes, Word)>> + 'a>;
 
 pub(super) struct Merged<'a> {
-    instance: &'a Instance,
     /// The newest first.
     sources: Vec<Peekable<Source<'a>>>,
 }
 
 impl<'a> Merged<'a> {
-    pub(super) fn new(instance: &'a Instance, sources: Vec<Source<'a>>) -> Self {
-        Self { instance, sources: sources.into_iter().map(Iterator::peekable).collect() }
+    pub(super) fn new(sources: Vec<Source<'a>>) -> Self {
+        Self { sources: sources.into_iter().map(Iterator::peekable).collect() }
     }
 
     /// The next key that any source speaks of, and what the newest of these says.
-    fn next_word(&mut self) -> Option<MachineResult<(Bytes, Stored)>> {
+    fn next_word(&mut self) -> Option<MachineResult<(Bytes, Word)>> {
         let mut first: Option<(usize, Bytes)> = None;
         for place in 0..self.sources.len() {
             match self.sources[place].peek() {
@@ -54,9 +52,7 @@ impl Iterator for Merged<'_> {
         loop {
             match self.next_word()? {
                 Ok((_, None)) => {}
-                Ok((key, Some(stored))) => {
-                    return Some(self.instance.record(stored).map(|record| (key, record)));
-                }
+                Ok((key, Some(record))) => return Some(Ok((key, record))),
                 Err(error) => return Some(Err(error)),
             }
         }

@@ -92,8 +92,8 @@ fn serve(
         let words = layer.range(&[], &[]);
         sources.push(Box::new(words.map(Ok)));
     }
-    sources.push(Box::new(items.map(|item| instance.stored(item))));
-    let mut records = Merged::new(instance, sources);
+    sources.push(Box::new(items.map(|item| instance.word(item))));
+    let mut records = Merged::new(sources);
     for bytes_max in wanted {
         if pages.send(next_page(&mut records, bytes_max)).is_err() {
             return;
