@@ -1,7 +1,10 @@
 //! Frames: a length, and one value in MessagePack.
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
-use serde::{Serialize, de::DeserializeOwned};
+use bytes::{Buf, BufMut, BytesMut};
+use rmp_serde::Deserializer;
+use rmp_serde::decode::Error;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 /// No frame is longer: room for the largest value, or a page of a scan, and what goes with it.
 pub const FRAME_BYTES_MAX: usize = 40 << 20;
@@ -69,16 +72,17 @@ impl FrameBuffer {
             return Ok(None);
         }
         self.received.advance(LENGTH_BYTES);
-        decode(&self.received.split_to(length).freeze()).map(Some)
+        decode(&self.received.split_to(length)).map(Some)
     }
 }
 
-fn decode<T: DeserializeOwned>(frame: &Bytes) -> Result<T, FrameError> {
-    let mut rest: &[u8] = frame;
-    let malformed = |error: rmp_serde::decode::Error| FrameError::Malformed(error.to_string());
-    let message = rmp_serde::decode::from_read(&mut rest).map_err(malformed)?;
-    if rest.is_empty() {
-        return Ok(message);
+fn decode<T: DeserializeOwned>(frame: &[u8]) -> Result<T, FrameError> {
+    // Over a slice: a reader would be asked for keys and values piece by piece.
+    let mut rest = Deserializer::from_read_ref(frame);
+    let message = T::deserialize(&mut rest).map_err(|e| FrameError::Malformed(e.to_string()))?;
+    // At the end there is not even the first byte of a value, of whatever type.
+    match <()>::deserialize(&mut rest) {
+        Err(Error::InvalidMarkerRead(_)) => Ok(message),
+        Ok(()) | Err(_) => Err(FrameError::Malformed("bytes are left over".to_owned())),
     }
-    Err(FrameError::Malformed(format!("{} bytes left over", rest.len())))
 }
