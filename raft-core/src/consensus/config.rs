@@ -27,7 +27,8 @@ pub struct Config {
     pub log_bytes_max: u64,
     /// Entries handed out and not yet reported applied; beyond, the rest waits.
     pub apply_bytes_max: u64,
-    /// Batches handed to storage and not yet reported; beyond, the next one gathers.
+    /// Batches handed to storage and not yet reported; beyond, the next one gathers. Those that wait for one
+    /// that is being written are written together.
     pub persists_in_flight_max: usize,
     /// Reads that wait for a quorum; beyond, they are rejected `Busy`.
     pub reads_waiting_max: usize,
@@ -61,7 +62,7 @@ impl Config {
             uncommitted_bytes_max: 64 << 20,
             log_bytes_max: 1 << 30,
             apply_bytes_max: 4 << 20,
-            persists_in_flight_max: 2,
+            persists_in_flight_max: 8,
             reads_waiting_max: 65_536,
             disk_patience: 4 * election_timeout,
             pre_vote: true,

@@ -1,4 +1,5 @@
-//! Writes batches in order, one at a time, and reports each when it is on disk.
+//! Writes batches in order, one at a time, and reports each when it is on disk. What has come up while
+//! one was written is written together: the slower the disk, the larger the batches.
 //!
 //! After an error nothing more is written: the node stops, and what rests on the failed batch is
 //! never sent (a failed sync must not be retried).
@@ -18,7 +19,21 @@ pub(super) async fn run<M: StateMachine>(
     inbox: Arc<Inbox<M>>,
 ) {
     let watchdog = Watchdog::new(&inbox, "writing to storage");
-    while let Some(Persist { id, batch }) = batches.recv().await {
+    let mut kept = None;
+    loop {
+        let next = match kept.take() {
+            Some(kept) => Some(kept),
+            None => batches.recv().await,
+        };
+        let Some(Persist { mut id, mut batch }) = next else { break };
+        while let Ok(next) = batches.try_recv() {
+            if !next.batch.only_appends() {
+                kept = Some(next);
+                break;
+            }
+            id = next.id;
+            batch.absorb(next.batch);
+        }
         match storage.persist(batch).await {
             Ok(()) => inbox.push_report(Report::Persisted(id)),
             Err(error) => {

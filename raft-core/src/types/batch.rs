@@ -14,6 +14,23 @@ pub struct Batch {
     pub hard_state: Option<HardState>,
 }
 
+impl Batch {
+    /// It can be written together with the batch before it.
+    pub(crate) fn only_appends(&self) -> bool {
+        self.publish.is_none() && self.truncate_from.is_none()
+    }
+
+    /// Takes over the next batch, which only appends: one write then does what two would have done.
+    pub(crate) fn absorb(&mut self, next: Batch) {
+        assert!(next.only_appends());
+        let last = self.entries.last().map(|entry| entry.index);
+        let follows = next.entries.first().map(|entry| entry.index);
+        assert!(last.zip(follows).is_none_or(|(last, next)| next == last + 1), "no gap");
+        self.entries.extend(next.entries);
+        self.hard_state = next.hard_state.or(self.hard_state.take());
+    }
+}
+
 /// Publishing is part of a [`Batch`] and not of the snapshot's writer, because a snapshot that
 /// replaces the log must do so in order with the log's own writes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -36,4 +53,35 @@ pub struct Loaded {
     pub snapshot: Option<SnapshotMeta>,
     /// Contiguous, the first at `log_start.index() + 1`.
     pub entries: Vec<Entry>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Payload, Position};
+
+    fn batch(indexes: std::ops::Range<Index>, term: Option<u64>) -> Batch {
+        let entry = |index| Entry { index, term: 1, payload: Payload::Noop };
+        let hard_state = term.map(|term| HardState { term, ..HardState::INITIAL });
+        Batch { entries: indexes.map(entry).collect(), hard_state, ..Batch::default() }
+    }
+
+    #[test]
+    fn what_appends_is_absorbed_and_the_last_hard_state_counts() {
+        let mut first = batch(1..3, Some(1));
+        first.truncate_from = Some(1);
+        for next in [batch(3..5, None), batch(0..0, Some(2))] {
+            assert!(next.only_appends());
+            first.absorb(next);
+        }
+        assert_eq!(first, Batch { truncate_from: Some(1), ..batch(1..5, Some(2)) });
+    }
+
+    #[test]
+    fn what_does_more_than_append_is_written_by_itself() {
+        let meta = SnapshotMeta { position: Position::new(1, 1), ..SnapshotMeta::default() };
+        let publish = Some(PublishSnapshot { meta, replaces_log: false });
+        assert!(!Batch { truncate_from: Some(2), ..batch(2..3, None) }.only_appends());
+        assert!(!Batch { publish, ..batch(3..4, None) }.only_appends());
+    }
 }

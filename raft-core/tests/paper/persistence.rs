@@ -176,10 +176,14 @@ fn d6_the_leader_changes_while_batches_are_under_way() {
     assert_eq!(cluster.sent_by(1), [(2, say::accepted(1, 1)), (3, say::accepted(2, 2))]);
 }
 
-/// While batches are at the disk, what comes gathers into one.
+/// While as many batches are at the disk as may be, what comes gathers into one.
 #[test]
 fn batches_gather_while_the_disk_is_busy() {
-    let mut cluster = slow();
+    let mut cluster = Cluster::with_config(3, |config| {
+        plain(config);
+        config.persists_in_flight_max = 2;
+    });
+    cluster.slow_disks.insert(1);
     for index in 0..10 {
         cluster.step(2, 1, say::append(1, (index, index.min(1)), &[1], 0));
     }
