@@ -23,7 +23,7 @@ pub(crate) struct Figures {
     pub(crate) memory_mib: Option<f64>,
     /// Of the process that asks, where it is another one.
     pub(crate) client_cpu_us_per_op: Option<f64>,
-    /// What all processes that serve had written to disk, for each byte that was put.
+    /// What the device with the servers' data was given to write, for each byte that was put.
     pub(crate) written_per_put_byte: Option<f64>,
 }
 

@@ -1,10 +1,12 @@
-//! A closed loop: each client sends its next request when the last one is answered.
+//! A closed loop: each client sends its next request when the last one is answered. Or a timetable: it
+//! sends when the next one is due, and is late if the last one is not answered by then.
 //!
 //! Both sides of a comparison are driven by this very code, on one thread of this process, because the
 //! machine's other cores belong to the servers that are measured. What is counted, throughput and
 //! latencies alike, are the requests that were answered within the measured time.
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -56,6 +58,10 @@ pub(crate) struct Shape {
     pub(crate) clients: usize,
     pub(crate) keys: u64,
     pub(crate) value_bytes: usize,
+    /// Requests a second, of all clients together; `None` is a closed loop.
+    pub(crate) rate: Option<f64>,
+    /// Below which the servers keep their data.
+    pub(crate) data_dir: PathBuf,
     pub(crate) warm_up: Duration,
     pub(crate) duration: Duration,
 }
@@ -69,6 +75,7 @@ const LOADERS: usize = 256;
 struct Run {
     shape: Shape,
     value: Bytes,
+    start: Instant,
     from: Instant,
     until: Instant,
     tally: Mutex<Tally>,
@@ -90,10 +97,12 @@ pub(crate) async fn run<S: Store>(
     shape: &Shape,
     pids: &[u32],
 ) -> anyhow::Result<Figures> {
-    let from = Instant::now() + shape.warm_up;
+    let start = Instant::now();
+    let from = start + shape.warm_up;
     let run = Arc::new(Run {
         shape: shape.clone(),
         value: random_value(shape.value_bytes),
+        start,
         from,
         until: from + shape.duration,
         tally: Mutex::new(Tally { latencies_ns: latencies(), errors: 0, first_error: None }),
@@ -105,9 +114,11 @@ pub(crate) async fn run<S: Store>(
     }
     sleep_until(run.from).await;
     process::forget_peaks(pids)?;
-    let (servers_before, own_before) = (process::used(pids)?, process::own_cpu());
+    let (cpu_before, own_before) = (process::cpu(pids)?, process::own_cpu());
+    let written_before = process::device_written_bytes(&shape.data_dir);
     sleep_until(run.until).await;
-    let servers = process::used(pids)? - servers_before;
+    let cpu = process::cpu(pids)?.saturating_sub(cpu_before);
+    let written = process::device_written_bytes(&shape.data_dir);
     let own = process::own_cpu() - own_before;
     let peak_bytes = process::peak_bytes(pids)?;
     while let Some(done) = clients.join_next().await {
@@ -122,20 +133,22 @@ pub(crate) async fn run<S: Store>(
             return Err(error.context("not one request was answered"));
         }
     }
-    figures.cpu_us_per_op = figures.per_op(servers.cpu);
+    figures.cpu_us_per_op = figures.per_op(cpu);
     figures.client_cpu_us_per_op = figures.per_op(own);
     figures.memory_mib = Some(peak_bytes as f64 / f64::from(1 << 20));
     if shape.op == Op::Put && figures.ops > 0 {
         let put_bytes = figures.ops * (key(0).len() + shape.value_bytes) as u64;
-        figures.written_per_put_byte = Some(servers.written_bytes as f64 / put_bytes as f64);
+        figures.written_per_put_byte = written
+            .zip(written_before)
+            .map(|(after, before)| (after - before) as f64 / put_bytes as f64);
     }
     Ok(figures)
 }
 
 async fn one_client<S: Store>(run: Arc<Run>, mut connection: S, number: u64) {
     let mut rng = StdRng::seed_from_u64(number ^ 0x6b76_2d62_656e_6368);
-    loop {
-        let start = Instant::now();
+    for sent in 0.. {
+        let start = run.wait_for_turn(number, sent).await;
         if start >= run.until {
             return;
         }
@@ -158,6 +171,23 @@ async fn one_client<S: Store>(run: Arc<Run>, mut connection: S, number: u64) {
         if failed {
             sleep(REST_AFTER_ERROR).await;
         }
+    }
+}
+
+impl Run {
+    /// Since when the next request of a client counts: since it was due if the client is late with it, so
+    /// that what held up one request counts for those behind it, and otherwise since now.
+    async fn wait_for_turn(&self, client: u64, sent: u64) -> Instant {
+        let now = Instant::now();
+        let Some(rate) = self.shape.rate else { return now };
+        let before = client + sent * self.shape.clients as u64;
+        let due = self.start + Duration::from_secs_f64(before as f64 / rate);
+        if due <= now {
+            return due;
+        }
+        sleep_until(due).await;
+        // A timer is a millisecond late: not the server's fault.
+        Instant::now()
     }
 }
 
@@ -258,7 +288,16 @@ mod tests {
 
     fn shape(op: Op) -> Shape {
         let (warm_up, duration) = (Duration::from_millis(50), Duration::from_millis(300));
-        Shape { op, clients: 4, keys: 10, value_bytes: 8, warm_up, duration }
+        Shape {
+            op,
+            clients: 4,
+            keys: 10,
+            value_bytes: 8,
+            rate: None,
+            data_dir: std::env::temp_dir(),
+            warm_up,
+            duration,
+        }
     }
 
     fn me() -> [u32; 1] {

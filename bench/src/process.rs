@@ -1,63 +1,39 @@
-//! What a process costs, as the kernel counts it.
+//! What processes cost, as the kernel counts it.
 
 use std::fs;
-use std::iter::Sum;
-use std::ops::{Add, Sub};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
 
-/// CPU time and bytes that processes have used up to now.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Used {
-    pub(crate) cpu: Duration,
-    /// Sent to the disk, page cache and all; not what the file system adds.
-    pub(crate) written_bytes: u64,
-}
-
-impl Add for Used {
-    type Output = Used;
-
-    fn add(self, other: Used) -> Used {
-        Used { cpu: self.cpu + other.cpu, written_bytes: self.written_bytes + other.written_bytes }
-    }
-}
-
-impl Sub for Used {
-    type Output = Used;
-
-    fn sub(self, earlier: Used) -> Used {
-        Used {
-            cpu: self.cpu.saturating_sub(earlier.cpu),
-            written_bytes: self.written_bytes.saturating_sub(earlier.written_bytes),
-        }
-    }
-}
-
-impl Sum for Used {
-    fn sum<I: Iterator<Item = Used>>(all: I) -> Used {
-        all.fold(Used::default(), Add::add)
-    }
-}
-
-/// Of all threads of each of these.
+/// The CPU time of all threads of each of these.
 ///
 /// # Errors
 /// One of them does not run.
-pub(crate) fn used(pids: &[u32]) -> anyhow::Result<Used> {
-    pids.iter().map(|pid| used_by(*pid)).sum()
+pub(crate) fn cpu(pids: &[u32]) -> anyhow::Result<Duration> {
+    pids.iter().map(|pid| cpu_of(*pid)).sum()
 }
 
-fn used_by(pid: u32) -> anyhow::Result<Used> {
+fn cpu_of(pid: u32) -> anyhow::Result<Duration> {
     let stat = read(pid, "stat")?;
     // The name, in parentheses, may hold anything; user and system time are 12th and 13th behind it.
     let (_, fields) = stat.rsplit_once(") ").context("a line of /proc/PID/stat has a name")?;
     let ticks = fields.split(' ').skip(11).take(2).map(str::parse::<u64>);
     let ticks: u64 = ticks.sum::<Result<u64, _>>()?;
     let per_second = rustix::param::clock_ticks_per_second();
-    let cpu = Duration::from_secs_f64(ticks as f64 / per_second as f64);
-    let written_bytes = field(&read(pid, "io")?, "write_bytes:")?;
-    Ok(Used { cpu, written_bytes })
+    Ok(Duration::from_secs_f64(ticks as f64 / per_second as f64))
+}
+
+/// What the device below a directory has been given to write, by whomever; `None` if there is no device.
+/// What the kernel counts for a process will not do: a small write into a large folio counts as all of it.
+pub(crate) fn device_written_bytes(directory: &Path) -> Option<u64> {
+    const SECTOR_BYTES: u64 = 512;
+    let device = fs::metadata(directory).ok()?.dev();
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    let stat = fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/stat")).ok()?;
+    let sectors: u64 = stat.split_ascii_whitespace().nth(6)?.parse().ok()?;
+    Some(sectors * SECTOR_BYTES)
 }
 
 /// Forgets the peaks of resident memory so far.
@@ -100,18 +76,18 @@ mod tests {
     #[test]
     fn work_shows_in_the_time_of_this_process() {
         let pid = std::process::id();
-        let (before, own) = (used(&[pid]).unwrap(), own_cpu());
+        let (before, own) = (cpu(&[pid]).unwrap(), own_cpu());
         while own_cpu() - own < Duration::from_millis(50) {
             std::hint::spin_loop();
         }
-        let spent = (used(&[pid]).unwrap() - before).cpu;
+        let spent = cpu(&[pid]).unwrap() - before;
         assert!(spent >= Duration::from_millis(30), "{spent:?}");
         assert!(peak_bytes(&[pid]).unwrap() > 100 << 10);
     }
 
     #[test]
     fn a_process_that_does_not_run_is_told() {
-        let error = used(&[u32::MAX]).unwrap_err();
+        let error = cpu(&[u32::MAX]).unwrap_err();
         assert!(error.to_string().contains("has a server ended?"), "{error}");
     }
 }

@@ -7,10 +7,12 @@ pub(crate) mod kills;
 
 use std::time::Duration;
 
+use anyhow::Context;
 use serde::Serialize;
 
-use crate::cluster::etcd::{EtcdArgs, EtcdCluster};
-use crate::cluster::kv::{KvArgs, KvCluster, Setup};
+use crate::cluster::etcd::{EtcdArgs, EtcdCluster, EtcdStore};
+use crate::cluster::kv::{KvArgs, KvCluster, KvStore, Setup};
+use crate::figures::{Figures, spread};
 use crate::load::{self, Op, Shape};
 use crate::report::Report;
 
@@ -33,6 +35,10 @@ pub(crate) struct Args {
     keys: u64,
     #[arg(long, default_value_t = 256)]
     value_bytes: usize,
+    /// After each case of puts, the same clients put again by a timetable: this share of what etcd bore. 0 leaves
+    /// it out
+    #[arg(long, default_value_t = 0.9)]
+    paced_share: f64,
     /// Turns that each side gets in each case
     #[arg(long, default_value_t = 5)]
     rounds: usize,
@@ -80,6 +86,7 @@ async fn compare(args: Args) -> anyhow::Result<Report> {
     eprintln!("loading {} keys into each", args.keys);
     load::load_keys(&kv_stores, args.keys, args.value_bytes).await?;
     load::load_keys(&etcd_stores, args.keys, args.value_bytes).await?;
+    let mut sides = Sides { kv, etcd, kv_stores, etcd_stores };
 
     let title = format!(
         "{} byte values, {} keys, {} connections, {} rounds of {:?}; medians",
@@ -88,32 +95,62 @@ async fn compare(args: Args) -> anyhow::Result<Report> {
     report.begin_contest(&title, "etcd");
     for op in &args.ops {
         for clients in &args.clients {
-            let shape = Shape {
+            let mut shape = Shape {
                 op: *op,
                 clients: *clients,
                 keys: args.keys,
                 value_bytes: args.value_bytes,
+                rate: None,
+                data_dir: args.kv.dir.clone(),
                 warm_up: args.warm_up,
                 duration: args.duration,
             };
-            let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-            for round in 0..args.rounds {
-                for turn in 0..2 {
-                    if (round + turn) % 2 == 0 {
-                        ours.push(load::run(&kv_stores, &shape, &kv.pids()).await?);
-                        continue;
-                    }
-                    if *op == Op::Get {
-                        etcd.clear_read_buffers().await?;
-                    }
-                    theirs.push(load::run(&etcd_stores, &shape, &etcd.pids()).await?);
-                }
+            let case = format!("{} {clients}", op.name());
+            let (ours, theirs) = sides.take_turns(&shape, args.rounds).await?;
+            report.contest(&case, "etcd", &ours, &theirs);
+            if *op == Op::Put && args.paced_share > 0.0 {
+                let borne = spread(&theirs, |figures| Some(figures.ops_per_s));
+                let rate = args.paced_share * borne.context("no rounds")?.median;
+                shape.rate = Some(rate);
+                let (ours, theirs) = sides.take_turns(&shape, args.rounds).await?;
+                report.contest(&format!("{case}, {rate:.0}/s"), "etcd", &ours, &theirs);
             }
-            report.contest(&format!("{} {clients}", op.name()), "etcd", &ours, &theirs);
         }
     }
-    for store in &kv_stores {
+    for store in &sides.kv_stores {
         store.close().await;
     }
     Ok(report)
+}
+
+/// Both clusters, and the connections to them.
+struct Sides {
+    kv: KvCluster,
+    etcd: EtcdCluster,
+    kv_stores: Vec<KvStore>,
+    etcd_stores: Vec<EtcdStore>,
+}
+
+impl Sides {
+    /// Asks both, in turns that change their order from round to round; returns ours and theirs.
+    async fn take_turns(
+        &mut self,
+        shape: &Shape,
+        rounds: usize,
+    ) -> anyhow::Result<(Vec<Figures>, Vec<Figures>)> {
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for round in 0..rounds {
+            for turn in 0..2 {
+                if (round + turn) % 2 == 0 {
+                    ours.push(load::run(&self.kv_stores, shape, &self.kv.pids()).await?);
+                    continue;
+                }
+                if shape.op == Op::Get {
+                    self.etcd.clear_read_buffers().await?;
+                }
+                theirs.push(load::run(&self.etcd_stores, shape, &self.etcd.pids()).await?);
+            }
+        }
+        Ok((ours, theirs))
+    }
 }

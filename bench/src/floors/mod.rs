@@ -77,6 +77,8 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Report> {
         clients: 1,
         keys: args.keys,
         value_bytes: args.value_bytes,
+        rate: None,
+        data_dir: args.kv.dir.clone(),
         warm_up: args.duration / 4,
         duration: args.duration,
     };

@@ -150,6 +150,8 @@ impl Args {
             clients: CLIENTS,
             keys: KEYS,
             value_bytes: VALUE_BYTES,
+            rate: None,
+            data_dir: self.kv.dir.clone(),
             warm_up: self.warm_up,
             duration: self.duration,
         }

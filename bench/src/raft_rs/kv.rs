@@ -3,7 +3,9 @@
 use anyhow::ensure;
 use bytes::Bytes;
 use raft_core::consensus::{Boot, Config, Persist, Raft, Ready, RoleKind};
-use raft_core::types::{Configuration, HardState, Loaded, Message, NodeId, Payload, Position, Time};
+use raft_core::types::{
+    Configuration, HardState, Loaded, Message, NodeId, Payload, Position, Time,
+};
 
 use super::{FORGET_EVERY, KEPT_ENTRIES, Trio};
 
