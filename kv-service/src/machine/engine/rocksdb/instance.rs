@@ -8,8 +8,8 @@ use bytes::Bytes;
 use raft_core::state_machine::{MachineError, MachineResult};
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, Env, ErrorKind,
-    IngestExternalFileOptions, IteratorMode, LruCacheOptions, Options, ReadOptions, SstFileWriter,
-    WriteBatch, WriteOptions,
+    IngestExternalFileOptions, IteratorMode, Options, ReadOptions, SstFileWriter, WriteBatch,
+    WriteOptions,
 };
 
 use super::RocksStateOptions;
@@ -278,11 +278,8 @@ fn engine_options(options: &RocksStateOptions, create: bool) -> Result<Options, 
     environment.set_high_priority_background_threads(BACKGROUND_THREADS);
     environment.set_low_priority_background_threads(BACKGROUND_THREADS);
     let mut blocks = BlockBasedOptions::default();
-    // Few shards: what is larger than a shard is never kept.
-    let mut cache = LruCacheOptions::default();
-    cache.set_capacity(options.block_cache_bytes);
-    cache.set_num_shard_bits(2);
-    blocks.set_block_cache(&Cache::new_lru_cache_opts(&cache));
+    // Without locks. Its shards have 32 MiB; what is larger than a shard is never kept.
+    blocks.set_block_cache(&Cache::new_hyper_clock_cache(options.block_cache_bytes, 0));
     // Within the cache, so that it bounds them too; and in parts, because the index of a large file
     // in one piece would be read and unpacked anew for each key.
     blocks.set_cache_index_and_filter_blocks(true);
