@@ -23,8 +23,7 @@ pub(in crate::machine) const HEAD_KEY: [u8; 1] = [b'm'];
 pub(in crate::machine) const SESSIONS_START: [u8; 1] = [b's'];
 pub(in crate::machine) const SESSIONS_END: [u8; 1] = [b's' + 1];
 
-/// What comes before a record's value.
-pub(in crate::machine) const RECORD_HEAD_BYTES: usize = 3 * 8;
+const RECORD_HEAD_BYTES: usize = 3 * 8;
 
 pub(in crate::machine) fn record_key(key: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(1 + key.len());
