@@ -7,7 +7,7 @@
 //! A layer holds whole commits, and becomes one table, which RocksDB takes over as one unit; layers are
 //! written in the order of their commits. So a crash leaves the state right after some commit. A
 //! RocksDB memtable would do the same, and take each change by itself into a skip list, which costs
-//! more than all else about a write: here a key that is written again costs a look into a tree.
+//! more than all else about a write: here a key that is written again costs a look into a hash table.
 //!
 //! Whoever looks for a key looks into the layers from the newest on, and then into the instance. A layer
 //! leaves the list after its table is there, so nothing is ever in neither. The versions of its keys are
