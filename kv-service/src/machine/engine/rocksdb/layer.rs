@@ -4,7 +4,8 @@
 //! the order of the keys, which tables and scans need, stands beside it and changes with new keys only.
 //!
 //! Values are slices of their commands, and what those came in stays for as long as the layer does. The log
-//! holds them as long anyway: nothing leaves it before it is in a table.
+//! holds them as long anyway: nothing leaves it before it is in a table. Only a view that outlives the layer's
+//! table keeps them longer, while a snapshot is read: for each of its few layers what the log may hold at most.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
