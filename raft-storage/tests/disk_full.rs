@@ -16,6 +16,7 @@ use bytes::Bytes;
 use common::open;
 use raft_core::storage::{Storage, StorageError};
 use raft_core::types::{Batch, Entry, HardState, Payload, Position, SnapshotMeta};
+use raft_storage::rocksdb::RocksStorage;
 use tempfile::TempDir;
 
 /// A file system in memory, gone when dropped.
@@ -59,6 +60,20 @@ fn run(program: &str, arguments: &[&str], directory: &TempDir) -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
+/// Opens again what was open in this process: a `mount` that another test starts has its lock, too, until it is
+/// another program.
+async fn reopen(node: &Path) -> RocksStorage {
+    for _ in 0..2_000 {
+        match open(node) {
+            Err(StorageError::Refused(_)) => {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+            opened => return opened.unwrap(),
+        }
+    }
+    panic!("{} stays in use", node.display());
+}
+
 fn batch(number: u64) -> Batch {
     let payload = Payload::Command(Bytes::from(vec![number as u8; 100_000]));
     let entry = Entry { index: number, term: 1, payload };
@@ -98,7 +113,7 @@ async fn a_log_on_a_full_disk_keeps_what_it_acknowledged() {
     drop(storage);
 
     disk.grow("64m");
-    let storage = open(&node).unwrap();
+    let storage = reopen(&node).await;
     let loaded = storage.load().await.unwrap();
     // The batch that failed was not acknowledged; it may be there, but only whole.
     let found = loaded.entries.len() as u64;
@@ -133,7 +148,7 @@ async fn a_snapshot_on_a_full_disk_leaves_the_log_whole() {
     drop((writer, storage));
 
     // The unfinished file is removed at the start, which makes room by itself.
-    let storage = open(&node).unwrap();
+    let storage = reopen(&node).await;
     assert_eq!(storage.load().await.unwrap().entries, batch(1).entries);
     storage.persist(batch(2)).await.unwrap();
 }
@@ -168,7 +183,7 @@ async fn a_disk_without_direct_writes_will_do() {
     let mut files = std::fs::read_dir(node.join("log")).unwrap();
     assert!(files.any(|file| is_table(&file.unwrap().file_name())), "a table was written");
 
-    let loaded = open(&node).unwrap().load().await.unwrap();
+    let loaded = reopen(&node).await.load().await.unwrap();
     let expected: Vec<Entry> = (1..=50).flat_map(|number| batch(number).entries).collect();
     assert!(loaded.entries == expected);
 }
