@@ -24,6 +24,10 @@ pub(super) const WORK_IN_FLIGHT_MAX: usize = 2;
 /// How long queries are answered while entries may wait to be applied; each may be a large scan.
 const ANSWER_TIME: Duration = Duration::from_millis(2);
 
+/// How long answers are held back for others that follow: those of one connection then leave in one write, and
+/// whoever sends them is woken once. One that took longer waits for no other.
+const GATHER_TIME: Duration = Duration::from_micros(25);
+
 /// How much of a snapshot is handed to the machine at a time, in bytes.
 pub(super) const RESTORE_CHUNK_BYTES: usize = 256 << 10;
 
@@ -99,11 +103,14 @@ pub(super) struct Applier<M: StateMachine> {
     outputs: Vec<M::Output>,
     /// Not answered yet; bounded by the requests in flight.
     queries: VecDeque<Query<M>>,
+    /// Not handed out yet.
+    answers: Vec<(Reply<M::Answer, Rejected>, M::Answer)>,
 }
 
 impl<M: StateMachine> Applier<M> {
     pub(super) fn new(machine: M, storage: Arc<dyn Storage>, inbox: Arc<Inbox<M>>) -> Self {
-        Self { machine, storage, inbox, outputs: Vec::new(), queries: VecDeque::new() }
+        let (outputs, queries, answers) = Default::default();
+        Self { machine, storage, inbox, outputs, queries, answers }
     }
 
     /// Runs until the loop is gone or the machine fails.
@@ -134,10 +141,19 @@ impl<M: StateMachine> Applier<M> {
     /// Answers what was asked, in order, for a while.
     fn answer(&mut self) {
         let since = Instant::now();
+        let mut gathered_since = since;
         while let Some((query, reply)) = self.queries.pop_front() {
             let answer = self.machine.query(query);
-            reply.send(Ok(answer));
-            if since.elapsed() >= ANSWER_TIME {
+            self.answers.push((reply, answer));
+            let now = Instant::now();
+            let is_over = now - since >= ANSWER_TIME;
+            if is_over || self.queries.is_empty() || now - gathered_since >= GATHER_TIME {
+                for (reply, answer) in self.answers.drain(..) {
+                    reply.send(Ok(answer));
+                }
+                gathered_since = now;
+            }
+            if is_over {
                 break;
             }
         }
