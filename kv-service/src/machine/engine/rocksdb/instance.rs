@@ -24,8 +24,8 @@ type KeyAndValue = (Box<[u8]>, Box<[u8]>);
 
 pub(super) struct Instance {
     pub(super) db: DB,
-    /// For tables that are written beside it.
-    options: Options,
+    /// For tables of layers, which are written beside it.
+    table_options: Options,
     /// The first failure of work that RocksDB does by itself.
     failure: Arc<OnceLock<String>>,
     /// Behind `db`, so that it goes after it.
@@ -63,9 +63,11 @@ impl Instance {
                 // Only the first one tells the cause.
                 let _ = failure.set(text.to_owned());
             });
-            Ok((DB::open(&engine, &path)?, engine))
+            let db = DB::open(&engine, &path)?;
+            engine.set_block_based_table_factory(&layer_tables());
+            Ok((db, engine))
         });
-        let (db, options) = opened.map_err(|error| {
+        let (db, table_options) = opened.map_err(|error| {
             MachineError(format!(
                 "opening the state in {}: {error}. If it is damaged, restore the whole data \
                  directory from one backup, or wipe it and let the node join as a new one",
@@ -73,7 +75,7 @@ impl Instance {
             ))
         })?;
         let remains = Remains { path, remove: AtomicBool::new(false) };
-        Ok(Self { db, options, failure, remains })
+        Ok(Self { db, table_options, failure, remains })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -167,7 +169,7 @@ impl Instance {
             Ok(()) | Err(_) => {}
         }
         let failed = |error| self.failed("writing a table of", &error);
-        let writer = SstFileWriter::create(&self.options);
+        let writer = SstFileWriter::create(&self.table_options);
         writer.open(&path).map_err(failed)?;
         let mut table = Table { instance: self, writer, path: &path, synced_bytes: 0 };
         layer.write_to(|key, value| table.put(key, value))?;
@@ -277,19 +279,8 @@ fn engine_options(options: &RocksStateOptions, create: bool) -> Result<Options, 
     let mut environment = Env::new()?;
     environment.set_high_priority_background_threads(BACKGROUND_THREADS);
     environment.set_low_priority_background_threads(BACKGROUND_THREADS);
-    let mut blocks = BlockBasedOptions::default();
-    // Without locks. Its shards have 32 MiB; what is larger than a shard is never kept.
-    blocks.set_block_cache(&Cache::new_hyper_clock_cache(options.block_cache_bytes, 0));
-    // Within the cache, so that it bounds them too; and in parts, because the index of a large file
-    // in one piece would be read and unpacked anew for each key.
-    blocks.set_cache_index_and_filter_blocks(true);
-    blocks.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
-    blocks.set_partition_filters(true);
-    blocks.set_pin_top_level_index_and_filter(true);
-    blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
-    blocks.set_bloom_filter(10.0, false);
     let mut engine = Options::default();
-    engine.set_block_based_table_factory(&blocks);
+    engine.set_block_based_table_factory(&merged_tables(options.block_cache_bytes));
     engine.create_if_missing(create);
     engine.set_compression_type(DBCompressionType::Lz4);
     engine.set_write_buffer_size(options.write_buffer_bytes);
@@ -305,4 +296,31 @@ fn engine_options(options: &RocksStateOptions, create: bool) -> Result<Options, 
     engine.set_env(&environment);
     engine.set_bytes_per_sync(BYTES_PER_SYNC);
     Ok(engine)
+}
+
+/// How tables are read, and how those are written that others were merged into. They hold most of the state: their
+/// index and filter are in parts, because either of a large table in one piece would have to be read anew for a key
+/// once all of them together exceed the cache.
+fn merged_tables(block_cache_bytes: usize) -> BlockBasedOptions {
+    let mut blocks = BlockBasedOptions::default();
+    // Without locks. Its shards have 32 MiB; what is larger than a shard is never kept.
+    blocks.set_block_cache(&Cache::new_hyper_clock_cache(block_cache_bytes, 0));
+    // Within the cache, so that it bounds them too.
+    blocks.set_cache_index_and_filter_blocks(true);
+    blocks.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    blocks.set_partition_filters(true);
+    // So few parts that finding the right one costs little.
+    blocks.set_metadata_block_size(64 << 10);
+    blocks.set_pin_top_level_index_and_filter(true);
+    blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    blocks.set_bloom_filter(10.0, false);
+    blocks
+}
+
+/// How a layer is written. Few of them wait to be merged, so that their indexes and filters stay in memory, in one
+/// piece: a key is looked for in each of them, and in parts that would take twice as long.
+fn layer_tables() -> BlockBasedOptions {
+    let mut blocks = BlockBasedOptions::default();
+    blocks.set_bloom_filter(10.0, false);
+    blocks
 }
