@@ -34,6 +34,9 @@ pub(super) const RESTORE_CHUNK_BYTES: usize = 256 << 10;
 /// A query and who asked.
 type Query<M> = (<M as StateMachine>::Query, Reply<<M as StateMachine>::Answer, Rejected>);
 
+/// An answer and who waits for it.
+type Answer<M> = (Reply<<M as StateMachine>::Answer, Rejected>, <M as StateMachine>::Answer);
+
 pub(super) type Queries<M> = Vec<Query<M>>;
 
 /// Done in the order of the fields; queries that take long may be answered later than what follows.
@@ -104,7 +107,7 @@ pub(super) struct Applier<M: StateMachine> {
     /// Not answered yet; bounded by the requests in flight.
     queries: VecDeque<Query<M>>,
     /// Not handed out yet.
-    answers: Vec<(Reply<M::Answer, Rejected>, M::Answer)>,
+    answers: Vec<Answer<M>>,
 }
 
 impl<M: StateMachine> Applier<M> {

@@ -151,6 +151,10 @@ impl<M: StateMachine> EventLoop<M> {
                 () = self.inbox.filled() => {}
                 () = tokio::time::sleep_until(self.started + wake_at) => {}
             }
+            // Of those who ask at the same time, whoever can run now may have something for this turn.
+            if self.inbox.in_flight_count() > 1 {
+                tokio::task::yield_now().await;
+            }
             self.inbox.take(&mut turn);
             let now = self.now();
             for report in turn.reports.drain(..) {

@@ -39,6 +39,19 @@ impl<M: StateMachine> Request<M> {
         }
     }
 
+    /// The reply carries the count, so that answering it in whatever way ends the request.
+    fn counted(self, guard: InFlight) -> Self {
+        match self {
+            Request::Propose { command, reply } => {
+                Request::Propose { command, reply: reply.counted(guard) }
+            }
+            Request::Query { query, linearizable, reply } => {
+                Request::Query { query, linearizable, reply: reply.counted(guard) }
+            }
+            Request::Transfer { to } => Request::Transfer { to },
+        }
+    }
+
     pub(super) fn reject(self, rejected: Rejected) {
         match self {
             Request::Propose { reply, .. } => reply.send(Err(rejected.into())),
@@ -143,7 +156,7 @@ pub(super) struct Inbox<M: StateMachine> {
 }
 
 /// Counts one request from acceptance to answer.
-struct InFlight(Arc<AtomicUsize>);
+pub(super) struct InFlight(Arc<AtomicUsize>);
 
 impl Drop for InFlight {
     fn drop(&mut self) {
@@ -167,22 +180,30 @@ impl<M: StateMachine> Inbox<M> {
         }
     }
 
+    /// Adds to what came in. Only the first addition wakes the loop: it does not sleep again before it has taken
+    /// everything.
+    fn add(&self, mut queues: MutexGuard<'_, Queues<M>>, add: impl FnOnce(&mut Turn<M>)) {
+        let is_first = queues.turn.is_empty();
+        add(&mut queues.turn);
+        drop(queues);
+        if is_first {
+            self.filled.notify_one();
+        }
+    }
+
     /// A report never waits, and is dropped only once the loop is gone: the loop granted the credit
     /// for it. What is dropped then may hold files open, so it must not be kept.
     pub(super) fn push_report(&self, report: Report) {
-        let mut queues = self.lock();
+        let queues = self.lock();
         if queues.closed {
             drop(queues);
             return drop(report);
         }
-        queues.turn.reports.push_back(report);
-        drop(queues);
-        self.filled.notify_one();
+        self.add(queues, |turn| turn.reports.push_back(report));
     }
 
     pub(super) fn push_shutdown(&self) {
-        self.lock().turn.shutdown = true;
-        self.filled.notify_one();
+        self.add(self.lock(), |turn| turn.shutdown = true);
     }
 
     /// Takes the request, or rejects it at once.
@@ -192,23 +213,18 @@ impl<M: StateMachine> Inbox<M> {
         if in_flight_before >= self.in_flight_max {
             return request.reject(Rejected::Busy("too many requests are in flight"));
         }
-        let request = guarded(request, guard);
-        let refused = {
-            let mut queues = self.lock();
-            if queues.closed {
-                Some((request, Rejected::ShuttingDown))
-            } else if queues.request_bytes >= self.request_bytes_max {
-                Some((request, Rejected::Busy("too many bytes wait to be proposed")))
-            } else {
-                queues.request_bytes += request.size_bytes();
-                queues.turn.requests.push_back(request);
-                None
-            }
+        let request = request.counted(guard);
+        let mut queues = self.lock();
+        let refusal = if queues.closed {
+            Rejected::ShuttingDown
+        } else if queues.request_bytes >= self.request_bytes_max {
+            Rejected::Busy("too many bytes wait to be proposed")
+        } else {
+            queues.request_bytes += request.size_bytes();
+            return self.add(queues, |turn| turn.requests.push_back(request));
         };
-        match refused {
-            Some((request, rejected)) => request.reject(rejected),
-            None => self.filled.notify_one(),
-        }
+        drop(queues);
+        request.reject(refusal);
     }
 
     /// Waits until something is there. Cancel-safe.
@@ -219,6 +235,11 @@ impl<M: StateMachine> Inbox<M> {
             }
             self.filled.notified().await;
         }
+    }
+
+    /// Requests accepted and not yet answered.
+    pub(super) fn in_flight_count(&self) -> usize {
+        self.in_flight_count.load(Ordering::Relaxed)
     }
 
     /// Swaps what came in for an empty turn.
@@ -277,27 +298,6 @@ impl<M: StateMachine> Drop for Watchdog<M> {
     }
 }
 
-/// The reply carries the count, so that answering it in whatever way ends the request.
-fn guarded<M: StateMachine>(request: Request<M>, guard: InFlight) -> Request<M> {
-    match request {
-        Request::Propose { command, reply } => {
-            let reply = Reply::new(move |result| {
-                drop(guard);
-                reply.send(result);
-            });
-            Request::Propose { command, reply }
-        }
-        Request::Query { query, linearizable, reply } => {
-            let reply = Reply::new(move |result| {
-                drop(guard);
-                reply.send(result);
-            });
-            Request::Query { query, linearizable, reply }
-        }
-        Request::Transfer { to } => Request::Transfer { to },
-    }
-}
-
 impl<M: StateMachine> Inbound for Inbox<M> {
     fn on_message(&self, from: NodeId, message: Message) {
         if from == self.own_id {
@@ -315,9 +315,7 @@ impl<M: StateMachine> Inbound for Inbox<M> {
             return self.note_dropped(from);
         }
         *bytes += size_bytes;
-        queues.turn.peers.push_back((from, PeerEvent::Message(message)));
-        drop(queues);
-        self.filled.notify_one();
+        self.add(queues, |turn| turn.peers.push_back((from, PeerEvent::Message(message))));
     }
 
     fn on_bulk(&self, from: NodeId, stream: Box<dyn BulkStream>) {
@@ -330,18 +328,14 @@ impl<M: StateMachine> Inbound for Inbox<M> {
             return;
         }
         queues.bulk_count += 1;
-        queues.turn.peers.push_back((from, PeerEvent::Bulk(stream)));
-        drop(queues);
-        self.filled.notify_one();
+        self.add(queues, |turn| turn.peers.push_back((from, PeerEvent::Bulk(stream))));
     }
 
     fn on_unreachable(&self, peer: NodeId) {
-        let mut queues = self.lock();
+        let queues = self.lock();
         if queues.closed {
             return;
         }
-        queues.turn.peers.push_back((peer, PeerEvent::Unreachable));
-        drop(queues);
-        self.filled.notify_one();
+        self.add(queues, |turn| turn.peers.push_back((peer, PeerEvent::Unreachable)));
     }
 }

@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 
+use super::inbox::InFlight;
 use crate::error::{ProposeError, Rejected};
 use crate::types::{Entry, Index, Position};
 
@@ -28,24 +29,38 @@ impl Abandoned for Rejected {
 
 type ReplyFn<T, E> = Box<dyn FnOnce(Result<T, E>) + Send>;
 
-pub(super) struct Reply<T, E: Abandoned>(Option<ReplyFn<T, E>>);
+pub(super) struct Reply<T, E: Abandoned> {
+    reply: Option<ReplyFn<T, E>>,
+    /// Goes before the answer does: whoever hears it may ask again.
+    in_flight: Option<InFlight>,
+}
 
 impl<T, E: Abandoned> Reply<T, E> {
     pub(super) fn new(reply: impl FnOnce(Result<T, E>) + Send + 'static) -> Self {
-        Self(Some(Box::new(reply)))
+        Self { reply: Some(Box::new(reply)), in_flight: None }
+    }
+
+    /// The request counts until it is answered.
+    pub(super) fn counted(mut self, in_flight: InFlight) -> Self {
+        self.in_flight = Some(in_flight);
+        self
     }
 
     pub(super) fn send(mut self, result: Result<T, E>) {
-        let reply = self.0.take().expect("a reply is sent once");
-        reply(result);
+        self.answer(result);
+    }
+
+    fn answer(&mut self, result: Result<T, E>) {
+        if let Some(reply) = self.reply.take() {
+            drop(self.in_flight.take());
+            reply(result);
+        }
     }
 }
 
 impl<T, E: Abandoned> Drop for Reply<T, E> {
     fn drop(&mut self) {
-        if let Some(reply) = self.0.take() {
-            reply(Err(E::abandoned()));
-        }
+        self.answer(Err(E::abandoned()));
     }
 }
 
