@@ -106,7 +106,7 @@ pub(super) struct Applier<M: StateMachine> {
     outputs: Vec<M::Output>,
     /// Not answered yet; bounded by the requests in flight.
     queries: VecDeque<Query<M>>,
-    /// Not handed out yet.
+    /// Not handed out yet; none is left when `answer` returns.
     answers: Vec<Answer<M>>,
 }
 

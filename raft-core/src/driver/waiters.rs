@@ -47,6 +47,7 @@ impl<T, E: Abandoned> Reply<T, E> {
     }
 
     pub(super) fn send(mut self, result: Result<T, E>) {
+        assert!(self.reply.is_some(), "a reply is sent once");
         self.answer(result);
     }
 

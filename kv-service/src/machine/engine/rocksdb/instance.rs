@@ -302,7 +302,7 @@ fn engine_options(options: &RocksStateOptions, create: bool) -> Result<Options, 
 /// index and filter are in parts, because either of a large table in one piece would have to be read anew for a key
 /// once all of them together exceed the cache.
 fn merged_tables(block_cache_bytes: usize) -> BlockBasedOptions {
-    let mut blocks = BlockBasedOptions::default();
+    let mut blocks = layer_tables();
     // Without locks. Its shards have 32 MiB; what is larger than a shard is never kept.
     blocks.set_block_cache(&Cache::new_hyper_clock_cache(block_cache_bytes, 0));
     // Within the cache, so that it bounds them too.
@@ -313,7 +313,6 @@ fn merged_tables(block_cache_bytes: usize) -> BlockBasedOptions {
     blocks.set_metadata_block_size(64 << 10);
     blocks.set_pin_top_level_index_and_filter(true);
     blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
-    blocks.set_bloom_filter(10.0, false);
     blocks
 }
 
