@@ -4,9 +4,9 @@ use bytes::Bytes;
 
 use super::{Configuration, Index, Position, Term};
 
-/// What an entry is charged beyond its payload wherever bytes are counted: index, term, kind, and
-/// what a store keeps beside them. A fixed number, so that every node counts alike.
-pub const ENTRY_OVERHEAD_BYTES: u64 = 32;
+/// What an entry is charged beyond its payload wherever bytes are counted: its place in the log in memory, what
+/// shares its payload, and what a store keeps beside it. A fixed number, so that every node counts alike.
+pub const ENTRY_OVERHEAD_BYTES: u64 = 96;
 
 /// What an entry carries.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
