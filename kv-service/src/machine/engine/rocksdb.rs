@@ -66,7 +66,7 @@ impl Default for RocksStateOptions {
         Self {
             block_cache_bytes: 128 << 20,
             write_buffer_bytes: 64 << 20,
-            recent_keys_bytes: 32 << 20,
+            recent_keys_bytes: 64 << 20,
             background_jobs: 2,
             open_files_max: 512,
         }

@@ -4,59 +4,75 @@
 //! RocksDB costs as much as the write itself, and the keys that are written are mostly those that were
 //! written a moment ago: the layers know them, and this those of layers that have become tables.
 //!
-//! Two generations bound it: when the younger one is full, it becomes the older one, and what the older
-//! one held is forgotten. What is here is right, and says more than what is not: a key that is unknown
-//! has to be looked for, one that is known to be absent need not.
+//! What is here is right, and says more than what is not: a key that is unknown has to be looked for, one that
+//! is known to be absent need not.
+//!
+//! A key has its place in one of many small buckets, where the one that was noted the longest ago gives way. So
+//! the memory is bounded, and there is no table that has to grow or to be emptied, for which everybody would wait.
+//!
+//! A key stands there by its name: 128 bits, hashed under a secret of this process. That two keys of one bucket
+//! ever share a name is far less likely than that memory or disk err unnoticed, and nobody outside can bring it
+//! about.
 
-use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 
-use super::layer::ShortKey;
 use crate::machine::engine::Versions;
 
-/// Known versions by key; `None` is a key that is not there.
-type Generation = HashMap<ShortKey, Option<Versions>>;
+/// Keys of a bucket.
+const WAYS: usize = 8;
 
-/// What an entry takes beyond its key: the slot, the key's allocation, and room that is not used.
-const ENTRY_BYTES: usize = 96;
+/// What stands for a key.
+type Name = [u64; 2];
+
+/// A key's name, version and create revision; version 0 is a key that is not there. Numbers and no more: a table of
+/// zeros has empty slots, and takes no memory before it is used.
+type Slot = [u64; 4];
+
+/// The key that was noted last comes first.
+type Bucket = [Slot; WAYS];
 
 pub(super) struct Recent {
-    young: Generation,
-    old: Generation,
-    young_bytes: usize,
-    /// Of one generation.
-    bytes_max: usize,
+    buckets: Vec<Bucket>,
+    secret: RandomState,
 }
 
 impl Recent {
-    /// Keeps to about `bytes_max`; 0 remembers nothing.
+    /// Keeps to `bytes_max`; too little for a bucket remembers nothing.
     pub(super) fn new(bytes_max: usize) -> Self {
-        let (young, old) = Default::default();
-        Self { young, old, young_bytes: 0, bytes_max: bytes_max / 2 }
+        let buckets = vec![Bucket::default(); bytes_max / size_of::<Bucket>()];
+        Self { buckets, secret: RandomState::new() }
     }
 
     /// What is stored under the key, if that is known.
     pub(super) fn versions(&self, key: &[u8]) -> Option<Option<Versions>> {
-        self.young.get(key).or_else(|| self.old.get(key)).copied()
+        let name = self.name(key);
+        let bucket = &self.buckets[self.place(name)?];
+        let [.., version, create_revision] = *bucket.iter().find(|slot| slot[..2] == name)?;
+        Some((version > 0).then_some(Versions { version, create_revision }))
     }
 
     /// This is what is stored from now on.
     pub(super) fn note(&mut self, key: &[u8], versions: Option<Versions>) {
-        if let Some(known) = self.young.get_mut(key) {
-            *known = versions;
-            return;
-        }
-        let size_bytes = ENTRY_BYTES + key.len();
-        if self.young_bytes + size_bytes > self.bytes_max {
-            self.old = std::mem::take(&mut self.young);
-            self.young_bytes = 0;
-        }
-        if size_bytes <= self.bytes_max {
-            self.young.insert(key.into(), versions);
-            self.young_bytes += size_bytes;
-        } else {
-            // What the older generation says of it is not right any more.
-            self.old.remove(key);
-        }
+        let name = self.name(key);
+        let Some(place) = self.place(name) else { return };
+        let (version, create_revision) =
+            versions.map_or((0, 0), |versions| (versions.version, versions.create_revision));
+        let bucket = &mut self.buckets[place];
+        // In the place of what was known of it, or else of the key that was noted the longest ago.
+        let at = bucket.iter().position(|slot| slot[..2] == name).unwrap_or(WAYS - 1);
+        bucket[at] = [name[0], name[1], version, create_revision];
+        bucket[..=at].rotate_right(1);
+    }
+
+    fn name(&self, key: &[u8]) -> Name {
+        // That of an empty slot is nobody's.
+        [self.secret.hash_one((0_u8, key)), self.secret.hash_one((1_u8, key)) | 1]
+    }
+
+    /// Of the bucket; `None` if there are none.
+    fn place(&self, [name, _]: Name) -> Option<usize> {
+        let place = name.checked_rem(self.buckets.len() as u64)?;
+        Some(usize::try_from(place).expect("below a length"))
     }
 }
 
@@ -69,28 +85,51 @@ mod tests {
     }
 
     #[test]
-    fn what_it_knows_is_the_latest_and_what_it_keeps_is_bounded() {
-        const KEPT: usize = 10;
-        let mut recent = Recent::new(2 * KEPT * (ENTRY_BYTES + 8));
-        for version in 1..=3 {
-            for key in 0..1_000_u64 {
-                recent.note(&key.to_be_bytes(), versions(version));
-                assert_eq!(recent.versions(&key.to_be_bytes()), Some(versions(version)));
-                assert!(recent.young.len() <= KEPT && recent.old.len() <= KEPT);
+    fn what_it_knows_is_the_latest() {
+        let mut recent = Recent::new(1 << 20);
+        let slots = recent.buckets.len() * WAYS;
+        assert_eq!(slots * size_of::<Slot>(), 1 << 20);
+        for round in 0..3 {
+            for key in 0..2 * slots as u64 {
+                // Every third is deleted.
+                let latest = versions(round + 1).filter(|_| key % 3 > 0);
+                recent.note(&key.to_be_bytes(), latest);
+                assert_eq!(recent.versions(&key.to_be_bytes()), Some(latest));
             }
+            let is_known = |key: &u64| {
+                let known = recent.versions(&key.to_be_bytes());
+                assert!(
+                    known.is_none_or(|known| known == versions(round + 1).filter(|_| key % 3 > 0))
+                );
+                known.is_some()
+            };
+            // It is full but for a bucket here and there, and mostly of what was noted last.
+            let count = (0..2 * slots as u64).filter(is_known).count();
+            assert!((slots * 19 / 20..=slots).contains(&count), "{count} of {slots}");
+            let late_count = (slots as u64..2 * slots as u64).filter(is_known).count();
+            assert!(late_count > slots * 3 / 4, "{late_count} of {slots}");
         }
-        assert_eq!(recent.versions(&0_u64.to_be_bytes()), None);
-        // Known in the older generation, written anew in the younger one.
-        recent.note(&995_u64.to_be_bytes(), None);
-        assert_eq!(recent.versions(&995_u64.to_be_bytes()), Some(None));
     }
 
     #[test]
-    fn a_key_that_does_not_fit_is_not_remembered_as_it_was() {
-        let mut recent = Recent::new(2 * (ENTRY_BYTES + 8));
-        recent.note(b"small", versions(1));
-        recent.note(&[7; 9], versions(2));
-        assert_eq!(recent.versions(&[7; 9]), None);
+    fn of_a_bucket_the_key_that_was_noted_the_longest_ago_is_forgotten() {
+        let mut recent = Recent::new(size_of::<Bucket>());
+        let known = |recent: &Recent| {
+            (0..20_u8).filter(|key| recent.versions(&[*key]).is_some()).collect::<Vec<_>>()
+        };
+        for key in 0..WAYS as u8 {
+            recent.note(&[key], versions(1));
+        }
+        recent.note(&[0], versions(2));
+        recent.note(&[18], None);
+        recent.note(&[19], versions(1));
+        assert_eq!(known(&recent), [0, 3, 4, 5, 6, 7, 18, 19]);
+        assert_eq!(recent.versions(&[0]), Some(versions(2)));
+        assert_eq!(recent.versions(&[18]), Some(None));
+    }
+
+    #[test]
+    fn without_memory_it_remembers_nothing() {
         let mut nothing = Recent::new(0);
         nothing.note(b"", versions(1));
         assert_eq!(nothing.versions(b""), None);
