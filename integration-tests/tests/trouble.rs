@@ -76,16 +76,22 @@ fn a_node_sleeps_between_its_turns_after_hours_as_well() {
 
 const SCAN_TIME: Duration = Duration::from_micros(100);
 
-/// A counter on a thread of its own. The command `wait` keeps it until it is let go, and then `panic`
-/// breaks it.
+/// A counter on a thread of its own, but for commands of `light` and the like. The command `wait` keeps it until it
+/// is let go, `panic` breaks it, and `light failure` is its own failure.
 struct Gated {
     inner: Counter,
     gate: mpsc::Receiver<()>,
+    /// Which threads have applied commands.
+    threads: Arc<Mutex<Vec<Option<String>>>>,
 }
 
 fn gated() -> (Gated, mpsc::SyncSender<()>) {
     let (let_go, gate) = mpsc::sync_channel(1);
-    (Gated { inner: Counter::default(), gate }, let_go)
+    (Gated { inner: Counter::default(), gate, threads: Arc::default() }, let_go)
+}
+
+fn is_light(entry: &Entry) -> bool {
+    matches!(&entry.payload, Payload::Command(command) if command.starts_with(b"light"))
 }
 
 impl StateMachine for Gated {
@@ -105,7 +111,16 @@ impl StateMachine for Gated {
             self.gate.recv().expect("the test lets it go");
         }
         assert!(!holds("panic"), "as the test wants it");
+        if holds("light failure") {
+            return Err(MachineError("as the test wants it".into()));
+        }
+        let thread = std::thread::current().name().map(str::to_owned);
+        self.threads.lock().expect("no panic").extend(std::iter::repeat_n(thread, entries.len()));
         self.inner.apply(entries, outputs)
+    }
+
+    fn applies_at_once(&self, entries: &[Entry]) -> bool {
+        entries.iter().all(is_light)
     }
 
     /// Takes as long as a scan.
@@ -158,6 +173,60 @@ async fn a_machine_that_panics_with_all_its_work_in_flight_stops_the_node() {
         matches!(stopped.as_ref().map_err(|error| &**error), Err(Fatal::Internal(_))),
         "{stopped:?}"
     );
+}
+
+/// What the machine applies at once is applied where it is, as long as it is little and in its turn.
+#[tokio::test]
+async fn few_light_commands_need_no_thread() {
+    let (machine, let_go) = gated();
+    let threads = Arc::clone(&machine.threads);
+    let node = alone(&MemoryDisk::new(), machine).await;
+    let applied = || {
+        let names = std::mem::take(&mut *threads.lock().expect("no panic"));
+        names.iter().map(|name| name.as_deref() == Some("apply-1")).collect::<Vec<_>>()
+    };
+    let mut status = node.watch_status();
+    status.wait_for(|status| status.last_applied > 0).await.expect("it runs");
+    assert_eq!(applied(), [true], "the leader's own entry");
+    assert_eq!(node.propose_and_wait("light".into()).await, Ok(1));
+    assert_eq!(node.propose_and_wait("heavy".into()).await, Ok(2));
+    assert_eq!(applied(), [false, true]);
+
+    // What comes together is applied together.
+    let (first, second) =
+        tokio::join!(node.propose_and_wait("light".into()), node.propose_and_wait("heavy".into()));
+    assert_eq!((first, second), (Ok(3), Ok(4)));
+    let (answered, mut answers) = tokio::sync::mpsc::channel(96);
+    for _ in 5..=100 {
+        let answered = answered.clone();
+        node.propose("light".into(), move |count| answered.try_send(count).expect("room"));
+    }
+    for count in 5..=100 {
+        assert_eq!(answers.recv().await, Some(Ok(count)));
+    }
+    let large = Bytes::from(format!("light {}", "x".repeat(100_000)));
+    assert_eq!(node.propose_and_wait(large).await, Ok(101));
+    assert_eq!(applied(), [true; 99], "many, or large, is not little");
+
+    hand_over(&node, "wait").await;
+    node.propose("light".into(), move |count| answered.try_send(count).expect("room"));
+    hand_over(&node, "heavy").await;
+    let_go.send(()).expect("it waits");
+    assert_eq!(answers.recv().await, Some(Ok(103)), "in its turn");
+    assert_eq!(node.query_and_wait((), true).await.expect("it leads").len(), 104);
+    assert_eq!(applied(), [true; 3]);
+    node.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_machine_that_fails_at_a_light_command_stops_the_node_and_says_why() {
+    let (machine, _let_go) = gated();
+    let node = alone(&MemoryDisk::new(), machine).await;
+    let unknown = node.propose_and_wait("light failure".into()).await;
+    assert!(matches!(unknown, Err(ProposeError::Unknown(_))), "{unknown:?}");
+    let stopped = tokio::time::timeout(HANG, node.stopped()).await.expect("it does not hang");
+    let fatal = stopped.expect_err("it failed");
+    assert!(matches!(&*fatal, Fatal::Machine(_)), "{fatal:?}");
 }
 
 /// Many large scans of one client must not keep the writes of all others waiting.

@@ -1,8 +1,8 @@
 //! The port to what is replicated.
 //!
 //! The methods are not `async`: a machine in memory is driven on the node's own task, and one that
-//! waits for a disk says so by [`StateMachine::blocks`] and gets a thread of its own. Either way
-//! nothing but the driver calls it, one call at a time.
+//! waits for a disk says so by [`StateMachine::blocks`] and gets a thread of its own, but for what it
+//! says that it does at once. Either way nothing but the driver calls it, one call at a time.
 
 use bytes::Bytes;
 
@@ -58,6 +58,13 @@ pub trait StateMachine: Send + 'static {
 
     /// Whether calls may wait for a disk.
     fn blocks(&self) -> bool {
+        false
+    }
+
+    /// Whether these few entries, which come next, are surely applied without waiting for anything. Then the
+    /// driver need not wake the thread of a machine that `blocks`, which takes longer than to apply them.
+    fn applies_at_once(&self, entries: &[Entry]) -> bool {
+        let _ = entries;
         false
     }
 }

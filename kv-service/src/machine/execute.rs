@@ -40,6 +40,18 @@ pub(super) fn execute(
     }
 }
 
+/// It asks nothing of its key but the versions, and moves no value: it does not cost more the more there is.
+pub(super) fn reads_versions_only(operation: &Operation) -> bool {
+    match operation {
+        Operation::Put { .. }
+        | Operation::Delete { .. }
+        | Operation::CompareAndSwap { expect: Expect::Version(_), .. } => true,
+        Operation::Append { .. } | Operation::CompareAndSwap { expect: Expect::Value(_), .. } => {
+            false
+        }
+    }
+}
+
 fn append(
     engine: &mut dyn Engine,
     key: Bytes,

@@ -233,6 +233,20 @@ impl StateMachine for KvMachine {
     fn blocks(&self) -> bool {
         self.engine.blocks()
     }
+
+    fn applies_at_once(&self, entries: &[Entry]) -> bool {
+        entries.iter().all(|entry| match &entry.payload {
+            Payload::Command(bytes) => match Command::decode(bytes.clone()) {
+                Ok(Command::Write { operation, .. }) => {
+                    execute::reads_versions_only(&operation)
+                        && self.engine.writes_at_once(operation.key())
+                }
+                // Rare.
+                Ok(Command::OpenSession { .. } | Command::CloseSession { .. }) | Err(_) => false,
+            },
+            Payload::Noop | Payload::Configuration(_) => false,
+        })
+    }
 }
 
 fn no_restore() -> MachineError {

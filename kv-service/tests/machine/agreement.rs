@@ -206,6 +206,10 @@ impl Run {
             let machine = subject.machine();
             assert_eq!(next_entry(machine, Payload::Noop).index, first_index);
             let mut outputs = Vec::new();
+            // Asked or not, it does the same; what it looked up to answer, it may remember.
+            if first_index.is_multiple_of(2) {
+                machine.applies_at_once(&entries);
+            }
             machine.apply(&entries, &mut outputs).unwrap();
             assert_eq!(outputs, expected);
         }

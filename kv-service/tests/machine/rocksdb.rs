@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use kv_service::machine::{Command, KvMachine, Output, RocksStateOptions};
-use kv_service::operation::{Operation, Refusal};
+use kv_service::operation::{Expect, Operation, Refusal};
 use proptest::prelude::*;
 use raft_core::state_machine::{Flusher, StateMachine};
 use raft_core::types::{Entry, Payload, Position};
@@ -359,6 +359,58 @@ fn a_version_after_a_restore_follows_the_restored_one() {
         assert_eq!(answer, write(&mut other, session, sequence, put(key, "x")), "{key}");
     }
     assert_eq!(scan_all(&mut machine), scan_all(&mut other));
+}
+
+/// Nothing that may wait for the disk, or costs more the more there is, is done on the loop.
+#[test]
+fn what_is_in_memory_is_written_at_once() {
+    let at_once = |machine: &KvMachine, command: Command| {
+        let entry = next_entry(machine, Payload::Command(command.encode()));
+        machine.applies_at_once(&[entry])
+    };
+    let writes_at_once = |machine: &KvMachine, operation: Operation| {
+        at_once(machine, write_command(1, 1, operation))
+    };
+    let by_version = |key: &'static str| Operation::CompareAndSwap {
+        key: key.into(),
+        expect: Expect::Version(1),
+        value: "x".into(),
+    };
+    let by_value = |key: &'static str| Operation::CompareAndSwap {
+        key: key.into(),
+        expect: Expect::Value("x".into()),
+        value: "x".into(),
+    };
+
+    let directory = TempDir::new().unwrap();
+    let mut machine = open_at(directory.path());
+    let session = open(&mut machine, 0, 1000, 10);
+    assert!(writes_at_once(&machine, put("a", "x")), "there is no file to look into");
+    write(&mut machine, session, 1, put("a", "x"));
+    for operation in [put("a", "y"), Operation::Delete { key: "a".into() }, by_version("a")] {
+        assert!(writes_at_once(&machine, operation.clone()), "{operation:?}");
+    }
+    for operation in [append("a", "y"), by_value("a")] {
+        assert!(!writes_at_once(&machine, operation.clone()), "{operation:?}");
+    }
+    let open_session = Command::OpenSession { time_ms: 0, ttl_ms: 1, session_count_max: 1 };
+    assert!(!at_once(&machine, open_session));
+    let noop = next_entry(&machine, Payload::Noop);
+    assert!(!machine.applies_at_once(&[noop]));
+    // More than one block of the table: the last is read when it is opened.
+    for sequence in 2..=20 {
+        write(&mut machine, session, sequence, put(&format!("b{sequence}"), &"x".repeat(1000)));
+    }
+    drop(machine);
+
+    let mut machine = open_at(directory.path());
+    assert!(!writes_at_once(&machine, put("a", "y")), "it is in a file that nobody has read yet");
+    assert_eq!(value(&mut machine, "a").as_deref(), Some("x"));
+    assert!(writes_at_once(&machine, put("a", "y")), "it was read");
+    let Output::Written(answer) = write(&mut machine, session, 21, put("a", "y")) else {
+        panic!("not written");
+    };
+    assert_eq!(answer.version, 2);
 }
 
 /// A directory that cannot be opened says why, and is left as it is.

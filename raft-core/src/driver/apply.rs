@@ -2,14 +2,15 @@
 //!
 //! The loop feeds it at most [`WORK_IN_FLIGHT_MAX`] pieces of work; what comes up meanwhile gathers
 //! into the next one, so the slower the machine, the larger its batches. A machine that may wait for
-//! a disk runs on a thread of its own, another on a task.
+//! a disk runs on a thread of its own, another on a task. The few entries of a lone request, which the
+//! machine applies at once, are applied on the loop's own task: to wake another takes longer.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TryRecvError;
+use tokio::sync::{Mutex, mpsc};
 use tokio::time::Instant;
 
 use super::inbox::{Inbox, Report, Watchdog};
@@ -27,6 +28,10 @@ const ANSWER_TIME: Duration = Duration::from_millis(2);
 /// How long answers are held back for others that follow: those of one connection then leave in one write, and
 /// whoever sends them is woken once. One that took longer waits for no other.
 const GATHER_TIME: Duration = Duration::from_micros(25);
+
+/// How many entries may be applied on the loop's task, and of how many bytes: it has more to do.
+const AT_ONCE_COUNT_MAX: usize = 16;
+const AT_ONCE_BYTES_MAX: u64 = 64 << 10;
 
 /// How much of a snapshot is handed to the machine at a time, in bytes.
 pub(super) const RESTORE_CHUNK_BYTES: usize = 256 << 10;
@@ -66,21 +71,32 @@ impl<M: StateMachine> Work<M> {
             && self.queries.is_empty()
             && !self.take_view
     }
+
+    /// Entries and nothing else, and so few that they need no thread if they wait for nothing.
+    fn is_small(&self) -> bool {
+        let Self { entries, replies: _, restore, queries, take_view } = self;
+        let is_nothing_else = restore.is_none() && queries.is_empty() && !take_view;
+        is_nothing_else
+            && entries.len() <= AT_ONCE_COUNT_MAX
+            && entries.iter().map(Entry::size_bytes).sum::<u64>() <= AT_ONCE_BYTES_MAX
+    }
 }
 
-/// The apply task as the loop sees it: gathers work and hands it over as credit allows.
+/// The state machine as the loop sees it: gathers work and hands it over as credit allows.
 pub(super) struct ApplyFeed<M: StateMachine> {
     sender: mpsc::Sender<Work<M>>,
+    applier: Arc<Mutex<Applier<M>>>,
     pub(super) gathered: Work<M>,
     in_flight: usize,
 }
 
 impl<M: StateMachine> ApplyFeed<M> {
-    pub(super) fn new(sender: mpsc::Sender<Work<M>>) -> Self {
-        Self { sender, gathered: Work::new(), in_flight: 0 }
+    pub(super) fn new(sender: mpsc::Sender<Work<M>>, applier: Arc<Mutex<Applier<M>>>) -> Self {
+        Self { sender, applier, gathered: Work::new(), in_flight: 0 }
     }
 
-    /// Hands over what has gathered if the machine has room. False: the machine is gone.
+    /// Hands over what has gathered if the machine has room, or does it here if the machine has nothing else to do
+    /// and does this at once. False: the machine is gone, and has said why.
     pub(super) fn flush(&mut self) -> bool {
         // Work that it took along is never reported, so that there will be no room any more.
         if self.sender.is_closed() {
@@ -89,7 +105,16 @@ impl<M: StateMachine> ApplyFeed<M> {
         if self.gathered.is_empty() || self.in_flight >= WORK_IN_FLIGHT_MAX {
             return true;
         }
+        let is_idle = self.in_flight == 0;
         self.in_flight += 1;
+        if is_idle
+            && self.gathered.is_small()
+            && let Ok(mut applier) = self.applier.try_lock()
+            && applier.machine.applies_at_once(&self.gathered.entries)
+        {
+            let work = std::mem::replace(&mut self.gathered, Work::new());
+            return applier.apply_at_once(work);
+        }
         let work = std::mem::replace(&mut self.gathered, Work::new());
         self.sender.try_send(work).is_ok()
     }
@@ -116,29 +141,52 @@ impl<M: StateMachine> Applier<M> {
         Self { machine, storage, inbox, outputs, queries, answers }
     }
 
-    /// Runs until the loop is gone or the machine fails.
-    pub(super) async fn run(mut self, mut works: mpsc::Receiver<Work<M>>) {
-        let watchdog = Watchdog::new(&self.inbox, "the state machine");
+    /// Works until the loop is gone or the machine fails. Whoever else holds the lock does so for an instant.
+    pub(super) async fn run(shared: Arc<Mutex<Self>>, mut works: mpsc::Receiver<Work<M>>) {
+        let inbox = Arc::clone(&shared.lock().await.inbox);
+        let watchdog = Watchdog::new(&inbox, "the state machine");
+        let mut has_queries = false;
         loop {
-            let work = match self.queries.is_empty() {
-                true => works.recv().await.ok_or(TryRecvError::Disconnected),
-                false => works.try_recv(),
+            let work = match has_queries {
+                false => works.recv().await.ok_or(TryRecvError::Disconnected),
+                true => works.try_recv(),
             };
-            match work {
-                Ok(work) => {
-                    if let Err(fatal) = self.work(work).await {
-                        self.inbox.push_report(Report::Failed(fatal));
-                        break;
-                    }
-                }
+            let mut applier = shared.lock().await;
+            let reports = match work {
+                Ok(work) => applier.work(work).await,
                 Err(TryRecvError::Empty) => {
-                    self.answer();
-                    tokio::task::yield_now().await;
+                    applier.answer();
+                    Ok(Vec::new())
                 }
                 Err(TryRecvError::Disconnected) => break,
+            };
+            has_queries = !applier.queries.is_empty();
+            // The loop, once it hears that this is done, finds nobody with the machine.
+            drop(applier);
+            match reports {
+                Ok(reports) => reports.into_iter().for_each(|report| inbox.push_report(report)),
+                Err(fatal) => {
+                    inbox.push_report(Report::Failed(fatal));
+                    break;
+                }
+            }
+            if has_queries {
+                tokio::task::yield_now().await;
             }
         }
         watchdog.ended_well();
+    }
+
+    /// On the loop's task. False: the machine failed, which is reported.
+    fn apply_at_once(&mut self, work: Work<M>) -> bool {
+        let applied = work.entries.last().map(|last| last.index);
+        let result = self.apply(&work.entries, work.replies);
+        let is_well = result.is_ok();
+        self.inbox.push_report(match result {
+            Ok(()) => Report::Applied(applied.expect("entries")),
+            Err(error) => Report::Failed(error.into()),
+        });
+        is_well
     }
 
     /// Answers what was asked, in order, for a while.
@@ -162,7 +210,8 @@ impl<M: StateMachine> Applier<M> {
         }
     }
 
-    async fn work(&mut self, work: Work<M>) -> Result<(), Fatal> {
+    /// Returns what is to be reported, in this order.
+    async fn work(&mut self, work: Work<M>) -> Result<Vec<Report>, Fatal> {
         let Work { entries, replies, restore, queries, take_view } = work;
         let mut applied = self.machine.last_applied().index;
         if let Some(last) = entries.last() {
@@ -182,13 +231,12 @@ impl<M: StateMachine> Applier<M> {
         }
         self.queries.extend(queries);
         self.answer();
-        let view = if take_view { Some(self.machine.snapshot()?) } else { None };
-        self.inbox.push_report(Report::Applied(applied));
-        // In this order: a snapshot is of what is known to be applied.
-        if let Some(view) = view {
-            self.inbox.push_report(Report::ViewTaken(view));
+        let mut reports = vec![Report::Applied(applied)];
+        // A snapshot is of what is known to be applied.
+        if take_view {
+            reports.push(Report::ViewTaken(self.machine.snapshot()?));
         }
-        Ok(())
+        Ok(reports)
     }
 
     fn apply(

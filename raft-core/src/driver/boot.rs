@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 
-use super::apply::{Applier, WORK_IN_FLIGHT_MAX, restore_from};
+use super::apply::{Applier, ApplyFeed, WORK_IN_FLIGHT_MAX, restore_from};
 use super::event_loop::{EventLoop, Parts};
 use super::inbox::Inbox;
 use super::tasks::Tasks;
@@ -43,25 +43,27 @@ pub(super) async fn start<M: StateMachine>(
     let flusher = machine.flusher();
     let blocks = machine.blocks();
     let applier = Applier::new(machine, Arc::clone(&storage), Arc::clone(&inbox));
+    let applier = Arc::new(Mutex::new(applier));
+    let applying = Applier::run(Arc::clone(&applier), work_receiver);
     let writer =
         tokio::spawn(persist::run(Arc::clone(&storage), persist_receiver, Arc::clone(&inbox)));
     let applying = if blocks {
         let runtime = tokio::runtime::Handle::current();
-        let (done, applying) = tokio::sync::oneshot::channel();
+        let (done, has_ended) = tokio::sync::oneshot::channel();
         std::thread::Builder::new()
             .name(format!("apply-{}", config.raft.id))
             .spawn(move || {
-                runtime.block_on(applier.run(work_receiver));
+                runtime.block_on(applying);
                 // Nobody may be waiting any more.
                 let _ = done.send(());
             })
             .map_err(|error| Fatal::Internal(format!("starting the apply thread: {error}")))?;
         tokio::spawn(async move {
             // An error means that the thread panicked; the loop notices by the closed channel.
-            let _ = applying.await;
+            let _ = has_ended.await;
         })
     } else {
-        tokio::spawn(applier.run(work_receiver))
+        tokio::spawn(applying)
     };
 
     let (tasks, tasks_ended) = Tasks::new();
@@ -73,7 +75,7 @@ pub(super) async fn start<M: StateMachine>(
             storage: Arc::clone(&storage),
             transport: Arc::clone(&transport),
             persist: persist_sender,
-            work: work_sender,
+            apply: ApplyFeed::new(work_sender, Arc::clone(&applier)),
             tasks,
             flusher,
             blocks,
@@ -99,6 +101,12 @@ pub(super) async fn start<M: StateMachine>(
         transport_of_loop.close().await;
         // The loop's ends of the channels are gone, so these two finish what they have and end.
         let (_, _) = (writer.await, applying.await);
+        // The last that holds the machine: it may wait for the disk once more.
+        if blocks {
+            let _ = tokio::task::spawn_blocking(move || drop(applier)).await;
+        } else {
+            drop(applier);
+        }
         tasks_ended.wait().await;
         if let Err(fatal) = &result {
             tracing::error!(%fatal, "the node stopped");

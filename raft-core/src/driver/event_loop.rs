@@ -12,7 +12,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
-use super::apply::{ApplyFeed, Queries, Work};
+use super::apply::{ApplyFeed, Queries};
 use super::inbox::{Inbox, PeerEvent, Report, Request, Sent, Turn};
 use super::snapshotter::{Own, Snapshotter};
 use super::tasks::Tasks;
@@ -38,7 +38,7 @@ pub(super) struct Parts<M: StateMachine> {
     pub(super) storage: Arc<dyn Storage>,
     pub(super) transport: Arc<dyn Transport>,
     pub(super) persist: mpsc::Sender<Persist>,
-    pub(super) work: mpsc::Sender<Work<M>>,
+    pub(super) apply: ApplyFeed<M>,
     pub(super) tasks: Tasks,
     pub(super) flusher: Option<Box<dyn Flusher>>,
     pub(super) blocks: bool,
@@ -82,7 +82,7 @@ struct Reads<M: StateMachine> {
 
 impl<M: StateMachine> EventLoop<M> {
     pub(super) fn new(config: &NodeConfig, parts: Parts<M>) -> Self {
-        let Parts { raft, inbox, storage, transport, persist, work, .. } = parts;
+        let Parts { raft, inbox, storage, transport, persist, apply, .. } = parts;
         let Parts { tasks, flusher, blocks, published, .. } = parts;
         let is_recovering = raft.is_recovering();
         if is_recovering {
@@ -115,7 +115,7 @@ impl<M: StateMachine> EventLoop<M> {
             transport,
             storage,
             persist,
-            apply: ApplyFeed::new(work),
+            apply,
             waiters: Waiters::new(),
             reads: Reads { next_id: 1, asked: BTreeMap::new(), confirmed: VecDeque::new() },
             snapshotter,

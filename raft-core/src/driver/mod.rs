@@ -7,9 +7,10 @@
 //!                         └────────────┘ ──▶ snapshot tasks
 //! ```
 //!
-//! One owner per state: the loop owns the core, the apply task the state machine. Nothing downstream
-//! can make the loop wait: it hands out work only against credit, so that every queue it fills has
-//! room, and the inbox always has room for the reports that the work leads to.
+//! One owner per state: the loop owns the core, the apply task the state machine, which the loop may
+//! use for an instant while that task has nothing to do. Nothing downstream can make the loop wait: it
+//! hands out work only against credit, so that every queue it fills has room, and the inbox always has
+//! room for the reports that the work leads to.
 //!
 //! The loop has no unordered map, no random choice between branches and no clock but tokio's, so a
 //! whole node runs deterministically on a paused, single-threaded runtime.

@@ -86,6 +86,10 @@ impl Engine for MemoryEngine {
         drop_aside(std::mem::replace(&mut self.map, map));
         Ok(())
     }
+
+    fn writes_at_once(&self, _: &[u8]) -> bool {
+        true
+    }
 }
 
 fn no_restore() -> MachineError {

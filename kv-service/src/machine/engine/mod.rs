@@ -86,6 +86,9 @@ pub(super) trait Engine: Send {
     fn blocks(&self) -> bool {
         false
     }
+
+    /// Whether to tell the key's versions, to write it, and a commit after that with a few others, wait for nothing.
+    fn writes_at_once(&self, key: &[u8]) -> bool;
 }
 
 /// The records at one moment, in key order.

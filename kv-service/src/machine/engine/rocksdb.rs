@@ -246,6 +246,23 @@ impl Engine for RocksEngine {
     fn blocks(&self) -> bool {
         true
     }
+
+    fn writes_at_once(&self, key: &[u8]) -> bool {
+        let state = self.current.layers.lock();
+        if !state.has_room() {
+            return false;
+        }
+        if state.versions(key).is_some() {
+            return true;
+        }
+        drop(state);
+        let found = self.current.instance.read_cached(key, format::decode_versions);
+        // No layer speaks of the key, and nobody else writes any: it will be looked for in a moment.
+        if let Some(versions) = found {
+            self.current.layers.lock().note(key, versions);
+        }
+        found.is_some()
+    }
 }
 
 fn no_restore() -> MachineError {

@@ -8,8 +8,8 @@ use bytes::Bytes;
 use raft_core::state_machine::{MachineError, MachineResult};
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, Env, ErrorKind,
-    IngestExternalFileOptions, IteratorMode, Options, ReadOptions, SstFileWriter, WriteBatch,
-    WriteOptions,
+    IngestExternalFileOptions, IteratorMode, Options, ReadOptions, ReadTier, SstFileWriter,
+    WriteBatch, WriteOptions,
 };
 
 use super::RocksStateOptions;
@@ -137,6 +137,20 @@ impl Instance {
         match value.map_err(|error| self.failed("reading", &error))? {
             None => Ok(None),
             Some(value) => decode(&value).map(Some).map_err(|error| self.damaged(error)),
+        }
+    }
+
+    /// As [`Instance::read`], of what is in memory: `None` if that would have to read a file, or if anything is wrong.
+    pub(super) fn read_cached<T>(
+        &self,
+        key: &[u8],
+        decode: impl FnOnce(&[u8]) -> DecodeResult<T>,
+    ) -> Option<Option<T>> {
+        let mut options = ReadOptions::default();
+        options.set_read_tier(ReadTier::BlockCache);
+        match self.db.get_pinned_opt(format::record_key(key), &options).ok()? {
+            None => Some(None),
+            Some(value) => decode(&value).ok().map(Some),
         }
     }
 

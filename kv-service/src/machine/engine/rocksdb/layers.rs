@@ -78,6 +78,16 @@ impl State {
         }
     }
 
+    /// The instance holds this of a key that no layer speaks of.
+    pub(super) fn note(&mut self, key: &[u8], versions: Option<Versions>) {
+        self.recent.note(key, versions);
+    }
+
+    /// A commit will not wait.
+    pub(super) fn has_room(&self) -> bool {
+        self.frozen.len() < FROZEN_MAX
+    }
+
     /// What is committed now will not change any more.
     pub(super) fn freeze(&mut self) {
         if !self.active.is_empty() {

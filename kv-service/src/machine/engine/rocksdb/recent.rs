@@ -89,18 +89,16 @@ mod tests {
         let mut recent = Recent::new(1 << 20);
         let slots = recent.buckets.len() * WAYS;
         assert_eq!(slots * size_of::<Slot>(), 1 << 20);
-        for round in 0..3 {
+        for round in 1..=3 {
+            // Every third is deleted.
+            let latest = |key: u64| versions(round).filter(|_| !key.is_multiple_of(3));
             for key in 0..2 * slots as u64 {
-                // Every third is deleted.
-                let latest = versions(round + 1).filter(|_| key % 3 > 0);
-                recent.note(&key.to_be_bytes(), latest);
-                assert_eq!(recent.versions(&key.to_be_bytes()), Some(latest));
+                recent.note(&key.to_be_bytes(), latest(key));
+                assert_eq!(recent.versions(&key.to_be_bytes()), Some(latest(key)));
             }
             let is_known = |key: &u64| {
                 let known = recent.versions(&key.to_be_bytes());
-                assert!(
-                    known.is_none_or(|known| known == versions(round + 1).filter(|_| key % 3 > 0))
-                );
+                assert!(known.is_none_or(|known| known == latest(*key)));
                 known.is_some()
             };
             // It is full but for a bucket here and there, and mostly of what was noted last.
