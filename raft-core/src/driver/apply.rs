@@ -105,17 +105,15 @@ impl<M: StateMachine> ApplyFeed<M> {
         if self.gathered.is_empty() || self.in_flight >= WORK_IN_FLIGHT_MAX {
             return true;
         }
-        let is_idle = self.in_flight == 0;
         self.in_flight += 1;
-        if is_idle
-            && self.gathered.is_small()
+        let work = std::mem::replace(&mut self.gathered, Work::new());
+        if self.in_flight == 1
+            && work.is_small()
             && let Ok(mut applier) = self.applier.try_lock()
-            && applier.machine.applies_at_once(&self.gathered.entries)
+            && applier.machine.applies_at_once(&work.entries)
         {
-            let work = std::mem::replace(&mut self.gathered, Work::new());
             return applier.apply_at_once(work);
         }
-        let work = std::mem::replace(&mut self.gathered, Work::new());
         self.sender.try_send(work).is_ok()
     }
 
