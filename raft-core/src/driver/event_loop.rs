@@ -171,18 +171,18 @@ impl<M: StateMachine> EventLoop<M> {
                 self.begin_shutdown(now);
             }
             let ready = self.raft.ready(now);
-            if !self.carry_out(ready) {
-                return Err(self.why_gone("writing to storage"));
-            }
+            self.carry_out(ready)?;
             self.see_to_snapshots();
-            if !self.apply.flush() {
-                return Err(self.why_gone("the state machine"));
-            }
+            self.feed_machine()?;
             self.publish_status();
             if self.stop_at.is_some_and(|at| now >= at || self.raft.role() != RoleKind::Leader) {
                 return Ok(());
             }
         }
+    }
+
+    fn feed_machine(&mut self) -> Result<(), Fatal> {
+        if self.apply.flush() { Ok(()) } else { Err(self.why_gone("the state machine")) }
     }
 
     /// A task that goes away says why before it goes, so the reason has come in.
@@ -320,8 +320,7 @@ impl<M: StateMachine> EventLoop<M> {
     }
 
     /// Everything in a `Ready` may be done at once; naming each field keeps any from being forgotten.
-    /// False: nothing is written any more.
-    fn carry_out(&mut self, ready: Ready) -> bool {
+    fn carry_out(&mut self, ready: Ready) -> Result<(), Fatal> {
         let Ready {
             persist,
             messages,
@@ -337,11 +336,8 @@ impl<M: StateMachine> EventLoop<M> {
             match self.persist.try_send(persist) {
                 Ok(()) => {}
                 Err(TrySendError::Full(_)) => unreachable!("the core counts what is in flight"),
-                Err(TrySendError::Closed(_)) => return false,
+                Err(TrySendError::Closed(_)) => return Err(self.why_gone("writing to storage")),
             }
-        }
-        for (to, message) in messages {
-            self.transport.send(to, message);
         }
         for alarm in alarms {
             tracing::error!("{alarm}");
@@ -351,6 +347,11 @@ impl<M: StateMachine> EventLoop<M> {
             self.on_read_state(state);
         }
         self.release_reads();
+        // A client that is answered on the spot hears so before peers hear that its entry is committed.
+        self.feed_machine()?;
+        for (to, message) in messages {
+            self.transport.send(to, message);
+        }
         self.snapshotter.wanted_by.extend(snapshot_requests);
         if let Some(meta) = snapshot_published {
             self.snapshotter.own = Own::Idle;
@@ -360,7 +361,7 @@ impl<M: StateMachine> EventLoop<M> {
         if let Some(change) = role_change {
             self.on_role_change(change);
         }
-        true
+        Ok(())
     }
 
     fn hand_out(&mut self, committed: Vec<Entry>, restore: Option<SnapshotMeta>) {
