@@ -64,7 +64,7 @@ pub struct RocksStateOptions {
 impl Default for RocksStateOptions {
     fn default() -> Self {
         Self {
-            block_cache_bytes: 128 << 20,
+            block_cache_bytes: 256 << 20,
             write_buffer_bytes: 64 << 20,
             recent_keys_bytes: 64 << 20,
             background_jobs: 2,
