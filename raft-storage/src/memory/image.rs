@@ -1,11 +1,12 @@
 //! What is on the disk in memory, and what of it would survive a loss of power.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use raft_core::storage::{StorageError, StorageResult};
-use raft_core::types::{Batch, Entry, HardState, Loaded, SnapshotContent, SnapshotMeta};
+use raft_core::types::{Batch, HardState, Loaded, SnapshotContent, SnapshotMeta};
+
+use super::log::Log;
 
 /// A finished snapshot.
 #[derive(Debug)]
@@ -24,22 +25,12 @@ struct Part {
     bytes: BytesMut,
 }
 
-/// What the writes since the last sync have replaced. A loss of power brings it back.
-#[derive(Debug, Default)]
-struct Unsynced {
-    hard_state: Option<HardState>,
-    log_start: Option<SnapshotMeta>,
-    /// In order; they belong before those in the log.
-    forgotten: Vec<Entry>,
-}
-
 #[derive(Debug, Default)]
 pub(super) struct Image {
     hard_state: HardState,
-    log_start: SnapshotMeta,
-    entries: VecDeque<Entry>,
-    log_bytes: u64,
-    unsynced: Unsynced,
+    /// Before the writes that are not synced, which a loss of power undoes.
+    old_hard_state: Option<HardState>,
+    log: Log,
     published: Option<Arc<Snapshot>>,
     /// Oldest first; at most [`FINISHED_COUNT_MAX`].
     finished: Vec<Arc<Snapshot>>,
@@ -52,15 +43,15 @@ const FINISHED_COUNT_MAX: usize = 2;
 
 impl Image {
     pub(super) fn log_bytes(&self) -> u64 {
-        self.log_bytes
+        self.log.bytes()
     }
 
     pub(super) fn load(&self) -> Loaded {
         Loaded {
             hard_state: self.hard_state,
-            log_start: self.log_start.clone(),
+            log_start: self.log.start().clone(),
             snapshot: self.published.as_ref().map(|snapshot| snapshot.meta.clone()),
-            entries: self.entries.iter().cloned().collect(),
+            entries: self.log.iter().cloned().collect(),
         }
     }
 
@@ -75,7 +66,7 @@ impl Image {
         let replaced_by = publish.filter(|publish| publish.replaces_log).map(|p| p.meta);
         let (start, mut end) = match &replaced_by {
             Some(meta) => (meta.index(), meta.index()),
-            None => (self.log_start.index(), self.last_index()),
+            None => (self.log.start().index(), self.log.last_index()),
         };
         if let Some(from) = truncate_from {
             if from <= start {
@@ -99,28 +90,21 @@ impl Image {
             self.published = Some(published);
         }
         if let Some(meta) = replaced_by {
-            self.entries.clear();
-            self.log_bytes = 0;
-            self.log_start = meta;
+            self.log.replace(meta);
         }
-        while self.last_index() > end {
-            let dropped = self.entries.pop_back().expect("the log reaches past its start");
-            self.log_bytes -= dropped.size_bytes();
-        }
-        self.log_bytes += entries.iter().map(Entry::size_bytes).sum::<u64>();
-        self.entries.extend(entries);
+        self.log.truncate_after(end);
+        let come_count = entries.len();
+        self.log.append(entries);
         if let Some(new) = hard_state {
             let old = std::mem::replace(&mut self.hard_state, new);
-            self.unsynced.hard_state.get_or_insert(old);
+            self.old_hard_state.get_or_insert(old);
         }
         if synced {
-            self.unsynced = Unsynced::default();
+            self.old_hard_state = None;
+            self.log.sync();
         }
+        self.log.drop_some(come_count);
         Ok(())
-    }
-
-    fn last_index(&self) -> u64 {
-        self.log_start.index() + self.entries.len() as u64
     }
 
     fn finished(&self, meta: &SnapshotMeta) -> StorageResult<Arc<Snapshot>> {
@@ -129,29 +113,15 @@ impl Image {
     }
 
     pub(super) fn compact(&mut self, through: SnapshotMeta) {
-        if through.index() <= self.log_start.index() {
-            return;
-        }
-        while self.entries.front().is_some_and(|entry| entry.index <= through.index()) {
-            let entry = self.entries.pop_front().expect("there is a first one");
-            self.log_bytes -= entry.size_bytes();
-            self.unsynced.forgotten.push(entry);
-        }
-        let old = std::mem::replace(&mut self.log_start, through);
-        self.unsynced.log_start.get_or_insert(old);
+        self.log.compact(through);
     }
 
     /// What was not synced is gone.
     pub(super) fn lose_power(&mut self) {
-        let Unsynced { hard_state, log_start, forgotten } = std::mem::take(&mut self.unsynced);
-        self.hard_state = hard_state.unwrap_or(self.hard_state);
-        if let Some(log_start) = log_start {
-            self.log_start = log_start;
-            for entry in forgotten.into_iter().rev() {
-                self.log_bytes += entry.size_bytes();
-                self.entries.push_front(entry);
-            }
+        if let Some(old) = self.old_hard_state.take() {
+            self.hard_state = old;
         }
+        self.log.lose_power();
         self.finished.clear();
         // Like a file: what has been written of a transfer may be resumed.
         self.part = self.part.take().filter(|part| part.expected.is_some());

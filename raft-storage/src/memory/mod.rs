@@ -10,6 +10,7 @@
 
 mod disk;
 mod image;
+mod log;
 mod snapshot;
 
 use async_trait::async_trait;
