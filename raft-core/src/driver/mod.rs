@@ -42,7 +42,7 @@ use crate::storage::Storage;
 use crate::transport::Transport;
 use crate::types::{Index, NodeId, Term};
 use inbox::{Inbox, Request};
-use waiters::Reply;
+use waiters::{ProposeReply, Reply};
 
 /// How one node is run.
 #[derive(Clone, Debug)]
@@ -144,12 +144,15 @@ impl<M: StateMachine> Node<M> {
         command: Bytes,
         reply: impl FnOnce(Result<M::Output, ProposeError>) + Send + 'static,
     ) {
+        self.propose_with(command, Reply::new(reply));
+    }
+
+    fn propose_with(&self, command: Bytes, reply: ProposeReply<M::Output>) {
         let size_bytes = command.len() as u64;
         let limit_bytes = self.shared.command_bytes_max;
         if size_bytes > limit_bytes {
-            return reply(Err(Rejected::TooLarge { size_bytes, limit_bytes }.into()));
+            return reply.send(Err(Rejected::TooLarge { size_bytes, limit_bytes }.into()));
         }
-        let reply = Reply::new(reply);
         self.shared.inbox.push_request(Request::Propose { command, reply });
     }
 
@@ -158,11 +161,8 @@ impl<M: StateMachine> Node<M> {
     /// # Errors
     /// As the `reply` of `propose`. Dropping the future does not withdraw the proposal.
     pub async fn propose_and_wait(&self, command: Bytes) -> Result<M::Output, ProposeError> {
-        let (sender, receiver) = tokio::sync::oneshot::channel();
-        self.propose(command, move |result| {
-            // Whoever asked may have gone.
-            let _ = sender.send(result);
-        });
+        let (reply, receiver) = Reply::channel();
+        self.propose_with(command, reply);
         receiver.await.unwrap_or(Err(ProposeError::Unknown("the node stopped")))
     }
 
@@ -188,10 +188,8 @@ impl<M: StateMachine> Node<M> {
         query: M::Query,
         linearizable: bool,
     ) -> Result<M::Answer, Rejected> {
-        let (sender, receiver) = tokio::sync::oneshot::channel();
-        self.query(query, linearizable, move |result| {
-            let _ = sender.send(result);
-        });
+        let (reply, receiver) = Reply::channel();
+        self.shared.inbox.push_request(Request::Query { query, linearizable, reply });
         receiver.await.unwrap_or(Err(Rejected::ShuttingDown))
     }
 

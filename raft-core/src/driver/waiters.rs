@@ -6,6 +6,8 @@
 
 use std::collections::VecDeque;
 
+use tokio::sync::oneshot;
+
 use super::inbox::InFlight;
 use crate::error::{ProposeError, Rejected};
 use crate::types::{Entry, Index, Position};
@@ -27,17 +29,27 @@ impl Abandoned for Rejected {
     }
 }
 
-type ReplyFn<T, E> = Box<dyn FnOnce(Result<T, E>) + Send>;
+/// How the answer gets to whoever asked.
+enum Way<T, E> {
+    Call(Box<dyn FnOnce(Result<T, E>) + Send>),
+    Channel(oneshot::Sender<Result<T, E>>),
+}
 
 pub(super) struct Reply<T, E: Abandoned> {
-    reply: Option<ReplyFn<T, E>>,
+    way: Option<Way<T, E>>,
     /// Goes before the answer does: whoever hears it may ask again.
     in_flight: Option<InFlight>,
 }
 
 impl<T, E: Abandoned> Reply<T, E> {
     pub(super) fn new(reply: impl FnOnce(Result<T, E>) + Send + 'static) -> Self {
-        Self { reply: Some(Box::new(reply)), in_flight: None }
+        Self { way: Some(Way::Call(Box::new(reply))), in_flight: None }
+    }
+
+    /// A reply that somebody waits for.
+    pub(super) fn channel() -> (Self, oneshot::Receiver<Result<T, E>>) {
+        let (sender, receiver) = oneshot::channel();
+        (Self { way: Some(Way::Channel(sender)), in_flight: None }, receiver)
     }
 
     /// The request counts until it is answered.
@@ -47,14 +59,19 @@ impl<T, E: Abandoned> Reply<T, E> {
     }
 
     pub(super) fn send(mut self, result: Result<T, E>) {
-        assert!(self.reply.is_some(), "a reply is sent once");
+        assert!(self.way.is_some(), "a reply is sent once");
         self.answer(result);
     }
 
     fn answer(&mut self, result: Result<T, E>) {
-        if let Some(reply) = self.reply.take() {
-            drop(self.in_flight.take());
-            reply(result);
+        let Some(way) = self.way.take() else { return };
+        drop(self.in_flight.take());
+        match way {
+            Way::Call(reply) => reply(result),
+            Way::Channel(sender) => {
+                // Whoever asked may have gone.
+                let _ = sender.send(result);
+            }
         }
     }
 }
