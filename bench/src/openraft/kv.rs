@@ -102,6 +102,10 @@ impl StateMachine for Nothing {
     fn finish_restore(&mut self) -> MachineResult<()> {
         Ok(())
     }
+
+    fn applies_at_once(&self, _entries: &[Entry]) -> bool {
+        true
+    }
 }
 
 struct Empty {

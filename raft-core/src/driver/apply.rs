@@ -30,7 +30,7 @@ const ANSWER_TIME: Duration = Duration::from_millis(2);
 const GATHER_TIME: Duration = Duration::from_micros(25);
 
 /// How many entries may be applied on the loop's task, and of how many bytes: it has more to do.
-const AT_ONCE_COUNT_MAX: usize = 16;
+const AT_ONCE_COUNT_MAX: usize = 64;
 const AT_ONCE_BYTES_MAX: u64 = 64 << 10;
 
 /// How much of a snapshot is handed to the machine at a time, in bytes.
