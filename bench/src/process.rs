@@ -15,6 +15,25 @@ pub(crate) fn cpu(pids: &[u32]) -> anyhow::Result<Duration> {
     pids.iter().map(|pid| cpu_of(*pid)).sum()
 }
 
+/// Waits until processes have done what loading left them to do, such as merging tables: until they use less than a
+/// tenth of a core for a second.
+///
+/// # Errors
+/// They are not at rest after five minutes, or one ended.
+pub(crate) async fn settled(pids: &[u32]) -> anyhow::Result<()> {
+    const SECOND: Duration = Duration::from_secs(1);
+    let mut before = cpu(pids)?;
+    for _ in 0..300 {
+        tokio::time::sleep(SECOND).await;
+        let now = cpu(pids)?;
+        if now.saturating_sub(before) < SECOND / 10 {
+            return Ok(());
+        }
+        before = now;
+    }
+    anyhow::bail!("the servers are not at rest five minutes after loading")
+}
+
 fn cpu_of(pid: u32) -> anyhow::Result<Duration> {
     let stat = read(pid, "stat")?;
     // The name, in parentheses, may hold anything; user and system time are 12th and 13th behind it.

@@ -3,6 +3,7 @@
 use super::{Args, Case, KEYS, VALUE_BYTES, cluster, tell, turn};
 use crate::cluster::kv::Setup;
 use crate::load::{self, Op, Store};
+use crate::process;
 use crate::report::Report;
 
 /// Bytes under way at once, so that large values do not only measure a full queue.
@@ -60,6 +61,7 @@ pub(super) async fn keys(args: &Args, report: &mut Report) -> anyhow::Result<()>
     for count in &args.keys {
         load::load_range(&large_stores, loaded..*count, VALUE_BYTES).await?;
         loaded = *count;
+        process::settled(&large.pids()).await?;
         for op in [Op::Put, Op::Get] {
             let named = |keys: u64| Case { name: format!("{keys} keys"), rounds: Vec::new() };
             let mut both = [named(KEYS), named(*count)];
