@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use raft_core::storage::{StorageError, StorageResult};
 use raft_core::types::{Batch, HardState, Loaded, SnapshotContent, SnapshotMeta};
 
 use super::log::Log;
+use super::pieces::Pieces;
 
 /// A finished snapshot.
 #[derive(Debug)]
 pub(super) struct Snapshot {
     pub(super) meta: SnapshotMeta,
     pub(super) content: SnapshotContent,
-    pub(super) bytes: Bytes,
+    pub(super) pieces: Pieces,
 }
 
 /// An unfinished snapshot.
@@ -22,7 +23,7 @@ struct Part {
     id: u64,
     meta: SnapshotMeta,
     expected: Option<SnapshotContent>,
-    bytes: BytesMut,
+    pieces: Pieces,
 }
 
 #[derive(Debug, Default)]
@@ -138,23 +139,23 @@ impl Image {
             .part
             .take()
             .filter(|part| expected.is_some() && part.meta == meta && part.expected == expected);
-        let bytes = resumed.map(|part| part.bytes).unwrap_or_default();
-        let offset = bytes.len() as u64;
-        self.part = Some(Part { id: self.next_id, meta, expected, bytes });
+        let pieces = resumed.map(|part| part.pieces).unwrap_or_default();
+        let offset = pieces.content().size_bytes;
+        self.part = Some(Part { id: self.next_id, meta, expected, pieces });
         (self.next_id, offset)
     }
 
-    pub(super) fn write_snapshot(&mut self, id: u64, chunk: &[u8]) -> StorageResult<u64> {
+    /// Returns how many bytes there are now.
+    pub(super) fn write_snapshot(&mut self, id: u64, piece: Bytes) -> StorageResult<u64> {
         let part = self.part.as_mut().filter(|part| part.id == id).ok_or_else(dropped)?;
-        part.bytes.extend_from_slice(chunk);
-        Ok(part.bytes.len() as u64)
+        part.pieces.push(piece);
+        Ok(part.pieces.content().size_bytes)
     }
 
     pub(super) fn finish_snapshot(&mut self, id: u64) -> StorageResult<SnapshotContent> {
-        let Part { meta, expected, bytes, .. } =
+        let Part { meta, expected, pieces, .. } =
             self.part.take_if(|part| part.id == id).ok_or_else(dropped)?;
-        let content =
-            SnapshotContent { size_bytes: bytes.len() as u64, checksum: crc32c::crc32c(&bytes) };
+        let content = pieces.content();
         if expected.is_some_and(|expected| expected != content) {
             return Err(StorageError::Corrupt(format!(
                 "the snapshot received for {} is not the one that was announced; it was dropped",
@@ -162,7 +163,7 @@ impl Image {
             )));
         }
         self.finished.retain(|one| one.meta != meta);
-        self.finished.push(Arc::new(Snapshot { meta, content, bytes: bytes.freeze() }));
+        self.finished.push(Arc::new(Snapshot { meta, content, pieces }));
         if self.finished.len() > FINISHED_COUNT_MAX {
             self.finished.remove(0);
         }

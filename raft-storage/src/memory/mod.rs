@@ -11,6 +11,7 @@
 mod disk;
 mod image;
 mod log;
+mod pieces;
 mod snapshot;
 
 use async_trait::async_trait;

@@ -29,8 +29,10 @@ impl SnapshotWriter for Writer {
         let operation = Operation::SnapshotWrite;
         self.disk.begin(self.process, operation).await?;
         let id = self.id;
+        // A copy: the chunk may be a slice of something large.
+        let piece = Bytes::copy_from_slice(&chunk);
         self.offset =
-            self.disk.with_image(self.process, |image| image.write_snapshot(id, &chunk))?;
+            self.disk.with_image(self.process, |image| image.write_snapshot(id, piece))?;
         self.disk.pass(self.process, Step::SnapshotWritten)?;
         self.disk.end(self.process, operation).await
     }
@@ -64,10 +66,7 @@ impl SnapshotReader for Reader {
 
     async fn read(&mut self, offset: u64, bytes_max: usize) -> StorageResult<Bytes> {
         self.disk.begin(self.process, Operation::SnapshotRead).await?;
-        let bytes = &self.snapshot.bytes;
-        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
-        let end = start.saturating_add(bytes_max).min(bytes.len());
         self.disk.end(self.process, Operation::SnapshotRead).await?;
-        Ok(self.snapshot.bytes.slice(start..end))
+        Ok(self.snapshot.pieces.read(offset, bytes_max))
     }
 }
