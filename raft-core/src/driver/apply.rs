@@ -2,8 +2,8 @@
 //!
 //! The loop feeds it at most [`WORK_IN_FLIGHT_MAX`] pieces of work; what comes up meanwhile gathers
 //! into the next one, so the slower the machine, the larger its batches. A machine that may wait for
-//! a disk runs on a thread of its own, another on a task. The few entries of a lone request, which the
-//! machine applies at once, are applied on the loop's own task: to wake another takes longer.
+//! a disk runs on a thread of its own, another on a task. A few small entries that the machine says it
+//! applies at once are applied on the loop's own task: to wake another takes longer.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -107,6 +107,7 @@ impl<M: StateMachine> ApplyFeed<M> {
         }
         self.in_flight += 1;
         let work = std::mem::replace(&mut self.gathered, Work::new());
+        // Nothing is before it.
         if self.in_flight == 1
             && work.is_small()
             && let Ok(mut applier) = self.applier.try_lock()
