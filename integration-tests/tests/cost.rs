@@ -40,7 +40,7 @@ fn core() {
         settle(&mut nodes, &mut mail, now, &mut applied_count);
     }
     // By each of them.
-    nodes[0].on_timeout(now + Config::new(1).heartbeat_interval);
+    nodes[0].on_timeout(now + Config::new(1, 1).heartbeat_interval);
     settle(&mut nodes, &mut mail, now, &mut applied_count);
     assert_eq!(applied_count, wanted * nodes.len());
 }
@@ -51,7 +51,7 @@ fn node(id: NodeId) -> Raft {
         last_applied: Position::ZERO,
         bootstrap: Configuration::of_voters(NODES),
     };
-    let config = Config { log_bytes_max: u64::MAX, ..Config::new(id) };
+    let config = Config { log_bytes_max: u64::MAX, ..Config::new(id, id) };
     Raft::new(config, boot, Time::ZERO).expect("the defaults are sound")
 }
 

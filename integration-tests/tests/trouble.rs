@@ -49,7 +49,7 @@ fn ends(scenario: impl Future<Output = ()> + Send + 'static) {
 
 /// A cluster of one, and it leads.
 async fn alone<M: StateMachine>(disk: &MemoryDisk, machine: M) -> Node<M> {
-    alone_with(NodeConfig::new(1, [1]), disk, machine).await
+    alone_with(NodeConfig::new(1, [1], 1), disk, machine).await
 }
 
 async fn alone_with<M: StateMachine>(config: NodeConfig, disk: &MemoryDisk, machine: M) -> Node<M> {
@@ -262,7 +262,7 @@ async fn a_proposal_does_not_wait_for_all_queries_before_it() {
 #[tokio::test]
 async fn requests_beyond_the_limit_are_turned_away() {
     const LIMIT: usize = 10;
-    let mut config = NodeConfig::new(1, [1]);
+    let mut config = NodeConfig::new(1, [1], 1);
     config.requests_in_flight_max = LIMIT;
     let (machine, let_go) = gated();
     let node = alone_with(config, &MemoryDisk::new(), machine).await;
@@ -299,7 +299,7 @@ async fn requests_beyond_the_limit_are_turned_away() {
 /// More is committed by the time that it is written, and is not in it.
 #[tokio::test]
 async fn a_snapshot_is_of_what_was_applied_when_it_was_taken() {
-    let mut config = NodeConfig::new(1, [1]);
+    let mut config = NodeConfig::new(1, [1], 1);
     config.max_raft_state_bytes = 100;
     let (machine, let_go) = gated();
     let disk = MemoryDisk::new();
@@ -395,7 +395,7 @@ impl StateMachine for Durable {
 
 /// A node that is about to flush its state, because its log is at its limit.
 async fn flushing(files: &Arc<()>, on_flush: fn()) -> Node<Durable> {
-    let mut config = NodeConfig::new(1, [1]);
+    let mut config = NodeConfig::new(1, [1], 1);
     config.max_raft_state_bytes = 100;
     let machine = Durable { inner: Counter::default(), files: Arc::clone(files), on_flush };
     let node = alone_with(config, &MemoryDisk::new(), machine).await;
@@ -532,7 +532,7 @@ impl Storage for BadSector {
 async fn a_snapshot_that_cannot_be_read_is_replaced() {
     let network = ChannelNetwork::new(1);
     let start = async |id: NodeId, storage: Arc<dyn Storage>| {
-        let mut config = NodeConfig::new(id, [1, 2, 3]);
+        let mut config = NodeConfig::new(id, [1, 2, 3], id);
         config.max_raft_state_bytes = 1_000;
         let started = Node::start(config, storage, network.transport(id), Counter::default());
         started.await.expect("a node of a healthy disk starts")

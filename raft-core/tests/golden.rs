@@ -75,7 +75,7 @@ fn new_cluster(args: &mut ArgumentConsumer<'_>) -> Outcome<Cluster> {
             options.insert(key.to_owned(), value.parse::<u64>()?);
         }
     }
-    let known = |name: &String| set_option(&mut Config::new(1), name, 1);
+    let known = |name: &String| set_option(&mut Config::new(1, 1), name, 1);
     if let Some(unknown) = options.keys().find(|name| !known(name)) {
         return Err(format!("no option {unknown}").into());
     }

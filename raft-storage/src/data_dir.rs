@@ -22,7 +22,7 @@
 //!   can tell: do not restore a single node that way.
 //! * A wiped directory is a new one with a new incarnation; peers refuse it while the node of the old
 //!   one is connected. Its node has forgotten what it promised and knows it, because its log is empty; see
-//!   [`HardState::recovering`](raft_core::types::HardState::recovering).
+//!   [`HardState::memory`](raft_core::types::HardState::memory).
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};

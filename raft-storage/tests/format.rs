@@ -14,7 +14,7 @@ use bytes::Bytes;
 use common::{CLUSTER, NODE, copy, open};
 use raft_core::storage::{Storage, StorageError};
 use raft_core::types::{
-    Batch, Configuration, Entry, HardState, Loaded, Payload, Position, PublishSnapshot,
+    Batch, Configuration, Entry, HardState, Loaded, Memory, Payload, Position, PublishSnapshot,
     SnapshotContent, SnapshotMeta,
 };
 use raft_storage::DataDir;
@@ -47,7 +47,7 @@ fn snapshot_bytes() -> Bytes {
 }
 
 const HARD_STATE: HardState =
-    HardState { term: 6, voted_for: Some(3), commit_index: 25, recovering: false };
+    HardState { term: 6, voted_for: Some(3), commit_index: 25, memory: Memory::Intact };
 
 async fn check(path: &Path) {
     let storage = open(path).unwrap();

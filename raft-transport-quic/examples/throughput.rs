@@ -103,7 +103,7 @@ async fn round_trips(one: &mut Node, two: &mut Node) -> Vec<Duration> {
     let answer = async {
         for round in 0..ROUND_TRIPS {
             two.1.recv().await;
-            two.0.send(1, Message::new(1, Body::HeartbeatAnswer { round }));
+            two.0.send(1, Message::new(1, Body::HeartbeatAnswer { round, version_max: 0 }));
         }
     };
     let (mut times, ()) = tokio::join!(ask, answer);

@@ -25,7 +25,7 @@ impl Cluster {
         let mut nodes = Vec::new();
         for id in NODES {
             let storage = Arc::new(MemoryDisk::new().storage());
-            let config = NodeConfig::new(id, NODES);
+            let config = NodeConfig::new(id, NODES, id);
             let transport = network.transport(id);
             nodes.push(Node::start(config, storage, transport, Nothing::default()).await?);
         }

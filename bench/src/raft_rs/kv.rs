@@ -31,7 +31,7 @@ impl Nodes {
                 last_applied: Position::ZERO,
                 bootstrap: Configuration::of_voters(NODES),
             };
-            let raft = Raft::new(Config::new(id), boot, Time::ZERO)?;
+            let raft = Raft::new(Config::new(id, id), boot, Time::ZERO)?;
             nodes.push(Node { raft, inbox: Vec::new() });
         }
         let now = nodes[0].raft.next_deadline();

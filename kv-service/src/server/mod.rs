@@ -195,10 +195,9 @@ impl Server {
 
 /// The driver's configuration for the service's.
 fn node_config(config: &ServerConfig, seed: u64) -> NodeConfig {
-    let mut node = NodeConfig::new(config.node_id, config.nodes.iter().map(|node| node.id));
+    let mut node = NodeConfig::new(config.node_id, config.nodes.iter().map(|node| node.id), seed);
     node.raft.heartbeat_interval = config.timeouts.heartbeat;
     node.raft.election_timeout = config.timeouts.election;
-    node.raft.seed = seed;
     node.max_raft_state_bytes = config.max_raft_state.0;
     // A compare-and-swap carries two values.
     node.command_bytes_max = 2 * config.limits.value_bytes_max.0

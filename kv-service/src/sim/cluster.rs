@@ -93,9 +93,9 @@ impl<M: StateMachine> Cluster<M> {
     /// If it runs, or if what the disk holds does not make sense to it.
     pub async fn start(&mut self, id: NodeId) {
         assert!(!self.nodes.contains_key(&id), "node {id} runs");
-        let mut config = NodeConfig::new(id, self.ids());
+        let seed = self.seed.wrapping_mul(1_000).wrapping_add(self.start_count);
+        let mut config = NodeConfig::new(id, self.ids(), seed);
         (self.configure)(&mut config);
-        config.raft.seed = self.seed.wrapping_mul(1_000).wrapping_add(self.start_count);
         self.start_count += 1;
         self.trace.note(format_args!("{id} starts"));
         let transport = self.network.transport(id);

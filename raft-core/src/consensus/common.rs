@@ -8,8 +8,8 @@ use super::log::Log;
 use super::ready::{Gate, Persist, PersistId, ReadState};
 use super::{Chance, Config};
 use crate::types::{
-    Batch, Body, Configuration, HardState, Message, NodeId, PublishSnapshot, SnapshotMeta, Term,
-    Time,
+    Batch, Body, Configuration, HardState, Memory, Message, NodeId, PublishSnapshot, SnapshotMeta,
+    Term, Time,
 };
 
 #[derive(Clone, Debug)]
@@ -96,7 +96,7 @@ impl Common {
     ) -> Self {
         let mut chance = Chance::new(config.seed);
         Self {
-            recovering: hard_state.recovering.then(|| chance.next()),
+            recovering: (hard_state.memory == Memory::Lost).then(|| chance.next()),
             recovered_by: None,
             chance,
             config,
@@ -231,7 +231,10 @@ impl Common {
             term: self.term,
             voted_for: self.voted_for,
             commit_index: self.log.commit_index(),
-            recovering: self.recovering.is_some() && self.recovered_by.is_none(),
+            memory: match self.recovering.is_some() && self.recovered_by.is_none() {
+                true => Memory::Lost,
+                false => Memory::Intact,
+            },
         }
     }
 
@@ -249,7 +252,10 @@ impl Common {
         let id = self.last_persist_id;
         self.log.on_persist_started(id);
         self.persists.push_back(PersistInFlight { id, since: now, publish: publish.clone() });
-        Some(Persist { id, batch: Batch { publish, truncate_from, entries, hard_state } })
+        Some(Persist {
+            id,
+            batch: Batch { publish, withdraw_snapshot: false, truncate_from, entries, hard_state },
+        })
     }
 
     /// Batches through `id` are on disk. Returns what they published.

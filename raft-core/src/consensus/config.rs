@@ -35,11 +35,19 @@ pub struct Config {
     /// A batch outstanding for this long makes a leader step down: heartbeats must not outlive the
     /// ability to append.
     pub disk_patience: Duration,
+    /// A leader whose commit index, or whose state machine, owes progress and makes none for this long
+    /// steps down: heartbeats must not outlive the ability to commit and to apply.
+    pub stall_patience: Duration,
+    /// The oldest and the newest cluster version that this program supports. It refuses to start on a
+    /// log of another one.
+    pub version_min: u32,
+    pub version_max: u32,
     /// Ask before campaigning, so that a node that was cut off does not disturb (9.6).
     pub pre_vote: bool,
     /// Step down without a quorum, and stick to a leader that is heard (6.2, 4.2.3).
     pub check_quorum: bool,
-    /// Where all chance comes from. Should differ between nodes and between restarts.
+    /// Where all randomness comes from. Draw it from the operating system at each start: the number
+    /// under which a node recovers, and the numbers of its read attempts, must not repeat (C2).
     pub seed: u64,
 }
 
@@ -50,7 +58,7 @@ pub struct ConfigError(pub String);
 
 impl Config {
     /// Defaults for a local network: a dead leader is replaced in about half a second.
-    pub fn new(id: NodeId) -> Self {
+    pub fn new(id: NodeId, seed: u64) -> Self {
         let election_timeout = Duration::from_millis(300);
         Self {
             id,
@@ -65,9 +73,12 @@ impl Config {
             persists_in_flight_max: 8,
             reads_waiting_max: 65_536,
             disk_patience: 4 * election_timeout,
+            stall_patience: 16 * election_timeout,
+            version_min: 0,
+            version_max: 1,
             pre_vote: true,
             check_quorum: true,
-            seed: id,
+            seed,
         }
     }
 
@@ -91,6 +102,15 @@ impl Config {
             self.disk_patience >= self.election_timeout,
             "disk_patience must be at least election_timeout",
         )?;
+        require(
+            self.stall_patience >= self.disk_patience,
+            "stall_patience must be at least disk_patience",
+        )?;
+        require(
+            self.version_min <= self.version_max && self.version_max > 0,
+            "version_min must not exceed version_max, which is at least 1",
+        )?;
+        require(self.uncommitted_bytes_max > 0, "uncommitted_bytes_max must be positive")?;
         require(self.append_bytes_max > 0, "append_bytes_max must be positive")?;
         require(self.inflight_count_max > 0, "inflight_count_max must be positive")?;
         require(
@@ -114,7 +134,7 @@ mod tests {
     #[test]
     fn each_contradiction_is_named() {
         type Change = fn(&mut Config);
-        const CASES: [(&str, Change); 11] = [
+        const CASES: [(&str, Change); 14] = [
             ("node id 0", |config| config.id = 0),
             ("at least 1 ms", |config| config.heartbeat_interval = Duration::from_micros(999)),
             ("three times", |config| {
@@ -123,6 +143,12 @@ mod tests {
             ("disk_patience", |config| {
                 config.disk_patience = config.election_timeout - Duration::from_nanos(1);
             }),
+            ("stall_patience", |config| {
+                config.stall_patience = config.disk_patience - Duration::from_nanos(1);
+            }),
+            ("version_min", |config| config.version_min = config.version_max + 1),
+            // C24. Every proposal would be rejected as busy.
+            ("uncommitted_bytes_max", |config| config.uncommitted_bytes_max = 0),
             ("append_bytes_max", |config| config.append_bytes_max = 0),
             ("inflight_count_max", |config| config.inflight_count_max = 0),
             ("inflight_bytes_max", |config| {
@@ -134,7 +160,7 @@ mod tests {
             ("reads_waiting_max", |config| config.reads_waiting_max = 0),
         ];
         for (named, change) in CASES {
-            let mut config = Config::new(1);
+            let mut config = Config::new(1, 1);
             change(&mut config);
             let error = config.validate().expect_err(named);
             assert!(error.to_string().contains(named), "{named}: {error}");
@@ -149,6 +175,7 @@ mod tests {
             heartbeat_interval,
             election_timeout: 3 * heartbeat_interval,
             disk_patience: 3 * heartbeat_interval,
+            stall_patience: 3 * heartbeat_interval,
             append_bytes_max: 1,
             inflight_count_max: 1,
             inflight_bytes_max: 1,
@@ -157,9 +184,9 @@ mod tests {
             apply_bytes_max: 1,
             persists_in_flight_max: 1,
             reads_waiting_max: 1,
-            ..Config::new(1)
+            ..Config::new(1, 1)
         };
         assert_eq!(config.validate(), Ok(()));
-        assert_eq!(Config::new(7).validate(), Ok(()));
+        assert_eq!(Config::new(7, 7).validate(), Ok(()));
     }
 }

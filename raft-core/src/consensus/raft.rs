@@ -20,7 +20,9 @@ use super::role::follower::Follower;
 use super::role::{Role, RoleKind};
 use super::{Config, ConfigError, Status};
 use crate::error::Rejected;
-use crate::types::{Configuration, Index, Loaded, NodeId, Position, PublishSnapshot, Term, Time};
+use crate::types::{
+    Configuration, Index, Loaded, Memory, NodeId, Position, PublishSnapshot, Term, Time,
+};
 
 /// What a node starts from.
 #[derive(Clone, Debug)]
@@ -80,7 +82,7 @@ impl Raft {
             role: RoleKind::Follower,
             term: hard_state.term,
             leader: None,
-            is_recovering: hard_state.recovering,
+            is_recovering: hard_state.memory == Memory::Lost,
         };
         Ok(Self { common, role, reported })
     }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
 
 use super::role::RoleKind;
-use crate::types::{Batch, Body, Entry, Index, Message, NodeId, SnapshotMeta, Term};
+use crate::types::{Batch, Body, Entry, Index, Message, NodeId, ReadOutcome, SnapshotMeta, Term};
 
 /// Numbers batches from 1, in the order in which they must be written.
 pub type PersistId = u64;
@@ -53,11 +53,11 @@ pub struct Persist {
     pub batch: Batch,
 }
 
-/// The fate of a read: apply through `read_index`, then answer. `None`: not confirmed; ask again.
+/// The fate of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ReadState {
     pub id: u64,
-    pub read_index: Option<Index>,
+    pub outcome: ReadOutcome,
 }
 
 /// Who leads, as this node now believes, and whether its own word counts.

@@ -4,7 +4,7 @@
 //! acknowledged. If it voted and acknowledged as before, a second candidate could win a term, and
 //! entries that were committed with its help could be missing in a majority. It cannot know that it is
 //! such a node: an empty disk looks the same in a cluster that is just being founded. So whoever starts
-//! on an empty disk *recovers* ([`HardState::recovering`](crate::types::HardState)): it says so in each
+//! on an empty disk *recovers* ([`Memory::Lost`](crate::types::Memory::Lost)): it says so in each
 //! of its messages, under a number drawn anew at each start, and takes part like any other. Only its
 //! word does not count:
 //!

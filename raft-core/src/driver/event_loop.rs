@@ -23,7 +23,7 @@ use crate::error::{Fatal, Rejected};
 use crate::state_machine::{Flusher, StateMachine};
 use crate::storage::Storage;
 use crate::transport::Transport;
-use crate::types::{Entry, Index, NodeId, SnapshotMeta, Time};
+use crate::types::{Entry, Index, NodeId, ReadOutcome, SnapshotMeta, Time};
 
 /// Entries forgotten in one turn: dropping many at once would make everybody wait.
 const COMPACT_ENTRIES_MAX: u64 = 4096;
@@ -381,11 +381,16 @@ impl<M: StateMachine> EventLoop<M> {
     }
 
     fn on_read_state(&mut self, state: ReadState) {
-        let ReadState { id, read_index } = state;
+        let ReadState { id, outcome } = state;
         let queries = self.reads.asked.remove(&id).expect("every read is answered once");
-        match read_index {
-            Some(index) => self.reads.confirmed.push_back((index, queries)),
-            None => reject_all::<M>(queries, &Rejected::NotLeader { leader: self.raft.leader() }),
+        match outcome {
+            ReadOutcome::Confirmed(index) => self.reads.confirmed.push_back((index, queries)),
+            ReadOutcome::NotLeader => {
+                reject_all::<M>(queries, &Rejected::NotLeader { leader: self.raft.leader() });
+            }
+            ReadOutcome::Busy => {
+                reject_all::<M>(queries, &Rejected::Busy("too many reads wait for the leader"));
+            }
         }
     }
 

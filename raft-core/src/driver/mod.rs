@@ -61,10 +61,12 @@ pub struct NodeConfig {
 }
 
 impl NodeConfig {
+    /// `seed` is what [`Config::seed`] says: to be drawn anew at each start.
+    ///
     /// Defaults: 128 MiB of log before a snapshot, commands up to 4 MiB, 65,536 requests in flight.
-    pub fn new(id: NodeId, voters: impl IntoIterator<Item = NodeId>) -> Self {
+    pub fn new(id: NodeId, voters: impl IntoIterator<Item = NodeId>, seed: u64) -> Self {
         Self {
-            raft: Config::new(id),
+            raft: Config::new(id, seed),
             voters: voters.into_iter().collect(),
             max_raft_state_bytes: 128 << 20,
             command_bytes_max: 4 << 20,

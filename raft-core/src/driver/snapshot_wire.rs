@@ -110,8 +110,10 @@ mod tests {
     fn offer() -> impl Strategy<Value = Offer> {
         let members = || proptest::collection::btree_set(1u64.., 0..4);
         let term = || prop_oneof![1u64..300, 1..=TERM_MAX];
-        let configuration = (members(), members(), members())
-            .prop_map(|(voters, outgoing, learners)| Configuration { voters, outgoing, learners });
+        let configuration =
+            (members(), members(), members()).prop_map(|(voters, outgoing, learners)| {
+                Configuration { voters, outgoing, learners, ..Configuration::default() }
+            });
         let content = any::<(u64, u32)>()
             .prop_map(|(size_bytes, checksum)| SnapshotContent { size_bytes, checksum });
         (term(), term(), 1..=INDEX_MAX, configuration, content).prop_map(

@@ -7,6 +7,9 @@ use super::{Entry, HardState, Index, SnapshotMeta};
 pub struct Batch {
     /// Make a finished snapshot the published one.
     pub publish: Option<PublishSnapshot>,
+    /// Withdraw the published snapshot: no reader can open it from now on, and its bytes are removed
+    /// once no open reader needs them. Not together with `publish`.
+    pub withdraw_snapshot: bool,
     /// Forget the entries from this index on (a conflicting tail).
     pub truncate_from: Option<Index>,
     /// Contiguous; the first directly follows what the log holds after the steps above.
@@ -17,7 +20,7 @@ pub struct Batch {
 impl Batch {
     /// It can be written together with the batch before it.
     pub(crate) fn only_appends(&self) -> bool {
-        self.publish.is_none() && self.truncate_from.is_none()
+        self.publish.is_none() && !self.withdraw_snapshot && self.truncate_from.is_none()
     }
 
     /// Takes over the next batch, which only appends: one write then does what two would have done.

@@ -1,14 +1,27 @@
 //! Who votes and who learns.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use bytes::Bytes;
 use serde::de::{Error, SeqAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::NodeId;
 
-/// The members of the cluster. While `outgoing` is not empty the configuration is joint (4.3):
+/// One member, beyond its id. The core reads `incarnation` and `wants_vote` only.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Member {
+    /// Identifies the member's disk; 0 while none is recorded.
+    pub incarnation: u64,
+    /// A learner on its way to become a voter.
+    pub wants_vote: bool,
+    /// Opaque to Raft; for the service: name, addresses, zone, priority.
+    pub context: Bytes,
+}
+
+/// The members of the cluster, and what all members have agreed on about the cluster. While `outgoing` is not empty the configuration is joint (4.3):
 /// every decision needs a majority of `voters` *and* of `outgoing`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -22,6 +35,23 @@ pub struct Configuration {
     /// Replicated to, not counted.
     #[serde(deserialize_with = "in_order")]
     pub learners: BTreeSet<NodeId>,
+    /// Records of members; a member without one has the default record. Never of a node that is not
+    /// in one of the three sets.
+    #[serde(skip)]
+    pub members: BTreeMap<NodeId, Member>,
+    /// Ids below it were given out and are never given out again; 0 while the ids come from the
+    /// operators' files.
+    #[serde(skip)]
+    pub next_id: NodeId,
+    /// The first leader has taken office: the cluster exists.
+    #[serde(skip)]
+    pub founded: bool,
+    /// Counts restores and recoveries of the cluster.
+    #[serde(skip)]
+    pub generation: u32,
+    /// Members use only formats that this version, or an earlier one, has brought; 0 before founding.
+    #[serde(skip)]
+    pub cluster_version: u32,
 }
 
 /// A set has one form: each member once, in ascending order. No node has the id 0.
@@ -84,5 +114,17 @@ impl Configuration {
 
     pub fn member_count(&self) -> usize {
         self.voters.len() + self.outgoing.len() + self.learners.len()
+    }
+
+    /// Voters, outgoing voters and learners are the same as in `other`.
+    pub fn has_members_of(&self, other: &Self) -> bool {
+        (&self.voters, &self.outgoing, &self.learners)
+            == (&other.voters, &other.outgoing, &other.learners)
+    }
+
+    /// The charge of a configuration in every byte budget: an id each, and what is recorded of members.
+    pub fn size_bytes(&self) -> u64 {
+        let contexts = self.members.values().map(|member| 32 + member.context.len() as u64);
+        8 * self.member_count() as u64 + contexts.sum::<u64>()
     }
 }

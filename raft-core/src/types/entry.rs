@@ -1,6 +1,7 @@
 //! One entry of the log.
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use super::{Configuration, Index, Position, Term};
 
@@ -9,7 +10,7 @@ use super::{Configuration, Index, Position, Term};
 pub const ENTRY_OVERHEAD_BYTES: u64 = 96;
 
 /// What an entry carries.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Payload {
     /// A new leader's first entry (3.6.2, 6.4): it lets the leader commit, and so learn, what is
     /// committed. The state machine sees only its position.
@@ -21,7 +22,7 @@ pub enum Payload {
 }
 
 /// Index, term and payload. The payload is shared, so a clone is cheap.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Entry {
     pub index: Index,
     pub term: Term,
@@ -38,7 +39,7 @@ impl Entry {
         let payload_bytes = match &self.payload {
             Payload::Noop => 0,
             Payload::Command(command) => command.len() as u64,
-            Payload::Configuration(configuration) => 8 * configuration.member_count() as u64,
+            Payload::Configuration(configuration) => configuration.size_bytes(),
         };
         ENTRY_OVERHEAD_BYTES + payload_bytes
     }

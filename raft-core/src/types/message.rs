@@ -1,10 +1,12 @@
 //! What nodes say to each other.
 
+use serde::{Deserialize, Serialize};
+
 use super::{Entry, Index, Position, Term};
 
 /// A message and the sender's term. Who sent it is known from the authenticated connection, never
 /// from the message.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Message {
     /// The sender's current term. (In a `PreVote` too: the term it would campaign in is one more,
     /// and nobody adopts a term from it.)
@@ -15,7 +17,28 @@ pub struct Message {
     pub body: Body,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// The fate of a request for a read index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ReadOutcome {
+    /// A quorum confirmed the leader: apply through this index, then read.
+    Confirmed(Index),
+    /// No leader that can serve the read is known; ask again later or elsewhere.
+    NotLeader,
+    /// The leader has too many reads waiting; ask again later.
+    Busy,
+}
+
+impl ReadOutcome {
+    /// The index, if the read was confirmed.
+    pub fn index(self) -> Option<Index> {
+        match self {
+            ReadOutcome::Confirmed(index) => Some(index),
+            ReadOutcome::NotLeader | ReadOutcome::Busy => None,
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Body {
     /// "Would you vote for me?" (9.6), with the position of the sender's last entry.
     PreVote {
@@ -56,30 +79,46 @@ pub enum Body {
         round: u64,
         commit_index: Index,
     },
+    /// `version_max`: the newest cluster version that the answering program supports.
     HeartbeatAnswer {
         round: u64,
+        version_max: u32,
     },
     /// A follower asks for a read index on behalf of reads that wait there. `id` is unique to the
     /// attempt.
     ReadIndex {
         id: u64,
     },
-    /// `None`: the node asked is not a leader that can serve it; ask again later or elsewhere.
     ReadIndexAnswer {
         id: u64,
-        read_index: Option<Index>,
+        outcome: ReadOutcome,
     },
-    /// Campaign at once (leadership transfer, 3.10).
-    TimeoutNow,
+    /// Campaign at once (leadership transfer, 3.10), if the receiver's log ends at `last`, as the
+    /// leader believes. A receiver that has lost its disk since does not.
+    TimeoutNow {
+        last: Position,
+    },
     /// The leader has seen to it that nothing which the receiver promised before it started under this
     /// number can matter any more: its word counts again (`consensus::recovery`).
     Recovered {
         number: u64,
     },
+    /// A new member of a cluster that is being founded makes itself known (`consensus::founding`).
+    /// Only in term 0.
+    Founding {
+        /// Drawn anew whenever the sender starts.
+        number: u64,
+        /// The number of the receiver, if the sender has received it.
+        heard: Option<u64>,
+        /// The sender's memory is [`Memory::Met`](super::Memory::Met), and that is on its disk.
+        met: bool,
+        /// The newest cluster version that the sender supports.
+        version_max: u32,
+    },
 }
 
 /// Messages of one class stay in order and share a stream; one class never waits behind another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Class {
     /// Small and urgent: elections, heartbeats, reads.
     Control,
@@ -109,8 +148,9 @@ impl Message {
             | Body::HeartbeatAnswer { .. }
             | Body::ReadIndex { .. }
             | Body::ReadIndexAnswer { .. }
-            | Body::TimeoutNow
-            | Body::Recovered { .. } => Class::Control,
+            | Body::TimeoutNow { .. }
+            | Body::Recovered { .. }
+            | Body::Founding { .. } => Class::Control,
         }
     }
 
@@ -128,8 +168,9 @@ impl Message {
             | Body::Append { .. }
             | Body::Heartbeat { .. }
             | Body::ReadIndex { .. }
-            | Body::TimeoutNow
-            | Body::Recovered { .. } => false,
+            | Body::TimeoutNow { .. }
+            | Body::Recovered { .. }
+            | Body::Founding { .. } => false,
         }
     }
 

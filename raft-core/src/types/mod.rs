@@ -10,10 +10,10 @@ mod snapshot;
 mod time;
 
 pub use batch::{Batch, Loaded, PublishSnapshot};
-pub use configuration::Configuration;
+pub use configuration::{Configuration, Member};
 pub use entry::{ENTRY_OVERHEAD_BYTES, Entry, Payload};
-pub use hard_state::HardState;
+pub use hard_state::{HardState, Memory};
 pub use ids::{INDEX_MAX, Index, NodeId, Position, TERM_MAX, Term};
-pub use message::{Body, Class, Message};
+pub use message::{Body, Class, Message, ReadOutcome};
 pub use snapshot::{SnapshotContent, SnapshotMeta};
 pub use time::Time;

@@ -54,8 +54,9 @@ impl Cluster {
             self.restore(id, &meta);
         }
         for state in &read_states {
-            self.oracle.on_read_answered(id, state.id, state.read_index);
-            let index = state.read_index.map_or("failed".to_owned(), |index| index.to_string());
+            self.oracle.on_read_answered(id, state.id, state.outcome.index());
+            let index =
+                state.outcome.index().map_or("failed".to_owned(), |index| index.to_string());
             self.tell(|| format!("{id} read {}: {index}", state.id));
         }
         self.node_mut(id).reads.extend(read_states);

@@ -233,7 +233,7 @@ impl Cluster {
         node.log = node.disk.clone();
         node.machine = node.disk.state.clone();
         node.commit_seen = node.machine.last_applied().index;
-        let mut config = Config::new(id);
+        let mut config = Config::new(id, id);
         config.seed = 1000 * node.incarnation + id;
         (self.configure)(&mut config);
         let last_applied = node.machine.last_applied();

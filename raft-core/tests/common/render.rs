@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use raft_core::consensus::ProgressState;
 use raft_core::consensus::Status;
-use raft_core::types::{Batch, Body, Entry, Message, Payload};
+use raft_core::types::{Batch, Body, Entry, Memory, Message, Payload};
 
 use super::disk::Disk;
 
@@ -25,14 +25,20 @@ pub fn message(message: &Message) -> String {
         Body::Heartbeat { round, commit_index } => {
             format!("heartbeat #{round} commit={commit_index}")
         }
-        Body::HeartbeatAnswer { round } => format!("heartbeat-answer #{round}"),
+        Body::HeartbeatAnswer { round, .. } => format!("heartbeat-answer #{round}"),
         // Attempts are large random numbers; four digits tell them apart here.
         Body::ReadIndex { id } => format!("read-index {:04}", id % 10_000),
-        Body::ReadIndexAnswer { id, read_index } => {
-            let index = read_index.map_or("none".to_owned(), |index| index.to_string());
+        Body::ReadIndexAnswer { id, outcome } => {
+            let index = outcome.index().map_or("none".to_owned(), |index| index.to_string());
             format!("read-index-answer {:04} {index}", id % 10_000)
         }
-        Body::TimeoutNow => "timeout-now".to_owned(),
+        Body::TimeoutNow { .. } => "timeout-now".to_owned(),
+        Body::Founding { number, heard, met, .. } => format!(
+            "founding {:04} heard {}{}",
+            number % 10_000,
+            heard.map_or("none".to_owned(), |number| format!("{:04}", number % 10_000)),
+            if *met { " met" } else { "" }
+        ),
         Body::Recovered { number } => format!("recovered {:04}", number % 10_000),
     };
     match message.recovering {
@@ -77,7 +83,12 @@ pub fn batch(batch: &Batch) -> String {
             " term={} vote={vote} commit={}",
             hard_state.term, hard_state.commit_index
         );
-        text.push_str(if hard_state.recovering { " recovering" } else { "" });
+        text.push_str(match hard_state.memory {
+            Memory::Intact => "",
+            Memory::New => " new",
+            Memory::Met => " met",
+            Memory::Lost => " recovering",
+        });
     }
     text.trim_start().to_owned()
 }

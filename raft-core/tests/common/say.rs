@@ -1,6 +1,6 @@
 //! Messages, said shortly. Entries are no-ops: of interest is where they stand.
 
-use raft_core::types::{Body, Entry, Index, Message, Payload, Position, Term};
+use raft_core::types::{Body, Entry, Index, Message, Payload, Position, ReadOutcome, Term};
 
 pub fn pre_vote(term: Term, last: (Index, Term)) -> Message {
     Message::new(term, Body::PreVote { last: at(last) })
@@ -38,11 +38,11 @@ pub fn heartbeat(term: Term, round: u64, commit_index: Index) -> Message {
 }
 
 pub fn heartbeat_answer(term: Term, round: u64) -> Message {
-    Message::new(term, Body::HeartbeatAnswer { round })
+    Message::new(term, Body::HeartbeatAnswer { round, version_max: 1 })
 }
 
 pub fn timeout_now(term: Term) -> Message {
-    Message::new(term, Body::TimeoutNow)
+    Message::new(term, Body::TimeoutNow { last: Position::ZERO })
 }
 
 /// One of each kind, of a term.
@@ -57,7 +57,7 @@ pub fn everything(term: Term) -> Vec<Message> {
         heartbeat_answer(term, 1),
         pre_vote_answer(term, true),
         Message::new(term, Body::ReadIndex { id: 7 }),
-        Message::new(term, Body::ReadIndexAnswer { id: 7, read_index: Some(1) }),
+        Message::new(term, Body::ReadIndexAnswer { id: 7, outcome: ReadOutcome::Confirmed(1) }),
         timeout_now(term),
     ]
 }

@@ -216,7 +216,7 @@ impl Node {
 }
 
 fn start(scope: &Scope, id: NodeId, disk: &Disk) -> Raft {
-    let mut config = Config::new(id);
+    let mut config = Config::new(id, id);
     scope.configure(&mut config);
     let bootstrap = Configuration::of_voters(scope.ids());
     let boot = Boot { loaded: disk.loaded.clone(), last_applied: Position::ZERO, bootstrap };

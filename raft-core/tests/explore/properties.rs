@@ -62,7 +62,8 @@ impl Facts {
             | Body::Heartbeat { .. }
             | Body::ReadIndex { .. }
             | Body::ReadIndexAnswer { .. }
-            | Body::TimeoutNow => return false,
+            | Body::TimeoutNow { .. }
+            | Body::Founding { .. } => return false,
         };
         message.term <= self.durable_term && (self.role, self.term) != (asked_as, message.term)
     }

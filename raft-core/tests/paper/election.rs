@@ -183,7 +183,7 @@ fn e7_a_candidate_recognizes_the_leader() {
 /// E8, 3.4: timeouts are drawn from [t, 2t) anew each time, for followers and for candidates.
 #[test]
 fn e8_timeouts_are_random() {
-    let timeout = Config::new(1).election_timeout;
+    let timeout = Config::new(1, 1).election_timeout;
     for pre_vote in [true, false] {
         let mut cluster = Cluster::with_config(3, move |config| config.pre_vote = pre_vote);
         let mut tenths = BTreeSet::new();
@@ -207,7 +207,7 @@ fn e9_timeouts_seldom_collide() {
         let mut deadlines: Vec<_> =
             cluster.ids().iter().map(|id| cluster.raft(*id).next_deadline()).collect();
         deadlines.sort_unstable();
-        let resolution = Config::new(1).election_timeout / 100;
+        let resolution = Config::new(1, 1).election_timeout / 100;
         if deadlines[1].since(deadlines[0]) < resolution {
             collisions += 1;
         }
@@ -398,7 +398,7 @@ fn e22_learners_vote_and_do_not_campaign() {
         last_applied: Position::ZERO,
         bootstrap,
     };
-    let mut learner = Raft::new(Config::new(4), boot, Time::ZERO).expect("a fine configuration");
+    let mut learner = Raft::new(Config::new(4, 4), boot, Time::ZERO).expect("a fine configuration");
     for _ in 0..5 {
         let now = learner.next_deadline();
         learner.on_timeout(now);
@@ -469,7 +469,10 @@ fn there_is_no_term_after_the_last() {
         raft.step(
             now,
             2,
-            raft_core::types::Message::new(u64::MAX, raft_core::types::Body::TimeoutNow),
+            raft_core::types::Message::new(
+                u64::MAX,
+                raft_core::types::Body::TimeoutNow { last: raft_core::types::Position::ZERO },
+            ),
         );
     });
     assert_eq!(cluster.status(1).role, Follower);

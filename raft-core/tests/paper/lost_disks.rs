@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use raft_core::consensus::RoleKind::{Follower, Leader};
 use raft_core::error::Rejected;
-use raft_core::types::{Body, Message, NodeId};
+use raft_core::types::{Body, Memory, Message, NodeId, ReadOutcome};
 
 use crate::common::{Cluster, Disk};
 use crate::replication::{led, peer};
@@ -84,7 +84,7 @@ fn its_answer_does_not_confirm_a_leader() {
     let read = cluster.read(1).expect("it leads");
     cluster.run(2_000);
     let answer = cluster.node(1).reads.iter().find(|state| state.id == read);
-    assert_eq!(answer.expect("an answer").read_index, None);
+    assert_eq!(answer.expect("an answer").outcome, ReadOutcome::NotLeader);
     assert_eq!(cluster.role(1), Follower);
     assert_eq!(cluster.leader(), None);
 }
@@ -178,7 +178,7 @@ fn it_does_not_vote_again_in_the_term_in_which_it_recovers() {
     cluster.run(1_000);
     let hard_state = cluster.node(2).disk.loaded.hard_state;
     assert_eq!((hard_state.term, hard_state.voted_for), (1, Some(1)));
-    assert!(!hard_state.recovering, "that it has recovered is on disk");
+    assert!(hard_state.memory == Memory::Intact, "that it has recovered is on disk");
     cluster.crash(2, 0);
     cluster.start(2);
     assert!(!recovers(&cluster, 2));
@@ -258,7 +258,9 @@ fn one_node_founds_a_cluster_of_its_own() {
     let mut cluster = Cluster::with_disks(BTreeMap::from([(1, Disk::default())]), no_pre_vote);
     cluster.run(1_000);
     assert_eq!(cluster.leader(), Some(1));
-    assert!(!recovers(&cluster, 1) && !cluster.node(1).disk.loaded.hard_state.recovering);
+    assert!(
+        !recovers(&cluster, 1) && cluster.node(1).disk.loaded.hard_state.memory == Memory::Intact
+    );
 }
 
 /// All recover, and one holds more than the others: only it can be elected, and nothing is lost.
@@ -267,7 +269,7 @@ fn a_founding_that_is_interrupted_goes_on() {
     let mut cluster = with_logs(&[&[1], &[1, 1], &[]], 1);
     for id in 1..=3 {
         cluster.crash(id, 0);
-        cluster.nodes.get_mut(&id).expect("a node").disk.loaded.hard_state.recovering = true;
+        cluster.nodes.get_mut(&id).expect("a node").disk.loaded.hard_state.memory = Memory::Lost;
     }
     for id in 1..=3 {
         cluster.start(id);

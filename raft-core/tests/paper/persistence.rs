@@ -88,7 +88,7 @@ fn d2_overwritten_while_being_written() {
 /// D3: committed entries are handed out within a budget of bytes; the rest follows when those are applied.
 #[test]
 fn d3_apply_is_bounded() {
-    let mut config = Config::new(1);
+    let mut config = Config::new(1, 1);
     config.apply_bytes_max = 2 * say::entry(1, 1).size_bytes();
     let entries = (1..=5).map(|index| say::entry(index, 1)).collect();
     let hard_state = HardState { term: 1, commit_index: 5, ..HardState::INITIAL };
@@ -252,7 +252,7 @@ fn s19_a_state_that_does_not_fit_the_log_is_refused() {
     let entries = |terms: &[u64]| Disk::of_terms(terms, 5).loaded.entries;
     let boot = |last_applied, loaded| {
         let bootstrap = Configuration::of_voters([1, 2, 3]);
-        Raft::new(Config::new(1), Boot { loaded, last_applied, bootstrap }, Time::ZERO)
+        Raft::new(Config::new(1, 1), Boot { loaded, last_applied, bootstrap }, Time::ZERO)
     };
     let log = |terms| Loaded { entries: entries(terms), ..Loaded::default() };
     assert!(boot(Position::new(1, 2), log(&[1, 1])).is_ok());

@@ -279,7 +279,7 @@ fn q11_a_learner_is_loyal_and_does_not_campaign() {
         last_applied: Position::ZERO,
         bootstrap,
     };
-    let mut learner = Raft::new(Config::new(4), boot, Time::ZERO).expect("a fine configuration");
+    let mut learner = Raft::new(Config::new(4, 4), boot, Time::ZERO).expect("a fine configuration");
     let answers = |learner: &mut Raft, now| {
         let mut sent = Vec::new();
         loop {

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use raft_core::consensus::{Boot, Config, Raft, ReadState};
 use raft_core::error::Rejected;
-use raft_core::types::{Body, Configuration, HardState, Loaded, Message, Position, Time};
+use raft_core::types::{
+    Body, Configuration, HardState, Loaded, Message, Position, ReadOutcome, Time,
+};
 
 use crate::common::{Cluster, say};
 use crate::{no_pre_vote, only, plain};
@@ -24,7 +26,10 @@ fn i1_reads_see_what_was_committed_before() {
     for id in cluster.ids() {
         let read = cluster.read(id).expect("a leader is known");
         cluster.settle();
-        assert_eq!(cluster.node(id).reads, [ReadState { id: read, read_index: Some(2) }]);
+        assert_eq!(
+            cluster.node(id).reads,
+            [ReadState { id: read, outcome: ReadOutcome::Confirmed(2) }]
+        );
     }
 }
 
@@ -37,7 +42,7 @@ fn i1_learners_read_as_well() {
         last_applied: Position::ZERO,
         bootstrap,
     };
-    let mut learner = Raft::new(Config::new(4), boot, Time::ZERO).expect("a fine configuration");
+    let mut learner = Raft::new(Config::new(4, 4), boot, Time::ZERO).expect("a fine configuration");
     let rejected = learner.read_index(Time::ZERO, 1).expect_err("no leader is known");
     assert_eq!(rejected, Rejected::NotLeader { leader: None });
     learner.step(Time::ZERO, 1, say::heartbeat(1, 1, 0));
@@ -47,10 +52,10 @@ fn i1_learners_read_as_well() {
         Body::ReadIndex { id } => Some(*id),
         _ => None,
     });
-    let answer = Message::new(1, Body::ReadIndexAnswer { id, read_index: Some(5) });
+    let answer = Message::new(1, Body::ReadIndexAnswer { id, outcome: ReadOutcome::Confirmed(5) });
     learner.step(Time::ZERO, 1, answer);
     let states = learner.ready(Time::ZERO).read_states;
-    assert_eq!(states, [ReadState { id: 2, read_index: Some(5) }]);
+    assert_eq!(states, [ReadState { id: 2, outcome: ReadOutcome::Confirmed(5) }]);
 }
 
 /// I2: a new leader answers no read before an entry of its own term is committed.
@@ -72,7 +77,7 @@ fn i2_a_new_leader_holds_reads() {
     }
     assert!(cluster.node(2).reads.is_empty());
     cluster.settle();
-    assert_eq!(cluster.node(2).reads[0].read_index, Some(3));
+    assert_eq!(cluster.node(2).reads[0].outcome, ReadOutcome::Confirmed(3));
 }
 
 /// I3: only a round of heartbeats that began after the read came in confirms it.
@@ -121,7 +126,7 @@ fn a_leader_keeps_so_many_questions() {
     for id in [7, 8, 9] {
         cluster.step(2, 1, Message::new(1, Body::ReadIndex { id }));
     }
-    let refused = Message::new(1, Body::ReadIndexAnswer { id: 9, read_index: None });
+    let refused = Message::new(1, Body::ReadIndexAnswer { id: 9, outcome: ReadOutcome::NotLeader });
     let answers = |sent: Vec<(u64, Message)>| -> Vec<_> {
         sent.into_iter()
             .filter(|(_, one)| matches!(one.body, Body::ReadIndexAnswer { .. }))
@@ -157,7 +162,8 @@ fn i4_a_repeated_answer_confirms_no_later_read() {
         })
     };
     let first = question(&mut cluster);
-    let answer = Message::new(1, Body::ReadIndexAnswer { id: first, read_index: Some(2) });
+    let answer =
+        Message::new(1, Body::ReadIndexAnswer { id: first, outcome: ReadOutcome::Confirmed(2) });
     cluster.step(1, 3, answer.clone());
     assert_eq!(cluster.node(3).reads.len(), 1);
     cluster.read(3).expect("a leader is known");
@@ -177,7 +183,7 @@ fn i5_reads_fail_with_the_leader() {
     cluster.read(1).expect("it leads");
     cluster.flying.clear();
     cluster.step(3, 1, say::heartbeat(9, 1, 0));
-    assert_eq!(cluster.node(1).reads, [ReadState { id: 1, read_index: None }]);
+    assert_eq!(cluster.node(1).reads, [ReadState { id: 1, outcome: ReadOutcome::NotLeader }]);
     cluster.step(2, 1, say::heartbeat_answer(1, 2));
     assert_eq!(cluster.node(1).reads.len(), 1);
     // At a follower: when it turns to another leader, or campaigns.
@@ -188,7 +194,7 @@ fn i5_reads_fail_with_the_leader() {
             0 => cluster.step(2, 3, say::heartbeat(9, 1, 0)),
             _ => (0..2).for_each(|_| cluster.fire(3)),
         }
-        assert_eq!(cluster.node(3).reads, [ReadState { id: 1, read_index: None }]);
+        assert_eq!(cluster.node(3).reads, [ReadState { id: 1, outcome: ReadOutcome::NotLeader }]);
     }
 }
 
@@ -197,7 +203,7 @@ fn i5_reads_fail_with_the_leader() {
 fn i5_a_question_to_who_does_not_lead() {
     let mut cluster = led();
     cluster.step(3, 2, Message::new(1, Body::ReadIndex { id: 7 }));
-    let none = Message::new(1, Body::ReadIndexAnswer { id: 7, read_index: None });
+    let none = Message::new(1, Body::ReadIndexAnswer { id: 7, outcome: ReadOutcome::NotLeader });
     assert_eq!(cluster.sent_by(2), [(3, none)]);
 }
 
@@ -211,7 +217,7 @@ fn i9_the_index_may_lie_ahead() {
     cluster.heal();
     cluster.read(3).expect("a leader is known");
     cluster.settle();
-    assert_eq!(cluster.node(3).reads[0].read_index, Some(3));
+    assert_eq!(cluster.node(3).reads[0].outcome, ReadOutcome::Confirmed(3));
 }
 
 /// I6: what waits is bounded; beyond, reads are refused, and taken again later.
@@ -252,7 +258,7 @@ fn i10_no_read_after_a_restart_without_a_new_entry() {
     let read = cluster.read(1).expect("it leads");
     assert!(cluster.node(1).reads.is_empty(), "its no-op is not on disk");
     cluster.write(1);
-    assert_eq!(cluster.node(1).reads, [ReadState { id: read, read_index: Some(3) }]);
+    assert_eq!(cluster.node(1).reads, [ReadState { id: read, outcome: ReadOutcome::Confirmed(3) }]);
 }
 
 /// I11: a leader that is cut off confirms nothing, however long.

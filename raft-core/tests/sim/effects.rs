@@ -129,7 +129,7 @@ impl Simulation {
 
     fn see_batch(&mut self, id: NodeId, Persist { id: number, batch }: Persist) -> Write {
         self.tell(|| format!("{id} writes #{number}: {}", render::batch(&batch)));
-        let Batch { publish, truncate_from, entries, hard_state } = batch;
+        let Batch { publish, withdraw_snapshot: _, truncate_from, entries, hard_state } = batch;
         let since_us = self.own_time(id).as_micros();
         let publish = publish.map(|publish| (publish.meta, publish.replaces_log));
         if let Some((meta, true)) = &publish {

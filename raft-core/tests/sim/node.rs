@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use raft_core::consensus::{Raft, RoleKind};
-use raft_core::types::{Entry, Index, NodeId, Position, SnapshotMeta, Term, Time};
+use raft_core::types::{Entry, Index, Memory, NodeId, Position, SnapshotMeta, Term, Time};
 
 use crate::chain::{Log, Stamp};
 use crate::clock::Clock;
@@ -120,7 +120,7 @@ impl Node {
 
     /// Its word does not count.
     pub fn recovers(&self) -> bool {
-        self.raft().map_or(self.disk.hard_state.recovering, Raft::is_recovering)
+        self.raft().map_or(self.disk.hard_state.memory == Memory::Lost, Raft::is_recovering)
     }
 
     /// It has acknowledged this log, as one whose word counts.

@@ -228,7 +228,7 @@ impl Mix {
 
     pub fn config(&self, id: NodeId, seed: u64) -> Config {
         let limits = &self.limits;
-        let mut config = Config::new(id);
+        let mut config = Config::new(id, id);
         config.election_timeout = Duration::from_micros(self.election_timeout_us);
         config.heartbeat_interval = Duration::from_micros(self.heartbeat_us());
         config.append_bytes_max = limits.append_bytes_max;

@@ -316,7 +316,7 @@ impl Simulation {
         }
         let own_time = self.own_time(to);
         let life = self.life(to);
-        if matches!(message.body, Body::TimeoutNow) {
+        if matches!(message.body, Body::TimeoutNow { .. }) {
             life.was_told = true;
         } else if matches!(message.body, Body::Append { .. } | Body::Heartbeat { .. }) {
             life.was_told = false;

@@ -141,7 +141,8 @@ impl Simulation {
         }
     }
 
-    pub fn on_read_state(&mut self, id: NodeId, ReadState { id: number, read_index }: ReadState) {
+    pub fn on_read_state(&mut self, id: NodeId, ReadState { id: number, outcome }: ReadState) {
+        let read_index = outcome.index();
         self.tell(|| format!("{id} read {number}: {read_index:?}"));
         let (floor, asked, life_number) = self.reads[number as usize];
         assert_eq!((asked, life_number), (id, self.node(id).life_number), "V13 another's read");

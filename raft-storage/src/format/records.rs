@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use raft_core::types::{
-    Configuration, Entry, HardState, Index, NodeId, Payload, Position, SnapshotContent,
+    Configuration, Entry, HardState, Index, Memory, NodeId, Payload, Position, SnapshotContent,
     SnapshotMeta,
 };
 
@@ -35,8 +35,10 @@ pub(crate) const KEY_ENTRY_END: &[u8] = &[KEY_ENTRY + 1];
 const TAG_FORMAT: u8 = b'F';
 const TAG_BATCH: u8 = b'B';
 const TAG_HARD_STATE: u8 = b'H';
-/// A hard state of a node that recovers.
+/// Hard states of nodes whose memory is not intact.
 const TAG_RECOVERING: u8 = b'R';
+const TAG_NEW: u8 = b'W';
+const TAG_MET: u8 = b'M';
 const TAG_LOG_START: u8 = b'S';
 const TAG_SNAPSHOT: u8 = b'P';
 const TAG_ENTRY: u8 = b'E';
@@ -144,7 +146,12 @@ pub(crate) fn decode_batch_mark(bytes: &[u8]) -> Result<BatchMark, Damage> {
 }
 
 pub(crate) fn encode_hard_state(hard_state: &HardState) -> Vec<u8> {
-    let tag = if hard_state.recovering { TAG_RECOVERING } else { TAG_HARD_STATE };
+    let tag = match hard_state.memory {
+        Memory::Intact => TAG_HARD_STATE,
+        Memory::New => TAG_NEW,
+        Memory::Met => TAG_MET,
+        Memory::Lost => TAG_RECOVERING,
+    };
     seal(tag, |out| {
         out.extend_from_slice(&hard_state.term.to_be_bytes());
         // No node has the id 0.
@@ -154,14 +161,19 @@ pub(crate) fn encode_hard_state(hard_state: &HardState) -> Vec<u8> {
 }
 
 pub(crate) fn decode_hard_state(bytes: &[u8]) -> Result<HardState, Damage> {
-    let recovering = bytes.first() == Some(&TAG_RECOVERING);
-    let mut fields = unseal(if recovering { TAG_RECOVERING } else { TAG_HARD_STATE }, bytes)?;
+    let (tag, memory) = match bytes.first() {
+        Some(&TAG_RECOVERING) => (TAG_RECOVERING, Memory::Lost),
+        Some(&TAG_NEW) => (TAG_NEW, Memory::New),
+        Some(&TAG_MET) => (TAG_MET, Memory::Met),
+        Some(_) | None => (TAG_HARD_STATE, Memory::Intact),
+    };
+    let mut fields = unseal(tag, bytes)?;
     let term = fields.u64()?;
     let voted_for = Some(fields.u64()?).filter(|node| *node != 0);
     let commit_index = fields.u64()?;
     fields.done()?;
     in_range(Position::new(term, commit_index))?;
-    Ok(HardState { term, voted_for, commit_index, recovering })
+    Ok(HardState { term, voted_for, commit_index, memory })
 }
 
 pub(crate) fn encode_log_start(meta: &SnapshotMeta) -> Vec<u8> {
@@ -292,8 +304,7 @@ fn meta(fields: &mut Fields<'_>) -> Result<SnapshotMeta, Damage> {
 }
 
 fn put_configuration(out: &mut Vec<u8>, configuration: &Configuration) {
-    // Every field named, so that a new one cannot be forgotten here.
-    let Configuration { voters, outgoing, learners } = configuration;
+    let Configuration { voters, outgoing, learners, .. } = configuration;
     for set in [voters, outgoing, learners] {
         let count = u32::try_from(set.len()).expect("fewer than 2^32 members");
         out.extend_from_slice(&count.to_be_bytes());
@@ -316,7 +327,12 @@ fn configuration(fields: &mut Fields<'_>) -> Result<Configuration, Damage> {
         }
         Ok(members)
     };
-    Ok(Configuration { voters: set()?, outgoing: set()?, learners: set()? })
+    Ok(Configuration {
+        voters: set()?,
+        outgoing: set()?,
+        learners: set()?,
+        ..Configuration::default()
+    })
 }
 
 #[cfg(test)]

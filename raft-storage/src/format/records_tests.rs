@@ -24,7 +24,12 @@ fn fixtures() -> BTreeMap<&'static str, Vec<u8>> {
 }
 
 fn configuration() -> Configuration {
-    Configuration { voters: [1, 2, 3].into(), outgoing: [3, 4].into(), learners: [u64::MAX].into() }
+    Configuration {
+        voters: [1, 2, 3].into(),
+        outgoing: [3, 4].into(),
+        learners: [u64::MAX].into(),
+        ..Configuration::default()
+    }
 }
 
 fn meta() -> SnapshotMeta {
@@ -79,12 +84,12 @@ fn entries_keep_their_format() {
 
 #[test]
 fn hard_states_keep_their_format() {
-    for (name, voted_for, recovering) in [
-        ("hard-state", Some(3), false),
-        ("hard-state-no-vote", None, false),
-        ("hard-state-recovering", Some(3), true),
+    for (name, voted_for, memory) in [
+        ("hard-state", Some(3), Memory::Intact),
+        ("hard-state-no-vote", None, Memory::Intact),
+        ("hard-state-recovering", Some(3), Memory::Lost),
     ] {
-        let hard_state = HardState { term: 9, voted_for, commit_index: 300, recovering };
+        let hard_state = HardState { term: 9, voted_for, commit_index: 300, memory };
         check(name, hard_state, encode_hard_state(&hard_state), decode_hard_state);
     }
 }
@@ -253,7 +258,7 @@ proptest! {
         chunk_bytes in 1u32..,
         numbers in any::<[u64; 3]>(),
         voted_for in proptest::option::of(1u64..),
-        recovering in any::<bool>(),
+        lost in any::<bool>(),
         command in proptest::collection::vec(any::<u8>(), 0..40),
     ) {
         let [one, other, serial] = numbers.map(|number| number & NUMBER_MAX);
@@ -271,7 +276,8 @@ proptest! {
         }
         let mark = BatchMark { number: one.max(other), durable_through: one.min(other) };
         check_any(&mark, &encode_batch_mark(mark), decode_batch_mark);
-        let hard_state = HardState { term, voted_for, commit_index: index, recovering };
+        let memory = if lost { Memory::Lost } else { Memory::Intact };
+        let hard_state = HardState { term, voted_for, commit_index: index, memory };
         check_any(&hard_state, &encode_hard_state(&hard_state), decode_hard_state);
         check_any(&serial, &encode_floor(serial), decode_floor);
         check_any(&meta, &encode_log_start(&meta), decode_log_start);

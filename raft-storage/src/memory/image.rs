@@ -58,7 +58,10 @@ impl Image {
 
     /// All of the batch or, if it is refused, nothing.
     pub(super) fn persist(&mut self, batch: Batch) -> StorageResult<()> {
-        let Batch { publish, truncate_from, entries, hard_state } = batch;
+        let Batch { publish, withdraw_snapshot, truncate_from, entries, hard_state } = batch;
+        if withdraw_snapshot {
+            self.published = None;
+        }
         // Decide first, then change.
         let published = match &publish {
             Some(publish) => Some(self.finished(&publish.meta)?),

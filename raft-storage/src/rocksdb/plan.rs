@@ -52,7 +52,7 @@ pub(crate) fn plan(
     scratch: &mut Vec<u8>,
 ) -> StorageResult<(WriteBatch, Plan)> {
     // Every part named, so that a new one cannot be forgotten.
-    let Batch { publish, truncate_from, entries, hard_state } = batch;
+    let Batch { publish, withdraw_snapshot: _, truncate_from, entries, hard_state } = batch;
     let needs_sync = publish.is_some()
         || truncate_from.is_some()
         || !entries.is_empty()

@@ -10,7 +10,7 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use raft_core::types::{
-    Body, Configuration, Entry, Index, Message, Payload, Position, TERM_MAX, Term,
+    Body, Configuration, Entry, Index, Message, Payload, Position, ReadOutcome, TERM_MAX, Term,
 };
 use rmp_serde::Deserializer;
 use serde::{Deserialize, Serialize};
@@ -40,6 +40,7 @@ mod kind {
     pub(super) const READ_INDEX_ANSWER: u8 = 10;
     pub(super) const TIMEOUT_NOW: u8 = 11;
     pub(super) const RECOVERED: u8 = 12;
+    pub(super) const FOUNDING: u8 = 13;
 
     /// Added to the others.
     pub(super) const FROM_RECOVERING: u8 = 64;
@@ -171,19 +172,26 @@ fn put_header(to: &mut BytesMut, message: &Message) {
             begin(kind::HEARTBEAT);
             put(to, (round, commit_index));
         }
-        Body::HeartbeatAnswer { round } => {
+        Body::HeartbeatAnswer { round, version_max } => {
             begin(kind::HEARTBEAT_ANSWER);
-            put(to, round);
+            put(to, (round, version_max));
         }
         Body::ReadIndex { id } => {
             begin(kind::READ_INDEX);
             put(to, id);
         }
-        Body::ReadIndexAnswer { id, read_index } => {
+        Body::ReadIndexAnswer { id, outcome } => {
             begin(kind::READ_INDEX_ANSWER);
-            put(to, (id, read_index));
+            put(to, (id, outcome.index(), *outcome == ReadOutcome::Busy));
         }
-        Body::TimeoutNow => begin(kind::TIMEOUT_NOW),
+        Body::TimeoutNow { last } => {
+            begin(kind::TIMEOUT_NOW);
+            put(to, last);
+        }
+        Body::Founding { number, heard, met, version_max } => {
+            begin(kind::FOUNDING);
+            put(to, (number, heard, met, version_max));
+        }
         Body::Recovered { number } => {
             begin(kind::RECOVERED);
             put(to, number);
@@ -288,13 +296,25 @@ impl Header<'_> {
                 let (round, commit_index) = self.next()?;
                 Body::Heartbeat { round, commit_index }
             }
-            kind::HEARTBEAT_ANSWER => Body::HeartbeatAnswer { round: self.next()? },
+            kind::HEARTBEAT_ANSWER => {
+                let (round, version_max) = self.next()?;
+                Body::HeartbeatAnswer { round, version_max }
+            }
             kind::READ_INDEX => Body::ReadIndex { id: self.next()? },
             kind::READ_INDEX_ANSWER => {
-                let (id, read_index) = self.next()?;
-                Body::ReadIndexAnswer { id, read_index }
+                let outcome = match self.next()? {
+                    (id, Some(index), false) => (id, ReadOutcome::Confirmed(index)),
+                    (id, None, false) => (id, ReadOutcome::NotLeader),
+                    (id, None, true) => (id, ReadOutcome::Busy),
+                    (_, Some(_), true) => return Err(refused("a read is confirmed and busy")),
+                };
+                Body::ReadIndexAnswer { id: outcome.0, outcome: outcome.1 }
             }
-            kind::TIMEOUT_NOW => Body::TimeoutNow,
+            kind::TIMEOUT_NOW => Body::TimeoutNow { last: in_range(self.next()?)? },
+            kind::FOUNDING => {
+                let (number, heard, met, version_max) = self.next()?;
+                Body::Founding { number, heard, met, version_max }
+            }
             kind::RECOVERED => Body::Recovered { number: self.next()? },
             _ => return Err(refused("its kind is unknown")),
         })

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
-use raft_core::types::{Body, Class, Configuration, Entry, Message, Payload, Position, TERM_MAX};
+use raft_core::types::{
+    Body, Class, Configuration, Entry, Message, Payload, Position, ReadOutcome, TERM_MAX,
+};
 
 use super::frame::{FRAME_BYTES_MAX, FrameBuffer};
 use super::hello::Hello;
@@ -45,6 +47,7 @@ fn fixtures() -> Vec<(&'static str, Message)> {
         voters: [1, 2, 300].into(),
         outgoing: [1, 4].into(),
         learners: [70_000].into(),
+        ..Configuration::default()
     };
     let entries = vec![
         entry(3, 301, Payload::Noop),
@@ -64,11 +67,17 @@ fn fixtures() -> Vec<(&'static str, Message)> {
         ("append_accepted", message(Body::AppendAccepted { match_index: u64::MAX })),
         ("append_rejected", message(Body::AppendRejected { previous_index: 9, hint: last })),
         ("heartbeat", message(Body::Heartbeat { round: 70_000, commit_index: 6 })),
-        ("heartbeat_answer", message(Body::HeartbeatAnswer { round: 70_000 })),
+        ("heartbeat_answer", message(Body::HeartbeatAnswer { round: 70_000, version_max: 2 })),
         ("read_index", message(Body::ReadIndex { id: 5 })),
-        ("read_index_answer", message(Body::ReadIndexAnswer { id: 5, read_index: Some(6) })),
-        ("read_index_answer_none", message(Body::ReadIndexAnswer { id: 5, read_index: None })),
-        ("timeout_now", message(Body::TimeoutNow)),
+        (
+            "read_index_answer",
+            message(Body::ReadIndexAnswer { id: 5, outcome: ReadOutcome::Confirmed(6) }),
+        ),
+        (
+            "read_index_answer_none",
+            message(Body::ReadIndexAnswer { id: 5, outcome: ReadOutcome::NotLeader }),
+        ),
+        ("timeout_now", message(Body::TimeoutNow { last: Position::new(3, 4) })),
         ("recovered", message(Body::Recovered { number: 70_000 })),
         (
             "from_recovering",
@@ -124,7 +133,7 @@ fn many_messages_share_a_write_and_large_commands_are_not_copied() {
     ];
     let messages = [
         append(1, Position::ZERO, entries),
-        Message::new(1, Body::TimeoutNow),
+        Message::new(1, Body::TimeoutNow { last: Position::ZERO }),
         append(1, Position::ZERO, vec![]),
     ];
     let mut encoder = Encoder::default();
@@ -288,7 +297,7 @@ fn a_term_from_which_no_node_can_count_on_is_refused() {
     ] {
         assert!(decode_frame(&encode(&message)).is_err(), "{message:?}");
     }
-    let last = Message::new(TERM_MAX, Body::TimeoutNow);
+    let last = Message::new(TERM_MAX, Body::TimeoutNow { last: Position::ZERO });
     assert_eq!(decode_frame(&encode(&last)), Ok(last));
 }
 
@@ -318,7 +327,12 @@ fn payload() -> impl Strategy<Value = Payload> {
         6 => (any::<u8>(), size)
             .prop_map(|(byte, size)| Payload::Command(vec![byte; size].into())),
         1 => (members(), members(), members()).prop_map(|(voters, outgoing, learners)| {
-            Payload::Configuration(Configuration { voters, outgoing, learners })
+            Payload::Configuration(Configuration {
+                voters,
+                outgoing,
+                learners,
+                ..Configuration::default()
+            })
         }),
     ]
 }
@@ -350,11 +364,14 @@ fn message() -> impl Strategy<Value = Message> {
         (n(), position())
             .prop_map(|(previous_index, hint)| Body::AppendRejected { previous_index, hint }),
         (n(), n()).prop_map(|(round, commit_index)| Body::Heartbeat { round, commit_index }),
-        n().prop_map(|round| Body::HeartbeatAnswer { round }),
+        (n(), any::<u32>())
+            .prop_map(|(round, version_max)| Body::HeartbeatAnswer { round, version_max }),
         n().prop_map(|id| Body::ReadIndex { id }),
-        (n(), any::<Option<u64>>())
-            .prop_map(|(id, read_index)| Body::ReadIndexAnswer { id, read_index }),
-        Just(Body::TimeoutNow),
+        (n(), any::<Option<u64>>()).prop_map(|(id, index)| Body::ReadIndexAnswer {
+            id,
+            outcome: index.map_or(ReadOutcome::NotLeader, ReadOutcome::Confirmed)
+        }),
+        position().prop_map(|last| Body::TimeoutNow { last }),
         n().prop_map(|number| Body::Recovered { number }),
     ];
     let message = prop_oneof![

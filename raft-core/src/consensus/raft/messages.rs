@@ -7,7 +7,7 @@ use crate::consensus::common::Common;
 use crate::consensus::role::candidate::Answer;
 use crate::consensus::role::follower::Follower;
 use crate::consensus::role::{Role, Transition};
-use crate::types::{Body, Message, NodeId, Position, Term, Time};
+use crate::types::{Body, Message, NodeId, Position, ReadOutcome, Term, Time};
 
 impl Raft {
     /// A message came from an authenticated peer.
@@ -82,7 +82,7 @@ impl Raft {
                 leader.on_rejected(common, from, previous_index, hint);
                 Transition::Stay
             }
-            (Leader(leader), Body::HeartbeatAnswer { round }) => {
+            (Leader(leader), Body::HeartbeatAnswer { round, .. }) => {
                 leader.on_heartbeat_answer(common, now, from, round);
                 Transition::Stay
             }
@@ -98,22 +98,22 @@ impl Raft {
                 Transition::Stay
             }
             (Follower(_) | PreCandidate(_) | Candidate(_), Body::ReadIndex { id }) => {
-                common.send(from, Body::ReadIndexAnswer { id, read_index: None });
+                common.send(from, Body::ReadIndexAnswer { id, outcome: ReadOutcome::NotLeader });
                 Transition::Stay
             }
-            (Follower(follower), Body::ReadIndexAnswer { id, read_index }) => {
-                follower.on_read_index_answer(common, now, id, read_index);
+            (Follower(follower), Body::ReadIndexAnswer { id, outcome }) => {
+                follower.on_read_index_answer(common, now, id, outcome);
                 Transition::Stay
             }
             (PreCandidate(_) | Candidate(_) | Leader(_), Body::ReadIndexAnswer { .. }) => return,
 
-            (Follower(follower), Body::TimeoutNow) => {
+            (Follower(follower), Body::TimeoutNow { .. }) => {
                 match follower.leader == Some(from) && common.is_voter() {
                     true => Transition::Campaign { transfer: true },
                     false => Transition::Stay,
                 }
             }
-            (PreCandidate(_) | Candidate(_) | Leader(_), Body::TimeoutNow) => return,
+            (PreCandidate(_) | Candidate(_) | Leader(_), Body::TimeoutNow { .. }) => return,
 
             (Follower(follower), Body::Recovered { number }) => {
                 if follower.leader == Some(from) && common.recovering == Some(number) {
@@ -122,6 +122,7 @@ impl Raft {
                 return;
             }
             (PreCandidate(_) | Candidate(_) | Leader(_), Body::Recovered { .. }) => return,
+            (_, Body::Founding { .. }) => return,
         };
         self.change(now, transition);
     }
@@ -133,9 +134,11 @@ impl Raft {
             // Only the term matters. A refused vote would be taken for the answer to a newer request, if the
             // candidate has one out in the current term.
             Body::Append { .. } | Body::Heartbeat { .. } | Body::Vote { .. } => {
-                Body::HeartbeatAnswer { round: 0 }
+                Body::HeartbeatAnswer { round: 0, version_max: self.common.config.version_max }
             }
-            Body::ReadIndex { id } => Body::ReadIndexAnswer { id: *id, read_index: None },
+            Body::ReadIndex { id } => {
+                Body::ReadIndexAnswer { id: *id, outcome: ReadOutcome::NotLeader }
+            }
             Body::PreVote { .. }
             | Body::PreVoteAnswer { .. }
             | Body::VoteAnswer { .. }
@@ -143,8 +146,9 @@ impl Raft {
             | Body::AppendRejected { .. }
             | Body::HeartbeatAnswer { .. }
             | Body::ReadIndexAnswer { .. }
-            | Body::TimeoutNow
-            | Body::Recovered { .. } => return,
+            | Body::TimeoutNow { .. }
+            | Body::Recovered { .. }
+            | Body::Founding { .. } => return,
         };
         self.common.send(from, answer);
     }
@@ -163,8 +167,9 @@ impl Raft {
             | Body::HeartbeatAnswer { .. }
             | Body::ReadIndex { .. }
             | Body::ReadIndexAnswer { .. }
-            | Body::TimeoutNow
-            | Body::Recovered { .. } => None,
+            | Body::TimeoutNow { .. }
+            | Body::Recovered { .. }
+            | Body::Founding { .. } => None,
         };
         self.common.adopt_term(term);
         self.become_follower(now, leader);

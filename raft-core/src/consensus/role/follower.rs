@@ -7,7 +7,7 @@ use super::Transition;
 use crate::consensus::common::Common;
 use crate::consensus::log::AppendRefusal;
 use crate::consensus::ready::ReadState;
-use crate::types::{Body, Entry, Index, NodeId, Position, Time};
+use crate::types::{Body, Entry, Index, NodeId, Position, ReadOutcome, Time};
 
 #[derive(Clone, Debug)]
 pub(in crate::consensus) struct Follower {
@@ -109,7 +109,8 @@ impl Follower {
         let leader = self.leader.expect("it was just heard");
         // The leader never says more than we acknowledged, so our log agrees through there.
         common.log.commit_to(commit_index);
-        common.send(leader, Body::HeartbeatAnswer { round });
+        common
+            .send(leader, Body::HeartbeatAnswer { round, version_max: common.config.version_max });
     }
 
     pub(in crate::consensus) fn read_index(&mut self, common: &mut Common, now: Time, id: u64) {
@@ -139,13 +140,13 @@ impl Follower {
         common: &mut Common,
         now: Time,
         attempt: u64,
-        read_index: Option<Index>,
+        outcome: ReadOutcome,
     ) {
         if self.reads.asked.as_ref().is_none_or(|asked| asked.attempt != attempt) {
             return;
         }
         let asked = self.reads.asked.take().expect("just seen");
-        let states = asked.reads.into_iter().map(|id| ReadState { id, read_index });
+        let states = asked.reads.into_iter().map(|id| ReadState { id, outcome });
         common.read_states.extend(states);
         self.ask(common, now);
     }
@@ -154,7 +155,9 @@ impl Follower {
     pub(in crate::consensus) fn fail_reads(&mut self, common: &mut Common) {
         let asked = self.reads.asked.take().map_or_else(Vec::new, |asked| asked.reads);
         let failed = asked.into_iter().chain(self.reads.waiting.drain(..));
-        common.read_states.extend(failed.map(|id| ReadState { id, read_index: None }));
+        common
+            .read_states
+            .extend(failed.map(|id| ReadState { id, outcome: ReadOutcome::NotLeader }));
     }
 
     pub(in crate::consensus) fn on_timeout(

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Disk, Model, Operation, crash, entries, entry, meta, must, restart, start};
 use crate::storage::{Storage, StorageError};
 use crate::types::{
-    Batch, Configuration, ENTRY_OVERHEAD_BYTES, Entry, HardState, Index, Loaded, Payload,
+    Batch, Configuration, ENTRY_OVERHEAD_BYTES, Entry, HardState, Index, Loaded, Memory, Payload,
     PublishSnapshot, Term,
 };
 
@@ -27,6 +27,7 @@ pub async fn what_is_persisted_is_loaded(disk: &impl Disk) {
         voters: [1, 2, u64::MAX].into(),
         outgoing: [2, 3, 4].into(),
         learners: [9].into(),
+        ..Configuration::default()
     };
     let first = vec![
         Entry { index: 1, term: 1, payload: Payload::Configuration(configuration) },
@@ -36,7 +37,7 @@ pub async fn what_is_persisted_is_loaded(disk: &impl Disk) {
         entry(5, 7, 3 << 20),
     ];
     let hard_state =
-        HardState { term: 7, voted_for: Some(u64::MAX), commit_index: 4, recovering: true };
+        HardState { term: 7, voted_for: Some(u64::MAX), commit_index: 4, memory: Memory::Lost };
     let (storage, _) = start(disk).await;
     let batch = Batch { entries: first.clone(), hard_state: Some(hard_state), ..Batch::default() };
     must("persist", storage.persist(batch).await);
@@ -52,7 +53,7 @@ pub async fn what_is_persisted_is_loaded(disk: &impl Disk) {
             term: 8,
             voted_for: None,
             commit_index: 2,
-            recovering: false,
+            memory: Memory::Intact,
         }),
         ..Batch::default()
     };

@@ -115,7 +115,7 @@ impl Model {
     }
 
     fn persist(&mut self, batch: &Batch) {
-        let Batch { publish, truncate_from, entries, hard_state } = batch;
+        let Batch { publish, withdraw_snapshot: _, truncate_from, entries, hard_state } = batch;
         if let Some(PublishSnapshot { meta, replaces_log }) = publish {
             let of_meta = self.finished.iter().rposition(|(finished, _)| finished == meta);
             let (meta, bytes) = self.finished.remove(of_meta.expect("published after finishing"));
@@ -131,7 +131,7 @@ impl Model {
         }
         self.entries.extend_from_slice(entries);
         if let Some(hard_state) = hard_state {
-            let votes = |state: &HardState| (state.term, state.voted_for, state.recovering);
+            let votes = |state: &HardState| (state.term, state.voted_for, state.memory);
             let is_synced = votes(hard_state) != votes(&self.hard_state)
                 || publish.is_some()
                 || truncate_from.is_some()

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::model::{Model, Operation};
 use super::{Disk, content_bytes, crash, entry, must, restart, start};
 use crate::types::{
-    Batch, Configuration, Entry, HardState, Index, Payload, Position, PublishSnapshot,
+    Batch, Configuration, Entry, HardState, Index, Memory, Payload, Position, PublishSnapshot,
     SnapshotMeta, Term,
 };
 
@@ -120,7 +120,7 @@ impl Model {
                 let hard_state = HardState {
                     term: self.hard_state.term + 1,
                     voted_for,
-                    recovering: random.one_in(2),
+                    memory: if random.one_in(2) { Memory::Lost } else { Memory::Intact },
                     ..self.hard_state
                 };
                 Operation::Persist(Batch { hard_state: Some(hard_state), ..Batch::default() })
@@ -181,7 +181,13 @@ impl Model {
         let hard_state =
             random.one_in(2).then_some(HardState { term: term + 1, ..self.hard_state });
         let publish = Some(PublishSnapshot { meta, replaces_log });
-        Operation::Persist(Batch { publish, truncate_from: None, entries, hard_state })
+        Operation::Persist(Batch {
+            publish,
+            truncate_from: None,
+            entries,
+            hard_state,
+            ..Batch::default()
+        })
     }
 }
 

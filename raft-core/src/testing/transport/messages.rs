@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::Net;
 use super::recorder::{Heard, Host, append, heartbeat, number_of};
 use crate::types::{
-    Body, Class, Configuration, Entry, Message, NodeId, Payload, Position, TERM_MAX,
+    Body, Class, Configuration, Entry, Message, NodeId, Payload, Position, ReadOutcome, TERM_MAX,
 };
 
 /// One of each kind, with and without what is optional, and with extreme numbers.
@@ -38,11 +38,19 @@ fn one_of_each() -> Vec<Message> {
         Body::AppendAccepted { match_index: u64::MAX },
         Body::AppendRejected { previous_index: 9, hint: Position::new(2, 8) },
         Body::Heartbeat { round: u64::MAX, commit_index: 3 },
-        Body::HeartbeatAnswer { round: 17 },
+        Body::HeartbeatAnswer { round: 17, version_max: 3 },
         Body::ReadIndex { id: u64::MAX },
-        Body::ReadIndexAnswer { id: 4, read_index: None },
-        Body::ReadIndexAnswer { id: 4, read_index: Some(u64::MAX) },
-        Body::TimeoutNow,
+        Body::ReadIndexAnswer { id: 4, outcome: ReadOutcome::NotLeader },
+        Body::ReadIndexAnswer { id: 4, outcome: ReadOutcome::Busy },
+        Body::ReadIndexAnswer { id: 4, outcome: ReadOutcome::Confirmed(u64::MAX) },
+        Body::TimeoutNow { last: Position::new(3, 9) },
+        Body::Founding { number: 1, heard: None, met: false, version_max: 2 },
+        Body::Founding {
+            number: u64::MAX,
+            heard: Some(u64::MAX),
+            met: true,
+            version_max: u32::MAX,
+        },
         Body::Recovered { number: u64::MAX },
     ];
     let messages = bodies.into_iter().map(|body| Message::new(TERM_MAX, body));

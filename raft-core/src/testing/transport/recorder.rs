@@ -41,7 +41,7 @@ impl Recorder {
 impl Inbound for Recorder {
     fn on_message(&self, from: NodeId, message: Message) {
         self.record(|heard| match message.body {
-            Body::HeartbeatAnswer { round } if message.term == INTRODUCTION_TERM => {
+            Body::HeartbeatAnswer { round, .. } if message.term == INTRODUCTION_TERM => {
                 heard.introduced.push((from, round));
             }
             _ => heard.messages.push((from, message)),
@@ -125,7 +125,8 @@ impl Host {
     /// Sends to each other until both have heard. `round` differs between meetings of the same two.
     pub(super) async fn meet(&self, other: &Host, round: u64) {
         for (from, to) in [(self, other), (other, self)] {
-            let hello = Message::new(INTRODUCTION_TERM, Body::HeartbeatAnswer { round });
+            let hello =
+                Message::new(INTRODUCTION_TERM, Body::HeartbeatAnswer { round, version_max: 0 });
             let send = || from.transport.send(to.id, hello.clone());
             let greeted = |heard: &mut Heard| heard.introduced.contains(&(from.id, round));
             let what = format!("node {} hears node {}", to.id, from.id);

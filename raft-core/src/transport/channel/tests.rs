@@ -73,7 +73,7 @@ fn number_of(message: &Message) -> u64 {
     match &message.body {
         Body::Heartbeat { round, .. } => *round,
         Body::Append { commit_index, .. } => *commit_index,
-        Body::HeartbeatAnswer { round } => *round,
+        Body::HeartbeatAnswer { round, .. } => *round,
         other => panic!("not sent: {other:?}"),
     }
 }
@@ -253,7 +253,8 @@ async fn late_answers_are_late_and_nothing_else_is() {
     let sent = Instant::now();
     for number in 0..400 {
         one.send(&two, number);
-        two.transport.send(1, Message::new(number, Body::HeartbeatAnswer { round: 0 }));
+        two.transport
+            .send(1, Message::new(number, Body::HeartbeatAnswer { round: 0, version_max: 0 }));
     }
     assert_eq!(two.ear.numbers(), (0..400).collect::<Vec<_>>(), "at once, in order");
     settle().await;

@@ -5,7 +5,7 @@ use crate::consensus::common::Common;
 use crate::consensus::read_index::Reader;
 use crate::consensus::ready::ReadState;
 use crate::error::Rejected;
-use crate::types::{Body, NodeId, Time};
+use crate::types::{Body, NodeId, ReadOutcome, Time};
 
 impl Leader {
     pub(in crate::consensus) fn read_index(
@@ -29,7 +29,7 @@ impl Leader {
         if self.reads.count() < common.config.reads_waiting_max {
             self.reads.push(Reader::Peer(from, id));
         } else {
-            common.send(from, Body::ReadIndexAnswer { id, read_index: None });
+            common.send(from, Body::ReadIndexAnswer { id, outcome: ReadOutcome::Busy });
         }
     }
 
@@ -82,11 +82,11 @@ impl Leader {
             }
         });
         for (reader, read_index) in self.reads.take_confirmed(confirmed_round) {
-            let read_index = Some(read_index);
+            let outcome = ReadOutcome::Confirmed(read_index);
             match reader {
-                Reader::Local(id) => common.read_states.push(ReadState { id, read_index }),
+                Reader::Local(id) => common.read_states.push(ReadState { id, outcome }),
                 Reader::Peer(peer, id) => {
-                    common.send(peer, Body::ReadIndexAnswer { id, read_index });
+                    common.send(peer, Body::ReadIndexAnswer { id, outcome });
                 }
             }
         }
@@ -97,7 +97,7 @@ impl Leader {
     pub(in crate::consensus) fn fail_reads(&mut self, common: &mut Common) {
         for reader in self.reads.drain() {
             if let Reader::Local(id) = reader {
-                common.read_states.push(ReadState { id, read_index: None });
+                common.read_states.push(ReadState { id, outcome: ReadOutcome::NotLeader });
             }
         }
     }

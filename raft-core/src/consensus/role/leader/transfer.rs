@@ -48,7 +48,8 @@ impl Leader {
         let Some(progress) = self.progress.get(&transfer.to) else { return };
         if !transfer.told && progress.match_index == common.log.last_index() {
             transfer.told = true;
-            common.send(transfer.to, Body::TimeoutNow);
+            let last = common.log.last_position();
+            common.send(transfer.to, Body::TimeoutNow { last });
         }
     }
 }
