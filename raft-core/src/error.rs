@@ -14,6 +14,9 @@ pub enum Rejected {
     Busy(&'static str),
     #[error("the command has {size_bytes} bytes, the limit is {limit_bytes}")]
     TooLarge { size_bytes: u64, limit_bytes: u64 },
+    /// The cluster cannot do this now; the text says why.
+    #[error("{0}")]
+    Refused(String),
     /// Another leader's entry took the place of this one.
     #[error("replaced by another leader's entry before it was committed")]
     Replaced,

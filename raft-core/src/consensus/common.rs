@@ -4,12 +4,13 @@ use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
+use super::founding::Founding;
 use super::log::Log;
 use super::ready::{Gate, Persist, PersistId, ReadState};
 use super::{Chance, Config};
 use crate::types::{
-    Batch, Body, Configuration, HardState, Memory, Message, NodeId, PublishSnapshot, SnapshotMeta,
-    Term, Time,
+    Batch, Body, Configuration, HardState, Index, Memory, Message, NodeId, PublishSnapshot,
+    SnapshotMeta, Term, Time,
 };
 
 #[derive(Clone, Debug)]
@@ -24,17 +25,27 @@ pub(super) struct Common {
     pub(super) config: Config,
     pub(super) term: Term,
     pub(super) voted_for: Option<NodeId>,
-    /// This node may have lost promises (`recovery`); the number under which it started.
-    pub(super) recovering: Option<u64>,
-    /// It has recovered, which counts once this batch is on disk.
-    recovered_by: Option<PersistId>,
-    /// Term, vote or `recovering` changed since the last batch.
+    memory: Memory,
+    /// What `memory` becomes once this batch is on disk.
+    next_memory: Option<(PersistId, Memory)>,
+    /// Drawn at this start, unless the memory was intact; names this life of the node to the others.
+    number: u64,
+    /// Only in term 0 of a cluster that is being founded.
+    pub(super) founding: Option<Founding>,
+    /// The newest cluster version that all voters supported when they had met.
+    founding_version: Option<u32>,
+    /// Term, vote or memory changed since the last batch.
     hard_state_changed: bool,
-    pub(super) configuration: Configuration,
     pub(super) log: Log,
     pub(super) chance: Chance,
     /// To be published by the next batch.
     pub(super) publish: Option<PublishSnapshot>,
+    /// The next batch withdraws the published snapshot.
+    withdraw_snapshot: bool,
+    /// The last applied index when it last moved, or when nothing was left to apply, and when that was.
+    applied_at: (Index, Time),
+    /// The operator was told that a majority of the disks is lost, since a leader was last received.
+    pub(super) told_majority_lost: bool,
     /// A snapshot replaced the log, and the state machine does not have it yet.
     pub(super) restoring: Option<SnapshotMeta>,
     /// That snapshot, once it is published and until it was handed out.
@@ -60,13 +71,18 @@ impl Hash for Common {
             config,
             term,
             voted_for,
-            recovering,
-            recovered_by,
+            memory,
+            next_memory,
+            number: _,
+            founding,
+            founding_version,
             hard_state_changed,
-            configuration,
             log,
             chance: _,
             publish,
+            withdraw_snapshot,
+            applied_at: _,
+            told_majority_lost: _,
             restoring,
             restore,
             messages,
@@ -78,34 +94,37 @@ impl Hash for Common {
             last_persist_id,
             persists,
         } = self;
-        (config, term, voted_for, hard_state_changed, configuration, log).hash(state);
-        (recovering, publish, restoring, restore, messages, read_states, snapshot_requests)
-            .hash(state);
+        (config, term, voted_for, hard_state_changed, log).hash(state);
+        (memory, founding, founding_version, withdraw_snapshot).hash(state);
+        (publish, restoring, restore, messages, read_states, snapshot_requests).hash(state);
         (published, alarms, persists).hash(state);
-        recovered_by.map(|by| by.wrapping_sub(*last_persist_id)).hash(state);
+        let next_memory =
+            next_memory.map(|(by, memory)| (by.wrapping_sub(*last_persist_id), memory));
+        next_memory.hash(state);
         gate.hash_after(*last_persist_id, state);
     }
 }
 
 impl Common {
-    pub(super) fn new(
-        config: Config,
-        hard_state: HardState,
-        configuration: Configuration,
-        log: Log,
-    ) -> Self {
+    pub(super) fn new(config: Config, hard_state: HardState, log: Log, now: Time) -> Self {
         let mut chance = Chance::new(config.seed);
-        Self {
-            recovering: (hard_state.memory == Memory::Lost).then(|| chance.next()),
-            recovered_by: None,
+        let applied_at = (log.last_applied(), now);
+        let mut common = Self {
+            memory: hard_state.memory,
+            next_memory: None,
+            number: if hard_state.memory == Memory::Intact { 0 } else { chance.next() },
+            founding: None,
+            founding_version: None,
             chance,
             config,
             term: hard_state.term,
             voted_for: hard_state.voted_for,
             hard_state_changed: false,
-            configuration,
             log,
             publish: None,
+            withdraw_snapshot: false,
+            applied_at,
+            told_majority_lost: false,
             restoring: None,
             restore: None,
             messages: Vec::new(),
@@ -116,25 +135,105 @@ impl Common {
             alarms: Vec::new(),
             last_persist_id: 0,
             persists: VecDeque::new(),
+        };
+        common.begin_founding(now);
+        common
+    }
+
+    /// A new member of a cluster that has no term yet makes itself known, if it is to vote.
+    fn begin_founding(&mut self, now: Time) {
+        let is_new = matches!(self.memory, Memory::New | Memory::Met);
+        if !is_new {
+            return;
         }
+        if self.term > 0 {
+            // Written in one batch with the term, so only by hand. Then nothing is known.
+            self.forget_promises();
+        } else if self.is_voter() {
+            self.founding = Some(Founding::new(self.number, self.voting_peers(), now));
+            self.meet_all(now);
+        }
+    }
+
+    fn forget_promises(&mut self) {
+        self.memory = Memory::Lost;
+        self.next_memory = None;
+        self.hard_state_changed = true;
+    }
+
+    /// This node's votes and acknowledgements are counted.
+    pub(super) fn counts(&self) -> bool {
+        self.memory.counts()
+    }
+
+    /// The number that this node's messages carry while it is not counted.
+    pub(super) fn recovering(&self) -> Option<u64> {
+        (!self.counts()).then_some(self.number)
+    }
+
+    /// An empty disk of unknown past.
+    pub(super) fn has_lost_memory(&self) -> bool {
+        self.memory == Memory::Lost
+    }
+
+    /// The latest configuration, committed or not.
+    pub(super) fn configuration(&self) -> &Configuration {
+        self.log.configuration()
+    }
+
+    /// A new node whose every other voter has met it counts as soon as that is on disk.
+    pub(super) fn meet_all(&mut self, now: Time) {
+        let Some(founding) = &mut self.founding else { return };
+        if founding.all_have_met() {
+            self.founding_version = Some(founding.common_version(self.config.version_max));
+        }
+        if self.memory == Memory::New && self.next_memory.is_none() && founding.has_met_all() {
+            founding.hurry(now);
+            self.next_memory = Some((self.last_persist_id + 1, Memory::Met));
+            self.hard_state_changed = true;
+        }
+    }
+
+    /// The newest cluster version that all voters of a new cluster support, as far as they said.
+    pub(super) fn founding_version(&self) -> u32 {
+        self.founding_version.unwrap_or(self.config.version_min.max(1))
+    }
+
+    pub(super) fn send_founding_round(&mut self, now: Time) {
+        let met = self.counts();
+        let (interval, version_max) = (self.config.heartbeat_interval, self.config.version_max);
+        let Some(founding) = &mut self.founding else { return };
+        for (peer, body) in founding.next_round(now, interval, met, version_max) {
+            self.send(peer, body);
+        }
+    }
+
+    /// This node may ask for votes: it votes, its promises are all on its disk, nothing of it hangs,
+    /// and if its cluster is being founded, all other voters have met too.
+    pub(super) fn may_campaign(&self, now: Time) -> bool {
+        let is_founded = self.founding.as_ref().is_none_or(Founding::all_have_met);
+        self.is_voter()
+            && self.counts()
+            && is_founded
+            && !self.disk_is_stuck(now)
+            && !self.machine_is_stuck(now)
     }
 
     pub(super) fn id(&self) -> NodeId {
         self.config.id
     }
 
-    /// Whether this node may campaign.
     pub(super) fn is_voter(&self) -> bool {
-        self.configuration.is_voter(self.config.id)
+        self.configuration().is_voter(self.config.id)
     }
 
     pub(super) fn peers(&self) -> Vec<NodeId> {
-        self.configuration.members().into_iter().filter(|id| *id != self.config.id).collect()
+        self.configuration().members().into_iter().filter(|id| *id != self.config.id).collect()
     }
 
     pub(super) fn voting_peers(&self) -> Vec<NodeId> {
         let mut peers = self.peers();
-        peers.retain(|id| self.configuration.is_voter(*id));
+        peers.retain(|id| self.configuration().is_voter(*id));
         peers
     }
 
@@ -154,12 +253,19 @@ impl Common {
         Duration::from_micros(self.chance.below(micros))
     }
 
-    /// A new term: nobody in it has this node's vote yet.
+    /// A new term, in which this node has not voted. A member of a new cluster that has met all others
+    /// is an ordinary node from its first term on; one that has not was wiped (`founding`, rule 4).
     pub(super) fn adopt_term(&mut self, term: Term) {
         assert!(term > self.term, "terms only grow");
         self.term = term;
         self.voted_for = None;
         self.hard_state_changed = true;
+        self.founding = None;
+        match self.memory {
+            Memory::New => self.forget_promises(),
+            Memory::Met => self.memory = Memory::Intact,
+            Memory::Intact | Memory::Lost => {}
+        }
     }
 
     pub(super) fn vote_for(&mut self, candidate: NodeId) {
@@ -170,13 +276,14 @@ impl Common {
         }
     }
 
-    /// This node's word counts again, from the term of `leader` on, as soon as that is on disk. It may have
-    /// voted in that term and forgotten it, so it votes for nobody else in it.
+    /// This node counts again, from the term of `leader` on, as soon as that is on disk. It may have
+    /// voted in that term and forgotten it, so it votes for no other node in it.
     pub(super) fn recover_under(&mut self, leader: NodeId) {
-        if self.recovered_by.is_some() {
+        if self.next_memory.is_some() {
             return;
         }
-        self.recovered_by = Some(self.last_persist_id + 1);
+        assert!(self.has_lost_memory(), "only a node that recovers is readmitted");
+        self.next_memory = Some((self.last_persist_id + 1, Memory::Intact));
         self.hard_state_changed = true;
         if self.voted_for.is_none() {
             self.vote_for(leader);
@@ -184,7 +291,7 @@ impl Common {
     }
 
     fn message(&self, term: Term, body: Body) -> Message {
-        Message { recovering: self.recovering, ..Message::new(term, body) }
+        Message { recovering: self.recovering(), ..Message::new(term, body) }
     }
 
     /// For what promises nothing about this node's disk.
@@ -223,7 +330,10 @@ impl Common {
     }
 
     fn has_unpersisted(&self) -> bool {
-        self.hard_state_changed || self.publish.is_some() || self.log.has_unpersisted()
+        self.hard_state_changed
+            || self.publish.is_some()
+            || self.withdraw_snapshot
+            || self.log.has_unpersisted()
     }
 
     pub(super) fn hard_state(&self) -> HardState {
@@ -231,10 +341,7 @@ impl Common {
             term: self.term,
             voted_for: self.voted_for,
             commit_index: self.log.commit_index(),
-            memory: match self.recovering.is_some() && self.recovered_by.is_none() {
-                true => Memory::Lost,
-                false => Memory::Intact,
-            },
+            memory: self.next_memory.map_or(self.memory, |(_, memory)| memory),
         }
     }
 
@@ -244,6 +351,7 @@ impl Common {
             return None;
         }
         let publish = self.publish.take();
+        let withdraw_snapshot = std::mem::take(&mut self.withdraw_snapshot) && publish.is_none();
         let (truncate_from, entries) = self.log.take_unpersisted();
         // It rides along for free, and the commit index with it.
         let hard_state = Some(self.hard_state());
@@ -254,7 +362,7 @@ impl Common {
         self.persists.push_back(PersistInFlight { id, since: now, publish: publish.clone() });
         Some(Persist {
             id,
-            batch: Batch { publish, withdraw_snapshot: false, truncate_from, entries, hard_state },
+            batch: Batch { publish, withdraw_snapshot, truncate_from, entries, hard_state },
         })
     }
 
@@ -268,8 +376,11 @@ impl Common {
             published.extend(self.persists.pop_front().and_then(|persist| persist.publish));
         }
         self.log.on_persisted(id);
-        if self.recovered_by.is_some_and(|by| by <= id) {
-            (self.recovering, self.recovered_by) = (None, None);
+        if let Some((_, memory)) = self.next_memory.take_if(|(by, _)| *by <= id) {
+            self.memory = memory;
+            if let Some(founding) = &mut self.founding {
+                founding.hurry(Time::ZERO);
+            }
         }
         published
     }
@@ -283,6 +394,26 @@ impl Common {
         self.persists
             .front()
             .is_some_and(|oldest| now.since(oldest.since) >= self.config.disk_patience)
+    }
+
+    /// Notes when the applied index last moved; to be called before entries are handed out.
+    pub(super) fn note_applied(&mut self, now: Time) {
+        if self.applied_at.0 != self.log.last_applied() || !self.log.awaits_applying() {
+            self.applied_at = (self.log.last_applied(), now);
+        }
+    }
+
+    /// The state machine has been given entries, and has applied none for longer than a leader may wait.
+    pub(super) fn machine_is_stuck(&self, now: Time) -> bool {
+        self.log.awaits_applying()
+            && self.applied_at.0 == self.log.last_applied()
+            && now.since(self.applied_at.1) >= self.config.stall_patience
+    }
+
+    /// No snapshot that is published is needed any more: withdraw it with the next batch, unless that
+    /// batch publishes one.
+    pub(super) fn withdraw_snapshot(&mut self) {
+        self.withdraw_snapshot = true;
     }
 
     pub(super) fn persists_in_flight(&self) -> usize {

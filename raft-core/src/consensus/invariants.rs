@@ -32,15 +32,17 @@ fn the_role_fits(raft: &Raft) {
     let common = raft.common();
     match raft.role_data() {
         Role::Follower(follower) => assert_ne!(follower.leader, Some(common.id())),
-        Role::PreCandidate(_) => assert!(common.is_voter()),
+        Role::PreCandidate(_) => assert!(common.is_voter() && common.counts()),
         Role::Candidate(_) => {
-            assert!(common.is_voter());
+            assert!(common.is_voter() && common.counts());
             assert_eq!(common.voted_for, Some(common.id()));
         }
         Role::Leader(leader) => {
             assert_eq!(common.voted_for, Some(common.id()), "elected by its own vote too");
+            assert!(common.counts(), "a node that recovers does not lead");
             leader.check(common);
         }
     }
     assert!(common.log.last_position().term <= common.term);
+    assert!(common.founding.is_none() || common.term == 0, "founding ends with the first term");
 }

@@ -19,8 +19,9 @@
 
 use std::collections::VecDeque;
 
+use super::configurations::Configurations;
 use super::ready::PersistId;
-use crate::types::{Entry, Index, Position, Term};
+use crate::types::{Configuration, Entry, Index, Payload, Position, Term};
 
 /// An append whose previous position is not in this log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +46,7 @@ hash_of!(InFlight { through; left out: id });
 pub(super) struct Log {
     start: Position,
     entries: VecDeque<Entry>,
+    configurations: Configurations,
     bytes: u64,
     uncommitted_bytes: u64,
     snapshot_index: Index,
@@ -65,6 +67,7 @@ impl Log {
     /// A log as it was loaded; everything in it is durable.
     pub(super) fn new(
         start: Position,
+        configuration: Configuration,
         entries: Vec<Entry>,
         snapshot_index: Index,
         commit_index: Index,
@@ -74,8 +77,15 @@ impl Log {
         assert!(entries.iter().zip(start.index + 1..).all(|(entry, index)| entry.index == index));
         assert!(last_applied <= commit_index && commit_index <= last_index);
         assert!(start.index <= last_applied);
+        let mut configurations = Configurations::new(configuration);
+        for entry in &entries {
+            if let Payload::Configuration(configuration) = &entry.payload {
+                configurations.push(entry.index, configuration.clone());
+            }
+        }
         let mut log = Self {
             start,
+            configurations,
             bytes: entries.iter().map(Entry::size_bytes).sum(),
             entries: entries.into(),
             uncommitted_bytes: 0,
@@ -146,6 +156,26 @@ impl Log {
         self.entry(index).map(|entry| entry.term)
     }
 
+    /// The configuration in force now: the latest one appended.
+    pub(super) fn configuration(&self) -> &Configuration {
+        self.configurations.latest()
+    }
+
+    /// The configuration in force at an index of this log.
+    pub(super) fn configuration_at(&self, index: Index) -> &Configuration {
+        self.configurations.at(index)
+    }
+
+    /// The latest configuration is committed.
+    pub(super) fn configuration_is_committed(&self) -> bool {
+        self.configurations.latest_index().is_none_or(|index| index <= self.commit_index)
+    }
+
+    /// Entries were handed out to be applied, and were not reported applied.
+    pub(super) fn awaits_applying(&self) -> bool {
+        self.handed_index > self.last_applied
+    }
+
     pub(super) fn contains(&self, position: Position) -> bool {
         self.term_at(position.index) == Some(position.term)
     }
@@ -197,6 +227,9 @@ impl Log {
             assert!(entry.term >= self.last_position().term, "terms do not fall");
             self.bytes += entry.size_bytes();
             self.uncommitted_bytes += entry.size_bytes();
+            if let Payload::Configuration(configuration) = &entry.payload {
+                self.configurations.push(entry.index, configuration.clone());
+            }
             self.entries.push_back(entry);
         }
     }
@@ -247,6 +280,7 @@ impl Log {
             self.bytes -= entry.size_bytes();
             self.uncommitted_bytes -= entry.size_bytes();
         }
+        self.configurations.truncate_from(index);
         if index <= self.taken_index {
             // Storage has been given something from here on.
             let earlier = self.truncate_from.unwrap_or(index);
@@ -345,6 +379,7 @@ impl Log {
             self.bytes -= entry.size_bytes();
             self.start = entry.position();
         }
+        self.configurations.compact(index);
         Some(self.start)
     }
 
@@ -362,12 +397,13 @@ impl Log {
 
     /// The log does not contain the snapshot's position: it starts anew behind it. Nothing of it is
     /// durable before the batch that publishes the snapshot.
-    pub(super) fn replace_by_snapshot(&mut self, position: Position) {
+    pub(super) fn replace_by_snapshot(&mut self, position: Position, configuration: Configuration) {
         assert!(position.index > self.commit_index && !self.contains(position));
         self.entries.clear();
         self.bytes = 0;
         self.uncommitted_bytes = 0;
         self.start = position;
+        self.configurations = Configurations::new(configuration);
         self.commit_index = position.index;
         self.handed_index = position.index;
         self.handed_bytes = 0;

@@ -22,13 +22,15 @@
 //! | 6.2 check quorum | `role::leader` |
 //! | 6.4 reads | `read_index`, `role::leader::reads`, `role::follower` |
 //! | (not there) disks that are lost | `recovery` |
+//! | (not there) how a cluster begins | `founding` |
+//! | 4.1 the configuration in force | `configurations` |
 //! | 10.2.1 the leader's disk beside the network | `ready`: appends are not held back |
 //!
 //! What it promises, beside the five properties of figure 3.2: nothing in a [`Ready`] rests on a
 //! write that is not durable, so whoever drives it may do everything in it at once, in any order.
 //!
-//! Left out for now: configuration changes (chapter 4). The types and quorums know learners and joint
-//! configurations already.
+//! Left out for now: changes of the members (chapter 4). A configuration entry that names other members
+//! is refused. The types and quorums know learners and joint configurations already.
 
 /// `Hash` for a type whose every field is named: those that decide what a node does next, and those
 /// that only say when, or by what chance.
@@ -45,6 +47,8 @@ macro_rules! hash_of {
 
 mod common;
 mod config;
+mod configurations;
+mod founding;
 mod inflights;
 pub mod invariants;
 mod log;

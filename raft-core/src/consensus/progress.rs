@@ -43,10 +43,15 @@ pub(super) struct Progress {
     pub(super) commit_sent: Index,
     /// A paused probe waits until then for its answer; afterwards the next sign of life brings another.
     pub(super) probe_again_at: Time,
+    /// Refusals since the last acknowledgement of what the peer had acknowledged before.
+    pub(super) rejected_count: u32,
+    /// The newest cluster version that the peer supports; 0 before its first response.
+    pub(super) version_max: u32,
 }
 
 hash_of!(Progress {
-    recovery, match_index, next_index, state, inflights, acked_round, commit_sent;
+    recovery, match_index, next_index, state, inflights, acked_round, commit_sent, rejected_count,
+    version_max;
     left out: last_heard, probe_again_at
 });
 
@@ -62,6 +67,8 @@ impl Progress {
             acked_round: 0,
             commit_sent: 0,
             probe_again_at: now,
+            rejected_count: 0,
+            version_max: 0,
         }
     }
 

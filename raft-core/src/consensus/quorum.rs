@@ -28,15 +28,6 @@ pub fn reached_by_quorum<T: Ord + Copy + Default>(
     }
 }
 
-/// The largest value that every voter has reached.
-pub fn reached_by_all<T: Ord + Copy + Default>(
-    configuration: &Configuration,
-    value_of: impl Fn(NodeId) -> T,
-) -> T {
-    let voters = configuration.voters.union(&configuration.outgoing);
-    voters.map(|voter| value_of(*voter)).min().unwrap_or_default()
-}
-
 fn reached_by_majority<T: Ord + Copy + Default>(
     voters: &BTreeSet<NodeId>,
     value_of: &impl Fn(NodeId) -> T,
@@ -60,12 +51,6 @@ pub fn vote_result(configuration: &Configuration, votes: &BTreeMap<NodeId, bool>
         (VoteResult::Lost, _) | (_, VoteResult::Lost) => VoteResult::Lost,
         _ => VoteResult::Pending,
     }
-}
-
-/// Whether every voter has granted.
-pub fn granted_by_all(configuration: &Configuration, votes: &BTreeMap<NodeId, bool>) -> bool {
-    let mut voters = configuration.voters.union(&configuration.outgoing).peekable();
-    voters.peek().is_some() && voters.all(|voter| votes.get(voter) == Some(&true))
 }
 
 fn majority_result(voters: &BTreeSet<NodeId>, votes: &BTreeMap<NodeId, bool>) -> VoteResult {

@@ -14,15 +14,14 @@ pub use snapshots::OfferAnswer;
 use bytes::Bytes;
 
 use super::common::Common;
+use super::founding::Founding;
 use super::log::Log;
 use super::ready::{PersistId, Ready, RoleChange};
 use super::role::follower::Follower;
 use super::role::{Role, RoleKind};
 use super::{Config, ConfigError, Status};
 use crate::error::Rejected;
-use crate::types::{
-    Configuration, Index, Loaded, Memory, NodeId, Position, PublishSnapshot, Term, Time,
-};
+use crate::types::{Configuration, Index, Loaded, NodeId, Position, PublishSnapshot, Term, Time};
 
 /// What a node starts from.
 #[derive(Clone, Debug)]
@@ -31,7 +30,8 @@ pub struct Boot {
     /// What the state machine holds, after restoring the snapshot if it held less than the log's
     /// start.
     pub last_applied: Position,
-    /// Who the members are, if the log was never told.
+    /// The members as the operator names them. In force while the log has no configuration; after
+    /// that it must name the same members.
     pub bootstrap: Configuration,
 }
 
@@ -64,31 +64,34 @@ impl Raft {
         let snapshot_index = snapshot.map_or(0, |meta| meta.index()).min(last_applied.index);
         let commit_index = hard_state.commit_index.min(last_index).max(last_applied.index);
         let snapshot_index = snapshot_index.max(start.index);
-        let log = Log::new(start, entries, snapshot_index, commit_index, last_applied.index);
+        let stored = match log_start.configuration.is_empty() {
+            true => bootstrap.clone(),
+            false => log_start.configuration,
+        };
+        let log =
+            Log::new(start, stored, entries, snapshot_index, commit_index, last_applied.index);
+        check_configuration(&config, log.configuration(), &bootstrap)?;
         if log.term_at(last_applied.index) != Some(last_applied.term) {
             return Err(ConfigError(format!(
                 "the state machine applied {last_applied}, the log holds another entry there: they \
                  do not belong together. Restore both from the same node, or neither"
             )));
         }
-        let configuration = match log_start.configuration.is_empty() {
-            true => bootstrap,
-            false => log_start.configuration,
-        };
-        let mut common = Common::new(config, hard_state, configuration, log);
+        let mut common = Common::new(config, hard_state, log, now);
         let deadline = common.draw_election_deadline(now);
         let role = Role::Follower(Follower::new(None, now, deadline));
         let reported = RoleChange {
             role: RoleKind::Follower,
             term: hard_state.term,
             leader: None,
-            is_recovering: hard_state.memory == Memory::Lost,
+            is_recovering: !common.counts(),
         };
         Ok(Self { common, role, reported })
     }
 
     /// The deadline of [`Raft::next_deadline`] has passed.
     pub fn on_timeout(&mut self, now: Time) {
+        self.common.send_founding_round(now);
         let transition = match &mut self.role {
             Role::Follower(follower) => follower.on_timeout(&mut self.common, now),
             Role::PreCandidate(candidate) | Role::Candidate(candidate) => {
@@ -183,6 +186,27 @@ impl Raft {
         }
     }
 
+    /// Lets all members use what `version` has brought, from the moment when the entry that says so is
+    /// committed ([`Status::cluster_version`]). Returns the position of that entry.
+    ///
+    /// # Errors
+    /// Nothing was appended: this node does not lead, another change of the configuration is not yet
+    /// committed, the version is not newer, or a member is not known to support it.
+    pub fn raise_cluster_version(&mut self, version: u32) -> Result<Position, Rejected> {
+        match &mut self.role {
+            Role::Leader(leader) => leader.raise_cluster_version(&mut self.common, version),
+            Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => {
+                Err(Rejected::NotLeader { leader: self.leader() })
+            }
+        }
+    }
+
+    /// The published snapshot is not needed any more: the next batch withdraws it, unless that batch
+    /// publishes another one. The state machine must be durable at the log's start.
+    pub fn withdraw_snapshot(&mut self) {
+        self.common.withdraw_snapshot();
+    }
+
     /// What is to be done now. Call it once all events at hand are told, so that they share messages
     /// and batches; and again after each report.
     pub fn ready(&mut self, now: Time) -> Ready {
@@ -193,6 +217,7 @@ impl Raft {
         }
         let role_change = self.take_role_change();
         let common = &mut self.common;
+        common.note_applied(now);
         let persist = common.take_persist(now);
         let committed = match common.restoring {
             Some(_) => Vec::new(),
@@ -213,11 +238,13 @@ impl Raft {
 
     /// When `on_timeout` is due if nothing else happens.
     pub fn next_deadline(&self) -> Time {
-        match &self.role {
+        let founding = self.common.founding.as_ref().map_or(Time::NEVER, Founding::deadline);
+        let of_role = match &self.role {
             Role::Follower(follower) => follower.next_deadline(),
             Role::PreCandidate(candidate) | Role::Candidate(candidate) => candidate.deadline,
             Role::Leader(leader) => leader.next_deadline(),
-        }
+        };
+        of_role.min(founding)
     }
 
     pub fn leader(&self) -> Option<NodeId> {
@@ -228,9 +255,10 @@ impl Raft {
         self.role.kind()
     }
 
-    /// The disk was empty when this node started, and no leader has filled it up yet.
+    /// This node's votes and acknowledgements are not counted: its disk was empty or new when it
+    /// started, and it was neither readmitted by a leader nor has it met all other new members.
     pub fn is_recovering(&self) -> bool {
-        self.common.recovering.is_some()
+        !self.common.counts()
     }
 
     pub fn term(&self) -> Term {
@@ -261,12 +289,19 @@ impl Raft {
 
     pub fn status(&self) -> Status {
         let log = &self.common.log;
+        let committed = log.configuration_at(log.commit_index());
         Status {
             id: self.common.id(),
             role: self.role.kind(),
             term: self.common.term,
             leader: self.leader(),
             is_recovering: self.is_recovering(),
+            memory: self.common.hard_state().memory,
+            waits_for: self.common.founding.as_ref().map_or_else(Vec::new, Founding::missing),
+            is_majority_lost: self.common.told_majority_lost,
+            founded: committed.founded,
+            cluster_version: committed.cluster_version,
+            voters: self.common.configuration().voters.clone(),
             log_start_index: log.start().index,
             snapshot_index: log.snapshot_index(),
             last_applied: log.last_applied(),
@@ -299,4 +334,35 @@ impl Raft {
             }
         }
     }
+}
+
+/// The log's configuration can be served by this program, and has the members that the operator names.
+fn check_configuration(
+    config: &Config,
+    stored: &Configuration,
+    named: &Configuration,
+) -> Result<(), ConfigError> {
+    let version = stored.cluster_version;
+    let (version_min, version_max) = (config.version_min, config.version_max);
+    if version > version_max {
+        return Err(ConfigError(format!(
+            "the cluster uses version {version}, and this program knows versions {version_min} to \
+             {version_max}: install a newer program"
+        )));
+    }
+    if version < version_min && stored.founded {
+        return Err(ConfigError(format!(
+            "the cluster uses version {version}, and this program knows versions {version_min} to \
+             {version_max}: start an older program that knows both once, and let it raise the version"
+        )));
+    }
+    if !named.is_empty() && !stored.has_members_of(named) {
+        return Err(ConfigError(format!(
+            "the configuration names the members {:?}, and this node's log was founded with {:?}. \
+             Members cannot be changed yet (addresses can): restore the list",
+            named.members(),
+            stored.members()
+        )));
+    }
+    Ok(())
 }

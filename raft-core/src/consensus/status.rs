@@ -1,8 +1,10 @@
 //! What a status page shows of the core.
 
+use std::collections::BTreeSet;
+
 use super::progress::ProgressState;
 use super::role::RoleKind;
-use crate::types::{Index, NodeId, Term};
+use crate::types::{Index, Memory, NodeId, Term};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
@@ -10,8 +12,19 @@ pub struct Status {
     pub role: RoleKind,
     pub term: Term,
     pub leader: Option<NodeId>,
-    /// Its disk was empty when it started, and no leader has filled it up yet.
+    /// Its votes and acknowledgements are not counted; `memory` says why.
     pub is_recovering: bool,
+    pub memory: Memory,
+    /// While a cluster is being founded: the voters that this node waits for.
+    pub waits_for: Vec<NodeId>,
+    /// So many voters are on empty disks that the others are no majority: no leader can be elected.
+    pub is_majority_lost: bool,
+    /// The first leader's configuration is committed: the cluster exists.
+    pub founded: bool,
+    /// Committed: all members may use what this version has brought.
+    pub cluster_version: u32,
+    /// Of the latest configuration.
+    pub voters: BTreeSet<NodeId>,
     pub log_start_index: Index,
     pub snapshot_index: Index,
     pub last_applied: Index,
@@ -32,4 +45,6 @@ pub struct PeerStatus {
     pub state: ProgressState,
     pub inflight_count: usize,
     pub is_recovering: bool,
+    /// The newest cluster version that the peer supports; 0 before its first response.
+    pub version_max: u32,
 }

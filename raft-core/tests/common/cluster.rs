@@ -41,8 +41,8 @@ pub struct Cluster {
     pub slow_disks: BTreeSet<NodeId>,
     /// Links that lose everything, from and to.
     pub(super) cut: BTreeSet<(NodeId, NodeId)>,
-    configure: Box<dyn Fn(&mut Config)>,
-    voters: Configuration,
+    pub configure: Box<dyn Fn(&mut Config)>,
+    pub voters: Configuration,
     next_read: u64,
 }
 
@@ -79,7 +79,7 @@ impl Cluster {
             slow_disks: BTreeSet::new(),
             cut: BTreeSet::new(),
             configure: Box::new(configure),
-            voters: Configuration::of_voters(disks.keys().copied()),
+            voters: founded(disks.keys().copied()),
             next_read: 1,
         };
         for (id, disk) in disks {
@@ -178,6 +178,12 @@ impl Cluster {
         self.with(id, |raft, _| raft.on_timeout(deadline));
     }
 
+    /// A leader's next heartbeat is due. The clocks of the other nodes stand still.
+    pub fn rush_heartbeat(&mut self, id: NodeId) {
+        let deadline = self.raft(id).next_deadline();
+        self.with(id, |raft, _| raft.on_timeout(deadline));
+    }
+
     pub fn propose(&mut self, id: NodeId, command: &str) -> Result<Position, Rejected> {
         let command = Bytes::copy_from_slice(command.as_bytes());
         self.with(id, |raft, _| raft.propose(vec![command]))
@@ -226,7 +232,7 @@ impl Cluster {
 
     /// Starts a node from its disk.
     pub fn start(&mut self, id: NodeId) {
-        let (bootstrap, now) = (self.voters.clone(), self.now);
+        let (mut bootstrap, now) = (self.voters.clone(), self.now);
         let node = self.nodes.get_mut(&id).expect("a node of this cluster");
         assert!(node.raft.is_none(), "node {id} is up");
         node.incarnation += 1;
@@ -237,6 +243,10 @@ impl Cluster {
         config.seed = 1000 * node.incarnation + id;
         (self.configure)(&mut config);
         let last_applied = node.machine.last_applied();
+        if !node.disk.loaded.log_start.configuration.is_empty() {
+            // A snapshot may have brought other members than the file names.
+            bootstrap = Configuration::default();
+        }
         let boot = Boot { loaded: node.disk.loaded.clone(), last_applied, bootstrap };
         let raft = Raft::new(config, boot, now).expect("what a core wrote, a core can start from");
         node.raft = Some(raft);
@@ -267,4 +277,9 @@ impl Cluster {
         }
         self.carry_out(id);
     }
+}
+
+/// The configuration of a cluster that its first leader has founded.
+fn founded(voters: impl IntoIterator<Item = NodeId>) -> Configuration {
+    Configuration { founded: true, cluster_version: 1, ..Configuration::of_voters(voters) }
 }

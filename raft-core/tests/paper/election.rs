@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use raft_core::consensus::RoleKind::{Candidate, Follower, Leader, PreCandidate};
 use raft_core::consensus::{Config, RoleKind};
-use raft_core::types::{Body, NodeId};
+use raft_core::types::{Body, NodeId, TERM_MAX};
 
 use crate::common::{Cluster, Disk, say};
 use crate::{is_vote, no_pre_vote, only, plain, with_logs};
@@ -392,7 +392,11 @@ fn e21_a_second_leader_of_a_term_is_not_believed() {
 fn e22_learners_vote_and_do_not_campaign() {
     use raft_core::consensus::{Boot, Raft};
     use raft_core::types::{Configuration, HardState, Loaded, Position, Time};
-    let bootstrap = Configuration { learners: [4].into(), ..Configuration::of_voters([1, 2, 3]) };
+    let bootstrap = Configuration {
+        learners: [4].into(),
+        founded: true,
+        ..Configuration::of_voters([1, 2, 3])
+    };
     let boot = Boot {
         loaded: Loaded { hard_state: HardState::INITIAL, ..Loaded::default() },
         last_applied: Position::ZERO,
@@ -455,25 +459,18 @@ fn s3_4_a_new_leader_speaks_at_once() {
     }
 }
 
-/// Terms have an end. Only a peer that makes terms up gets there; a node that believes it falls
-/// silent, and does not break.
+/// C22. Terms have an end, which every decoder enforces. A peer that makes one up gets no node there, nor
+/// beyond: neither a node's disk nor its messages hold a term that others would refuse.
 #[test]
 fn there_is_no_term_after_the_last() {
     let mut cluster = Cluster::with_config(3, no_pre_vote);
     cluster.with(1, |raft, now| raft.step(now, 2, say::heartbeat(u64::MAX, 1, 0)));
+    assert_eq!(cluster.status(1).term, 0, "out of range: nothing is believed");
+    cluster.with(1, |raft, now| raft.step(now, 2, say::heartbeat(TERM_MAX, 1, 0)));
     cluster.fire(1);
-    assert_eq!(cluster.status(1).role, Follower);
-    assert_eq!(cluster.status(1).term, u64::MAX);
-    cluster.with(1, |raft, now| raft.step(now, 2, say::heartbeat(u64::MAX, 2, 0)));
-    cluster.with(1, |raft, now| {
-        raft.step(
-            now,
-            2,
-            raft_core::types::Message::new(
-                u64::MAX,
-                raft_core::types::Body::TimeoutNow { last: raft_core::types::Position::ZERO },
-            ),
-        );
-    });
-    assert_eq!(cluster.status(1).role, Follower);
+    assert_eq!((cluster.status(1).role, cluster.status(1).term), (Follower, TERM_MAX));
+    cluster.with(1, |raft, now| raft.step(now, 2, say::heartbeat(TERM_MAX, 2, 0)));
+    cluster.with(1, |raft, now| raft.step(now, 2, say::timeout_now(TERM_MAX)));
+    assert_eq!((cluster.status(1).role, cluster.status(1).term), (Follower, TERM_MAX));
+    assert!(cluster.node(1).alarms.iter().any(|alarm| alarm.contains("no term after")));
 }

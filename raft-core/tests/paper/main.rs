@@ -9,13 +9,16 @@ mod common;
 mod catalogue;
 mod election;
 mod flow_control;
+mod founding;
 mod lost_disks;
 mod persistence;
 mod pre_vote;
 mod reads;
 mod replication;
+mod review;
 mod snapshots;
 mod transfer;
+mod versions;
 
 use std::collections::BTreeMap;
 

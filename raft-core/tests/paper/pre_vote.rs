@@ -273,7 +273,11 @@ fn q10_a_stuck_candidate_is_freed() {
 fn q11_a_learner_is_loyal_and_does_not_campaign() {
     use raft_core::consensus::{Boot, Config, Raft};
     use raft_core::types::{Configuration, HardState, Loaded, Position, Time};
-    let bootstrap = Configuration { learners: [4].into(), ..Configuration::of_voters([1, 2, 3]) };
+    let bootstrap = Configuration {
+        learners: [4].into(),
+        founded: true,
+        ..Configuration::of_voters([1, 2, 3])
+    };
     let boot = Boot {
         loaded: Loaded { hard_state: HardState::INITIAL, ..Loaded::default() },
         last_applied: Position::ZERO,

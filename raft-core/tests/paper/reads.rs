@@ -36,7 +36,11 @@ fn i1_reads_see_what_was_committed_before() {
 /// I1: so does a read on a learner, which asks its leader like any follower.
 #[test]
 fn i1_learners_read_as_well() {
-    let bootstrap = Configuration { learners: [4].into(), ..Configuration::of_voters([1, 2, 3]) };
+    let bootstrap = Configuration {
+        learners: [4].into(),
+        founded: true,
+        ..Configuration::of_voters([1, 2, 3])
+    };
     let boot = Boot {
         loaded: Loaded { hard_state: HardState::INITIAL, ..Loaded::default() },
         last_applied: Position::ZERO,
@@ -113,7 +117,8 @@ fn i3_a_majority_confirms() {
     assert_eq!(cluster.node(1).reads.len(), 1);
 }
 
-/// What a leader keeps of others' questions is bounded: beyond, they are told so.
+/// C26. The reads that a leader keeps for its followers are bounded; beyond, it answers that it is
+/// busy, which is not the answer of a node that does not lead.
 #[test]
 fn a_leader_keeps_so_many_questions() {
     let mut cluster = Cluster::with_config(3, |config| {
@@ -126,7 +131,7 @@ fn a_leader_keeps_so_many_questions() {
     for id in [7, 8, 9] {
         cluster.step(2, 1, Message::new(1, Body::ReadIndex { id }));
     }
-    let refused = Message::new(1, Body::ReadIndexAnswer { id: 9, outcome: ReadOutcome::NotLeader });
+    let refused = Message::new(1, Body::ReadIndexAnswer { id: 9, outcome: ReadOutcome::Busy });
     let answers = |sent: Vec<(u64, Message)>| -> Vec<_> {
         sent.into_iter()
             .filter(|(_, one)| matches!(one.body, Body::ReadIndexAnswer { .. }))

@@ -2,7 +2,7 @@
 
 use raft_core::consensus::RoleKind::{Candidate, Follower, Leader};
 use raft_core::error::Rejected;
-use raft_core::types::{Message, NodeId};
+use raft_core::types::{Body, Message, NodeId};
 
 use crate::common::{Cluster, say};
 
@@ -19,7 +19,9 @@ fn transfer(cluster: &mut Cluster, to: impl Into<Option<NodeId>>) -> Result<(), 
 
 fn told(cluster: &mut Cluster) -> Vec<NodeId> {
     let sent = cluster.sent_by(1);
-    let told = |(to, message): &(NodeId, Message)| (*message == say::timeout_now(1)).then_some(*to);
+    let told = |(to, message): &(NodeId, Message)| {
+        matches!(message.body, Body::TimeoutNow { .. }).then_some(*to)
+    };
     sent.iter().filter_map(told).collect()
 }
 

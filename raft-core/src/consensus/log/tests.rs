@@ -8,7 +8,7 @@ fn entry(index: Index, term: Term) -> Entry {
 /// A log of these terms from index 1, nothing committed, all durable.
 fn log_of(terms: &[Term]) -> Log {
     let entries = terms.iter().zip(1..).map(|(term, index)| entry(index, *term)).collect();
-    Log::new(Position::ZERO, entries, 0, 0, 0)
+    Log::new(Position::ZERO, Configuration::of_voters([1, 2, 3]), entries, 0, 0, 0)
 }
 
 fn terms_of(log: &Log) -> Vec<Term> {
@@ -135,7 +135,7 @@ fn a_snapshot_replaces_a_log_that_does_not_contain_it() {
     log.append([entry(3, 1)]);
     log.take_unpersisted();
     log.on_persist_started(1);
-    log.replace_by_snapshot(Position::new(4, 9));
+    log.replace_by_snapshot(Position::new(4, 9), Configuration::of_voters([1, 2, 3]));
     log.on_persist_started(2);
     log.check();
     log.on_persisted(1);

@@ -1,22 +1,25 @@
-//! What a message makes of a node.
+//! Message dispatch: the term rules, then one exhaustive match over (role, message).
 
 use std::cmp::Ordering;
 
 use super::Raft;
 use crate::consensus::common::Common;
+use crate::consensus::founding::Word;
 use crate::consensus::role::candidate::Answer;
 use crate::consensus::role::follower::Follower;
 use crate::consensus::role::{Role, Transition};
-use crate::types::{Body, Message, NodeId, Position, ReadOutcome, Term, Time};
+use crate::types::{Body, Message, NodeId, Position, ReadOutcome, TERM_MAX, Term, Time};
 
 impl Raft {
     /// A message came from an authenticated peer.
     pub fn step(&mut self, now: Time, from: NodeId, message: Message) {
-        assert!(from != self.common.id() || matches!(message.body, Body::VoteAnswer { .. }));
         let Message { term, recovering, body } = message;
+        if term > TERM_MAX || self.is_impostor(from, &body) {
+            return;
+        }
         if let Body::PreVote { last } = body {
-            // Nobody adopts a term from a question.
-            return self.on_pre_vote(now, from, term, last);
+            // No node adopts a term from a question.
+            return self.on_pre_vote(now, from, recovering.is_some(), term, last);
         }
         match term.cmp(&self.common.term) {
             Ordering::Less => return self.answer_stale(from, &body),
@@ -28,6 +31,20 @@ impl Raft {
             }
         }
         self.dispatch(now, from, recovering, body);
+    }
+
+    /// This node sends itself its own vote and nothing else. All else in its name is dropped, and
+    /// reported where a peer claims to lead.
+    fn is_impostor(&mut self, from: NodeId, body: &Body) -> bool {
+        if from != self.common.id() || matches!(body, Body::VoteAnswer { .. }) {
+            return false;
+        }
+        if matches!(body, Body::Append { .. } | Body::Heartbeat { .. }) {
+            let alarm = "a peer that claims this node's own id wants to lead it; ignored. Two \
+                         nodes share an identity";
+            self.common.alarms.push(alarm.to_owned());
+        }
+        true
     }
 
     fn dispatch(&mut self, now: Time, from: NodeId, recovering: Option<u64>, body: Body) {
@@ -69,7 +86,7 @@ impl Raft {
             (_, Body::Heartbeat { round, commit_index }) => {
                 if self.hear_leader(now, from, term) {
                     let (common, follower) = self.following();
-                    follower.on_heartbeat(common, round, commit_index);
+                    follower.on_heartbeat(common, now, round, commit_index);
                 }
                 return;
             }
@@ -82,8 +99,8 @@ impl Raft {
                 leader.on_rejected(common, from, previous_index, hint);
                 Transition::Stay
             }
-            (Leader(leader), Body::HeartbeatAnswer { round, .. }) => {
-                leader.on_heartbeat_answer(common, now, from, round);
+            (Leader(leader), Body::HeartbeatAnswer { round, version_max }) => {
+                leader.on_heartbeat_answer(common, now, from, round, version_max);
                 Transition::Stay
             }
             (
@@ -107,8 +124,10 @@ impl Raft {
             }
             (PreCandidate(_) | Candidate(_) | Leader(_), Body::ReadIndexAnswer { .. }) => return,
 
-            (Follower(follower), Body::TimeoutNow { .. }) => {
-                match follower.leader == Some(from) && common.is_voter() {
+            (Follower(follower), Body::TimeoutNow { last }) => {
+                // C30. The leader may speak of what a disk that was lost since had acknowledged.
+                let is_current = common.log.last_position() >= last;
+                match follower.leader == Some(from) && is_current && common.may_campaign(now) {
                     true => Transition::Campaign { transfer: true },
                     false => Transition::Stay,
                 }
@@ -116,13 +135,16 @@ impl Raft {
             (PreCandidate(_) | Candidate(_) | Leader(_), Body::TimeoutNow { .. }) => return,
 
             (Follower(follower), Body::Recovered { number }) => {
-                if follower.leader == Some(from) && common.recovering == Some(number) {
+                let is_meant = common.has_lost_memory() && common.recovering() == Some(number);
+                if follower.leader == Some(from) && is_meant {
                     common.recover_under(from);
                 }
                 return;
             }
             (PreCandidate(_) | Candidate(_) | Leader(_), Body::Recovered { .. }) => return,
-            (_, Body::Founding { .. }) => return,
+            (_, Body::Founding { number, heard, met, version_max }) => {
+                return self.on_founding(now, from, Word { number, heard, met, version_max });
+            }
         };
         self.change(now, transition);
     }
@@ -133,7 +155,11 @@ impl Raft {
         let answer = match body {
             // Only the term matters. A refused vote would be taken for the answer to a newer request, if the
             // candidate has one out in the current term.
-            Body::Append { .. } | Body::Heartbeat { .. } | Body::Vote { .. } => {
+            // A new node that is told of a term was wiped (`founding`, rule 4).
+            Body::Append { .. }
+            | Body::Heartbeat { .. }
+            | Body::Vote { .. }
+            | Body::Founding { .. } => {
                 Body::HeartbeatAnswer { round: 0, version_max: self.common.config.version_max }
             }
             Body::ReadIndex { id } => {
@@ -147,8 +173,7 @@ impl Raft {
             | Body::HeartbeatAnswer { .. }
             | Body::ReadIndexAnswer { .. }
             | Body::TimeoutNow { .. }
-            | Body::Recovered { .. }
-            | Body::Founding { .. } => return,
+            | Body::Recovered { .. } => return,
         };
         self.common.send(from, answer);
     }
@@ -187,11 +212,32 @@ impl Raft {
             }
     }
 
-    fn on_pre_vote(&mut self, now: Time, from: NodeId, term: Term, last: Position) {
+    /// Another member of a cluster that is being founded makes itself known.
+    fn on_founding(&mut self, now: Time, from: NodeId, word: Word) {
+        let common = &mut self.common;
+        let Some(founding) = &mut common.founding else { return };
+        let waited = !founding.all_have_met();
+        founding.on_message(now, from, word);
+        let all_have_met = founding.all_have_met();
+        common.meet_all(now);
+        if waited
+            && all_have_met
+            && let Role::Follower(follower) = &mut self.role
+        {
+            // There is no leader to wait for.
+            let soon = common.draw_retry_deadline(now);
+            follower.election_deadline = follower.election_deadline.min(soon);
+        }
+    }
+
+    fn on_pre_vote(&mut self, now: Time, from: NodeId, recovers: bool, term: Term, last: Position) {
         let granted = term >= self.common.term
             && last >= self.common.log.last_position()
             && !self.sticks_to_leader(now)
-            && !matches!(self.role, Role::Leader(_));
+            && !matches!(self.role, Role::Leader(_))
+            && !recovers
+            // C16. The vote that would follow could not be written.
+            && !self.common.disk_is_stuck(now);
         let answer_term = if granted { term } else { self.common.term };
         self.common.send_at_term(from, answer_term, Body::PreVoteAnswer { granted });
     }
@@ -215,11 +261,11 @@ impl Raft {
         }
         common.vote_for(from);
         common.send_when_durable(from, Body::VoteAnswer { granted });
-        // Whoever granted waits for the winner before it tries itself.
+        // A node that granted waits for the winner before it campaigns itself.
         let deadline = common.draw_election_deadline(now);
         match &mut self.role {
             Role::Follower(follower) => follower.election_deadline = deadline,
-            Role::PreCandidate(_) => self.become_follower(now, None),
+            Role::PreCandidate(_) => self.become_follower_until(now, None, deadline),
             Role::Candidate(_) | Role::Leader(_) => {}
         }
     }
@@ -228,16 +274,11 @@ impl Raft {
     /// identity is broken, and nothing is believed.
     pub(super) fn hear_leader(&mut self, now: Time, from: NodeId, term: Term) -> bool {
         assert!(term >= self.common.term);
-        if from == self.common.id() {
-            let alarm = "a peer that claims this node's own id wants to lead it; ignored. Two \
-                         nodes share an identity";
-            self.common.alarms.push(alarm.to_owned());
-            return false;
-        }
         if term > self.common.term {
             self.common.adopt_term(term);
             self.become_follower(now, Some(from));
         }
+        self.common.told_majority_lost = false;
         match self.role.leader(self.common.id()) {
             Some(leader) if leader != from => {
                 self.common.alarms.push(format!(

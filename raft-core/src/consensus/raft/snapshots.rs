@@ -2,7 +2,11 @@
 
 use super::Raft;
 use crate::consensus::role::Role;
-use crate::types::{Body, Index, NodeId, Position, PublishSnapshot, SnapshotMeta, Term, Time};
+use crate::consensus::role::follower::refusal_of_version;
+use crate::types::{
+    Body, Configuration, Index, NodeId, Position, PublishSnapshot, SnapshotMeta, TERM_MAX, Term,
+    Time,
+};
 
 /// What a follower says to a snapshot that its leader offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +51,7 @@ impl Raft {
             return None;
         }
         let position = self.common.log.compact(index)?;
-        Some(SnapshotMeta { position, configuration: self.common.configuration.clone() })
+        Some(SnapshotMeta { position, configuration: self.configuration_at(position.index) })
     }
 
     /// The last index such that the entries behind it take at most `bytes`: where to compact so that
@@ -59,8 +63,13 @@ impl Raft {
     /// What a snapshot at an index of this log is.
     pub fn snapshot_meta(&self, index: Index) -> Option<SnapshotMeta> {
         let term = self.common.log.term_at(index)?;
-        let configuration = self.common.configuration.clone();
-        Some(SnapshotMeta { position: Position::new(term, index), configuration })
+        let position = Position::new(term, index);
+        Some(SnapshotMeta { position, configuration: self.configuration_at(index) })
+    }
+
+    /// C8. The configuration in force at a position, and not a newer one that may yet be truncated.
+    fn configuration_at(&self, index: Index) -> Configuration {
+        self.common.log.configuration_at(index).clone()
     }
 
     /// A leader offers a snapshot.
@@ -71,8 +80,18 @@ impl Raft {
         term: Term,
         meta: &SnapshotMeta,
     ) -> OfferAnswer {
-        if term < self.common.term || !self.hear_leader(now, from, term) {
+        let is_own = from == self.common.id();
+        if is_own
+            || term > TERM_MAX
+            || term < self.common.term
+            || !self.hear_leader(now, from, term)
+        {
             return OfferAnswer::Stale { term: self.common.term };
+        }
+        if let Some(refusal) = refusal_of_version(&self.common, &meta.configuration) {
+            let alarm = format!("node {from} offered a snapshot with {refusal}; it is refused");
+            self.common.alarms.push(alarm);
+            return OfferAnswer::NotNeeded;
         }
         match meta.index() <= self.common.log.commit_index() {
             true => OfferAnswer::NotNeeded,
@@ -90,6 +109,9 @@ impl Raft {
         meta: SnapshotMeta,
     ) -> bool {
         let position = meta.position;
+        if refusal_of_version(&self.common, &meta.configuration).is_some() {
+            return false;
+        }
         let leads = term >= self.common.term && self.hear_leader(now, from, term);
         let common = &mut self.common;
         let needed = position.index > common.log.commit_index();
@@ -98,8 +120,7 @@ impl Raft {
             common.log.commit_to(position.index);
         } else if needed {
             common.gate.withdraw_accepted_from(0);
-            common.log.replace_by_snapshot(position);
-            common.configuration = meta.configuration.clone();
+            common.log.replace_by_snapshot(position, meta.configuration.clone());
             common.restore = None;
             common.restoring = Some(meta.clone());
             assert!(common.publish.is_none(), "no snapshot is received beside another one's batch");

@@ -6,7 +6,7 @@ use crate::consensus::role::candidate::{Answer, Candidate};
 use crate::consensus::role::follower::Follower;
 use crate::consensus::role::leader::Leader;
 use crate::consensus::role::{Role, Transition};
-use crate::types::{Body, NodeId, Time};
+use crate::types::{Body, NodeId, TERM_MAX, Time};
 
 impl Raft {
     pub(super) fn change(&mut self, now: Time, transition: Transition) {
@@ -20,7 +20,7 @@ impl Raft {
     }
 
     pub(super) fn become_follower(&mut self, now: Time, leader: Option<NodeId>) {
-        // A refused request must not keep anybody from campaigning: the timer runs on.
+        // A refused request must not keep a node from campaigning: the timer runs on.
         let deadline = match &self.role {
             Role::Follower(follower) if leader.is_none() => follower.election_deadline,
             Role::PreCandidate(candidate) | Role::Candidate(candidate) if leader.is_none() => {
@@ -28,6 +28,16 @@ impl Raft {
             }
             _ => self.common.draw_election_deadline(now),
         };
+        self.become_follower_until(now, leader, deadline);
+    }
+
+    /// Follows, and campaigns at `deadline` unless a leader or candidate is received before.
+    pub(super) fn become_follower_until(
+        &mut self,
+        now: Time,
+        leader: Option<NodeId>,
+        deadline: Time,
+    ) {
         self.leave_role();
         self.role = Role::Follower(Follower::new(leader, now, deadline));
     }
@@ -43,15 +53,17 @@ impl Raft {
         let (own_id, term) = (self.common.id(), self.common.term);
         let Role::PreCandidate(candidate) = &mut self.role else { unreachable!("just become one") };
         let won = Transition::Campaign { transfer: false };
-        let answer = Answer { granted: true, recovering: self.common.recovering.is_some() };
-        let transition = candidate.on_answer(&self.common, own_id, answer, won);
+        let answer = Answer { granted: true, recovering: false };
+        let transition = candidate.on_answer(&mut self.common, own_id, answer, won);
         assert_eq!(term, self.common.term);
         self.change(now, transition);
     }
 
     /// The request and the own vote leave together with the write that they rest on.
     fn become_candidate(&mut self, now: Time, transfer: bool) {
-        let Some(next_term) = self.common.term.checked_add(1) else {
+        assert!(self.common.counts(), "a node that recovers does not campaign");
+        // C22. Every decoder, also that of this node's disk, refuses a later one.
+        let Some(next_term) = Some(self.common.term + 1).filter(|term| *term <= TERM_MAX) else {
             let alarm = "there is no term after this one; not campaigning. A peer made it up";
             self.common.alarms.push(alarm.to_owned());
             return self.become_follower(now, None);
@@ -71,6 +83,7 @@ impl Raft {
 
     fn become_leader(&mut self, now: Time) {
         assert!(matches!(self.role, Role::Candidate(_)), "only a candidate is elected");
+        self.common.told_majority_lost = false;
         self.role = Role::Leader(Box::new(Leader::assume_office(&mut self.common, now)));
     }
 

@@ -3,22 +3,22 @@
 //! The two are alike in counting answers and giving up after a timeout; what winning means is
 //! decided in `raft`. The own vote of a real candidacy arrives like the others', once it is durable.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::Transition;
 use crate::consensus::common::Common;
-use crate::consensus::quorum::{VoteResult, granted_by_all, vote_result};
+use crate::consensus::quorum::{VoteResult, vote_result};
 use crate::types::{NodeId, Time};
 
 #[derive(Clone, Debug)]
 pub(in crate::consensus) struct Candidate {
     votes: BTreeMap<NodeId, bool>,
-    /// The same without what was granted by nodes that recover.
-    counting: BTreeMap<NodeId, bool>,
+    /// Voters that would grant, and are not counted because they recover.
+    uncounted: BTreeSet<NodeId>,
     pub(in crate::consensus) deadline: Time,
 }
 
-hash_of!(Candidate { votes, counting; left out: deadline });
+hash_of!(Candidate { votes, uncounted; left out: deadline });
 
 /// An answer to the question for a vote.
 #[derive(Clone, Copy, Debug)]
@@ -30,35 +30,52 @@ pub(in crate::consensus) struct Answer {
 
 impl Candidate {
     pub(in crate::consensus) fn new(deadline: Time) -> Self {
-        Self { votes: BTreeMap::new(), counting: BTreeMap::new(), deadline }
+        Self { votes: BTreeMap::new(), uncounted: BTreeSet::new(), deadline }
     }
 
-    /// Counts one answer; the first of each node counts. `won` is what to become with a majority of
-    /// those whose word counts, or with the votes of all.
+    /// Counts one answer; the first of each node counts, and a grant of a node that recovers does not.
+    /// `won` is what to become with a majority.
     pub(in crate::consensus) fn on_answer(
         &mut self,
-        common: &Common,
+        common: &mut Common,
         from: NodeId,
         answer: Answer,
         won: Transition,
     ) -> Transition {
         let Answer { granted, recovering } = answer;
-        let granted = *self.votes.entry(from).or_insert(granted);
-        if !(granted && recovering) {
-            self.counting.entry(from).or_insert(granted);
+        if granted && recovering {
+            self.uncounted.insert(from);
+            self.report_lost_majority(common);
+            return Transition::Stay;
         }
-        if granted_by_all(&common.configuration, &self.votes) {
-            return won;
-        }
-        match vote_result(&common.configuration, &self.counting) {
+        self.votes.entry(from).or_insert(granted);
+        match vote_result(common.configuration(), &self.votes) {
             VoteResult::Won => won,
             VoteResult::Lost => Transition::Follow,
             VoteResult::Pending => Transition::Stay,
         }
     }
 
-    /// Somebody refuses its vote, though a majority would have given it: the votes may be split, and the
-    /// rest of them with nodes that are down. Another timeout would be for a leader that nobody heard.
+    /// The voters that recover leave no majority to the others: until one of the lost disks is back,
+    /// there will be no leader, and the operator must know.
+    fn report_lost_majority(&self, common: &mut Common) {
+        let is_counted = |id: &NodeId| (*id, !self.uncounted.contains(id));
+        let voters = common.configuration().voters.iter();
+        let votes: BTreeMap<NodeId, bool> = voters.map(is_counted).collect();
+        let can_win = vote_result(common.configuration(), &votes) == VoteResult::Won;
+        if can_win || std::mem::replace(&mut common.told_majority_lost, true) {
+            return;
+        }
+        common.alarms.push(format!(
+            "no leader can be elected: the disks of nodes {:?} are empty, and the other voters are no \
+             majority. Entries that only the lost disks held would be gone. Bring back one of these \
+             disks, or restore the cluster from a backup",
+            self.uncounted
+        ));
+    }
+
+    /// A voter refuses, though a majority would have given it: the votes may be split, and the
+    /// rest of them with nodes that are down. Another timeout would be for a leader that no voter has received.
     /// Only those may hurry who begin again with the harmless question.
     pub(in crate::consensus) fn on_refusal(&mut self, common: &mut Common, now: Time) {
         let is_first = self.votes.values().all(|granted| *granted);

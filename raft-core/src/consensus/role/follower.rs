@@ -7,7 +7,9 @@ use super::Transition;
 use crate::consensus::common::Common;
 use crate::consensus::log::AppendRefusal;
 use crate::consensus::ready::ReadState;
-use crate::types::{Body, Entry, Index, NodeId, Position, ReadOutcome, Time};
+use crate::types::{
+    Body, Configuration, Entry, Index, NodeId, Payload, Position, ReadOutcome, Time,
+};
 
 #[derive(Clone, Debug)]
 pub(in crate::consensus) struct Follower {
@@ -74,6 +76,10 @@ impl Follower {
         commit_index: Index,
     ) {
         let leader = self.leader.expect("it was just heard");
+        if let Some(refusal) = refusal_of(common, &entries) {
+            common.alarms.push(format!("node {leader} sent {refusal}; the entries are ignored"));
+            return;
+        }
         let last_new_index = previous.index + entries.len() as u64;
         let grows = !entries.is_empty() && last_new_index > common.log.last_index();
         if grows && common.log_waits_for_compaction() {
@@ -103,12 +109,22 @@ impl Follower {
     pub(in crate::consensus) fn on_heartbeat(
         &mut self,
         common: &mut Common,
+        now: Time,
         round: u64,
         commit_index: Index,
     ) {
         let leader = self.leader.expect("it was just heard");
-        // The leader never says more than we acknowledged, so our log agrees through there.
-        common.log.commit_to(commit_index);
+        if common.disk_is_stuck(now) {
+            // C10. Heartbeats of a node that cannot acknowledge entries would keep a leader in office
+            // that cannot commit any.
+            return;
+        }
+        if common.counts() {
+            // The leader never names more than this node acknowledged, so the logs agree through there.
+            // C1. It may not have received that this node's disk was lost, and name what the lost disk
+            // had acknowledged: a node that recovers learns of commits by appends alone.
+            common.log.commit_to(commit_index);
+        }
         common
             .send(leader, Body::HeartbeatAnswer { round, version_max: common.config.version_max });
     }
@@ -181,11 +197,45 @@ impl Follower {
     }
 }
 
-/// The election timeout has passed. A node that does not vote, or whose disk would not take its vote,
-/// only winds the timer up again.
+/// A configuration among these entries that this program cannot put in force.
+fn refusal_of(common: &Common, entries: &[Entry]) -> Option<String> {
+    let configurations = entries.iter().filter_map(|entry| match &entry.payload {
+        Payload::Configuration(configuration) => Some(configuration),
+        Payload::Noop | Payload::Command(_) => None,
+    });
+    configurations.filter_map(|new| refusal_of_configuration(common, new)).next()
+}
+
+/// C6. Other members cannot be put in force yet.
+fn refusal_of_configuration(common: &Common, new: &Configuration) -> Option<String> {
+    if !new.has_members_of(common.configuration()) {
+        return Some(format!(
+            "a configuration of other members, {:?}, which this program cannot change to",
+            new.members()
+        ));
+    }
+    refusal_of_version(common, new)
+}
+
+/// What a newer cluster version has brought is not known here.
+pub(in crate::consensus) fn refusal_of_version(
+    common: &Common,
+    new: &Configuration,
+) -> Option<String> {
+    let version_max = common.config.version_max;
+    (new.cluster_version > version_max).then(|| {
+        format!(
+            "a configuration of cluster version {}, and this program knows versions up to \
+             {version_max}: install a newer program",
+            new.cluster_version
+        )
+    })
+}
+
+/// The election timeout has passed. A node that may not campaign only winds the timer up again.
 pub(super) fn campaign(common: &mut Common, now: Time, deadline: &mut Time) -> Transition {
     *deadline = common.draw_election_deadline(now);
-    if !common.is_voter() || common.disk_is_stuck(now) {
+    if !common.may_campaign(now) {
         Transition::Stay
     } else if common.config.pre_vote {
         Transition::PreCampaign

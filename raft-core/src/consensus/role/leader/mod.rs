@@ -1,9 +1,11 @@
-//! The leader: takes office, takes proposals, keeps speaking, and steps down when it cannot lead.
+//! The leader: takes office, takes proposals, sends heartbeats, and steps down when it cannot lead.
 //!
-//! Its other duties live beside this file: `replication`, `commit`, `reads`, `recovery`, `transfer`.
+//! Its other duties live beside this file: `replication`, `commit`, `configuration`, `reads`,
+//! `recovery`, `transfer`.
 //! Sections 3.4 to 3.6, 6.2.
 
 mod commit;
+mod configuration;
 mod reads;
 mod recovery;
 mod replication;
@@ -21,7 +23,7 @@ use crate::consensus::progress::Progress;
 use crate::consensus::read_index::ReadQueue;
 use crate::consensus::status::PeerStatus;
 use crate::error::Rejected;
-use crate::types::{Body, Entry, NodeId, Payload, Position, Time};
+use crate::types::{Body, Entry, Index, NodeId, Payload, Position, Time};
 
 #[derive(Clone, Debug)]
 pub(in crate::consensus) struct Leader {
@@ -31,11 +33,19 @@ pub(in crate::consensus) struct Leader {
     /// The first round that started after the last recovering peer had come.
     recovery_round: u64,
     next_heartbeat: Time,
+    /// When this leader next checks that it can still lead. Nothing but that check moves it: a round
+    /// for reads must not postpone it (C9).
+    next_check: Time,
+    /// The commit index when it last moved, or when nothing was left to commit, and when that was.
+    committed_at: (Index, Time),
     reads: ReadQueue,
     transfer: Option<Transfer>,
 }
 
-hash_of!(Leader { progress, round, recovery_round, reads, transfer; left out: next_heartbeat });
+hash_of!(Leader {
+    progress, round, recovery_round, reads, transfer;
+    left out: next_heartbeat, next_check, committed_at
+});
 
 impl Leader {
     /// Takes office: nothing is known of the others, and an entry of the own term is needed before
@@ -51,11 +61,14 @@ impl Leader {
             .collect();
         let noop = Entry { index: next_index, term: common.term, payload: Payload::Noop };
         common.log.append([noop]);
+        configuration::found(common);
         let mut leader = Self {
             progress,
             round: 0,
             recovery_round: 1,
             next_heartbeat: now,
+            next_check: now + common.config.heartbeat_interval,
+            committed_at: (common.log.commit_index(), now),
             reads: ReadQueue::default(),
             transfer: None,
         };
@@ -94,8 +107,11 @@ impl Leader {
         common: &mut Common,
         now: Time,
     ) -> Transition {
-        if self.must_step_down(common, now) {
-            return Transition::Follow;
+        if now >= self.next_check {
+            if self.must_step_down(common, now) {
+                return Transition::Follow;
+            }
+            self.next_check = now + common.config.heartbeat_interval;
         }
         self.transfer.take_if(|transfer| transfer.deadline <= now);
         if now >= self.next_heartbeat {
@@ -104,21 +120,33 @@ impl Leader {
         Transition::Stay
     }
 
-    /// Without a quorum for an election timeout, or with a disk that no longer answers, others must
-    /// be free to elect: the leader falls silent.
-    fn must_step_down(&self, common: &Common, now: Time) -> bool {
-        if common.disk_is_stuck(now) {
+    /// Without a quorum for an election timeout, with a disk or a state machine that no longer
+    /// answers, or with entries that a quorum that follows does not acknowledge, other nodes must be
+    /// free to elect: the leader falls silent.
+    fn must_step_down(&mut self, common: &Common, now: Time) -> bool {
+        if common.disk_is_stuck(now) || common.machine_is_stuck(now) {
             return true;
         }
-        let heard = self.reached(common, |id| {
+        let last_heard = self.reached(common, |id| {
             self.progress.get(&id).map_or(now, |progress| progress.last_heard)
         });
-        common.config.check_quorum && now.since(heard) >= common.config.election_timeout
+        let has_quorum = now.since(last_heard) < common.config.election_timeout;
+        let stalled = self.commit_stalls(common, now);
+        if has_quorum { stalled } else { common.config.check_quorum }
+    }
+
+    /// The commit index owes progress, and has made none for longer than a leader may wait.
+    fn commit_stalls(&mut self, common: &Common, now: Time) -> bool {
+        let commit_index = common.log.commit_index();
+        if commit_index != self.committed_at.0 || commit_index == common.log.last_index() {
+            self.committed_at = (commit_index, now);
+        }
+        now.since(self.committed_at.1) >= common.config.stall_patience
     }
 
     pub(in crate::consensus) fn next_deadline(&self) -> Time {
         let transfer = self.transfer.as_ref().map_or(Time::NEVER, |transfer| transfer.deadline);
-        self.next_heartbeat.min(transfer)
+        self.next_heartbeat.min(self.next_check).min(transfer)
     }
 
     /// A round of heartbeats. Its answers prove that a quorum followed after this moment.
@@ -142,6 +170,7 @@ impl Leader {
             state: progress.state,
             inflight_count: progress.inflights.count(),
             is_recovering: progress.recovers(),
+            version_max: progress.version_max,
         };
         self.progress.iter().map(status).collect()
     }

@@ -51,7 +51,6 @@ impl Leader {
             self.reads.on_round_started(self.round, common.log.commit_index());
         }
         // Alone, the leader is its own quorum.
-        self.finish_own_recovery(common);
         self.confirm_reads(common);
     }
 
@@ -61,14 +60,15 @@ impl Leader {
         now: Time,
         from: NodeId,
         round: u64,
+        version_max: u32,
     ) {
         let Some(progress) = self.progress.get_mut(&from) else { return };
         // A number that was never sent is nonsense.
         progress.acked_round = progress.acked_round.max(round.min(self.round));
+        progress.version_max = version_max;
         progress.on_heartbeat_answer(now);
         self.probe_if_silent(common, now, from);
-        self.finish_recovery(common, from);
-        self.finish_own_recovery(common);
+        self.finish_recoveries(common);
         self.confirm_reads(common);
     }
 

@@ -1,9 +1,9 @@
-//! Filling up a node that lost its disk. The argument is in [`crate::consensus::recovery`].
+//! Readmitting a node that lost its disk. The argument is in [`crate::consensus::recovery`].
 
 use super::Leader;
 use crate::consensus::common::Common;
 use crate::consensus::progress::Progress;
-use crate::consensus::quorum::{reached_by_all, reached_by_quorum};
+use crate::consensus::quorum::reached_by_quorum;
 use crate::consensus::recovery::Recovery;
 use crate::types::{Body, NodeId, Time};
 
@@ -24,8 +24,9 @@ impl Leader {
                 let through_index = common.log.last_index();
                 let recovery = Recovery { number, through_index, is_over: false };
                 progress.start_over(recovery, common.log.durable_index() + 1);
-                // Answers that are under way may be of before.
+                // Answers that are under way may be of before, so the next round asks again, at once.
                 self.recovery_round = self.round + 1;
+                self.next_heartbeat = now;
             }
             (None, Some(known)) if !known.is_over => {
                 known.is_over = true;
@@ -35,45 +36,43 @@ impl Leader {
         }
     }
 
-    /// To be called when `peer` has acknowledged something: it may have all it needs.
-    pub(super) fn finish_recovery(&self, common: &mut Common, peer: NodeId) {
-        let Some(progress) = self.progress.get(&peer) else { return };
-        if let Some(recovery) = progress.recovery
-            && !recovery.is_over
-            && progress.match_index >= recovery.through_index
-            && self.all_follow()
-        {
-            common.send(peer, Body::Recovered { number: recovery.number });
+    /// To be called when a peer has acknowledged something: a peer that recovers may have all it needs,
+    /// or all others may have followed.
+    pub(super) fn finish_recoveries(&self, common: &mut Common) {
+        let unfinished = |progress: &Progress| progress.recovery.filter(|known| !known.is_over);
+        if !self.progress.values().any(Progress::recovers) || !self.all_follow() {
+            return;
+        }
+        for (peer, progress) in &self.progress {
+            if let Some(recovery) = unfinished(progress)
+                && progress.match_index >= recovery.through_index
+            {
+                common.send(*peer, Body::Recovered { number: recovery.number });
+            }
         }
     }
 
-    /// A leader holds all that it may have acknowledged before, and votes for nobody else in its term.
-    pub(super) fn finish_own_recovery(&self, common: &mut Common) {
-        if common.recovering.is_some() && self.all_follow() {
-            common.recover_under(common.id());
-        }
-    }
-
-    /// Everybody was in this term after the last recovering peer had come.
+    /// Every peer was in this term after the last recovering one had come.
     fn all_follow(&self) -> bool {
         self.progress.values().all(|progress| progress.acked_round >= self.recovery_round)
     }
 
-    /// The largest value that was reached by a quorum of those whose word counts, or by all voters.
+    /// The largest value that was reached by a quorum, voters that recover not counted. A leader itself
+    /// never recovers.
     pub(super) fn reached<T: Ord + Copy + Default>(
         &self,
         common: &Common,
         value_of: impl Fn(NodeId) -> T,
     ) -> T {
-        let (own_id, configuration) = (common.id(), &common.configuration);
-        if common.recovering.is_none() && !self.progress.values().any(Progress::recovers) {
+        assert!(common.counts(), "a node that recovers does not lead");
+        let configuration = common.configuration();
+        if !self.progress.values().any(Progress::recovers) {
             return reached_by_quorum(configuration, value_of);
         }
-        let counts = |id: NodeId| match id == own_id {
-            true => common.recovering.is_none(),
-            false => self.progress.get(&id).is_some_and(|progress| !progress.recovers()),
-        };
-        let of_counting = |id| if counts(id) { value_of(id) } else { T::default() };
-        reached_by_quorum(configuration, of_counting).max(reached_by_all(configuration, &value_of))
+        let recovers = |id: NodeId| self.progress.get(&id).is_some_and(Progress::recovers);
+        reached_by_quorum(
+            configuration,
+            |id| if recovers(id) { T::default() } else { value_of(id) },
+        )
     }
 }

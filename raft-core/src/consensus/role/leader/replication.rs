@@ -6,8 +6,11 @@ use crate::consensus::common::Common;
 use crate::consensus::progress::ProgressState;
 use crate::types::{Body, Entry, Index, NodeId, Position, Time};
 
+/// Refusals in a row of what a peer acknowledged, until the operator is told.
+const REJECTIONS_MAX: u32 = 3;
+
 impl Leader {
-    /// Sends everybody what they lack, as far as their windows allow. Called once all events at hand
+    /// Sends each peer what it lacks, as far as its window allows. Called once all events at hand
     /// are taken in, so that one append carries what came in together.
     pub(in crate::consensus) fn replicate(&mut self, common: &mut Common, now: Time) {
         let peers: Vec<NodeId> = self.progress.keys().copied().collect();
@@ -82,8 +85,9 @@ impl Leader {
             ));
             return;
         }
+        progress.rejected_count = 0;
         if progress.on_accepted(match_index, start_index) {
-            self.finish_recovery(common, from);
+            self.finish_recoveries(common);
             self.advance_commit(common);
         }
     }
@@ -92,13 +96,23 @@ impl Leader {
     /// answered since, change nothing.
     pub(in crate::consensus) fn on_rejected(
         &mut self,
-        common: &Common,
+        common: &mut Common,
         from: NodeId,
         previous_index: Index,
         hint: Position,
     ) {
         let Some(progress) = self.progress.get_mut(&from) else { return };
         if previous_index <= progress.match_index {
+            progress.rejected_count += u32::from(previous_index == progress.match_index);
+            // C23. One may be late; a peer that keeps refusing what it acknowledged has lost it.
+            if progress.rejected_count == REJECTIONS_MAX {
+                common.alarms.push(format!(
+                    "node {from} no longer holds index {previous_index}, which it had acknowledged: \
+                     its disk was rolled back, or does not keep what it confirms. Acknowledged \
+                     writes may be at risk: stop that node, wipe its data directory, and start it \
+                     again, so that it recovers from the others"
+                ));
+            }
             return;
         }
         match progress.state {

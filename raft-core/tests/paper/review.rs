@@ -1,0 +1,392 @@
+//! One test or more for each finding of the review of the core, C1 to C31, as far as the core alone can
+//! show it. A name begins with the finding's number; findings about whole nodes are in
+//! `tests/driver_review.rs`, and those about founding in `founding`.
+
+use raft_core::consensus::RoleKind::{Follower, Leader, PreCandidate};
+use raft_core::consensus::{Config, PeerStatus};
+use raft_core::types::{Body, Configuration, Entry, Message, Payload, Position, TERM_MAX};
+
+use crate::common::{Cluster, Parcel, say};
+use crate::plain;
+use crate::replication::led;
+
+fn peer_of(cluster: &Cluster, leader: u64, id: u64) -> PeerStatus {
+    cluster.status(leader).peers.into_iter().find(|peer| peer.id == id).expect("a peer")
+}
+
+/// C1. The leader of term 2 sends the first heartbeat after a follower's disk loss with the commit index that
+/// the lost disk had acknowledged. Meanwhile the old leader has filled the empty disk with other entries. The
+/// oracle of the harness objects in the last `settle`.
+fn heartbeat_for_the_lost_disk(configure: fn(&mut Config)) {
+    let mut cluster = Cluster::with_config(3, configure);
+    cluster.fire(1);
+    cluster.settle();
+    assert_eq!(cluster.role(1), Leader);
+    // Node 1 appends an entry that reaches no other node.
+    cluster.partition(&[&[1], &[2, 3]]);
+    cluster.propose(1, "x").expect("it leads");
+    cluster.settle();
+    // Node 3 leads term 2 with node 2 and commits with it.
+    cluster.rush(3);
+    cluster.settle();
+    lose_and_refill(&mut cluster);
+}
+
+fn lose_and_refill(cluster: &mut Cluster) {
+    assert_eq!((cluster.role(3), cluster.raft(3).term()), (Leader, 2));
+    cluster.propose(3, "y").expect("it leads");
+    cluster.settle();
+    assert_eq!(peer_of(cluster, 3, 2).match_index, 3);
+    assert_eq!(cluster.status(3).commit_index, 3);
+    // Node 2 loses its disk. No message is under way.
+    cluster.crash(2, 0);
+    cluster.lose_disk(2);
+    assert!(cluster.flying.is_empty());
+    // The first messages to node 2 come from node 1, which still believes that it leads.
+    cluster.partition(&[&[1, 2], &[3]]);
+    cluster.start(2);
+    assert_eq!(cluster.role(1), Leader);
+    cluster.rush_heartbeat(1);
+    cluster.settle();
+    assert_eq!(cluster.status(2).last_index, 2, "the no-op and x of node 1");
+    // Then node 2 receives from node 3, whose first message is a heartbeat.
+    cluster.partition(&[&[1], &[2, 3]]);
+    assert_eq!(cluster.role(3), Leader);
+    cluster.rush_heartbeat(3);
+    cluster.settle();
+}
+
+#[test]
+fn c1_heartbeat_for_the_lost_disk_plain() {
+    heartbeat_for_the_lost_disk(plain);
+}
+
+/// The same with the default configuration. All of it happens within one election timeout: no clock moves after
+/// node 1's last heartbeat.
+#[test]
+fn c1_heartbeat_for_the_lost_disk_check_quorum() {
+    let mut cluster = Cluster::with_config(3, |_| {});
+    cluster.fire(1);
+    cluster.settle();
+    assert_eq!(cluster.role(1), Leader);
+    // Node 1 hands over to node 3. The TimeoutNow is late, and node 1 gives the transfer up.
+    cluster.with(1, |raft, now| raft.transfer_leadership(now, Some(3))).expect("a voter");
+    let told = cluster.flying.iter().position(|envelope| {
+        matches!(&envelope.parcel, Parcel::Message(Message { body: Body::TimeoutNow { .. }, .. }))
+    });
+    let late = cluster.flying.remove(told.expect("it is sent")).expect("just seen");
+    cluster.run(500);
+    assert_eq!((cluster.role(1), cluster.raft(1).term()), (Leader, 1));
+    cluster.rush_heartbeat(1);
+    cluster.settle();
+    cluster.partition(&[&[1], &[2, 3]]);
+    cluster.propose(1, "x").expect("it leads");
+    cluster.settle();
+    let Parcel::Message(message) = late.parcel else { unreachable!() };
+    cluster.step(1, 3, message);
+    cluster.settle();
+    lose_and_refill(&mut cluster);
+}
+
+/// C2. A disk that is lost twice comes back under another number, because the seed is drawn at each
+/// start and has no default. Under the same number the leader would take the empty disk for the
+/// filled one, and the oracle would object in the last `run`.
+#[test]
+fn c2_disk_lost_twice() {
+    let mut cluster = Cluster::with_config(3, plain);
+    cluster.fire(1);
+    cluster.settle();
+    cluster.isolate(3);
+    cluster.propose(1, "a").expect("it leads");
+    cluster.settle();
+    assert_eq!(cluster.status(1).commit_index, 2, "by nodes 1 and 2");
+    cluster.crash(2, 0);
+    cluster.lose_disk(2);
+    cluster.start(2);
+    cluster.rush_heartbeat(1);
+    cluster.settle();
+    assert!(cluster.status(2).is_recovering);
+    assert_eq!(cluster.status(2).last_index, 2, "filled, but node 3 has not answered");
+    cluster.crash(2, 0);
+    cluster.lose_disk(2);
+    cluster.start(2);
+    // Node 3 answers heartbeats. Appends to it are lost, so it stays behind.
+    cluster.heal();
+    for _ in 0..3 {
+        cluster.rush_heartbeat(1);
+        for _ in 0..100 {
+            let next = cluster.flying.iter().position(|envelope| match &envelope.parcel {
+                Parcel::Message(message) => {
+                    !(matches!(message.body, Body::Append { .. }) && envelope.to == 3)
+                }
+                _ => false,
+            });
+            let Some(at) = next else { break };
+            cluster.deliver(at);
+        }
+        cluster.flying.clear();
+    }
+    cluster.crash(1, 0);
+    cluster.run(3_000);
+}
+
+/// C2. After a restart a follower draws another number for its read, so a late answer to the read
+/// before the restart does not answer the new one. The oracle would object in the last `step`.
+#[test]
+fn c2_read_attempts_do_not_repeat() {
+    let mut cluster = Cluster::with_config(3, |_| {});
+    cluster.fire(1);
+    cluster.settle();
+    assert_eq!(cluster.role(1), Leader);
+    let restart_and_ask = |cluster: &mut Cluster| {
+        cluster.crash(2, 0);
+        cluster.start(2);
+        cluster.flying.clear();
+        cluster.rush_heartbeat(1);
+        let at = cluster.flying.iter().position(|envelope| envelope.to == 2).expect("a heartbeat");
+        cluster.deliver(at);
+        cluster.flying.clear();
+        cluster.read(2).expect("it knows the leader");
+    };
+    restart_and_ask(&mut cluster);
+    let mut late = None;
+    while let Some(envelope) = cluster.flying.front() {
+        let is_answer = matches!(&envelope.parcel, Parcel::Message(message)
+            if matches!(message.body, Body::ReadIndexAnswer { .. }));
+        if is_answer {
+            late = cluster.flying.pop_front();
+        } else {
+            cluster.deliver(0);
+        }
+    }
+    let late = late.expect("an answer");
+    // An entry is committed that node 2 has not received.
+    cluster.cut(1, 2);
+    cluster.propose(1, "newer").expect("it leads");
+    cluster.settle();
+    assert_eq!(cluster.status(1).commit_index, 2);
+    cluster.heal();
+    restart_and_ask(&mut cluster);
+    let Parcel::Message(message) = late.parcel else { unreachable!() };
+    cluster.step(1, 2, message);
+    let stale =
+        cluster.node(2).reads.iter().find(|state| state.outcome.index().is_some_and(|at| at < 2));
+    assert!(stale.is_none(), "a read was confirmed at an index before the last commit: {stale:?}");
+}
+
+/// C5. Votes that voters hold back behind slow disks for a node's earlier incarnation elect the later one, whose
+/// disk is empty. The oracle objects as soon as node 2 leads.
+#[test]
+fn c5_votes_for_the_lost_disk() {
+    let mut cluster = Cluster::with_config(3, plain);
+    // Node 2 does not vote in term 1, so it forgets no vote of it.
+    cluster.isolate(2);
+    cluster.fire(1);
+    cluster.settle();
+    cluster.heal();
+    cluster.run(400);
+    cluster.propose(1, "a").expect("it leads");
+    cluster.settle();
+    assert_eq!(cluster.status(1).commit_index, 2);
+    assert_eq!(cluster.status(2).last_index, 2);
+    cluster.slow_disks.extend([1, 3]);
+    // Node 2 is a candidate of term 2 with the whole log. Both votes wait for the disks of the voters.
+    cluster.rush(2);
+    cluster.settle();
+    assert_eq!((cluster.raft(1).term(), cluster.raft(3).term()), (2, 2));
+    cluster.crash(2, 0);
+    cluster.lose_disk(2);
+    assert!(cluster.flying.is_empty(), "no message is under way");
+    // Node 2 restarts on an empty disk without contact to a peer. It would count up to term 2 again.
+    cluster.isolate(2);
+    cluster.start(2);
+    cluster.rush(2);
+    cluster.rush(2);
+    cluster.settle();
+    assert_eq!((cluster.raft(2).term(), cluster.status(2).last_index), (0, 0), "it does not ask");
+    cluster.heal();
+    while cluster.write(1) {}
+    while cluster.write(3) {}
+    cluster.settle();
+    assert_ne!(cluster.role(2), Leader);
+}
+
+/// C6. A configuration entry is appended and acknowledged, and is in force at no node. Until membership changes
+/// exist it must be refused.
+#[test]
+fn c6_a_configuration_entry_is_refused_or_in_force() {
+    let mut cluster = led();
+    let only_two = Configuration::of_voters([2]);
+    let entry = Entry { index: 2, term: 1, payload: Payload::Configuration(only_two.clone()) };
+    let append =
+        Body::Append { previous: Position::new(1, 1), entries: vec![entry], commit_index: 1 };
+    cluster.step(1, 2, Message::new(1, append));
+    let is_refused = cluster.status(2).last_index == 1;
+    let is_in_force =
+        cluster.raft(2).snapshot_meta(2).is_some_and(|meta| meta.configuration == only_two);
+    assert!(is_refused || is_in_force, "the entry was appended, and changes nothing");
+}
+
+/// C9, control. Without reads a leader with a hung disk steps down after `disk_patience`.
+#[test]
+fn c9_control_hung_disk_without_reads() {
+    let mut cluster = led();
+    cluster.slow_disks.insert(1);
+    cluster.propose(1, "x").expect("it leads");
+    cluster.run(3_000);
+    assert_ne!(cluster.leader(), Some(1), "it stepped down");
+}
+
+/// C9. Steady reads at a follower keep a leader in office whose disk has hung for a minute.
+#[test]
+fn c9_hung_disk_with_steady_follower_reads() {
+    let mut cluster = led();
+    cluster.slow_disks.insert(1);
+    let at = cluster.propose(1, "x").expect("it leads");
+    let mut answered_count = 0;
+    for _ in 0..3_000 {
+        cluster.run(20);
+        if cluster.read(2).is_ok() {
+            cluster.settle();
+            answered_count += 1;
+        }
+    }
+    let leader = cluster.status(1);
+    assert_ne!(
+        cluster.leader(),
+        Some(1),
+        "node 1 leads after 60 s with a hung disk: commit {}, applied {}, proposal at {}, reads {answered_count}",
+        leader.commit_index,
+        leader.last_applied,
+        at.index
+    );
+}
+
+/// C9. The same with reads at the leader, by clients that give up and ask again.
+#[test]
+fn c9_hung_disk_with_steady_leader_reads() {
+    let mut cluster = led();
+    cluster.slow_disks.insert(1);
+    cluster.propose(1, "x").expect("it leads");
+    for _ in 0..3_000 {
+        cluster.run(20);
+        if cluster.leader() == Some(1) {
+            let _ = cluster.read(1);
+            cluster.settle();
+        }
+    }
+    assert_ne!(cluster.leader(), Some(1), "node 1 leads after 60 s with a hung disk");
+}
+
+/// C10. A follower with a hung disk answers heartbeats. It keeps a leader in office that cannot commit, although
+/// nodes 2, 4 and 5 are connected and their disks work.
+#[test]
+fn c10_heartbeats_of_a_follower_outlive_its_disk() {
+    let mut cluster = Cluster::new(5);
+    cluster.fire(1);
+    cluster.settle();
+    assert_eq!(cluster.role(1), Leader);
+    for other in [4, 5] {
+        cluster.cut(1, other);
+        cluster.cut(other, 1);
+    }
+    cluster.slow_disks.insert(3);
+    let before = cluster.status(1).commit_index;
+    cluster.propose(1, "x").expect("it leads");
+    cluster.run(60_000);
+    assert!(
+        cluster.up().iter().any(|id| cluster.status(*id).commit_index > before),
+        "nothing was committed for 60 s; leader {:?}",
+        cluster.leader()
+    );
+}
+
+/// C22. A peer sends the last term that the decoders let pass. The node counts beyond it, and writes that term to
+/// its disk, which then does not load.
+#[test]
+fn c22_the_last_term() {
+    let mut cluster = led();
+    cluster.step(3, 2, Message::new(TERM_MAX, Body::HeartbeatAnswer { round: 0, version_max: 1 }));
+    cluster.rush(2);
+    let on_disk = cluster.node(2).disk.loaded.hard_state.term;
+    assert!(on_disk <= TERM_MAX, "term {on_disk} on disk, which every decoder refuses");
+}
+
+/// C16. A voter whose disk hangs grants no pre-vote, because it could not write the vote that would
+/// follow, and does not let itself be told to campaign.
+#[test]
+fn c16_a_voter_with_a_hung_disk_takes_no_part_in_elections() {
+    let mut cluster = Cluster::with_config(3, |_| {});
+    cluster.fire(1);
+    cluster.settle();
+    assert_eq!(cluster.role(1), Leader);
+    cluster.slow_disks.insert(2);
+    cluster.propose(1, "x").expect("it leads");
+    cluster.run(3_000);
+    assert_eq!(cluster.leader(), Some(1));
+    let last = cluster.status(2).last_index;
+    cluster.flying.clear();
+    cluster.step(1, 2, say::timeout_now(1));
+    assert_eq!((cluster.role(2), cluster.raft(2).term()), (Follower, 1));
+    // Its leader has been silent for longer than a follower is loyal.
+    cluster.now = cluster.now + std::time::Duration::from_millis(2_000);
+    cluster.step(3, 2, Message::new(1, Body::PreVote { last: Position::new(1, last) }));
+    let granted = |body: &Body| match body {
+        Body::PreVoteAnswer { granted } => Some(*granted),
+        _ => None,
+    };
+    assert!(!crate::only(&cluster.sent_by(2), 3, granted));
+}
+
+/// C23. A peer that lost acknowledged entries without losing its disk refuses at the very index that
+/// it acknowledged. The leader can prove it, so it says so.
+#[test]
+fn c23_a_peer_whose_disk_was_rolled_back_is_reported() {
+    let mut cluster = led();
+    let earlier = cluster.node(3).disk.clone();
+    for command in ["a", "b"] {
+        cluster.propose(1, command).expect("it leads");
+        cluster.settle();
+    }
+    assert_eq!(peer_of(&cluster, 1, 3).match_index, 3);
+    cluster.crash(3, 0);
+    cluster.nodes.get_mut(&3).expect("a node").disk = earlier;
+    cluster.oracle.forget_own_votes(3);
+    cluster.start(3);
+    cluster.propose(1, "c").expect("it leads");
+    cluster.run(3_000);
+    let alarms = &cluster.node(1).alarms;
+    assert!(alarms.iter().any(|alarm| alarm.contains("no longer holds index 3")), "{alarms:?}");
+    assert_eq!(alarms.len(), 1, "said once: {alarms:?}");
+}
+
+/// C25. A pre-candidate that grants its vote waits for the winner for a whole timeout.
+#[test]
+fn c25_a_pre_candidate_that_grants_waits() {
+    let mut cluster = Cluster::with_config(3, |_| {});
+    cluster.step(3, 2, Message::new(1, Body::HeartbeatAnswer { round: 0, version_max: 1 }));
+    cluster.rush(2);
+    assert_eq!((cluster.role(2), cluster.raft(2).term()), (PreCandidate, 1));
+    let timeout = Config::new(2, 2).election_timeout;
+    cluster.now = cluster.raft(2).next_deadline();
+    cluster.step(3, 2, say::vote(1, (0, 0)));
+    assert_eq!(cluster.role(2), Follower);
+    assert!(cluster.raft(2).next_deadline() >= cluster.now + timeout);
+}
+
+/// C30. A peer that has just lost its disk is told to campaign by a leader that believes it to be up
+/// to date. It does not, and the leader is not deposed.
+#[test]
+fn c30_no_campaign_on_the_word_about_a_lost_disk() {
+    let mut cluster = Cluster::with_config(3, |_| {});
+    cluster.fire(1);
+    cluster.settle();
+    cluster.crash(2, 0);
+    cluster.lose_disk(2);
+    cluster.start(2);
+    cluster.step(1, 2, say::heartbeat(1, 9, 0));
+    let last = cluster.raft(1).snapshot_meta(1).expect("the no-op").position;
+    cluster.step(1, 2, Message::new(1, Body::TimeoutNow { last }));
+    cluster.settle();
+    assert_eq!((cluster.leader(), cluster.raft(1).term()), (Some(1), 1));
+}
