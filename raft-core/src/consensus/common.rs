@@ -73,7 +73,7 @@ impl Hash for Common {
             voted_for,
             memory,
             next_memory,
-            number: _,
+            number,
             founding,
             founding_version,
             hard_state_changed,
@@ -96,6 +96,7 @@ impl Hash for Common {
         } = self;
         (config, term, voted_for, hard_state_changed, log).hash(state);
         (memory, founding, founding_version, withdraw_snapshot).hash(state);
+        (!memory.counts()).then_some(number).hash(state);
         (publish, restoring, restore, messages, read_states, snapshot_requests).hash(state);
         (published, alarms, persists).hash(state);
         let next_memory =

@@ -56,15 +56,7 @@ pub(super) struct Founding {
     next_at: Time,
 }
 
-// A number is compared for equality only, and the next round is a matter of time.
-impl std::hash::Hash for Founding {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        let Self { number: _, peers, next_at: _ } = self;
-        for (id, peer) in peers {
-            (id, peer.map(|peer| (peer.has_met_us, peer.met, peer.version_max))).hash(state);
-        }
-    }
-}
+hash_of!(Founding { number, peers; left out: next_at });
 
 impl Founding {
     pub(super) fn new(number: u64, others: Vec<NodeId>, now: Time) -> Self {

@@ -18,10 +18,12 @@ pub struct Scope {
     pub restarts: u8,
     /// Nodes that start anew on an empty disk.
     pub lost_disks: u8,
+    /// The operator initialises them as members of a new cluster.
+    pub lost_disks_are_new: bool,
     /// The first entries of node 1's log are committed, and known to be to those that hold them.
     pub committed: usize,
-    /// All start on empty disks, as in a cluster that is just being founded.
-    pub is_founded: bool,
+    /// The cluster is being founded, from disks that the operator has just initialised.
+    pub is_founding: bool,
     /// Messages that arrive twice.
     pub duplicates: u8,
     /// Rounds of heartbeats after the one with which a leader takes office.
@@ -51,8 +53,9 @@ impl Scope {
         proposals: 0,
         restarts: 0,
         lost_disks: 0,
+        lost_disks_are_new: false,
         committed: 0,
-        is_founded: false,
+        is_founding: false,
         duplicates: 0,
         heartbeats: 0,
         heartbeats_arrive: false,
@@ -105,8 +108,8 @@ impl Scope {
         if self.single_entries {
             config.append_bytes_max = 1;
         }
-        // Chance decides nothing here, and the disk is as slow as the search wants.
-        config.seed = config.id;
+        // The disk is as slow as the search wants.
         config.disk_patience = Duration::from_secs(1_000_000);
+        config.stall_patience = config.disk_patience;
     }
 }

@@ -140,11 +140,16 @@ impl<'a> Search<'a> {
 
     /// From this world, with all nodes or all but one, a fair run must elect and commit.
     fn run_fairly(&mut self, number: u32, world: &World, chance: u64) -> Result<(), String> {
-        self.seen.fair_runs += 1;
         let nodes =
             world.nodes.iter().map(|node| &self.nodes[*node as usize].0).collect::<Vec<_>>();
         let count = nodes.len() as u64;
-        // Who has lost its disk recovers with the help of all.
+        // A cluster that has lost a majority of its disks stands still, and is to.
+        let counting = nodes.iter().filter(|node| !node.raft.is_recovering()).count();
+        if counting <= nodes.len() / 2 && !self.scope.is_founding {
+            return Ok(());
+        }
+        self.seen.fair_runs += 1;
+        // A node that has lost its disk recovers with the help of all.
         let recovers = nodes.iter().any(|node| node.raft.is_recovering());
         let cut_off = (count > 2 && !recovers).then(|| chance % (count + 1)).filter(|id| *id != 0);
         // What is under way arrives first, or never.
@@ -221,7 +226,9 @@ impl<'a> Search<'a> {
             if facts.leads() {
                 push(Input::Propose, false);
             }
-            if facts.leads() && self.scope.check_quorum {
+            // A member of a new cluster is woken for its word more often than for its candidacy.
+            let is_founding = self.scope.is_founding && facts.term == 0;
+            if is_founding || facts.leads() && self.scope.check_quorum {
                 push(Input::Lonely, false);
             }
             if facts.batches_at_disk > 0 {

@@ -284,7 +284,7 @@ impl Simulation {
         assert!(life.raft.next_deadline() > now, "V24 node {id} wants to be woken up at once");
         let role = life.raft.role();
         self.tell(|| format!("{id} is woken up ({})", role.name()));
-        self.check_leader_may_lead(id, role_before);
+        self.count_step_down(id, role_before);
         self.settle(id);
     }
 }

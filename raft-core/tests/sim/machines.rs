@@ -154,10 +154,17 @@ impl Simulation {
         if lost + self.oracle.majority() >= self.nodes.len() || node.lost.is_some() {
             return;
         }
+        // An operator initialises the disk again while the cluster is being founded, and sometimes by
+        // mistake later.
+        let with_a_term = self.nodes.iter().filter(|node| node.disk.hard_state.term > 0).count();
+        let is_initialised = with_a_term < self.oracle.majority() + 1 || self.disks.percent(30);
         self.coverage.count(What::LostDisk);
-        self.tell(|| format!("{id} has lost its disk"));
+        self.tell(|| format!("{id} has lost its disk, initialised again: {is_initialised}"));
         let node = self.node_mut(id);
         node.lost = Some(std::mem::take(&mut node.disk).log);
+        if is_initialised {
+            node.disk.hard_state = HardState::FOUNDING;
+        }
         node.disk_number += 1;
         node.promise = Promise::default();
     }
@@ -180,7 +187,7 @@ impl Simulation {
         let is_durable = self.plan.mix.durable_machine;
         let node = self.node_mut(id);
         assert!(!node.is_up(), "node {id} is up");
-        if node.lost.is_some() && node.disk.hard_state == HardState::default() {
+        if node.lost.is_some() && node.is_blank() {
             self.forget_messages_of_lost_disk(id);
             self.forget_what_was_sent_to(id);
         }
@@ -189,7 +196,12 @@ impl Simulation {
         let seed = node.random.next();
         let life_number = node.life_number;
         let machine = bring_up_to_date(&mut node.disk, is_durable);
-        let bootstrap = Configuration::of_voters(1..=self.plan.mix.voter_count);
+        let mix = &self.plan.mix;
+        let bootstrap = Configuration {
+            founded: !mix.is_founding,
+            cluster_version: u32::from(!mix.is_founding),
+            ..Configuration::of_voters(1..=mix.voter_count)
+        };
         let boot =
             Boot { loaded: self.node(id).disk.load(), last_applied: machine.position, bootstrap };
         let config = self.plan.mix.config(id, seed);
@@ -207,6 +219,7 @@ impl Simulation {
             batch_commit: node.disk.hard_state.commit_index,
             machine,
             applying: Default::default(),
+            applying_since: None,
             reads: Vec::new(),
             waiting: Default::default(),
             own: Own::Idle,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use raft_core::consensus::{Raft, RoleKind};
-use raft_core::types::{Entry, Index, Memory, NodeId, Position, SnapshotMeta, Term, Time};
+use raft_core::types::{Entry, HardState, Index, NodeId, Position, SnapshotMeta, Term, Time};
 
 use crate::chain::{Log, Stamp};
 use crate::clock::Clock;
@@ -60,6 +60,8 @@ pub struct Life {
     pub batch_commit: Index,
     pub machine: Stamp,
     pub applying: VecDeque<Work>,
+    /// Since when the machine has had work and has applied nothing.
+    pub applying_since: Option<Time>,
     /// Reads whose index is known and not applied yet.
     pub reads: Vec<(usize, Index)>,
     /// Commands proposed here that nobody was told about yet.
@@ -120,10 +122,15 @@ impl Node {
 
     /// Its word does not count.
     pub fn recovers(&self) -> bool {
-        self.raft().map_or(self.disk.hard_state.memory == Memory::Lost, Raft::is_recovering)
+        self.raft().map_or(!self.disk.hard_state.memory.counts(), Raft::is_recovering)
     }
 
-    /// It has acknowledged this log, as one whose word counts.
+    /// Its disk is empty: nothing was written since it was lost, or since it was initialised.
+    pub fn is_blank(&self) -> bool {
+        [HardState::default(), HardState::FOUNDING].contains(&self.disk.hard_state)
+    }
+
+    /// It has acknowledged this log, and counts.
     pub fn has_promised(&self, stamp: Stamp) -> bool {
         self.lost.as_ref().is_some_and(|log| log.at(stamp.index()) == Some(stamp))
             || (!self.recovers() && self.has_durable(stamp))

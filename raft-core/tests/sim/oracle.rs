@@ -74,15 +74,13 @@ struct Vote {
 /// Who has an entry on disk.
 #[derive(Clone, Copy, Debug)]
 pub struct Holders {
-    /// Of those whose word counts.
+    /// Nodes that recover are left out.
     pub counting: usize,
-    pub are_all: bool,
 }
 
 #[derive(Debug)]
 pub struct Oracle {
     majority: usize,
-    voter_count: usize,
     leaders: BTreeMap<Term, NodeId>,
     /// By term, voter, and the voter's disk.
     votes: BTreeMap<(Term, NodeId, u64), Vote>,
@@ -100,7 +98,6 @@ impl Oracle {
     pub fn new(voter_count: u64) -> Self {
         Self {
             majority: voter_count as usize / 2 + 1,
-            voter_count: voter_count as usize,
             leaders: BTreeMap::new(),
             votes: BTreeMap::new(),
             seen: vec![Vec::new()],
@@ -231,14 +228,10 @@ impl Oracle {
         let votes: Vec<_> = votes
             .filter(|((_, voter, disk), vote)| vote.candidate == node && !is_gone(*voter, *disk))
             .collect();
-        let count = |counts: fn(&Vote) -> bool| {
-            let voters = votes.iter().filter(|(_, vote)| counts(vote)).map(|((_, id, _), _)| *id);
-            voters.collect::<BTreeSet<_>>().len()
-        };
-        let are_all = count(|_| true) == self.voter_count;
-        let count = count(|vote| vote.counts);
+        let voters = votes.iter().filter(|(_, vote)| vote.counts).map(|((_, id, _), _)| *id);
+        let count = voters.collect::<BTreeSet<_>>().len();
         assert!(
-            count >= self.majority || are_all,
+            count >= self.majority,
             "V1 node {node} leads term {term} by {count} votes, {} are needed",
             self.majority
         );
@@ -274,9 +267,9 @@ impl Oracle {
             in_term, position.term,
             "V9 leader {node} of term {in_term} commits {position}, of an older term, by counting"
         );
-        let Holders { counting, are_all } = holders(stamp);
+        let Holders { counting } = holders(stamp);
         assert!(
-            counting >= self.majority || are_all,
+            counting >= self.majority,
             "V9 leader {node} commits {position}, which {counting} disks hold"
         );
         self.commit(stamp, in_term)

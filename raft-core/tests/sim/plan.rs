@@ -67,8 +67,8 @@ pub struct Mix {
     pub install_crashes: u64,
     /// Nodes that a fault brings down lose their disk.
     pub lost_disks: u64,
-    /// All disks are empty in the beginning, as in a cluster that is just being founded.
-    pub is_founded: bool,
+    /// The cluster is founded in the beginning, from disks that the operator has just initialised.
+    pub is_founding: bool,
     /// The state machine survives a crash by itself, at some earlier position.
     pub durable_machine: bool,
     limits: Limits,
@@ -109,7 +109,7 @@ impl Plan {
         // A stream of its own, for the sake of the seeds that found something.
         let mut random = Random::new(seed ^ 0xd15c_0000_0000_0000);
         random.stir();
-        mix.is_founded = random.percent(15);
+        mix.is_founding = random.percent(15);
         mix.lost_disks = random.sometimes(50, 100, 900);
         Self { seed, mix, faults }
     }
@@ -186,7 +186,7 @@ impl Mix {
             bandwidth_bytes_per_ms: random.scaled(1_000, 100_000),
             install_crashes: random.sometimes(40, 20, 500),
             lost_disks: 0,
-            is_founded: false,
+            is_founding: false,
             durable_machine,
             limits,
             hostile_us: election_timeout_us
@@ -218,7 +218,7 @@ impl Mix {
             }
             "disks" => {
                 self.lost_disks = 0;
-                self.is_founded = false;
+                self.is_founding = false;
             }
             "limits" => self.limits = Limits::roomy(self.election_timeout_us),
             "rest" => self.core_only = false,
@@ -240,6 +240,7 @@ impl Mix {
         config.persists_in_flight_max = limits.persists_in_flight_max;
         config.reads_waiting_max = limits.reads_waiting_max;
         config.disk_patience = Duration::from_micros(limits.disk_patience_us);
+        config.stall_patience = Duration::from_micros(16 * self.election_timeout_us);
         config.pre_vote = self.pre_vote;
         config.check_quorum = self.check_quorum;
         config.seed = seed;

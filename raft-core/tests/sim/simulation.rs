@@ -174,7 +174,7 @@ impl Simulation {
             let skew = random.between(0, 2 * mix.skew_ppm);
             let clock_start = random.scaled(1, 1 << 40);
             let rate = 1_000_000 + skew - mix.skew_ppm;
-            let hard_state = if mix.is_founded { HardState::default() } else { HardState::INITIAL };
+            let hard_state = if mix.is_founding { HardState::FOUNDING } else { HardState::INITIAL };
             let mut disk = Disk::default();
             disk.hard_state = hard_state;
             Node::new(id, random, Clock::new(clock_start, rate), disk)

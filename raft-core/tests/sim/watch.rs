@@ -1,14 +1,18 @@
 //! What must hold of one node after each of its steps, compared with what was seen of it before, with
 //! its disk, and with the other nodes. Each check costs as much as changed.
 
+use std::time::Duration;
+
 use raft_core::consensus::{Raft, RoleKind, Status, invariants};
-use raft_core::types::{Body, HardState, Index, Message, NodeId, Position, Time};
+use raft_core::types::{Body, Index, Message, NodeId, Position, Time};
 
 use crate::coverage::What;
 use crate::node::{Node, View};
 use crate::oracle::{Holders, Voter};
 use crate::resends::Repeated;
 use crate::simulation::Simulation;
+
+const STUCK_DISK: &str = "its disk hangs";
 
 /// What leaders have sent, for bounds.
 #[derive(Clone, Copy, Debug, Default)]
@@ -74,7 +78,15 @@ impl Simulation {
             self.check_durable(id, now.durable_index);
         }
         self.check_bounds(id, &now);
-        self.life(id).view = now;
+        let own_time = self.own_time(id);
+        let life = self.life(id);
+        life.view = now;
+        if life.applying.is_empty() {
+            life.applying_since = None;
+        } else if life.applying_since.is_none() || now.last_applied != before.last_applied {
+            life.applying_since = Some(own_time);
+        }
+        self.check_leader_may_lead(id);
         if !status.is_recovering && self.node_mut(id).lost.take().is_some() {
             self.coverage.count(What::Recovered);
         }
@@ -103,7 +115,6 @@ impl Simulation {
         let leads = (now.role == RoleKind::Leader).then_some(now.term);
         let news = self.oracle.on_commit(id, leads, position, |stamp| Holders {
             counting: nodes.iter().filter(|node| node.has_promised(stamp)).count(),
-            are_all: nodes.iter().all(|node| node.has_promised(stamp) || node.has_durable(stamp)),
         });
         if news == 0 {
             return;
@@ -150,7 +161,7 @@ impl Simulation {
                 continue;
             }
             let position = position_at(&life.raft, peer.match_index);
-            let is_blank = nodes[number].disk.hard_state == HardState::default();
+            let is_blank = nodes[number].is_blank();
             if nodes[number].lost.is_some() && (!peer.is_recovering || is_blank) {
                 // It acknowledged before it lost its disk.
                 self.life(id).matches[number] = peer.match_index;
@@ -283,30 +294,60 @@ impl Simulation {
     }
 
     /// After its timer, a leader still has reason to lead.
-    pub fn check_leader_may_lead(&mut self, id: NodeId, role_before: RoleKind) {
+    pub fn count_step_down(&mut self, id: NodeId, role_before: RoleKind) {
+        let is_stuck = self.reason_to_step_down(id, Duration::ZERO) == Some(STUCK_DISK);
+        let own_time = self.own_time(id);
+        let interval = self.plan.mix.config(id, 0).heartbeat_interval;
+        let life = self.life(id);
+        match (role_before, life.raft.role()) {
+            (RoleKind::Leader, RoleKind::Leader) => {
+                let wakes_in = life.raft.next_deadline().since(own_time);
+                assert!(wakes_in <= interval, "V25 leader {id} sleeps too long");
+            }
+            (RoleKind::Leader, _) if is_stuck => self.coverage.count(What::HungStepDown),
+            (RoleKind::Leader, _) => self.coverage.count(What::SilentStepDown),
+            _ => {}
+        }
+    }
+
+    /// C9, T1. After every step, by the clock of the simulated world and not when the code under test
+    /// happens to look: a leader that is awake does not go on with a hung disk, without a quorum, or
+    /// with a state machine that applies nothing.
+    fn check_leader_may_lead(&mut self, id: NodeId) {
+        let own_time = self.own_time(id);
+        // Time for the check that is due in every interval, and for the step that carries it out.
+        let grace = 2 * self.plan.mix.config(id, 0).heartbeat_interval;
+        let reason = self.reason_to_step_down(id, grace);
+        let raft = &self.life(id).raft;
+        let is_awake = raft.next_deadline() > own_time;
+        if is_awake && raft.role() == RoleKind::Leader {
+            assert_eq!(reason, None, "V25 node {id} goes on leading");
+        }
+    }
+
+    /// Why a leader should have stepped down for so long.
+    fn reason_to_step_down(&mut self, id: NodeId, late: Duration) -> Option<&'static str> {
         let own_time = self.own_time(id);
         let config = self.plan.mix.config(id, 0);
         let majority = self.oracle.majority();
         let life = self.life(id);
         let written_since = life.writing.front().map(|write| Time::from_micros(write.since_us));
         let is_stuck =
-            written_since.is_some_and(|since| own_time.since(since) >= config.disk_patience);
+            written_since.is_some_and(|since| own_time.since(since) >= config.disk_patience + late);
         let mut heard = life.heard.clone();
         heard[id as usize - 1] = own_time;
         heard.sort_unstable();
         let quorum_heard = heard[heard.len() - majority];
         let is_alone =
-            config.check_quorum && own_time.since(quorum_heard) >= config.election_timeout;
-        match (role_before, life.raft.role()) {
-            (RoleKind::Leader, RoleKind::Leader) => {
-                assert!(!is_stuck, "V25 node {id} leads with a hung disk");
-                assert!(!is_alone, "V25 node {id} leads without a quorum");
-                let wakes_in = life.raft.next_deadline().since(own_time);
-                assert!(wakes_in <= config.heartbeat_interval, "V25 leader {id} sleeps too long");
-            }
-            (RoleKind::Leader, _) if is_stuck => self.coverage.count(What::HungStepDown),
-            (RoleKind::Leader, _) => self.coverage.count(What::SilentStepDown),
-            _ => {}
+            config.check_quorum && own_time.since(quorum_heard) >= config.election_timeout + late;
+        let applied_since = life.applying_since;
+        let is_idle = applied_since
+            .is_some_and(|since| own_time.since(since) >= config.stall_patience + late);
+        match (is_stuck, is_alone, is_idle) {
+            (true, ..) => Some(STUCK_DISK),
+            (_, true, _) => Some("it has no quorum"),
+            (.., true) => Some("its state machine applies nothing"),
+            (false, false, false) => None,
         }
     }
 
