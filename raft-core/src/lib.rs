@@ -1,5 +1,6 @@
 //! Raft as a library. See the modules.
 
+pub mod checksum;
 pub mod consensus;
 pub mod driver;
 pub mod error;

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{Mutex, mpsc, watch};
+use tokio::sync::{Mutex, Notify, mpsc, watch};
+use tokio::task::JoinHandle;
 
 use super::apply::{Applier, ApplyFeed, WORK_IN_FLIGHT_MAX, restore_from};
 use super::event_loop::{EventLoop, Parts};
 use super::inbox::Inbox;
-use super::tasks::Tasks;
+use super::tasks::{Ended, Tasks};
 use super::{Leadership, Node, NodeConfig, Shared, persist};
 use crate::consensus::{Boot, Raft};
 use crate::error::Fatal;
@@ -22,11 +23,12 @@ pub(super) async fn start<M: StateMachine>(
     transport: Arc<dyn Transport>,
     mut machine: M,
 ) -> Result<Node<M>, Fatal> {
+    config.validate().map_err(|error| Fatal::Config(error.to_string()))?;
     let loaded = storage.load().await?;
     bring_up_to_date(&loaded, &*storage, &mut machine).await?;
     let reader = storage.snapshot_reader().await?;
     let published = reader.map(|reader| (reader.meta().index(), reader.content().size_bytes));
-    let raft_config = fitted(&config);
+    let raft_config = config.fitted();
     let request_bytes_max = raft_config.uncommitted_bytes_max;
     let boot = Boot {
         loaded,
@@ -88,26 +90,20 @@ pub(super) async fn start<M: StateMachine>(
     let inbound: Arc<dyn Inbound> = Arc::clone(&inbox) as Arc<dyn Inbound>;
     transport.start(inbound);
 
-    let inbox_of_loop = Arc::clone(&inbox);
-    let transport_of_loop = Arc::clone(&transport);
+    let abort = Arc::new(Notify::new());
+    let supervised = Supervised {
+        running: tokio::spawn(event_loop.run()),
+        abort: Arc::clone(&abort),
+        inbox: Arc::clone(&inbox),
+        transport,
+        writer,
+        applying,
+        applier,
+        blocks,
+        tasks_ended,
+    };
     tokio::spawn(async move {
-        let running = tokio::spawn(event_loop.run());
-        let result = match running.await {
-            Ok(result) => result,
-            Err(error) => Err(Fatal::Internal(format!("the event loop broke: {error}"))),
-        };
-        // Whoever is still in the queue is answered by dropping it; nobody enters any more.
-        drop(inbox_of_loop.close());
-        transport_of_loop.close().await;
-        // The loop's ends of the channels are gone, so these two finish what they have and end.
-        let (_, _) = (writer.await, applying.await);
-        // The last that holds the machine: it may wait for the disk once more.
-        if blocks {
-            let _ = tokio::task::spawn_blocking(move || drop(applier)).await;
-        } else {
-            drop(applier);
-        }
-        tasks_ended.wait().await;
+        let result = supervised.run().await;
         if let Err(fatal) = &result {
             tracing::error!(%fatal, "the node stopped");
         }
@@ -115,19 +111,62 @@ pub(super) async fn start<M: StateMachine>(
     });
 
     let command_bytes_max = config.command_bytes_max;
-    let shared = Shared { inbox, command_bytes_max, status, leadership, stopped };
+    let shared = Shared { inbox, command_bytes_max, status, leadership, stopped, abort };
     Ok(Node { shared: Arc::new(shared) })
 }
 
-/// The core's own budget follows from `max_raft_state`: compaction must have room to lag, yet a log
-/// that is never compacted must not be cut off.
-fn fitted(config: &NodeConfig) -> crate::consensus::Config {
-    let mut raft = config.raft.clone();
-    raft.log_bytes_max = match config.max_raft_state_bytes {
-        0 => u64::MAX,
-        max => raft.log_bytes_max.max(8 * max).max(raft.uncommitted_bytes_max),
-    };
-    raft
+/// The parts of a running node, for its end.
+struct Supervised<M: StateMachine> {
+    running: JoinHandle<Result<(), Fatal>>,
+    abort: Arc<Notify>,
+    inbox: Arc<Inbox<M>>,
+    transport: Arc<dyn Transport>,
+    writer: JoinHandle<()>,
+    applying: JoinHandle<()>,
+    applier: Arc<Mutex<Applier<M>>>,
+    blocks: bool,
+    tasks_ended: Ended,
+}
+
+impl<M: StateMachine> Supervised<M> {
+    /// Waits for the loop to end, ends the other parts, and returns when nothing runs any more.
+    async fn run(self) -> Result<(), Fatal> {
+        let Self { mut running, abort, inbox, transport, .. } = self;
+        let Self { writer, applying, applier, blocks, tasks_ended, .. } = self;
+        let ended = tokio::select! {
+            biased;
+            ended = &mut running => Some(ended),
+            () = abort.notified() => None,
+        };
+        // Answers the requests that are still queued; no further ones are accepted.
+        drop(inbox.close());
+        let result = match ended {
+            Some(ended) => {
+                transport.close().await;
+                ended.unwrap_or_else(|error| {
+                    Err(Fatal::Internal(format!("the event loop broke: {error}")))
+                })
+            }
+            None => {
+                running.abort();
+                writer.abort();
+                // An error says that it was aborted.
+                let _ = running.await;
+                drop(transport);
+                Ok(())
+            }
+        };
+        // The loop's ends of the channels are gone, so these two finish what they have and end.
+        let (_, _) = (writer.await, applying.await);
+        // The last that holds the machine: dropping it may wait for the disk once more.
+        if blocks {
+            let _ = tokio::task::spawn_blocking(move || drop(applier)).await;
+        } else {
+            drop(applier);
+        }
+        tasks_ended.wait().await;
+        result
+    }
 }
 
 /// A machine that holds less than the published snapshot is given it: one that lives in memory, one

@@ -106,7 +106,7 @@ impl<M: StateMachine> EventLoop<M> {
             sending_to: BTreeMap::new(),
             last_size_bytes: published.map_or(0, |(_, size_bytes)| size_bytes),
         };
-        let status = watch::Sender::new(status_of(&raft, storage.log_bytes()));
+        let status = watch::Sender::new(Status::of(&raft, storage.log_bytes(), 0));
         Self {
             handed_index: raft.last_applied(),
             raft,
@@ -151,7 +151,7 @@ impl<M: StateMachine> EventLoop<M> {
                 () = self.inbox.filled() => {}
                 () = tokio::time::sleep_until(self.started + wake_at) => {}
             }
-            // Of those who ask at the same time, whoever can run now may have something for this turn.
+            // Yield once: runnable tasks may be about to enqueue requests that can share this batch.
             if self.inbox.in_flight_count() > 1 {
                 tokio::task::yield_now().await;
             }
@@ -222,7 +222,7 @@ impl<M: StateMachine> EventLoop<M> {
                 Request::Query { query, linearizable: false, reply } => {
                     self.apply.gathered.queries.push((query, reply));
                 }
-                Request::Transfer { to } => {
+                Request::Transfer { to, place: _ } => {
                     if let Err(error) = self.raft.transfer_leadership(now, to) {
                         tracing::info!(%error, "leadership is not handed over");
                     }
@@ -431,8 +431,9 @@ impl<M: StateMachine> EventLoop<M> {
 
     fn publish_status(&self) {
         let log_bytes = self.storage.log_bytes();
+        let reply_panics_count = self.inbox.panicked_count();
         self.status.send_if_modified(|before| {
-            let now = status_of(&self.raft, log_bytes);
+            let now = Status::of(&self.raft, log_bytes, reply_panics_count);
             let changed = *before != now;
             if changed {
                 *before = now;
@@ -567,19 +568,14 @@ fn reject_all<M: StateMachine>(queries: Queries<M>, rejected: &Rejected) {
     }
 }
 
-fn status_of(raft: &Raft, log_bytes: u64) -> Status {
-    let status = raft.status();
-    Status {
-        id: status.id,
-        role: status.role,
-        term: status.term,
-        leader_id: status.leader,
-        is_recovering: status.is_recovering,
-        commit_index: status.commit_index,
-        last_applied: status.last_applied,
-        last_index: status.last_index,
-        log_bytes,
-        snapshot_index: status.snapshot_index,
-        peers: status.peers,
+/// However the loop ends (it returns, it panics, or its runtime is dropped), no request stays
+/// unanswered, and the node does not look like a leader any more.
+impl<M: StateMachine> Drop for EventLoop<M> {
+    fn drop(&mut self) {
+        drop(self.inbox.close());
+        self.status.send_modify(Status::on_stopped);
+        self.leadership.send_modify(|seen| {
+            *seen = Leadership { term: seen.term, ..Leadership::default() };
+        });
     }
 }

@@ -1,62 +1,65 @@
-//! Everything that the loop has to hear, in one place.
+//! The inputs of the event loop, in one place.
 //!
-//! Three queues under one lock: reports of work that the loop itself handed out (always room: their
-//! number is bounded by the credit that the loop grants), messages of peers (bounded in bytes per
-//! peer; what does not fit is dropped, the network may lose it as well), and requests of clients
-//! (bounded in count and bytes; what does not fit is rejected `Busy`). The loop takes all of them in
-//! one go, so that what came in together shares batches and messages.
+//! Three queues under one lock:
+//!
+//! * completions of work that the loop itself handed out. There is always room: the credit that the
+//!   loop grants bounds their number;
+//! * messages of peers, bounded in bytes for each peer and class. A message beyond the bound is
+//!   dropped, as the network may drop it. Snapshot streams are bounded in number for each peer,
+//!   from their arrival until their end;
+//! * requests of callers, bounded in count and bytes. A request beyond the bound is rejected `Busy`.
+//!
+//! The loop takes all of them in one go, so that inputs that arrive together share batches and
+//! messages.
+//!
+//! A refusal is never delivered on the caller's stack, where the caller may hold a lock that its
+//! callback takes: a task of its own delivers it.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 use tokio::sync::{Notify, oneshot};
 
-use super::waiters::{ProposeReply, Reply};
+use super::waiters::{Abandoned, Place, ProposeReply, Reply, RequestCounts};
 use crate::consensus::{OfferAnswer, PersistId};
 use crate::error::{Fatal, Rejected};
 use crate::state_machine::{SnapshotSource, StateMachine};
 use crate::transport::{BulkStream, Inbound};
-use crate::types::{Index, Message, NodeId, SnapshotContent, SnapshotMeta, Term};
+use crate::types::{Class, Index, Message, NodeId, SnapshotContent, SnapshotMeta, Term};
 
-/// What waits to be read from one peer.
-const PEER_BYTES_MAX: u64 = 64 << 20;
-/// Snapshot streams offered and not yet looked at.
-const BULK_STREAMS_MAX: usize = 8;
+/// Messages of one peer that wait for the loop, in bytes; beyond, further ones are dropped.
+const PEER_CONTROL_BYTES_MAX: u64 = 1 << 20;
+const PEER_LOG_BYTES_MAX: u64 = 64 << 20;
+/// Snapshot streams of one peer that are open; beyond, a further one is aborted. A peer needs one,
+/// and a second while this node has not yet noticed the end of the first.
+const PEER_STREAMS_MAX: usize = 2;
+/// What a request is charged beyond its command, in bytes: its place in the queues.
+const REQUEST_OVERHEAD_BYTES: u64 = 256;
 
 pub(super) enum Request<M: StateMachine> {
     Propose { command: Bytes, reply: ProposeReply<M::Output> },
     Query { query: M::Query, linearizable: bool, reply: Reply<M::Answer, Rejected> },
-    Transfer { to: Option<NodeId> },
+    Transfer { to: Option<NodeId>, place: Place },
 }
 
 impl<M: StateMachine> Request<M> {
     fn size_bytes(&self) -> u64 {
-        match self {
-            Request::Propose { command, .. } => command.len() as u64,
-            Request::Query { .. } | Request::Transfer { .. } => 0,
-        }
+        REQUEST_OVERHEAD_BYTES
+            + match self {
+                Request::Propose { command, .. } => command.len() as u64,
+                Request::Query { .. } => size_of::<M::Query>() as u64,
+                Request::Transfer { .. } => 0,
+            }
     }
 
-    /// The reply carries the count, so that answering it in whatever way ends the request.
-    fn counted(self, guard: InFlight) -> Self {
+    /// Counts the request as in flight. False: `max` are in flight already.
+    fn enter(&mut self, max: usize) -> bool {
         match self {
-            Request::Propose { command, reply } => {
-                Request::Propose { command, reply: reply.counted(guard) }
-            }
-            Request::Query { query, linearizable, reply } => {
-                Request::Query { query, linearizable, reply: reply.counted(guard) }
-            }
-            Request::Transfer { to } => Request::Transfer { to },
-        }
-    }
-
-    pub(super) fn reject(self, rejected: Rejected) {
-        match self {
-            Request::Propose { reply, .. } => reply.send(Err(rejected.into())),
-            Request::Query { reply, .. } => reply.send(Err(rejected)),
-            Request::Transfer { .. } => {}
+            Request::Propose { reply, .. } => reply.enter(max),
+            Request::Query { reply, .. } => reply.enter(max),
+            Request::Transfer { place, .. } => place.enter(max),
         }
     }
 }
@@ -103,11 +106,55 @@ pub(super) enum Sent {
     Unreadable,
 }
 
-/// What a peer caused.
+/// An input from or about a peer.
 pub(super) enum PeerEvent {
     Message(Message),
-    Bulk(Box<dyn BulkStream>),
+    Bulk(OpenStream),
     Unreachable,
+}
+
+/// A snapshot stream that a peer opened; counted until it is dropped.
+pub(super) struct OpenStream {
+    pub(super) stream: Box<dyn BulkStream>,
+    /// Dropped after the stream.
+    _slot: StreamSlot,
+}
+
+/// Open streams of each peer.
+type StreamCounts = Arc<Mutex<BTreeMap<NodeId, usize>>>;
+
+struct StreamSlot {
+    counts: StreamCounts,
+    peer: NodeId,
+}
+
+impl StreamSlot {
+    /// `None`: the peer has as many open as it may.
+    fn take(counts: &StreamCounts, peer: NodeId) -> Option<Self> {
+        let mut open = lock(counts);
+        let count = open.entry(peer).or_insert(0);
+        if *count >= PEER_STREAMS_MAX {
+            return None;
+        }
+        *count += 1;
+        Some(Self { counts: Arc::clone(counts), peer })
+    }
+}
+
+impl Drop for StreamSlot {
+    fn drop(&mut self) {
+        let mut open = lock(&self.counts);
+        let count = open.get_mut(&self.peer).expect("counted when it was taken");
+        *count -= 1;
+        if *count == 0 {
+            open.remove(&self.peer);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No lock of this module is held across anything that panics half-way.
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 /// All that came in since the last turn of the loop.
@@ -138,45 +185,63 @@ impl<M: StateMachine> Turn<M> {
 
 struct Queues<M: StateMachine> {
     turn: Turn<M>,
-    peer_bytes: BTreeMap<NodeId, u64>,
-    bulk_count: usize,
+    peers: BTreeMap<NodeId, PeerQueue>,
     request_bytes: u64,
     closed: bool,
+}
+
+/// The part of one peer in the queue.
+#[derive(Default)]
+struct PeerQueue {
+    control_bytes: u64,
+    log_bytes: u64,
+    unreachable: bool,
+}
+
+impl PeerQueue {
+    /// Charges the message to its class. False: that class has no room.
+    fn charge(&mut self, message: &Message) -> bool {
+        let (bytes, bytes_max) = match message.class() {
+            Class::Control => (&mut self.control_bytes, PEER_CONTROL_BYTES_MAX),
+            Class::Log => (&mut self.log_bytes, PEER_LOG_BYTES_MAX),
+        };
+        let has_room = *bytes < bytes_max;
+        if has_room {
+            *bytes += message.size_bytes();
+        }
+        has_room
+    }
 }
 
 pub(super) struct Inbox<M: StateMachine> {
     own_id: NodeId,
     queues: Mutex<Queues<M>>,
     filled: Notify,
-    /// Requests accepted and not yet answered.
-    in_flight_count: Arc<AtomicUsize>,
+    counts: Arc<RequestCounts>,
     in_flight_max: usize,
     request_bytes_max: u64,
+    streams: StreamCounts,
     dropped_logged: AtomicBool,
-}
-
-/// Counts one request from acceptance to answer.
-pub(super) struct InFlight(Arc<AtomicUsize>);
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
+    /// Delivers refusals.
+    runtime: tokio::runtime::Handle,
 }
 
 impl<M: StateMachine> Inbox<M> {
+    /// Needs a tokio runtime around it.
     pub(super) fn new(own_id: NodeId, in_flight_max: usize, request_bytes_max: u64) -> Self {
-        let turn = Turn::new();
-        let peer_bytes = BTreeMap::new();
-        let queues = Queues { turn, peer_bytes, bulk_count: 0, request_bytes: 0, closed: false };
+        assert!(in_flight_max > 0 && request_bytes_max > 0, "checked when the node starts");
+        let (turn, peers) = (Turn::new(), BTreeMap::new());
+        let queues = Queues { turn, peers, request_bytes: 0, closed: false };
         Self {
             own_id,
             queues: Mutex::new(queues),
             filled: Notify::new(),
-            in_flight_count: Arc::new(AtomicUsize::new(0)),
+            counts: Arc::default(),
             in_flight_max,
             request_bytes_max,
+            streams: Arc::default(),
             dropped_logged: AtomicBool::new(false),
+            runtime: tokio::runtime::Handle::current(),
         }
     }
 
@@ -206,14 +271,16 @@ impl<M: StateMachine> Inbox<M> {
         self.add(self.lock(), |turn| turn.shutdown = true);
     }
 
-    /// Takes the request, or rejects it at once.
-    pub(super) fn push_request(&self, request: Request<M>) {
-        let in_flight_before = self.in_flight_count.fetch_add(1, Ordering::Relaxed);
-        let guard = InFlight(Arc::clone(&self.in_flight_count));
-        if in_flight_before >= self.in_flight_max {
-            return request.reject(Rejected::Busy("too many requests are in flight"));
+    /// A place for a new request, which counts once the request is accepted.
+    pub(super) fn place(&self) -> Place {
+        Place::new(&self.counts)
+    }
+
+    /// Takes the request, or rejects it.
+    pub(super) fn push_request(&self, mut request: Request<M>) {
+        if !request.enter(self.in_flight_max) {
+            return self.refuse(request, Rejected::Busy("too many requests are in flight"));
         }
-        let request = request.counted(guard);
         let mut queues = self.lock();
         let refusal = if queues.closed {
             Rejected::ShuttingDown
@@ -224,7 +291,29 @@ impl<M: StateMachine> Inbox<M> {
             return self.add(queues, |turn| turn.requests.push_back(request));
         };
         drop(queues);
-        request.reject(refusal);
+        self.refuse(request, refusal);
+    }
+
+    /// Rejects the request, and frees its command at once.
+    pub(super) fn refuse(&self, request: Request<M>, rejected: Rejected) {
+        match request {
+            Request::Propose { reply, .. } => self.deliver(reply, Err(rejected.into())),
+            Request::Query { reply, .. } => self.deliver(reply, Err(rejected)),
+            Request::Transfer { .. } => {}
+        }
+    }
+
+    /// Sends a reply from a task of its own, unless sending runs no code of the caller.
+    fn deliver<T, E>(&self, reply: Reply<T, E>, result: Result<T, E>)
+    where
+        T: Send + 'static,
+        E: Abandoned + Send + 'static,
+    {
+        if reply.is_channel() {
+            reply.send(result);
+        } else {
+            self.runtime.spawn(async move { reply.send(result) });
+        }
     }
 
     /// Waits until something is there. Cancel-safe.
@@ -239,20 +328,26 @@ impl<M: StateMachine> Inbox<M> {
 
     /// Requests accepted and not yet answered.
     pub(super) fn in_flight_count(&self) -> usize {
-        self.in_flight_count.load(Ordering::Relaxed)
+        self.counts.in_flight()
     }
 
-    /// Swaps what came in for an empty turn.
+    /// Callbacks that panicked.
+    pub(super) fn panicked_count(&self) -> u64 {
+        self.counts.panicked()
+    }
+
+    /// Swaps the queues for an empty turn.
     pub(super) fn take(&self, turn: &mut Turn<M>) {
         assert!(turn.is_empty(), "a turn is worked off before the next is taken");
         let mut queues = self.lock();
         std::mem::swap(&mut queues.turn, turn);
-        queues.peer_bytes.clear();
-        queues.bulk_count = 0;
+        queues.peers.clear();
         queues.request_bytes = 0;
     }
 
-    /// From now on every request is rejected.
+    /// Closes the inbox: from now on every request is rejected and every message dropped. Returns
+    /// the queues; dropping them answers the requests in them.
+    #[must_use]
     pub(super) fn close(&self) -> Turn<M> {
         let mut queues = self.lock();
         queues.closed = true;
@@ -260,8 +355,7 @@ impl<M: StateMachine> Inbox<M> {
     }
 
     fn lock(&self) -> MutexGuard<'_, Queues<M>> {
-        // The lock is held for pushes and swaps only; none of them panics half-way.
-        self.queues.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        lock(&self.queues)
     }
 
     fn note_dropped(&self, from: NodeId) {
@@ -304,17 +398,14 @@ impl<M: StateMachine> Inbound for Inbox<M> {
             tracing::warn!("a peer claims this node's own id; ignoring its messages");
             return;
         }
-        let size_bytes = message.size_bytes();
         let mut queues = self.lock();
         if queues.closed {
             return;
         }
-        let bytes = queues.peer_bytes.entry(from).or_insert(0);
-        if *bytes >= PEER_BYTES_MAX {
+        if !queues.peers.entry(from).or_default().charge(&message) {
             drop(queues);
             return self.note_dropped(from);
         }
-        *bytes += size_bytes;
         self.add(queues, |turn| turn.peers.push_back((from, PeerEvent::Message(message))));
     }
 
@@ -323,17 +414,23 @@ impl<M: StateMachine> Inbound for Inbox<M> {
             tracing::warn!("a peer claims this node's own id; ignoring its snapshot");
             return;
         }
-        let mut queues = self.lock();
-        if queues.closed || queues.bulk_count >= BULK_STREAMS_MAX {
-            return;
+        // Dropping the stream tells the peer, which tries again later.
+        let Some(slot) = StreamSlot::take(&self.streams, from) else { return };
+        let stream = OpenStream { stream, _slot: slot };
+        let queues = self.lock();
+        if queues.closed {
+            drop(queues);
+            return drop(stream);
         }
-        queues.bulk_count += 1;
         self.add(queues, |turn| turn.peers.push_back((from, PeerEvent::Bulk(stream))));
     }
 
     fn on_unreachable(&self, peer: NodeId) {
-        let queues = self.lock();
-        if queues.closed {
+        let mut queues = self.lock();
+        // One that waits already says the same.
+        if queues.closed
+            || std::mem::replace(&mut queues.peers.entry(peer).or_default().unreachable, true)
+        {
             return;
         }
         self.add(queues, |turn| turn.peers.push_back((peer, PeerEvent::Unreachable)));

@@ -1,110 +1,72 @@
 //! The part that waits: runs one node of the core on tokio, against the three ports.
 //!
 //! ```text
-//!   clients ──▶ inbox ──▶ ┌────────────┐ ──▶ persist task ──▶ Storage
+//!   callers ──▶ inbox ──▶ ┌────────────┐ ──▶ persist task ──▶ Storage
 //!   peers   ──▶       ──▶ │ event loop │ ──▶ apply task   ──▶ StateMachine ──▶ replies
 //!   reports ──▶       ──▶ │ owns Raft  │ ──▶ Transport
 //!                         └────────────┘ ──▶ snapshot tasks
 //! ```
 //!
 //! One owner per state: the loop owns the core, the apply task the state machine, which the loop may
-//! use for an instant while that task has nothing to do. Nothing downstream can make the loop wait: it
-//! hands out work only against credit, so that every queue it fills has room, and the inbox always has
-//! room for the reports that the work leads to.
+//! use for an instant while that task has nothing to do. The loop itself never waits for a component:
+//! it hands out work only against credit, so that every queue it fills has room, and the inbox always
+//! has room for the reports that the work leads to.
+//!
+//! # Threads
+//!
+//! [`Node::start`] needs a tokio runtime with its time driver enabled, and runs on it: one task is the
+//! event loop, one writes to storage, one drives the state machine, and short-lived ones send and
+//! receive snapshots. A state machine that may wait for a disk ([`StateMachine::blocks`]) gets a
+//! thread of its own instead of a task. [`Node`]'s methods may be called from any thread.
+//!
+//! # Code of others on the loop
+//!
+//! The loop runs code that is not the driver's in three places: a `reply` that ends a proposal which
+//! was replaced or whose leader stepped down; entries that the machine can apply inline
+//! ([`StateMachine::applies_at_once`]) and their replies; and wakers of tasks that wait for a reply.
+//! That this code returns at once is a promise of the machine and of the callers, which the driver
+//! cannot enforce: a `reply` that waits delays heartbeats, and with them the node's leadership. A
+//! `reply` that panics does no harm to the node: the panic is caught.
+//!
+//! # Determinism
 //!
 //! The loop has no unordered map, no random choice between branches and no clock but tokio's, so a
 //! whole node runs deterministically on a paused, single-threaded runtime.
 //!
-//! Every proposal and query is answered exactly once. A proposal's answer is *done* with the state
-//! machine's output, *surely not done* ([`Rejected`]), or *unknown*.
+//! Every proposal and query is answered exactly once. A proposal's outcome is *executed* with the
+//! state machine's output, *not executed* ([`Rejected`]), or *unknown*.
 
 mod apply;
 mod boot;
+mod config;
 mod event_loop;
 mod inbox;
 mod persist;
+mod proposal;
 pub(crate) mod snapshot_wire;
 mod snapshotter;
+mod status;
 mod tasks;
 mod waiters;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
-use crate::consensus::{Config, PeerStatus, RoleKind};
+pub use self::config::{MAX_RAFT_STATE_BYTES_CEILING, NodeConfig};
+pub use self::proposal::Proposal;
+pub use self::status::{Leadership, Status};
 use crate::error::{Fatal, ProposeError, Rejected};
 use crate::state_machine::StateMachine;
 use crate::storage::Storage;
 use crate::transport::Transport;
-use crate::types::{Index, NodeId, Term};
+use crate::types::NodeId;
 use inbox::{Inbox, Request};
 use waiters::{ProposeReply, Reply};
 
-/// How one node is run.
-#[derive(Clone, Debug)]
-pub struct NodeConfig {
-    pub raft: Config,
-    /// The voters to begin with; what the log says later wins.
-    pub voters: BTreeSet<NodeId>,
-    /// When the persisted log exceeds this many bytes, the node snapshots and compacts. 0: never.
-    pub max_raft_state_bytes: u64,
-    /// A larger command is rejected `TooLarge`.
-    pub command_bytes_max: u64,
-    /// Proposals and queries not yet answered; beyond, they are rejected `Busy`.
-    pub requests_in_flight_max: usize,
-    /// A snapshot transfer that makes no progress for this long is given up and started again.
-    pub snapshot_patience: Duration,
-}
-
-impl NodeConfig {
-    /// `seed` is what [`Config::seed`] says: to be drawn anew at each start.
-    ///
-    /// Defaults: 128 MiB of log before a snapshot, commands up to 4 MiB, 65,536 requests in flight.
-    pub fn new(id: NodeId, voters: impl IntoIterator<Item = NodeId>, seed: u64) -> Self {
-        Self {
-            raft: Config::new(id, seed),
-            voters: voters.into_iter().collect(),
-            max_raft_state_bytes: 128 << 20,
-            command_bytes_max: 4 << 20,
-            requests_in_flight_max: 65_536,
-            snapshot_patience: Duration::from_secs(10),
-        }
-    }
-}
-
-/// Who leads, as this node believes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Leadership {
-    pub term: Term,
-    pub leader: Option<NodeId>,
-    pub is_leader: bool,
-}
-
-/// What a status page shows of a node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Status {
-    pub id: NodeId,
-    pub role: RoleKind,
-    pub term: Term,
-    pub leader_id: Option<NodeId>,
-    /// Its disk was empty when it started, and no leader has filled it up yet: its votes and
-    /// acknowledgements do not count.
-    pub is_recovering: bool,
-    pub commit_index: Index,
-    pub last_applied: Index,
-    pub last_index: Index,
-    /// Persisted log behind its start; what `max_raft_state_bytes` is compared with.
-    pub log_bytes: u64,
-    pub snapshot_index: Index,
-    /// Only on a leader.
-    pub peers: Vec<PeerStatus>,
-}
-
 /// A running node. Cheap to clone; dropping all clones does not stop it, [`Node::shutdown`] does.
+/// Dropping the runtime under it stops it as well, and answers all requests.
 pub struct Node<M: StateMachine> {
     shared: Arc<Shared<M>>,
 }
@@ -115,6 +77,7 @@ struct Shared<M: StateMachine> {
     status: watch::Receiver<Status>,
     leadership: watch::Receiver<Leadership>,
     stopped: watch::Receiver<Option<Result<(), Arc<Fatal>>>>,
+    abort: Arc<Notify>,
 }
 
 impl<M: StateMachine> Clone for Node<M> {
@@ -124,11 +87,13 @@ impl<M: StateMachine> Clone for Node<M> {
 }
 
 impl<M: StateMachine> Node<M> {
-    /// Loads what survived, restores the state machine from the snapshot if it holds less, and starts
-    /// to take part in the cluster.
+    /// Loads the log, restores the state machine from the snapshot if it holds less, and starts to
+    /// take part in the cluster. Must be called within a tokio runtime that has its time driver
+    /// enabled.
     ///
     /// # Errors
-    /// What cannot be loaded or does not belong together; the text says what to do.
+    /// If the configuration cannot work, or storage and state machine cannot be loaded or do not
+    /// belong together. The text says what to do.
     pub async fn start(
         config: NodeConfig,
         storage: Arc<dyn Storage>,
@@ -138,24 +103,33 @@ impl<M: StateMachine> Node<M> {
         boot::start(config, storage, transport, machine).await
     }
 
-    /// Proposes a command and returns at once. `reply` is called exactly once, on one of the node's
-    /// own tasks, and must not wait: with the output once the command is committed and applied here,
-    /// or with an error that says whether it may have been executed.
+    /// Proposes a command and returns at once.
+    ///
+    /// `reply` is called exactly once: with the output once the command is committed and applied
+    /// here, or with an error that says whether the command may have been executed. It is called on
+    /// one of the node's own tasks, never on the caller's stack, and must return at once; it may call
+    /// the node. A panic in it is caught. Only when the runtime under the node is gone is a refused
+    /// `reply` called by `propose` itself.
+    ///
+    /// Callers that never wait for replies are not slowed down: beyond the limits each refused `reply`
+    /// is a task until it has run.
     pub fn propose(
         &self,
         command: Bytes,
         reply: impl FnOnce(Result<M::Output, ProposeError>) + Send + 'static,
     ) {
-        self.propose_with(command, Reply::new(reply));
+        self.propose_with(command, Reply::new(self.shared.inbox.place(), reply));
     }
 
     fn propose_with(&self, command: Bytes, reply: ProposeReply<M::Output>) {
         let size_bytes = command.len() as u64;
         let limit_bytes = self.shared.command_bytes_max;
+        let request = Request::Propose { command, reply };
         if size_bytes > limit_bytes {
-            return reply.send(Err(Rejected::TooLarge { size_bytes, limit_bytes }.into()));
+            let too_large = Rejected::TooLarge { size_bytes, limit_bytes };
+            return self.shared.inbox.refuse(request, too_large);
         }
-        self.shared.inbox.push_request(Request::Propose { command, reply });
+        self.shared.inbox.push_request(request);
     }
 
     /// [`Node::propose`] as a future.
@@ -163,38 +137,49 @@ impl<M: StateMachine> Node<M> {
     /// # Errors
     /// As the `reply` of `propose`. Dropping the future does not withdraw the proposal.
     pub async fn propose_and_wait(&self, command: Bytes) -> Result<M::Output, ProposeError> {
-        let (reply, receiver) = Reply::channel();
+        let (reply, receiver) = Reply::channel(self.shared.inbox.place());
         self.propose_with(command, reply);
         receiver.await.unwrap_or(Err(ProposeError::Unknown("the node stopped")))
     }
 
-    /// Asks the state machine, and returns at once; `reply` is called exactly once, as for
-    /// `propose`. `linearizable`: reflects everything that completed before this call, on any node.
-    /// Otherwise whatever is applied here.
+    /// [`Node::propose`] with a handle that tells the position of the command in the log once it is
+    /// appended, and the outcome later.
+    #[must_use = "without its handle a proposal has no outcome; use `propose` with an empty reply"]
+    pub fn propose_tracked(&self, command: Bytes) -> Proposal<M::Output> {
+        let (reply, outcome) = Reply::channel(self.shared.inbox.place());
+        let (appended, position) = tokio::sync::oneshot::channel();
+        self.propose_with(command, reply.with_position(appended));
+        Proposal::new(position, outcome)
+    }
+
+    /// Queries the state machine, and returns at once. `reply` is called as for [`Node::propose`].
+    /// `linearizable`: the answer reflects every request that completed before this call, on any node.
+    /// Otherwise it reflects the entries that are applied here.
     pub fn query(
         &self,
         query: M::Query,
         linearizable: bool,
         reply: impl FnOnce(Result<M::Answer, Rejected>) + Send + 'static,
     ) {
-        let reply = Reply::new(reply);
+        let reply = Reply::new(self.shared.inbox.place(), reply);
         self.shared.inbox.push_request(Request::Query { query, linearizable, reply });
     }
 
     /// [`Node::query`] as a future.
     ///
     /// # Errors
-    /// The query was not answered; ask again, perhaps elsewhere.
+    /// The query was not answered; try again, perhaps at another node.
     pub async fn query_and_wait(
         &self,
         query: M::Query,
         linearizable: bool,
     ) -> Result<M::Answer, Rejected> {
-        let (reply, receiver) = Reply::channel();
+        let (reply, receiver) = Reply::channel(self.shared.inbox.place());
         self.shared.inbox.push_request(Request::Query { query, linearizable, reply });
         receiver.await.unwrap_or(Err(Rejected::ShuttingDown))
     }
 
+    /// The node as it was at the end of the loop's last turn. A stopped node leads nothing.
     pub fn status(&self) -> Status {
         self.shared.status.borrow().clone()
     }
@@ -209,16 +194,18 @@ impl<M: StateMachine> Node<M> {
         self.shared.leadership.clone()
     }
 
-    /// Asks the leader, if it is this node, to hand leadership to `to` or to whoever is furthest.
-    /// Whether it worked shows in [`Node::watch`].
+    /// Hands leadership to `to`, or to the voter whose log is furthest, if this node leads. Success
+    /// shows in [`Node::watch`].
     pub fn transfer_leadership(&self, to: Option<NodeId>) {
-        self.shared.inbox.push_request(Request::Transfer { to });
+        let place = self.shared.inbox.place();
+        self.shared.inbox.push_request(Request::Transfer { to, place });
     }
 
-    /// Resolves when the node has stopped: `Ok` after a shutdown, else why it could not go on.
+    /// Resolves when the node has stopped: `Ok` after [`Node::shutdown`] or [`Node::abort`].
     ///
     /// # Errors
-    /// The reason. Nothing was acknowledged that rests on what failed.
+    /// The reason why the node could not go on. Nothing was acknowledged that rests on the part that
+    /// failed.
     pub async fn stopped(&self) -> Result<(), Arc<Fatal>> {
         let mut stopped = self.shared.stopped.clone();
         match stopped.wait_for(Option::is_some).await {
@@ -227,11 +214,20 @@ impl<M: StateMachine> Node<M> {
         }
     }
 
-    /// Hands leadership over if this node leads (waiting up to two election timeouts), answers
-    /// whoever still waits, and stops. Returns when nothing runs any more.
+    /// Hands leadership over if this node leads (waiting up to two election timeouts), answers all
+    /// requests, and stops. Returns when nothing runs any more.
     pub async fn shutdown(&self) {
         self.shared.inbox.push_shutdown();
-        // The reason, if there is one, is for whoever waits for `stopped`.
+        // The reason of a failure, if there is one, is for callers of `stopped`.
+        let _ = self.stopped().await;
+    }
+
+    /// Stops at once, as a crash would: no leadership is handed over, the transport is not closed
+    /// (drop it, or close it), and a batch that is being written may or may not reach the disk.
+    /// Requests are answered, with *unknown* where a command may have been executed. Returns when
+    /// nothing runs any more. For tests.
+    pub async fn abort(&self) {
+        self.shared.abort.notify_one();
         let _ = self.stopped().await;
     }
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::inbox::{Inbox, Report, Sent, Watchdog};
+use super::inbox::{Inbox, OpenStream, Report, Sent, Watchdog};
 use super::snapshot_wire::{self as wire, Answer, Offer};
 use super::tasks::{Tasks, Token};
 use crate::consensus::OfferAnswer;
@@ -134,15 +134,15 @@ impl<M: StateMachine> Snapshotter<M> {
     }
 
     /// Receives a snapshot that a peer wants to send; reports on the way, and `ReceiveEnded`.
-    pub(super) fn receive(&mut self, from: NodeId, mut stream: Box<dyn BulkStream>) {
+    pub(super) fn receive(&mut self, from: NodeId, mut open: OpenStream) {
         let busy = self.receiving || self.own != Own::Idle;
         let patience = self.patience;
         if busy {
             self.spawn("refusing a snapshot", async move {
-                let answer = stream.send(wire::encode(&Answer::Busy));
+                let answer = open.stream.send(wire::encode(&Answer::Busy));
                 // The peer tries again whether it hears this or not.
                 let _ = timeout(patience, answer).await;
-                let _ = timeout(patience, stream.finish()).await;
+                let _ = timeout(patience, open.stream.finish()).await;
             });
             return;
         }
@@ -150,7 +150,7 @@ impl<M: StateMachine> Snapshotter<M> {
         let storage = Arc::clone(&self.storage);
         let inbox = Arc::clone(&self.inbox);
         self.spawn("receiving a snapshot", async move {
-            let received = receive_snapshot(&*storage, &inbox, from, stream, patience).await;
+            let received = receive_snapshot(&*storage, &inbox, from, open, patience).await;
             match received {
                 Ok(()) => {}
                 Err(TransferError::Stream(error)) => {
@@ -299,9 +299,10 @@ async fn receive_snapshot<M: StateMachine>(
     storage: &dyn Storage,
     inbox: &Inbox<M>,
     from: NodeId,
-    mut stream: Box<dyn BulkStream>,
+    mut open: OpenStream,
     patience: Duration,
 ) -> Result<(), TransferError> {
+    let stream = &mut *open.stream;
     let frame = within(patience, stream.receive()).await?;
     let frame = frame.ok_or_else(|| TransportError::new("the peer offered nothing"))?;
     let Offer { term, meta, content } = wire::decode_offer(&frame)?;

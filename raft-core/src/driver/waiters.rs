@@ -1,16 +1,86 @@
-//! Who waits for what.
+//! Reply handles, and proposals that wait to be applied.
 //!
-//! A reply is given exactly once: taking it consumes it, and dropping it unanswered answers
-//! *unknown* for a proposal, *not answered* for a query. So nobody is left waiting, whatever
-//! happens to the task that held it.
+//! A reply is sent exactly once: sending consumes it, and a reply that is dropped unsent sends
+//! *unknown* for a proposal and *not executed* for a query. So no caller is left waiting, whatever
+//! happens to the task that held the reply.
+//!
+//! A callback is a caller's code. It may panic: the panic is caught, counted, and logged once.
 
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use tokio::sync::oneshot;
 
-use super::inbox::InFlight;
 use crate::error::{ProposeError, Rejected};
 use crate::types::{Entry, Index, Position};
+
+/// Counters of one node's requests, shared by their replies.
+#[derive(Debug, Default)]
+pub(super) struct RequestCounts {
+    /// Accepted and not yet answered.
+    in_flight: AtomicUsize,
+    /// Callbacks that panicked.
+    panicked: AtomicU64,
+}
+
+impl RequestCounts {
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn panicked(&self) -> u64 {
+        self.panicked.load(Ordering::Relaxed)
+    }
+
+    /// Calls a caller's code, whose panic must not end a task of the node.
+    fn call(&self, callback: impl FnOnce()) {
+        let Err(payload) = catch_unwind(AssertUnwindSafe(callback)) else { return };
+        // The payload is the caller's as well, and dropping it could panic again.
+        std::mem::forget(payload);
+        if self.panicked.fetch_add(1, Ordering::Relaxed) == 0 {
+            tracing::error!(
+                "a `reply` panicked; the node goes on. Later panics are only counted, in \
+                 `Status::reply_panics_count`"
+            );
+        }
+    }
+}
+
+/// One request's place in [`RequestCounts`]: counted as in flight, once accepted, until dropped.
+pub(super) struct Place {
+    counts: Arc<RequestCounts>,
+    in_flight: bool,
+}
+
+impl Place {
+    pub(super) fn new(counts: &Arc<RequestCounts>) -> Self {
+        Self { counts: Arc::clone(counts), in_flight: false }
+    }
+
+    /// Counts the request as in flight. False: `max` are in flight already.
+    pub(super) fn enter(&mut self, max: usize) -> bool {
+        assert!(!self.in_flight, "a request enters once");
+        self.in_flight = self.counts.in_flight.fetch_add(1, Ordering::Relaxed) < max;
+        if !self.in_flight {
+            self.counts.in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.in_flight
+    }
+
+    fn leave(&mut self) {
+        if std::mem::take(&mut self.in_flight) {
+            self.counts.in_flight.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
 
 /// An error that a dropped reply stands for.
 pub(super) trait Abandoned {
@@ -29,47 +99,58 @@ impl Abandoned for Rejected {
     }
 }
 
-/// How the answer gets to whoever asked.
-enum Way<T, E> {
-    Call(Box<dyn FnOnce(Result<T, E>) + Send>),
+/// The caller's end of a request.
+enum Receiver<T, E> {
+    Callback(Box<dyn FnOnce(Result<T, E>) + Send>),
     Channel(oneshot::Sender<Result<T, E>>),
 }
 
 pub(super) struct Reply<T, E: Abandoned> {
-    way: Option<Way<T, E>>,
-    /// Goes before the answer does: whoever hears it may ask again.
-    in_flight: Option<InFlight>,
+    receiver: Option<Receiver<T, E>>,
+    /// Told the position of a proposal once that is appended.
+    appended: Option<oneshot::Sender<Position>>,
+    place: Place,
 }
 
 impl<T, E: Abandoned> Reply<T, E> {
-    pub(super) fn new(reply: impl FnOnce(Result<T, E>) + Send + 'static) -> Self {
-        Self { way: Some(Way::Call(Box::new(reply))), in_flight: None }
+    pub(super) fn new(place: Place, reply: impl FnOnce(Result<T, E>) + Send + 'static) -> Self {
+        Self { receiver: Some(Receiver::Callback(Box::new(reply))), appended: None, place }
     }
 
-    /// A reply that somebody waits for.
-    pub(super) fn channel() -> (Self, oneshot::Receiver<Result<T, E>>) {
+    /// A reply through a channel, which runs no code of the caller.
+    pub(super) fn channel(place: Place) -> (Self, oneshot::Receiver<Result<T, E>>) {
         let (sender, receiver) = oneshot::channel();
-        (Self { way: Some(Way::Channel(sender)), in_flight: None }, receiver)
+        (Self { receiver: Some(Receiver::Channel(sender)), appended: None, place }, receiver)
     }
 
-    /// The request counts until it is answered.
-    pub(super) fn counted(mut self, in_flight: InFlight) -> Self {
-        self.in_flight = Some(in_flight);
+    pub(super) fn with_position(mut self, appended: oneshot::Sender<Position>) -> Self {
+        self.appended = Some(appended);
         self
     }
 
+    /// Counts the request as in flight until it is answered. False: `max` are in flight already.
+    pub(super) fn enter(&mut self, max: usize) -> bool {
+        self.place.enter(max)
+    }
+
+    /// True if sending runs no code of the caller.
+    pub(super) fn is_channel(&self) -> bool {
+        matches!(self.receiver, Some(Receiver::Channel(_)))
+    }
+
     pub(super) fn send(mut self, result: Result<T, E>) {
-        assert!(self.way.is_some(), "a reply is sent once");
+        assert!(self.receiver.is_some(), "a reply is sent once");
         self.answer(result);
     }
 
     fn answer(&mut self, result: Result<T, E>) {
-        let Some(way) = self.way.take() else { return };
-        drop(self.in_flight.take());
-        match way {
-            Way::Call(reply) => reply(result),
-            Way::Channel(sender) => {
-                // Whoever asked may have gone.
+        let Some(receiver) = self.receiver.take() else { return };
+        // Released before the reply is sent, so that the caller can issue its next request at once.
+        self.place.leave();
+        match receiver {
+            Receiver::Callback(reply) => self.place.counts.call(|| reply(result)),
+            Receiver::Channel(sender) => {
+                // The caller may have dropped its future.
                 let _ = sender.send(result);
             }
         }
@@ -94,13 +175,17 @@ impl<T> Waiters<T> {
         Self { waiting: VecDeque::new() }
     }
 
-    pub(super) fn push(&mut self, position: Position, reply: ProposeReply<T>) {
+    pub(super) fn push(&mut self, position: Position, mut reply: ProposeReply<T>) {
+        if let Some(appended) = reply.appended.take() {
+            // The caller may have dropped its handle.
+            let _ = appended.send(position);
+        }
         assert!(self.waiting.back().is_none_or(|(last, _)| last.index < position.index));
         self.waiting.push_back((position, reply));
     }
 
-    /// Entries are committed: takes the replies that wait for just these. Whoever waits for another
-    /// entry at such an index has been replaced.
+    /// Entries are committed: takes the replies that wait for just these. A proposal that waits for
+    /// another entry at such an index was replaced.
     pub(super) fn take_committed(&mut self, entries: &[Entry]) -> Vec<(Index, ProposeReply<T>)> {
         let Some(last) = entries.last() else { return Vec::new() };
         let first_index = entries[0].index;
@@ -120,7 +205,7 @@ impl<T> Waiters<T> {
         taken
     }
 
-    /// This node no longer leads: what becomes of these entries is up to others.
+    /// This node no longer leads: later leaders decide the fate of these entries.
     pub(super) fn fail_all(&mut self, why: &'static str) {
         for (_, reply) in self.waiting.drain(..) {
             reply.send(Err(ProposeError::Unknown(why)));
@@ -141,7 +226,9 @@ mod tests {
         let mut waiters = Waiters::<u8>::new();
         for (index, term) in [(3, 1), (4, 1), (5, 1)] {
             let sender = sender.clone();
-            let reply = Reply::new(move |result| sender.send((index, result)).expect("room"));
+            let place = Place::new(&Arc::default());
+            let reply =
+                Reply::new(place, move |result| sender.send((index, result)).expect("room"));
             waiters.push(Position::new(term, index), reply);
         }
         let entry = |index, term| Entry { index, term, payload: Payload::Noop };

@@ -1,0 +1,61 @@
+//! The view of a node from outside.
+
+use crate::consensus::{PeerStatus, Raft, RoleKind};
+use crate::types::{Index, NodeId, Term};
+
+/// The leader, as this node believes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Leadership {
+    pub term: Term,
+    pub leader: Option<NodeId>,
+    pub is_leader: bool,
+}
+
+/// A node's state, for a status page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    pub id: NodeId,
+    pub role: RoleKind,
+    pub term: Term,
+    pub leader_id: Option<NodeId>,
+    /// The disk was empty when this node started, and no leader has filled it yet: its votes and
+    /// acknowledgements are not counted.
+    pub is_recovering: bool,
+    pub commit_index: Index,
+    pub last_applied: Index,
+    pub last_index: Index,
+    /// Bytes of the persisted log behind its start; compared with `max_raft_state_bytes`.
+    pub log_bytes: u64,
+    pub snapshot_index: Index,
+    /// Replies of callers that panicked since the node started.
+    pub reply_panics_count: u64,
+    /// Only on a leader.
+    pub peers: Vec<PeerStatus>,
+}
+
+impl Status {
+    pub(super) fn of(raft: &Raft, log_bytes: u64, reply_panics_count: u64) -> Self {
+        let status = raft.status();
+        Self {
+            id: status.id,
+            role: status.role,
+            term: status.term,
+            leader_id: status.leader,
+            is_recovering: status.is_recovering,
+            commit_index: status.commit_index,
+            last_applied: status.last_applied,
+            last_index: status.last_index,
+            log_bytes,
+            snapshot_index: status.snapshot_index,
+            reply_panics_count,
+            peers: status.peers,
+        }
+    }
+
+    /// A node that has stopped leads nothing, and follows no leader.
+    pub(super) fn on_stopped(&mut self) {
+        self.role = RoleKind::Follower;
+        self.leader_id = None;
+        self.peers.clear();
+    }
+}
