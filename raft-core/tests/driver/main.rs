@@ -4,4 +4,5 @@
 
 mod callbacks;
 mod ends;
+#[allow(dead_code, reason = "shared by tests to come")]
 mod support;
