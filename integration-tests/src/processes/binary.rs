@@ -10,11 +10,42 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::SystemTime;
 
+/// The program that a node is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Program {
+    /// `kv` as it was built together with the tests.
+    #[default]
+    Current,
+    /// The same sources, built to support cluster version 1 and no later one: `kv-version-1` beside `kv`.
+    Previous,
+}
+
+impl Program {
+    /// # Panics
+    /// If it was not built, or not of these sources.
+    pub(super) fn path(self) -> PathBuf {
+        match self {
+            Program::Current => kv().to_owned(),
+            Program::Previous => {
+                let path = profile().join(PREVIOUS);
+                let built = modified(&path);
+                let built = built.unwrap_or_else(|| panic!("no {PREVIOUS}: {ADVICE_PREVIOUS}"));
+                for source in sources_in(workspace()) {
+                    let newer = modified(&source).is_none_or(|changed| changed > built);
+                    let source = source.display();
+                    assert!(!newer, "{PREVIOUS} is older than {source}: {ADVICE_PREVIOUS}");
+                }
+                path
+            }
+        }
+    }
+}
+
 /// The program to start nodes with.
 ///
 /// # Panics
 /// If there is none, or not of these sources.
-pub(super) fn kv() -> &'static Path {
+fn kv() -> &'static Path {
     static FOUND: OnceLock<(PathBuf, File)> = OnceLock::new();
     let (path, _open) = FOUND.get_or_init(|| {
         let path = std::env::var_os("KV_BIN").map_or_else(built_with_us, PathBuf::from);
@@ -31,13 +62,26 @@ pub(super) fn kv() -> &'static Path {
 const ADVICE: &str = "run `cargo test --workspace`, or first `cargo build -p kv-service --features cli --bin kv` \
                       with the same profile";
 
-fn built_with_us() -> PathBuf {
+/// Built by `scripts/previous`, from the same sources.
+const PREVIOUS: &str = "kv-version-1";
+const ADVICE_PREVIOUS: &str = "run `scripts/previous`, with --release for tests in that profile";
+
+/// Where cargo puts the programs of the profile that the tests are built with.
+fn profile() -> PathBuf {
     let own = std::env::current_exe().expect("a test knows where it is");
     // target/PROFILE/deps/THIS
-    let profile = own.ancestors().nth(2).expect("a test lies two folders deep in `target`");
+    own.ancestors().nth(2).expect("a test lies two folders deep in `target`").to_owned()
+}
+
+fn workspace() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a member has a workspace")
+}
+
+fn built_with_us() -> PathBuf {
+    let profile = profile();
     let kv = profile.join("kv");
     let built = modified(&kv).unwrap_or_else(|| panic!("there is no {}: {ADVICE}", kv.display()));
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("of a workspace");
+    let workspace = workspace();
     // Cargo writes it for what it was asked to build, and not always for what tests need: it may be
     // missing, or speak of an earlier build.
     let rule = profile.join("kv.d");
@@ -79,7 +123,7 @@ fn sources_in(workspace: &Path) -> Vec<PathBuf> {
     sources
 }
 
-/// What follows the colon of a make rule; blanks in names are escaped.
+/// The words behind the colon of a make rule; blanks in names are escaped.
 fn prerequisites(rule: &str) -> Vec<PathBuf> {
     let names =
         rule.lines().next().and_then(|line| line.split_once(": ")).map_or("", |both| both.1);

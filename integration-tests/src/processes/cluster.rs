@@ -10,18 +10,24 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
 use kv_service::config::{ClientConfig, NodeAddress, ServerConfig};
 use kv_service::protocol::NodeStatus;
-use kv_service::tls::DevCa;
+use kv_service::tls::{DevCa, TlsConfig};
 use kv_service::units::ByteSize;
 use kv_service::{Client, ClientError};
 use raft_core::types::NodeId;
+use raft_transport_quic::node_name;
 use tempfile::TempDir;
+use tokio::process::Command;
 use tokio::sync::{Mutex, MutexGuard};
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use super::attack::Target;
+use super::binary::Program;
 use super::layout::{addresses, write_tls};
 use super::machine::{Stopwatch, Took};
 use super::network::{CLIENTS, Network};
@@ -31,20 +37,23 @@ pub const NODES: [NodeId; 3] = [1, 2, 3];
 /// Once a fault is over, a write has to succeed within this time.
 pub const RECOVERY: Duration = Duration::from_secs(5);
 const CLUSTER_ID: &str = "faults";
+const CLIENT_FILE: &str = "client.toml";
 const STATUS_DEADLINE: Duration = Duration::from_millis(300);
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
 /// Clusters want the machine for themselves, or their clocks tell nothing.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
-/// What is not as usual.
+/// Settings of a cluster that differ from the usual ones.
 #[derive(Clone, Debug)]
 pub struct Plan {
+    /// How many nodes there are: [`NODES`], or more of them.
+    pub node_count: u64,
     /// Small, so that snapshots are taken all the time.
     pub max_raft_state: ByteSize,
     /// Where a node's data is, if not beside its configuration.
     pub data: BTreeMap<NodeId, PathBuf>,
-    /// Whether single writes and syncs are to fail, see [`super::preload`].
+    /// True if single writes and syncs are to fail, see [`super::preload`].
     pub file_faults: bool,
     pub seed: u64,
 }
@@ -52,17 +61,21 @@ pub struct Plan {
 impl Default for Plan {
     fn default() -> Self {
         let max_raft_state = ByteSize(256 << 10);
-        Self { max_raft_state, data: BTreeMap::new(), file_faults: false, seed: 0 }
+        let node_count = NODES.len() as u64;
+        Self { node_count, max_raft_state, data: BTreeMap::new(), file_faults: false, seed: 0 }
     }
 }
 
 pub struct Cluster {
     pub network: Network,
     pub nodes: BTreeMap<NodeId, Node>,
-    /// Of each group of clients.
+    /// How each group of clients reaches the nodes.
     client_configs: BTreeMap<NodeId, ClientConfig>,
     /// For questions about status, past all relays; opens no session.
     observer: Client,
+    /// How a client reaches the nodes past all relays.
+    direct: ClientConfig,
+    ca: DevCa,
     dir: TempDir,
     _turn: MutexGuard<'static, ()>,
 }
@@ -85,24 +98,23 @@ impl Cluster {
     async fn prepare(plan: Plan) -> Self {
         let turn = ONE_AT_A_TIME.lock().await;
         let dir = tempfile::tempdir().expect("a directory");
-        let addresses = addresses();
+        let addresses = addresses(1..=plan.node_count);
         let network = Network::between(&addresses, plan.seed).await;
         let ca = DevCa::create(CLUSTER_ID).expect("a certificate authority");
         let mut nodes = BTreeMap::new();
-        for id in NODES {
+        for &id in addresses.keys() {
             let name = format!("node{id}");
             let tls = write_tls(dir.path(), &name, &ca.issue_node(id).expect("a certificate"));
             let data = plan.data.get(&id).cloned().unwrap_or_else(|| dir.path().join(&name));
             let seen = |peer| if peer == id { addresses[&id] } else { network.address(id, peer) };
-            let members =
-                NODES.map(|peer| NodeAddress { id: peer, address: seen(peer).to_string() });
-            let mut config = ServerConfig::new(CLUSTER_ID, id, &data, tls, members.into());
+            let members = members(&addresses, seen);
+            let mut config = ServerConfig::new(CLUSTER_ID, id, &data, tls, members);
             config.max_raft_state = plan.max_raft_state;
             let path = dir.path().join(format!("{name}.toml"));
             std::fs::write(&path, config.to_toml()).expect("it can be written");
             let mut node = Node::new(id, path, data, dir.path().join(format!("{name}.log")));
             if plan.file_faults {
-                node.prepare_file_faults().expect("whoever wants them has asked");
+                node.prepare_file_faults().expect("the test has asked for the means");
             }
             nodes.insert(id, node);
         }
@@ -113,13 +125,16 @@ impl Cluster {
             // That it is fast enough is asked by `serves_within`.
             deadline: PATIENCE,
             tls: tls.clone(),
-            nodes: NODES.map(|id| NodeAddress { id, address: at(id).to_string() }).into(),
+            nodes: members(&addresses, at),
         };
         let of_group = |group| (group, client_config(&|id| network.address(group, id)));
         let client_configs = CLIENTS.map(of_group).into();
-        let observer = Client::connect(&client_config(&|id| addresses[&id])).expect("a client");
+        let direct = client_config(&|id| addresses[&id]);
+        let file = dir.path().join(CLIENT_FILE);
+        std::fs::write(file, direct.to_toml()).expect("it can be written");
+        let observer = Client::connect(&direct).expect("a client");
         let observer = observer.with_deadline(STATUS_DEADLINE);
-        Self { network, nodes, client_configs, observer, dir, _turn: turn }
+        Self { network, nodes, client_configs, observer, direct, ca, dir, _turn: turn }
     }
 
     /// Where there is room for a test's own files.
@@ -137,18 +152,67 @@ impl Cluster {
         Client::connect(&self.client_configs[&group]).expect("a client")
     }
 
-    /// How to make clients of a group, for those who do not have the cluster.
+    /// A client that knows no other node than this one, and reaches it past all relays.
+    pub fn client_of_node(&self, id: NodeId) -> Client {
+        let mut config = self.direct.clone();
+        config.nodes.retain(|node| node.id == id);
+        Client::connect(&config).expect("a client")
+    }
+
+    /// How a client reaches the nodes past all relays.
+    pub fn direct_config(&self) -> &ClientConfig {
+        &self.direct
+    }
+
+    /// A node as an attacker finds it.
+    ///
+    /// # Panics
+    /// If there is no such node.
+    pub fn target(&self, id: NodeId) -> Target {
+        let node = self.direct.nodes.iter().find(|node| node.id == id).expect("a node");
+        let address = node.address.parse().expect("a numeric address");
+        Target { address, name: node_name(CLUSTER_ID, id) }
+    }
+
+    /// A client's certificate and key of this cluster, of which no other client has a copy.
+    pub fn issue_client(&self, name: &str) -> TlsConfig {
+        self.ca.issue_client(name).expect("a certificate")
+    }
+
+    /// How to make clients of a group, for code that does not have the cluster.
     pub fn client_config(&self, group: NodeId) -> ClientConfig {
         self.client_configs[&group].clone()
+    }
+
+    /// Runs a command of `kv` as an operator would; its standard output.
+    ///
+    /// # Errors
+    /// The command failed; its standard error.
+    pub async fn kv(&self, arguments: &[&str]) -> Result<String, String> {
+        let mut command = Command::new(Program::Current.path());
+        command.arg("--config").arg(self.dir.path().join(CLIENT_FILE)).args(arguments);
+        let done = command.stdin(Stdio::null()).output().await.expect("`kv` can be started");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        if done.status.success() { Ok(text(&done.stdout)) } else { Err(text(&done.stderr)) }
     }
 
     pub fn node(&mut self, id: NodeId) -> &mut Node {
         self.nodes.get_mut(&id).expect("a node of the cluster")
     }
 
-    /// What a node says of itself, if it does.
+    /// A node's status, if it answers.
     pub async fn status(&self, id: NodeId) -> Option<NodeStatus> {
         self.observer.status(id).await.ok()
+    }
+
+    /// The status of each node that answers.
+    pub async fn statuses(&self) -> Vec<NodeStatus> {
+        let mut asked = JoinSet::new();
+        for &id in self.nodes.keys() {
+            let observer = self.observer.clone();
+            asked.spawn(async move { observer.status(id).await.ok() });
+        }
+        asked.join_all().await.into_iter().flatten().collect()
     }
 
     /// Waits until of all that answer the one with the highest term leads, and says which.
@@ -162,10 +226,9 @@ impl Cluster {
         found.expect("just found")
     }
 
-    /// Who leads in the highest term that can be seen.
+    /// The leader in the highest term that can be seen.
     pub async fn leader_now(&self) -> Option<NodeId> {
-        let (one, two, three) = tokio::join!(self.status(1), self.status(2), self.status(3));
-        let seen: Vec<NodeStatus> = [one, two, three].into_iter().flatten().collect();
+        let seen = self.statuses().await;
         let term = seen.iter().map(|status| status.term).max()?;
         seen.iter().find(|status| status.role == "leader" && status.term == term).map(|s| s.id)
     }
@@ -209,7 +272,7 @@ impl Cluster {
         }
     }
 
-    /// Of the nodes that run.
+    /// Processes of the nodes that run.
     fn pids(&self) -> Vec<u32> {
         self.nodes.values().filter_map(Node::pid_if_running).collect()
     }
@@ -219,10 +282,9 @@ impl Cluster {
         let leader = self.leader().await;
         let commit = self.status(leader).await.map_or(0, |status| status.commit_index);
         eventually("all nodes to catch up", async || {
-            let (one, two, three) = tokio::join!(self.status(1), self.status(2), self.status(3));
             let caught_up =
-                |status: &NodeStatus| status.last_applied >= commit && status.role != "recovering";
-            [one, two, three].iter().flatten().filter(|status| caught_up(status)).count() == 3
+                |status: &&NodeStatus| status.last_applied >= commit && status.role != "recovering";
+            self.statuses().await.iter().filter(caught_up).count() == self.nodes.len()
         })
         .await;
     }
@@ -263,7 +325,7 @@ impl Cluster {
     /// If its directory cannot be removed.
     pub async fn wipe(&mut self, id: NodeId) {
         self.node(id).kill().await;
-        std::fs::remove_dir_all(&self.nodes[&id].data).expect("nobody uses it");
+        std::fs::remove_dir_all(&self.nodes[&id].data).expect("no process uses it");
     }
 
     /// Takes away all that a node has, once the others do not need it: it has to be sent a snapshot
@@ -273,7 +335,7 @@ impl Cluster {
     /// If its directory cannot be removed.
     pub async fn empty(&mut self, id: NodeId) {
         self.node(id).kill_if_running().await;
-        // What is acknowledged from now on is at both of them; what was before, once this is over.
+        // Acknowledged from now on is on both of them; acknowledged before, once this is over.
         let [one, other] = self.peers_of(id);
         eventually("the others to have everything", async || {
             let (one, other) = tokio::join!(self.status(one), self.status(other));
@@ -284,7 +346,7 @@ impl Cluster {
             })
         })
         .await;
-        std::fs::remove_dir_all(&self.nodes[&id].data).expect("nobody uses it");
+        std::fs::remove_dir_all(&self.nodes[&id].data).expect("no process uses it");
     }
 
     /// Everything is in order: all nodes run and none has panicked. Then stops them.
@@ -327,6 +389,13 @@ impl Cluster {
     }
 }
 
+fn members(
+    addresses: &BTreeMap<NodeId, SocketAddr>,
+    seen: impl Fn(NodeId) -> SocketAddr,
+) -> Vec<NodeAddress> {
+    addresses.keys().map(|&id| NodeAddress { id, address: seen(id).to_string() }).collect()
+}
+
 impl Drop for Cluster {
     fn drop(&mut self) {
         if std::thread::panicking() {
@@ -350,7 +419,7 @@ pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     assert!(waited.is_ok(), "waited in vain for {what}");
 }
 
-/// What is stored under the key; nothing counts as empty.
+/// The value stored under the key; a missing one counts as empty.
 pub async fn value(client: &Client, key: &str) -> Result<Vec<u8>, ClientError> {
     Ok(client.get(key.to_owned()).await?.map_or(Vec::new(), |record| record.value.into()))
 }

@@ -93,7 +93,7 @@ impl Disk {
         Ok(())
     }
 
-    /// What was not synced is gone, and nothing can be written any more.
+    /// Drops what was not synced; nothing can be written any more.
     ///
     /// # Errors
     /// It cannot be done on this machine.
@@ -101,17 +101,17 @@ impl Disk {
         run("perl", &["-e", SHUTDOWN, &text(&self.mounted())])
     }
 
-    /// Power is back. Nobody may have a file open.
+    /// Power is back. No process may have a file open.
     ///
     /// # Panics
     /// If the file system does not come back.
     pub fn regain_power(&mut self) {
-        run("umount", &[&text(&self.mounted())]).expect("nobody uses it");
+        run("umount", &[&text(&self.mounted())]).expect("no process uses it");
         self.is_mounted = false;
         self.mount().expect("it was mounted before");
     }
 
-    /// From now on, whoever writes waits.
+    /// From now on, every writer waits.
     ///
     /// # Errors
     /// It cannot be done on this machine.

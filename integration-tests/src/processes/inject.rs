@@ -34,7 +34,7 @@ impl Injection {
         // It says so once it has hold of all threads.
         for line in lines.by_ref() {
             if line.contains("attached") {
-                // What else it says fits into the pipe, or stops it from saying more.
+                // The rest of its words fits into the pipe, or stops it from saying more.
                 std::thread::spawn(move || lines.for_each(drop));
                 return Ok(Self { tracer });
             }

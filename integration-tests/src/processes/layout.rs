@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -9,8 +10,6 @@ use kv_service::config::TlsFiles;
 use kv_service::tls::TlsConfig;
 use raft_core::testing::free_ports;
 use raft_core::types::NodeId;
-
-use super::cluster::NODES;
 
 pub(super) fn write_tls(dir: &Path, name: &str, tls: &TlsConfig) -> TlsFiles {
     let file = |ending: &str, content: &[u8]| {
@@ -26,19 +25,19 @@ pub(super) fn write_tls(dir: &Path, name: &str, tls: &TlsConfig) -> TlsFiles {
 }
 
 /// An address of the loopback network that is this cluster's alone, where the system has more than
-/// one; so nobody takes the port of a node that is down for a moment.
-pub(super) fn addresses() -> BTreeMap<NodeId, SocketAddr> {
+/// one; so no other program takes the port of a node that is down for a moment.
+pub(super) fn addresses(nodes: RangeInclusive<NodeId>) -> BTreeMap<NodeId, SocketAddr> {
     static CLUSTER_COUNT: AtomicU8 = AtomicU8::new(0);
     let number = CLUSTER_COUNT.fetch_add(1, Ordering::Relaxed);
     let [.., high, low] = std::process::id().to_be_bytes();
     let own = Ipv4Addr::new(127, high | 0x80, low, number % 250 + 1);
     let free = |ip: Ipv4Addr, base: u16| {
-        NODES.iter().all(|id| UdpSocket::bind((ip, base + *id as u16)).is_ok())
+        nodes.clone().all(|id| UdpSocket::bind((ip, base + id as u16)).is_ok())
     };
     let (ip, base) = if free(own, 7400) {
         (own, 7400)
     } else {
-        (Ipv4Addr::LOCALHOST, free_ports(NODES.len() as u16).start - 1)
+        (Ipv4Addr::LOCALHOST, free_ports(*nodes.end() as u16).start - 1)
     };
-    NODES.map(|id| (id, SocketAddr::new(IpAddr::from(ip), base + id as u16))).into()
+    nodes.map(|id| (id, SocketAddr::new(IpAddr::from(ip), base + id as u16))).collect()
 }

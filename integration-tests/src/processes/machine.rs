@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Of the times in `/proc`, on every Linux.
+/// Unit of the times in `/proc`, on every Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
 
 /// A time that is being measured.

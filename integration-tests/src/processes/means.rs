@@ -1,4 +1,4 @@
-//! What this machine offers to make faults with, and what is said when it does not.
+//! The means that this machine offers to make faults with, and the words for those it lacks.
 //!
 //! A scenario whose means is missing has not passed: it says `NOT RUN` on the real standard error, with
 //! the reason and the count so far. With `REQUIRE_ALL_FAULTS=1` that is a failure.
@@ -17,7 +17,7 @@ pub fn not_run(what: &str, why: &str) {
     let count = NOT_RUN_COUNT.fetch_add(1, Ordering::Relaxed) + 1;
     // Past the capture of the test harness, so that it is seen.
     let note = format!("NOT RUN: {what} ({why}); {count} not run so far\n");
-    std::io::stderr().write_all(note.as_bytes()).expect("somebody listens");
+    std::io::stderr().write_all(note.as_bytes()).expect("standard error is open");
     let required = std::env::var("REQUIRE_ALL_FAULTS").is_ok_and(|wish| wish == "1");
     assert!(!required, "REQUIRE_ALL_FAULTS=1, and this was not run: {what} ({why})");
 }

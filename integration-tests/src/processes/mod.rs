@@ -8,6 +8,7 @@
 //!   disk       a file system that fills up, freezes, loses power
 //!   inject     system calls that fail or are slow;   preload   ones that fail once, or write too little
 //!   machine    what others had of it, which no time limit counts
+//!   forgery    values that imitate a node's log;   attack   hostile clients and strangers
 //!   means      what this machine does not offer is NOT RUN, and never passed
 //! ```
 //!
@@ -15,9 +16,11 @@
 //! RocksDB, QUIC, the file system and the kernel do what their stand-ins do. Schedules of faults come
 //! from seeds; what processes make of them does not repeat exactly.
 
-mod binary;
+pub mod attack;
+pub mod binary;
 pub mod cluster;
 pub mod disk;
+pub mod forgery;
 pub mod inject;
 mod layout;
 pub mod machine;

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use kv_service::config::ServerConfig;
 use raft_core::types::NodeId;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::timeout;
 
-use super::binary::kv;
+use super::binary::Program;
 use super::preload::Preload;
 
 /// For whatever has to happen, on a machine that is busy with other things as well.
@@ -22,6 +23,7 @@ pub struct Node {
     pub id: NodeId,
     pub data: PathBuf,
     config: PathBuf,
+    program: Program,
     log: PathBuf,
     preload: Option<Preload>,
     process: Option<Child>,
@@ -34,7 +36,23 @@ pub struct Node {
 impl Node {
     pub(super) fn new(id: NodeId, config: PathBuf, data: PathBuf, log: PathBuf) -> Self {
         let (preload, process, lifeline) = (None, None, None);
-        Self { id, data, config, log, preload, process, lifeline, log_before: 0 }
+        let program = Program::Current;
+        Self { id, data, config, program, log, preload, process, lifeline, log_before: 0 }
+    }
+
+    /// From the next start on, the node is this program.
+    pub fn run_as(&mut self, program: Program) {
+        self.program = program;
+    }
+
+    /// Changes the file that the node reads at its next start.
+    ///
+    /// # Panics
+    /// If the file cannot be read or written.
+    pub fn edit_config(&self, edit: impl FnOnce(&mut ServerConfig)) {
+        let mut config = ServerConfig::read(&self.config).expect("it was written here");
+        edit(&mut config);
+        std::fs::write(&self.config, config.to_toml()).expect("it can be written");
     }
 
     /// Whenever it is started from now on, single writes and syncs of it can be made to fail.
@@ -68,7 +86,7 @@ impl Node {
         self.log_before = self.log().len();
         let log = OpenOptions::new().create(true).append(true).open(&self.log);
         let log = log.expect("a log can be written");
-        let mut command = Command::new(kv());
+        let mut command = Command::new(self.program.path());
         command.arg("serve").arg("--config").arg(&self.config).arg("--stop-on-stdin-eof");
         command
             .env("KV_LOG", "info,raft_storage=debug")
@@ -90,7 +108,15 @@ impl Node {
     /// If it was not started, or has been waited for.
     pub fn pid(&self) -> u32 {
         let process = self.process.as_ref().expect("the node runs");
-        process.id().expect("nobody has waited for it")
+        process.id().expect("its end was not waited for")
+    }
+
+    /// Bytes of memory that the process has in use (`VmRSS`); `None` where the system does not tell.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).ok()?;
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+        let kibibytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+        Some(kibibytes << 10)
     }
 
     pub(super) fn pid_if_running(&self) -> Option<u32> {
@@ -112,13 +138,13 @@ impl Node {
         self.signal(Signal::CONT);
     }
 
-    /// As a loss of power would, for the process alone.
+    /// Ends the process as a loss of power would.
     pub async fn kill(&mut self) {
         self.signal(Signal::KILL);
         self.ended().await;
     }
 
-    /// As [`Node::kill`], also if it has ended of itself or was not started.
+    /// Kills the node unless it has ended by itself or was not started.
     pub async fn kill_if_running(&mut self) {
         if !self.is_started() {
             return;
@@ -146,7 +172,7 @@ impl Node {
         ended.unwrap_or_else(|_| panic!("node {} does not end", self.id)).expect("it is our child")
     }
 
-    /// The process has ended, which nobody waited for yet.
+    /// The status of a process that has ended and was not waited for.
     pub fn has_ended(&mut self) -> Option<ExitStatus> {
         let process = self.process.as_mut()?;
         process.try_wait().expect("it is our child")
@@ -169,12 +195,12 @@ impl Node {
         files_below(&self.data.join("log"), ending)
     }
 
-    /// What it said since it was started.
+    /// The log since the last start.
     pub fn said(&self) -> String {
         self.log().split_off(self.log_before)
     }
 
-    /// What it ever said.
+    /// The log of all its lives.
     pub fn log(&self) -> String {
         std::fs::read(&self.log).map_or(String::new(), |all| String::from_utf8_lossy(&all).into())
     }

@@ -37,7 +37,7 @@ static void note_hit(void) {
     syscall(SYS_close, fd);
 }
 
-// Whether `what` is to happen to this file now.
+// True if `what` is to happen to this file now.
 static int is_due(const char *what, int fd) {
     if (!control()) return 0;
     int saved = errno, due = 0;

@@ -13,7 +13,7 @@ use super::means::run;
 
 const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/processes/preload.c");
 
-/// What happens to a file whose path has a certain part in it.
+/// A fault of a file whose path has a certain part in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileFault {
     /// Writes write only some of their bytes, and say so, until it is taken back.
@@ -50,7 +50,7 @@ impl Preload {
         Ok(Self { library: library()?, control })
     }
 
-    /// What the process has to have in its environment.
+    /// The environment that the process needs.
     pub fn environment(&self) -> [(&'static str, &Path); 2] {
         [("LD_PRELOAD", self.library), ("KV_FAULT", &self.control)]
     }
@@ -67,7 +67,7 @@ impl Preload {
     }
 
     pub fn clear(&self) {
-        // What happens once has removed it.
+        // A fault that happens once has removed it.
         let _ = std::fs::remove_file(&self.control);
     }
 
@@ -122,7 +122,7 @@ mod tests {
         assert_eq!(preload.hit_count(), 0);
 
         preload.set(FileFault::ShortWrites, ".log");
-        assert!(copy(&preload, &file).status.success() && whole(), "whoever writes goes on");
+        assert!(copy(&preload, &file).status.success() && whole(), "the writer goes on");
         assert!(preload.hit_count() > 1, "only {} were short", preload.hit_count());
 
         for (fault, text) in [

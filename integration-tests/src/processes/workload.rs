@@ -52,7 +52,7 @@ struct Keys {
 }
 
 impl Workload {
-    /// Starts work on keys that nobody has used before; `name` is their beginning.
+    /// Starts work on keys that no other client has used before; `name` is their beginning.
     pub fn start(cluster: &Cluster, name: &str, seed: u64) -> Self {
         let numbered = |kind: &str, count| {
             Vec::from_iter((0..count).map(|number| format!("{name}/{kind}{number}")))
@@ -106,7 +106,7 @@ impl Workload {
     }
 }
 
-/// What a workload did.
+/// The history of a workload that has ended.
 pub struct Done {
     history: History,
     keys: Vec<String>,
@@ -117,7 +117,7 @@ impl Done {
     /// there for ever, so this may be asked any time later again.
     ///
     /// # Errors
-    /// What is wrong, or why it cannot be told.
+    /// The violation, or why no verdict is possible.
     pub async fn check(&self, client: &Client) -> Result<(), String> {
         let mut history = self.history.clone();
         for key in &self.keys {
@@ -178,7 +178,7 @@ struct Worker {
     client: Client,
     config: ClientConfig,
     number: u64,
-    /// Of its last write.
+    /// Number of its last write.
     serial: u64,
     keys: Arc<Keys>,
     chance: StdRng,
@@ -215,7 +215,7 @@ impl Worker {
         done
     }
 
-    /// Writes something with a value that nobody else writes.
+    /// Writes something with a value that no other write has.
     async fn write(&mut self, operation: impl FnOnce(String) -> Operation) -> Call {
         self.serial += 1;
         let operation = operation(format!("{}.{},", self.number, self.serial));
@@ -262,7 +262,7 @@ impl Worker {
     async fn put_ballast(&mut self) {
         let key = format!("ballast/{}", self.chance.random_range(0..32));
         let value = vec![self.chance.random::<u8>(); BALLAST_BYTES];
-        // Whether it succeeds is not what counts.
+        // Its success is not what counts.
         let _ = self.hurried_client().put(key, value).await;
     }
 

@@ -50,8 +50,8 @@ async fn an_answer_that_is_lost_is_got_later_and_nothing_is_done_twice() {
     };
     let is_done = async || value(&near, "k").await.unwrap() == b"before,once,";
     eventually("the request to be executed", is_done).await;
-    assert!(!appending.is_finished(), "nobody could tell it");
-    // The answer is known to whoever leads next, too.
+    assert!(!appending.is_finished(), "the answer cannot have come");
+    // The next leader knows the answer, too.
     cluster.node(leader).kill().await;
     cluster.serves_within(RECOVERY).await;
     appending.await.unwrap().unwrap();

@@ -1,4 +1,4 @@
-//! What people and decay do to the directory of a node that is stopped.
+//! Damage that people and decay do to the directory of a node that is stopped.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -50,7 +50,7 @@ async fn a_directory_that_is_copied_moved_or_put_back_is_refused() {
     cluster.finish().await;
 }
 
-/// The others have everything, so a node may come back with nothing: while they are busy, and while nobody
+/// The others have everything, so a node may come back with nothing: while they are busy, and while no client
 /// asks anything of them, so that the leader learns nothing but that the node lacks what it had.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_directory_that_is_wiped_is_filled_again() {
@@ -62,7 +62,7 @@ async fn a_directory_that_is_wiped_is_filled_again() {
     cluster.wipe(victim).await;
     cluster.node(victim).start();
     cluster.converges().await;
-    assert_eq!(cluster.leader().await, leader, "nobody was disturbed");
+    assert_eq!(cluster.leader().await, leader, "the leader was disturbed");
     let load = Workload::start(&cluster, "wiped", 7);
     load.advances_by(300).await;
     cluster.wipe(victim).await;
@@ -102,7 +102,7 @@ async fn a_flipped_byte_of_the_log_is_refused_and_not_taken_for_its_end() {
         cluster.node(victim).start();
         let said = cluster.node(victim).gives_up().await;
         says_what_to_do(&said, "damage");
-        // What is refused is not altered: with the byte as it was, all is well.
+        // A refused directory is not altered: with the byte as it was, all is well.
         flip(&file, place);
         cluster.node(victim).start();
         cluster.converges().await;
@@ -175,7 +175,7 @@ pub(crate) fn flip(file: &Path, place: usize) {
     fs::write(file, bytes).unwrap();
 }
 
-/// What a directory is known by.
+/// Copies the files by which a directory is known.
 pub(crate) fn copy_identity(from: &Path, to: &Path) {
     fs::create_dir(to).unwrap();
     for name in ["identity", "lock", "place", "reset-key"] {

@@ -28,7 +28,7 @@ pub(crate) fn says_what_to_do(said: &str, cause: &str) {
     assert!(advice.iter().any(|what| last.contains(what)), "what is to be done? {last}");
 }
 
-/// Of a cluster with a node that fails, the others go on; and it comes back when it is started.
+/// A node fails, the others go on, and it comes back when it is started.
 async fn fails_and_returns(what: &str, faults: &[&str], cause: &str) {
     let mut cluster = Cluster::start(Plan::default()).await;
     for leads in [true, false] {

@@ -12,11 +12,11 @@ use raft_core::types::NodeId;
 
 use super::disks::says_what_to_do;
 
-/// What a node writes: its log, the tables of its state as they are new and as they are merged, and the
+/// Files that a node writes: its log, the tables of its state as they are new and as they are merged, and the
 /// list of those tables.
 pub(crate) const KINDS_OF_FILES: [&str; 4] = [".log", ".table", ".sst", "MANIFEST"];
 
-/// What the kernel says after a failed sync is no promise: the bytes may be gone for good. So a node must
+/// The kernel promises nothing after a failed sync: the bytes may be gone for good. So a node must
 /// not go on with a log, or with a state, of which it does not know whether it is there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sync_that_fails_once_stops_the_node_though_the_next_would_succeed() {
@@ -57,7 +57,7 @@ async fn fails_once(fault: FileFault, file: &str, cause: &str) {
     cluster.finish().await;
 }
 
-/// A kernel may write less than it was asked to and call it a success; whoever writes has to go on.
+/// A kernel may write less than it was asked to and call it a success; the writer has to go on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writes_that_are_short_are_completed() {
     if let Err(why) = Preload::new(PathBuf::new()) {

@@ -30,7 +30,7 @@ async fn a_broken_link_of_three_deposes_nobody() {
     cluster.finish().await;
 }
 
-/// What nobody hears, or who hears nobody, does not lead; and does not raise terms either.
+/// A node that no peer hears, or that hears no peer, does not lead, and does not raise terms either.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_link_of_one_way_deposes_a_leader_and_a_follower_disturbs_nobody() {
     let cluster = Cluster::start(Plan::default()).await;

@@ -60,7 +60,7 @@ async fn is_sent_over(conditions: Conditions, name: &str) {
     let load = Workload::start(&cluster, name, 3);
     cluster.node(lagging).start();
     cluster.receives_snapshot(lagging).await;
-    // What it has of the snapshot survives this.
+    // Its part of the snapshot survives this.
     cluster.node(lagging).kill().await;
     cluster.node(lagging).start();
     cluster.receives_snapshot(lagging).await;
@@ -72,7 +72,7 @@ async fn is_sent_over(conditions: Conditions, name: &str) {
     load.advances_by(20).await;
     load.stop().await.check(&cluster.client()).await.unwrap();
     cluster.network.heal();
-    // What it received is whole: it can lead.
+    // Everything it received is whole: it can lead.
     cluster.node(leader).kill().await;
     cluster.serves_within(RECOVERY).await;
     cluster.node(leader).start();
@@ -222,7 +222,7 @@ async fn a_damaged_snapshot_is_not_sent_to_a_peer() {
         let (file, place) = snapshot_of(&cluster, id);
         flip(&file, place);
     }
-    // Whoever leads now knows nothing of what the third one had, and has a snapshot for it.
+    // The next leader does not know the third one's log, and has a snapshot for it.
     cluster.start_all();
     cluster.converges().await;
     let leader = cluster.leader().await;
@@ -231,7 +231,7 @@ async fn a_damaged_snapshot_is_not_sent_to_a_peer() {
         said.contains("the published snapshot cannot be read"),
         "it was not asked for:\n{said}"
     );
-    // What the third one got is whole.
+    // The third one's state is whole.
     for id in [one, other] {
         cluster.node(id).kill().await;
         cluster.serves_within(RECOVERY).await;

@@ -188,7 +188,9 @@ fn rejection(rejected: Rejected) -> Rejection {
     match rejected {
         Rejected::NotLeader { leader } => Rejection::NotLeader { leader_id: leader },
         Rejected::Busy(what) => Rejection::Busy(what.to_owned()),
-        Rejected::TooLarge { .. } | Rejected::Refused(_) => Rejection::Invalid(rejected.to_string()),
+        Rejected::TooLarge { .. } | Rejected::Refused(_) => {
+            Rejection::Invalid(rejected.to_string())
+        }
         // Another leader took over; it is known here by now, or soon.
         Rejected::Replaced => Rejection::NotLeader { leader_id: None },
         Rejected::ShuttingDown => Rejection::ShuttingDown,

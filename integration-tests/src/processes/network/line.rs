@@ -105,7 +105,7 @@ impl Line {
         }
     }
 
-    /// What becomes of a datagram: nothing, itself, or itself twice.
+    /// Turns a datagram into nothing, itself, or itself twice.
     fn admit(&mut self, mut parcel: Parcel) {
         let mut direction = lock(&self.direction);
         let conditions = direction.conditions.clone();
@@ -152,7 +152,7 @@ impl Line {
         while let Some(first) = self.in_flight.first_entry().filter(|first| first.key().0 <= now) {
             let Parcel { bytes, leaves, target } = first.remove();
             self.in_flight_bytes -= bytes.len();
-            // Lost if nobody is there, or the machine has no room for it.
+            // Lost if no socket is there, or the machine has no room for it.
             let _ = leaves.send_to(&bytes, target).await;
         }
     }

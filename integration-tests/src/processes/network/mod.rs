@@ -66,7 +66,7 @@ impl Conditions {
     }
 }
 
-/// What has gone through one direction.
+/// Datagrams of one direction.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Traffic {
     pub passed_count: u64,
@@ -76,7 +76,7 @@ pub struct Traffic {
 /// All links of a cluster. Dropped, nothing goes through any more.
 pub struct Network {
     directions: BTreeMap<(NodeId, NodeId), Shared>,
-    /// As what (first) sees (second).
+    /// The address at which (first) sees (second).
     addresses: BTreeMap<(NodeId, NodeId), SocketAddr>,
     seed: u64,
     tasks: JoinSet<()>,

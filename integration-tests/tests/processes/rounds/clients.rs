@@ -11,7 +11,7 @@ pub(super) enum Fault {
     AllCutOffFromLeader,
     /// The others go on.
     SomeCutOffFromLeader,
-    /// What is asked of the leader arrives, what it answers does not.
+    /// Requests reach the leader, its answers do not come back.
     AnswersOfLeaderLost,
 }
 

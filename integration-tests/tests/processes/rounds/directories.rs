@@ -1,4 +1,4 @@
-//! What people and decay do to the directory of a node that is stopped.
+//! Damage that people and decay do to the directory of a node that is stopped.
 
 use std::fs;
 use std::path::PathBuf;
@@ -63,7 +63,7 @@ impl Run {
         flip(&file, place);
         self.cluster.node(victim).start();
         says_what_to_do(&self.cluster.node(victim).gives_up().await, "damage");
-        // What is refused is not altered: with the byte as it was, all is well.
+        // A refused directory is not altered: with the byte as it was, all is well.
         flip(&file, place);
         self.cluster.node(victim).start();
     }
@@ -84,7 +84,7 @@ impl Run {
             let mut half = || format!("{:032x}", self.chance.random::<u128>());
             let needle = half() + &half();
             self.cluster.client().put("needle", needle.clone()).await.unwrap();
-            // What follows it makes it the middle of the log, and no torn end.
+            // Later records make it the middle of the log, and no torn end.
             load.advances_by(WRITES_MIN).await;
             self.cluster.converges().await;
             self.cluster.node(victim).kill().await;
@@ -101,7 +101,7 @@ impl Run {
         panic!("{ATTEMPTS} times the needle was not where the log is written");
     }
 
-    /// Anywhere in it. It is noticed at the start, or when somebody needs it, or nobody ever does.
+    /// Anywhere in it. It is noticed at the start, or when it is needed, or never.
     async fn flip_byte_of_snapshot(&mut self, victim: NodeId) {
         self.cluster.empty(victim).await;
         self.cluster.node(victim).start();

@@ -11,7 +11,7 @@ use super::Run;
 pub(super) enum Fault {
     Isolate,
     IsolateLeader,
-    /// The leader hears nobody, or nobody hears it.
+    /// The leader hears no peer, or no peer hears it.
     LeaderDeaf,
     LeaderMute,
     OneWay,

@@ -1,4 +1,4 @@
-//! What some faults need, whether it is here, and that they are not run if it is not.
+//! The means that some faults need; a fault whose means is missing is not run.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

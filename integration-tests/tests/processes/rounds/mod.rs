@@ -36,7 +36,7 @@ use self::report::{Report, Round};
 const ROUNDS_DEFAULT: u64 = 6;
 /// Writes that have to be acknowledged before a fault, or it has hit nothing, and after it.
 const WRITES_MIN: u64 = 20;
-/// Of state that is there from the beginning, so that a snapshot takes its time. Chance, so that it cannot
+/// Keys that are there from the beginning, so that a snapshot takes its time. Chance, so that it cannot
 /// be made smaller.
 const BULK_KEYS: u32 = 64;
 const BULK_VALUE_BYTES: usize = 16 << 10;

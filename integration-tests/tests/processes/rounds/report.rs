@@ -1,4 +1,4 @@
-//! What the rounds were, one line each, and what they were together.
+//! The report: a line for each round, and a table of all.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
