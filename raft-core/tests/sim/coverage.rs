@@ -71,6 +71,7 @@ things! {
     Chain: 170, "chains";
     Star: 160, "stars";
     Disturbed: 100, "followers that cannot hear a leader whom the others hear";
+    HalfAlive: 50, "nodes that stay half alive: they answer, and do no work";
     CoreOnly: 270, "recoveries with a majority only";
     Recovery: 2000, "recoveries";
 }

@@ -88,10 +88,10 @@ impl fmt::Display for Fault {
     }
 }
 
-pub fn draw(random: &mut Random, mix: &Mix) -> Vec<Fault> {
+pub fn draw(random: &mut Random, mix: &Mix, candidates: &[Kind]) -> Vec<Fault> {
     let mut kinds = Vec::new();
     for _ in 0..random.below(6) {
-        kinds.push(*random.pick(&KINDS));
+        kinds.push(*random.pick(candidates));
     }
     if kinds.is_empty() {
         return Vec::new();

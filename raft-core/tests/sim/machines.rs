@@ -26,6 +26,7 @@ impl Node {
             promise: Promise::default(),
             paused_until: 0,
             hung: 0,
+            machine_hangs: false,
             slowness: 1,
             crashes_in: None,
             down_us: 0,
@@ -76,7 +77,8 @@ impl Simulation {
         let mean_us = if self.network.calm { 20 } else { self.plan.mix.apply_mean_us };
         let node = self.node_mut(id);
         let life_number = node.life_number;
-        if node.life.as_ref().is_some_and(|life| !life.applying.is_empty()) {
+        let is_busy = node.life.as_ref().is_some_and(|life| !life.applying.is_empty());
+        if is_busy && !node.machine_hangs {
             let takes_us = node.random.between(1, 2 * mean_us);
             self.schedule(self.now + takes_us, Event::Applied { node: id, life: life_number });
         }
@@ -84,6 +86,10 @@ impl Simulation {
 
     /// The machine has done its oldest piece of work.
     pub fn on_applied(&mut self, id: NodeId) {
+        if self.node(id).machine_hangs {
+            // It hung before this piece was finished.
+            return;
+        }
         let work = self.life(id).applying.pop_front().expect("the machine was busy with it");
         let index = match work {
             Work::Apply(entries) => {

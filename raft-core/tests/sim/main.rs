@@ -10,7 +10,7 @@
 //!
 //! | | |
 //! |---|---|
-//! | `SIM_SEEDS=20000` | more fixed seeds than 2,000 |
+//! | `SIM_SEEDS=20000` | more fixed seeds than 2,000, and than 300 of each [`profile`] |
 //! | `SIM_SECONDS=60` | fresh seeds for as long (none otherwise); `SIM_FIRST` says which |
 //! | `SIM_SCALE=long` | longer runs |
 //! | `SIM_SEED=17` | the trace of one run, by the test `one_seed` |
@@ -37,6 +37,7 @@ mod network;
 mod node;
 mod oracle;
 mod plan;
+mod profile;
 mod recovery;
 mod resends;
 mod run;
@@ -53,10 +54,13 @@ use std::time::{Duration, Instant};
 
 use coverage::What;
 use plan::{KNOBS, LONG, Plan, SHORT, Scale};
+use profile::{PROFILES, Profile};
 use run::{run_quietly, run_recording, run_seeds, threads};
 use shrink::Kept;
 
 const FIXED_SEEDS: u64 = 2_000;
+/// Of each profile.
+const PROFILE_SEEDS: u64 = 300;
 
 fn setting(name: &str) -> Option<u64> {
     env::var(name).ok().map(|value| value.parse().expect("a number"))
@@ -84,6 +88,39 @@ fn fixed_seeds() {
     report(&coverage, since.elapsed());
     if count >= FIXED_SEEDS {
         coverage.check();
+    }
+}
+
+/// T3. Seeds of each profile of every test run.
+#[test]
+fn fixed_seeds_of_profiles() {
+    let count = setting("SIM_SEEDS").unwrap_or(PROFILE_SEEDS);
+    for profile in PROFILES {
+        let (first, since) = (profile.first_seed(), now());
+        let coverage = run_seeds(first, scale(), |seed| seed - first < count);
+        let steps = coverage.of(What::Step);
+        println!("{profile:?}: {count} runs, {steps} steps in {:.1?}", since.elapsed());
+        if count >= PROFILE_SEEDS {
+            check_profile(profile, &coverage);
+        }
+    }
+}
+
+/// A profile that does not bring about what it is for finds nothing.
+fn check_profile(profile: Profile, coverage: &coverage::Coverage) {
+    let needed: &[(What, u64)] = match profile {
+        Profile::Uniform => &[],
+        Profile::LostDiskStaleLeader => &[(What::LostDisk, 100), (What::Recovered, 100)],
+        Profile::NoPreVoteSlowDisks => &[(What::Hang, 100), (What::LostDisk, 30)],
+        Profile::SnapshotsTruncation => &[(What::Truncation, 50), (What::Install, 100)],
+        Profile::TransferLostDisk => &[(What::ElectionByTransfer, 30), (What::LostDisk, 50)],
+        Profile::RecoveryPartition => &[(What::LostDisk, 50), (What::Recovered, 50)],
+        Profile::Founding => &[(What::LostDisk, 30), (What::Recovery, PROFILE_SEEDS)],
+        Profile::HungDiskReads => &[(What::Hang, 60), (What::ReadConfirmed, 3_000)],
+    };
+    for (what, least) in needed {
+        let count = coverage.of(*what);
+        assert!(count >= *least, "{profile:?}: {what:?} {count} times, not {least}");
     }
 }
 
@@ -151,6 +188,13 @@ fn fresh_seeds() {
     let since = now();
     let coverage = run_seeds(first, scale(), |_| since.elapsed() < Duration::from_secs(seconds));
     report(&coverage, since.elapsed());
+    for profile in PROFILES {
+        // A tenth of the time for each; the seeds of a profile differ from the fixed ones.
+        let (first, since) = (profile.first_seed() + (first >> 16), now());
+        let limit = Duration::from_millis(100 * seconds);
+        let coverage = run_seeds(first, scale(), |_| since.elapsed() < limit);
+        println!("{profile:?}: {} runs from seed {first}", coverage.of(What::Recovery));
+    }
     assert!(coverage.of(What::Recovery) > 0, "not a single run in {seconds} seconds");
 }
 

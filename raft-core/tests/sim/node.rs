@@ -101,6 +101,8 @@ pub struct Node {
     pub paused_until: u64,
     /// How many faults hang the disk.
     pub hung: u32,
+    /// The state machine takes work and finishes none.
+    pub machine_hangs: bool,
     pub slowness: u64,
     /// Crashes after so many more effects.
     pub crashes_in: Option<u64>,

@@ -8,6 +8,7 @@ use raft_core::types::NodeId;
 
 use crate::common::Random;
 use crate::fault::{self, Fault};
+use crate::profile::Profile;
 
 /// How long a run is, and how hard its machines work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,12 +106,14 @@ impl Plan {
         let mut random = Random::new(seed);
         random.stir();
         let mut mix = Mix::draw(&mut random, scale);
-        let faults = fault::draw(&mut random, &mix);
+        let profile = Profile::of(seed);
+        let faults = fault::draw(&mut random, &mix, profile.kinds());
         // A stream of its own, for the sake of the seeds that found something.
         let mut random = Random::new(seed ^ 0xd15c_0000_0000_0000);
         random.stir();
         mix.is_founding = random.percent(15);
         mix.lost_disks = random.sometimes(50, 100, 900);
+        profile.apply(&mut mix);
         Self { seed, mix, faults }
     }
 

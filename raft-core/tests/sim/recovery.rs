@@ -51,7 +51,7 @@ impl Simulation {
         }
     }
 
-    /// All nodes, or a majority while the others stay dead, or cut off in one of three ways.
+    /// All nodes, or a majority while the others stay dead, cut off in one of three ways, or half alive.
     fn choose_core(&mut self) -> Vec<NodeId> {
         let mix = &self.plan.mix;
         let mut dice = Random::new(mix.fate_of_rest);
@@ -64,10 +64,16 @@ impl Simulation {
             while core.len() > self.oracle.majority() {
                 let id = core.remove(dice.below(core.len()));
                 self.outside.push(id);
-                match dice.below(4) {
+                match dice.below(6) {
                     0 if is_disturbing_harmless => self.cut_off(id, true, true),
                     1 if is_disturbing_harmless => self.cut_off(id, true, false),
                     2 if is_disturbing_harmless => self.cut_off(id, false, true),
+                    3 if is_disturbing_harmless && self.node(id).is_up() => {
+                        self.half_alive(id, false)
+                    }
+                    4 if is_disturbing_harmless && self.node(id).is_up() => {
+                        self.half_alive(id, true)
+                    }
                     _ => {
                         self.node_mut(id).down_us = u64::MAX / 2;
                         self.crash(id);
@@ -83,6 +89,18 @@ impl Simulation {
             }
         }
         core
+    }
+
+    /// T2. It answers, and does no work: its disk or its state machine hangs (C10, C11).
+    fn half_alive(&mut self, id: NodeId, with_disk: bool) {
+        self.tell(|| format!("{id} stays half alive, its disk works: {with_disk}"));
+        self.coverage.count(What::HalfAlive);
+        let node = self.node_mut(id);
+        if with_disk {
+            node.machine_hangs = true;
+        } else {
+            node.hung += 1;
+        }
     }
 
     fn cut_off(&mut self, id: NodeId, hears_nothing: bool, is_not_heard: bool) {
@@ -107,7 +125,8 @@ impl Simulation {
         };
         let last_index = self.nodes.iter().map(last_index).max();
         let transfer_us = 1000 * mix.snapshot_bytes_max / mix.bandwidth_bytes_per_ms;
-        30 * mix.election_timeout_us
+        // A leader whose machine hangs notices after 16 timeouts.
+        60 * mix.election_timeout_us
             + 10_000 * last_index.unwrap_or(0)
             + 2 * transfer_us * mix.voter_count
     }

@@ -71,7 +71,11 @@ impl Simulation {
             resends.sent_at.resize(end, None);
         }
         let mut repeated = Repeated::default();
-        if resends.sent_at[first].is_some() {
+        // A peer that is set back, by one reason, is sent all that it has not acknowledged, once: with a
+        // window of one entry these are as many appends as entries.
+        let is_due =
+            |at: Time| own_time.since(at) >= config.election_timeout || resends.reason_at >= at;
+        if resends.sent_at[first].is_some_and(|at| !is_due(at)) {
             resends.appends += 1;
         }
         for sent_at in &mut resends.sent_at[first..end] {

@@ -107,12 +107,10 @@ impl Leader {
         common: &mut Common,
         now: Time,
     ) -> Transition {
-        if now >= self.next_check {
-            if self.must_step_down(common, now) {
-                return Transition::Follow;
-            }
-            self.next_check = now + common.config.heartbeat_interval;
+        if self.must_step_down(common, now) {
+            return Transition::Follow;
         }
+        self.next_check = now + common.config.heartbeat_interval;
         self.transfer.take_if(|transfer| transfer.deadline <= now);
         if now >= self.next_heartbeat {
             self.start_round(common, now);

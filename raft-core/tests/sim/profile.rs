@@ -1,0 +1,109 @@
+//! Profiles: plans that force features to meet whose meeting is rare (T3).
+//!
+//! A bug that needs a lost disk *and* a stale leader took 25,000 seeds that were biased towards it;
+//! thousands of uniform ones did not reach it. The profile is in the highest byte of a seed, so that a
+//! seed alone replays a run.
+
+use crate::fault::{KINDS, Kind};
+use crate::plan::Mix;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    Uniform,
+    /// Disks are lost while old leaders still believe that they lead: no check quorum, no pre-vote.
+    LostDiskStaleLeader,
+    /// Votes and acknowledgements are held back behind slow and hung disks; no pre-vote.
+    NoPreVoteSlowDisks,
+    /// Logs are compacted early and replaced by snapshots while they are being truncated.
+    SnapshotsTruncation,
+    /// Leadership is handed over all the time, and disks are lost.
+    TransferLostDisk,
+    /// Nodes recover while links fail.
+    RecoveryPartition,
+    /// The cluster is founded while messages are lost and late, nodes crash, and disks are lost.
+    Founding,
+    /// Disks hang under readers and writers.
+    HungDiskReads,
+}
+
+pub const PROFILES: [Profile; 7] = [
+    Profile::LostDiskStaleLeader,
+    Profile::NoPreVoteSlowDisks,
+    Profile::SnapshotsTruncation,
+    Profile::TransferLostDisk,
+    Profile::RecoveryPartition,
+    Profile::Founding,
+    Profile::HungDiskReads,
+];
+
+const SHIFT: u32 = 56;
+
+impl Profile {
+    /// The profile that a seed names.
+    pub fn of(seed: u64) -> Self {
+        let number = (seed >> SHIFT) as usize;
+        number.checked_sub(1).map_or(Profile::Uniform, |place| PROFILES[place % PROFILES.len()])
+    }
+
+    /// The first of this profile's seeds.
+    pub fn first_seed(self) -> u64 {
+        let place = PROFILES.iter().position(|profile| *profile == self);
+        place.map_or(0, |place| (place as u64 + 1) << SHIFT)
+    }
+
+    /// The kinds of faults that a schedule is drawn from.
+    pub fn kinds(self) -> &'static [Kind] {
+        use Kind::*;
+        match self {
+            Profile::Uniform => &KINDS,
+            Profile::LostDiskStaleLeader => &[OneWay, Halves, Isolate, Crash, Crash, SendOnly],
+            Profile::NoPreVoteSlowDisks => &[HangDisk, SlowDisk, Crash, CrashMidway, Halves, Pause],
+            Profile::SnapshotsTruncation => &[Halves, Isolate, CrashLeaders, Crash, CrashMidway],
+            Profile::TransferLostDisk => &[Crash, CrashMidway, Isolate, Pause, HangDisk],
+            Profile::RecoveryPartition => &[OneWay, Bridge, Ring, Chain, Star, Crash, HearOnly],
+            Profile::Founding => &[Crash, CrashMidway, CrashAll, OneWay, Isolate, HangDisk, Pause],
+            Profile::HungDiskReads => &[HangDisk, SlowDisk, Bridge, OneWay, Clog],
+        }
+    }
+
+    pub fn apply(self, mix: &mut Mix) {
+        match self {
+            Profile::Uniform => {}
+            Profile::LostDiskStaleLeader => {
+                (mix.pre_vote, mix.check_quorum) = (false, false);
+                mix.voter_count = 3;
+                mix.lost_disks = 900;
+            }
+            Profile::NoPreVoteSlowDisks => {
+                mix.pre_vote = false;
+                mix.lost_disks = 400;
+                mix.disk_mean_us = mix.election_timeout_us / 3;
+            }
+            Profile::SnapshotsTruncation => {
+                mix.snapshot_threshold_bytes = 200;
+                mix.install_crashes = 200;
+                mix.voter_count = mix.voter_count.max(3);
+            }
+            Profile::TransferLostDisk => {
+                mix.transfers = 60;
+                mix.lost_disks = 700;
+                mix.voter_count = mix.voter_count.max(3);
+            }
+            Profile::RecoveryPartition => {
+                mix.lost_disks = 900;
+                mix.voter_count = mix.voter_count.max(3);
+            }
+            Profile::Founding => {
+                mix.is_founding = true;
+                mix.lost_disks = 500;
+                mix.loss = 100;
+                mix.voter_count = mix.voter_count.max(2);
+            }
+            Profile::HungDiskReads => {
+                mix.reads = 700;
+                mix.client_gap_us = mix.election_timeout_us / 50;
+                mix.voter_count = mix.voter_count.max(3);
+            }
+        }
+    }
+}
