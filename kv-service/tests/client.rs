@@ -47,6 +47,8 @@ struct Nodes(Arc<Mutex<State>>);
 #[derive(Default)]
 struct State {
     acts: VecDeque<Act>,
+    /// Connecting takes two of them until the greeting can be sent, an answer takes one.
+    round_trip: Duration,
     /// The last act is done again and again.
     last: Option<Act>,
     session_count: u64,
@@ -63,6 +65,10 @@ impl Nodes {
 
     fn client(&self) -> Client {
         Client::with_seed(Arc::new(self.clone()), DEADLINE, 1)
+    }
+
+    fn round_trip(&self) -> Duration {
+        self.0.lock().unwrap().round_trip
     }
 
     fn writes(&self) -> Vec<(u64, u64, u64)> {
@@ -102,8 +108,11 @@ impl Nodes {
             value_bytes_max: 100,
             requests_max: 100,
         };
+        let round_trip = self.round_trip();
+        tokio::time::sleep(round_trip).await;
         say(&mut stream, &hello).await;
         while let Some(Request { id, kind }) = hear(&mut stream, &mut frames).await {
+            tokio::time::sleep(round_trip).await;
             match self.act(&kind) {
                 Say(reply) => say(&mut stream, &Response { id, reply }).await,
                 HangUp => return,
@@ -143,10 +152,11 @@ impl Connector for Nodes {
     }
 
     async fn connect(&self, node: u64) -> Result<Stream, String> {
+        tokio::time::sleep(2 * self.round_trip()).await;
         let (ours, theirs) = tokio::io::duplex(1 << 16);
         tokio::spawn(self.clone().serve(node, theirs));
         let (reader, writer) = tokio::io::split(ours);
-        Ok(Stream { reader: Box::new(reader), writer: Box::new(writer), guard: Box::new(()) })
+        Ok(Stream::new(reader, writer, ()))
     }
 
     async fn close(&self) {}
@@ -232,4 +242,28 @@ async fn a_refusal_speaks_for_earlier_attempts_only_if_it_is_kept() {
         assert_eq!(outcome([refuse(refusal)]).await, Outcome::NotExecuted);
         assert_eq!(outcome([HangUp, refuse(refusal)]).await, Outcome::Unknown);
     }
+}
+
+/// S7. Nodes that are far away are reached, and an answer that takes a round trip is not asked for twice.
+#[tokio::test(start_paused = true)]
+async fn nodes_far_away_are_reached() {
+    for round_trip_ms in [0, 200, 600, 1500] {
+        let nodes = Nodes::new([Say(Reply::Written(ANSWER))]);
+        nodes.0.lock().unwrap().round_trip = Duration::from_millis(round_trip_ms);
+        let client = nodes.client().with_deadline(Duration::from_secs(20));
+        for sequence in 1..=3 {
+            let written = client.put("k", "v").await;
+            assert_eq!(written, Ok(ANSWER), "{round_trip_ms} ms");
+            assert_eq!(nodes.writes().len(), sequence, "{round_trip_ms} ms: each is sent once");
+        }
+    }
+}
+
+/// S7. Within the default deadline, from the first call on.
+#[tokio::test(start_paused = true)]
+async fn six_hundred_milliseconds_fit_the_default_deadline() {
+    let nodes = Nodes::new([Say(Reply::Written(ANSWER))]);
+    nodes.0.lock().unwrap().round_trip = Duration::from_millis(600);
+    let deadline = kv_service::config::default_deadline();
+    assert_eq!(nodes.client().with_deadline(deadline).put("k", "v").await, Ok(ANSWER));
 }

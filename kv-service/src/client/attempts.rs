@@ -128,7 +128,9 @@ impl<'a> Attempts<'a> {
                 return Err(Next::Again);
             }
         };
-        let until = self.deadline.min(Instant::now() + self.patience);
+        // A node that is far away needs a round trip at least, however it hurries.
+        let patience = self.patience.max(self.links.round_trip_patience(node));
+        let until = self.deadline.min(Instant::now() + patience);
         let (why, void) = match timeout_at(until, connection.call(request())).await {
             Ok(Ok(reply)) => {
                 self.links.heard_from(node);

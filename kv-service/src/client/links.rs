@@ -1,12 +1,17 @@
-//! The connections of one client: at most one to each node, made when it is needed, and who is
+//! The connections of one client: at most one to each node, made when it is needed, and the node that is
 //! believed to lead.
 //!
-//! A leader that dies is named by the others until they notice. Who believed them would wait for the
-//! dead one again; so a node that was waited for in vain is passed over for as long as that lasted, but
-//! for [`PASSED_OVER_MAX`] at most, whoever names it. It may live, and the others may be right.
+//! A leader that dies is named by the others until they notice. A client that believed them would wait for
+//! the dead one again; so a node that was waited for in vain is passed over for as long as that lasted, but
+//! for [`PASSED_OVER_MAX`] at most, whichever node names it. It may live, and the others may be right.
+//!
+//! The patience of an attempt to connect adapts to the round trip, because nodes may be far away. Before
+//! any node was reached, it doubles with each attempt of the client that ends without an answer. Then four
+//! times what the slowest connection took is enough, and it doubles with the attempts at one node only,
+//! while callers wait no longer than for a node that lives: a dead node must not make each call slow.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,8 +23,15 @@ use super::connection::Connection;
 use crate::chance::Chance;
 use crate::stream::Connector;
 
-/// How long one attempt to connect may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_millis(700);
+/// Patience of an attempt to connect while nothing is known about the round trip.
+const CONNECT_PATIENCE: Duration = Duration::from_millis(700);
+/// No attempt takes longer. Three round trips of two seconds fit.
+const CONNECT_PATIENCE_MAX: Duration = Duration::from_secs(8);
+/// Attempts at a node that does not answer while others do take up to this, or what was learned. Short,
+/// because an attempt that began before the node was up notices late that it is.
+const KNOWN_PATIENCE_MAX: Duration = Duration::from_secs(4);
+/// A connection takes this many times what the slowest one took, or less.
+const CONNECT_MARGIN: u32 = 4;
 /// Calls that come within this time of a failed attempt share its result.
 const FAILURE_SHARED_FOR: Duration = Duration::from_millis(30);
 /// Others have noticed by then that their leader is dead, and a node that was restarted is not missed for
@@ -34,6 +46,8 @@ pub(super) struct Links {
     pub(super) chance: Chance,
     nodes: Vec<NodeId>,
     links: BTreeMap<NodeId, Link>,
+    /// Attempts that ended without an answer before the first node was reached.
+    timeout_count: AtomicU32,
     /// The node that is asked first.
     target: AtomicU64,
     closed: AtomicBool,
@@ -45,6 +59,10 @@ struct Link {
     /// Until when others are asked because this one was waited for in vain, in microseconds since
     /// [`Links::made_at`]; 0 when it answered since.
     passed_over_until_us: AtomicU64,
+    /// What the last connection took, three round trips, in microseconds; 0 before the first.
+    connect_us: AtomicU64,
+    /// Attempts in a row that ended without an answer.
+    timeout_count: AtomicU32,
     /// Held while connecting; when and why the last attempt failed.
     connecting: Arc<tokio::sync::Mutex<Option<(Instant, String)>>>,
 }
@@ -57,7 +75,18 @@ impl Links {
         let target = AtomicU64::new(nodes[chance.below(nodes.len())]);
         let closed = AtomicBool::new(false);
         let made_at = Instant::now();
-        Self { connector, client_name, chance, made_at, nodes, links, target, closed }
+        let timeout_count = AtomicU32::new(0);
+        Self {
+            connector,
+            client_name,
+            chance,
+            made_at,
+            nodes,
+            links,
+            timeout_count,
+            target,
+            closed,
+        }
     }
 
     pub(super) fn nodes(&self) -> &[NodeId] {
@@ -114,8 +143,35 @@ impl Links {
         next.or_else(|| round().next()).expect("a checked configuration names nodes")
     }
 
-    /// A live connection to the node. Whoever gives up waiting does not stop the attempt: a caller
-    /// with little time leaves a connection to the next one.
+    /// How long an answer of the node may be under way: what connecting took, which is three round trips.
+    pub(super) fn round_trip_patience(&self, node: NodeId) -> Duration {
+        let connect_us = |link: &Link| link.connect_us.load(Ordering::Relaxed);
+        Duration::from_micros(self.links.get(&node).map_or(0, connect_us))
+    }
+
+    /// Enough for a connection to the slowest node that was ever reached; `None` before the first one.
+    fn learned_patience(&self) -> Option<Duration> {
+        let slowest = self.links.keys().map(|node| self.round_trip_patience(*node)).max();
+        let learned = slowest.filter(|took| !took.is_zero())?.saturating_mul(CONNECT_MARGIN);
+        Some(learned.clamp(CONNECT_PATIENCE, CONNECT_PATIENCE_MAX))
+    }
+
+    /// How long the next attempt to connect may take.
+    fn attempt_patience(&self, link: &Link) -> Duration {
+        let doubled = |patience: Duration, count: &AtomicU32| {
+            let factor = 1u32.checked_shl(count.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
+            patience.saturating_mul(factor)
+        };
+        match self.learned_patience() {
+            None => doubled(CONNECT_PATIENCE, &self.timeout_count).min(CONNECT_PATIENCE_MAX),
+            Some(learned) => {
+                doubled(learned, &link.timeout_count).min(KNOWN_PATIENCE_MAX.max(learned))
+            }
+        }
+    }
+
+    /// A live connection to the node. A caller that gives up waiting does not stop the attempt: it leaves
+    /// a connection to the next caller.
     pub(super) async fn connection(
         self: &Arc<Self>,
         node: NodeId,
@@ -124,6 +180,19 @@ impl Links {
         if let Some(live) = link.live() {
             return Ok(live);
         }
+        match self.learned_patience() {
+            None => self.new_connection(node, link).await,
+            Some(patience) => timeout(patience, self.new_connection(node, link))
+                .await
+                .unwrap_or_else(|_| Err(format!("no connection within {patience:?}"))),
+        }
+    }
+
+    async fn new_connection(
+        self: &Arc<Self>,
+        node: NodeId,
+        link: &Link,
+    ) -> Result<Arc<Connection>, String> {
         let failure = Arc::clone(&link.connecting).lock_owned().await;
         if let Some(live) = link.live() {
             return Ok(live);
@@ -142,22 +211,30 @@ impl Links {
         node: NodeId,
         mut failure: OwnedMutexGuard<Option<(Instant, String)>>,
     ) -> Result<Arc<Connection>, String> {
+        let link = &self.links[&node];
+        let (since, patience) = (Instant::now(), self.attempt_patience(link));
         let attempt = async {
             let stream = self.connector.connect(node).await?;
             Connection::open(stream, &self.client_name).await
         };
-        let opened = match timeout(CONNECT_TIMEOUT, attempt).await {
+        let opened = match timeout(patience, attempt).await {
             Ok(result) => result,
-            Err(_) => Err(format!("no connection within {CONNECT_TIMEOUT:?}")),
+            Err(_) => {
+                self.timeout_count.fetch_add(1, Ordering::Relaxed);
+                link.timeout_count.fetch_add(1, Ordering::Relaxed);
+                Err(format!("no connection within {patience:?}"))
+            }
         };
         *failure = opened.as_ref().err().map(|why| (Instant::now(), why.clone()));
         let connection = Arc::new(opened?);
+        link.timeout_count.store(0, Ordering::Relaxed);
+        link.connect_us.store(since.elapsed().as_micros().max(1) as u64, Ordering::Relaxed);
         if let Some(leader) = connection.hello().leader_id
             && self.target() == node
         {
             self.aim_at(leader);
         }
-        self.links[&node].keep(Arc::clone(&connection));
+        link.keep(Arc::clone(&connection));
         if self.is_closed() {
             connection.close();
         }
