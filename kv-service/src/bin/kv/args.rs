@@ -191,6 +191,8 @@ pub(crate) struct ClientArgs {
 }
 
 /// Print the value of a key; exit code 1 if there is none.
+///
+/// A terminal gets bytes that do not print escaped; a file or a pipe gets the value as it is.
 #[derive(Debug, clap::Args)]
 pub(crate) struct GetArgs {
     #[arg(value_parser = bytes_parser())]
@@ -252,7 +254,8 @@ pub(crate) struct CasArgs {
 /// Print keys and values in the order of keys: `KEY<TAB>VALUE`, or with --json one object a line.
 ///
 /// A scan of many keys is asked for in pages: each page is consistent, two pages may be from
-/// different moments.
+/// different moments. A terminal gets tabs, line ends and bytes that do not print escaped; a file or a pipe
+/// gets keys and values as they are, so where they may hold tabs or line ends, use --json.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ScanArgs {
     /// Only keys that begin with this

@@ -74,12 +74,12 @@ pub(crate) async fn get(config: Option<&Path>, args: GetArgs) -> anyhow::Result<
     connect::close(&client, connect::AFTER_QUESTIONS).await;
     let record = told(found, "get", &args.client)?;
     if record.is_none() {
-        output::complain(&format!("not found: {}", output::text(&args.key)));
+        output::complain(&format!("not found: {}", output::escaped(&args.key, |_| false)));
     }
     let read = if args.client.json {
         output::show(json_text(&Entry::new(&args.key, record.as_ref())).as_bytes())?
     } else if let Some(record) = &record {
-        output::show(&record.value)?
+        output::show_value(&record.value)?
     } else {
         true
     };
@@ -179,7 +179,7 @@ fn show_page(page: &ScanPage, json: bool) -> anyhow::Result<bool> {
         let read = if json {
             output::show(json_text(&Entry::new(key, Some(record))).as_bytes())?
         } else {
-            output::show(&[key, &b"\t"[..], &record.value].concat())?
+            output::show_record(key, &record.value)?
         };
         if !read {
             return Ok(false);

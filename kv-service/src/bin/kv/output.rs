@@ -4,7 +4,9 @@
 //! it is, so [`tell`] complains and changes nothing; a question that cannot be answered here was for
 //! nothing, so [`show`] fails, except for a reader that left (`| head`), who has what it wanted.
 
-use std::io::{self, Write};
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::io::{self, IsTerminal, Write};
 
 use anyhow::Context;
 use serde::Serialize;
@@ -38,6 +40,59 @@ pub(crate) fn show(bytes: &[u8]) -> anyhow::Result<bool> {
     }
 }
 
+/// Shows a stored value. Returns false if no reader is left.
+///
+/// # Errors
+/// As [`show`].
+pub(crate) fn show_value(value: &[u8]) -> anyhow::Result<bool> {
+    show(&value_for(value, io::stdout().is_terminal()))
+}
+
+/// Shows a key and its value in one line. Returns false if no reader is left.
+///
+/// # Errors
+/// As [`show`].
+pub(crate) fn show_record(key: &[u8], value: &[u8]) -> anyhow::Result<bool> {
+    show(&record_for(key, value, io::stdout().is_terminal()))
+}
+
+/// Programs get the bytes. A terminal would obey escape sequences that another client has stored, so it gets
+/// them escaped; lines and tabs of a text stay.
+fn value_for(value: &[u8], is_terminal: bool) -> Cow<'_, [u8]> {
+    match is_terminal {
+        true => Cow::Owned(escaped(value, |c| matches!(c, '\n' | '\t' | '\\')).into_bytes()),
+        false => Cow::Borrowed(value),
+    }
+}
+
+/// On a terminal tabs, line ends and backslashes are escaped too, so that a line is one record.
+fn record_for(key: &[u8], value: &[u8], is_terminal: bool) -> Vec<u8> {
+    match is_terminal {
+        true => format!("{}\t{}", escaped(key, |_| false), escaped(value, |_| false)).into_bytes(),
+        false => [key, b"\t", value].concat(),
+    }
+}
+
+/// The bytes as text in which nothing acts on a terminal, but for what `is_kept` lets through.
+pub(crate) fn escaped(bytes: &[u8], is_kept: impl Fn(char) -> bool) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            // `escape_debug` escapes what does not print, and quotes, which do.
+            if is_kept(c) || matches!(c, '"' | '\'') || c.escape_debug().count() == 1 {
+                text.push(c);
+            } else {
+                text.extend(c.escape_default());
+            }
+        }
+        for byte in chunk.invalid() {
+            // Writing to a String does not fail.
+            let _ = write!(text, "\\x{byte:02x}");
+        }
+    }
+    text
+}
+
 /// One line for people, on standard error. Unlike `eprintln!` it does not panic if that is full or closed.
 pub(crate) fn complain(text: &str) {
     // There is nowhere left to say that it failed.
@@ -55,7 +110,6 @@ pub(crate) fn text(bytes: &[u8]) -> String {
 
 /// The exact bytes in hexadecimal, if [`text`] would lose some.
 pub(crate) fn hex_unless_text(bytes: &[u8]) -> Option<String> {
-    use std::fmt::Write;
     if std::str::from_utf8(bytes).is_ok() {
         return None;
     }
@@ -92,6 +146,27 @@ mod tests {
         assert_eq!(hex_unless_text("grün".as_bytes()), None);
         assert_eq!(text("grün".as_bytes()), "grün");
         assert_eq!(hex_unless_text(&[0xff, 0x00, b'a']), Some("ff0061".to_owned()));
+    }
+
+    /// S29. Stored bytes do nothing to a terminal, and programs get them as they are.
+    #[test]
+    fn a_terminal_gets_stored_bytes_escaped() {
+        let value =
+            b"\x1b[2J\x1b]0;title\x07 gr\xc3\xbcn\n\t\"it's\" \\ \xff\xc2\x9b\xe2\x80\xae\r";
+        assert_eq!(value_for(value, false), &value[..]);
+        let shown = String::from_utf8(value_for(value, true).into_owned()).unwrap();
+        let expected =
+            "\\u{1b}[2J\\u{1b}]0;title\\u{7} grün\n\t\"it's\" \\ \\xff\\u{9b}\\u{202e}\\r";
+        assert_eq!(shown, expected);
+        assert!(!shown.chars().any(|c| c.is_control() && c != '\n' && c != '\t'));
+    }
+
+    /// S29. On a terminal each record is one line with one tab.
+    #[test]
+    fn a_record_is_one_line_on_a_terminal() {
+        let (key, value) = (&b"a\tb\n"[..], &b"x\ny\\n\x00"[..]);
+        assert_eq!(record_for(key, value, true), b"a\\tb\\n\tx\\ny\\\\n\\u{0}");
+        assert_eq!(record_for(key, value, false), b"a\tb\n\tx\ny\\n\x00");
     }
 
     #[test]
