@@ -3,8 +3,8 @@
 //! Unknown keys are errors. Relative paths in a file are relative to the file's directory, so that a
 //! directory with its files can be used from anywhere. Everything that has a sensible default has it.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -65,11 +65,20 @@ pub struct Limits {
     pub value_bytes_max: ByteSize,
     /// Client connections at once; further ones are closed with a reason.
     pub client_connections_max: usize,
+    /// Part of them that one certificate may hold; further ones are closed with a reason.
+    pub certificate_connections_max: usize,
+    /// Part of them that one IPv4 address, or one IPv6 network of /64, may hold; further ones are closed
+    /// with a reason.
+    pub address_connections_max: usize,
     /// Requests of one connection that are not answered yet; the node reads no further meanwhile.
     pub connection_requests_max: usize,
     /// Requests of all connections that are not answered yet; further ones are answered `Busy`.
     pub requests_max: usize,
-    /// Answers that wait to be sent, over all connections; further reads are answered `Busy`.
+    /// Requests larger than 32 KiB that are being received, over all connections; further ones wait, and
+    /// one that does not go on at 32 KiB a second ends its connection.
+    pub receive_bytes_max: ByteSize,
+    /// Responses that wait to be sent, over all connections, beyond 16 KiB for each; further reads are
+    /// answered `Busy`, and a client that takes less than 32 KiB a second loses its connection.
     pub answer_bytes_max: ByteSize,
 }
 
@@ -79,9 +88,12 @@ impl Default for Limits {
             key_bytes_max: ByteSize(64 << 10),
             value_bytes_max: ByteSize(1 << 20),
             client_connections_max: 4096,
+            certificate_connections_max: 1024,
+            address_connections_max: 2048,
             connection_requests_max: 4096,
             requests_max: 65_536,
-            answer_bytes_max: ByteSize(256 << 20),
+            receive_bytes_max: ByteSize(64 << 20),
+            answer_bytes_max: ByteSize(128 << 20),
         }
     }
 }
@@ -180,10 +192,13 @@ impl ServerConfig {
 
     /// A node of a cluster within one process: no certificates, and a directory only if it is set.
     pub fn in_process(node_id: NodeId, nodes: impl IntoIterator<Item = NodeId>) -> Self {
-        // Never bound: the port only has to make sense.
-        let address = |id| NodeAddress { id, address: "127.0.0.1:1".to_owned() };
+        // Neither bound nor looked up.
+        let address = |id| NodeAddress { id, address: format!("node-{id}:1") };
         let nodes = nodes.into_iter().map(address).collect();
-        Self::new("in-process", node_id, PathBuf::new(), TlsFiles::default(), nodes)
+        let tls = TlsFiles::default();
+        let mut config = Self::new("in-process", node_id, PathBuf::new(), tls, nodes);
+        config.listen = Some(SocketAddr::from(([127, 0, 0, 1], 1)));
+        config
     }
 
     /// Reads and checks a file.
@@ -207,47 +222,15 @@ impl ServerConfig {
     /// [`ConfigError::Invalid`] names the field and what it must be.
     pub fn check(&self) -> Result<(), ConfigError> {
         check_cluster(&self.cluster_id, &self.nodes)?;
-        let invalid = |message: String| Err(ConfigError::Invalid(message));
-        if !self.nodes.iter().any(|node| node.id == self.node_id) {
-            return invalid(format!("node_id {} is not among `nodes`", self.node_id));
-        }
-        let Limits {
-            key_bytes_max,
-            value_bytes_max,
-            client_connections_max,
-            connection_requests_max,
-            requests_max,
-            answer_bytes_max,
-        } = &self.limits;
-        if !(1..=64 << 10).contains(&key_bytes_max.0) {
-            return invalid(format!("limits.key_bytes_max is {key_bytes_max}: 1B to 64KiB"));
-        }
-        if !(1..=VALUE_BYTES_CEILING).contains(&value_bytes_max.0) {
-            let ceiling = ByteSize(VALUE_BYTES_CEILING);
-            return invalid(format!(
-                "limits.value_bytes_max is {value_bytes_max}: 1B to {ceiling}"
-            ));
-        }
-        if *answer_bytes_max < ByteSize(2 * VALUE_BYTES_CEILING) {
-            return invalid("limits.answer_bytes_max: at least 32MiB".to_owned());
-        }
-        let counts = [client_connections_max, connection_requests_max, requests_max];
-        if counts.contains(&&0) {
-            return invalid("limits of connections and requests: at least 1".to_owned());
-        }
-        let Timeouts { heartbeat, election } = self.timeouts;
-        if election > DURATION_MAX || self.sessions.ttl > 365 * DURATION_MAX {
-            return invalid("timeouts.election: at most a day; sessions.ttl: a year".to_owned());
-        }
-        if heartbeat.is_zero() || heartbeat > election / 3 {
-            return invalid(format!(
-                "timeouts.election ({election:?}) must be at least three times timeouts.heartbeat \
-                 ({heartbeat:?}), or one lost packet deposes a leader"
-            ));
-        }
-        if self.sessions.ttl < Duration::from_secs(1) || self.sessions.count_max == 0 {
-            return invalid("sessions: ttl at least 1s, count_max at least 1".to_owned());
-        }
+        let own = self.nodes.iter().any(|node| node.id == self.node_id);
+        require(own, || format!("node_id {} is not among `nodes`", self.node_id))?;
+        let max_raft_state = self.max_raft_state;
+        require(max_raft_state <= SIZE_CEILING, || {
+            format!("max_raft_state is {max_raft_state}: at most {SIZE_CEILING}; 0 never compacts")
+        })?;
+        self.limits.check()?;
+        self.timeouts.check()?;
+        self.sessions.check()?;
         self.listen_address().map(|_| ())
     }
 
@@ -274,10 +257,117 @@ impl ServerConfig {
     }
 }
 
-const DURATION_MAX: Duration = Duration::from_secs(24 * 3600);
+impl Limits {
+    /// The largest command that the limits allow: a compare-and-swap carries two values.
+    pub(crate) fn command_bytes_max(&self) -> u64 {
+        2 * self.value_bytes_max.0 + self.key_bytes_max.0 + COMMAND_OVERHEAD_BYTES
+    }
+
+    /// The largest request that the limits allow: a scan carries two keys.
+    pub(crate) fn request_bytes_max(&self) -> u64 {
+        self.command_bytes_max() + self.key_bytes_max.0
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let byte = ByteSize(1);
+        check_range("limits.key_bytes_max", self.key_bytes_max, byte, KEY_BYTES_CEILING)?;
+        let value_ceiling = ByteSize(VALUE_BYTES_CEILING);
+        check_range("limits.value_bytes_max", self.value_bytes_max, byte, value_ceiling)?;
+        let response_bytes = ByteSize(2 * VALUE_BYTES_CEILING);
+        check_range(
+            "limits.answer_bytes_max",
+            self.answer_bytes_max,
+            response_bytes,
+            SIZE_CEILING,
+        )?;
+        let request_bytes = ByteSize(self.request_bytes_max());
+        check_range(
+            "limits.receive_bytes_max",
+            self.receive_bytes_max,
+            request_bytes,
+            SIZE_CEILING,
+        )?;
+        for (name, count, most) in [
+            ("client_connections_max", self.client_connections_max, CONNECTIONS_CEILING),
+            ("certificate_connections_max", self.certificate_connections_max, CONNECTIONS_CEILING),
+            ("address_connections_max", self.address_connections_max, CONNECTIONS_CEILING),
+            ("connection_requests_max", self.connection_requests_max, REQUESTS_CEILING),
+            ("requests_max", self.requests_max, REQUESTS_CEILING),
+        ] {
+            check_range(&format!("limits.{name}"), count, 1, most)?;
+        }
+        Ok(())
+    }
+}
+
+impl Timeouts {
+    fn check(&self) -> Result<(), ConfigError> {
+        let Self { heartbeat, election } = *self;
+        require(election <= ELECTION_CEILING, || {
+            format!("timeouts.election is {election:?}: at most a day")
+        })?;
+        require(!heartbeat.is_zero() && heartbeat <= election / 3, || {
+            format!(
+                "timeouts.election ({election:?}) must be at least three times timeouts.heartbeat \
+                 ({heartbeat:?}), or one lost packet deposes a leader"
+            )
+        })
+    }
+}
+
+impl SessionLimits {
+    fn check(&self) -> Result<(), ConfigError> {
+        let ttl = self.ttl;
+        require((Duration::from_secs(1)..=TTL_CEILING).contains(&ttl), || {
+            format!("sessions.ttl is {ttl:?}: 1s to 365 days")
+        })?;
+        check_range("sessions.count_max", self.count_max, 1, SESSIONS_CEILING)
+    }
+}
+
+fn require(holds: bool, complaint: impl FnOnce() -> String) -> Result<(), ConfigError> {
+    if holds { Ok(()) } else { Err(ConfigError::Invalid(complaint())) }
+}
+
+fn check_range<T: PartialOrd + fmt::Display>(
+    name: &str,
+    value: T,
+    least: T,
+    most: T,
+) -> Result<(), ConfigError> {
+    let is_within = least <= value && value <= most;
+    require(is_within, || format!("{name} is {value}: {least} to {most}"))
+}
+
+/// Room in a command beside its key and value.
+pub(crate) const COMMAND_OVERHEAD_BYTES: u64 = 4 << 10;
+
+/// No budget and no log is larger. Sums and small multiples of it are far from the end of a u64.
+pub const SIZE_CEILING: ByteSize = ByteSize(1 << 40);
+
+/// No `key_bytes_max` may be larger.
+pub const KEY_BYTES_CEILING: ByteSize = ByteSize(64 << 10);
 
 /// No `value_bytes_max` may be larger.
 pub const VALUE_BYTES_CEILING: u64 = 16 << 20;
+
+/// A node has at most so many client connections.
+pub const CONNECTIONS_CEILING: usize = 1 << 16;
+
+/// A node has at most so many requests in hand.
+pub const REQUESTS_CEILING: usize = 1 << 20;
+
+/// A cluster keeps at most so many sessions.
+pub const SESSIONS_CEILING: u64 = 10_000_000;
+
+/// A cluster has at most so many nodes.
+pub const NODES_CEILING: usize = 64;
+
+/// Node ids are below 2^63, as all numbers that are stored.
+const NODE_ID_CEILING: NodeId = (1 << 63) - 1;
+
+const ELECTION_CEILING: Duration = Duration::from_secs(24 * 3600);
+const TTL_CEILING: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// How a client finds its cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -352,27 +442,36 @@ pub(crate) fn parse<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, Str
 }
 
 fn check_cluster(cluster_id: &str, nodes: &[NodeAddress]) -> Result<(), ConfigError> {
-    let invalid = |message: String| Err(ConfigError::Invalid(message));
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    if !(1..=63).contains(&cluster_id.len()) || !cluster_id.chars().all(plain) {
-        return invalid(format!(
-            "cluster_id {cluster_id:?}: 1 to 63 lower-case letters, digits and hyphens"
-        ));
-    }
-    if nodes.is_empty() {
-        return invalid("`nodes` is empty: list id and address of each".to_owned());
-    }
-    let mut seen = BTreeMap::new();
+    let is_label = (1..=63).contains(&cluster_id.len())
+        && cluster_id.chars().all(plain)
+        && !cluster_id.starts_with('-')
+        && !cluster_id.ends_with('-');
+    // It is part of a DNS name, for which these are the rules.
+    require(is_label, || {
+        format!(
+            "cluster_id {cluster_id:?}: 1 to 63 lower-case letters, digits and hyphens, with no hyphen \
+             at either end"
+        )
+    })?;
+    require(!nodes.is_empty(), || "`nodes` is empty: list id and address of each".to_owned())?;
+    require(nodes.len() <= NODES_CEILING, || {
+        format!("`nodes` lists {} nodes: at most {NODES_CEILING}", nodes.len())
+    })?;
+    let (mut ids, mut addresses) = (BTreeSet::new(), BTreeMap::new());
     for NodeAddress { id, address } in nodes {
-        if *id == 0 {
-            return invalid(format!("node {address} has the id 0: ids start at 1"));
-        }
+        require((1..=NODE_ID_CEILING).contains(id), || {
+            format!("node {address} has the id {id}: ids are 1 to {NODE_ID_CEILING}")
+        })?;
         let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-        if port.is_none_or(|port| port == 0) {
-            return invalid(format!("node {id} has the address {address:?}: write host:port"));
-        }
-        if seen.insert(*id, address).is_some() {
-            return invalid(format!("node {id} is listed twice"));
+        require(port.is_some_and(|port| port != 0), || {
+            format!("node {id} has the address {address:?}: write host:port")
+        })?;
+        require(ids.insert(*id), || format!("node {id} is listed twice"))?;
+        // Names of hosts are the same in upper and lower case.
+        if let Some(other) = addresses.insert(address.to_ascii_lowercase(), *id) {
+            let text = format!("nodes {other} and {id} have the same address {address:?}");
+            return Err(ConfigError::Invalid(text));
         }
     }
     Ok(())
@@ -433,7 +532,7 @@ mod tests {
             session_count_max in 1u64..,
             times in prop::array::uniform3(1u64..86_400_000_000_000),
             listen in proptest::option::of(any::<(std::net::IpAddr, u16)>()),
-            name in "[a-z0-9-]{1,63}",
+            name in "[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?",
             path in "\\PC{1,20}",
             in_memory in any::<bool>(),
         ) {
@@ -464,7 +563,12 @@ mod tests {
             ("node_id = 2", "node_id = 3", "not among"),
             ("node_id = 2", "node_id = 2\nnodeid = 2", "nodeid"),
             ("\"test\"", "\"Test!\"", "cluster_id"),
+            ("\"test\"", "\"-test\"", "cluster_id"),
+            ("\"test\"", "\"test-\"", "cluster_id"),
             ("id = 1", "id = 2", "listed twice"),
+            ("id = 1", "id = 0", "ids are 1 to"),
+            ("id = 1", "id = 9223372036854775808", "ids are 1 to"),
+            ("127.0.0.1:7401", "127.0.0.1:7402", "same address"),
             ("127.0.0.1:7401", "localhost", "host:port"),
             ("1MiB", "1 apple", "is not a size"),
             ("400ms", "100ms", "three times"),
@@ -474,5 +578,62 @@ mod tests {
             let error = ServerConfig::read(path).unwrap_err().to_string();
             assert!(error.contains(complaint), "{to}: {error}");
         }
+    }
+
+    /// One change of a configuration, and the text that refuses it; `None` if it is allowed.
+    type Change = (fn(&mut ServerConfig), Option<&'static str>);
+
+    /// S24. Each limit at zero, at its largest value, and one beyond.
+    #[test]
+    fn each_limit_is_bounded_at_both_ends() {
+        let changes: [Change; 34] = [
+            (|c| c.max_raft_state = ByteSize(0), None),
+            (|c| c.max_raft_state = SIZE_CEILING, None),
+            (|c| c.max_raft_state = ByteSize(SIZE_CEILING.0 + 1), Some("max_raft_state")),
+            (|c| c.max_raft_state = ByteSize(u64::MAX), Some("max_raft_state")),
+            (|c| c.limits.key_bytes_max = ByteSize(0), Some("key_bytes_max")),
+            (|c| c.limits.key_bytes_max = KEY_BYTES_CEILING, None),
+            (|c| c.limits.key_bytes_max.0 = KEY_BYTES_CEILING.0 + 1, Some("key_bytes_max")),
+            (|c| c.limits.value_bytes_max = ByteSize(0), Some("value_bytes_max")),
+            (|c| c.limits.value_bytes_max.0 = VALUE_BYTES_CEILING, None),
+            (|c| c.limits.value_bytes_max.0 = VALUE_BYTES_CEILING + 1, Some("value_bytes_max")),
+            (|c| c.limits.answer_bytes_max = ByteSize(0), Some("answer_bytes_max")),
+            (|c| c.limits.answer_bytes_max = SIZE_CEILING, None),
+            (|c| c.limits.answer_bytes_max = ByteSize(u64::MAX), Some("answer_bytes_max")),
+            (|c| c.limits.receive_bytes_max = ByteSize(0), Some("receive_bytes_max")),
+            (|c| c.limits.receive_bytes_max = ByteSize(1 << 20), Some("receive_bytes_max")),
+            (|c| c.limits.receive_bytes_max = SIZE_CEILING, None),
+            (|c| c.limits.receive_bytes_max = ByteSize(u64::MAX), Some("receive_bytes_max")),
+            (|c| c.limits.client_connections_max = 0, Some("client_connections_max")),
+            (|c| c.limits.client_connections_max = usize::MAX, Some("client_connections_max")),
+            (|c| c.limits.certificate_connections_max = 0, Some("certificate_connections_max")),
+            (|c| c.limits.address_connections_max = 0, Some("address_connections_max")),
+            (|c| c.limits.connection_requests_max = 0, Some("connection_requests_max")),
+            (|c| c.limits.connection_requests_max = usize::MAX, Some("connection_requests_max")),
+            (|c| c.limits.requests_max = 0, Some("limits.requests_max")),
+            (|c| c.limits.requests_max = REQUESTS_CEILING, None),
+            (|c| c.limits.requests_max = usize::MAX, Some("limits.requests_max")),
+            (|c| c.timeouts.heartbeat = Duration::ZERO, Some("timeouts.heartbeat")),
+            (|c| c.timeouts.election = Duration::ZERO, Some("timeouts.election")),
+            (|c| c.timeouts.election = ELECTION_CEILING, None),
+            (|c| c.timeouts.election = Duration::MAX, Some("timeouts.election")),
+            (|c| c.sessions.ttl = Duration::ZERO, Some("sessions.ttl")),
+            (|c| c.sessions.ttl = Duration::MAX, Some("sessions.ttl")),
+            (|c| c.sessions.count_max = 0, Some("sessions.count_max")),
+            (|c| c.sessions.count_max = u64::MAX, Some("sessions.count_max")),
+        ];
+        for (place, (change, complaint)) in changes.into_iter().enumerate() {
+            let mut config = ServerConfig::in_process(1, 1..=3);
+            change(&mut config);
+            match (config.check(), complaint) {
+                (Ok(()), None) => {}
+                (Err(error), Some(name)) if error.to_string().contains(name) => {}
+                (result, complaint) => panic!("change {place}: {result:?}, not {complaint:?}"),
+            }
+        }
+        let mut config = ServerConfig::in_process(1, 1..=NODES_CEILING as NodeId);
+        config.check().unwrap();
+        config.nodes = ServerConfig::in_process(1, 1..=NODES_CEILING as NodeId + 1).nodes;
+        assert!(config.check().unwrap_err().to_string().contains("at most 64"));
     }
 }

@@ -6,6 +6,7 @@
 
 mod chance;
 pub mod client;
+mod complaints;
 pub mod config;
 #[doc(hidden)]
 #[cfg(feature = "fuzzing")]

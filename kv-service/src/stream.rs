@@ -1,6 +1,7 @@
 //! A two-way stream of bytes between a client and a node, whatever carries it.
 
 use std::any::Any;
+use std::net::IpAddr;
 
 use async_trait::async_trait;
 use raft_core::types::NodeId;
@@ -11,11 +12,29 @@ use tokio::sync::mpsc;
 const PIPE_BYTES: usize = 256 << 10;
 
 /// Both directions. Dropping it ends the connection.
+#[non_exhaustive]
 pub struct Stream {
     pub reader: Box<dyn AsyncRead + Send + Unpin>,
     pub writer: Box<dyn AsyncWrite + Send + Unpin>,
-    /// What has to live as long as the stream: its connection, its place among those allowed.
+    /// Dropped with the stream: its connection, its place among those allowed.
     pub guard: Box<dyn Any + Send + Sync>,
+    /// Address of the other side; `None` within this process.
+    pub from: Option<IpAddr>,
+    /// Raises the flow-control windows of the connection, which begins with small ones. Called at
+    /// most once, and only for as many connections as the node has memory for.
+    pub widen: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl Stream {
+    /// A stream whose other side has no address, and whose windows are fixed.
+    pub fn new(
+        reader: impl AsyncRead + Send + Unpin + 'static,
+        writer: impl AsyncWrite + Send + Unpin + 'static,
+        guard: impl Any + Send + Sync,
+    ) -> Self {
+        let (reader, writer) = (Box::new(reader), Box::new(writer));
+        Self { reader, writer, guard: Box::new(guard), from: None, widen: None }
+    }
 }
 
 /// How a client gets to a node.
@@ -42,5 +61,5 @@ pub(crate) async fn knock(door: &mpsc::Sender<Stream>) -> Result<Stream, String>
 
 fn split(pipe: tokio::io::DuplexStream) -> Stream {
     let (reader, writer) = tokio::io::split(pipe);
-    Stream { reader: Box::new(reader), writer: Box::new(writer), guard: Box::new(()) }
+    Stream::new(reader, writer, ())
 }

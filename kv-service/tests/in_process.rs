@@ -31,7 +31,7 @@ impl Cluster {
     async fn new(adjust: fn(&mut ServerConfig)) -> Self {
         let network = LocalNetwork::new(7);
         let client = network.client(1..=3);
-        let disks = (1..=3).map(|id| (id, MemoryDisk::new())).collect();
+        let disks = (1..=3).map(|id| (id, MemoryDisk::of_member())).collect();
         let mut cluster = Self { network, disks, servers: BTreeMap::new(), client, adjust };
         for id in 1..=3 {
             cluster.start(id).await;
@@ -313,4 +313,87 @@ async fn a_server_has_a_client_of_its_own_cluster() {
         server.client().put(format!("from {id}"), "hello").await.unwrap();
     }
     assert_eq!(cluster.client.scan("from", "", 10).await.unwrap().records.len(), 3);
+}
+
+/// S11. A crowd of connections that stall in each way there is: half a large request, half a small one,
+/// responses that are not taken, silence after the greeting. The other client goes on as before, and all
+/// that stall lose their connections, by the minimum rate.
+#[tokio::test(start_paused = true)]
+async fn a_crowd_that_stalls_takes_nothing_from_others_and_is_given_up() {
+    const CROWD: u64 = 200;
+    let cluster = Cluster::new(|config| {
+        config.limits.answer_bytes_max = ByteSize(32 << 20);
+        config.limits.receive_bytes_max = ByteSize(4 << 20);
+    })
+    .await;
+    cluster.client.put("large", vec![7; 1 << 20]).await.unwrap();
+    cluster.client.put("small", "s").await.unwrap();
+    let (mut half_sent, mut deaf) = (Vec::new(), Vec::new());
+    for number in 0..CROWD {
+        let mut speaker = Speaker::new(&cluster, 1 + number % 3).await;
+        speaker.greet().await;
+        if number % 2 == 0 {
+            let announced = if number % 4 == 0 { 1u32 << 20 } else { 100 };
+            speaker.stream.writer.write_all(&announced.to_be_bytes()).await.unwrap();
+            speaker.stream.writer.write_all(b"half").await.unwrap();
+            half_sent.push(speaker);
+        } else {
+            for id in 0..50 {
+                let query = Query::Get { key: "large".into() };
+                speaker.say(&read_of(id, query)).await;
+            }
+            deaf.push(speaker);
+        }
+    }
+    let client = cluster.client.with_deadline(Duration::from_secs(1));
+    let since = tokio::time::Instant::now();
+    for number in 0..100 {
+        client.append("small", number.to_string()).await.unwrap();
+        client.get("small").await.unwrap().unwrap();
+    }
+    assert!(since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
+    // Long enough for the whole crowd to have its turn in the budget of received bytes.
+    tokio::time::sleep(Duration::from_secs(200)).await;
+    for mut speaker in half_sent {
+        assert!(speaker.hear::<Response>().await.is_none(), "it is closed");
+    }
+    // Those that heard no more than `Busy` hold nothing, and may stay.
+    let mut closed_count = 0;
+    for speaker in &mut deaf {
+        let second = Duration::from_secs(1);
+        while let Ok(heard) = tokio::time::timeout(second, speaker.hear::<Response>()).await {
+            if heard.is_none() {
+                closed_count += 1;
+                break;
+            }
+        }
+    }
+    assert!(closed_count > 10, "{closed_count} deaf connections were closed");
+    let large = cluster.client.put("large", vec![8; 1 << 20]).await.unwrap();
+    assert_eq!(large.version, 2);
+    assert_eq!(cluster.client.get("large").await.unwrap().unwrap().value.len(), 1 << 20);
+}
+
+/// S11. A client that takes one byte now and then makes no progress.
+#[tokio::test(start_paused = true)]
+async fn a_client_that_sips_its_responses_is_given_up() {
+    let cluster = Cluster::new(|_| {}).await;
+    cluster.client.put("large", vec![7; 1 << 20]).await.unwrap();
+    let mut sipping = Speaker::new(&cluster, 1).await;
+    sipping.greet().await;
+    sipping.say(&read_of(1, Query::Get { key: "large".into() })).await;
+    let since = tokio::time::Instant::now();
+    let mut request = BytesMut::new();
+    push_frame(&mut request, &read_of(2, Query::Get { key: "absent".into() }));
+    // Until the node has closed its side.
+    while sipping.stream.writer.write_all(&request).await.is_ok() {
+        let mut byte = [0];
+        assert_eq!(sipping.stream.reader.read(&mut byte).await.unwrap(), 1);
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        assert!(since.elapsed() < Duration::from_secs(30), "it is still connected");
+    }
+}
+
+fn read_of(id: u64, query: Query) -> Request {
+    Request { id, kind: RequestKind::Read { query, consistency: Consistency::Stale } }
 }

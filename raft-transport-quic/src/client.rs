@@ -10,10 +10,15 @@ use std::sync::Arc;
 
 use quinn::{Connection, RecvStream, SendStream};
 use raft_core::types::NodeId;
+use ring::digest;
+use rustls_pki_types::CertificateDer;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
-use crate::config::{CLIENT_CONNECT_TIMEOUT, CLIENT_FAREWELL_TIMEOUT};
+use crate::config::{
+    CLIENT_CONNECT_TIMEOUT, CLIENT_FAREWELL_TIMEOUT, CLIENT_WIDE_SEND_WINDOW_BYTES,
+    CLIENT_WIDE_WINDOW_BYTES,
+};
 use crate::endpoint::{Opened, client_client, client_endpoint, resolve};
 use crate::error::{QuicError, close, describe};
 use crate::tls::{ALPN_KV, TlsConfig, check_cluster_id, node_name};
@@ -64,6 +69,28 @@ impl ClientConnection {
     /// Where the other side is.
     pub fn remote_address(&self) -> SocketAddr {
         self.connection.remote_address()
+    }
+
+    /// SHA-256 of the certificate that the other side has proven to own.
+    pub fn certificate_digest(&self) -> [u8; 32] {
+        let identity = self.connection.peer_identity();
+        let chain = identity.and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
+        let leaf = chain.as_ref().and_then(|chain| chain.first());
+        let digest = digest::digest(&digest::SHA256, leaf.map_or(&[][..], |leaf| leaf.as_ref()));
+        digest.as_ref().try_into().expect("SHA-256 has 32 bytes")
+    }
+
+    /// Raises the flow-control windows of an admitted client, which begin small: 64 KiB each way, because a
+    /// client that never reads, or is never read from, fills them. The caller bounds the number of
+    /// connections with wide windows (1 MiB each way); they stay wide.
+    pub fn widen(&self) {
+        self.connection.set_receive_window(CLIENT_WIDE_WINDOW_BYTES.into());
+        self.connection.set_send_window(CLIENT_WIDE_SEND_WINDOW_BYTES);
+    }
+
+    /// Closes the connection because a limit is reached; the client is told which.
+    pub fn refuse_busy(&self, reason: &str) {
+        self.connection.close(close::BUSY, reason.as_bytes());
     }
 
     /// Opens a stream. The other side sees it when the first byte arrives. Waits while as many streams

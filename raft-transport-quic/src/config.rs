@@ -143,8 +143,13 @@ pub(crate) const CLIENT_KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// After this long without a sign of life a client's connection is given up.
 pub(crate) const CLIENT_IDLE: Duration = Duration::from_secs(5);
 
-/// How long a client waits for a connection.
-pub(crate) const CLIENT_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a client waits for a connection at most. Callers have a patience of their own, which adapts to
+/// the round trip; this ends what a caller has forgotten.
+pub(crate) const CLIENT_CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A client assumes this round trip before it has measured one: a lost first packet is sent again after
+/// three of them.
+pub(crate) const CLIENT_INITIAL_RTT: Duration = Duration::from_millis(100);
 
 /// How long closing waits for tasks before it cuts them off.
 pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -167,8 +172,17 @@ pub(crate) const BULK_STREAMS_MAX: u32 = 8;
 /// the receiver, and, divided by the round trip, what one stream can carry: 40 MB/s over 50 ms.
 pub(crate) const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 
-/// Bytes on their way or unread in all streams of one client.
-pub(crate) const CLIENT_WINDOW_BYTES: u32 = 1 << 20;
+/// Bytes on their way or unread in all streams of one client, until its connection is widened. Memory that a
+/// client can fill on each connection, so small: 4,096 of them hold 256 MiB.
+pub(crate) const CLIENT_WINDOW_BYTES: u32 = 64 << 10;
+
+/// Bytes sent to one client and not acknowledged, until its connection is widened. More than
+/// [`INITIAL_WINDOW_BYTES`], below which a sender would wait for [`ACK_DELAY`].
+pub(crate) const CLIENT_SEND_WINDOW_BYTES: u64 = 96 << 10;
+
+/// The same two for a connection that was widened: 20 MB/s each way over a round trip of 50 ms.
+pub(crate) const CLIENT_WIDE_WINDOW_BYTES: u32 = 1 << 20;
+pub(crate) const CLIENT_WIDE_SEND_WINDOW_BYTES: u64 = 1 << 20;
 
 /// Two message streams, and bulk streams opened by either side. The window of a peer connection is the
 /// sum of its streams' windows, so that a stream nobody reads can never hold up another.

@@ -141,6 +141,7 @@ pub(crate) fn peer_client(config: &QuicConfig, tls: QuicClientConfig) -> ClientC
 pub(crate) fn client_client(tls: QuicClientConfig) -> ClientConfig {
     let mut transport = transport(CLIENT_IDLE);
     transport
+        .initial_rtt(CLIENT_INITIAL_RTT)
         .keep_alive_interval(Some(CLIENT_KEEP_ALIVE))
         .max_concurrent_uni_streams(1u32.into())
         .max_concurrent_bidi_streams(CLIENT_STREAMS_MAX.into())
@@ -158,7 +159,7 @@ fn accepting_transport() -> TransportConfig {
         .max_concurrent_uni_streams(0u32.into())
         .max_concurrent_bidi_streams(0u32.into())
         .receive_window(CLIENT_WINDOW_BYTES.into())
-        .send_window(u64::from(2 * CLIENT_WINDOW_BYTES));
+        .send_window(CLIENT_SEND_WINDOW_BYTES);
     transport
 }
 

@@ -58,7 +58,7 @@ struct State {
 impl Connection {
     /// Greets the node and waits for its answer.
     pub(super) async fn open(stream: Stream, client: &str) -> Result<Self, String> {
-        let Stream { mut reader, mut writer, guard } = stream;
+        let Stream { mut reader, mut writer, guard, .. } = stream;
         let mut greeting = BytesMut::new();
         push_frame(&mut greeting, &Greeting { client: client.to_owned() });
         writer.write_all(&greeting).await.map_err(|error| error.to_string())?;

@@ -112,7 +112,7 @@ impl Pipe {
     pub(super) fn end(self: &Arc<Self>, side: Side) -> Stream {
         let reader = ReadEnd { pipe: Arc::clone(self), side, timer: None };
         let writer = WriteEnd { pipe: Arc::clone(self), side };
-        Stream { reader: Box::new(reader), writer: Box::new(writer), guard: Box::new(()) }
+        Stream::new(reader, writer, ())
     }
 
     pub(super) fn set_cut(&self, cut: bool) {

@@ -1,76 +1,69 @@
-//! Serves one client: reads its requests, hands them to the node, sends the answers as they come.
+//! Serves one client: reads its requests, hands them to the node, sends the responses as they come.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, timeout};
 
 use super::Shared;
 use super::outbox::{Outbox, Sending};
-use crate::protocol::{FrameBuffer, FrameError, Greeting, Rejection, Reply, Request};
+use super::pace::Pace;
+use super::receiving::{Ended, Receiving};
+use super::width::Width;
+use crate::complaints::Subject;
+use crate::protocol::{Greeting, Rejection, Reply, Request};
 use crate::stream::Stream;
 
-/// How long a client may take to say its first words, and how many they may be.
+/// Time and bytes that a client has for its greeting.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 const GREETING_BYTES_MAX: usize = 1 << 10;
 
-/// A client that takes nothing of its answers for so long is given up.
-const WRITE_PATIENCE: Duration = Duration::from_secs(10);
+/// A client takes its responses at 32 KiB a second at least, with 10 s of slack; otherwise its connection
+/// ends, because the responses are memory of the node.
+const RESPONSE_RATE: Pace = Pace::new(32 << 10, Duration::from_secs(10));
 
 /// Runs until the client leaves, misbehaves, or the server has shut down.
 pub(super) async fn serve(shared: Arc<Shared>, stream: Stream) {
-    let Stream { mut reader, mut writer, guard: _guard } = stream;
-    let mut frames = FrameBuffer::with_limit(GREETING_BYTES_MAX);
-    let greeting = timeout(GREETING_TIMEOUT, read_frame::<Greeting>(&mut *reader, &mut frames));
-    let client = match greeting.await {
-        Ok(Ok(Some(Greeting { client }))) => client,
-        // A client that never spoke, or does not speak this protocol, is not worth more words.
-        Ok(Ok(None) | Err(_)) | Err(_) => return,
-    };
-    frames.set_limit(shared.request_bytes_max());
-    let outbox = Outbox::new(Arc::clone(&shared.load));
+    let Stream { mut reader, mut writer, guard: _guard, from, widen } = stream;
+    let outbox = Outbox::new(Arc::clone(&shared.load), Width::new(Arc::clone(&shared.load), widen));
+    let mut receiving =
+        Receiving::new(&mut *reader, &shared.load, outbox.width(), GREETING_BYTES_MAX);
+    // A client that never greets, or does not speak this protocol, gets no response.
+    let Ok(Ok(Greeting { .. })) = timeout(GREETING_TIMEOUT, receiving.next()).await else { return };
+    receiving.set_limit(shared.request_bytes_max());
     outbox.push_unasked(&shared.hello());
-    let reading = read(&shared, &outbox, &mut *reader, &mut frames);
+    let reading = read(&shared, &outbox, &mut receiving);
     let writing = write(&outbox, &mut *writer);
-    let result = tokio::select! {
+    let complaint = tokio::select! {
         biased;
-        result = reading => result,
-        () = writing => Ok(()),
-        () = shared.closed() => Ok(()),
+        ended = reading => match ended {
+            Ended::Left => None,
+            Ended::Protocol(error) => Some((Subject::Protocol, error.to_string())),
+            Ended::TooSlow => Some((Subject::TooSlow, Ended::TooSlow.to_string())),
+        },
+        is_broken = writing => (!is_broken).then(|| {
+            (Subject::TooSlow, "it takes its responses at less than 32 KiB a second".to_owned())
+        }),
+        () = shared.closed() => None,
     };
     outbox.close();
-    if let Err(error) = result {
-        tracing::warn!(client, %error, "closed a client's connection");
+    if let Some((subject, text)) = complaint {
+        shared.complaints.note(from, subject, &text);
     }
 }
 
-async fn read_frame<T: serde::de::DeserializeOwned>(
-    reader: &mut (dyn AsyncRead + Send + Unpin),
-    frames: &mut FrameBuffer,
-) -> Result<Option<T>, FrameError> {
-    loop {
-        if let Some(message) = frames.next_message()? {
-            return Ok(Some(message));
-        }
-        frames.reserve();
-        // A broken stream is a client that has left.
-        match reader.read_buf(frames.input()).await {
-            Ok(0) | Err(_) => return Ok(None),
-            Ok(_) => {}
-        }
-    }
-}
-
-async fn read(
-    shared: &Arc<Shared>,
-    outbox: &Arc<Outbox>,
-    reader: &mut (dyn AsyncRead + Send + Unpin),
-    frames: &mut FrameBuffer,
-) -> Result<(), FrameError> {
+/// Reads requests until there are no more, and says why.
+async fn read(shared: &Arc<Shared>, outbox: &Arc<Outbox>, receiving: &mut Receiving<'_>) -> Ended {
     let open_max = shared.config.limits.connection_requests_max;
-    while let Some(Request { id, kind }) = read_frame::<Request>(reader, frames).await? {
+    loop {
+        // Before the request is received: one that waited here would be memory that no budget counts.
         outbox.room(open_max).await;
+        let Request { id, kind } = match receiving.next::<Request>().await {
+            Ok(request) => request,
+            Err(Ended::Left) => break,
+            Err(ended) => return ended,
+        };
         outbox.open();
         if shared.is_draining() {
             outbox.push(id, Reply::Rejected(Rejection::ShuttingDown));
@@ -78,26 +71,37 @@ async fn read(
             shared.handle(kind, id, outbox);
         }
     }
-    // The client has said all it wanted to; answers under way still reach it.
+    // The client has asked all it wanted to; responses under way still reach it.
     outbox.emptied().await;
-    Ok(())
+    Ended::Left
 }
 
-async fn write(outbox: &Outbox, writer: &mut (dyn AsyncWrite + Send + Unpin)) {
+/// Sends responses until the outbox is closed. Returns true if the stream broke or the outbox was closed,
+/// false if the client is too slow.
+async fn write(outbox: &Outbox, writer: &mut (dyn AsyncWrite + Send + Unpin)) -> bool {
     let mut sending = Sending::new();
+    let mut pace = RESPONSE_RATE;
     while outbox.take(&mut sending) {
         if sending.bytes.is_empty() {
             outbox.sent(&mut sending);
+            // It has taken everything, and is not behind any more.
+            pace.reset();
             outbox.filled.notified().await;
             continue;
         }
         let mut rest = &sending.bytes[..];
         while !rest.is_empty() {
-            match timeout(WRITE_PATIENCE, writer.write(rest)).await {
-                Ok(Ok(written)) if written > 0 => rest = &rest[written..],
-                Ok(Ok(_) | Err(_)) | Err(_) => return,
+            let since = Instant::now();
+            match timeout(pace.patience(), writer.write(rest)).await {
+                Ok(Ok(written)) if written > 0 => {
+                    pace.on_step(written, since.elapsed());
+                    rest = &rest[written..];
+                }
+                Ok(Ok(_) | Err(_)) => return true,
+                Err(_) => return false,
             }
         }
         outbox.sent(&mut sending);
     }
+    true
 }

@@ -1,16 +1,36 @@
-//! What a node has taken on for all of its clients together.
+//! Requests and memory that a node holds for all of its clients together.
+//!
+//! Each connection has a small free part, which lets a client with small requests go on whatever the others
+//! do. Beyond it, received frames and unsent responses come out of two budgets that all connections
+//! share. A connection's share of the responses is a part of what is *free*, so that a crowd of clients
+//! that do not read never uses the budget up.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+use crate::config::Limits;
+
+/// Connections that have wide windows at one time; the others send and receive 64 KiB for each round trip.
+const WIDE_CONNECTIONS_MAX: usize = 64;
+
+/// The budget of received bytes is counted in these.
+const RECEIVE_UNIT_BYTES: usize = 1 << 10;
+
+/// One connection may use this part of the free budget of responses.
+const SHARE: u64 = 16;
 
 pub(super) struct Load {
     /// Requests handed to the node and not answered.
     pending_count: AtomicUsize,
-    /// Of answers that wait to be sent.
+    /// Bytes of responses queued and not yet sent.
     answer_bytes: AtomicU64,
+    /// The part of unsent and expected responses that is beyond the free part of each connection.
+    charged_bytes: AtomicU64,
     answer_bytes_max: u64,
+    receive_budget: Arc<Semaphore>,
+    wide_places: Arc<Semaphore>,
     less: Notify,
 }
 
@@ -18,9 +38,18 @@ pub(super) struct Load {
 pub(super) struct Pending(Arc<Load>);
 
 impl Load {
-    pub(super) fn new(answer_bytes_max: u64) -> Arc<Self> {
-        let (pending_count, answer_bytes) = (AtomicUsize::new(0), AtomicU64::new(0));
-        Arc::new(Self { pending_count, answer_bytes, answer_bytes_max, less: Notify::new() })
+    pub(super) fn new(limits: &Limits) -> Arc<Self> {
+        let receive_bytes_max = usize::try_from(limits.receive_bytes_max.0).unwrap_or(usize::MAX);
+        let units = (receive_bytes_max / RECEIVE_UNIT_BYTES).min(Semaphore::MAX_PERMITS);
+        Arc::new(Self {
+            pending_count: AtomicUsize::new(0),
+            answer_bytes: AtomicU64::new(0),
+            charged_bytes: AtomicU64::new(0),
+            answer_bytes_max: limits.answer_bytes_max.0,
+            receive_budget: Arc::new(Semaphore::new(units)),
+            wide_places: Arc::new(Semaphore::new(WIDE_CONNECTIONS_MAX)),
+            less: Notify::new(),
+        })
     }
 
     pub(super) fn begin(self: &Arc<Self>) -> Pending {
@@ -28,18 +57,23 @@ impl Load {
         Pending(Arc::clone(self))
     }
 
-    pub(super) fn answer_bytes_max(&self) -> u64 {
-        self.answer_bytes_max
+    /// Waits for room to receive so many bytes, in the order of the requests. The room is given back when
+    /// the permit is dropped.
+    pub(super) async fn receive(&self, bytes: usize) -> OwnedSemaphorePermit {
+        let units = bytes.div_ceil(RECEIVE_UNIT_BYTES);
+        let units = u32::try_from(units).expect("a frame is smaller than 4 GiB");
+        let permit = Arc::clone(&self.receive_budget).acquire_many_owned(units).await;
+        permit.expect("the semaphore is never closed")
     }
 
-    /// False, and nothing is added, if `bounded` and the budget is used up.
-    pub(super) fn add_answer(&self, bytes: usize, bounded: bool) -> bool {
-        let used = self.answer_bytes.fetch_add(bytes as u64, Ordering::Relaxed) + bytes as u64;
-        if bounded && used > self.answer_bytes_max {
-            self.remove_answers(bytes);
-            return false;
-        }
-        true
+    /// A place among the connections with wide windows, if one is free.
+    pub(super) fn wide_place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.wide_places).try_acquire_owned().ok()
+    }
+
+    /// Counts unsent bytes, for [`Load::is_quiet`].
+    pub(super) fn add_answer(&self, bytes: usize) {
+        self.answer_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     pub(super) fn remove_answers(&self, bytes: usize) {
@@ -47,15 +81,44 @@ impl Load {
         self.less.notify_waiters();
     }
 
-    /// Another answer of a read would hardly fit.
-    pub(super) fn is_full(&self) -> bool {
-        self.answer_bytes.load(Ordering::Relaxed) >= self.answer_bytes_max
+    /// Changes what a connection holds beyond its free part.
+    pub(super) fn recharge(&self, from: u64, to: u64) {
+        if to >= from {
+            self.charged_bytes.fetch_add(to - from, Ordering::Relaxed);
+        } else {
+            self.charged_bytes.fetch_sub(from - to, Ordering::Relaxed);
+        }
     }
 
-    /// Nothing is in the node's hands or waits to be sent.
+    /// Bytes of the budget of responses that no connection holds.
+    pub(super) fn free_bytes(&self) -> u64 {
+        self.answer_bytes_max.saturating_sub(self.charged_bytes.load(Ordering::Relaxed))
+    }
+
+    /// Returns true if a connection may hold so many bytes beyond its free part.
+    pub(super) fn is_within_share(&self, charge: u64) -> bool {
+        charge <= self.free_bytes() / SHARE
+    }
+
+    /// No response beyond the free part of a connection would fit.
+    pub(super) fn is_full(&self) -> bool {
+        self.free_bytes() == 0
+    }
+
+    /// No request is in the node's hands, and no response waits to be sent.
     pub(super) fn is_quiet(&self) -> bool {
         self.pending_count.load(Ordering::Relaxed) == 0
             && self.answer_bytes.load(Ordering::Relaxed) == 0
+    }
+
+    #[cfg(test)]
+    pub(super) fn receive_budget_free_bytes(&self) -> usize {
+        self.receive_budget.available_permits() * RECEIVE_UNIT_BYTES
+    }
+
+    #[cfg(test)]
+    pub(super) fn charged_bytes(&self) -> u64 {
+        self.charged_bytes.load(Ordering::Relaxed)
     }
 
     /// Waits for [`Load::is_quiet`].

@@ -1,7 +1,8 @@
 //! One node of the store: the replicated state machine, and the service that clients talk to.
 //!
-//! Limits hold at the door: connections, requests not answered yet, bytes of answers not sent yet. What
-//! does not fit is answered `Busy` or not read yet; nothing is shed silently.
+//! Limits hold at the door, for all clients together: connections, received bytes, requests not answered
+//! yet, bytes of responses not sent yet. What does not fit is answered `Busy` or not read yet; nothing is
+//! shed silently. A client that sends or takes less than a minimum rate loses its connection.
 //!
 //! [`Server::shutdown`] turns new requests away, answers those under way, hands leadership over, and
 //! then stops the node.
@@ -10,7 +11,10 @@ mod clock;
 mod connection;
 mod load;
 mod outbox;
+mod pace;
+mod receiving;
 mod requests;
+mod width;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,6 +32,7 @@ use tokio::time::timeout;
 use self::clock::ReplicatedClock;
 use self::load::Load;
 use crate::client::Client;
+use crate::complaints::Complaints;
 use crate::config::{ConfigError, ServerConfig};
 use crate::machine::KvMachine;
 use crate::protocol::{FRAME_BYTES_MAX, Hello};
@@ -39,9 +44,6 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Clients of this process that wait to be accepted.
 const BACKLOG: usize = 64;
-
-/// Room in a command beside its key and value.
-const COMMAND_OVERHEAD_BYTES: u64 = 4 << 10;
 
 /// Why a node cannot start, or stopped. Each text says what to do.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -89,6 +91,7 @@ struct Shared {
     transport: Arc<dyn Transport>,
     clock: ReplicatedClock,
     load: Arc<Load>,
+    complaints: Complaints,
     draining: AtomicBool,
     closed: watch::Sender<bool>,
 }
@@ -126,13 +129,14 @@ impl Server {
                 return Err(fatal.into());
             }
         };
-        let load = Load::new(config.limits.answer_bytes_max.0);
+        let load = Load::new(&config.limits);
         let shared = Arc::new(Shared {
             config,
             node,
             transport,
             clock: ReplicatedClock::default(),
             load,
+            complaints: Complaints::default(),
             draining: AtomicBool::new(false),
             closed: watch::Sender::new(false),
         });
@@ -199,10 +203,7 @@ fn node_config(config: &ServerConfig, seed: u64) -> NodeConfig {
     node.raft.heartbeat_interval = config.timeouts.heartbeat;
     node.raft.election_timeout = config.timeouts.election;
     node.max_raft_state_bytes = config.max_raft_state.0;
-    // A compare-and-swap carries two values.
-    node.command_bytes_max = 2 * config.limits.value_bytes_max.0
-        + config.limits.key_bytes_max.0
-        + COMMAND_OVERHEAD_BYTES;
+    node.command_bytes_max = config.limits.command_bytes_max();
     node.requests_in_flight_max = config.limits.requests_max;
     node
 }
@@ -232,11 +233,9 @@ impl Shared {
         }
     }
 
-    /// Of a frame: the largest request that the limits allow.
+    /// The largest frame of a request.
     fn request_bytes_max(&self) -> usize {
-        let limits = &self.config.limits;
-        let bytes = 2 * limits.value_bytes_max.0 + 2 * limits.key_bytes_max.0;
-        usize::try_from(bytes + COMMAND_OVERHEAD_BYTES)
+        usize::try_from(self.config.limits.request_bytes_max())
             .map_or(FRAME_BYTES_MAX, |bytes| bytes.min(FRAME_BYTES_MAX))
     }
 

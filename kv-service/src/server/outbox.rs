@@ -1,9 +1,12 @@
-//! Answers on their way to one client.
+//! Responses on their way to one client.
 //!
-//! Answers that become ready together leave in one write. A client that does not take its answers harms
-//! nobody but itself: the node reads no further from it while too many requests or bytes wait, and a read
-//! whose answer does not fit into the connection's share, or into the budget of all connections, is
-//! answered `Busy` instead.
+//! Responses that become ready together leave in one write. A client that does not take its responses harms
+//! only itself: the node reads no further from it while too many requests or bytes wait, and a read
+//! whose response does not fit into the connection's share of the budget is answered `Busy` instead.
+//!
+//! A connection may hold [`FREE_BYTES`] whatever the others hold; the part beyond is charged to the budget
+//! of all connections ([`Load`]). The responses of requests that were read are charged in advance, since an
+//! executed write must be answered.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,20 +14,36 @@ use bytes::BytesMut;
 use tokio::sync::Notify;
 
 use super::load::Load;
+use super::width::Width;
+use crate::operation::Answer;
 use crate::protocol::{Rejection, Reply, Response, push_frame};
 
-/// While more bytes of answers wait, nothing more is read from the connection.
+/// While more bytes of responses wait, nothing more is read from the connection.
 const UNSENT_BYTES_READ_ON: usize = 4 << 20;
-/// One connection may use this part of the budget of all: what was asked before may still need it.
-const SHARE: u64 = 16;
+
+/// Unsent responses that each connection may hold, whatever the others hold.
+const FREE_BYTES: u64 = 16 << 10;
+
+/// Charged for a request that was read and is not answered yet: a response without a value.
+const ANSWER_BYTES: u64 = 64;
+
+/// Beside keys and values, a response takes so many bytes at most for each record.
+const RECORD_OVERHEAD_BYTES: usize = 64;
+
+/// Buffers that a connection keeps when they are empty.
+const KEPT_BYTES: usize = 64 << 10;
+
+/// A client that is sent so much at once is worth a wide window.
+const WIDE_FROM_BYTES: usize = 64 << 10;
 
 pub(super) struct Outbox {
     state: Mutex<State>,
     /// Something to send, or closed.
     pub(super) filled: Notify,
-    /// Answers have left, or closed.
+    /// Responses have left, or closed.
     settled: Notify,
     load: Arc<Load>,
+    width: Width,
 }
 
 #[derive(Default)]
@@ -34,9 +53,21 @@ struct State {
     unsent_bytes: usize,
     /// Of the requests that are answered in `bytes`.
     answered_count: usize,
-    /// Requests read whose answers have not left.
+    /// Requests read whose responses have not left.
     open_count: usize,
+    /// Requests read that the node has not answered.
+    unanswered_count: usize,
+    /// What this connection has taken of the budget of all.
+    charged_bytes: u64,
     closed: bool,
+}
+
+impl State {
+    /// Part of the unsent and expected responses beyond [`FREE_BYTES`].
+    fn charge(&self, unsent_bytes: usize, unanswered_count: usize) -> u64 {
+        let expected_bytes = ANSWER_BYTES * unanswered_count as u64;
+        (unsent_bytes as u64 + expected_bytes).saturating_sub(FREE_BYTES)
+    }
 }
 
 /// What the writer takes at a time.
@@ -46,25 +77,35 @@ pub(super) struct Sending {
 }
 
 impl Outbox {
-    pub(super) fn new(load: Arc<Load>) -> Arc<Self> {
+    pub(super) fn new(load: Arc<Load>, width: Width) -> Arc<Self> {
         let state = Mutex::default();
-        Arc::new(Self { state, filled: Notify::new(), settled: Notify::new(), load })
+        Arc::new(Self { state, filled: Notify::new(), settled: Notify::new(), load, width })
     }
 
-    /// A request was read; its answer follows.
+    pub(super) fn width(&self) -> &Width {
+        &self.width
+    }
+
+    /// A request was read; its response follows.
     pub(super) fn open(&self) {
-        self.lock().open_count += 1;
+        let mut state = self.lock();
+        state.open_count += 1;
+        state.unanswered_count += 1;
+        self.recharge(&mut state);
     }
 
     /// Waits until another request may be read.
     pub(super) async fn room(&self, open_max: usize) {
         self.settle(|state| {
-            state.open_count < open_max && state.unsent_bytes <= UNSENT_BYTES_READ_ON
+            state.open_count < open_max
+                && state.unsent_bytes <= UNSENT_BYTES_READ_ON
+                // What is charged leaves or is answered, and wakes the reader then.
+                && (state.charged_bytes == 0 || self.load.is_within_share(state.charged_bytes))
         })
         .await;
     }
 
-    /// Waits until every answer has left.
+    /// Waits until every response has left.
     pub(super) async fn emptied(&self) {
         self.settle(|state| state.open_count == 0).await;
     }
@@ -76,43 +117,62 @@ impl Outbox {
         }
     }
 
-    /// Takes the answer of a request that was opened.
+    /// Takes the response to a request that was opened.
     pub(super) fn push(&self, id: u64, reply: Reply) {
         {
             let mut state = self.lock();
+            assert!(state.unanswered_count > 0, "a request is answered once");
             state.answered_count += 1;
+            state.unanswered_count -= 1;
             if !state.closed {
-                let before = state.bytes.len();
-                let is_read = matches!(reply, Reply::Answered(_));
-                push_frame(&mut state.bytes, &Response { id, reply });
-                let added = state.bytes.len() - before;
-                // A single answer always fits.
-                let share = (self.load.answer_bytes_max() / SHARE) as usize;
-                let fits =
-                    !is_read || state.unsent_bytes == 0 || state.unsent_bytes + added <= share;
-                if !fits || !self.load.add_answer(added, is_read) {
-                    state.bytes.truncate(before);
-                    let busy = "too many answers wait to be sent".to_owned();
-                    let reply = Reply::Rejected(Rejection::Busy(busy));
-                    push_frame(&mut state.bytes, &Response { id, reply });
-                    self.load.add_answer(state.bytes.len() - before, false);
-                }
-                state.unsent_bytes += state.bytes.len() - before;
+                let reply = match self.fits(&state, &reply) {
+                    true => reply,
+                    // Decided before the response is written down, so that it takes no buffer either.
+                    false => Reply::Rejected(Rejection::Busy(
+                        "too many responses wait to be sent".to_owned(),
+                    )),
+                };
+                self.append(&mut state, &Response { id, reply });
             }
         }
         self.filled.notify_one();
     }
 
+    /// A response that carries stored values, or a status, must fit into the connection's share; the
+    /// others are small, and were charged when the request was read.
+    fn fits(&self, state: &State, reply: &Reply) -> bool {
+        let Some(bytes) = size_if_large(reply) else { return true };
+        let charge = state.charge(state.unsent_bytes + bytes, state.unanswered_count);
+        charge == 0
+            || self.load.is_within_share(charge)
+            // The only response of a connection may take more, so that each response fits somewhere.
+            || state.unsent_bytes == 0 && charge <= self.load.free_bytes() / 2
+    }
+
     /// Says something that no request asked for.
     pub(super) fn push_unasked(&self, message: &impl serde::Serialize) {
-        let mut state = self.lock();
+        self.append(&mut self.lock(), message);
+        self.filled.notify_one();
+    }
+
+    fn append(&self, state: &mut State, message: &impl serde::Serialize) {
         let before = state.bytes.len();
         push_frame(&mut state.bytes, message);
         let added = state.bytes.len() - before;
-        self.load.add_answer(added, false);
+        self.load.add_answer(added);
         state.unsent_bytes += added;
-        drop(state);
-        self.filled.notify_one();
+        self.recharge(state);
+    }
+
+    fn recharge(&self, state: &mut State) {
+        let charge = match state.closed {
+            true => 0,
+            false => state.charge(state.unsent_bytes, state.unanswered_count),
+        };
+        if charge != state.charged_bytes {
+            self.load.recharge(state.charged_bytes, charge);
+            state.charged_bytes = charge;
+        }
     }
 
     /// Swaps what has gathered for an emptied buffer. False once closed.
@@ -120,15 +180,19 @@ impl Outbox {
         let mut state = self.lock();
         std::mem::swap(&mut state.bytes, &mut sending.bytes);
         sending.answered_count = std::mem::take(&mut state.answered_count);
-        !state.closed
+        let is_open = !state.closed;
+        drop(state);
+        if sending.bytes.len() >= WIDE_FROM_BYTES {
+            self.width.widen();
+        }
+        is_open
     }
 
     /// What was taken has left.
     pub(super) fn sent(&self, sending: &mut Sending) {
         let bytes = sending.bytes.len();
         sending.bytes.clear();
-        // One huge answer must not keep its buffer for good.
-        const KEPT_BYTES: usize = 1 << 20;
+        // One huge response must not keep its buffer for good.
         if sending.bytes.capacity() > KEPT_BYTES {
             sending.bytes = BytesMut::new();
         }
@@ -137,17 +201,19 @@ impl Outbox {
         if !state.closed {
             state.unsent_bytes -= bytes;
             self.load.remove_answers(bytes);
+            self.recharge(&mut state);
         }
         drop(state);
         self.settled.notify_one();
     }
 
-    /// The connection is gone: answers are dropped from now on, also those that the writer had taken.
+    /// The connection is gone: responses are dropped from now on, also those that the writer had taken.
     pub(super) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
         state.bytes = BytesMut::new();
         self.load.remove_answers(std::mem::take(&mut state.unsent_bytes));
+        self.recharge(&mut state);
         drop(state);
         self.filled.notify_one();
         self.settled.notify_one();
@@ -156,6 +222,34 @@ impl Outbox {
     fn lock(&self) -> MutexGuard<'_, State> {
         // Held for single steps only; none of them panics half-way.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Bytes of a response whose size somebody else than the node decides; `None` for the small ones.
+fn size_if_large(reply: &Reply) -> Option<usize> {
+    match reply {
+        Reply::Answered(Answer::Get(None)) => Some(RECORD_OVERHEAD_BYTES),
+        Reply::Answered(Answer::Get(Some(record))) => {
+            Some(record.value.len() + RECORD_OVERHEAD_BYTES)
+        }
+        Reply::Answered(Answer::Scan(page)) => {
+            let sizes = page
+                .records
+                .iter()
+                .map(|(key, record)| key.len() + record.value.len() + RECORD_OVERHEAD_BYTES);
+            let rest = page.continue_at.as_ref().map_or(0, |key| key.len());
+            Some(sizes.sum::<usize>() + rest + RECORD_OVERHEAD_BYTES)
+        }
+        Reply::Status(status) => {
+            let errors = status.peers.iter().filter_map(|peer| peer.error.as_ref());
+            Some((1 + status.peers.len()) * 256 + errors.map(String::len).sum::<usize>())
+        }
+        Reply::SessionOpened { .. }
+        | Reply::SessionClosed
+        | Reply::Written(_)
+        | Reply::Refused(_)
+        | Reply::Rejected(_)
+        | Reply::Unknown(_) => None,
     }
 }
 
@@ -168,29 +262,37 @@ impl Sending {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operation::{Answer, Record};
+    use crate::config::Limits;
+    use crate::operation::Record;
     use crate::protocol::FrameBuffer;
+    use crate::units::ByteSize;
 
-    fn large_answer() -> Reply {
-        let value = vec![7; 1000].into();
+    fn outbox_of(answer_bytes_max: u64) -> (Arc<Load>, Arc<Outbox>) {
+        let answer_bytes_max = ByteSize(answer_bytes_max);
+        let load = Load::new(&Limits { answer_bytes_max, ..Limits::default() });
+        let width = Width::new(Arc::clone(&load), None);
+        (Arc::clone(&load), Outbox::new(load, width))
+    }
+
+    fn answer_of(bytes: usize) -> Reply {
+        let value = vec![7; bytes].into();
         let record = Record { value, version: 1, create_revision: 1, modify_revision: 1 };
         Reply::Answered(Answer::Get(Some(record)))
     }
 
     #[test]
     fn reads_beyond_the_budget_are_answered_busy_and_what_left_is_given_back() {
-        let load = Load::new(20_000);
-        let outbox = Outbox::new(Arc::clone(&load));
-        for id in 1..=2 {
+        let (load, outbox) = outbox_of(320_000);
+        for (id, size) in [(1, 20_000), (2, 40_000)] {
             outbox.open();
-            outbox.push(id, large_answer());
+            outbox.push(id, answer_of(size));
         }
         let mut sending = Sending::new();
         assert!(outbox.take(&mut sending));
         let mut frames = FrameBuffer::with_limit(1 << 20);
         frames.input().extend_from_slice(&sending.bytes);
         let first: Response = frames.next_message().unwrap().unwrap();
-        assert_eq!(first, Response { id: 1, reply: large_answer() });
+        assert_eq!(first, Response { id: 1, reply: answer_of(20_000) });
         let second: Response = frames.next_message().unwrap().unwrap();
         assert!(matches!(second.reply, Reply::Rejected(Rejection::Busy(_))), "{second:?}");
         assert_eq!(outbox.lock().open_count, 2);
@@ -201,19 +303,68 @@ mod tests {
 
     #[test]
     fn a_closed_connection_gives_everything_back() {
-        let load = Load::new(10_000);
-        let outbox = Outbox::new(Arc::clone(&load));
+        let (load, outbox) = outbox_of(1 << 20);
         outbox.open();
-        outbox.push(1, large_answer());
+        outbox.push(1, answer_of(20_000));
         // The writer had begun when the connection broke.
         let mut sending = Sending::new();
         assert!(outbox.take(&mut sending));
         outbox.open();
-        outbox.push(3, large_answer());
+        outbox.push(3, answer_of(20_000));
         outbox.close();
         outbox.open();
-        outbox.push(2, large_answer());
+        outbox.push(2, answer_of(20_000));
         assert!(load.is_quiet());
+        assert_eq!(load.charged_bytes(), 0);
         assert!(!outbox.take(&mut Sending::new()));
+    }
+
+    /// S11. Responses of writes are charged too, before they are executed: a client that reads none of
+    /// them is not read from any more, while small requests of another client go on.
+    #[tokio::test]
+    async fn unanswered_and_unsent_writes_are_charged() {
+        let (load, outbox) = outbox_of(160_000);
+        let is_within = || load.is_within_share(outbox.lock().charged_bytes);
+        let mut opened = 0;
+        while is_within() {
+            outbox.open();
+            opened += 1;
+        }
+        assert!(opened < 1000, "{opened} requests were read");
+        for id in 0..opened {
+            outbox.push(id, Reply::SessionClosed);
+        }
+        let unsent_bytes = outbox.lock().unsent_bytes as u64;
+        assert!(unsent_bytes <= opened * ANSWER_BYTES, "the charge in advance covers a response");
+        outbox.close();
+        assert_eq!(load.charged_bytes(), 0);
+    }
+
+    /// S11. A crowd that reads nothing leaves room for the responses of another client.
+    #[test]
+    fn a_crowd_does_not_use_the_budget_up() {
+        let load = Load::new(&Limits { answer_bytes_max: ByteSize(32 << 20), ..Limits::default() });
+        let crowd: Vec<_> = (0..1000)
+            .map(|_| Outbox::new(Arc::clone(&load), Width::new(Arc::clone(&load), None)))
+            .collect();
+        for id in 0..50 {
+            for outbox in &crowd {
+                outbox.open();
+                outbox.push(id, answer_of(100_000));
+            }
+        }
+        // Refusals come on top: the reader would have stopped long before.
+        assert!(load.charged_bytes() <= (32 << 20) + 1000 * 50 * ANSWER_BYTES);
+        let other = Outbox::new(Arc::clone(&load), Width::new(Arc::clone(&load), None));
+        for id in 0..10 {
+            other.open();
+            other.push(id, answer_of(1000));
+        }
+        let mut sending = Sending::new();
+        other.take(&mut sending);
+        assert!(sending.bytes.len() > 10_000, "all ten are responses with values");
+        // A response that was refused has left no buffer behind.
+        let kept: usize = crowd.iter().map(|outbox| outbox.lock().bytes.capacity()).sum();
+        assert!(kept < 2 * (32 << 20) + 1000 * 2 * (64 << 10), "{kept} bytes are kept");
     }
 }

@@ -1,5 +1,7 @@
 //! Nodes and clients over QUIC.
 
+mod places;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +13,9 @@ use raft_transport_quic::{ClientEndpoint, QuicConfig, QuicTransport, TlsConfig};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use self::places::Places;
 use crate::client::Client;
+use crate::complaints::{Complaints, Subject};
 use crate::config::{ClientConfig, ServerConfig, TlsFiles};
 use crate::server::ServerError;
 use crate::stream::{Connector, Stream};
@@ -61,8 +65,7 @@ impl Connector for QuicConnector {
         let connecting = self.endpoint.connect(node, address).await;
         let connection = connecting.map_err(|error| error.to_string())?;
         let (writer, reader) = connection.open_stream().await.map_err(|error| error.to_string())?;
-        let (reader, writer) = (Box::new(reader), Box::new(writer));
-        Ok(Stream { reader, writer, guard: Box::new(connection) })
+        Ok(Stream::new(reader, writer, connection))
     }
 
     async fn close(&self) {
@@ -97,22 +100,38 @@ pub(crate) async fn join(
     let transport = QuicTransport::bind(quic).await.map_err(network)?;
     let endpoint = ClientEndpoint::new(&config.cluster_id, tls).map_err(network)?;
     let connector = QuicConnector { addresses: config.addresses(), endpoint };
-    tokio::spawn(accept(Arc::clone(&transport), door));
+    let places = Places::new(
+        config.limits.certificate_connections_max,
+        config.limits.address_connections_max,
+    );
+    tokio::spawn(accept(Arc::clone(&transport), places, door));
     Ok((transport, Arc::new(connector)))
 }
 
-/// Each client opens one stream; one that takes its time holds up nobody.
-async fn accept(transport: Arc<QuicTransport>, door: mpsc::Sender<Stream>) {
+/// Each client opens one stream; one that takes its time delays no other.
+async fn accept(transport: Arc<QuicTransport>, places: Arc<Places>, door: mpsc::Sender<Stream>) {
+    let complaints = Complaints::default();
     while let Some(connection) = transport.accept_client().await {
+        let from = connection.remote_address().ip().to_canonical();
+        let place = match places.take(connection.certificate_digest(), from) {
+            Ok(place) => place,
+            Err(reason) => {
+                complaints.note(Some(from), Subject::Refused, &reason);
+                connection.refuse_busy(&reason);
+                continue;
+            }
+        };
         let door = door.clone();
         tokio::spawn(async move {
             let opened = timeout(OPEN_TIMEOUT, connection.accept_stream()).await;
             let Ok(Some((writer, reader))) = opened else {
                 return connection.close("no stream was opened");
             };
-            let (reader, writer) = (Box::new(reader), Box::new(writer));
-            let stream = Stream { reader, writer, guard: Box::new(connection) };
-            // The node is stopping if nobody takes it.
+            let wide = connection.clone();
+            let mut stream = Stream::new(reader, writer, (connection, place));
+            stream.from = Some(from);
+            stream.widen = Some(Box::new(move || wide.widen()));
+            // A closed door means that the node is stopping.
             let _ = door.send(stream).await;
         });
     }
