@@ -222,6 +222,9 @@ impl<M: StateMachine> EventLoop<M> {
                 Request::Query { query, linearizable: false, reply } => {
                     self.apply.gathered.queries.push((query, reply));
                 }
+                Request::RaiseVersion { version, reply } => {
+                    reply.send(self.raft.raise_cluster_version(version));
+                }
                 Request::Transfer { to, place: _ } => {
                     if let Err(error) = self.raft.transfer_leadership(now, to) {
                         tracing::info!(%error, "leadership is not handed over");

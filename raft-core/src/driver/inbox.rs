@@ -27,7 +27,7 @@ use crate::consensus::{OfferAnswer, PersistId};
 use crate::error::{Fatal, Rejected};
 use crate::state_machine::{SnapshotSource, StateMachine};
 use crate::transport::{BulkStream, Inbound};
-use crate::types::{Class, Index, Message, NodeId, SnapshotContent, SnapshotMeta, Term};
+use crate::types::{Class, Index, Message, NodeId, Position, SnapshotContent, SnapshotMeta, Term};
 
 /// Messages of one peer that wait for the loop, in bytes; beyond, further ones are dropped.
 const PEER_CONTROL_BYTES_MAX: u64 = 1 << 20;
@@ -42,6 +42,7 @@ pub(super) enum Request<M: StateMachine> {
     Propose { command: Bytes, reply: ProposeReply<M::Output> },
     Query { query: M::Query, linearizable: bool, reply: Reply<M::Answer, Rejected> },
     Transfer { to: Option<NodeId>, place: Place },
+    RaiseVersion { version: u32, reply: Reply<Position, Rejected> },
 }
 
 impl<M: StateMachine> Request<M> {
@@ -50,7 +51,7 @@ impl<M: StateMachine> Request<M> {
             + match self {
                 Request::Propose { command, .. } => command.len() as u64,
                 Request::Query { .. } => size_of::<M::Query>() as u64,
-                Request::Transfer { .. } => 0,
+                Request::Transfer { .. } | Request::RaiseVersion { .. } => 0,
             }
     }
 
@@ -60,6 +61,7 @@ impl<M: StateMachine> Request<M> {
             Request::Propose { reply, .. } => reply.enter(max),
             Request::Query { reply, .. } => reply.enter(max),
             Request::Transfer { place, .. } => place.enter(max),
+            Request::RaiseVersion { reply, .. } => reply.enter(max),
         }
     }
 }
@@ -299,6 +301,7 @@ impl<M: StateMachine> Inbox<M> {
         match request {
             Request::Propose { reply, .. } => self.deliver(reply, Err(rejected.into())),
             Request::Query { reply, .. } => self.deliver(reply, Err(rejected)),
+            Request::RaiseVersion { reply, .. } => self.deliver(reply, Err(rejected)),
             Request::Transfer { .. } => {}
         }
     }

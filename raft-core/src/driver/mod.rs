@@ -61,7 +61,7 @@ use crate::error::{Fatal, ProposeError, Rejected};
 use crate::state_machine::StateMachine;
 use crate::storage::Storage;
 use crate::transport::Transport;
-use crate::types::NodeId;
+use crate::types::{NodeId, Position};
 use inbox::{Inbox, Request};
 use waiters::{ProposeReply, Reply};
 
@@ -199,6 +199,19 @@ impl<M: StateMachine> Node<M> {
     pub fn transfer_leadership(&self, to: Option<NodeId>) {
         let place = self.shared.inbox.place();
         self.shared.inbox.push_request(Request::Transfer { to, place });
+    }
+
+    /// Appends the entry that lets all members use what the cluster version has brought. It is in force once
+    /// that entry is committed ([`Status::cluster_version`]); programs that do not know the version refuse
+    /// to start from then on. Returns the position of the entry.
+    ///
+    /// # Errors
+    /// Nothing was appended: this node does not lead, another change of the configuration is not yet
+    /// committed, the version is not newer, or a member is not known to support it.
+    pub async fn raise_cluster_version(&self, version: u32) -> Result<Position, Rejected> {
+        let (reply, receiver) = Reply::channel(self.shared.inbox.place());
+        self.shared.inbox.push_request(Request::RaiseVersion { version, reply });
+        receiver.await.unwrap_or(Err(Rejected::ShuttingDown))
     }
 
     /// Resolves when the node has stopped: `Ok` after [`Node::shutdown`] or [`Node::abort`].

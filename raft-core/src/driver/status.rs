@@ -1,7 +1,7 @@
 //! The view of a node from outside.
 
 use crate::consensus::{PeerStatus, Raft, RoleKind};
-use crate::types::{Index, NodeId, Term};
+use crate::types::{Index, Memory, NodeId, Term};
 
 /// The leader, as this node believes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,6 +21,16 @@ pub struct Status {
     /// The disk was empty when this node started, and no leader has filled it yet: its votes and
     /// acknowledgements are not counted.
     pub is_recovering: bool,
+    /// How much of the promises of this node its disk holds.
+    pub memory: Memory,
+    /// While a cluster is being founded: the voters that this node waits for.
+    pub waits_for: Vec<NodeId>,
+    /// So many voters are on empty disks that the others are no majority: no leader can be elected.
+    pub is_majority_lost: bool,
+    /// The first leader's configuration is committed: the cluster exists.
+    pub founded: bool,
+    /// Committed: all members may use what this version has brought.
+    pub cluster_version: u32,
     pub commit_index: Index,
     pub last_applied: Index,
     pub last_index: Index,
@@ -42,6 +52,11 @@ impl Status {
             term: status.term,
             leader_id: status.leader,
             is_recovering: status.is_recovering,
+            memory: status.memory,
+            waits_for: status.waits_for,
+            is_majority_lost: status.is_majority_lost,
+            founded: status.founded,
+            cluster_version: status.cluster_version,
             commit_index: status.commit_index,
             last_applied: status.last_applied,
             last_index: status.last_index,

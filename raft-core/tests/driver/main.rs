@@ -6,3 +6,4 @@ mod callbacks;
 mod ends;
 #[allow(dead_code, reason = "shared by tests to come")]
 mod support;
+mod versions;
