@@ -92,6 +92,7 @@ impl Raft {
     /// The deadline of [`Raft::next_deadline`] has passed.
     pub fn on_timeout(&mut self, now: Time) {
         self.common.send_founding_round(now);
+        self.ask_voters_again(now);
         let transition = match &mut self.role {
             Role::Follower(follower) => follower.on_timeout(&mut self.common, now),
             Role::PreCandidate(candidate) | Role::Candidate(candidate) => {
@@ -236,12 +237,21 @@ impl Raft {
         }
     }
 
+    /// When this node campaigns, or sends its next heartbeats, if nothing else happens.
+    pub fn election_deadline(&self) -> Time {
+        match &self.role {
+            Role::Follower(follower) => follower.next_deadline(),
+            Role::PreCandidate(candidate) | Role::Candidate(candidate) => candidate.deadline,
+            Role::Leader(leader) => leader.next_deadline(),
+        }
+    }
+
     /// When `on_timeout` is due if nothing else happens.
     pub fn next_deadline(&self) -> Time {
         let founding = self.common.founding.as_ref().map_or(Time::NEVER, Founding::deadline);
         let of_role = match &self.role {
             Role::Follower(follower) => follower.next_deadline(),
-            Role::PreCandidate(candidate) | Role::Candidate(candidate) => candidate.deadline,
+            Role::PreCandidate(candidate) | Role::Candidate(candidate) => candidate.next_deadline(),
             Role::Leader(leader) => leader.next_deadline(),
         };
         of_role.min(founding)

@@ -168,13 +168,13 @@ impl Cluster {
 
     /// Its deadline passes now: the clock moves there, for everybody, but nobody else looks at it.
     pub fn fire(&mut self, id: NodeId) {
-        self.now = self.now.max(self.raft(id).next_deadline());
+        self.now = self.now.max(self.raft(id).election_deadline());
         self.with(id, Raft::on_timeout);
     }
 
     /// The same, but only its own clock has run ahead; for everybody else no time has passed.
     pub fn rush(&mut self, id: NodeId) {
-        let deadline = self.raft(id).next_deadline();
+        let deadline = self.raft(id).election_deadline();
         self.with(id, |raft, _| raft.on_timeout(deadline));
     }
 

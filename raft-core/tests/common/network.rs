@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use raft_core::consensus::Raft;
 use raft_core::consensus::{OfferAnswer, RoleKind};
 use raft_core::types::{Index, Message, NodeId, SnapshotMeta, Term};
 
@@ -163,7 +164,10 @@ impl Cluster {
             let deadline = |id: &NodeId| self.raft(*id).next_deadline();
             let next = self.up().into_iter().min_by_key(deadline);
             match next.filter(|id| self.raft(*id).next_deadline() <= end) {
-                Some(id) => self.fire(id),
+                Some(id) => {
+                    self.now = self.now.max(self.raft(id).next_deadline());
+                    self.with(id, Raft::on_timeout);
+                }
                 None => break,
             }
         }

@@ -4,6 +4,7 @@
 
 mod callbacks;
 mod ends;
+mod founding;
 #[allow(dead_code, reason = "shared by tests to come")]
 mod support;
 mod versions;

@@ -118,7 +118,7 @@ impl Node {
                 let now = if late || answers_heartbeat { LATER } else { NOW };
                 node.raft.step(now, from, message);
             }
-            Input::Deadline => node.raft.on_timeout(node.raft.next_deadline().max(NOW)),
+            Input::Deadline => node.raft.on_timeout(node.raft.election_deadline().max(NOW)),
             Input::Lonely => node.raft.on_timeout(MUCH_LATER),
             Input::Propose => {
                 let status = node.raft.status();

@@ -190,7 +190,7 @@ fn e8_timeouts_are_random() {
         for _ in 0..200 {
             let before = cluster.now;
             cluster.fire(1);
-            let waited = cluster.raft(1).next_deadline().since(cluster.now);
+            let waited = cluster.raft(1).election_deadline().since(cluster.now);
             assert!(cluster.now >= before && waited >= timeout && waited < 2 * timeout);
             tenths.insert(10 * (waited - timeout).as_micros() / timeout.as_micros());
         }
@@ -205,7 +205,7 @@ fn e9_timeouts_seldom_collide() {
     for round in 0..500 {
         let cluster = Cluster::with_config(5, move |config| config.seed += 7919 * round);
         let mut deadlines: Vec<_> =
-            cluster.ids().iter().map(|id| cluster.raft(*id).next_deadline()).collect();
+            cluster.ids().iter().map(|id| cluster.raft(*id).election_deadline()).collect();
         deadlines.sort_unstable();
         let resolution = Config::new(1, 1).election_timeout / 100;
         if deadlines[1].since(deadlines[0]) < resolution {
@@ -435,10 +435,10 @@ fn e23_late_grants_count_for_their_term_only() {
 fn s3_4_granting_resets_the_timer() {
     for (last, granted) in [((9, 9), true), ((0, 0), false)] {
         let mut cluster = with_logs(&[&[1], &[], &[]], 1);
-        let deadline = cluster.raft(1).next_deadline();
+        let deadline = cluster.raft(1).election_deadline();
         cluster.now = deadline;
         cluster.step(2, 1, say::vote(2, last));
-        assert_eq!(cluster.raft(1).next_deadline() > deadline, granted);
+        assert_eq!(cluster.raft(1).election_deadline() > deadline, granted);
     }
 }
 

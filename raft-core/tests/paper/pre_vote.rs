@@ -40,10 +40,10 @@ fn q2_pre_votes_judge_the_log() {
 fn s9_6_a_pre_vote_changes_nothing() {
     for term in [0, 1, 7] {
         let mut cluster = Cluster::new(3);
-        let (status, deadline) = (cluster.status(1), cluster.raft(1).next_deadline());
+        let (status, deadline) = (cluster.status(1), cluster.raft(1).election_deadline());
         cluster.step(2, 1, say::pre_vote(term, (9, 9)));
         assert_eq!(cluster.sent_by(1), [(2, say::pre_vote_answer(term, true))]);
-        assert_eq!((cluster.status(1), cluster.raft(1).next_deadline()), (status, deadline));
+        assert_eq!((cluster.status(1), cluster.raft(1).election_deadline()), (status, deadline));
         assert!(cluster.node(1).writing.is_empty());
     }
 }
@@ -131,7 +131,7 @@ fn q4_nobody_else_asks_again_before_its_timeout() {
             cluster.flying.clear();
             cluster.step(2, 1, say::vote_answer(1, true));
             assert_eq!((cluster.role(1), cluster.raft(1).term()), (Candidate, 1));
-            let waits = |cluster: &Cluster| cluster.raft(1).next_deadline() - cluster.now;
+            let waits = |cluster: &Cluster| cluster.raft(1).election_deadline() - cluster.now;
             assert!(waits(&cluster) >= timeout, "a vote was given");
             cluster.step(3, 1, say::vote_answer(1, false));
             let refused = waits(&cluster);
@@ -150,10 +150,10 @@ fn a_candidate_that_oversleeps_asks_again() {
     let mut cluster = Cluster::new(3);
     cluster.isolate(1);
     cluster.fire(1);
-    let late = cluster.raft(1).next_deadline() + std::time::Duration::from_millis(1);
+    let late = cluster.raft(1).election_deadline() + std::time::Duration::from_millis(1);
     cluster.flying.clear();
     cluster.with(1, |raft, _| raft.on_timeout(late));
-    assert!(cluster.raft(1).next_deadline() > late, "a new candidacy");
+    assert!(cluster.raft(1).election_deadline() > late, "a new candidacy");
 }
 
 /// Q5: the leader is cut off, and a node of a smaller term is back: still somebody is elected.
@@ -174,8 +174,8 @@ fn q5_a_node_of_a_smaller_term_completes_an_election() {
     assert_ne!(cluster.role(leader), Leader);
 }
 
-/// Q6: a node whose term ran ahead (it used no pre-vote) comes back: the leader's words are answered with that
-/// term, and the cluster settles in a later one.
+/// Q6: a node whose term ran ahead (it used no pre-vote) comes back: the leader's messages are answered
+/// with that term, and the cluster settles in it, if that node asks its voters again, or in a later one.
 #[test]
 fn q6_an_inflated_term_is_absorbed() {
     let mut cluster = Cluster::with_config(3, |config| config.pre_vote = config.id != 3);
@@ -187,7 +187,7 @@ fn q6_an_inflated_term_is_absorbed() {
     cluster.heal();
     cluster.run(5_000);
     let leader = cluster.leader().expect("a leader");
-    assert!(cluster.raft(leader).term() > inflated);
+    assert!(cluster.raft(leader).term() >= inflated);
     assert!(cluster.ids().iter().all(|id| cluster.status(*id).leader == Some(leader)));
 }
 

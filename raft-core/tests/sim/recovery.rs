@@ -57,8 +57,10 @@ impl Simulation {
         let mut dice = Random::new(mix.fate_of_rest);
         let mut core = self.ids();
         let is_disturbing_harmless = mix.pre_vote && mix.check_quorum;
-        // Who has lost its disk recovers with the help of all.
-        let is_whole = |node: &Node| node.lost.is_none() && !node.recovers();
+        // A node that has lost its disk recovers with the help of all, and a new cluster needs all to
+        // come to its first term.
+        let is_whole =
+            |node: &Node| node.lost.is_none() && !node.recovers() && node.disk.hard_state.term > 0;
         if mix.core_only && core.len() > 2 && self.nodes.iter().all(is_whole) {
             self.coverage.count(What::CoreOnly);
             while core.len() > self.oracle.majority() {

@@ -45,7 +45,7 @@ impl Raft {
     fn become_pre_candidate(&mut self, now: Time) {
         self.leave_role();
         let deadline = self.common.draw_election_deadline(now);
-        self.role = Role::PreCandidate(Candidate::new(deadline));
+        self.role = Role::PreCandidate(Candidate::new(&self.common, now, deadline));
         let last = self.common.log.last_position();
         for peer in self.common.voting_peers() {
             self.common.send(peer, Body::PreVote { last });
@@ -73,12 +73,31 @@ impl Raft {
         let own_id = self.common.id();
         self.common.vote_for(own_id);
         let deadline = self.common.draw_election_deadline(now);
-        self.role = Role::Candidate(Candidate::new(deadline));
+        self.role = Role::Candidate(Candidate::new(&self.common, now, deadline));
         let last = self.common.log.last_position();
         for peer in self.common.voting_peers() {
             self.common.send_when_durable(peer, Body::Vote { last, transfer });
         }
         self.common.send_when_durable(own_id, Body::VoteAnswer { granted: true });
+    }
+
+    /// A candidate that has waited a while asks the voters that have not answered once more.
+    pub(super) fn ask_voters_again(&mut self, now: Time) {
+        let (Role::PreCandidate(candidate) | Role::Candidate(candidate)) = &mut self.role else {
+            return;
+        };
+        let silent = candidate.to_ask_again(&self.common, now);
+        let last = self.common.log.last_position();
+        for peer in silent {
+            match &self.role {
+                Role::PreCandidate(_) => self.common.send(peer, Body::PreVote { last }),
+                // A leader that asked for this election, and that voters need not stick to, has been
+                // silent since: a request without its wish does as well.
+                _ => {
+                    self.common.send_when_durable(peer, Body::Vote { last, transfer: false });
+                }
+            }
+        }
     }
 
     fn become_leader(&mut self, now: Time) {

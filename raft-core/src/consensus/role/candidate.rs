@@ -16,9 +16,11 @@ pub(in crate::consensus) struct Candidate {
     /// Voters that would grant, and are not counted because they recover.
     uncounted: BTreeSet<NodeId>,
     pub(in crate::consensus) deadline: Time,
+    /// When the voters that have not answered are asked again: a request or its answer may be lost.
+    ask_again_at: Time,
 }
 
-hash_of!(Candidate { votes, uncounted; left out: deadline });
+hash_of!(Candidate { votes, uncounted; left out: deadline, ask_again_at });
 
 /// An answer to the question for a vote.
 #[derive(Clone, Copy, Debug)]
@@ -29,8 +31,29 @@ pub(in crate::consensus) struct Answer {
 }
 
 impl Candidate {
-    pub(in crate::consensus) fn new(deadline: Time) -> Self {
-        Self { votes: BTreeMap::new(), uncounted: BTreeSet::new(), deadline }
+    pub(in crate::consensus) fn new(common: &Common, now: Time, deadline: Time) -> Self {
+        let ask_again_at = now + common.config.heartbeat_interval;
+        Self { votes: BTreeMap::new(), uncounted: BTreeSet::new(), deadline, ask_again_at }
+    }
+
+    pub(in crate::consensus) fn next_deadline(&self) -> Time {
+        self.deadline.min(self.ask_again_at)
+    }
+
+    /// The other voters that have not answered, if it is time to ask them again.
+    pub(in crate::consensus) fn to_ask_again(&mut self, common: &Common, now: Time) -> Vec<NodeId> {
+        if now < self.ask_again_at {
+            return Vec::new();
+        }
+        self.ask_again_at = now + common.config.heartbeat_interval;
+        // Before its own vote arrives, the first requests are held back with it, behind the disk.
+        let has_asked = self.votes.contains_key(&common.id());
+        if !has_asked || now >= self.deadline {
+            return Vec::new();
+        }
+        let mut silent = common.voting_peers();
+        silent.retain(|id| !self.votes.contains_key(id) && !self.uncounted.contains(id));
+        silent
     }
 
     /// Counts one answer; the first of each node counts, and a grant of a node that recovers does not.

@@ -58,6 +58,13 @@ impl Disk {
         disk
     }
 
+    /// Initialised by the operator as that of a member of a new cluster.
+    pub(crate) fn of_new_member() -> Self {
+        let disk = Self::default();
+        disk.image().hard_state = HardState::FOUNDING;
+        disk
+    }
+
     /// A process that uses it, which ends all earlier ones.
     pub(crate) fn open(&self) -> Arc<Store> {
         self.crash();
