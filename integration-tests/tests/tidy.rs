@@ -58,15 +58,38 @@ fn the_core_is_pure() {
         "crate::driver",
         "crate::storage",
         "crate::transport",
+        "crate::codec",
     ];
     forbid("raft-core/src/consensus", &impure, "the core is a function of its inputs");
 }
 
 #[test]
 fn plain_data_knows_nothing_above_it() {
-    let above =
-        ["crate::consensus", "crate::driver", "crate::storage", "crate::transport", "tokio"];
+    let above = [
+        "crate::codec",
+        "crate::consensus",
+        "crate::driver",
+        "crate::storage",
+        "crate::transport",
+        "tokio",
+    ];
     forbid("raft-core/src/types", &above, "`types` is the lowest floor");
+}
+
+#[test]
+fn the_codec_knows_plain_data_only() {
+    let above = [
+        "crate::consensus",
+        "crate::driver",
+        "crate::storage",
+        "crate::state_machine",
+        "crate::transport",
+        "tokio",
+        "async ",
+        "std::net",
+        "HashMap",
+    ];
+    forbid("raft-core/src/codec", &above, "any transport can use the codec");
 }
 
 #[test]

@@ -342,6 +342,15 @@ fn check_range<T: PartialOrd + fmt::Display>(
 /// Room in a command beside its key and value.
 pub(crate) const COMMAND_OVERHEAD_BYTES: u64 = 4 << 10;
 
+/// The largest command that a configuration allows fits into a message between nodes.
+const _: () = assert!(
+    2 * VALUE_BYTES_CEILING
+        + crate::machine::KEY_BYTES_LIMIT as u64
+        + COMMAND_OVERHEAD_BYTES
+        + raft_core::types::ENTRY_OVERHEAD_BYTES
+        <= raft_core::codec::ENTRY_BYTES_MAX
+);
+
 /// No budget and no log is larger. Sums and small multiples of it are far from the end of a u64.
 pub const SIZE_CEILING: ByteSize = ByteSize(1 << 40);
 

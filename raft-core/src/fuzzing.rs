@@ -6,9 +6,20 @@
 
 use bytes::Bytes;
 
+use crate::codec::{Encoder, LENGTH_BYTES, Version, check, decode};
 use crate::driver::snapshot_wire::{
     decode_answer, decode_chunk, decode_offer, encode, encode_chunk,
 };
+
+/// The body of a message's frame.
+pub fn message(frame: &[u8]) {
+    let Ok(message) = decode(Version::NEWEST, Bytes::copy_from_slice(frame)) else { return };
+    assert_eq!(check(&message), Ok(()));
+    let mut encoder = Encoder::new(Version::NEWEST);
+    encoder.push(&message).expect("what came in a frame fits into one");
+    let written = Bytes::from(encoder.take().concat());
+    assert_eq!(decode(Version::NEWEST, written.slice(LENGTH_BYTES..)).as_ref(), Ok(&message));
+}
 
 /// What the two ends of a snapshot transfer say: an offer, an answer, a piece.
 pub fn snapshot_frame(frame: &[u8]) {

@@ -1,6 +1,7 @@
 //! Raft as a library. See the modules.
 
 pub mod checksum;
+pub mod codec;
 pub mod consensus;
 pub mod driver;
 pub mod error;

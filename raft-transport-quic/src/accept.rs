@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use quinn::{Connection, Incoming};
+use raft_core::types::NodeId;
 use tokio::sync::mpsc;
 use tokio::task::{Id, JoinSet};
 use tokio::time::timeout;
@@ -22,8 +23,9 @@ use crate::config::{
 use crate::endpoint::{admit_client, admit_peer};
 use crate::error::{close, describe};
 use crate::link::Link;
+use crate::protocol::{PeerProtocol, Spoken, agreed};
 use crate::shared::{Refused, Shared};
-use crate::tls::{ALPN_KV, ALPN_RAFT, Identity};
+use crate::tls::Identity;
 
 /// Runs until the endpoint is closed. `clients` are those that are admitted; it has room for as many
 /// as may be connected.
@@ -107,25 +109,24 @@ async fn admit(
         connection.close(close::REFUSED, reason.as_bytes());
         (Refused::Identity, reason)
     };
-    let (identity, protocol) =
+    let (identity, alpn) =
         Identity::of_connection(&connection, &shared.config.cluster_id).map_err(refused)?;
-    match (protocol.as_slice(), identity) {
-        (ALPN_RAFT, Identity::Node(id)) => {
+    match (agreed(&shared.config.peer_protocols, &alpn).map_err(refused)?, identity) {
+        (Spoken::Peer(protocol), Identity::Node(id)) => {
             check_peer(shared, id).map_err(refused)?;
-            admit_as_peer(shared, connection.clone(), id).await;
+            admit_as_peer(shared, connection.clone(), id, protocol).await;
             Ok(())
         }
-        (ALPN_RAFT, Identity::Client) => {
+        (Spoken::Peer(_), Identity::Client) => {
             Err(refused("a client's certificate does not make a peer".to_owned()))
         }
-        (ALPN_KV, _) => admit_as_client(shared, connection.clone(), clients)
+        (Spoken::Client, _) => admit_as_client(shared, connection.clone(), clients)
             .await
             .map_err(|reason| (Refused::Busy, reason)),
-        _ => Err(refused("this protocol is not spoken here".to_owned())),
     }
 }
 
-fn check_peer(shared: &Shared, id: u64) -> Result<(), String> {
+fn check_peer(shared: &Shared, id: NodeId) -> Result<(), String> {
     let own_id = shared.config.node_id;
     if !shared.peers.contains_key(&id) {
         Err(format!(
@@ -138,10 +139,15 @@ fn check_peer(shared: &Shared, id: u64) -> Result<(), String> {
     }
 }
 
-async fn admit_as_peer(shared: &Shared, connection: Connection, id: u64) {
+async fn admit_as_peer(
+    shared: &Shared,
+    connection: Connection,
+    id: NodeId,
+    protocol: PeerProtocol,
+) {
     let peer = shared.peer(id);
     admit_peer(&connection);
-    match Link::establish(shared, connection, id).await {
+    match Link::establish(shared, connection, id, protocol).await {
         Ok(link) => peer.hand_over(link).await,
         // It has proven who it is, so this is about the peer, wherever it came from.
         Err(reason) => peer.failed(&reason),

@@ -6,10 +6,11 @@
 use async_trait::async_trait;
 use bytes::{BufMut, Bytes, BytesMut};
 use quinn::{RecvStream, SendStream};
+use raft_core::codec::LENGTH_BYTES;
 use raft_core::transport::{BULK_FRAME_BYTES_MAX, BulkStream, TransportError};
 
 use crate::error::{close, printable};
-use crate::wire::frame::{FrameReader, LENGTH_BYTES, ReadFailure};
+use crate::wire::frame::{FrameReader, ReadFailure};
 
 /// One stream, seen from either side.
 #[derive(Debug)]

@@ -21,12 +21,13 @@ use crate::config::{
 };
 use crate::endpoint::{Opened, client_client, client_endpoint, resolve};
 use crate::error::{QuicError, close, describe};
-use crate::tls::{ALPN_KV, TlsConfig, check_cluster_id, node_name};
+use crate::protocol::CLIENT_PROTOCOLS;
+use crate::tls::{TlsConfig, check_cluster_id, node_name};
 
 /// What the node says first.
 const GREETING: &[u8] = b"k";
 
-/// One connection of the client protocol (ALPN `kv/1`), seen from either side. Cheap to clone; the
+/// One connection of the client protocol (ALPN `kv/2`), seen from either side. Cheap to clone; the
 /// connection closes when the last clone and the last stream are dropped.
 #[derive(Clone)]
 pub struct ClientConnection {
@@ -139,7 +140,8 @@ impl ClientEndpoint {
     pub fn new(cluster_id: &str, tls: TlsConfig) -> Result<Self, QuicError> {
         check_cluster_id(cluster_id)?;
         tls.identity(cluster_id)?;
-        let config = client_client(tls.client(ALPN_KV)?);
+        let offered = CLIENT_PROTOCOLS.iter().map(|alpn| alpn.to_vec()).collect();
+        let config = client_client(tls.client(offered)?);
         Ok(Self { cluster_id: cluster_id.to_owned(), opened: client_endpoint()?, config })
     }
 

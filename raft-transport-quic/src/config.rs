@@ -1,6 +1,6 @@
 //! What a node's transport is told, and every limit with its name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use raft_core::types::NodeId;
 
 use crate::error::QuicError;
+use crate::protocol::{PEER_PROTOCOLS, PeerProtocol};
 use crate::tls::{Identity, TlsConfig, check_cluster_id};
 
 /// The settings of one node's transport.
@@ -23,9 +24,16 @@ pub struct QuicConfig {
     pub incarnation: u64,
     /// The UDP address for peers and clients. Port 0 takes any that is free.
     pub listen: SocketAddr,
-    /// Where the others listen, `host:port`. Only these are talked to; this node itself may be
-    /// among them and is passed over.
+    /// Where the other members listen, `host:port`. Only these are talked to; this node itself may be
+    /// among them and is passed over. A peer whose own list has other ids is refused: two lists mean
+    /// two ideas of a majority.
     pub peers: BTreeMap<NodeId, String>,
+    /// 128 random bits of the cluster, drawn when it was founded; 0 while there are none. A peer with
+    /// other ones is refused: two clusters may have one name.
+    pub cluster_uid: u128,
+    /// The oldest and the newest cluster version (formats of log and snapshots) that this program
+    /// supports. A peer that shares none is refused.
+    pub cluster_versions: (u32, u32),
     pub tls: TlsConfig,
     /// Keep it with the node's data: with the same key after a restart, peers learn within
     /// milliseconds that their old connections are gone. Secret.
@@ -41,6 +49,8 @@ pub struct QuicConfig {
     pub dial_timeout: Duration,
     /// After this long without a sign of life a connection to a peer is given up.
     pub idle_timeout: Duration,
+    /// The newest first. A test adds versions that are not there yet.
+    pub(crate) peer_protocols: Vec<PeerProtocol>,
 }
 
 impl QuicConfig {
@@ -60,6 +70,8 @@ impl QuicConfig {
             incarnation,
             listen,
             peers,
+            cluster_uid: 0,
+            cluster_versions: (1, 1),
             tls,
             reset_key,
             client_connections_max: 1024,
@@ -67,13 +79,25 @@ impl QuicConfig {
             log_bytes_max: 64 << 20,
             dial_timeout: Duration::from_millis(200),
             idle_timeout: Duration::from_secs(1),
+            peer_protocols: PEER_PROTOCOLS.to_vec(),
         }
+    }
+
+    /// The ids of all members, this node's included.
+    pub(crate) fn member_ids(&self) -> BTreeSet<NodeId> {
+        self.peers.keys().copied().chain([self.node_id]).collect()
     }
 
     pub(crate) fn check(&self) -> Result<(), QuicError> {
         check_cluster_id(&self.cluster_id)?;
         if self.node_id == 0 || self.peers.contains_key(&0) {
             return Err(QuicError::Config("node ids start at 1; give every node its own".into()));
+        }
+        let (version_min, version_max) = self.cluster_versions;
+        if version_min > version_max {
+            return Err(QuicError::Config(format!(
+                "the oldest cluster version {version_min} is later than the newest {version_max}"
+            )));
         }
         if self.client_connections_max > CLIENT_CONNECTIONS_CEILING {
             return Err(QuicError::Config(format!(

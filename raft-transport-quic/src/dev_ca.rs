@@ -129,8 +129,8 @@ mod tests {
         assert_eq!(node.ca_pem, ca.cert_pem().as_bytes());
         assert_eq!(again.issue_client("me").unwrap().identity("dev").unwrap(), Identity::Client);
         assert!(node.identity("other").is_err());
-        node.server().unwrap();
-        node.client(crate::tls::ALPN_RAFT).unwrap();
+        node.server(Vec::new()).unwrap();
+        node.client(Vec::new()).unwrap();
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! What can go wrong, told to the one who must act: an operator or the author of a test.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use quinn::{ConnectionError, TransportErrorCode, VarInt};
+
+use crate::protocol::spoken_here;
 
 /// Why the transport or a client cannot do what was asked. Every message says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -132,13 +135,17 @@ pub(crate) fn printable(text: &str) -> String {
     line
 }
 
-/// Of what the other side says, so many characters are told.
-const PRINTABLE_CHARS_MAX: usize = 200;
+/// Characters of a text of the other side that are told. Two lists of members fit.
+const PRINTABLE_CHARS_MAX: usize = 500;
 
 /// What rustls says, in words about clusters.
-fn tls_hint(reason: &str, theirs: bool) -> &'static str {
+fn tls_hint(reason: &str, theirs: bool) -> Cow<'static, str> {
     let has = |text: &str| reason.contains(text);
-    if has("UnknownIssuer") || has("UnknownCA") || has("BadSignature") || has("DecryptError") {
+    let hint = if has("UnknownIssuer")
+        || has("UnknownCA")
+        || has("BadSignature")
+        || has("DecryptError")
+    {
         if theirs {
             " (our certificate is not from the CA it trusts; use certificates of one CA on all nodes)"
         } else {
@@ -150,12 +157,17 @@ fn tls_hint(reason: &str, theirs: bool) -> &'static str {
         " (check the clocks, or issue a new certificate)"
     } else if has("any known protocol") || has("application protocol") || has("ApplicationProtocol")
     {
-        " (it speaks another version of the protocol; run the same version everywhere)"
+        let spoken = spoken_here();
+        return format!(
+            " (it speaks another version of the protocol; this program speaks {spoken}: run equal versions)"
+        )
+        .into();
     } else if has("CertificateRequired") {
         " (a certificate of the cluster's CA is needed)"
     } else {
         ""
-    }
+    };
+    hint.into()
 }
 
 #[cfg(test)]

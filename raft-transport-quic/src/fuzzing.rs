@@ -4,42 +4,17 @@
 //! and must be read again from what is written for it. `integration-tests/fuzz` runs them, and
 //! `integration-tests/tests/decoders` on what was found.
 
-use bytes::Bytes;
-use raft_core::types::{Body, Payload, TERM_MAX};
+use raft_core::codec::{FRAME_BYTES_MAX, LENGTH_BYTES};
 
 use crate::tls::Identity;
-use crate::wire::frame::{FRAME_BYTES_MAX, FrameBuffer, LENGTH_BYTES};
+use crate::wire::frame::FrameBuffer;
 use crate::wire::hello::{HELLO_BYTES_MAX, Hello};
-use crate::wire::message::{Encoder, decode};
-
-/// The body of a message's frame.
-pub fn message(frame: &[u8]) {
-    let Ok(message) = decode(Bytes::copy_from_slice(frame)) else { return };
-    assert!(message.term <= TERM_MAX);
-    if let Body::Append { previous, entries, .. } = &message.body {
-        let mut last = *previous;
-        for entry in entries {
-            assert_eq!(entry.index, last.index + 1);
-            assert!(entry.term >= last.term && (1..=message.term).contains(&entry.term));
-            if let Payload::Configuration(configuration) = &entry.payload {
-                assert!(!configuration.is_member(0));
-            }
-            last = entry.position();
-        }
-    }
-    let mut encoder = Encoder::default();
-    encoder.push(&message).expect("what came in a frame fits into one");
-    let written = Bytes::from(encoder.take().concat());
-    // MessagePack has several forms of a number; ours is the shortest.
-    assert!(written.len() <= LENGTH_BYTES + frame.len());
-    assert_eq!(decode(written.slice(LENGTH_BYTES..)).as_ref(), Ok(&message));
-}
 
 /// The body of a hello's frame.
 pub fn hello(frame: &[u8]) {
     let frame = &frame[..frame.len().min(HELLO_BYTES_MAX)];
     if let Ok(hello) = Hello::decode(frame) {
-        assert_eq!(hello.encode()[LENGTH_BYTES..], *frame);
+        assert!(frame.starts_with(&hello.encode()[LENGTH_BYTES..]));
     }
 }
 

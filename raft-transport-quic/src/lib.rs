@@ -1,10 +1,10 @@
 //! The adapter for the network port of `raft-core`: QUIC with mutual TLS, peers and clients on one UDP
 //! socket per node.
 //!
-//! * Peers speak `raft/1`: one connection per pair, a stream per class and direction for messages, and a
+//! * Peers speak `raft/2`: one connection per pair, a stream per class and direction for messages, and a
 //!   stream per snapshot. [`QuicTransport`] implements
 //!   [`Transport`](raft_core::transport::Transport) and keeps its contract.
-//! * Clients speak `kv/1`: [`ClientEndpoint`] connects, [`QuicTransport::accept_client`] yields those that
+//! * Clients speak `kv/2`: [`ClientEndpoint`] connects, [`QuicTransport::accept_client`] yields those that
 //!   were admitted, and both sides see a [`ClientConnection`] with streams. What is said on them is for
 //!   others.
 //! * Both sides show a certificate of the cluster's CA, always. [`DevCa`] makes them on the spot.
@@ -37,6 +37,7 @@ pub mod fuzzing;
 mod link;
 mod mailbox;
 mod peer;
+mod protocol;
 mod shared;
 mod socket;
 mod tls;
@@ -47,6 +48,7 @@ pub use client::{ClientConnection, ClientEndpoint};
 pub use config::QuicConfig;
 pub use dev_ca::DevCa;
 pub use error::QuicError;
+pub use protocol::{ALPN_KV, ALPN_RAFT};
 pub use quinn::{RecvStream, SendStream};
-pub use tls::{ALPN_KV, ALPN_RAFT, TlsConfig, check_cluster_id, client_name, node_name};
+pub use tls::{TlsConfig, check_cluster_id, client_name, node_name};
 pub use transport::QuicTransport;

@@ -9,19 +9,20 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use quinn::{Connection, RecvStream, SendStream, VarInt};
+use raft_core::codec::{Encoder, FRAME_BYTES_MAX, Version, decode};
 use raft_core::types::{Class, NodeId};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use crate::bulk::{QuicBulk, bulk_priority};
-use crate::config::HELLO_TIMEOUT;
+use crate::config::{HELLO_TIMEOUT, QuicConfig};
 use crate::error::{close, describe, printable};
 use crate::peer::Peer;
+use crate::protocol::PeerProtocol;
 use crate::shared::{InboundSlot, Shared};
-use crate::wire::frame::{FRAME_BYTES_MAX, FrameReader, ReadFailure};
-use crate::wire::hello::{HELLO_BYTES_MAX, Hello};
-use crate::wire::message::{Encoder, decode};
+use crate::wire::frame::{FrameReader, ReadFailure};
+use crate::wire::hello::{HELLO_BYTES_MAX, Hello, Members};
 
 /// Written at one time: enough for full batches of datagrams, little enough to stay fresh.
 const WRITE_BYTES: u64 = 256 << 10;
@@ -40,6 +41,7 @@ pub(crate) struct Link {
     pub(crate) connection: Connection,
     /// Of the peer: which data it has.
     pub(crate) incarnation: u64,
+    codec: Version,
     outgoing: Vec<(Class, SendStream)>,
     incoming: Vec<(Class, FrameReader)>,
 }
@@ -50,8 +52,10 @@ impl Link {
         shared: &Shared,
         connection: Connection,
         peer: NodeId,
+        protocol: PeerProtocol,
     ) -> Result<Self, String> {
-        let result = timeout(HELLO_TIMEOUT, Self::greet(shared, &connection, peer))
+        let greeting = Self::greet(shared, &connection, peer, protocol.codec);
+        let result = timeout(HELLO_TIMEOUT, greeting)
             .await
             .unwrap_or_else(|_| Err("connected, but it does not introduce itself".to_owned()));
         result.map_err(|reason| match connection.close_reason() {
@@ -63,18 +67,18 @@ impl Link {
         })
     }
 
-    async fn greet(shared: &Shared, connection: &Connection, peer: NodeId) -> Result<Self, String> {
+    async fn greet(
+        shared: &Shared,
+        connection: &Connection,
+        peer: NodeId,
+        codec: Version,
+    ) -> Result<Self, String> {
         let broken = |error: quinn::ConnectionError| describe(&error);
         let mut outgoing = Vec::new();
         for class in Class::ALL {
             let mut stream = connection.open_uni().await.map_err(broken)?;
             stream.set_priority(priority(class)).map_err(|error| error.to_string())?;
-            let hello = Hello {
-                cluster_id: shared.config.cluster_id.clone(),
-                node_id: shared.config.node_id,
-                incarnation: shared.config.incarnation,
-                class,
-            };
+            let hello = own_hello(&shared.config, class);
             stream.write_chunk(hello.encode()).await.map_err(|error| error.to_string())?;
             outgoing.push((class, stream));
         }
@@ -83,7 +87,7 @@ impl Link {
         for _ in Class::ALL {
             let stream = connection.accept_uni().await.map_err(broken)?;
             let (hello, reader) = read_hello(stream).await?;
-            check_hello(shared, &hello, peer)?;
+            check_hello(&own_hello(&shared.config, hello.class), &hello, peer)?;
             if incoming.iter().any(|(class, _)| *class == hello.class) {
                 return Err("two streams of one class; run equal versions".to_owned());
             }
@@ -93,7 +97,7 @@ impl Link {
             incoming.push((hello.class, reader));
         }
         let incarnation = incarnation.expect("there is more than no class");
-        Ok(Self { connection: connection.clone(), incarnation, outgoing, incoming })
+        Ok(Self { connection: connection.clone(), incarnation, codec, outgoing, incoming })
     }
 
     pub(crate) fn remote_ip(&self) -> IpAddr {
@@ -108,10 +112,10 @@ impl Link {
     pub(crate) fn run(self, peer: Arc<Peer>, inbound: Arc<InboundSlot>) -> RunningLink {
         let mut tasks = JoinSet::new();
         for (class, stream) in self.outgoing {
-            tasks.spawn(write(peer.clone(), class, stream));
+            tasks.spawn(write(peer.clone(), class, self.codec, stream));
         }
         for (class, reader) in self.incoming {
-            tasks.spawn(read(peer.id, class, reader, inbound.clone()));
+            tasks.spawn(read(peer.id, class, self.codec, reader, inbound.clone()));
         }
         tasks.spawn(accept_bulk(peer.id, self.connection.clone(), inbound));
         RunningLink {
@@ -130,18 +134,56 @@ async fn read_hello(stream: RecvStream) -> Result<(Hello, FrameReader), String> 
     Ok((hello, reader.with_limit(FRAME_BYTES_MAX)))
 }
 
-fn check_hello(shared: &Shared, hello: &Hello, peer: NodeId) -> Result<(), String> {
-    let ours = &shared.config.cluster_id;
-    if hello.cluster_id != *ours {
+fn own_hello(config: &QuicConfig, class: Class) -> Hello {
+    Hello {
+        cluster_id: config.cluster_id.clone(),
+        cluster_uid: config.cluster_uid,
+        node_id: config.node_id,
+        incarnation: config.incarnation,
+        class,
+        versions: config.cluster_versions,
+        members: Members::new(&config.member_ids()),
+        generation: 0,
+        founded: false,
+    }
+}
+
+/// The peer is the one that is meant, and has the same idea of the cluster.
+fn check_hello(own: &Hello, hello: &Hello, peer: NodeId) -> Result<(), String> {
+    if hello.cluster_id != own.cluster_id {
         return Err(format!(
-            "it says it is of cluster `{}`, but this is `{ours}`",
-            printable(&hello.cluster_id)
+            "it says it is of cluster `{}`, but this is `{}`",
+            printable(&hello.cluster_id),
+            own.cluster_id
         ));
     }
     if hello.node_id != peer {
         return Err(format!(
             "it says it is node {}, but its certificate is for node {peer}",
             hello.node_id
+        ));
+    }
+    if hello.cluster_uid != own.cluster_uid && hello.cluster_uid != 0 && own.cluster_uid != 0 {
+        return Err(format!(
+            "node {peer} is of another cluster with the name `{}` (uid {:032x}, and node {} has \
+             {:032x}); use one name for each cluster",
+            own.cluster_id, hello.cluster_uid, own.node_id, own.cluster_uid
+        ));
+    }
+    if !hello.members.are_those_of(&own.members) {
+        return Err(format!(
+            "the members are {} by the configuration of node {peer}, and {} by that of node {}; \
+             members cannot be changed yet (addresses can): give all nodes the list with which the \
+             cluster was founded",
+            hello.members, own.members, own.node_id
+        ));
+    }
+    let ((their_min, their_max), (own_min, own_max)) = (hello.versions, own.versions);
+    if their_min > own_max || own_min > their_max {
+        return Err(format!(
+            "node {peer} supports cluster versions {their_min} to {their_max}, and node {} {own_min} \
+             to {own_max}; install a release in between first",
+            own.node_id
         ));
     }
     Ok(())
@@ -186,9 +228,9 @@ impl RunningLink {
 }
 
 /// Writes what waits in the mailbox, as much as there is at a time.
-async fn write(peer: Arc<Peer>, class: Class, mut stream: SendStream) -> String {
+async fn write(peer: Arc<Peer>, class: Class, codec: Version, mut stream: SendStream) -> String {
     let mailbox = peer.mailbox(class);
-    let mut encoder = Encoder::default();
+    let mut encoder = Encoder::new(codec);
     let mut messages = Vec::new();
     loop {
         let charge = mailbox.take(WRITE_BYTES, &mut messages).await;
@@ -210,12 +252,13 @@ async fn write(peer: Arc<Peer>, class: Class, mut stream: SendStream) -> String 
 async fn read(
     peer: NodeId,
     class: Class,
+    codec: Version,
     mut reader: FrameReader,
     inbound: Arc<InboundSlot>,
 ) -> String {
     loop {
         // Before waiting: messages may have come together with the hello.
-        if let Err(error) = deliver(peer, class, &mut reader, &inbound) {
+        if let Err(error) = deliver(peer, class, codec, &mut reader, &inbound) {
             return error;
         }
         if let Err(failure) = reader.fill().await {
@@ -228,12 +271,13 @@ async fn read(
 fn deliver(
     peer: NodeId,
     class: Class,
+    codec: Version,
     reader: &mut FrameReader,
     inbound: &InboundSlot,
 ) -> Result<(), String> {
     let inbound = inbound.current();
     while let Some(frame) = reader.pop().map_err(|error| error.to_string())? {
-        let message = decode(frame).map_err(|error| error.to_string())?;
+        let message = decode(codec, frame).map_err(|error| error.to_string())?;
         if message.class() != class {
             return Err("a message on the stream of another class; run equal versions".to_owned());
         }

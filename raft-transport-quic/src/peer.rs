@@ -22,8 +22,9 @@ use crate::endpoint::resolve;
 use crate::error::{close, describe};
 use crate::link::{Link, RunningLink};
 use crate::mailbox::{Mailbox, Put};
+use crate::protocol::{Spoken, agreed};
 use crate::shared::{FORGOTTEN_AFTER, Refused, Shared};
-use crate::tls::node_name;
+use crate::tls::{Identity, node_name};
 
 /// Told to a node that dials while another one of its name is connected.
 const ANOTHER_DIRECTORY: &str =
@@ -237,7 +238,12 @@ impl Supervisor<'_> {
             .await
             .map_err(|_| describe(&quinn::ConnectionError::TimedOut))?
             .map_err(|error| describe(&error))?;
-        Link::establish(self.shared, connection, self.peer.id).await
+        let (_, alpn) = Identity::of_connection(&connection, &config.cluster_id)?;
+        let spoken = agreed(&config.peer_protocols, &alpn)?;
+        let Spoken::Peer(protocol) = spoken else {
+            return Err("it has chosen the client protocol; run equal versions".to_owned());
+        };
+        Link::establish(self.shared, connection, self.peer.id, protocol).await
     }
 
     /// Runs what the peer dialled, always the newest, for ever.

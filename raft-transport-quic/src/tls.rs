@@ -27,11 +27,6 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::error::{QuicError, printable};
 
-/// The protocol between nodes, with its version: unequal versions refuse each other at connect.
-pub const ALPN_RAFT: &[u8] = b"raft/1";
-/// The protocol between clients and nodes, with its version.
-pub const ALPN_KV: &[u8] = b"kv/1";
-
 /// Certificates and key of one node or client, PEM.
 #[derive(Clone)]
 pub struct TlsConfig {
@@ -110,8 +105,8 @@ impl TlsConfig {
         })
     }
 
-    /// For the side that is dialled, both protocols.
-    pub(crate) fn server(&self) -> Result<QuicServerConfig, QuicError> {
+    /// For the side that is dialled, with the protocols that it offers.
+    pub(crate) fn server(&self, offered: Vec<Vec<u8>>) -> Result<QuicServerConfig, QuicError> {
         let provider = provider();
         let verifier =
             WebPkiClientVerifier::builder_with_provider(Arc::new(self.roots()?), provider.clone())
@@ -125,21 +120,21 @@ impl TlsConfig {
             .with_client_cert_verifier(verifier)
             .with_single_cert(self.chain()?, self.key()?)
             .map_err(unusable)?;
-        config.alpn_protocols = vec![ALPN_RAFT.to_vec(), ALPN_KV.to_vec()];
+        config.alpn_protocols = offered;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         QuicServerConfig::try_from(config).map_err(|error| QuicError::Tls(error.to_string()))
     }
 
-    /// For the side that dials, one protocol.
-    pub(crate) fn client(&self, alpn: &[u8]) -> Result<QuicClientConfig, QuicError> {
+    /// For the side that dials, with the protocols that it offers.
+    pub(crate) fn client(&self, offered: Vec<Vec<u8>>) -> Result<QuicClientConfig, QuicError> {
         let mut config = rustls::ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&version::TLS13])
             .map_err(unusable)?
             .with_root_certificates(self.roots()?)
             .with_client_auth_cert(self.chain()?, self.key()?)
             .map_err(unusable)?;
-        config.alpn_protocols = vec![alpn.to_vec()];
+        config.alpn_protocols = offered;
         config.resumption = Resumption::disabled();
         QuicClientConfig::try_from(config).map_err(|error| QuicError::Tls(error.to_string()))
     }
@@ -344,7 +339,7 @@ mod tests {
         assert_eq!(TlsConfig::read(&ca, &cert, &key).unwrap().key_pem, tls.key_pem);
         let other = crate::DevCa::create("dev").unwrap().issue_node(1).unwrap();
         let mixed = TlsConfig { key_pem: other.key_pem, ..tls };
-        let mixed = mixed.client(ALPN_RAFT).err().unwrap().to_string();
+        let mixed = mixed.client(Vec::new()).err().unwrap().to_string();
         assert!(mixed.contains("belong together"), "{mixed}");
     }
 

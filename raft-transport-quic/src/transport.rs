@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use raft_core::codec::ENTRY_BYTES_MAX;
 use raft_core::transport::{BulkStream, Inbound, Transport, TransportError};
-use raft_core::types::{Class, Message, NodeId};
+use raft_core::types::{Body, Class, Message, NodeId, Position};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -20,8 +21,9 @@ use crate::endpoint::{node_endpoint, peer_client};
 use crate::error::{QuicError, close};
 use crate::link::Link;
 use crate::peer::{Peer, Supervisor};
+use crate::protocol::offered_by_node;
 use crate::shared::{InboundSlot, Refusals, Shared};
-use crate::tls::ALPN_RAFT;
+use crate::tls::Identity;
 
 /// How long opening a bulk stream may wait for one of those that are open to end.
 const OPEN_BULK_TIMEOUT: Duration = Duration::from_secs(1);
@@ -49,7 +51,8 @@ impl QuicTransport {
     /// [`QuicError::Config`] or [`QuicError::Tls`] if the configuration cannot.
     pub async fn bind(config: QuicConfig) -> Result<Arc<Self>, QuicError> {
         config.check()?;
-        let opened = node_endpoint(&config, config.tls.server()?)?;
+        let opened =
+            node_endpoint(&config, config.tls.server(offered_by_node(&config.peer_protocols))?)?;
         let local_addr = opened
             .endpoint
             .local_addr()
@@ -63,9 +66,10 @@ impl QuicTransport {
             handed_over.push((peer.clone(), accepted));
             peers.insert(id, peer);
         }
+        let offered = config.peer_protocols.iter().map(|protocol| protocol.alpn.to_vec()).collect();
         let (clients_in, clients) = mpsc::channel(config.client_connections_max.max(1));
         let shared = Arc::new(Shared {
-            peer_client: peer_client(&config, config.tls.client(ALPN_RAFT)?),
+            peer_client: peer_client(&config, config.tls.client(offered)?),
             opened,
             peers,
             inbound: Arc::new(InboundSlot::default()),
@@ -104,6 +108,15 @@ impl QuicTransport {
         self.shared.peers.get(&peer).map_or(0, |peer| peer.mailbox(class).dropped_count())
     }
 
+    /// The protocol version that is spoken with the peer now, as its ALPN; `None` while no connection
+    /// stands.
+    pub fn protocol_with(&self, peer: NodeId) -> Option<String> {
+        let connection = self.shared.peers.get(&peer)?.connection().ok()?;
+        let (_, alpn) =
+            Identity::of_connection(&connection, &self.shared.config.cluster_id).ok()?;
+        Some(String::from_utf8_lossy(&alpn).into_owned())
+    }
+
     fn peer(&self, id: NodeId) -> Result<&Arc<Peer>, TransportError> {
         self.shared.peers.get(&id).ok_or_else(|| {
             TransportError::new(format!("node {id} has no address here; add it to the peers"))
@@ -140,6 +153,14 @@ impl Transport for QuicTransport {
         if let Some(peer) = self.shared.peers.get(&to) {
             peer.send(message);
         }
+    }
+
+    fn entry_bytes_max(&self) -> u64 {
+        // It must fit into a frame, and together with its message into an empty mailbox.
+        let (previous, entries) = (Position::ZERO, Vec::new());
+        let message = Message::new(0, Body::Append { previous, entries, commit_index: 0 });
+        let mailbox_bytes = self.shared.config.log_bytes_max.saturating_sub(message.size_bytes());
+        ENTRY_BYTES_MAX.min(mailbox_bytes)
     }
 
     async fn open_bulk(&self, to: NodeId) -> Result<Box<dyn BulkStream>, TransportError> {

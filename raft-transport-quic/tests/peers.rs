@@ -84,7 +84,7 @@ async fn what_does_not_fit_is_dropped_and_the_rest_arrives() {
     nodes[0].send(2, control(7));
     assert_eq!(nodes[1].inbound.messages(1).await, [(1, control(7))]);
     // One that fits no frame is dropped alone.
-    nodes[0].send(2, append(0, &[33 << 20]));
+    nodes[0].send(2, append(0, &[49 << 20]));
     nodes[0].send(2, append(0, &[1]));
     assert_eq!(nodes[1].inbound.messages(1).await, [(1, append(0, &[1]))]);
     assert_eq!(nodes[0].transport.dropped_count(2, Class::Log), 1);

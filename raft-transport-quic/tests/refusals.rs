@@ -105,26 +105,37 @@ async fn whoever_does_not_fit_the_protocol_is_refused() {
     let node = |id| pair.ca.issue_node(id).unwrap();
     let client = pair.ca.issue_client("me").unwrap();
     let cases = [
-        ("a client as a peer", Some(client.clone()), "raft/1", "does not make a peer"),
-        ("an unknown node", Some(node(9)), "raft/1", "not among the peers"),
-        ("a node that should be dialled", Some(node(3)), "raft/1", "dials node 3"),
-        ("ourselves", Some(node(2)), "raft/1", "not among the peers"),
-        ("a node of another cluster", other_cluster.issue_node(1).ok(), "raft/1", "cluster `test`"),
+        ("a client as a peer", Some(client.clone()), "raft/2", "does not make a peer"),
+        ("an unknown node", Some(node(9)), "raft/2", "not among the peers"),
+        ("a node that should be dialled", Some(node(3)), "raft/2", "dials node 3"),
+        ("ourselves", Some(node(2)), "raft/2", "not among the peers"),
+        ("a node of another cluster", other_cluster.issue_node(1).ok(), "raft/2", "cluster `test`"),
         (
             "a client of another cluster",
             other_cluster.issue_client("x").ok(),
-            "kv/1",
+            "kv/2",
             "cluster `test`",
         ),
-        ("a node of another CA", stranger.issue_node(1).ok(), "raft/1", "invalid peer certificate"),
+        ("a node of another CA", stranger.issue_node(1).ok(), "raft/2", "invalid peer certificate"),
         (
             "a client of another CA",
             stranger.issue_client("x").ok(),
-            "kv/1",
+            "kv/2",
             "invalid peer certificate",
         ),
-        ("nobody", None, "kv/1", "certificate"),
-        ("another protocol", Some(client.clone()), "raft/2", "any known protocol"),
+        ("nobody", None, "kv/2", "certificate"),
+        (
+            "a client that knows version 1 only",
+            Some(client.clone()),
+            "kv/1",
+            "no version later than kv/1",
+        ),
+        (
+            "a node that knows version 1 only",
+            Some(node(1)),
+            "raft/1",
+            "no version later than raft/1",
+        ),
         ("a node of another protocol", Some(node(1)), "h3", "any known protocol"),
     ];
     for (who, tls, alpn, text) in cases {
@@ -188,37 +199,85 @@ fn framed(body: &[u8]) -> Bytes {
     [&(body.len() as u32).to_be_bytes(), body].concat().into()
 }
 
-fn hello(cluster: &str, node: u64, class: u8) -> Bytes {
-    framed(&rmp_serde::to_vec(&(cluster, node, 1u64, class)).unwrap())
+/// The fields of a hello, as `docs/wire.md` draws them.
+#[derive(Clone)]
+struct Hello {
+    cluster: &'static str,
+    uid: u64,
+    node: u64,
+    incarnation: u64,
+    class: u8,
+    versions: (u32, u32),
+    members: Vec<u64>,
+}
+
+impl Hello {
+    fn of_class(class: u8) -> Self {
+        let (cluster, versions, members) = ("test", (1, 1), vec![1, 2, 3]);
+        Self { cluster, uid: 0, node: 1, incarnation: 1, class, versions, members }
+    }
+
+    fn frame(&self) -> Bytes {
+        let ids: Vec<u8> = self.members.iter().flat_map(|id| id.to_be_bytes()).collect();
+        let digest = ring::digest::digest(&ring::digest::SHA256, &ids);
+        let digest = u64::from_be_bytes(*digest.as_ref().first_chunk().unwrap());
+        let Self { cluster, uid, node, incarnation, class, versions: (min, max), members } = self;
+        let fields =
+            (cluster, 0, uid, node, incarnation, class, min, max, digest, members, 0, false);
+        framed(&rmp_serde::to_vec(&fields).unwrap())
+    }
+}
+
+fn hello(change: impl FnOnce(&mut Hello)) -> Bytes {
+    let mut hello = Hello::of_class(0);
+    change(&mut hello);
+    hello.frame()
 }
 
 #[tokio::test]
 async fn a_peer_that_talks_nonsense_is_cut_off() {
     let pair = Pair::new().await;
-    let good = [hello("test", 1, 0), hello("test", 1, 1)];
+    let good = [Hello::of_class(0).frame(), Hello::of_class(1).frame()];
     let then = |bytes: &[u8]| {
         let [control, log] = good.clone();
         [control, [&log[..], bytes].concat().into()]
     };
-    let heartbeat_answer = [0, 0, 0, 3, 8, 5, 1];
-    let elsewhere = framed(&rmp_serde::to_vec(&("test", 1u64, 2u64, 1u8)).unwrap());
-    let endless_term = [0, 0, 0, 11, 9, 0xcf, 0x80, 0, 0, 0, 0, 0, 0, 0, 1];
-    let cases: [(&str, [Bytes; 2], &str); 11] = [
+    let with_log = |control: Bytes| [control, good[1].clone()];
+    // Kind, group, term and body.
+    let heartbeat_answer = [0, 0, 0, 6, 8, 0, 5, 0x92, 1, 1];
+    let endless_term = [0, 0, 0, 12, 9, 0, 0xcf, 0x80, 0, 0, 0, 0, 0, 0, 0, 1];
+    let elsewhere = hello(|hello| (hello.incarnation, hello.class) = (2, 1));
+    let cases: [(&str, [Bytes; 2], &str); 14] = [
         ("two incarnations", [good[0].clone(), elsewhere], "different incarnations"),
         ("a term without a next one", then(&framed(&endless_term)), "term is out of range"),
-        ("another cluster", [hello("other", 1, 0), good[1].clone()], "cluster `other`"),
-        ("another node", [hello("test", 3, 0), good[1].clone()], "says it is node 3"),
+        ("another cluster", with_log(hello(|hello| hello.cluster = "other")), "cluster `other`"),
+        ("another node", with_log(hello(|hello| hello.node = 3)), "says it is node 3"),
+        (
+            "other members",
+            with_log(hello(|hello| hello.members.push(4))),
+            "the members are 1, 2, 3, 4 by the configuration of node 1, and 1, 2, 3 by",
+        ),
+        (
+            "fewer members",
+            with_log(hello(|hello| hello.members = vec![1, 2])),
+            "the members are 1, 2 by the configuration of node 1, and 1, 2, 3 by",
+        ),
+        (
+            "a later release",
+            with_log(hello(|hello| hello.versions = (2, 3))),
+            "supports cluster versions 2 to 3, and node 2 1 to 1",
+        ),
         ("a class twice", [good[0].clone(), good[0].clone()], "one class"),
-        ("a class that is none", [good[0].clone(), hello("test", 1, 2)], "class is unknown"),
+        ("a class that is none", [good[0].clone(), hello(|h| h.class = 2)], "class is unknown"),
         ("no hello", [framed(b"hello"), framed(b"hello")], "hello"),
-        ("a long hello", [framed(&[0; 2000]), good[1].clone()], "frame of 2000 bytes"),
+        ("a long hello", [framed(&[0; 3000]), good[1].clone()], "frame of 3000 bytes"),
         ("an oversize frame", then(&[0xff; 4]), "frame of 4294967295 bytes"),
         ("no message", then(&framed(b"\0\0\0\x01\xc1")), "undecodable message"),
         ("a message of another class", then(&framed(&heartbeat_answer)), "another class"),
     ];
     let tls = pair.ca.issue_node(1).unwrap();
     for (what, streams, text) in cases {
-        let stranger = Stranger::dial(pair.address(), Some(&tls), &tls, b"raft/1").await.unwrap();
+        let stranger = Stranger::dial(pair.address(), Some(&tls), &tls, b"raft/2").await.unwrap();
         let mut open = Vec::new();
         for bytes in streams {
             // It may be cut off while it still speaks.
@@ -234,6 +293,45 @@ async fn a_peer_that_talks_nonsense_is_cut_off() {
         pair.is_undisturbed().await;
         stranger.endpoint.wait_idle().await;
     }
+}
+
+/// S2, C3. A list of members that was edited on one node only ends at the hello, and the operators of
+/// both nodes read both lists. The node with the edited list must not count another majority.
+#[tokio::test]
+async fn s02_nodes_with_different_members_refuse_each_other() {
+    let pair = Pair::new().await;
+    let mut edited = pair.peers.clone();
+    edited.insert(4, "127.0.0.1:9".to_owned());
+    edited.insert(5, "127.0.0.1:9".to_owned());
+    let one = Node::start(config(&pair.ca, 1, &edited)).await;
+    let told = one.fails_with(2, "the members are").await;
+    assert!(told.contains("1, 2, 3 by") && told.contains("1, 2, 3, 4, 5 by"), "{told}");
+    let told = pair.two.fails_with(1, "the members are").await;
+    assert!(told.contains("1, 2, 3 by") && told.contains("1, 2, 3, 4, 5 by"), "{told}");
+    pair.is_undisturbed().await;
+    one.transport.close().await;
+    // With the list of the others it is welcome.
+    let one = Node::start(config(&pair.ca, 1, &pair.peers)).await;
+    one.connected_to(2).await;
+}
+
+/// Two clusters of one name and one CA.
+#[tokio::test]
+async fn nodes_of_clusters_with_different_uids_refuse_each_other() {
+    let ca = DevCa::create("test").unwrap();
+    let peers = addresses(2);
+    let with_uid = |id, uid| {
+        let mut settings = config(&ca, id, &peers);
+        settings.cluster_uid = uid;
+        settings
+    };
+    let one = Node::start(with_uid(1, 7)).await;
+    let two = Node::start(with_uid(2, 8)).await;
+    one.fails_with(2, "another cluster with the name `test`").await;
+    two.transport.close().await;
+    // One that has no uid yet is no stranger.
+    let _two = Node::start(with_uid(2, 0)).await;
+    one.connected_to(2).await;
 }
 
 #[tokio::test]
@@ -267,7 +365,7 @@ async fn handshakes_that_never_end_disturb_nobody() {
             let (to, tls) = (pair.address(), tls.clone());
             tokio::spawn(async move {
                 // Given up in the middle, without a word.
-                let dial = Stranger::dial(to, Some(&tls), &tls, b"raft/1");
+                let dial = Stranger::dial(to, Some(&tls), &tls, b"raft/2");
                 let _ = timeout(Duration::from_millis(3), dial).await;
             })
         })

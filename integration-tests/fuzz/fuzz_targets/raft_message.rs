@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| fuzz::run(bytes, raft_transport_quic::fuzzing::message));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| fuzz::run(bytes, raft_core::fuzzing::message));

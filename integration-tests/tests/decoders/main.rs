@@ -18,7 +18,7 @@ type Decoder = (&'static str, fn(&[u8]));
 
 /// The targets of the fuzzer, but for the one that is replayed by the binary's own tests.
 const DECODERS: &[Decoder] = &[
-    ("raft_message", raft_transport_quic::fuzzing::message),
+    ("raft_message", raft_core::fuzzing::message),
     ("raft_hello", raft_transport_quic::fuzzing::hello),
     ("raft_frames", raft_transport_quic::fuzzing::frames),
     ("raft_certificate", raft_transport_quic::fuzzing::certificate),

@@ -15,7 +15,7 @@ use crate::error::Fatal;
 use crate::state_machine::StateMachine;
 use crate::storage::Storage;
 use crate::transport::{Inbound, Transport};
-use crate::types::{Configuration, Loaded, Time};
+use crate::types::{Configuration, ENTRY_OVERHEAD_BYTES, Loaded, Time};
 
 pub(super) async fn start<M: StateMachine>(
     config: NodeConfig,
@@ -24,6 +24,7 @@ pub(super) async fn start<M: StateMachine>(
     mut machine: M,
 ) -> Result<Node<M>, Fatal> {
     config.validate().map_err(|error| Fatal::Config(error.to_string()))?;
+    check_command_size(&config, &*transport)?;
     let loaded = storage.load().await?;
     bring_up_to_date(&loaded, &*storage, &mut machine).await?;
     let reader = storage.snapshot_reader().await?;
@@ -167,6 +168,22 @@ impl<M: StateMachine> Supervised<M> {
         tasks_ended.wait().await;
         result
     }
+}
+
+/// A command that the node accepts and the transport cannot carry would be appended and never be
+/// replicated, and all later entries would wait behind it.
+fn check_command_size(config: &NodeConfig, transport: &dyn Transport) -> Result<(), Fatal> {
+    let entry_bytes = config.command_bytes_max.saturating_add(ENTRY_OVERHEAD_BYTES);
+    let carried_bytes = transport.entry_bytes_max();
+    if entry_bytes > carried_bytes {
+        return Err(Fatal::Config(format!(
+            "command_bytes_max is {}, and the transport carries commands of up to {} bytes; choose a \
+             smaller command_bytes_max, or raise the transport's limits",
+            config.command_bytes_max,
+            carried_bytes.saturating_sub(ENTRY_OVERHEAD_BYTES)
+        )));
+    }
+    Ok(())
 }
 
 /// A machine that holds less than the published snapshot is given it: one that lives in memory, one

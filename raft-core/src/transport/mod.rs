@@ -10,7 +10,8 @@
 //!   waits behind another, nor either behind a bulk stream.
 //! * A peer that comes back with another disk is another one: what it sent from the old one does not
 //!   arrive after what it sends from the new one, and what was meant for the old one does not reach it.
-//! * [`Inbound`] hears the peer's authenticated identity. What does not decode never reaches it.
+//! * [`Inbound`] learns the peer's authenticated identity. A message reaches it only if it keeps the
+//!   rules of [`codec::check`](crate::codec::check); the decoder of [`crate::codec`] sees to that.
 
 pub mod channel;
 
@@ -32,6 +33,12 @@ pub trait Transport: Send + Sync + 'static {
 
     /// Takes the message and returns. The class is [`Message::class`].
     fn send(&self, to: NodeId, message: Message);
+
+    /// The largest entry that reaches a peer, in bytes as
+    /// [`Entry::size_bytes`](crate::types::Entry::size_bytes) counts them. A node does not start if
+    /// its limit for commands allows more: a larger entry would be appended, never be replicated, and
+    /// hold up all later ones.
+    fn entry_bytes_max(&self) -> u64;
 
     /// Opens a stream for a snapshot. It yields to the other classes.
     ///

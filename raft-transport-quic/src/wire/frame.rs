@@ -1,23 +1,17 @@
 //! Frames: a length and as many bytes.
 //!
-//! The length is checked before anything is allocated for it, and believed as far as a stream's window
-//! goes: what is there in one piece takes its room at once, and a longer frame gets more as it comes.
-//! Frames are handed out as slices of the buffer that was received into, so nothing is copied; a slice
-//! keeps its buffer (some hundred kilobytes, filled with neighbours that came at the same time) alive.
+//! The length is checked before anything is allocated for it. Up to [`ANNOUNCED_BYTES_MAX`] it is
+//! believed, and takes its room at once; a longer frame gets room as its bytes come. Frames are handed
+//! out as slices of the buffer that was received into, so nothing is copied. A slice keeps its buffer
+//! (some hundred kilobytes, with the frames that came at the same time) alive.
 
 use bytes::{Buf, Bytes, BytesMut};
 use quinn::RecvStream;
+use raft_core::codec::LENGTH_BYTES;
 use tokio::io::AsyncReadExt;
 
 use super::WireError;
 use crate::error::printable;
-
-/// The length prefix: u32, big endian.
-pub(crate) const LENGTH_BYTES: usize = 4;
-
-/// The largest frame of a message. The core's appends are of about a megabyte; this leaves room for a
-/// command that is larger than an append should be.
-pub(crate) const FRAME_BYTES_MAX: usize = 32 << 20;
 
 /// Received at one time, if the network has as much.
 const READ_BYTES: usize = 128 << 10;
@@ -66,7 +60,7 @@ impl FrameBuffer {
         Ok(&mut self.bytes)
     }
 
-    /// Whether nothing of a further frame has come.
+    /// No byte of a further frame has come.
     pub(crate) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
@@ -81,14 +75,14 @@ impl FrameBuffer {
     }
 }
 
-/// Why no more frames come.
+/// The reason why a stream yields no more frames.
 #[derive(Debug)]
 pub(crate) enum ReadFailure {
     /// The other side ended the stream between two frames.
     Ended,
     /// The stream or its connection broke.
     Broken(String),
-    /// What came is not a frame.
+    /// The bytes are not a frame.
     Wire(WireError),
 }
 

@@ -1,24 +1,100 @@
-//! What each side says first on each of its message streams: who it is and what the stream carries.
+//! The first frame of each message stream: which node speaks, what it is a member of, and which class
+//! of messages follows.
 //!
-//! The certificate has already proven the node; this tells which data it has, catches mistakes in
-//! the set-up with a clear text, and says which class follows.
+//! The certificate has already proven the node. The hello adds what no certificate says: which disk
+//! the node has (its incarnation), who the members are by its configuration, and which versions of the
+//! replicated formats it supports. Mistakes in the set-up end here with a sentence for the operator.
+
+use std::collections::BTreeSet;
+use std::fmt;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use raft_core::codec::{LENGTH_BYTES, skip_extensions};
 use raft_core::types::{Class, NodeId};
+use ring::digest::{SHA256, digest};
+use rmp_serde::Deserializer;
+use serde::Deserialize;
 
 use super::WireError;
-use super::frame::LENGTH_BYTES;
 use crate::error::printable;
 
 /// The largest hello.
-pub(crate) const HELLO_BYTES_MAX: usize = 1024;
+pub(crate) const HELLO_BYTES_MAX: usize = 2048;
+
+/// Ids in the list of members. The digest is of all of them.
+pub(crate) const MEMBERS_LISTED_MAX: usize = 64;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Hello {
     pub(crate) cluster_id: String,
+    /// Drawn when the cluster is founded; 0 while none is.
+    pub(crate) cluster_uid: u128,
     pub(crate) node_id: NodeId,
     pub(crate) incarnation: u64,
     pub(crate) class: Class,
+    /// The oldest and the newest cluster version that the node supports.
+    pub(crate) versions: (u32, u32),
+    pub(crate) members: Members,
+    /// Reserved: how often the cluster was restored, and whether it is founded, as the node knows it.
+    pub(crate) generation: u32,
+    pub(crate) founded: bool,
+}
+
+/// The ids of all members, as one node's configuration names them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Members {
+    digest: u64,
+    /// In ascending order, [`MEMBERS_LISTED_MAX`] at most. For the error text only.
+    listed: Vec<NodeId>,
+}
+
+impl Members {
+    pub(crate) fn new(ids: &BTreeSet<NodeId>) -> Self {
+        let listed = ids.iter().copied().take(MEMBERS_LISTED_MAX).collect();
+        Self { digest: Self::digest_of(ids.iter().copied()), listed }
+    }
+
+    /// The first 8 bytes of the SHA-256 over the ids in ascending order, 8 bytes each, big endian.
+    fn digest_of(ids: impl Iterator<Item = NodeId>) -> u64 {
+        let bytes: Vec<u8> = ids.flat_map(NodeId::to_be_bytes).collect();
+        let digest = digest(&SHA256, &bytes);
+        let first = digest.as_ref().first_chunk().expect("a SHA-256 has 32 bytes");
+        u64::from_be_bytes(*first)
+    }
+
+    pub(crate) fn are_those_of(&self, other: &Self) -> bool {
+        self.digest == other.digest
+    }
+
+    fn check(&self) -> Result<(), WireError> {
+        let what = "hello";
+        if self.listed.len() > MEMBERS_LISTED_MAX {
+            return Err(WireError::Rule { what, rule: "it lists too many members" });
+        }
+        if !self.listed.is_sorted_by(|one, next| one < next) {
+            return Err(WireError::Rule { what, rule: "the members are not in ascending order" });
+        }
+        let is_whole = self.listed.len() < MEMBERS_LISTED_MAX;
+        if is_whole && self.digest != Self::digest_of(self.listed.iter().copied()) {
+            return Err(WireError::Rule { what, rule: "the digest is not that of the members" });
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Members {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, id) in self.listed.iter().enumerate() {
+            if place > 0 {
+                f.write_str(", ")?;
+            }
+            write!(f, "{id}")?;
+        }
+        if self.listed.len() == MEMBERS_LISTED_MAX {
+            write!(f, ", ... (digest {:016x})", self.digest)?;
+        }
+        Ok(())
+    }
 }
 
 /// How a class is written, here and nowhere else.
@@ -29,11 +105,13 @@ fn class_number(class: Class) -> u8 {
     }
 }
 
+/// The fields in the order of the wire; the cluster uid in two halves.
+type Fields = (String, u64, u64, NodeId, u64, u8, u32, u32, u64, Vec<NodeId>, u32, bool);
+
 impl Hello {
     /// With its length in front.
     pub(crate) fn encode(&self) -> Bytes {
-        let fields = (&self.cluster_id, self.node_id, self.incarnation, class_number(self.class));
-        let body = rmp_serde::to_vec(&fields).expect("numbers and a short text can be encoded");
+        let body = self.encode_body();
         assert!(body.len() <= HELLO_BYTES_MAX, "a cluster id is at most 63 bytes");
         let mut frame = BytesMut::with_capacity(LENGTH_BYTES + body.len());
         frame.put_u32(body.len() as u32);
@@ -41,22 +119,65 @@ impl Hello {
         frame.freeze()
     }
 
-    /// From a frame.
+    fn encode_body(&self) -> Vec<u8> {
+        let fields: Fields = (
+            self.cluster_id.clone(),
+            (self.cluster_uid >> 64) as u64,
+            self.cluster_uid as u64,
+            self.node_id,
+            self.incarnation,
+            class_number(self.class),
+            self.versions.0,
+            self.versions.1,
+            self.members.digest,
+            self.members.listed.clone(),
+            self.generation,
+            self.founded,
+        );
+        rmp_serde::to_vec(&fields).expect("numbers and a short text can be encoded")
+    }
+
+    /// From a frame without its length. Fields that later versions add are passed over.
     pub(crate) fn decode(frame: &[u8]) -> Result<Self, WireError> {
         let what = "hello";
-        let (cluster_id, node_id, incarnation, class): (String, NodeId, u64, u8) =
-            rmp_serde::from_slice(frame).map_err(|error| WireError::Undecodable {
-                what,
-                reason: printable(&error.to_string()),
-            })?;
+        let mut rest = frame;
+        let (
+            cluster_id,
+            uid_high,
+            uid_low,
+            node_id,
+            incarnation,
+            class,
+            version_min,
+            version_max,
+            digest,
+            listed,
+            generation,
+            founded,
+        ) = Fields::deserialize(&mut Deserializer::new(&mut rest)).map_err(|error| {
+            WireError::Undecodable { what, reason: printable(&error.to_string()) }
+        })?;
         let class = Class::ALL
             .into_iter()
             .find(|known| class_number(*known) == class)
             .ok_or(WireError::Rule { what, rule: "the class is unknown" })?;
-        let hello = Self { cluster_id, node_id, incarnation, class };
-        match hello.encode()[LENGTH_BYTES..] == *frame {
-            true => Ok(hello),
-            false => Err(WireError::Rule { what, rule: "it is not in the form of ours" }),
+        let hello = Self {
+            cluster_id,
+            cluster_uid: u128::from(uid_high) << 64 | u128::from(uid_low),
+            node_id,
+            incarnation,
+            class,
+            versions: (version_min, version_max),
+            members: Members { digest, listed },
+            generation,
+            founded,
+        };
+        hello.members.check()?;
+        let fields_bytes = frame.len() - rest.len();
+        if hello.encode_body() != frame[..fields_bytes] {
+            return Err(WireError::Rule { what, rule: "it is not in the shortest form" });
         }
+        skip_extensions(rest)?;
+        Ok(hello)
     }
 }

@@ -1,15 +1,16 @@
-//! The door: here bytes become messages, and everything that can be checked without state is
-//! checked. Behind it all of that is assumed. `docs/wire.md` draws the frames.
+//! Frames on streams, and the hello. Messages are decoded by [`raft_core::codec`]. `docs/wire.md` draws
+//! all of it.
 
 pub(crate) mod frame;
 pub(crate) mod hello;
-pub(crate) mod message;
 
 #[cfg(test)]
 mod tests;
 
-/// Why bytes from the network are refused. The text closes the connection, and the operator at either
-/// end reads it.
+use raft_core::codec::CodecError;
+
+/// Why bytes from the network are refused. The text closes the connection; the operators of both nodes
+/// read it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum WireError {
     #[error(
@@ -20,4 +21,6 @@ pub(crate) enum WireError {
     Undecodable { what: &'static str, reason: String },
     #[error("refused {what}: {rule}")]
     Rule { what: &'static str, rule: &'static str },
+    #[error(transparent)]
+    Message(#[from] CodecError),
 }

@@ -7,13 +7,15 @@ use bytes::Bytes;
 
 use super::Net;
 use super::recorder::{Heard, Host, append, heartbeat, number_of};
+use crate::codec::ENTRY_BYTES_MAX;
 use crate::types::{
-    Body, Class, Configuration, Entry, Message, NodeId, Payload, Position, ReadOutcome, TERM_MAX,
+    Body, Class, Configuration, ENTRY_OVERHEAD_BYTES, Entry, INDEX_MAX, Message, NodeId, Payload,
+    Position, ReadOutcome, TERM_MAX,
 };
 
 /// One of each kind, with and without what is optional, and with extreme numbers.
 fn one_of_each() -> Vec<Message> {
-    let last = Position::new(TERM_MAX - 1, u64::MAX);
+    let last = Position::new(TERM_MAX - 1, INDEX_MAX);
     let entries = vec![
         Entry { index: 5, term: 3, payload: Payload::Noop },
         Entry { index: 6, term: 3, payload: Payload::Command(Bytes::new()) },
@@ -35,25 +37,24 @@ fn one_of_each() -> Vec<Message> {
         Body::VoteAnswer { granted: false },
         Body::Append { previous: Position::ZERO, entries: Vec::new(), commit_index: 0 },
         Body::Append { previous, entries, commit_index: 6 },
-        Body::AppendAccepted { match_index: u64::MAX },
+        Body::AppendAccepted { match_index: INDEX_MAX },
         Body::AppendRejected { previous_index: 9, hint: Position::new(2, 8) },
         Body::Heartbeat { round: u64::MAX, commit_index: 3 },
         Body::HeartbeatAnswer { round: 17, version_max: 3 },
         Body::ReadIndex { id: u64::MAX },
         Body::ReadIndexAnswer { id: 4, outcome: ReadOutcome::NotLeader },
         Body::ReadIndexAnswer { id: 4, outcome: ReadOutcome::Busy },
-        Body::ReadIndexAnswer { id: 4, outcome: ReadOutcome::Confirmed(u64::MAX) },
+        Body::ReadIndexAnswer { id: 4, outcome: ReadOutcome::Confirmed(INDEX_MAX) },
         Body::TimeoutNow { last: Position::new(3, 9) },
-        Body::Founding { number: 1, heard: None, met: false, version_max: 2 },
-        Body::Founding {
-            number: u64::MAX,
-            heard: Some(u64::MAX),
-            met: true,
-            version_max: u32::MAX,
-        },
         Body::Recovered { number: u64::MAX },
     ];
+    let (heard, version_max) = (Some(u64::MAX), u32::MAX);
+    let founding = [
+        Body::Founding { number: 1, heard: None, met: false, version_max: 2 },
+        Body::Founding { number: u64::MAX, heard, met: true, version_max },
+    ];
     let messages = bodies.into_iter().map(|body| Message::new(TERM_MAX, body));
+    let messages = messages.chain(founding.map(|body| Message::new(0, body)));
     let of_recovering = |message: Message| Message { recovering: Some(u64::MAX), ..message };
     messages.clone().chain(messages.map(of_recovering)).collect()
 }
@@ -201,4 +202,21 @@ pub async fn a_flood_to_nobody_neither_waits_nor_grows(net: &impl Net) {
     }
     let other = Host::of(net, 2).await;
     one.meet(&other, 1).await;
+}
+
+/// S5. The largest entry that the transport names arrives, unless it names more than
+/// [`ENTRY_BYTES_MAX`]. A leader sends an entry again and again until it is acknowledged; one that the
+/// transport always drops would hold up all later ones.
+pub async fn the_largest_entry_arrives(net: &impl Net) {
+    let (one, other) = Host::pair(net).await;
+    let size_bytes = one.transport.entry_bytes_max().min(ENTRY_BYTES_MAX);
+    let command_bytes = usize::try_from(size_bytes - ENTRY_OVERHEAD_BYTES).expect("it fits memory");
+    let message = append(1, Bytes::from(vec![0x5A; command_bytes]));
+    let Body::Append { entries, .. } = &message.body else { unreachable!("an append was made") };
+    assert_eq!(entries[0].size_bytes(), size_bytes);
+    let send = || one.transport.send(2, message.clone());
+    let arrived = |heard: &mut Heard| {
+        heard.messages.drain(..).any(|(_, heard)| heard == message).then_some(())
+    };
+    other.until_heard_from("the largest entry", send, arrived).await;
 }

@@ -28,6 +28,7 @@ pub use bulk::{
 pub use messages::{
     a_flood_to_nobody_neither_waits_nor_grows, control_is_not_held_up_by_log,
     messages_of_a_class_stay_in_order, messages_of_all_kinds_arrive_unchanged,
+    the_largest_entry_arrives,
 };
 pub use peers::{
     a_closed_transport_hears_nothing, a_restarted_peer_is_noticed_and_heard_again,
@@ -58,6 +59,7 @@ pub async fn all<N: Net>(new_net: impl AsyncFn() -> N) {
     messages_of_a_class_stay_in_order(&new_net().await).await;
     control_is_not_held_up_by_log(&new_net().await).await;
     a_flood_to_nobody_neither_waits_nor_grows(&new_net().await).await;
+    the_largest_entry_arrives(&new_net().await).await;
     the_sender_is_who_it_is(&new_net().await).await;
     reachability_tells_who_is_there(&new_net().await).await;
     a_restarted_peer_is_noticed_and_heard_again(&new_net().await).await;

@@ -167,6 +167,11 @@ impl Transport for ChannelTransport {
         self.network.send(self.node, self.incarnation, to, message);
     }
 
+    /// Unlimited: nothing is encoded, and an empty mailbox takes a message of any size.
+    fn entry_bytes_max(&self) -> u64 {
+        u64::MAX
+    }
+
     async fn open_bulk(&self, to: NodeId) -> Result<Box<dyn BulkStream>, TransportError> {
         Ok(Box::new(self.network.open_bulk(self.node, self.incarnation, to)?))
     }

@@ -1,0 +1,224 @@
+//! Messages to frames.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use serde::Serialize;
+
+use super::{
+    CodecError, FRAME_BYTES_MAX, GROUP, LENGTH_BYTES, Version, check_size, kind, outcome, run,
+};
+use crate::types::{Body, Configuration, Entry, Message, Payload, ReadOutcome};
+
+/// From this size on a command is passed on as it is; smaller ones are cheaper to copy together.
+const PASS_ON_BYTES_MIN: usize = 4 << 10;
+
+/// Gathers frames for one write.
+#[derive(Debug)]
+pub struct Encoder {
+    version: Version,
+    chunks: Vec<Bytes>,
+    tail: BytesMut,
+}
+
+impl Encoder {
+    /// An encoder with nothing to write.
+    pub fn new(version: Version) -> Self {
+        Self { version, chunks: Vec::new(), tail: BytesMut::new() }
+    }
+
+    /// Appends the message as a frame, its length in front.
+    ///
+    /// # Errors
+    /// [`CodecError::TooLarge`] if it fits no frame; nothing is appended then.
+    pub fn push(&mut self, message: &Message) -> Result<(), CodecError> {
+        match self.version {
+            Version::V2 => self.push_v2(message),
+        }
+    }
+
+    fn push_v2(&mut self, message: &Message) -> Result<(), CodecError> {
+        check_size(message)?;
+        let entries = match &message.body {
+            Body::Append { entries, .. } => entries.as_slice(),
+            _ => &[],
+        };
+        let commands = || entries.iter().filter_map(command);
+        let payload_bytes: usize = commands().map(Bytes::len).sum();
+
+        let start = self.tail.len();
+        self.tail.put_bytes(0, 2 * LENGTH_BYTES);
+        put_header(&mut self.tail, message);
+        let header_bytes = self.tail.len() - start - 2 * LENGTH_BYTES;
+        let frame_bytes = LENGTH_BYTES + header_bytes + payload_bytes;
+        if frame_bytes > FRAME_BYTES_MAX {
+            self.tail.truncate(start);
+            let (size_bytes, max_bytes) = (frame_bytes as u64, FRAME_BYTES_MAX as u64);
+            return Err(CodecError::TooLarge { size_bytes, max_bytes });
+        }
+        let mut lengths = &mut self.tail[start..];
+        lengths.put_u32(frame_bytes as u32);
+        lengths.put_u32(header_bytes as u32);
+        for command in commands() {
+            self.put_command(command);
+        }
+        Ok(())
+    }
+
+    fn put_command(&mut self, command: &Bytes) {
+        if command.len() < PASS_ON_BYTES_MIN {
+            self.tail.put_slice(command);
+        } else {
+            self.chunks.push(self.tail.split().freeze());
+            self.chunks.push(command.clone());
+        }
+    }
+
+    /// All that was pushed since the last call, to be written in this order.
+    pub fn take(&mut self) -> Vec<Bytes> {
+        let mut chunks = std::mem::take(&mut self.chunks);
+        if !self.tail.is_empty() {
+            chunks.push(self.tail.split().freeze());
+        }
+        chunks
+    }
+}
+
+fn command(entry: &Entry) -> Option<&Bytes> {
+    match &entry.payload {
+        Payload::Command(command) => Some(command),
+        Payload::Noop | Payload::Configuration(_) => None,
+    }
+}
+
+fn put<T: Serialize>(to: &mut BytesMut, value: T) {
+    rmp_serde::encode::write(&mut to.writer(), &value)
+        .expect("memory takes everything, and the values are plain");
+}
+
+/// Kind, group, term, and the number of a sender that recovers.
+fn put_head(to: &mut BytesMut, kind: u8, message: &Message) {
+    let flag = if message.recovering.is_some() { kind::FROM_RECOVERING } else { 0 };
+    put(to, kind + flag);
+    put(to, GROUP);
+    put(to, message.term);
+    if let Some(number) = message.recovering {
+        put(to, number);
+    }
+}
+
+fn put_header(to: &mut BytesMut, message: &Message) {
+    let mut head = |kind| put_head(to, kind, message);
+    match &message.body {
+        Body::PreVote { last } => {
+            head(kind::PRE_VOTE);
+            put(to, last);
+        }
+        Body::PreVoteAnswer { granted } => {
+            head(kind::PRE_VOTE_ANSWER);
+            put(to, granted);
+        }
+        Body::Vote { last, transfer } => {
+            head(kind::VOTE);
+            put(to, (last, transfer));
+        }
+        Body::VoteAnswer { granted } => {
+            head(kind::VOTE_ANSWER);
+            put(to, granted);
+        }
+        Body::Append { previous, entries, commit_index } => {
+            head(kind::APPEND);
+            put(to, (previous, commit_index, runs(entries).count() as u64));
+            put_runs(to, entries);
+        }
+        Body::AppendAccepted { match_index } => {
+            head(kind::APPEND_ACCEPTED);
+            put(to, match_index);
+        }
+        Body::AppendRejected { previous_index, hint } => {
+            head(kind::APPEND_REJECTED);
+            put(to, (previous_index, hint));
+        }
+        Body::Heartbeat { round, commit_index } => {
+            head(kind::HEARTBEAT);
+            put(to, (round, commit_index));
+        }
+        Body::HeartbeatAnswer { round, version_max } => {
+            head(kind::HEARTBEAT_ANSWER);
+            put(to, (round, version_max));
+        }
+        Body::ReadIndex { id } => {
+            head(kind::READ_INDEX);
+            put(to, id);
+        }
+        Body::ReadIndexAnswer { id, outcome } => {
+            head(kind::READ_INDEX_ANSWER);
+            let (outcome, read_index) = match outcome {
+                ReadOutcome::Confirmed(read_index) => (outcome::CONFIRMED, *read_index),
+                ReadOutcome::NotLeader => (outcome::NOT_LEADER, 0),
+                ReadOutcome::Busy => (outcome::BUSY, 0),
+            };
+            put(to, (id, outcome, read_index));
+        }
+        Body::TimeoutNow { last } => {
+            head(kind::TIMEOUT_NOW);
+            put(to, last);
+        }
+        Body::Recovered { number } => {
+            head(kind::RECOVERED);
+            put(to, number);
+        }
+        Body::Founding { number, heard, met, version_max } => {
+            head(kind::FOUNDING);
+            put(to, (number, heard, met, version_max));
+        }
+    }
+}
+
+/// Entries that share a head: commands of one term are numerous and share a run; a no-op or a
+/// configuration is rare and is a run of its own.
+fn runs(entries: &[Entry]) -> impl Iterator<Item = &[Entry]> {
+    entries.chunk_by(|one, next| {
+        command(one).is_some() && command(next).is_some() && one.term == next.term
+    })
+}
+
+fn put_runs(to: &mut BytesMut, entries: &[Entry]) {
+    for entries in runs(entries) {
+        let first = &entries[0];
+        match &first.payload {
+            Payload::Noop => put(to, (run::NOOP, first.term)),
+            Payload::Configuration(configuration) => {
+                put(to, (run::CONFIGURATION, first.term));
+                put_configuration(to, configuration);
+            }
+            Payload::Command(_) => {
+                put(to, (run::COMMANDS, first.term));
+                let lengths: Vec<u32> = entries
+                    .iter()
+                    .filter_map(command)
+                    .map(|command| command.len() as u32)
+                    .collect();
+                put(to, lengths);
+            }
+        }
+    }
+}
+
+fn put_configuration(to: &mut BytesMut, configuration: &Configuration) {
+    let Configuration {
+        voters,
+        outgoing,
+        learners,
+        members,
+        next_id,
+        founded,
+        generation,
+        cluster_version,
+    } = configuration;
+    let records: Vec<_> = members
+        .iter()
+        .map(|(id, member)| (id, member.incarnation, member.wants_vote, &member.context))
+        .collect();
+    let fields =
+        (voters, outgoing, learners, records, next_id, founded, generation, cluster_version);
+    put(to, fields);
+}
