@@ -86,7 +86,7 @@ impl Raft {
         let (Role::PreCandidate(candidate) | Role::Candidate(candidate)) = &mut self.role else {
             return;
         };
-        let silent = candidate.to_ask_again(&self.common, now);
+        let silent = candidate.take_silent_voters(&self.common, now);
         let last = self.common.log.last_position();
         for peer in silent {
             match &self.role {

@@ -41,7 +41,11 @@ impl Candidate {
     }
 
     /// The other voters that have not answered, if it is time to ask them again.
-    pub(in crate::consensus) fn to_ask_again(&mut self, common: &Common, now: Time) -> Vec<NodeId> {
+    pub(in crate::consensus) fn take_silent_voters(
+        &mut self,
+        common: &Common,
+        now: Time,
+    ) -> Vec<NodeId> {
         if now < self.ask_again_at {
             return Vec::new();
         }
