@@ -43,19 +43,42 @@ pub(super) struct Progress {
     pub(super) commit_sent: Index,
     /// A paused probe waits until then for its answer; afterwards the next sign of life brings another.
     pub(super) probe_again_at: Time,
-    /// Refusals since the last acknowledgement of what the peer had acknowledged before.
-    pub(super) rejected_count: u32,
+    pub(super) refused_probes: RefusedProbes,
     /// The newest cluster version that the peer supports; 0 before its first response.
     pub(super) version_max: u32,
 }
 
 hash_of!(Progress {
-    recovery, match_index, next_index, state, inflights, acked_round, commit_sent, rejected_count,
+    recovery, match_index, next_index, state, inflights, acked_round, commit_sent, refused_probes,
     version_max;
     left out: last_heard, probe_again_at
 });
 
+/// Probes in a row, at what the peer had acknowledged, that it refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct RefusedProbes {
+    count: u32,
+    /// The last probe was refused already; a copy of its refusal is none of the next.
+    pub(super) is_last_refused: bool,
+}
+
+/// Probes that a peer refuses before the operator is told.
+const REFUSED_PROBES_MAX: u32 = 5;
+
 impl Progress {
+    /// The peer refuses an append at an index that it had acknowledged. Returns true once that is
+    /// certain enough to tell the operator, and not again.
+    pub(super) fn is_probe_refused(&mut self, previous_index: Index) -> bool {
+        let is_probe = self.state == ProgressState::Probe { paused: true }
+            && previous_index == self.match_index
+            && previous_index == self.next_index - 1;
+        if !is_probe || std::mem::replace(&mut self.refused_probes.is_last_refused, true) {
+            return false;
+        }
+        self.refused_probes.count += 1;
+        self.refused_probes.count == REFUSED_PROBES_MAX
+    }
+
     pub(super) fn new(next_index: Index, inflights: Inflights, now: Time) -> Self {
         Self {
             recovery: None,
@@ -67,7 +90,7 @@ impl Progress {
             acked_round: 0,
             commit_sent: 0,
             probe_again_at: now,
-            rejected_count: 0,
+            refused_probes: RefusedProbes::default(),
             version_max: 0,
         }
     }

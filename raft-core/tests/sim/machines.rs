@@ -225,6 +225,7 @@ impl Simulation {
             batch_commit: node.disk.hard_state.commit_index,
             machine,
             applying: Default::default(),
+            leads_since: Time::ZERO,
             applying_since: None,
             reads: Vec::new(),
             waiting: Default::default(),

@@ -60,6 +60,8 @@ pub struct Life {
     pub batch_commit: Index,
     pub machine: Stamp,
     pub applying: VecDeque<Work>,
+    /// When it last became leader, by its own clock.
+    pub leads_since: Time,
     /// Since when the machine has had work and has applied nothing.
     pub applying_since: Option<Time>,
     /// Reads whose index is known and not applied yet.

@@ -3,11 +3,8 @@
 
 use super::Leader;
 use crate::consensus::common::Common;
-use crate::consensus::progress::ProgressState;
+use crate::consensus::progress::{ProgressState, RefusedProbes};
 use crate::types::{Body, Entry, Index, NodeId, Position, Time};
-
-/// Refusals in a row of what a peer acknowledged, until the operator is told.
-const REJECTIONS_MAX: u32 = 3;
 
 impl Leader {
     /// Sends each peer what it lacks, as far as its window allows. Called once all events at hand
@@ -58,6 +55,7 @@ impl Leader {
         };
         if probing {
             progress.state = ProgressState::Probe { paused: true };
+            progress.refused_probes.is_last_refused = false;
             progress.probe_again_at = now + common.config.election_timeout;
         } else if let Some(last) = entries.last() {
             let bytes = entries.iter().map(Entry::size_bytes).sum();
@@ -85,7 +83,7 @@ impl Leader {
             ));
             return;
         }
-        progress.rejected_count = 0;
+        progress.refused_probes = RefusedProbes::default();
         if progress.on_accepted(match_index, start_index) {
             self.finish_recoveries(common);
             self.advance_commit(common);
@@ -103,9 +101,9 @@ impl Leader {
     ) {
         let Some(progress) = self.progress.get_mut(&from) else { return };
         if previous_index <= progress.match_index {
-            progress.rejected_count += u32::from(previous_index == progress.match_index);
-            // C23. One may be late; a peer that keeps refusing what it acknowledged has lost it.
-            if progress.rejected_count == REJECTIONS_MAX {
+            // C23. A refusal may be an old one that is late; a peer that refuses one probe after the
+            // other of what it acknowledged, and accepts none, has lost it.
+            if progress.is_probe_refused(previous_index) {
                 common.alarms.push(format!(
                     "node {from} no longer holds index {previous_index}, which it had acknowledged: \
                      its disk was rolled back, or does not keep what it confirms. Acknowledged \
