@@ -12,8 +12,7 @@
 
 mod data_dir;
 mod files;
-#[cfg(any(feature = "rocksdb", feature = "fuzzing"))]
-#[cfg_attr(not(feature = "rocksdb"), allow(dead_code, reason = "the fuzzer reads; RocksDB uses"))]
+#[cfg_attr(not(feature = "rocksdb"), allow(dead_code, reason = "only RocksDB uses all of it"))]
 mod format;
 #[doc(hidden)]
 #[cfg(feature = "fuzzing")]
@@ -26,5 +25,5 @@ pub mod memory;
 #[cfg(feature = "rocksdb")]
 pub mod rocksdb;
 
-pub use data_dir::{CLUSTER_ID_BYTES_MAX, DataDir};
+pub use data_dir::{CLUSTER_ID_BYTES_MAX, DataDir, Space};
 pub use step::{Step, StepHook};

@@ -11,7 +11,7 @@
 
 use std::fmt;
 
-/// Why bytes are not the record that they should be. Whoever knows where they were read says so.
+/// Why bytes are not the record that they should be. The caller adds where they were read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Damage(pub(crate) String);
 
@@ -21,22 +21,16 @@ impl fmt::Display for Damage {
     }
 }
 
-const CHECKSUM_BYTES: usize = 4;
+/// Length of the checksum at the end of a record.
+pub(crate) const CHECKSUM_BYTES: usize = 4;
 
 /// Seals what `body` appends.
 pub(crate) fn seal(tag: u8, body: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
-    let mut out = Vec::new();
-    seal_into(&mut out, tag, body);
-    out
-}
-
-/// As [`seal`], into a buffer that is used again.
-pub(crate) fn seal_into(out: &mut Vec<u8>, tag: u8, body: impl FnOnce(&mut Vec<u8>)) {
-    out.clear();
-    out.push(tag);
-    body(out);
-    let checksum = crc32c::crc32c(out);
+    let mut out = vec![tag];
+    body(&mut out);
+    let checksum = crc32c::crc32c(&out);
     out.extend_from_slice(&checksum.to_be_bytes());
+    out
 }
 
 /// The fields of a sealed record whose checksum and tag are right.

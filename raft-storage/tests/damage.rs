@@ -218,8 +218,9 @@ async fn missing_files_are_refused_or_not_missed() {
     }
     let directory = copy_of(directory.path());
     fs::remove_dir_all(directory.path().join("log")).unwrap();
-    // The identity is there and the log is not: as new, and so the peers must decide.
-    assert_eq!(load(directory.path()).await.unwrap(), Loaded::default());
+    // The promises are gone, and the identity that they were given under is there.
+    let error = load(directory.path()).await.unwrap_err();
+    expect_refusal(&error, directory.path(), "without a log");
 }
 
 /// Opening after a crash cuts what cannot be replayed, and the records that claim more go with it. What
@@ -247,6 +248,56 @@ async fn what_a_crashed_log_claimed_is_claimed_at_every_later_start() {
         assert!(matches!(error, StorageError::Corrupt(_)), "{start}: {error:?}");
         expect_refusal(&error, short.path(), start);
     }
+}
+
+/// S23. The oldest write-ahead file holds a vote that is in no table yet. Without it replay begins with
+/// the next file, which fits: the log was compacted there.
+#[tokio::test]
+async fn a_missing_oldest_write_ahead_file_is_noticed() {
+    let (directory, aside, killed) =
+        (TempDir::new().unwrap(), TempDir::new().unwrap(), TempDir::new().unwrap());
+    let options = RocksOptions { direct_tables: false, ..RocksOptions::small() };
+    let storage = open_with(directory.path(), options).unwrap();
+    storage.load().await.unwrap();
+    // The table of the first file waits for a reader that does not come.
+    let fifo = aside.path().join("fifo");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let log = directory.path().join("log");
+    let tables = (1..60).map(|number| log.join(format!("{number:06}.sst")));
+    let tables: Vec<_> = tables.filter(|table| !table.exists()).collect();
+    for table in &tables {
+        std::os::unix::fs::symlink(&fifo, table).unwrap();
+    }
+    let large = |number| {
+        let payload = Payload::Command(Bytes::from(vec![number as u8; 100_000]));
+        Entry { index: number, term: 1, payload }
+    };
+    for number in 1..=11 {
+        let batch = Batch { entries: vec![large(number)], ..batch(number) };
+        storage.persist(batch).await.unwrap();
+    }
+    let start = SnapshotMeta { position: Position::new(1, 11), ..SnapshotMeta::default() };
+    storage.compact(start.clone()).await.unwrap();
+    storage.persist(Batch { entries: vec![large(12)], ..Batch::default() }).await.unwrap();
+    for table in &tables {
+        fs::remove_file(table).unwrap();
+    }
+    copy_at_one_moment(directory.path(), &killed.path().join("node"));
+    drop(fs::File::open(&fifo).unwrap());
+    drop(storage);
+
+    let node = killed.path().join("node");
+    let mut files = files_in(&node.join("log"), "log");
+    files.retain(|file| fs::metadata(file).unwrap().len() > 0);
+    assert_eq!(files.len(), 2, "two write-ahead files are needed");
+    let whole = copy_of(&node);
+    let loaded = load(whole.path()).await.unwrap();
+    assert_eq!(loaded.hard_state, batch(11).hard_state.unwrap());
+    assert_eq!((loaded.log_start, loaded.entries), (start, vec![large(12)]));
+    fs::remove_file(&files[0]).unwrap();
+    let error = load(&node).await.unwrap_err();
+    assert!(matches!(error, StorageError::Corrupt(_)), "{error:?}");
+    expect_refusal(&error, &node, "without its oldest file");
 }
 
 /// The last batch is large, and was cut off by a loss of power at any place, with anything behind.
@@ -317,11 +368,14 @@ async fn a_log_that_is_not_ours_or_newer_is_refused() {
     let error = put(b"user/1", b"of a state machine".to_vec()).await;
     assert!(matches!(error, StorageError::Corrupt(_)), "{error}");
     // Tag, magic, version, checksum: as docs/format.md says that all versions keep it.
-    let mut newer = b"Fraft-log\x00\x02".to_vec();
-    newer.extend(crc32c::crc32c(&newer).to_be_bytes());
-    let error = put(b"f", newer).await;
-    assert!(matches!(error, StorageError::Refused(_)), "{error}");
-    assert!(error.to_string().contains("version 2"), "{error}");
+    for (version, says) in [(3u16, "or a newer one"), (1, "no release")] {
+        let mut other = [&b"Fraft-log"[..], &version.to_be_bytes()].concat();
+        other.extend(crc32c::crc32c(&other).to_be_bytes());
+        let error = put(b"f", other).await;
+        assert!(matches!(error, StorageError::Refused(_)), "{error}");
+        let text = error.to_string();
+        assert!(text.contains(&format!("version {version}")) && text.contains(says), "{text}");
+    }
 }
 
 #[tokio::test]
@@ -371,6 +425,8 @@ async fn a_damaged_snapshot_is_never_read_as_another() {
     storage.persist(Batch { publish, ..Batch::default() }).await.unwrap();
     drop(storage);
     assert!(read_snapshot(directory.path()).await.unwrap() == bytes);
+    let whole_log = load(directory.path()).await.unwrap();
+    assert_eq!(whole_log.snapshot, Some(snapshot_meta()));
 
     let file = files_in(&directory.path().join("snapshots"), "snap").remove(0);
     let whole = fs::read(&file).unwrap();
@@ -387,6 +443,9 @@ async fn a_damaged_snapshot_is_never_read_as_another() {
         {
             let directory = copy_of(directory.path());
             fs::write(directory.path().join("snapshots").join(name), damaged).unwrap();
+            // S6. A state machine that is durable itself starts without the snapshot.
+            let loaded = load(directory.path()).await;
+            assert_eq!(loaded.unwrap(), whole_log, "{what} at {at}");
             let Err(error) = read_snapshot(directory.path()).await else {
                 panic!("a snapshot {what} at {at} was read");
             };
@@ -398,6 +457,73 @@ async fn a_damaged_snapshot_is_never_read_as_another() {
     fs::remove_file(directory.path().join("snapshots").join(name)).unwrap();
     let error = read_snapshot(directory.path()).await.unwrap_err();
     assert!(error.to_string().contains("missing"), "{error}");
+
+    // S6. Another snapshot takes its place.
+    let storage = open(directory.path()).unwrap();
+    storage.load().await.unwrap();
+    let position = Position::new(4, 21);
+    let meta = SnapshotMeta { position, ..snapshot_meta() };
+    let mut writer = storage.snapshot_writer(meta.clone(), None).await.unwrap();
+    writer.write(Bytes::from_static(b"newer")).await.unwrap();
+    writer.finish().await.unwrap();
+    let publish = Some(PublishSnapshot { meta, replaces_log: true });
+    storage.persist(Batch { publish, ..Batch::default() }).await.unwrap();
+    drop(storage);
+    assert!(read_snapshot(directory.path()).await.unwrap() == b"newer");
+}
+
+/// S14. A withdrawn snapshot is not there after a restart, its file is gone, and an open reader reads
+/// it to the end.
+#[tokio::test]
+async fn a_withdrawn_snapshot_goes_for_good() {
+    let directory = TempDir::new().unwrap();
+    let storage = open(directory.path()).unwrap();
+    storage.load().await.unwrap();
+    storage.persist(batch(1)).await.unwrap();
+    let meta = SnapshotMeta { position: Position::new(1, 1), ..snapshot_meta() };
+    let mut writer = storage.snapshot_writer(meta.clone(), None).await.unwrap();
+    let bytes = Bytes::from(vec![7; 300_000]);
+    writer.write(bytes.clone()).await.unwrap();
+    writer.finish().await.unwrap();
+    let publish = Some(PublishSnapshot { meta, replaces_log: false });
+    storage.persist(Batch { publish: publish.clone(), ..Batch::default() }).await.unwrap();
+    let mut reader = storage.snapshot_reader().await.unwrap().unwrap();
+    let withdraw = Batch { withdraw_snapshot: true, ..Batch::default() };
+    storage.persist(withdraw.clone()).await.unwrap();
+    assert!(storage.snapshot_reader().await.unwrap().is_none(), "none is published");
+    assert!(reader.read(0, 1 << 20).await.unwrap() == bytes, "the open reader reads on");
+    let both = Batch { publish, ..withdraw };
+    assert!(storage.persist(both).await.is_err(), "published and withdrawn at once");
+    drop((reader, storage));
+    assert!(files_in(&directory.path().join("snapshots"), "snap").is_empty());
+    assert_eq!(load(directory.path()).await.unwrap(), after(1));
+}
+
+/// The configuration of a cluster that is founded is stored before anything is promised, and is
+/// durable at once; an entry ends that.
+#[tokio::test]
+async fn an_empty_log_takes_its_configuration() {
+    let directory = TempDir::new().unwrap();
+    let data_dir = DataDir::initialise(directory.path(), CLUSTER, NODE).unwrap();
+    drop(data_dir);
+    let storage = open(directory.path()).unwrap();
+    let loaded = storage.load().await.unwrap();
+    assert_eq!(loaded, Loaded { hard_state: HardState::FOUNDING, ..Loaded::default() });
+    let founding = SnapshotMeta {
+        configuration: Configuration::of_voters([1, 2, 3]),
+        ..SnapshotMeta::default()
+    };
+    storage.compact(founding.clone()).await.unwrap();
+    let killed = TempDir::new().unwrap();
+    copy_at_one_moment(directory.path(), &killed.path().join("node"));
+    let loaded = load(&killed.path().join("node")).await.unwrap();
+    assert_eq!((loaded.log_start, loaded.hard_state), (founding.clone(), HardState::FOUNDING));
+
+    storage.persist(batch(1)).await.unwrap();
+    storage.compact(SnapshotMeta::default()).await.unwrap();
+    drop(storage);
+    let expected = Loaded { log_start: founding, ..after(1) };
+    assert_eq!(load(directory.path()).await.unwrap(), expected);
 }
 
 /// Files that nobody knows are not ours to remove.

@@ -1,8 +1,9 @@
 //! Whole data directories of every format that was ever written, opened from a copy.
 //!
-//! `tests/fixtures/directory-1` was written by the function at the bottom and is never altered. A
+//! `tests/fixtures/directory-2` was written by the function at the bottom and is never altered. A
 //! new format gets a new directory beside it (`RAFT_STORAGE_WRITE_FIXTURE=<new directory> cargo test
-//! -p raft-storage --test format`), and this test opens both.
+//! -p raft-storage --test format`), and this test opens both. `directory-1` is of before the first
+//! release and is refused.
 
 #![allow(clippy::unwrap_used)]
 
@@ -14,19 +15,32 @@ use bytes::Bytes;
 use common::{CLUSTER, NODE, copy, open};
 use raft_core::storage::{Storage, StorageError};
 use raft_core::types::{
-    Batch, Configuration, Entry, HardState, Loaded, Memory, Payload, Position, PublishSnapshot,
-    SnapshotContent, SnapshotMeta,
+    Batch, Configuration, Entry, HardState, Loaded, Member, Memory, Payload, Position,
+    PublishSnapshot, SnapshotContent, SnapshotMeta,
 };
 use raft_storage::DataDir;
 use tempfile::TempDir;
 
 fn fixture() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/directory-1")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/directory-2")
 }
 
 fn meta(term: u64, index: u64) -> SnapshotMeta {
-    let configuration =
-        Configuration { voters: [1, 2, 3].into(), outgoing: [3, 4].into(), learners: [7].into() };
+    let member = Member {
+        incarnation: 17,
+        wants_vote: true,
+        context: Bytes::from_static(b"node-7.example:7000"),
+    };
+    let configuration = Configuration {
+        voters: [1, 2, 3].into(),
+        outgoing: [3, 4].into(),
+        learners: [7].into(),
+        members: [(7, member)].into(),
+        next_id: 8,
+        founded: true,
+        generation: 1,
+        cluster_version: 1,
+    };
     SnapshotMeta { position: Position::new(term, index), configuration }
 }
 
@@ -68,7 +82,7 @@ async fn check(path: &Path) {
 }
 
 #[tokio::test]
-async fn a_directory_of_format_1_is_read_and_written_on() {
+async fn a_directory_of_format_2_is_read_and_written_on() {
     let copied = TempDir::new().unwrap();
     copy(&fixture(), copied.path()).unwrap();
     let Err(StorageError::Refused(text)) = DataDir::open(copied.path(), CLUSTER, NODE) else {
@@ -78,20 +92,33 @@ async fn a_directory_of_format_1_is_read_and_written_on() {
     std::fs::remove_file(copied.path().join("place")).unwrap();
     let data_dir = DataDir::open(copied.path(), CLUSTER, NODE).unwrap();
     assert_eq!(data_dir.incarnation(), INCARNATION);
+    assert!(data_dir.was_initialised());
     drop(data_dir);
     check(copied.path()).await;
     let loaded = open(copied.path()).unwrap().load().await.unwrap();
     assert_eq!(loaded.entries.len(), 21, "what was written on is there");
 }
 
+/// No release wrote format 1.
+#[test]
+fn a_directory_of_format_1_is_refused() {
+    let copied = TempDir::new().unwrap();
+    copy(&fixture().with_file_name("directory-1"), copied.path()).unwrap();
+    let Err(StorageError::Refused(text)) = DataDir::open(copied.path(), CLUSTER, NODE) else {
+        panic!("a directory of another format is refused");
+    };
+    assert!(text.contains("version 1") && text.contains("move the data directory away"), "{text}");
+}
+
 /// As the fixture says.
-const INCARNATION: u64 = 7_444_600_288_885_717_626;
+const INCARNATION: u64 = 13_554_291_779_733_232_337;
 
 /// Writes a fixture if it is asked to.
 #[tokio::test]
 async fn writes_a_fixture_where_it_is_asked_to() {
     let Ok(path) = std::env::var("RAFT_STORAGE_WRITE_FIXTURE") else { return };
     let path = Path::new(&path);
+    drop(DataDir::initialise(path, CLUSTER, NODE).unwrap());
     let storage = open(path).unwrap();
     storage.load().await.unwrap();
     let hard_state = HardState { commit_index: 1, ..HARD_STATE };

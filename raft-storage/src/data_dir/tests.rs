@@ -6,7 +6,9 @@ use std::os::unix::fs::PermissionsExt;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
+use super::identity::TAG_IDENTITY;
 use super::*;
+use crate::record::seal;
 
 /// Opens `path` as node 3 of the cluster "ours".
 fn open(path: &Path) -> StorageResult<DataDir> {
@@ -33,7 +35,9 @@ fn expect_corrupt(result: StorageResult<DataDir>, says: &str) {
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
-        if entry.file_type().unwrap().is_file() {
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to.join(entry.file_name()));
+        } else {
             fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
         }
     }
@@ -130,14 +134,18 @@ fn an_interrupted_first_opening_is_repeated() {
         &["lock"],
         &["lock", "reset-key.tmp"],
         &["lock", "reset-key"],
-        &["lock", "reset-key", "place.tmp"],
+        &["lock", "reset-key", "log/key.tmp"],
+        &["lock", "reset-key", "log/key"],
+        &["lock", "reset-key", "log/key", "place.tmp"],
         &["lock", "reset-key", "place"],
         &["lock", "reset-key", "place", "identity.tmp"],
         &["lock", "lost+found"],
     ] {
         let path = TempDir::new().unwrap();
         for name in left {
-            fs::write(path.path().join(name), "torn").unwrap();
+            let file = path.path().join(name);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, "torn").unwrap();
         }
         open(path.path()).unwrap_or_else(|error| panic!("{left:?}: {error}"));
         open(path.path()).unwrap_or_else(|error| panic!("{left:?}, again: {error}"));
@@ -148,7 +156,13 @@ fn an_interrupted_first_opening_is_repeated() {
 fn every_damaged_byte_of_a_small_file_is_noticed() {
     let path = TempDir::new().unwrap();
     drop(open(path.path()).unwrap());
-    for (name, says) in [(IDENTITY, "identity"), (PLACE, "place"), (RESET_KEY, "reset-key")] {
+    let files = [
+        (IDENTITY, "identity"),
+        (PLACE, "place"),
+        (RESET_KEY, "reset-key"),
+        ("log/key", "log/key"),
+    ];
+    for (name, says) in files {
         let file = path.path().join(name);
         let whole = fs::read(&file).unwrap();
         for at in 0..whole.len() {
@@ -163,20 +177,109 @@ fn every_damaged_byte_of_a_small_file_is_noticed() {
         expect_corrupt(open(path.path()), says);
         fs::write(&file, &whole).unwrap();
     }
-    fs::remove_file(path.path().join(RESET_KEY)).unwrap();
-    expect_corrupt(open(path.path()), "missing");
+    for name in [RESET_KEY, "log/key"] {
+        let whole = fs::read(path.path().join(name)).unwrap();
+        fs::remove_file(path.path().join(name)).unwrap();
+        expect_corrupt(open(path.path()), "missing");
+        fs::write(path.path().join(name), whole).unwrap();
+    }
+    open(path.path()).unwrap();
+}
+
+/// A key of another node, or a log that brought its own, would make each batch look forged.
+#[test]
+fn the_key_of_another_log_is_refused() {
+    let (path, other) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    drop(open(path.path()).unwrap());
+    drop(DataDir::open(other.path(), "ours", 4).unwrap());
+    let key = |of: &TempDir| of.path().join(LOG).join(LOG_KEY);
+    let own = fs::read(key(&path)).unwrap();
+    fs::copy(key(&other), key(&path)).unwrap();
+    expect_refused(open(path.path()), path.path(), "backup of the same node");
+    fs::write(key(&path), own).unwrap();
+    open(path.path()).unwrap();
+    for name in [key(&path), path.path().join(RESET_KEY)] {
+        let mode = fs::metadata(name).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "a secret is for the owner alone");
+    }
 }
 
 #[test]
-fn a_newer_version_is_refused() {
+fn an_initialised_directory_says_so_and_is_not_initialised_twice() {
+    let parent = TempDir::new().unwrap();
+    let path = parent.path().join("node");
+    assert!(DataDir::initialise(&path, "ours", 3).unwrap().was_initialised());
+    assert!(open(&path).unwrap().was_initialised());
+    let again = DataDir::initialise(&path, "ours", 3);
+    expect_refused(again, &path, "already the directory of node 3");
+    assert!(!open(&parent.path().join("other")).unwrap().was_initialised());
+    let foreign = parent.path().join("foreign");
+    fs::create_dir(&foreign).unwrap();
+    fs::write(foreign.join("notes"), "text").unwrap();
+    expect_refused(DataDir::initialise(&foreign, "ours", 3), &foreign, "notes");
+}
+
+/// S19. Tables and snapshots in an open directory could be read by each user of the machine.
+#[test]
+fn an_open_directory_is_made_private_below() {
+    let parent = TempDir::new().unwrap();
+    let path = parent.path().join("node");
+    drop(open(&path).unwrap());
+    for name in [LOG, STATE, SNAPSHOTS] {
+        fs::set_permissions(path.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    drop(open(&path).unwrap());
+    for name in [LOG, STATE, SNAPSHOTS] {
+        let mode = fs::metadata(path.join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700, "{name}");
+    }
+}
+
+/// S20. A backup that is unpacked in place often gets the inode of the original; and inodes of some
+/// file systems change with each mount.
+#[test]
+fn a_place_is_told_by_birth_then_mark_then_inode() {
+    let place = |inode, born_at, mark| Place { inode, born_at, mark: [mark; 16] };
+    let unstable_inode = (place(1, 7, 3), place(2, 7, 3));
+    let unpacked_on_the_same_inode = (place(1, 7, 3), place(1, 8, 0));
+    let copied_with_attributes = (place(1, 7, 3), place(2, 8, 3));
+    assert!(unstable_inode.0.is_of(&unstable_inode.1));
+    assert!(!unpacked_on_the_same_inode.0.is_of(&unpacked_on_the_same_inode.1));
+    assert!(!copied_with_attributes.0.is_of(&copied_with_attributes.1));
+    // Without birth times.
+    assert!(place(1, 0, 3).is_of(&place(2, 0, 3)));
+    assert!(!place(1, 0, 3).is_of(&place(1, 0, 0)));
+    assert!(place(1, 0, 0).is_of(&place(1, 0, 0)));
+    assert!(!place(1, 0, 0).is_of(&place(2, 0, 0)));
+}
+
+/// S20. The same on this file system: the inode is taken over, the birth time is not.
+#[test]
+fn a_lock_that_was_made_again_is_a_copy() {
     let path = TempDir::new().unwrap();
     drop(open(path.path()).unwrap());
-    let newer = seal(TAG_IDENTITY, |out| {
-        out.extend_from_slice(&(FORMAT_VERSION + 1).to_be_bytes());
-        out.extend_from_slice(b"whatever a newer version may write");
-    });
-    fs::write(path.path().join(IDENTITY), newer).unwrap();
-    expect_refused(open(path.path()), path.path(), "format version 2");
+    let before = Place::of(&lock(path.path()).unwrap()).unwrap();
+    fs::remove_file(path.path().join(LOCK)).unwrap();
+    let after = Place::of(&lock(path.path()).unwrap()).unwrap();
+    if (before.born_at, before.mark) == (0, [0; 16]) {
+        return; // This file system tells neither.
+    }
+    assert!(!before.is_of(&after), "{before:?} {after:?}");
+    expect_refused(open(path.path()), path.path(), "is a copy");
+}
+
+#[test]
+fn another_version_is_refused() {
+    for (version, says) in [(FORMAT_VERSION + 1, "format version 3"), (1, "no release")] {
+        let path = TempDir::new().unwrap();
+        drop(open(path.path()).unwrap());
+        let other = seal(TAG_IDENTITY, |out| {
+            out.extend_from_slice(&version.to_be_bytes());
+            out.extend_from_slice(b"whatever another version may write");
+        });
+        fs::write(path.path().join(IDENTITY), other).unwrap();
+        expect_refused(open(path.path()), path.path(), says);
+    }
 }
 
 #[test]
@@ -226,12 +329,23 @@ proptest! {
         key in proptest::collection::vec(any::<u8>(), 64),
     ) {
         let [node_id, incarnation, inode] = numbers;
-        let identity = Identity { cluster_id, node_id, incarnation };
+        let mark: [u8; 16] = key[..16].try_into().unwrap();
+        let identity = Identity {
+            cluster_id,
+            node_id,
+            incarnation,
+            was_initialised: inode % 2 == 0,
+            cluster_uid: mark,
+            log_key_fingerprint: !inode,
+        };
         let read = |bytes: &[u8]| Identity::decode(bytes, Path::new("identity")).ok();
         check(&identity, &identity.encode(), read);
-        check(&inode, &encode_place(inode), |bytes| decode_place(bytes).ok());
+        let place = Place { inode, born_at: incarnation, mark };
+        check(&place, &place.encode(), |bytes| Place::decode(bytes).ok());
         let key: [u8; 64] = key.try_into().unwrap();
         let encoded = encode_reset_key(version, &key);
         check(&(version, key), &encoded, |bytes| decode_reset_key(bytes).ok());
+        let encoded = LogKey::encode(version, &key);
+        check(&(version, key), &encoded, |bytes| LogKey::decode(bytes).ok());
     }
 }

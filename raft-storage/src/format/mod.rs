@@ -4,6 +4,9 @@
 //! Nothing here needs RocksDB, and nothing believes a length or a number before it has checked it: the
 //! bytes may be damaged, or well sealed nonsense. `docs/format.md` draws all of it.
 
+pub(crate) mod draft;
+pub(crate) mod keys;
+pub(crate) mod log_key;
 pub(crate) mod records;
 pub(crate) mod snapshot_file;
 pub(crate) mod wal;

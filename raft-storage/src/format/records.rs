@@ -1,18 +1,25 @@
 //! Raft's data as sealed records: the promise of `docs/format.md`, kept by the fixtures at the
 //! bottom.
+//!
+//! Records with anything in them that a client or a peer chose are masked (`draft.rs`): those of
+//! entries, hard state, log start and published snapshot. The format, the mark of a batch, and small
+//! files are not: nothing in them is anybody's choice.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use raft_core::types::{
-    Configuration, Entry, HardState, Index, Memory, NodeId, Payload, Position, SnapshotContent,
+    Configuration, Entry, HardState, Member, Memory, NodeId, Payload, Position, SnapshotContent,
     SnapshotMeta,
 };
 
-use crate::record::{Damage, Fields, seal, seal_into, unseal};
+use super::draft::{Draft, unmask};
+use super::keys::{KEY_HARD_STATE, KEY_LOG_START, KEY_SNAPSHOT, entry_key};
+use super::log_key::LogKey;
+use crate::record::{Damage, Fields, seal, unseal};
 
 /// Version of log, metadata and snapshot files.
-pub(crate) const FORMAT_VERSION: u16 = 1;
+pub(crate) const FORMAT_VERSION: u16 = 2;
 
 /// Batches and snapshots are numbered, and none gets beyond this by counting: a number that did would
 /// leave no room for the next one.
@@ -21,24 +28,9 @@ pub(crate) const NUMBER_MAX: u64 = (1 << 63) - 1;
 /// What a RocksDB instance written by us is recognised by.
 pub(crate) const MAGIC: &[u8; 8] = b"raft-log";
 
-// Keys. One column family holds everything, so that one flush covers everything and a WAL file is
-// never kept for the sake of a quiet one.
-pub(crate) const KEY_FORMAT: &[u8] = b"f";
-pub(crate) const KEY_BATCH: &[u8] = b"b";
-pub(crate) const KEY_HARD_STATE: &[u8] = b"h";
-pub(crate) const KEY_LOG_START: &[u8] = b"s";
-pub(crate) const KEY_SNAPSHOT: &[u8] = b"p";
-const KEY_ENTRY: u8 = b'e';
-/// Behind every entry's key.
-pub(crate) const KEY_ENTRY_END: &[u8] = &[KEY_ENTRY + 1];
-
 const TAG_FORMAT: u8 = b'F';
 const TAG_BATCH: u8 = b'B';
 const TAG_HARD_STATE: u8 = b'H';
-/// Hard states of nodes whose memory is not intact.
-const TAG_RECOVERING: u8 = b'R';
-const TAG_NEW: u8 = b'W';
-const TAG_MET: u8 = b'M';
 const TAG_LOG_START: u8 = b'S';
 const TAG_SNAPSHOT: u8 = b'P';
 const TAG_ENTRY: u8 = b'E';
@@ -49,21 +41,9 @@ const KIND_NOOP: u8 = 0;
 const KIND_COMMAND: u8 = 1;
 const KIND_CONFIGURATION: u8 = 2;
 
-pub(crate) fn entry_key(index: Index) -> [u8; 9] {
-    let mut key = [KEY_ENTRY; 9];
-    key[1..].copy_from_slice(&index.to_be_bytes());
-    key
-}
-
-/// The index in an entry's key; `None` if the key is not one.
-pub(crate) fn entry_key_index(key: &[u8]) -> Option<Index> {
-    let (&[KEY_ENTRY], index) = key.split_first_chunk::<1>()? else { return None };
-    Some(Index::from_be_bytes(index.try_into().ok()?))
-}
-
-/// Encodes into a buffer that is used again.
-pub(crate) fn encode_entry(out: &mut Vec<u8>, entry: &Entry) {
-    seal_into(out, TAG_ENTRY, |out| {
+/// Puts the entry into a batch.
+pub(crate) fn put_entry(draft: &mut Draft, entry: &Entry) {
+    draft.put(entry_key(entry.index), TAG_ENTRY, |out| {
         out.extend_from_slice(&entry.index.to_be_bytes());
         out.extend_from_slice(&entry.term.to_be_bytes());
         match &entry.payload {
@@ -80,15 +60,21 @@ pub(crate) fn encode_entry(out: &mut Vec<u8>, entry: &Entry) {
     });
 }
 
-pub(crate) fn decode_entry(bytes: &[u8]) -> Result<Entry, Damage> {
-    let mut fields = unseal(TAG_ENTRY, bytes)?;
+pub(crate) fn decode_entry(bytes: &[u8], key: &LogKey) -> Result<Entry, Damage> {
+    let body = unmask(TAG_ENTRY, bytes, key)?;
+    let mut fields = Fields(&body);
     let index = fields.u64()?;
     let Position { term, index } = in_range(Position::new(fields.u64()?, index))?;
     let payload = match fields.u8()? {
         KIND_NOOP => Payload::Noop,
         KIND_COMMAND => {
-            let left = fields.0.len();
-            Payload::Command(Bytes::copy_from_slice(fields.bytes(left)?))
+            let at = body.len() - fields.0.len();
+            // Without another copy.
+            return Ok(Entry {
+                index,
+                term,
+                payload: Payload::Command(Bytes::from(body).slice(at..)),
+            });
         }
         KIND_CONFIGURATION => Payload::Configuration(configuration(&mut fields)?),
         kind => return Err(Damage(format!("an entry of unknown kind {kind}"))),
@@ -97,91 +83,124 @@ pub(crate) fn decode_entry(bytes: &[u8]) -> Result<Entry, Damage> {
     Ok(Entry { index, term, payload })
 }
 
-pub(crate) fn encode_format() -> Vec<u8> {
+/// The format of a log, and which secret it was written with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Format {
+    pub(crate) version: u16,
+    /// Of the [`LogKey`]. Another version may not have it.
+    pub(crate) fingerprint: Option<u64>,
+}
+
+pub(crate) fn encode_format(key: &LogKey) -> Vec<u8> {
+    let fingerprint = key.fingerprint();
     seal(TAG_FORMAT, |out| {
         out.extend_from_slice(MAGIC);
         out.extend_from_slice(&FORMAT_VERSION.to_be_bytes());
+        out.extend_from_slice(&fingerprint.to_be_bytes());
     })
 }
 
-/// The version; all versions keep this record as it is.
-pub(crate) fn decode_format(bytes: &[u8]) -> Result<u16, Damage> {
+/// All versions keep this record as it is up to the version.
+pub(crate) fn decode_format(bytes: &[u8]) -> Result<Format, Damage> {
     let mut fields = unseal(TAG_FORMAT, bytes)?;
     if fields.bytes(MAGIC.len())? != MAGIC {
         return Err(Damage("not a raft log".to_owned()));
     }
     let version = fields.u16()?;
+    if version != FORMAT_VERSION {
+        return Ok(Format { version, fingerprint: None });
+    }
+    let fingerprint = Some(fields.u64()?);
     fields.done()?;
-    Ok(version)
+    Ok(Format { version, fingerprint })
 }
 
 /// First record of every batch. It is what tells a torn tail from damage: a batch that says that
-/// batch 7 was durable before it proves that a log without batch 7 is damaged.
+/// batch 7 was durable before it proves that a log without batch 7 is damaged. It carries a MAC, so
+/// that no other bytes can claim that.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct BatchMark {
-    /// Of this batch, from 1, never reused.
+    /// Of this batch, from 1, never reused. The log is made by a batch 0.
     pub(crate) number: u64,
     /// The last batch that was durable when this one was written.
     pub(crate) durable_through: u64,
+    /// Checksum of the operations behind the mark.
+    pub(crate) content: u32,
 }
 
-/// Length of an encoded [`BatchMark`]: tag, two numbers, checksum.
-pub(crate) const BATCH_MARK_BYTES: usize = 1 + 8 + 8 + 4;
+/// Length of an encoded [`BatchMark`]: tag, two numbers, content, MAC, checksum.
+pub(crate) const BATCH_MARK_BYTES: usize = 1 + 8 + 8 + 4 + 8 + 4;
 
-pub(crate) fn encode_batch_mark(mark: BatchMark) -> Vec<u8> {
+pub(crate) fn encode_batch_mark(mark: BatchMark, key: &LogKey) -> Vec<u8> {
+    let BatchMark { number, durable_through, content } = mark;
     seal(TAG_BATCH, |out| {
-        out.extend_from_slice(&mark.number.to_be_bytes());
-        out.extend_from_slice(&mark.durable_through.to_be_bytes());
+        out.extend_from_slice(&number.to_be_bytes());
+        out.extend_from_slice(&durable_through.to_be_bytes());
+        out.extend_from_slice(&content.to_be_bytes());
+        out.extend_from_slice(&key.mac(number, durable_through, content).to_be_bytes());
     })
 }
 
-pub(crate) fn decode_batch_mark(bytes: &[u8]) -> Result<BatchMark, Damage> {
+pub(crate) fn decode_batch_mark(bytes: &[u8], key: &LogKey) -> Result<BatchMark, Damage> {
     let mut fields = unseal(TAG_BATCH, bytes)?;
-    let mark = BatchMark { number: number(&mut fields)?, durable_through: fields.u64()? };
+    let mark = BatchMark {
+        number: number(&mut fields)?,
+        durable_through: fields.u64()?,
+        content: fields.u32()?,
+    };
+    let mac = fields.u64()?;
     fields.done()?;
+    if mac != key.mac(mark.number, mark.durable_through, mark.content) {
+        return Err(Damage("its MAC is not of this log".to_owned()));
+    }
     if mark.durable_through > mark.number {
         return Err(Damage(format!("batch {} speaks of a later one", mark.number)));
     }
     Ok(mark)
 }
 
-pub(crate) fn encode_hard_state(hard_state: &HardState) -> Vec<u8> {
-    let tag = match hard_state.memory {
-        Memory::Intact => TAG_HARD_STATE,
-        Memory::New => TAG_NEW,
-        Memory::Met => TAG_MET,
-        Memory::Lost => TAG_RECOVERING,
-    };
-    seal(tag, |out| {
-        out.extend_from_slice(&hard_state.term.to_be_bytes());
+pub(crate) fn put_hard_state(draft: &mut Draft, hard_state: &HardState) {
+    // Every field named, so that a new one cannot be forgotten here.
+    let HardState { term, voted_for, commit_index, memory } = hard_state;
+    draft.put(KEY_HARD_STATE, TAG_HARD_STATE, |out| {
+        out.extend_from_slice(&term.to_be_bytes());
         // No node has the id 0.
-        out.extend_from_slice(&hard_state.voted_for.unwrap_or(0).to_be_bytes());
-        out.extend_from_slice(&hard_state.commit_index.to_be_bytes());
-    })
+        out.extend_from_slice(&voted_for.unwrap_or(0).to_be_bytes());
+        out.extend_from_slice(&commit_index.to_be_bytes());
+        out.push(match memory {
+            Memory::Intact => 0,
+            Memory::New => 1,
+            Memory::Met => 2,
+            Memory::Lost => 3,
+        });
+    });
 }
 
-pub(crate) fn decode_hard_state(bytes: &[u8]) -> Result<HardState, Damage> {
-    let (tag, memory) = match bytes.first() {
-        Some(&TAG_RECOVERING) => (TAG_RECOVERING, Memory::Lost),
-        Some(&TAG_NEW) => (TAG_NEW, Memory::New),
-        Some(&TAG_MET) => (TAG_MET, Memory::Met),
-        Some(_) | None => (TAG_HARD_STATE, Memory::Intact),
-    };
-    let mut fields = unseal(tag, bytes)?;
+pub(crate) fn decode_hard_state(bytes: &[u8], key: &LogKey) -> Result<HardState, Damage> {
+    let body = unmask(TAG_HARD_STATE, bytes, key)?;
+    let mut fields = Fields(&body);
     let term = fields.u64()?;
     let voted_for = Some(fields.u64()?).filter(|node| *node != 0);
     let commit_index = fields.u64()?;
+    let memory = match fields.u8()? {
+        0 => Memory::Intact,
+        1 => Memory::New,
+        2 => Memory::Met,
+        3 => Memory::Lost,
+        other => return Err(Damage(format!("a memory of unknown kind {other}"))),
+    };
     fields.done()?;
     in_range(Position::new(term, commit_index))?;
     Ok(HardState { term, voted_for, commit_index, memory })
 }
 
-pub(crate) fn encode_log_start(meta: &SnapshotMeta) -> Vec<u8> {
-    seal(TAG_LOG_START, |out| put_meta(out, meta))
+pub(crate) fn put_log_start(draft: &mut Draft, meta: &SnapshotMeta) {
+    draft.put(KEY_LOG_START, TAG_LOG_START, |out| put_meta(out, meta));
 }
 
-pub(crate) fn decode_log_start(bytes: &[u8]) -> Result<SnapshotMeta, Damage> {
-    let mut fields = unseal(TAG_LOG_START, bytes)?;
+pub(crate) fn decode_log_start(bytes: &[u8], key: &LogKey) -> Result<SnapshotMeta, Damage> {
+    let body = unmask(TAG_LOG_START, bytes, key)?;
+    let mut fields = Fields(&body);
     let meta = meta(&mut fields)?;
     fields.done()?;
     Ok(meta)
@@ -196,16 +215,17 @@ pub(crate) struct Published {
     pub(crate) serial: u64,
 }
 
-pub(crate) fn encode_published(published: &Published) -> Vec<u8> {
-    seal(TAG_SNAPSHOT, |out| {
+pub(crate) fn put_published(draft: &mut Draft, published: &Published) {
+    draft.put(KEY_SNAPSHOT, TAG_SNAPSHOT, |out| {
         out.extend_from_slice(&published.serial.to_be_bytes());
         put_content(out, &published.content);
         put_meta(out, &published.meta);
-    })
+    });
 }
 
-pub(crate) fn decode_published(bytes: &[u8]) -> Result<Published, Damage> {
-    let mut fields = unseal(TAG_SNAPSHOT, bytes)?;
+pub(crate) fn decode_published(bytes: &[u8], key: &LogKey) -> Result<Published, Damage> {
+    let body = unmask(TAG_SNAPSHOT, bytes, key)?;
+    let mut fields = Fields(&body);
     let serial = number(&mut fields)?;
     let content = content(&mut fields)?;
     let meta = meta(&mut fields)?;
@@ -304,35 +324,90 @@ fn meta(fields: &mut Fields<'_>) -> Result<SnapshotMeta, Damage> {
 }
 
 fn put_configuration(out: &mut Vec<u8>, configuration: &Configuration) {
-    let Configuration { voters, outgoing, learners, .. } = configuration;
+    // Every field named, so that a new one cannot be forgotten here.
+    let Configuration {
+        voters,
+        outgoing,
+        learners,
+        members,
+        next_id,
+        founded,
+        generation,
+        cluster_version,
+    } = configuration;
     for set in [voters, outgoing, learners] {
-        let count = u32::try_from(set.len()).expect("fewer than 2^32 members");
-        out.extend_from_slice(&count.to_be_bytes());
+        put_count(out, set.len());
         for node in set {
             out.extend_from_slice(&node.to_be_bytes());
         }
     }
+    out.extend_from_slice(&next_id.to_be_bytes());
+    out.push(u8::from(*founded));
+    out.extend_from_slice(&generation.to_be_bytes());
+    out.extend_from_slice(&cluster_version.to_be_bytes());
+    put_count(out, members.len());
+    for (node, Member { incarnation, wants_vote, context }) in members {
+        out.extend_from_slice(&node.to_be_bytes());
+        out.extend_from_slice(&incarnation.to_be_bytes());
+        out.push(u8::from(*wants_vote));
+        put_count(out, context.len());
+        out.extend_from_slice(context);
+    }
+}
+
+fn put_count(out: &mut Vec<u8>, count: usize) {
+    let count = u32::try_from(count).expect("fewer than 2^32 members, and bytes of a context");
+    out.extend_from_slice(&count.to_be_bytes());
 }
 
 fn configuration(fields: &mut Fields<'_>) -> Result<Configuration, Damage> {
     let mut set = || {
         // A count is believed only as far as there are bytes, so nothing is reserved for it.
-        let mut members = BTreeSet::new();
+        let mut nodes = BTreeSet::new();
         for _ in 0..fields.u32()? {
-            let member: NodeId = fields.u64()?;
-            if member <= members.last().copied().unwrap_or(0) {
-                return Err(Damage("members are out of order, twice there, or 0".to_owned()));
-            }
-            members.insert(member);
+            let node = next_node(fields.u64()?, nodes.last())?;
+            nodes.insert(node);
         }
-        Ok(members)
+        Ok(nodes)
     };
-    Ok(Configuration {
+    let mut configuration = Configuration {
         voters: set()?,
         outgoing: set()?,
         learners: set()?,
-        ..Configuration::default()
-    })
+        members: BTreeMap::new(),
+        next_id: fields.u64()?,
+        founded: flag(fields)?,
+        generation: fields.u32()?,
+        cluster_version: fields.u32()?,
+    };
+    for _ in 0..fields.u32()? {
+        let last = configuration.members.keys().next_back();
+        let node = next_node(fields.u64()?, last)?;
+        if !configuration.is_member(node) {
+            return Err(Damage(format!("a record of node {node}, which is no member")));
+        }
+        let (incarnation, wants_vote) = (fields.u64()?, flag(fields)?);
+        let len = fields.u32()? as usize;
+        let context = Bytes::copy_from_slice(fields.bytes(len)?);
+        configuration.members.insert(node, Member { incarnation, wants_vote, context });
+    }
+    Ok(configuration)
+}
+
+/// Sets and maps have one form: ascending, each node once. No node has the id 0.
+fn next_node(node: NodeId, last: Option<&NodeId>) -> Result<NodeId, Damage> {
+    match last.copied().unwrap_or(0) < node {
+        true => Ok(node),
+        false => Err(Damage("members are out of order, twice there, or 0".to_owned())),
+    }
+}
+
+pub(crate) fn flag(fields: &mut Fields<'_>) -> Result<bool, Damage> {
+    match fields.u8()? {
+        0 => Ok(false),
+        1 => Ok(true),
+        other => Err(Damage(format!("{other} where 0 or 1 belongs"))),
+    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The records of format 1 as they are on disk. The fixture is a promise to every directory that was
+//! The records of format 2 as they are on disk. The fixture is a promise to every directory that was
 //! ever written: a test that fails here is a change of format, and needs a new version.
 
 use std::collections::BTreeMap;
@@ -8,8 +8,10 @@ use proptest::prelude::*;
 use raft_core::types::{INDEX_MAX, TERM_MAX};
 
 use super::*;
+use crate::format::draft::Sealed;
+use crate::format::log_key::LOG_KEY_BYTES;
 
-const RECORDS: &str = include_str!("../../tests/fixtures/records-1.txt");
+const RECORDS: &str = include_str!("../../tests/fixtures/records-2.txt");
 
 /// `name hex`, a line each; `#` begins a comment.
 fn fixtures() -> BTreeMap<&'static str, Vec<u8>> {
@@ -23,12 +25,51 @@ fn fixtures() -> BTreeMap<&'static str, Vec<u8>> {
         .collect()
 }
 
+/// The key of the fixtures: the bytes 0, 1, 2 ...
+fn key() -> LogKey {
+    LogKey::new(&std::array::from_fn::<u8, LOG_KEY_BYTES, _>(|at| at as u8))
+}
+
+const NONCE: u64 = 0x1122_3344_5566_7788;
+
+/// The record that `put` puts, masked.
+fn masked(put: impl FnOnce(&mut Draft)) -> Vec<u8> {
+    let mut draft = Draft::default();
+    // Not at the front of the keystream, as most records.
+    draft.put(KEY_HARD_STATE, 0, |out| out.extend_from_slice(b"another record"));
+    put(&mut draft);
+    draft.seal(&key(), NONCE);
+    let Some(Sealed::Put { record, .. }) = draft.sealed().last() else { panic!("no record") };
+    record.to_vec()
+}
+
+fn entry_record(entry: &Entry) -> Vec<u8> {
+    masked(|draft| put_entry(draft, entry))
+}
+
+fn entry(bytes: &[u8]) -> Result<Entry, Damage> {
+    decode_entry(bytes, &key())
+}
+
 fn configuration() -> Configuration {
+    let member = |incarnation, wants_vote, context: &'static [u8]| Member {
+        incarnation,
+        wants_vote,
+        context: Bytes::from_static(context),
+    };
     Configuration {
         voters: [1, 2, 3].into(),
         outgoing: [3, 4].into(),
         learners: [u64::MAX].into(),
-        ..Configuration::default()
+        members: [
+            (1, member(0x0123_4567_89ab_cdef, false, b"node-1.example:7000")),
+            (u64::MAX, member(0, true, b"")),
+        ]
+        .into(),
+        next_id: 9,
+        founded: true,
+        generation: 2,
+        cluster_version: 3,
     }
 }
 
@@ -52,6 +93,10 @@ fn check<T: Debug + PartialEq>(
     decode: impl Fn(&[u8]) -> Result<T, Damage>,
 ) {
     let hex: String = encoded.iter().map(|byte| format!("{byte:02x}")).collect();
+    if std::env::var_os("RAFT_STORAGE_PRINT_RECORDS").is_some() {
+        println!("{name} {hex}");
+        return;
+    }
     let fixture = fixtures().remove(name);
     assert_eq!(fixture, Some(encoded), "{name} {hex}");
     let fixture = fixture.unwrap();
@@ -73,12 +118,12 @@ fn entries_keep_their_format() {
         ("entry-command", Payload::Command(Bytes::from_static(b"set x = 1"))),
         ("entry-empty-command", Payload::Command(Bytes::new())),
         ("entry-configuration", Payload::Configuration(configuration())),
+        ("entry-plain-configuration", Payload::Configuration(Configuration::of_voters([1, 2, 3]))),
     ];
     for (name, payload) in payloads {
         let entry = Entry { index: 258, term: 5, payload };
-        let mut encoded = b"from an earlier use".to_vec();
-        encode_entry(&mut encoded, &entry);
-        check(name, entry, encoded, decode_entry);
+        let encoded = entry_record(&entry);
+        check(name, entry, encoded, super::tests::entry);
     }
 }
 
@@ -87,24 +132,30 @@ fn hard_states_keep_their_format() {
     for (name, voted_for, memory) in [
         ("hard-state", Some(3), Memory::Intact),
         ("hard-state-no-vote", None, Memory::Intact),
-        ("hard-state-recovering", Some(3), Memory::Lost),
+        ("hard-state-new", None, Memory::New),
+        ("hard-state-met", None, Memory::Met),
+        ("hard-state-lost", Some(3), Memory::Lost),
     ] {
         let hard_state = HardState { term: 9, voted_for, commit_index: 300, memory };
-        check(name, hard_state, encode_hard_state(&hard_state), decode_hard_state);
+        let encoded = masked(|draft| put_hard_state(draft, &hard_state));
+        check(name, hard_state, encoded, |bytes| decode_hard_state(bytes, &key()));
     }
 }
 
 #[test]
 fn metadata_keeps_its_format() {
-    check("format", FORMAT_VERSION, encode_format(), decode_format);
-    let mark = BatchMark { number: 77, durable_through: 76 };
-    let encoded = encode_batch_mark(mark);
+    let format = Format { version: FORMAT_VERSION, fingerprint: Some(key().fingerprint()) };
+    check("format", format, encode_format(&key()), decode_format);
+    let mark = BatchMark { number: 77, durable_through: 76, content: 0xcafe_f00d };
+    let encoded = encode_batch_mark(mark, &key());
     assert_eq!(encoded.len(), BATCH_MARK_BYTES);
-    check("batch-mark", mark, encoded, decode_batch_mark);
-    check("log-start", meta(), encode_log_start(&meta()), decode_log_start);
+    check("batch-mark", mark, encoded, |bytes| decode_batch_mark(bytes, &key()));
+    let encoded = masked(|draft| put_log_start(draft, &meta()));
+    check("log-start", meta(), encoded, |bytes| decode_log_start(bytes, &key()));
     check("floor", 99, encode_floor(99), decode_floor);
     let published = Published { meta: meta(), content: content(), serial: 4 };
-    check("published", published.clone(), encode_published(&published), decode_published);
+    let encoded = masked(|draft| put_published(draft, &published));
+    check("published", published, encoded, |bytes| decode_published(bytes, &key()));
 }
 
 #[test]
@@ -117,53 +168,104 @@ fn snapshot_headers_keep_their_format() {
     }
 }
 
-#[test]
-fn keys_sort_as_indexes_do() {
-    let indexes = [0, 1, 255, 256, 65_535, 65_536, u64::MAX];
-    let keys = indexes.map(entry_key);
-    assert!(keys.is_sorted());
-    assert!(keys.iter().all(|key| &key[..] < KEY_ENTRY_END));
-    assert_eq!(keys.map(|key| entry_key_index(&key)), indexes.map(Some));
-    for other in [KEY_BATCH, KEY_FORMAT, KEY_HARD_STATE, KEY_LOG_START, KEY_SNAPSHOT] {
-        assert_eq!(entry_key_index(other), None);
-        assert!(other < &entry_key(0)[..] || other >= KEY_ENTRY_END);
-    }
-}
-
 /// A checksum does not keep out what was sealed by mistake, or by malice.
 #[test]
 fn well_sealed_nonsense_is_refused() {
-    let entry = |kind: u8, rest: &[u8]| {
-        seal(TAG_ENTRY, |out| {
-            out.extend_from_slice(&[0; 16]);
-            out.push(kind);
-            out.extend_from_slice(rest);
-        })
+    let of_kind = |kind: u8, rest: &[u8]| {
+        entry(&masked(|draft| {
+            draft.put(entry_key(0), TAG_ENTRY, |out| {
+                out.extend_from_slice(&[0; 16]);
+                out.push(kind);
+                out.extend_from_slice(rest);
+            });
+        }))
     };
-    assert!(decode_entry(&entry(3, b"")).is_err(), "an unknown kind");
-    assert!(decode_entry(&entry(KIND_NOOP, b"x")).is_err(), "leftovers");
-    assert!(decode_entry(&entry(KIND_CONFIGURATION, &[0xff; 4])).is_err(), "2^32 voters");
+    assert!(of_kind(3, b"").is_err(), "an unknown kind");
+    assert!(of_kind(KIND_NOOP, b"x").is_err(), "leftovers");
+    assert!(of_kind(KIND_CONFIGURATION, &[0xff; 4]).is_err(), "2^32 voters");
+    let hard_state = |memory: u8| {
+        let record = masked(|draft| {
+            draft.put(KEY_HARD_STATE, TAG_HARD_STATE, |out| {
+                out.extend_from_slice(&[0; 24]);
+                out.push(memory);
+            });
+        });
+        decode_hard_state(&record, &key())
+    };
+    assert!(hard_state(3).is_ok() && hard_state(4).is_err(), "an unknown memory");
     let no_chunks = SnapshotHeader { chunk_bytes: 0, meta: meta(), expected: None };
     assert!(decode_snapshot_header(&encode_snapshot_header(&no_chunks)).is_err());
     let other_magic = seal(TAG_FORMAT, |out| out.extend_from_slice(b"raft-lag\0\x01"));
     assert!(decode_format(&other_magic).is_err());
+    // Of other versions the version alone is read, so that it can be named.
+    let version_1 = seal(TAG_FORMAT, |out| out.extend_from_slice(b"raft-log\0\x01"));
+    assert_eq!(decode_format(&version_1), Ok(Format { version: 1, fingerprint: None }));
+}
+
+/// S1. Everything of a masked record that a client or a peer chose is unlike what it chose, and the
+/// same thing written twice is written differently.
+#[test]
+fn a_masked_record_shows_nothing_of_what_was_chosen() {
+    let chosen = b"0123456789abcdef".repeat(8);
+    let command = |nonce| {
+        let payload = Payload::Command(Bytes::from(chosen.clone()));
+        let mut draft = Draft::default();
+        put_entry(&mut draft, &Entry { index: 1, term: 1, payload });
+        let mut configuration = configuration();
+        configuration.members.get_mut(&1).unwrap().context = Bytes::from(chosen.clone());
+        let meta = SnapshotMeta { configuration: configuration.clone(), ..meta() };
+        let payload = Payload::Configuration(configuration);
+        put_entry(&mut draft, &Entry { index: 2, term: 1, payload });
+        put_log_start(&mut draft, &meta);
+        put_published(&mut draft, &Published { meta, content: content(), serial: 1 });
+        draft.seal(&key(), nonce);
+        let records: Vec<Vec<u8>> = draft
+            .sealed()
+            .map(|operation| match operation {
+                Sealed::Put { record, .. } => record.to_vec(),
+                _ => panic!("nothing is deleted"),
+            })
+            .collect();
+        records
+    };
+    let (first, second) = (command(1), command(2));
+    assert_eq!(first.len(), 4);
+    for (record, again) in first.iter().zip(&second) {
+        for run in chosen.windows(4).take(16) {
+            assert!(!record.windows(4).any(|found| found == run), "{run:?} is in {record:02x?}");
+        }
+        let equal = record.iter().zip(again).filter(|(one, other)| one == other).count();
+        assert!(equal < 16 + record.len() / 16, "{equal} of {} bytes are equal", record.len());
+    }
+}
+
+#[test]
+fn a_mark_is_believed_with_the_mac_of_this_log_only() {
+    let other = LogKey::new(&[7; LOG_KEY_BYTES]);
+    let mark = BatchMark { number: 77, durable_through: 76, content: 5 };
+    assert!(decode_batch_mark(&encode_batch_mark(mark, &other), &key()).is_err());
+    let mut bytes = encode_batch_mark(mark, &key());
+    // Another number with the same MAC, and a right checksum.
+    bytes[8] += 1;
+    let sealed = bytes.len() - 4;
+    let changed = seal(bytes[0], |out| out.extend_from_slice(&bytes[1..sealed]));
+    assert!(decode_batch_mark(&changed, &key()).is_err());
 }
 
 #[test]
 fn what_nothing_gets_to_is_refused() {
     let far = Position::new(TERM_MAX, INDEX_MAX);
     let entry = |position: Position| {
-        let mut out = Vec::new();
         let Position { term, index } = position;
-        encode_entry(&mut out, &Entry { index, term, payload: Payload::Noop });
-        decode_entry(&out)
+        entry(&entry_record(&Entry { index, term, payload: Payload::Noop }))
     };
     let log_start = |position| {
-        decode_log_start(&encode_log_start(&SnapshotMeta { position, ..SnapshotMeta::default() }))
+        let meta = SnapshotMeta { position, ..SnapshotMeta::default() };
+        decode_log_start(&masked(|draft| put_log_start(draft, &meta)), &key())
     };
     let hard_state = |Position { term, index }| {
         let hard_state = HardState { term, commit_index: index, ..HardState::INITIAL };
-        decode_hard_state(&encode_hard_state(&hard_state))
+        decode_hard_state(&masked(|draft| put_hard_state(draft, &hard_state)), &key())
     };
     assert!(entry(far).is_ok() && log_start(far).is_ok() && hard_state(far).is_ok());
     for beyond in [Position::new(TERM_MAX + 1, 1), Position::new(1, u64::MAX)] {
@@ -171,29 +273,48 @@ fn what_nothing_gets_to_is_refused() {
         assert!(hard_state(beyond).is_err());
     }
     let mark = |number, durable_through| {
-        decode_batch_mark(&encode_batch_mark(BatchMark { number, durable_through }))
+        let mark = BatchMark { number, durable_through, content: 0 };
+        decode_batch_mark(&encode_batch_mark(mark, &key()), &key())
     };
     assert!(mark(NUMBER_MAX, NUMBER_MAX).is_ok());
-    assert!(mark(u64::MAX, 1).is_err() && mark(4, 5).is_err());
+    assert!(mark(NUMBER_MAX + 1, 1).is_err() && mark(4, 5).is_err());
     assert!(decode_floor(&encode_floor(u64::MAX)).is_err());
     let published = Published { meta: meta(), content: content(), serial: u64::MAX };
-    assert!(decode_published(&encode_published(&published)).is_err());
+    let published = masked(|draft| put_published(draft, &published));
+    assert!(decode_published(&published, &key()).is_err());
 }
 
 #[test]
 fn a_record_has_one_form() {
-    let configuration = |voters: &[u64]| {
-        seal(TAG_LOG_START, |out| {
-            out.extend_from_slice(&[0; 16]);
-            out.extend_from_slice(&(voters.len() as u32).to_be_bytes());
-            voters.iter().for_each(|voter| out.extend_from_slice(&voter.to_be_bytes()));
-            out.extend_from_slice(&[0; 8]);
-        })
+    let log_start = |voters: &[u64], founded: u8, members: &[u64]| {
+        let put_nodes = |out: &mut Vec<u8>, nodes: &[u64], behind: &[u8]| {
+            out.extend_from_slice(&(nodes.len() as u32).to_be_bytes());
+            for node in nodes {
+                out.extend_from_slice(&node.to_be_bytes());
+                out.extend_from_slice(behind);
+            }
+        };
+        let record = masked(|draft| {
+            draft.put(KEY_LOG_START, TAG_LOG_START, |out| {
+                out.extend_from_slice(&[0; 16]);
+                put_nodes(out, voters, &[]);
+                out.extend_from_slice(&[0; 8 + 8]);
+                out.push(founded);
+                out.extend_from_slice(&[0; 8]);
+                // No incarnation, no vote wanted, no context.
+                put_nodes(out, members, &[0; 8 + 1 + 4]);
+            });
+        });
+        decode_log_start(&record, &key())
     };
-    assert!(decode_log_start(&configuration(&[1, 2, 3])).is_ok());
+    assert!(log_start(&[1, 2, 3], 1, &[1, 3]).is_ok());
     for voters in [&[2, 1][..], &[1, 1], &[0, 1]] {
-        assert!(decode_log_start(&configuration(voters)).is_err(), "{voters:?}");
+        assert!(log_start(voters, 0, &[]).is_err(), "{voters:?}");
     }
+    for members in [&[4][..], &[2, 1], &[1, 1], &[0]] {
+        assert!(log_start(&[1, 2, 3], 0, members).is_err(), "records of {members:?}");
+    }
+    assert!(log_start(&[1, 2, 3], 2, &[]).is_err(), "neither founded nor not");
     let header = |has_content: u8, size_bytes: u64| {
         seal(TAG_SNAPSHOT_FILE, |out| {
             out.extend_from_slice(&FORMAT_VERSION.to_be_bytes());
@@ -210,12 +331,26 @@ fn a_record_has_one_form() {
 }
 
 fn any_configuration() -> impl Strategy<Value = Configuration> {
-    let members = || proptest::collection::btree_set(1u64.., 0..4);
-    (members(), members(), members()).prop_map(|(voters, outgoing, learners)| Configuration {
-        voters,
-        outgoing,
-        learners,
-    })
+    let nodes = || proptest::collection::btree_set(1u64.., 0..4);
+    let context = proptest::collection::vec(any::<u8>(), 0..20);
+    let numbers = any::<(u64, bool, u32, u32)>();
+    (nodes(), nodes(), nodes(), any::<(u64, bool)>(), context, numbers).prop_map(
+        |(voters, outgoing, learners, (incarnation, wants_vote), context, numbers)| {
+            let member = Member { incarnation, wants_vote, context: context.into() };
+            let (next_id, founded, generation, cluster_version) = numbers;
+            let members = outgoing.iter().map(|node| (*node, member.clone())).collect();
+            Configuration {
+                voters,
+                outgoing,
+                learners,
+                members,
+                next_id,
+                founded,
+                generation,
+                cluster_version,
+            }
+        },
+    )
 }
 
 fn any_meta() -> impl Strategy<Value = SnapshotMeta> {
@@ -258,7 +393,7 @@ proptest! {
         chunk_bytes in 1u32..,
         numbers in any::<[u64; 3]>(),
         voted_for in proptest::option::of(1u64..),
-        lost in any::<bool>(),
+        memory in prop::sample::select(vec![Memory::Intact, Memory::New, Memory::Met, Memory::Lost]),
         command in proptest::collection::vec(any::<u8>(), 0..40),
     ) {
         let [one, other, serial] = numbers.map(|number| number & NUMBER_MAX);
@@ -270,19 +405,24 @@ proptest! {
         ];
         for payload in payloads {
             let entry = Entry { index, term, payload };
-            let mut encoded = Vec::new();
-            encode_entry(&mut encoded, &entry);
-            check_any(&entry, &encoded, decode_entry);
+            check_any(&entry, &entry_record(&entry), super::tests::entry);
         }
-        let mark = BatchMark { number: one.max(other), durable_through: one.min(other) };
-        check_any(&mark, &encode_batch_mark(mark), decode_batch_mark);
-        let memory = if lost { Memory::Lost } else { Memory::Intact };
+        let mark = BatchMark {
+            number: one.max(other),
+            durable_through: one.min(other),
+            content: content.checksum,
+        };
+        let read = |bytes: &[u8]| decode_batch_mark(bytes, &key());
+        check_any(&mark, &encode_batch_mark(mark, &key()), read);
         let hard_state = HardState { term, voted_for, commit_index: index, memory };
-        check_any(&hard_state, &encode_hard_state(&hard_state), decode_hard_state);
+        let encoded = masked(|draft| put_hard_state(draft, &hard_state));
+        check_any(&hard_state, &encoded, |bytes| decode_hard_state(bytes, &key()));
         check_any(&serial, &encode_floor(serial), decode_floor);
-        check_any(&meta, &encode_log_start(&meta), decode_log_start);
+        let encoded = masked(|draft| put_log_start(draft, &meta));
+        check_any(&meta, &encoded, |bytes| decode_log_start(bytes, &key()));
         let published = Published { meta: meta.clone(), content, serial };
-        check_any(&published, &encode_published(&published), decode_published);
+        let encoded = masked(|draft| put_published(draft, &published));
+        check_any(&published, &encoded, |bytes| decode_published(bytes, &key()));
         let header = SnapshotHeader { chunk_bytes, meta, expected };
         check_any(&header, &encode_snapshot_header(&header), decode_snapshot_header);
     }

@@ -1,16 +1,25 @@
-//! Tells a torn tail from damage, before RocksDB cuts either.
+//! Reads RocksDB's write-ahead files before RocksDB does: to tell a torn tail from damage, and to
+//! keep RocksDB from replaying records that this log did not write.
 //!
-//! RocksDB replays its write-ahead files up to the first record that does not check, takes that for
-//! the end, and goes on without what follows. For a batch that was being written when the power
-//! failed this is right. For a batch that had been acknowledged it would silently lose entries, and
-//! with them elections that were won by them. So every batch carries a [`BatchMark`]: its number, and
-//! the number of the last batch that was durable before it was written. The scan here reads all
-//! write-ahead files, also *behind* the first bad record, and finds the highest batch that any record
-//! claims durable. A log that would be recovered short of that is damaged, and is refused untouched.
+//! **Torn tail or damage.** RocksDB replays its write-ahead files up to the first record that does not
+//! check, takes that for the end, and goes on without the rest. For a batch that was being written
+//! when the power failed this is right. For a batch that had been acknowledged it would silently lose
+//! entries, and with them elections that were won by them. So every batch carries a [`BatchMark`]: its
+//! number, and the number of the last batch that was durable before it was written. The scan here
+//! reads all write-ahead files, also *behind* the first bad record, and finds the highest batch that
+//! any mark claims durable. A log that would be recovered short of that is damaged, and is refused
+//! untouched.
 //!
 //! What cannot be told from a torn tail is damage to the very last acknowledged batch, of which no
 //! later record speaks, and a newest file whose end is gone altogether. A floor that is written when
 //! the storage closes in good order catches both for a log that was closed so.
+//!
+//! **Intruders.** Write-ahead files are reused, so bytes of an earlier life stand behind the newest
+//! record, and RocksDB continues its replay there with any record whose unkeyed checksum is right;
+//! its older, shorter header does not even name the file. The mask of `log_key.rs` keeps clients from
+//! choosing such bytes. The scan does not rest on that: a mark counts only with a right MAC, which
+//! covers the checksum of the rest of its batch, and [`Intruder`] tells where RocksDB would replay
+//! anything else. `load.rs` spoils these records before it opens the log.
 //!
 //! The format is RocksDB's, frozen since 2012 (`db/log_format.h`): blocks of 32 KiB, filled with
 //! fragments that do not cross them; a record is one full fragment, or first, middle.., last.
@@ -21,38 +30,69 @@
 //! A record is a write batch: sequence u64, count u32, then the operations; ours begins with putting
 //! the mark. Numbers are little-endian here.
 
-use std::path::Path;
+mod fragment;
+
+use std::path::{Path, PathBuf};
 
 use raft_core::storage::StorageResult;
 
-use super::records::{BATCH_MARK_BYTES, BatchMark, KEY_BATCH, decode_batch_mark};
+use self::fragment::{BLOCK_BYTES, Fragment, NUMBERED_HEADER_BYTES, Place, skips_block};
+use super::draft::OPERATION_PUT;
+use super::keys::KEY_BATCH;
+use super::log_key::LogKey;
+use super::records::{BATCH_MARK_BYTES, BatchMark, decode_batch_mark};
 use crate::files::io_error;
 
-const BLOCK_BYTES: usize = 32 * 1024;
-const LEGACY_HEADER_BYTES: usize = 7;
-const REUSABLE_HEADER_BYTES: usize = 11;
 /// Sequence and count, before the operations.
 const WRITE_BATCH_HEADER_BYTES: usize = 12;
-const OPERATION_PUT: u8 = 1;
 /// The head of a record that holds the mark: tag, key length, key, value length, value.
 const MARK_END: usize = WRITE_BATCH_HEADER_BYTES + 4 + BATCH_MARK_BYTES;
 
-/// What the write-ahead files say.
+/// The content of the write-ahead files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Scan {
     /// The last batch that replay surely reaches: readable from the front, without a gap. Short of
     /// `claimed`, something that was durable may be lost.
     pub(crate) reached: u64,
-    /// The highest batch that any record, wherever it is, says was durable.
+    /// The highest batch that any mark, wherever it is, says was durable.
     pub(crate) claimed: u64,
 }
 
+/// A record that RocksDB would replay and must not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Intruder {
+    pub(crate) path: PathBuf,
+    /// Where the checksum of its fragment begins.
+    pub(crate) at: usize,
+    /// RocksDB would skip a hole to come to it: the record may be one of ours, and batches before it
+    /// are missing.
+    pub(crate) is_behind_hole: bool,
+}
+
+/// The content of one file, beside its part of the [`Scan`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FileScan {
+    /// Where RocksDB would replay a record that is not ours, and if it skips a hole to come there.
+    pub(crate) intruder: Option<(usize, bool)>,
+    /// Batches of ours are in it, in order.
+    pub(crate) has_batches: bool,
+}
+
+/// The content of a directory of write-ahead files.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct DirectoryScan {
+    pub(crate) scan: Scan,
+    pub(crate) intruders: Vec<Intruder>,
+    /// Batches of ours are in some file.
+    pub(crate) has_batches: bool,
+}
+
 /// Reads all write-ahead files in `directory`. One file at a time is in memory.
-pub(crate) fn scan(directory: &Path) -> StorageResult<Scan> {
+pub(crate) fn scan(directory: &Path, key: &LogKey) -> StorageResult<DirectoryScan> {
     let mut files = Vec::new();
     let entries = match std::fs::read_dir(directory) {
         Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Scan::default()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Default::default()),
         Err(e) => return Err(io_error("list", directory, e)),
     };
     for entry in entries {
@@ -65,146 +105,187 @@ pub(crate) fn scan(directory: &Path) -> StorageResult<Scan> {
         files.extend(number.map(|number| (number, path)));
     }
     files.sort();
-    let mut scan = Scan::default();
+    let mut found = DirectoryScan::default();
     let mut gap = false;
     for (number, path) in files {
         let content = std::fs::read(&path).map_err(|e| io_error("read", &path, e))?;
-        scan_file(&content, number, &mut scan, &mut gap);
+        let file = scan_file(&content, number, key, &mut found.scan, &mut gap);
+        found.has_batches |= file.has_batches;
+        let intruder =
+            file.intruder.map(|(at, is_behind_hole)| Intruder { path, at, is_behind_hole });
+        found.intruders.extend(intruder);
     }
-    Ok(scan)
+    Ok(found)
 }
 
-/// Adds what one file says. `gap`: replay has ended in an earlier file.
-pub(crate) fn scan_file(content: &[u8], number: u64, scan: &mut Scan, gap: &mut bool) {
-    // The type field has room for the low half only.
+/// Adds the content of one file. `gap`: replay has ended in an earlier file.
+pub(crate) fn scan_file(
+    content: &[u8],
+    number: u64,
+    key: &LogKey,
+    scan: &mut Scan,
+    gap: &mut bool,
+) -> FileScan {
+    // The header has room for the low half only.
     let number = number as u32;
-    let mut in_order = true;
     let mut reached_any = false;
+    let replay = replay(content, number, key, |mark| {
+        scan.claimed = scan.claimed.max(mark.durable_through);
+        if *gap {
+            return;
+        }
+        reached_any = true;
+        // A number may repeat (warming writes no batch) but none may be missing.
+        if scan.reached == 0 || mark.number <= scan.reached + 1 {
+            scan.reached = scan.reached.max(mark.number);
+        } else {
+            *gap = true;
+        }
+    });
+    let behind = &content[replay.ours_end..];
+    scan.claimed = scan.claimed.max(claimed_out_of_order(behind, replay.ours_end, number, key));
+    // Damaged at its front: which batches it held is not known, so later files prove nothing.
+    *gap |= !replay.is_whole && !reached_any;
+    FileScan { intruder: replay.intruder, has_batches: replay.ours_end > 0 }
+}
+
+/// How RocksDB would read a file.
+struct Replay {
+    /// Behind the last batch of ours that is in order.
+    ours_end: usize,
+    /// Nothing but batches of ours, and padding.
+    is_whole: bool,
+    intruder: Option<(usize, bool)>,
+}
+
+/// Reads a file as RocksDB's replay does (`db/log_reader.cc`), and reports each batch of ours.
+fn replay(
+    content: &[u8],
+    number: u32,
+    key: &LogKey,
+    mut on_batch: impl FnMut(BatchMark),
+) -> Replay {
+    let mut replay = Replay { ours_end: 0, is_whole: false, intruder: None };
+    let mut record: Option<Record> = None;
+    let mut is_behind_hole = false;
     let mut at = 0;
-    let mut head = Vec::new();
-    let mut in_record = false;
     while at < content.len() {
-        let block_end = (at / BLOCK_BYTES * BLOCK_BYTES + BLOCK_BYTES).min(content.len());
-        let fragment = Fragment::parse(&content[at..block_end], number, in_order);
+        let block_end = block_end(at, content.len());
+        let bytes = &content[at..block_end];
+        let Some(fragment) = Fragment::parse(bytes, number) else {
+            if is_padding(at, block_end) {
+                at = block_end;
+                continue;
+            }
+            // RocksDB takes the rest of a block that goes on with zeros for room that was never
+            // written, and continues with the next block.
+            if skips_block(bytes) && record.is_none() {
+                (is_behind_hole, at) = (true, block_end);
+                continue;
+            }
+            return replay;
+        };
+        if is_behind_hole || !fragment.is_numbered || fragment.place == Place::Other {
+            replay.intruder = Some((at, is_behind_hole));
+            return replay;
+        }
+        let begins = matches!(fragment.place, Place::Full | Place::First);
+        if begins != record.is_none() {
+            // A record without its end, or one without its beginning: RocksDB stops here.
+            return replay;
+        }
+        record.get_or_insert_default().add(fragment.payload);
+        if matches!(fragment.place, Place::Full | Place::Last) {
+            let whole = record.take().expect("it was added to");
+            let Some(mark) = whole.mark(key).filter(|mark| mark.content == whole.content) else {
+                replay.intruder = Some((at, false));
+                return replay;
+            };
+            on_batch(mark);
+            replay.ours_end = at + fragment.len;
+        }
+        at += fragment.len;
+    }
+    replay.is_whole = record.is_none() && !is_behind_hole;
+    replay
+}
+
+/// The highest batch that a mark in `content` claims durable; `content` begins at `start` in its file.
+/// Each offset is tried, because nothing is known of how these bytes came to be. Fragments count only
+/// if they name the file: it makes a false hit, and a checksum over arbitrary lengths at every offset,
+/// improbable.
+fn claimed_out_of_order(content: &[u8], start: usize, number: u32, key: &LogKey) -> u64 {
+    let mut claimed = 0;
+    let mut record: Option<Record> = None;
+    let mut at = 0;
+    while at < content.len() {
+        let block_end = block_end(start + at, start + content.len()) - start;
+        let bytes = &content[at..block_end];
+        let fragment =
+            Fragment::parse_numbered(bytes, number).filter(|found| found.place != Place::Other);
         let Some(fragment) = fragment else {
-            // The rest of a block too small for a header is padding; all else ends what replay reads.
-            let padding =
-                block_end.is_multiple_of(BLOCK_BYTES) && block_end - at < REUSABLE_HEADER_BYTES;
-            if padding {
+            if is_padding(start + at, start + block_end) {
                 at = block_end;
             } else {
-                in_order = false;
-                in_record = false;
+                record = None;
                 at += 1;
             }
             continue;
         };
         at += fragment.len;
-        match fragment.place {
-            Place::Full | Place::First => {
-                head.clear();
-                in_record = true;
-            }
-            // Without its beginning it says nothing.
-            Place::Middle | Place::Last if !in_record => continue,
-            Place::Middle | Place::Last => {}
-            Place::Other => continue,
+        if matches!(fragment.place, Place::Full | Place::First) {
+            record = Some(Record::default());
         }
-        let wanted = MARK_END.saturating_sub(head.len()).min(fragment.payload.len());
-        head.extend_from_slice(&fragment.payload[..wanted]);
-        let complete = matches!(fragment.place, Place::Full | Place::Last);
-        if complete {
-            in_record = false;
+        // Without its beginning it says nothing.
+        let Some(begun) = &mut record else { continue };
+        begun.add(fragment.payload);
+        if let Some(mark) = begun.mark(key) {
+            claimed = claimed.max(mark.durable_through);
         }
-        if let Some(mark) = mark_of(&head) {
-            scan.claimed = scan.claimed.max(mark.durable_through);
-            if in_order && complete && !*gap {
-                reached_any = true;
-                // A number may repeat (warming writes no batch) but none may be missing.
-                if scan.reached == 0 || mark.number <= scan.reached + 1 {
-                    scan.reached = scan.reached.max(mark.number);
-                } else {
-                    *gap = true;
-                }
-            }
+        if matches!(fragment.place, Place::Full | Place::Last) {
+            record = None;
         }
     }
-    // Damaged at its front: which batches it held is not known, so what follows proves nothing.
-    *gap |= !in_order && !reached_any;
+    claimed
 }
 
-fn mark_of(head: &[u8]) -> Option<BatchMark> {
-    let operation = head.get(WRITE_BATCH_HEADER_BYTES..MARK_END)?;
-    let (prefix, mark) = operation.split_at(4);
-    let expected = [OPERATION_PUT, 1, KEY_BATCH[0], BATCH_MARK_BYTES as u8];
-    (prefix == expected).then(|| decode_batch_mark(mark).ok()).flatten()
+fn block_end(at: usize, file_end: usize) -> usize {
+    (at / BLOCK_BYTES * BLOCK_BYTES + BLOCK_BYTES).min(file_end)
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    Full,
-    First,
-    Middle,
-    Last,
-    /// RocksDB's own notes.
-    Other,
+/// The rest of a block that is too small for a header.
+fn is_padding(at: usize, block_end: usize) -> bool {
+    block_end.is_multiple_of(BLOCK_BYTES) && block_end - at < NUMBERED_HEADER_BYTES
 }
 
-struct Fragment<'a> {
-    place: Place,
-    payload: &'a [u8],
-    /// With the header.
-    len: usize,
+/// A record, as far as its fragments were read.
+#[derive(Default)]
+struct Record {
+    /// Up to the end of the mark.
+    head: Vec<u8>,
+    /// Checksum of all bytes behind the head.
+    content: u32,
 }
 
-impl<'a> Fragment<'a> {
-    /// The fragment at the front of `bytes`, which end with the block; `None` unless it is whole, its
-    /// checksum is right, and it is of this life of the file. Where any offset is tried (not
-    /// `in_order`), only those count that name the file: it makes a false hit, and a checksum over
-    /// arbitrary lengths at every offset, improbable.
-    fn parse(bytes: &'a [u8], number: u32, in_order: bool) -> Option<Self> {
-        if !in_order && bytes.get(7..11)? != number.to_le_bytes() {
-            return None;
-        }
-        let (header, _) = bytes.split_first_chunk::<LEGACY_HEADER_BYTES>()?;
-        let (place, reusable) = match header[6] {
-            1 => (Place::Full, false),
-            2 => (Place::First, false),
-            3 => (Place::Middle, false),
-            4 => (Place::Last, false),
-            5 => (Place::Full, true),
-            6 => (Place::First, true),
-            7 => (Place::Middle, true),
-            8 => (Place::Last, true),
-            9 | 10 | 130 => (Place::Other, false),
-            11 | 131 => (Place::Other, true),
-            _ => return None,
-        };
-        if !reusable && !in_order {
-            return None;
-        }
-        let header_bytes = if reusable { REUSABLE_HEADER_BYTES } else { LEGACY_HEADER_BYTES };
-        if reusable && bytes.get(7..11)? != number.to_le_bytes() {
-            return None;
-        }
-        let len = header_bytes + usize::from(u16::from_le_bytes([header[4], header[5]]));
-        // From the type on, which in a reusable file includes the file's number.
-        let checked = bytes.get(6..len)?;
-        let stored = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
-        (mask(crc32c::crc32c(checked)) == stored).then(|| Self {
-            place,
-            payload: &bytes[header_bytes..len],
-            len,
-        })
+impl Record {
+    fn add(&mut self, payload: &[u8]) {
+        let wanted = (MARK_END - self.head.len()).min(payload.len());
+        let (head, content) = payload.split_at(wanted);
+        self.head.extend_from_slice(head);
+        self.content = crc32c::crc32c_append(self.content, content);
     }
-}
 
-/// RocksDB stores checksums masked, because a checksum over bytes with checksums in them is weak.
-fn mask(checksum: u32) -> u32 {
-    checksum.rotate_right(15).wrapping_add(0xa282_ead8)
+    /// The mark, if its MAC is right.
+    fn mark(&self, key: &LogKey) -> Option<BatchMark> {
+        let operation = self.head.get(WRITE_BATCH_HEADER_BYTES..MARK_END)?;
+        let (prefix, mark) = operation.split_at(4);
+        let expected = [OPERATION_PUT, 1, KEY_BATCH[0], BATCH_MARK_BYTES as u8];
+        (prefix == expected).then(|| decode_batch_mark(mark, key).ok()).flatten()
+    }
 }
 
 #[cfg(any(test, feature = "fuzzing"))]
+#[cfg_attr(not(test), allow(dead_code, reason = "the fuzzer writes batches, tests forge them"))]
 pub(crate) mod writer;
 
 #[cfg(test)]

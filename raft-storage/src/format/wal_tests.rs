@@ -2,15 +2,28 @@
 
 use proptest::prelude::*;
 
-use super::writer::Wal;
+use super::writer::{Header, Wal, key_of};
 use super::*;
+use crate::format::draft::Draft;
+use crate::format::records::{put_entry, put_hard_state};
+use raft_core::types::{Entry, HardState, Payload};
 
+/// The scan of files of the log with the first secret; no intruder is in them.
+#[track_caller]
 fn scan_of(files: &[&Wal]) -> Scan {
     let (mut scan, mut gap) = (Scan::default(), false);
     for file in files {
-        scan_file(&file.bytes, u64::from(file.number), &mut scan, &mut gap);
+        let found = scan_file(&file.bytes, u64::from(file.number), &key_of(1), &mut scan, &mut gap);
+        assert_eq!(found.intruder, None, "in file {}", file.number);
     }
     scan
+}
+
+/// The scan of one file, and where RocksDB would replay a record that is not ours.
+fn scan_one(file: &Wal) -> (Scan, Option<(usize, bool)>) {
+    let mut scan = Scan::default();
+    let found = scan_file(&file.bytes, u64::from(file.number), &key_of(1), &mut scan, &mut false);
+    (scan, found.intruder)
 }
 
 /// Something that was durable may be out of replay's reach.
@@ -39,12 +52,12 @@ fn every_torn_tail_is_a_tail() {
     let whole = five();
     let before = (1..=4).fold(Wal::new(7), |wal, number| wal.batch(number, number - 1, 20_000));
     for len in (before.bytes.len()..whole.bytes.len()).step_by(97) {
-        let cut = Wal { number: 7, bytes: whole.bytes[..len].to_vec() };
+        let cut = Wal::with_bytes(7, whole.bytes[..len].to_vec());
         assert!(!is_suspicious(scan_of(&[&cut])), "cut to {len}");
         // The rest of a reused file, or of one whose blocks reached the disk out of order.
         let mut overwritten = whole.bytes.clone();
         overwritten[len..].fill(0x5a);
-        let overwritten = Wal { number: 7, bytes: overwritten };
+        let overwritten = Wal::with_bytes(7, overwritten);
         assert!(!is_suspicious(scan_of(&[&overwritten])), "overwritten from {len}");
     }
 }
@@ -58,11 +71,11 @@ fn damage_before_an_acknowledged_batch_is_seen() {
     for at in (0..through_three.bytes.len()).step_by(61) {
         let mut bytes = whole.bytes.clone();
         bytes[at] ^= 0x20;
-        let scan = scan_of(&[&Wal { number: 7, bytes }]);
+        let scan = scan_of(&[&Wal::with_bytes(7, bytes)]);
         // Padding at the end of a block is never read.
         let is_padding = scan == Scan { reached: 5, claimed: 4 };
         assert!(is_suspicious(scan) || is_padding, "flip at {at}: {scan:?}");
-        assert!(!is_padding || BLOCK_BYTES - at % BLOCK_BYTES < REUSABLE_HEADER_BYTES, "{at}");
+        assert!(!is_padding || BLOCK_BYTES - at % BLOCK_BYTES < NUMBERED_HEADER_BYTES, "{at}");
     }
 }
 
@@ -71,7 +84,7 @@ fn a_missing_file_in_the_middle_is_seen() {
     let first = Wal::new(3).batch(1, 0, 10).batch(2, 1, 10);
     let third = Wal::new(5).batch(4, 3, 10).batch(5, 4, 10);
     assert!(is_suspicious(scan_of(&[&first, &third])));
-    let cut = Wal { number: 3, bytes: first.bytes[..first.bytes.len() - 1].to_vec() };
+    let cut = Wal::with_bytes(3, first.bytes[..first.bytes.len() - 1].to_vec());
     let next = Wal::new(5).batch(3, 2, 10);
     assert!(is_suspicious(scan_of(&[&cut, &next])), "one that was cut");
     // Those in front may have left for a table.
@@ -97,6 +110,131 @@ fn an_earlier_life_of_a_reused_file_says_nothing() {
     assert_eq!(scan_of(&[&file]), Scan { reached: 20, claimed: 19 });
 }
 
+/// What a client would forge: a hard state of a far term, and an entry in place of a committed one.
+fn forged_draft() -> Draft {
+    let mut draft = Draft::default();
+    let hard_state = HardState { term: 1 << 40, ..HardState::INITIAL };
+    put_hard_state(&mut draft, &hard_state);
+    put_entry(&mut draft, &Entry { index: 1, term: 1, payload: Payload::Noop });
+    draft
+}
+
+/// A file of another log, made with the encoders of this crate: forged batches with forged marks that
+/// claim a batch far ahead durable. `spill` makes each larger than a block.
+fn forged(number: u32, header: Header, spill: usize) -> Wal {
+    let mut wal = Wal::of(key_of(2), number);
+    wal.header = header;
+    let wal = wal.draft((21, 20), 1_000, &mut forged_draft(), 7).batch(900_000, 899_999, spill);
+    wal.draft((22, 21), 1_003, &mut forged_draft(), 8)
+}
+
+/// S1. The previous content of a reused file is what a client made of it: forged batches for the new
+/// number of the file, behind the newest record at every distance, also exactly at its end, with
+/// either header. Nothing of it is reached or claimed, and where RocksDB would replay it, that is
+/// said.
+#[test]
+fn forged_batches_behind_the_newest_record_say_nothing() {
+    let ours = Wal::new(8).batch(20, 19, 100);
+    let end = ours.bytes.len();
+    for header in [Header::Numbered, Header::Legacy] {
+        for distance in [0, 1, 6, 7, 11, 12, 500, 5_000] {
+            // Fragments may not cross blocks: the forger makes them small.
+            let mut file = Wal::with_bytes(8, ours.bytes.clone());
+            file.bytes.resize(end + distance, 0x41);
+            let forged = forged(8, header, 1_000);
+            file.bytes.extend(&forged.bytes);
+            let (scan, intruder) = scan_one(&file);
+            assert_eq!(scan, Scan { reached: 20, claimed: 19 }, "{header:?} {distance}");
+            let expected = (distance == 0).then_some((end, false));
+            assert_eq!(intruder, expected, "{header:?} {distance}");
+        }
+    }
+}
+
+/// S1. Each single fragment of the forgery, at the end and later, as if the client had hit that place.
+#[test]
+fn every_forged_fragment_is_an_intruder_where_replay_would_go_on() {
+    let ours = Wal::new(8).batch(20, 19, 100);
+    for header in [Header::Numbered, Header::Legacy] {
+        for kind in 1..=4 {
+            let mut forged = Wal::of(key_of(2), 8);
+            forged.header = header;
+            forged.fragment(kind, b"anything");
+            let bytes = [&ours.bytes[..], &forged.bytes].concat();
+            let (scan, intruder) = scan_one(&Wal::with_bytes(8, bytes));
+            assert_eq!(scan, Scan { reached: 20, claimed: 19 });
+            // RocksDB stops by itself at a record without its beginning or end.
+            let stops = header == Header::Numbered && kind != 1;
+            assert_eq!(intruder.is_none(), stops, "{header:?} {kind}");
+        }
+    }
+    // A sled: RocksDB skips records of kinds that it does not know, from 128 on.
+    let mut sled = Wal::of(key_of(2), 8);
+    sled.header = Header::Legacy;
+    for _ in 0..10 {
+        sled.fragment(200, b"");
+    }
+    let bytes = [&ours.bytes[..], &sled.bytes].concat();
+    assert_eq!(scan_one(&Wal::with_bytes(8, bytes)).1, Some((ours.bytes.len(), false)));
+}
+
+/// S1. The beginning of a batch of ours that was torn off at a block, and a forged rest of it behind.
+#[test]
+fn a_forged_rest_of_a_torn_batch_is_an_intruder() {
+    let before = Wal::new(8).batch(20, 19, 100);
+    let whole = Wal::new(8).batch(20, 19, 100).batch(21, 20, 40_000);
+    let torn = &whole.bytes[..BLOCK_BYTES];
+    assert!(torn.len() > before.bytes.len() + 100);
+    let mut file = Wal::of(key_of(1), 8);
+    file.bytes = torn.to_vec();
+    file.fragment(4, &forged(8, Header::Numbered, 10).bytes);
+    assert_eq!(scan_one(&file), (Scan { reached: 20, claimed: 20 }, Some((BLOCK_BYTES, false))));
+}
+
+/// Zeros in place of a batch: RocksDB skips them and goes on with the next block.
+#[test]
+fn a_batch_behind_a_hole_is_not_the_next_one() {
+    let ours = Wal::new(8).batch(20, 19, 100);
+    let mut file = Wal::new(8).batch(20, 19, 100).batch(21, 20, 40_000).batch(22, 20, 10);
+    let end = ours.bytes.len();
+    let behind = Wal::new(8).batch(20, 19, 100).batch(21, 20, 40_000).bytes.len();
+    file.bytes[end..behind].fill(0);
+    // The next block does not begin with a record, as a rule.
+    assert_eq!(scan_one(&file), (Scan { reached: 20, claimed: 20 }, None));
+    let mut file = Wal::with_bytes(8, ours.bytes.clone());
+    file.bytes.resize(BLOCK_BYTES, 0);
+    let file = file.batch(22, 20, 10);
+    let (scan, intruder) = scan_one(&file);
+    assert_eq!(scan, Scan { reached: 20, claimed: 20 });
+    assert_eq!(intruder, Some((BLOCK_BYTES, true)));
+}
+
+/// S1. An operator may put the log's own files into it as values: they are masked, and arbitrary bytes
+/// then. Were they not, the earlier numbers of the files would keep them out, and the MAC does not.
+#[test]
+fn forged_claims_are_not_believed_in_any_place() {
+    let forged = forged(8, Header::Numbered, 3_000);
+    for len in (0..forged.bytes.len()).step_by(7) {
+        let file = Wal::with_bytes(8, forged.bytes[len..].to_vec());
+        assert_eq!(scan_one(&file).0, Scan::default(), "from {len}");
+    }
+    let genuine = Wal::new(8).batch(900_000, 899_999, 10);
+    let mut file = Wal::with_bytes(8, vec![0x41; 100]);
+    file.bytes.extend(&genuine.bytes);
+    assert_eq!(scan_one(&file).0.claimed, 899_999, "one of ours is believed there");
+}
+
+/// A batch whose mark is right and whose operations are not those that the mark was made for.
+#[test]
+fn a_mark_vouches_for_the_operations_behind_it() {
+    let mut draft = forged_draft();
+    let sound = Wal::new(8).draft((1, 0), 1, &mut draft, 3);
+    assert_eq!(scan_one(&sound), (Scan { reached: 1, claimed: 0 }, None));
+    let mark = BatchMark { number: 1, durable_through: 0, content: 17 };
+    let other = Wal::new(8).marked(mark, b"other operations");
+    assert_eq!(scan_one(&other), (Scan::default(), Some((0, false))));
+}
+
 #[test]
 fn warming_repeats_a_number_and_skips_none() {
     let log = Wal::new(2).batch(8, 7, 10).batch(8, 8, 200_000).batch(9, 8, 10);
@@ -112,7 +250,7 @@ fn arbitrary_bytes_are_survived() {
             (state >> 56) as u8
         })
         .collect();
-    assert_eq!(scan_of(&[&Wal { number: 7, bytes: noise }]), Scan::default());
+    assert_eq!(scan_of(&[&Wal::with_bytes(7, noise)]), Scan::default());
 }
 
 proptest! {

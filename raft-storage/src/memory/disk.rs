@@ -56,11 +56,20 @@ impl MemoryDisk {
         Self::default()
     }
 
-    /// The disk of a member that has promised nothing yet and knows it. On an empty one a node recovers
-    /// first, which takes all members.
+    /// The disk of a member that has promised nothing yet and knows it; see [`HardState::INITIAL`].
+    /// On an empty disk a node recovers first, which takes all members.
     pub fn of_member() -> Self {
+        Self::with(HardState::INITIAL)
+    }
+
+    /// The disk of a new member of a cluster that is being founded; see [`HardState::FOUNDING`].
+    pub fn of_new_member() -> Self {
+        Self::with(HardState::FOUNDING)
+    }
+
+    fn with(hard_state: HardState) -> Self {
         let disk = Self::new();
-        let batch = Batch { hard_state: Some(HardState::INITIAL), ..Batch::default() };
+        let batch = Batch { hard_state: Some(hard_state), ..Batch::default() };
         disk.state().image.persist(batch).expect("an empty disk takes a hard state");
         disk
     }

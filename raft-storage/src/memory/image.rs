@@ -59,11 +59,11 @@ impl Image {
     /// All of the batch or, if it is refused, nothing.
     pub(super) fn persist(&mut self, batch: Batch) -> StorageResult<()> {
         let Batch { publish, withdraw_snapshot, truncate_from, entries, hard_state } = batch;
-        if withdraw_snapshot {
-            self.published = None;
-        }
         // Decide first, then change.
         let published = match &publish {
+            Some(_) if withdraw_snapshot => {
+                return Err(misuse("a snapshot is published and withdrawn at once".to_owned()));
+            }
             Some(publish) => Some(self.finished(&publish.meta)?),
             None => None,
         };
@@ -86,9 +86,13 @@ impl Image {
         }
 
         let synced = published.is_some()
+            || withdraw_snapshot
             || truncate_from.is_some()
             || !entries.is_empty()
             || hard_state.is_some_and(|new| new.promises_other_than(&self.hard_state));
+        if withdraw_snapshot {
+            self.published = None;
+        }
         if let Some(published) = published {
             self.finished.retain(|one| one.meta.index() > published.meta.index());
             self.published = Some(published);

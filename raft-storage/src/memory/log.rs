@@ -11,7 +11,7 @@
 
 use std::collections::VecDeque;
 
-use raft_core::types::{Entry, Index, SnapshotMeta};
+use raft_core::types::{Entry, Index, Position, SnapshotMeta};
 
 /// How many entries a batch drops beside twice as many as it brings: what is left behind goes faster than new ones
 /// come, and nobody waits long for it.
@@ -85,6 +85,11 @@ impl Log {
 
     /// Forgets the entries through this one, until a loss of power or for good.
     pub(super) fn compact(&mut self, meta: SnapshotMeta) {
+        // At the position before the first entry, an empty log takes its configuration for good.
+        if meta.position == Position::ZERO && self.last_index() == 0 {
+            self.start.meta = meta;
+            return;
+        }
         if meta.index() <= self.start.meta.index() {
             return;
         }

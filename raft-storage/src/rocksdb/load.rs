@@ -3,11 +3,12 @@
 //! Every refusal names the directory and what to do. Nothing is repaired here: what RocksDB would
 //! cut is looked at before it is opened for writing.
 
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use raft_core::storage::{StorageError, StorageResult};
 use raft_core::types::{Entry, HardState, Index, Loaded, SnapshotMeta, Term};
-use rocksdb::{DB, Direction, ErrorKind, IteratorMode, ReadOptions};
+use rocksdb::{DB, Direction, ErrorKind, IteratorMode, Options, ReadOptions, WriteBatch};
 
 use super::ADVICE_DAMAGED;
 use super::complaints::listen;
@@ -16,46 +17,34 @@ use super::options::{RocksOptions, engine_error};
 use super::plan::Mirror;
 use super::poison::Poison;
 use super::sizes::Sizes;
-use crate::files::{read_if_there, write_whole};
-use crate::format::records::{
-    self, FORMAT_VERSION, KEY_BATCH, KEY_ENTRY_END, KEY_FORMAT, KEY_HARD_STATE, KEY_LOG_START,
-    KEY_SNAPSHOT, Published, entry_key, entry_key_index,
+use crate::data_dir::LOG_KEY as KEY_FILE;
+use crate::files::{io_error, read_if_there, write_whole};
+use crate::format::draft::content_of_put;
+use crate::format::keys::{
+    KEY_BATCH, KEY_ENTRY_END, KEY_FORMAT, KEY_HARD_STATE, KEY_LOG_START, KEY_SNAPSHOT, entry_key,
+    entry_key_index,
 };
-use crate::format::wal;
+use crate::format::log_key::LogKey;
+use crate::format::records::{self, BatchMark, FORMAT_VERSION, Format, Published};
+use crate::format::wal::{self, DirectoryScan, Intruder};
 use crate::record::Damage;
 
 /// A floor file is shorter.
 const FLOOR_BYTES_MAX: u64 = 64;
 
-/// Opens the instance, unless what RocksDB would recover is short of what was acknowledged.
-pub(crate) fn open(directory: &Path, options: &RocksOptions, poison: &Poison) -> StorageResult<DB> {
-    std::fs::create_dir_all(directory)
-        .map_err(|e| crate::files::io_error("create", directory, e))?;
+/// Opens the instance, unless what RocksDB would recover is short of what was acknowledged. Records
+/// that this log did not write are spoiled before RocksDB can replay them.
+pub(crate) fn open(
+    directory: &Path,
+    options: &RocksOptions,
+    poison: &Poison,
+    key: &LogKey,
+) -> StorageResult<DB> {
+    std::fs::create_dir_all(directory).map_err(|e| io_error("create", directory, e))?;
     let mut engine = options.engine(directory)?;
     let (path, unattended) = (directory.to_owned(), poison.clone());
     listen(&mut engine, move |text| unattended.note_unattended(&path, text));
-    let floor = read_floor(directory)?;
-    let scan = wal::scan(directory)?;
-    let must_reach = floor.max(scan.claimed);
-    let exists = directory.join("CURRENT").exists();
-    if !exists && must_reach > 0 {
-        return Err(StorageError::Corrupt(format!(
-            "the log in {} has lost its file CURRENT. {ADVICE_DAMAGED}",
-            directory.display()
-        )));
-    }
-    if exists && must_reach > scan.reached {
-        // Either it has left the write-ahead files for a table long ago, or it is out of replay's
-        // reach. Reads without writing: what is refused stays as it is, for whoever looks into it.
-        let probe = DB::open_for_read_only(&engine, directory, false)
-            .map_err(|error| engine_error("open the log in", directory, error))?;
-        check_reach(&probe, directory, must_reach)?;
-    }
-    if must_reach > floor {
-        // Opening cuts what cannot be replayed, and with it the records that prove the claim. Written
-        // down first, the claim stands at every later start as well.
-        write_whole(directory, FLOOR_FILE, &records::encode_floor(must_reach), false)?;
-    }
+    let must_reach = prepare_replay(directory, &engine, key)?;
     let opened = match DB::open(&engine, directory) {
         Err(error) if error.kind() == ErrorKind::InvalidArgument => {
             // No direct writes there, as on `ramfs`. Any other reason is said now.
@@ -65,9 +54,84 @@ pub(crate) fn open(directory: &Path, options: &RocksOptions, poison: &Poison) ->
         opened => opened,
     };
     let db = opened.map_err(|error| engine_error("open the log in", directory, error))?;
-    check_format(&db, directory)?;
-    check_reach(&db, directory, must_reach)?;
+    if is_empty(&db, directory)? {
+        write_format(&db, directory, key)?;
+    }
+    check_format(&db, directory, key)?;
+    check_reach(&db, directory, must_reach, key)?;
     Ok(db)
+}
+
+/// Reads the write-ahead files before RocksDB does. Returns the batch that replay has to reach.
+fn prepare_replay(directory: &Path, engine: &Options, key: &LogKey) -> StorageResult<u64> {
+    let floor = read_floor(directory)?;
+    let DirectoryScan { scan, intruders, has_batches } = wal::scan(directory, key)?;
+    let must_reach = floor.max(scan.claimed);
+    let exists = directory.join("CURRENT").exists();
+    if !exists && must_reach > 0 {
+        return Err(StorageError::Corrupt(format!(
+            "the log in {} has lost its file CURRENT. {ADVICE_DAMAGED}",
+            directory.display()
+        )));
+    }
+    // Reads without writing: a log that is refused stays as it is, for a closer look.
+    let probe = || {
+        DB::open_for_read_only(engine, directory, false)
+            .map_err(|error| engine_error("open the log in", directory, error))
+    };
+    let is_short = exists && must_reach > scan.reached;
+    if is_short && intruders.iter().any(|intruder| intruder.is_behind_hole) {
+        // RocksDB would skip the batches in the hole, and count up to the newest one nevertheless.
+        return Err(short_of(directory, scan.reached, must_reach));
+    }
+    if exists && !intruders.is_empty() && !has_batches {
+        // Nothing says that this log is ours at all: an instance of something else is left alone.
+        check_format(&probe()?, directory, key)?;
+    }
+    for intruder in &intruders {
+        // What was claimed is written down before the files that claim it are altered.
+        raise_floor(directory, floor, must_reach)?;
+        spoil(intruder)?;
+    }
+    if is_short {
+        // Either it has left the write-ahead files for a table long ago, or it is out of replay's
+        // reach.
+        check_reach(&probe()?, directory, must_reach, key)?;
+    }
+    // Opening cuts what cannot be replayed, and with it the records that prove the claim. Written
+    // down first, the claim stands at every later start as well.
+    raise_floor(directory, floor, must_reach)?;
+    Ok(must_reach)
+}
+
+fn raise_floor(directory: &Path, floor: u64, must_reach: u64) -> StorageResult<()> {
+    if must_reach <= floor {
+        return Ok(());
+    }
+    write_whole(directory, FLOOR_FILE, &records::encode_floor(must_reach), false)
+}
+
+/// Makes the checksum of a record wrong that RocksDB would replay and that this log did not write.
+/// RocksDB then ends its replay there, as at a torn tail.
+fn spoil(intruder: &Intruder) -> StorageResult<()> {
+    let Intruder { path, at, is_behind_hole } = intruder;
+    tracing::warn!(
+        file = %path.display(),
+        at,
+        is_behind_hole,
+        "the write-ahead file goes on with a record that is not the next one of this log; the log \
+         ends before it"
+    );
+    let spoiled = || {
+        let mut file = std::fs::OpenOptions::new().read(true).write(true).open(path)?;
+        let mut checksum = [0; 4];
+        file.seek(SeekFrom::Start(*at as u64))?;
+        file.read_exact(&mut checksum)?;
+        file.seek(SeekFrom::Start(*at as u64))?;
+        file.write_all(&checksum.map(|byte| !byte))?;
+        file.sync_all()
+    };
+    spoiled().map_err(|e| io_error("end the log in", path, e))
 }
 
 fn read_floor(directory: &Path) -> StorageResult<u64> {
@@ -79,51 +143,68 @@ fn read_floor(directory: &Path) -> StorageResult<u64> {
     }
 }
 
-/// Writes the format of a new instance, and refuses one that this program does not know.
-fn check_format(db: &DB, directory: &Path) -> StorageResult<()> {
+/// Refuses a log of a format that this program does not know, and one of another key.
+fn check_format(db: &DB, directory: &Path, key: &LogKey) -> StorageResult<()> {
     match read(db, directory, KEY_FORMAT, "the format", records::decode_format)? {
-        Some(FORMAT_VERSION) => Ok(()),
-        Some(version) => Err(StorageError::Refused(format!(
-            "the log in {} has format version {version}, this program knows {FORMAT_VERSION}: start \
-             the program version that wrote it, or a newer one",
+        Some(Format { fingerprint: Some(found), .. }) if found == key.fingerprint() => Ok(()),
+        Some(Format { version: FORMAT_VERSION, .. }) => Err(StorageError::Refused(format!(
+            "the log in {} was written with another key than the one in its file {KEY_FILE:?}: \
+             restore that file from a backup of the same node, or move the data directory away and \
+             let the node be re-admitted with an empty one",
             directory.display()
         ))),
-        None => {
-            let mut first = db.iterator(IteratorMode::Start);
-            match first.next() {
-                None => {}
-                Some(Ok(_)) => {
-                    return Err(corrupt(
-                        directory,
-                        "the format",
-                        Damage("it is missing, and other records are there".to_owned()),
-                    ));
-                }
-                Some(Err(error)) => return Err(engine_error("read", directory, error)),
-            }
-            let mut sync = rocksdb::WriteOptions::default();
-            sync.set_sync(true);
-            db.put_opt(KEY_FORMAT, records::encode_format(), &sync)
-                .map_err(|error| engine_error("write the format to", directory, error))
-        }
+        Some(Format { version, .. }) => Err(StorageError::Refused(format!(
+            "the log in {} has format version {version}, this program knows {FORMAT_VERSION}: {}",
+            directory.display(),
+            crate::data_dir::advice_on_version(version),
+        ))),
+        None => Err(corrupt(
+            directory,
+            "the format",
+            Damage("it is missing, and other records are there".to_owned()),
+        )),
     }
+}
+
+fn is_empty(db: &DB, directory: &Path) -> StorageResult<bool> {
+    match db.iterator(IteratorMode::Start).next() {
+        None => Ok(true),
+        Some(Ok(_)) => Ok(false),
+        Some(Err(error)) => Err(engine_error("read", directory, error)),
+    }
+}
+
+/// Writes batch 0, which makes the log.
+fn write_format(db: &DB, directory: &Path, key: &LogKey) -> StorageResult<()> {
+    let format = records::encode_format(key);
+    let mark =
+        BatchMark { number: 0, durable_through: 0, content: content_of_put(KEY_FORMAT, &format) };
+    let mut write = WriteBatch::default();
+    write.put(KEY_BATCH, records::encode_batch_mark(mark, key));
+    write.put(KEY_FORMAT, format);
+    let mut sync = rocksdb::WriteOptions::default();
+    sync.set_sync(true);
+    db.write_opt(write, &sync)
+        .map_err(|error| engine_error("write the format to", directory, error))
 }
 
 /// Everything that some record says was durable has to be there.
-fn check_reach(db: &DB, directory: &Path, must_reach: u64) -> StorageResult<()> {
-    let reached = read_batch_number(db, directory)?;
-    if reached >= must_reach {
-        return Ok(());
-    }
-    Err(StorageError::Corrupt(format!(
+fn check_reach(db: &DB, directory: &Path, must_reach: u64, key: &LogKey) -> StorageResult<()> {
+    let reached = read_batch_number(db, directory, key)?;
+    if reached >= must_reach { Ok(()) } else { Err(short_of(directory, reached, must_reach)) }
+}
+
+fn short_of(directory: &Path, reached: u64, must_reach: u64) -> StorageError {
+    StorageError::Corrupt(format!(
         "the log in {} is damaged in the middle: it can be read through batch {reached}, and batch \
          {must_reach} was acknowledged. {ADVICE_DAMAGED}",
         directory.display()
-    )))
+    ))
 }
 
-fn read_batch_number(db: &DB, directory: &Path) -> StorageResult<u64> {
-    let mark = read(db, directory, KEY_BATCH, "the batch mark", records::decode_batch_mark)?;
+fn read_batch_number(db: &DB, directory: &Path, key: &LogKey) -> StorageResult<u64> {
+    let decode = |bytes: &[u8]| records::decode_batch_mark(bytes, key);
+    let mark = read(db, directory, KEY_BATCH, "the batch mark", decode)?;
     Ok(mark.map_or(0, |mark| mark.number))
 }
 
@@ -134,18 +215,27 @@ pub(crate) struct Everything {
     pub(crate) published: Option<Published>,
 }
 
-pub(crate) fn load(db: &DB, directory: &Path) -> StorageResult<Everything> {
-    let hard_state: HardState =
-        read(db, directory, KEY_HARD_STATE, "the hard state", records::decode_hard_state)?
-            .unwrap_or_default();
-    let log_start: SnapshotMeta =
-        read(db, directory, KEY_LOG_START, "the start of the log", records::decode_log_start)?
-            .unwrap_or_default();
-    let published =
-        read(db, directory, KEY_SNAPSHOT, "the snapshot's record", records::decode_published)?;
-    let entries = entries(db, directory, &log_start)?;
+/// `initial`: the hard state of a log in which none was written yet.
+pub(crate) fn load(
+    db: &DB,
+    directory: &Path,
+    key: &LogKey,
+    initial: HardState,
+) -> StorageResult<Everything> {
+    let hard_state = read(db, directory, KEY_HARD_STATE, "the hard state", |bytes| {
+        records::decode_hard_state(bytes, key)
+    })?
+    .unwrap_or(initial);
+    let log_start = read(db, directory, KEY_LOG_START, "the start of the log", |bytes| {
+        records::decode_log_start(bytes, key)
+    })?
+    .unwrap_or_default();
+    let published = read(db, directory, KEY_SNAPSHOT, "the snapshot's record", |bytes| {
+        records::decode_published(bytes, key)
+    })?;
+    let entries = entries(db, directory, &log_start, key)?;
     let sizes = Sizes::of(&entries);
-    let batch = read_batch_number(db, directory)?;
+    let batch = read_batch_number(db, directory, key)?;
     let snapshot = published.as_ref().map(|published| published.meta.clone());
     Ok(Everything {
         loaded: Loaded { hard_state, log_start: log_start.clone(), snapshot, entries },
@@ -155,13 +245,18 @@ pub(crate) fn load(db: &DB, directory: &Path) -> StorageResult<Everything> {
     })
 }
 
-fn entries(db: &DB, directory: &Path, log_start: &SnapshotMeta) -> StorageResult<Vec<Entry>> {
+fn entries(
+    db: &DB,
+    directory: &Path,
+    log_start: &SnapshotMeta,
+    log_key: &LogKey,
+) -> StorageResult<Vec<Entry>> {
     let mut options = ReadOptions::default();
     options.set_verify_checksums(true);
     options.set_readahead_size(2 << 20);
-    options.set_iterate_upper_bound(KEY_ENTRY_END);
+    options.set_iterate_upper_bound(KEY_ENTRY_END.as_ref());
     let from = entry_key(0);
-    let iterator = db.iterator_opt(IteratorMode::From(&from, Direction::Forward), options);
+    let iterator = db.iterator_opt(IteratorMode::From(from.as_ref(), Direction::Forward), options);
     let mut entries = Vec::new();
     let mut last: (Index, Term) = (log_start.index(), log_start.position.term);
     for item in iterator {
@@ -170,8 +265,8 @@ fn entries(db: &DB, directory: &Path, log_start: &SnapshotMeta) -> StorageResult
         let index = entry_key_index(&key)
             .ok_or_else(|| corrupt(directory, "a key", Damage(format!("it is {key:02x?}"))))?;
         let what = format!("entry {index}");
-        let entry =
-            records::decode_entry(&value).map_err(|damage| corrupt(directory, &what, damage))?;
+        let entry = records::decode_entry(&value, log_key)
+            .map_err(|damage| corrupt(directory, &what, damage))?;
         let problem = if entry.index != index {
             Some(format!("the record there is of entry {}", entry.index))
         } else if index != last.0 + 1 {
@@ -193,7 +288,7 @@ fn entries(db: &DB, directory: &Path, log_start: &SnapshotMeta) -> StorageResult
 fn read<T>(
     db: &DB,
     directory: &Path,
-    key: &[u8],
+    key: impl AsRef<[u8]>,
     what: &str,
     decode: impl FnOnce(&[u8]) -> Result<T, Damage>,
 ) -> StorageResult<Option<T>> {

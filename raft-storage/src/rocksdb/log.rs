@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use raft_core::storage::StorageResult;
-use raft_core::types::{Batch, SnapshotMeta};
+use raft_core::types::{Batch, HardState, Position, SnapshotMeta};
 use rocksdb::{DB, ErrorKind, FlushOptions, WriteBatch, WriteOptions};
 
 use super::load::{self, Everything};
@@ -19,7 +19,10 @@ use super::snapshot::Shelf;
 use super::warm::Warmer;
 use super::worker::Work;
 use crate::files::write_whole;
-use crate::format::records::{self, BatchMark, KEY_BATCH, KEY_LOG_START, entry_key};
+use crate::format::draft::{Draft, Sealed, content_of_filler};
+use crate::format::keys::{KEY_BATCH, entry_key};
+use crate::format::log_key::{LogKey, draw_nonce};
+use crate::format::records::{self, BatchMark, encode_batch_mark};
 use crate::step::Step;
 
 /// Holds the number of a batch that must be there: the last one of a log that was closed in good
@@ -39,14 +42,18 @@ pub(crate) struct Log {
     pub(crate) is_loaded: bool,
     /// Bytes in the write-ahead file that is in use.
     pub(crate) unflushed_bytes: usize,
-    /// An entry's encoding; kept for its memory.
-    pub(crate) scratch: Vec<u8>,
+    /// The batch that is being made; kept for its memory.
+    pub(crate) draft: Draft,
+    /// Masks and authenticates every batch.
+    pub(crate) key: LogKey,
+    /// The hard state of a log in which none was written yet.
+    pub(crate) initial: HardState,
 }
 
 impl Log {
     /// See [`raft_core::storage::Storage::load`].
     pub(crate) fn load(&mut self) -> StorageResult<Everything> {
-        let mut everything = load::load(&self.db, &self.path)?;
+        let mut everything = load::load(&self.db, &self.path, &self.key, self.initial)?;
         self.mirror = std::mem::take(&mut everything.mirror);
         self.is_loaded = true;
         self.count_bytes();
@@ -65,26 +72,26 @@ impl Log {
         if batch == Batch::default() {
             return Ok(());
         }
-        let write = self.begin_write();
-        let (write, plan) = plan(batch, &self.mirror, &self.shelf, write, &mut self.scratch)?;
+        self.draft.clear();
+        let plan = plan(batch, &self.mirror, &self.shelf, &mut self.draft)?;
         let publishes = plan.published.is_some();
+        let withdraws = plan.withdraws;
         self.options.step_hook.pass(Step::PersistBefore);
         if publishes {
             self.options.step_hook.pass(Step::PublishBefore);
         }
-        self.write(write, plan.needs_sync, "write a batch to")?;
+        self.write(plan.needs_sync, "write a batch to")?;
         self.options.step_hook.pass(Step::PersistAfter);
         if publishes {
             self.options.step_hook.pass(Step::PublishAfter);
         }
         if let Some(published) = plan.apply_to(&mut self.mirror) {
             self.shelf.publish(published);
+        } else if withdraws {
+            self.shelf.withdraw();
         }
         self.count_bytes();
-        // A scratch that one large entry blew up is not kept.
-        if self.scratch.capacity() > SCRATCH_BYTES_MAX {
-            self.scratch = Vec::new();
-        }
+        self.draft.shrink(DRAFT_BYTES_MAX);
         Ok(())
     }
 
@@ -98,15 +105,19 @@ impl Log {
     fn compact_unpoisoned(&mut self, through: SnapshotMeta) -> StorageResult<()> {
         self.check_loaded()?;
         let start = self.mirror.log_start.index();
-        if through.index() <= start {
+        // At the position before the first entry, an empty log takes its configuration.
+        let is_founding = through.position == Position::ZERO && self.mirror.last_index() == 0;
+        if through.index() <= start && !is_founding {
             return Ok(());
         }
-        let mut write = self.begin_write();
-        write.delete_range(entry_key(start), entry_key(through.index().saturating_add(1)));
-        write.put(KEY_LOG_START, records::encode_log_start(&through));
+        self.draft.clear();
+        let end = through.index().saturating_add(1);
+        self.draft.delete_range(entry_key(start), entry_key(end));
+        records::put_log_start(&mut self.draft, &through);
         self.options.step_hook.pass(Step::CompactBefore);
-        // Without a sync: a crash that undoes it brings back entries that are still right.
-        self.write(write, false, "compact")?;
+        // Without a sync: a crash that undoes it brings back entries that are still right. Nothing
+        // brings the configuration of an empty log back.
+        self.write(is_founding, "compact")?;
         self.options.step_hook.pass(Step::CompactAfter);
         self.mirror.sizes.forget(through.index() - start);
         self.mirror.log_start = through;
@@ -118,16 +129,15 @@ impl Log {
         if self.is_loaded { Ok(()) } else { Err(misuse("load comes first".to_owned())) }
     }
 
-    /// A write that begins with the mark, which `wal.rs` looks for.
-    fn begin_write(&self) -> WriteBatch {
-        let mut write = WriteBatch::default();
-        let mark =
-            BatchMark { number: self.mirror.batch + 1, durable_through: self.mirror.durable_batch };
-        write.put(KEY_BATCH, records::encode_batch_mark(mark));
-        write
-    }
-
-    fn write(&mut self, write: WriteBatch, sync: bool, operation: &str) -> StorageResult<()> {
+    /// Writes the draft as one batch.
+    fn write(&mut self, sync: bool, operation: &str) -> StorageResult<()> {
+        let content = self.draft.seal(&self.key, draw_nonce()?);
+        let mark = BatchMark {
+            number: self.mirror.batch + 1,
+            durable_through: self.mirror.durable_batch,
+            content,
+        };
+        let write = write_batch(mark, &self.draft, &self.key);
         let bytes = write.size_in_bytes();
         let mut options = WriteOptions::default();
         options.set_sync(sync);
@@ -165,10 +175,13 @@ impl Log {
     /// Adds bytes to the write-ahead file alone, and makes them durable. Writes no batch: the mark
     /// repeats the last number.
     pub(crate) fn write_filler(&mut self, filler: &[u8]) -> StorageResult<()> {
-        let mark =
-            BatchMark { number: self.mirror.batch, durable_through: self.mirror.durable_batch };
+        let mark = BatchMark {
+            number: self.mirror.batch,
+            durable_through: self.mirror.durable_batch,
+            content: content_of_filler(filler),
+        };
         let mut write = WriteBatch::default();
-        write.put(KEY_BATCH, records::encode_batch_mark(mark));
+        write.put(KEY_BATCH, encode_batch_mark(mark, &self.key));
         write.put_log_data(filler);
         let mut options = WriteOptions::default();
         options.set_sync(true);
@@ -184,8 +197,26 @@ impl Log {
     }
 }
 
-/// Encodings larger than this are not kept for reuse.
-const SCRATCH_BYTES_MAX: usize = 1 << 20;
+/// The memory of a draft that one large batch made longer is not kept for reuse.
+const DRAFT_BYTES_MAX: usize = 1 << 20;
+
+/// What RocksDB takes for an operation beside its record: key, lengths, and the batch's head and mark.
+const OPERATION_BYTES: usize = 32;
+
+/// A write that begins with the mark, which `wal.rs` looks for.
+pub(crate) fn write_batch(mark: BatchMark, draft: &Draft, key: &LogKey) -> WriteBatch {
+    let bytes = draft.record_bytes() + (draft.operation_count() + 2) * OPERATION_BYTES;
+    let mut write = WriteBatch::with_capacity_bytes(bytes);
+    write.put(KEY_BATCH, encode_batch_mark(mark, key));
+    for operation in draft.sealed() {
+        match operation {
+            Sealed::Put { key, record } => write.put(key, record),
+            Sealed::Delete { key } => write.delete(key),
+            Sealed::DeleteRange { from, to } => write.delete_range(from, to),
+        }
+    }
+    write
+}
 
 impl Work for Log {
     fn idle(&mut self) -> bool {

@@ -13,6 +13,9 @@
 //! because it may have forgotten votes and acknowledged entries.
 
 mod complaints;
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod forgery_tests;
 mod load;
 mod log;
 mod options;
@@ -28,7 +31,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use raft_core::storage::{SnapshotReader, SnapshotWriter, Storage, StorageResult};
-use raft_core::types::{Batch, Loaded, SnapshotContent, SnapshotMeta};
+use raft_core::types::{Batch, HardState, Loaded, SnapshotContent, SnapshotMeta};
 
 pub use self::complaints::listen;
 pub use self::options::RocksOptions;
@@ -40,6 +43,7 @@ use self::snapshot::{Shelf, Store};
 use self::warm::Warmer;
 use self::worker::Worker;
 use crate::DataDir;
+use crate::format::draft::Draft;
 
 /// What an operator does about a damaged log.
 const ADVICE_DAMAGED: &str = "Do not start this node on it. Move the data directory away and let the \
@@ -67,7 +71,9 @@ impl RocksStorage {
         let shelf = Shelf::default();
         let log_bytes = Arc::new(AtomicU64::new(0));
         let path = data_dir.log_dir();
-        let db = load::open(&path, &options, &poison)?;
+        let db = load::open(&path, &options, &poison, data_dir.log_key())?;
+        // Room for files that are only faster is not taken from a disk that has little.
+        let warm_file_count = if data_dir.is_low()? { 0 } else { options.warm_file_count };
         let step_hook = options.step_hook.clone();
         let store = Store::new(Arc::clone(&data_dir), shelf.clone(), poison.clone(), step_hook);
         let log = Log {
@@ -77,10 +83,15 @@ impl RocksStorage {
             shelf,
             log_bytes: Arc::clone(&log_bytes),
             mirror: Mirror::default(),
-            warmer: Warmer::new(options.warm_file_count, options.write_buffer_bytes),
+            warmer: Warmer::new(warm_file_count, options.write_buffer_bytes),
             is_loaded: false,
             unflushed_bytes: 0,
-            scratch: Vec::new(),
+            draft: Draft::default(),
+            key: data_dir.log_key().clone(),
+            initial: match data_dir.was_initialised() {
+                true => HardState::FOUNDING,
+                false => HardState::default(),
+            },
             options,
         };
         Ok(Self {
@@ -102,9 +113,9 @@ impl Storage for RocksStorage {
     }
 
     async fn persist(&self, batch: Batch) -> StorageResult<()> {
-        let publishes = batch.publish.is_some();
+        let replaces_snapshot = batch.publish.is_some() || batch.withdraw_snapshot;
         self.log.run(move |log| log.persist(batch)).await?;
-        if publishes {
+        if replaces_snapshot {
             // If there is no room for it now, the next publication or start removes them.
             self.snapshots.try_submit(Store::remove_old);
         }

@@ -82,6 +82,9 @@ impl RocksOptions {
         options.set_allow_concurrent_memtable_write(false);
         options.set_max_open_files(64);
         options.set_paranoid_checks(true);
+        // A write-ahead file that is closed and still needed is noted in the MANIFEST: replay would
+        // begin with a later one if it were missing.
+        options.set_track_and_verify_wals_in_manifest(true);
         options.set_stats_dump_period_sec(0);
         // A table goes to the disk while it is written, and not in one go at its end, where a synced
         // append would wait behind it.

@@ -2,13 +2,12 @@
 
 use raft_core::storage::{StorageError, StorageResult};
 use raft_core::types::{Batch, HardState, Index, SnapshotMeta};
-use rocksdb::WriteBatch;
 
 use super::sizes::Sizes;
 use super::snapshot::Shelf;
-use crate::format::records::{
-    self, KEY_ENTRY_END, KEY_HARD_STATE, KEY_LOG_START, KEY_SNAPSHOT, Published, entry_key,
-};
+use crate::format::draft::Draft;
+use crate::format::keys::{KEY_ENTRY_END, KEY_SNAPSHOT, entry_key};
+use crate::format::records::{self, Published};
 
 /// What is in the instance, as far as writing has to know.
 #[derive(Debug, Default)]
@@ -25,7 +24,7 @@ pub(crate) struct Mirror {
 }
 
 impl Mirror {
-    fn last_index(&self) -> Index {
+    pub(crate) fn last_index(&self) -> Index {
         self.log_start.index() + self.sizes.len()
     }
 }
@@ -34,6 +33,8 @@ impl Mirror {
 pub(crate) struct Plan {
     pub(crate) needs_sync: bool,
     pub(crate) published: Option<Published>,
+    /// No snapshot is published any more.
+    pub(crate) withdraws: bool,
     /// The log is empty and starts here.
     replaced_by: Option<SnapshotMeta>,
     /// The last entry that is neither replaced nor truncated.
@@ -42,33 +43,39 @@ pub(crate) struct Plan {
     hard_state: HardState,
 }
 
-/// Adds the batch to `write`. An error means that the caller broke the contract. `scratch` is kept
-/// for its memory.
+/// Adds the batch to `draft`. An error means that the caller broke the contract.
 pub(crate) fn plan(
     batch: Batch,
     mirror: &Mirror,
     shelf: &Shelf,
-    mut write: WriteBatch,
-    scratch: &mut Vec<u8>,
-) -> StorageResult<(WriteBatch, Plan)> {
+    draft: &mut Draft,
+) -> StorageResult<Plan> {
     // Every part named, so that a new one cannot be forgotten.
-    let Batch { publish, withdraw_snapshot: _, truncate_from, entries, hard_state } = batch;
+    let Batch { publish, withdraw_snapshot: withdraws, truncate_from, entries, hard_state } = batch;
+    // A withdrawal is synced, because the file goes after it: a crash must not bring the record back.
     let needs_sync = publish.is_some()
+        || withdraws
         || truncate_from.is_some()
         || !entries.is_empty()
         || hard_state.is_some_and(|new| new.promises_other_than(&mirror.hard_state));
 
     let (mut published, mut replaced_by) = (None, None);
     let (mut start, mut end) = (mirror.log_start.index(), mirror.last_index());
+    if withdraws {
+        if publish.is_some() {
+            return Err(misuse("a snapshot is published and withdrawn at once".to_owned()));
+        }
+        draft.delete(KEY_SNAPSHOT);
+    }
     if let Some(publish) = publish {
         let finished = shelf
             .finished(&publish.meta)
             .ok_or_else(|| misuse(format!("no finished snapshot at {}", publish.meta.position)))?;
-        write.put(KEY_SNAPSHOT, records::encode_published(&finished));
+        records::put_published(draft, &finished);
         published = Some(finished);
         if publish.replaces_log {
-            write.delete_range(&entry_key(0)[..], KEY_ENTRY_END);
-            write.put(KEY_LOG_START, records::encode_log_start(&publish.meta));
+            draft.delete_range(entry_key(0), KEY_ENTRY_END);
+            records::put_log_start(draft, &publish.meta);
             (start, end) = (publish.meta.index(), publish.meta.index());
             replaced_by = Some(publish.meta);
         }
@@ -78,7 +85,7 @@ pub(crate) fn plan(
             return Err(misuse(format!("truncation from {from}, the log starts behind {start}")));
         }
         if from <= end {
-            write.delete_range(&entry_key(from)[..], KEY_ENTRY_END);
+            draft.delete_range(entry_key(from), KEY_ENTRY_END);
             end = from - 1;
         }
     }
@@ -88,17 +95,22 @@ pub(crate) fn plan(
             return Err(misuse(format!("entry {} behind entry {end}", entry.index)));
         }
         end = entry.index;
-        records::encode_entry(scratch, entry);
-        write.put(entry_key(entry.index), &scratch);
+        records::put_entry(draft, entry);
     }
     if let Some(hard_state) = &hard_state {
-        write.put(KEY_HARD_STATE, records::encode_hard_state(hard_state));
+        records::put_hard_state(draft, hard_state);
     }
     let appended_sizes = entries.iter().map(|entry| entry.size_bytes()).collect();
     let hard_state = hard_state.unwrap_or(mirror.hard_state);
-    let plan =
-        Plan { needs_sync, published, replaced_by, kept_through, appended_sizes, hard_state };
-    Ok((write, plan))
+    Ok(Plan {
+        needs_sync,
+        published,
+        withdraws,
+        replaced_by,
+        kept_through,
+        appended_sizes,
+        hard_state,
+    })
 }
 
 impl Plan {

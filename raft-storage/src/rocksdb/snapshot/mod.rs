@@ -60,6 +60,11 @@ impl Shelf {
         state.published = Some(published);
     }
 
+    /// A batch has withdrawn the published one.
+    pub(crate) fn withdraw(&self) {
+        self.state().published = None;
+    }
+
     fn published(&self) -> Option<Published> {
         self.state().published.clone()
     }

@@ -50,12 +50,19 @@ impl Store {
         }
     }
 
-    /// Looks at what an earlier process left: checks the published snapshot, removes what can be
-    /// neither read nor resumed.
+    /// Sees to the files of an earlier process: checks the published snapshot, removes what can be
+    /// neither read nor resumed. A damaged snapshot is reported here and fails each attempt to open
+    /// it: a state machine that is durable itself does not need it to start, and a new publication
+    /// replaces it.
     pub(crate) fn recover(&mut self, published: Option<Published>) -> StorageResult<()> {
         self.part = None;
         if let Some(published) = &published {
-            open_published(&self.directory, published)?;
+            match open_published(&self.directory, published) {
+                Err(error @ StorageError::Corrupt(_)) => {
+                    tracing::warn!(%error, "the published snapshot cannot be used");
+                }
+                opened => drop(opened?),
+            }
             self.next_serial = published.serial + 1;
         }
         self.shelf.set_published(published);
@@ -155,8 +162,12 @@ impl Store {
         let part = current(&mut self.part, serial)?;
         let written = part.append(bytes);
         self.step_hook.pass(Step::SnapshotWritten);
+        let size_bytes = part.size_bytes;
+        if written.is_err() {
+            self.drop_part();
+        }
         self.poison.note(written)?;
-        Ok(part.size_bytes)
+        Ok(size_bytes)
     }
 
     pub(super) fn finish(&mut self, serial: u64) -> StorageResult<SnapshotContent> {
@@ -178,8 +189,28 @@ impl Store {
             )));
         }
         let finished = self.make_durable(&mut part, content);
+        if finished.is_err() {
+            self.part = Some(part);
+            self.drop_part();
+        }
         self.shelf.add_finished(self.poison.note(finished)?);
         Ok(content)
+    }
+
+    /// Removes the unfinished snapshot after a failed write or sync. Its pages may count as clean and
+    /// not be on the disk: a later process would resume it from the page cache, and its sync would
+    /// write nothing.
+    fn drop_part(&mut self) {
+        let Some(part) = self.part.take() else { return };
+        let removed = remove_if_there(&part.path).and_then(|()| sync_directory(&self.directory));
+        if let Err(error) = removed {
+            tracing::error!(
+                %error,
+                "an unfinished snapshot could not be removed after its write failed: remove the file \
+                 {} before the node is started again",
+                part.path.display()
+            );
+        }
     }
 
     fn make_durable(&self, part: &mut Part, content: SnapshotContent) -> StorageResult<Published> {
@@ -206,6 +237,9 @@ impl Store {
 impl Work for Store {
     fn close(self) {}
 }
+
+#[cfg(test)]
+mod tests;
 
 /// The unfinished snapshot of this writer, unless another writer has dropped it.
 fn current(part: &mut Option<Part>, serial: u64) -> StorageResult<&mut Part> {
