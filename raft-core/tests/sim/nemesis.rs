@@ -91,6 +91,11 @@ impl Simulation {
                 let ahead_us = dice.scaled(1_000, 10_000_000_000);
                 let now = self.now;
                 self.node_mut(target).clock.jump(ahead_us, now);
+                // The state machine has had no time to work in what the clock skipped.
+                let own_time = self.own_time(target);
+                if let Some(life) = &mut self.node_mut(target).life {
+                    life.applying_since = life.applying_since.map(|_| own_time);
+                }
                 self.wind_up(target);
             }
             Kind::Clog => {
