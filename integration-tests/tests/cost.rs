@@ -100,7 +100,7 @@ fn service() {
         let mut servers = Vec::new();
         for id in NODES {
             let config = ServerConfig::in_process(id, NODES);
-            let store = Store::Memory(MemoryDisk::new());
+            let store = Store::Memory(MemoryDisk::of_new_member());
             let started = Server::start_with(config, store, Network::Channel(network.clone()));
             servers.push(started.await.expect("a server starts"));
         }

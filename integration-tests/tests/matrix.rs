@@ -65,7 +65,7 @@ impl Cluster {
             write_tls(&ca.issue_node(id).expect("a certificate"), dir.path(), &format!("node{id}"));
         }
         write_tls(&ca.issue_client("test").expect("a certificate"), dir.path(), "client");
-        let disks = NODES.map(|id| (id, MemoryDisk::new())).collect();
+        let disks = NODES.map(|id| (id, MemoryDisk::of_new_member())).collect();
         let running = BTreeMap::new();
         let ports = NODES.zip(free_ports(3)).collect();
         let mut cluster = Self { dir, persistence, local, disks, ports, running };
@@ -82,6 +82,10 @@ impl Cluster {
         let data_dir = self.dir.path().join(id.to_string());
         let mut config = ServerConfig::new("matrix", id, data_dir, tls, self.addresses());
         config.max_raft_state = ByteSize(64 << 10);
+        let is_durable = matches!(self.persistence, Persistence::RocksDb);
+        if is_durable && !config.data_dir.exists() {
+            Server::init(&config).expect("a new directory");
+        }
         let store = match self.persistence {
             Persistence::Memory => Store::Memory(self.disks[&id].clone()),
             Persistence::RocksDb => Store::RocksDb,

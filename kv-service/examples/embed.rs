@@ -30,7 +30,11 @@ async fn main() -> Result<()> {
     let mut servers = Vec::new();
     for id in 1..=3 {
         let tls = write_certificates(&ca, dir.path(), id)?;
-        servers.push(Server::start(configuration(dir.path(), id, tls)).await?);
+        let config = configuration(dir.path(), id, tls);
+        // Once in the life of a cluster: this node is a new member, and has lost nothing. An application
+        // does so on an operator's word (as `kv init` does), never because a directory is not there.
+        Server::init(&config)?;
+        servers.push(Server::start(config).await?);
     }
 
     application(&servers[0].client()).await?;

@@ -12,7 +12,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut servers = Vec::new();
     for id in 1..=3 {
         let config = ServerConfig::in_process(id, 1..=3);
-        let store = Store::Memory(MemoryDisk::of_member());
+        let store = Store::Memory(MemoryDisk::of_new_member());
         servers.push(Server::start_with(config, store, Network::Channel(network.clone())).await?);
     }
 

@@ -108,6 +108,15 @@ pub enum Rejection {
     ShuttingDown,
 }
 
+/// Role of a node on an empty disk that no leader has filled and that `kv init` did not make.
+pub const NOT_INITIALISED: &str = "not initialised";
+
+/// Role of a node that started on an empty disk and is being filled by the leader.
+pub const RECOVERING: &str = "recovering";
+
+/// Role of a node that `kv init` has made, until it has met the other nodes of the new cluster.
+pub const FOUNDING: &str = "founding";
+
 /// What a node says of itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -115,8 +124,7 @@ pub struct NodeStatus {
     pub id: NodeId,
     /// Of the operating system.
     pub pid: u32,
-    /// Of Raft; `recovering` for a node that does not lead, started on an empty disk, and was not filled up
-    /// yet.
+    /// Of Raft, or [`NOT_INITIALISED`], [`RECOVERING`] or [`FOUNDING`].
     pub role: String,
     pub term: Term,
     pub leader_id: Option<NodeId>,

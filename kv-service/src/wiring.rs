@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use crate::config::{ServerConfig, StorageKind};
 use crate::machine::KvMachine;
-use crate::server::ServerError;
+use crate::server::{IsLow, ServerError};
 use crate::stream::{Connector, Stream};
 
 #[cfg(feature = "channel")]
@@ -40,14 +40,38 @@ pub enum Network {
     Quic,
 }
 
-/// What a node is made of; its clients come in through the `door` that [`build`] was given.
-pub(crate) struct Parts {
-    pub(crate) storage: Arc<dyn Storage>,
-    pub(crate) machine: KvMachine,
-    pub(crate) transport: Arc<dyn Transport>,
-    pub(crate) connector: Arc<dyn Connector>,
-    /// Where the node's chance comes from; another one at each start.
-    pub(crate) seed: u64,
+/// The parts of a node, for a caller that has a storage or a network of its own: see
+/// [`Server::start_on`](crate::Server::start_on).
+#[non_exhaustive]
+pub struct Backends {
+    /// Log, hard state and snapshots; must pass [`raft_core::testing`]'s suite.
+    pub storage: Arc<dyn Storage>,
+    /// The state; in memory unless it is replaced.
+    pub machine: KvMachine,
+    /// Messages between nodes; must pass [`raft_core::testing`]'s suite.
+    pub transport: Arc<dyn Transport>,
+    /// Streams from this node's own client to the nodes.
+    pub connector: Arc<dyn Connector>,
+    /// Seed of all random choices of the node; a new one at each start, or elections may not end.
+    pub seed: u64,
+    /// Tells that the disk is nearly full; the node then takes no writes but deletes. `None`: never.
+    pub is_low: Option<IsLow>,
+}
+
+impl Backends {
+    /// Backends of the caller, a state in memory, and a seed of the system.
+    ///
+    /// # Errors
+    /// The system has no entropy.
+    pub fn new(
+        storage: Arc<dyn Storage>,
+        transport: Arc<dyn Transport>,
+        connector: Arc<dyn Connector>,
+    ) -> Result<Self, ServerError> {
+        let seed = u64::from_be_bytes(random_bytes()?);
+        let machine = KvMachine::memory();
+        Ok(Self { storage, machine, transport, connector, seed, is_low: None })
+    }
 }
 
 /// What the configuration names.
@@ -56,12 +80,32 @@ pub(crate) fn by_default(config: &ServerConfig) -> Result<(Store, Network), Serv
     Ok((store_of(config.storage)?, network_by_default()?))
 }
 
+/// Makes the data directory of a node of a new cluster.
+pub(crate) fn init(config: &ServerConfig) -> Result<(), ServerError> {
+    match config.storage {
+        #[cfg(feature = "rocksdb")]
+        StorageKind::RocksDb => {
+            let ServerConfig { data_dir, cluster_id, node_id, .. } = config;
+            raft_storage::DataDir::initialise(data_dir, cluster_id, *node_id)?;
+            Ok(())
+        }
+        #[cfg(not(feature = "rocksdb"))]
+        StorageKind::RocksDb => Err(not_built_in("storage rocksdb")),
+        StorageKind::Memory => Err(ServerError::Unavailable(
+            "storage = \"memory\" keeps nothing, so there is no directory to initialise: start the node"
+                .to_owned(),
+        )),
+    }
+}
+
 fn store_of(kind: StorageKind) -> Result<Store, ServerError> {
     match kind {
         #[cfg(feature = "rocksdb")]
         StorageKind::RocksDb => Ok(Store::RocksDb),
         #[cfg(feature = "memory")]
-        StorageKind::Memory => Ok(Store::Memory(MemoryDisk::new())),
+        // It has kept no promise of an earlier life, and cannot know of one. As a new member it founds a
+        // cluster only if all others are new as well.
+        StorageKind::Memory => Ok(Store::Memory(MemoryDisk::of_new_member())),
         #[cfg(not(all(feature = "rocksdb", feature = "memory")))]
         missing => Err(not_built_in(&format!("storage {missing:?}").to_lowercase())),
     }
@@ -93,23 +137,24 @@ pub(crate) async fn build(
     store: Store,
     network: Network,
     door: mpsc::Sender<Stream>,
-) -> Result<Parts, ServerError> {
+) -> Result<Backends, ServerError> {
     let opened: Opened = match store {
         #[cfg(feature = "memory")]
         Store::Memory(disk) => Opened {
             storage: Arc::new(disk.storage()),
             machine: KvMachine::memory(),
             identity: None,
+            is_low: None,
         },
         #[cfg(feature = "rocksdb")]
         Store::RocksDb => open_rocksdb(config).await?,
     };
-    let Opened { storage, machine, identity } = opened;
+    let Opened { storage, machine, identity, is_low } = opened;
     match network {
         #[cfg(feature = "channel")]
         Network::Channel(local) => {
             let crate::local::Joined { transport, connector, seed } = local.join(config, door);
-            Ok(Parts { storage, machine, transport, connector, seed })
+            Ok(Backends { storage, machine, transport, connector, seed, is_low })
         }
         #[cfg(feature = "quic")]
         Network::Quic => {
@@ -118,7 +163,7 @@ pub(crate) async fn build(
             let seed = u64::from_be_bytes(random_bytes()?);
             let joined = crate::quic::join(config, incarnation, reset_key, door).await?;
             let (transport, connector) = joined;
-            Ok(Parts { storage, machine, transport, connector, seed })
+            Ok(Backends { storage, machine, transport, connector, seed, is_low })
         }
     }
 }
@@ -128,6 +173,7 @@ struct Opened {
     machine: KvMachine,
     /// `None` of a node that leaves nothing behind.
     identity: Option<Identity>,
+    is_low: Option<IsLow>,
 }
 
 /// What tells this node's process, or its data directory, from an earlier one.
@@ -146,7 +192,6 @@ impl Identity {
     }
 }
 
-#[cfg(feature = "quic")]
 fn random_bytes<const COUNT: usize>() -> Result<[u8; COUNT], ServerError> {
     let mut random = [0; COUNT];
     getrandom::fill(&mut random)
@@ -169,7 +214,16 @@ async fn open_rocksdb(config: &ServerConfig) -> Result<Opened, ServerError> {
             .map_err(|error| ServerError::Fatal(Arc::new(error.into())))?;
         let storage = RocksStorage::open(Arc::clone(&dir), RocksOptions::default())?;
         let identity = Identity { incarnation: dir.incarnation(), reset_key: *dir.reset_key() };
-        Ok(Opened { storage: Arc::new(storage), machine, identity: Some(identity) })
+        let is_low: IsLow = Arc::new(move || {
+            let is_low = dir.is_low().unwrap_or(false);
+            if !is_low {
+                // If it cannot be made now, the next look tries again.
+                let _ = dir.keep_ballast();
+            }
+            is_low
+        });
+        let (storage, identity, is_low) = (Arc::new(storage), Some(identity), Some(is_low));
+        Ok(Opened { storage, machine, identity, is_low })
     });
     match opening.await {
         Ok(opened) => opened,

@@ -9,8 +9,8 @@ use kv_service::config::ServerConfig;
 use kv_service::local::LocalNetwork;
 use kv_service::operation::Query;
 use kv_service::protocol::{
-    FRAME_BYTES_MAX, FrameBuffer, Greeting, Hello, Reply, Request, RequestKind, Response,
-    push_frame,
+    FRAME_BYTES_MAX, FrameBuffer, Greeting, Hello, NOT_INITIALISED, RECOVERING, Reply, Request,
+    RequestKind, Response, push_frame,
 };
 use kv_service::stream::Stream;
 use kv_service::units::ByteSize;
@@ -31,7 +31,7 @@ impl Cluster {
     async fn new(adjust: fn(&mut ServerConfig)) -> Self {
         let network = LocalNetwork::new(7);
         let client = network.client(1..=3);
-        let disks = (1..=3).map(|id| (id, MemoryDisk::of_member())).collect();
+        let disks = (1..=3).map(|id| (id, MemoryDisk::of_new_member())).collect();
         let mut cluster = Self { network, disks, servers: BTreeMap::new(), client, adjust };
         for id in 1..=3 {
             cluster.start(id).await;
@@ -46,6 +46,23 @@ impl Cluster {
         let network = Network::Channel(self.network.clone());
         let server = Server::start_with(config, store, network).await.expect("the node starts");
         self.servers.insert(id, server);
+    }
+
+    async fn lose_disk(&mut self, id: u64) {
+        self.lose_disks(&[id]).await;
+    }
+
+    /// They lose power and their disks at the same time, and start again.
+    async fn lose_disks(&mut self, ids: &[u64]) {
+        for id in ids {
+            self.network.power_off(*id);
+            self.disks[id].crash();
+            self.servers.remove(id).expect("it runs").node().abort().await;
+            self.disks.insert(*id, MemoryDisk::new());
+        }
+        for id in ids {
+            self.start(*id).await;
+        }
     }
 
     async fn leader(&self) -> u64 {
@@ -396,4 +413,51 @@ async fn a_client_that_sips_its_responses_is_given_up() {
 
 fn read_of(id: u64, query: Query) -> Request {
     Request { id, kind: RequestKind::Read { query, consistency: Consistency::Stale } }
+}
+
+/// S2. A node whose file names other members than its log does not start, and the operator reads both lists.
+#[tokio::test(start_paused = true)]
+async fn another_list_of_members_is_refused() {
+    let mut cluster = Cluster::new(|_| {}).await;
+    cluster.client.put("k", "v").await.unwrap();
+    for wrong in [vec![1, 2, 3, 4], vec![1, 2], vec![1, 2, 4]] {
+        cluster.servers.remove(&1).unwrap().shutdown().await;
+        let config = ServerConfig::in_process(1, wrong.clone());
+        let store = Store::Memory(cluster.disks[&1].clone());
+        let network = Network::Channel(cluster.network.clone());
+        let error = Server::start_with(config, store, network).await.err().unwrap().to_string();
+        assert!(error.contains("founded with"), "{error}");
+        for id in [1, 2, 3].iter().chain(&wrong) {
+            assert!(error.contains(&id.to_string()), "{error}");
+        }
+        cluster.start(1).await;
+    }
+    assert_eq!(cluster.client.get("k").await.unwrap().unwrap().value, "v");
+}
+
+/// C4. Founded disks that are lost do not come back as an empty cluster: not one of three, not two, and not
+/// all.
+#[tokio::test(start_paused = true)]
+async fn lost_disks_found_no_cluster() {
+    let mut cluster = Cluster::new(|_| {}).await;
+    cluster.client.put("k", "v").await.unwrap();
+    // One is filled again.
+    cluster.lose_disk(1).await;
+    assert_eq!(cluster.servers[&1].status().role, NOT_INITIALISED);
+    let mut status = cluster.servers[&1].node().watch_status();
+    let filled = status.wait_for(|status| !status.is_recovering);
+    tokio::time::timeout(Duration::from_secs(60), filled).await.expect("it is filled").unwrap();
+    assert_ne!(cluster.servers[&1].status().role, RECOVERING);
+    assert_eq!(cluster.client.get("k").await.unwrap().unwrap().value, "v");
+    // Two at once: the cluster stands still, and says so.
+    cluster.lose_disks(&[2, 3]).await;
+    let client = cluster.client.with_deadline(Duration::from_secs(30));
+    client.put("k", "w").await.unwrap_err();
+    assert!(cluster.servers[&1].node().status().is_majority_lost);
+    for id in [2, 3] {
+        assert_eq!(client.status(id).await.unwrap().role, NOT_INITIALISED);
+    }
+    // All: no empty cluster appears.
+    cluster.lose_disk(1).await;
+    assert!(client.put("k", "w").await.is_err());
 }

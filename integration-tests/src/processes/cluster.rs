@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use kv_service::Server;
 use kv_service::config::{ClientConfig, NodeAddress, ServerConfig};
 use kv_service::protocol::NodeStatus;
 use kv_service::tls::{DevCa, TlsConfig};
@@ -110,6 +111,8 @@ impl Cluster {
             let members = members(&addresses, seen);
             let mut config = ServerConfig::new(CLUSTER_ID, id, &data, tls, members);
             config.max_raft_state = plan.max_raft_state;
+            // What `kv init` does.
+            Server::init(&config).expect("the directory of a new member");
             let path = dir.path().join(format!("{name}.toml"));
             std::fs::write(&path, config.to_toml()).expect("it can be written");
             let mut node = Node::new(id, path, data, dir.path().join(format!("{name}.log")));

@@ -9,11 +9,14 @@
 
 mod clock;
 mod connection;
+mod damage;
 mod load;
 mod outbox;
 mod pace;
 mod receiving;
 mod requests;
+mod room;
+mod story;
 mod width;
 
 use std::sync::Arc;
@@ -30,14 +33,17 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use self::clock::ReplicatedClock;
+use self::damage::Damage;
 use self::load::Load;
+pub use self::room::IsLow;
+use self::room::Room;
 use crate::client::Client;
 use crate::complaints::Complaints;
 use crate::config::{ConfigError, ServerConfig};
 use crate::machine::KvMachine;
 use crate::protocol::{FRAME_BYTES_MAX, Hello};
 use crate::stream::{Connector, Stream, knock};
-use crate::wiring::{self, Network, Parts, Store};
+use crate::wiring::{self, Backends, Network, Store};
 
 /// How long a node that shuts down waits for answers under way.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
@@ -92,6 +98,8 @@ struct Shared {
     clock: ReplicatedClock,
     load: Arc<Load>,
     complaints: Complaints,
+    damage: Arc<Damage>,
+    room: Room,
     draining: AtomicBool,
     closed: watch::Sender<bool>,
 }
@@ -107,6 +115,18 @@ impl Server {
         Self::start_with(config, store, network).await
     }
 
+    /// Makes the data directory of a node of a cluster that has never existed: the node may found that
+    /// cluster with the other new nodes, once all of them have met. [`Server::start`] on a directory that is
+    /// not there starts a node of unknown past, which waits for a leader to give it all data: so no empty
+    /// cluster appears where disks were lost.
+    ///
+    /// # Errors
+    /// The configuration makes no sense, or the directory holds a node's data; nothing was changed then.
+    pub fn init(config: &ServerConfig) -> Result<(), ServerError> {
+        config.check()?;
+        wiring::init(config)
+    }
+
     /// As [`Server::start`], on a store and a network of the caller's choice.
     ///
     /// # Errors
@@ -118,8 +138,28 @@ impl Server {
     ) -> Result<Self, ServerError> {
         config.check()?;
         let (door, clients) = mpsc::channel(BACKLOG);
-        let Parts { storage, machine, transport, connector, seed } =
-            wiring::build(&config, store, network, door.clone()).await?;
+        let backends = wiring::build(&config, store, network, door.clone()).await?;
+        Self::launch(config, backends, door, clients).await
+    }
+
+    /// As [`Server::start`], on a storage and a transport of the caller's own. Streams of clients come in by
+    /// [`Server::serve`]. `kv-service/examples/own_backends.rs` shows one.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub async fn start_on(config: ServerConfig, backends: Backends) -> Result<Self, ServerError> {
+        config.check()?;
+        let (door, clients) = mpsc::channel(BACKLOG);
+        Self::launch(config, backends, door, clients).await
+    }
+
+    async fn launch(
+        config: ServerConfig,
+        backends: Backends,
+        door: mpsc::Sender<Stream>,
+        clients: mpsc::Receiver<Stream>,
+    ) -> Result<Self, ServerError> {
+        let Backends { storage, machine, transport, connector, seed, is_low } = backends;
         let node =
             Node::start(node_config(&config, seed), storage, Arc::clone(&transport), machine).await;
         let node = match node {
@@ -137,6 +177,8 @@ impl Server {
             clock: ReplicatedClock::default(),
             load,
             complaints: Complaints::default(),
+            damage: Arc::default(),
+            room: Room::default(),
             draining: AtomicBool::new(false),
             closed: watch::Sender::new(false),
         });
@@ -147,18 +189,32 @@ impl Server {
                 biased;
                 () = of_clock.closed() => {}
                 () = of_clock.clock.follow(&of_clock.node) => {}
+                () = story::tell(&of_clock.node) => {}
+                () = of_clock.room.follow(is_low) => {}
             }
         });
         let of_end = Arc::clone(&shared);
         tokio::spawn(async move {
-            // The reason is for whoever waits for `stopped`.
-            let _ = of_end.node.stopped().await;
+            tokio::select! {
+                // [`Server::stopped`] tells the reason.
+                _ = of_end.node.stopped() => {}
+                fatal = of_end.damage.found() => {
+                    tracing::error!("{fatal}; the node stops, so that another one answers");
+                    of_end.node.shutdown().await;
+                }
+            }
             of_end.closed.send_replace(true);
         });
         let own_id = shared.config.node_id;
         let connector = Arc::new(OwnNodeFirst { own_id, door, others: connector });
         let client = Client::of_node(connector, own_id, seed);
         Ok(Self { shared, client })
+    }
+
+    /// Serves one client of a network of the caller's own ([`Server::start_on`]), until it leaves. How many
+    /// clients there may be, and who they are, is for the caller to check.
+    pub fn serve(&self, stream: Stream) {
+        tokio::spawn(connection::serve(Arc::clone(&self.shared), stream));
     }
 
     /// A client of the cluster that this node belongs to; talks to this node without a network.
@@ -180,7 +236,8 @@ impl Server {
     /// # Errors
     /// Why it stopped by itself. Nothing was acknowledged that rests on what failed.
     pub async fn stopped(&self) -> Result<(), ServerError> {
-        self.shared.node.stopped().await.map_err(ServerError::Fatal)
+        self.shared.node.stopped().await.map_err(ServerError::Fatal)?;
+        self.shared.damage.known().map_or(Ok(()), |fatal| Err(ServerError::Fatal(fatal)))
     }
 
     /// Closes this node's own client, answers what is under way, hands leadership over, and stops.

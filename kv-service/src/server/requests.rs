@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use raft_core::consensus::RoleKind;
 use raft_core::error::{ProposeError, Rejected};
 use raft_core::state_machine::MachineResult;
 
-use super::Shared;
 use super::outbox::Outbox;
+use super::story::Stage;
+use super::{Shared, room};
 use crate::machine::{self, Command, Output, Question};
 use crate::operation::{Consistency, Expect, Operation, Query};
 use crate::protocol::{NodeStatus, PeerReachability, Rejection, Reply, RequestKind};
@@ -32,6 +32,10 @@ impl Shared {
             RequestKind::Write { session, sequence, lowest_unanswered, operation } => {
                 if let Err(rejection) = self.check_operation(&operation) {
                     return outbox.push(id, Reply::Rejected(rejection));
+                }
+                if self.room.is_low() && !matches!(operation, Operation::Delete { .. }) {
+                    let low = Rejection::Busy(room::LOW.to_owned());
+                    return outbox.push(id, Reply::Rejected(low));
                 }
                 let command = Command::Write {
                     time_ms: self.clock.now_ms(),
@@ -66,7 +70,11 @@ impl Shared {
         }
         let linearizable = consistency == Consistency::Linearizable;
         let (outbox, pending) = (Arc::clone(outbox), self.load.begin());
+        let damage = Arc::clone(&self.damage);
         self.node.query(Question::Read(query), linearizable, move |result| {
+            if let Ok(Err(error)) = &result {
+                damage.report(error);
+            }
             outbox.push(id, reply_to_query(result));
             drop(pending);
         });
@@ -129,11 +137,7 @@ impl Shared {
     pub(super) fn status(&self) -> NodeStatus {
         let status = self.node.status();
         let peers = self.config.nodes.iter().filter(|node| node.id != status.id);
-        let role = match status.role {
-            RoleKind::Leader => status.role.name(),
-            _ if status.is_recovering => "recovering",
-            role => role.name(),
-        };
+        let role = Stage::of(&status).role().unwrap_or(status.role.name());
         NodeStatus {
             id: status.id,
             pid: std::process::id(),

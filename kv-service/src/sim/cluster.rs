@@ -64,7 +64,7 @@ impl<M: StateMachine> Cluster<M> {
             nodes: BTreeMap::new(),
             witness,
             trace,
-            disks: (1..=size).map(|id| (id, MemoryDisk::of_member())).collect(),
+            disks: (1..=size).map(|id| (id, MemoryDisk::of_new_member())).collect(),
             isolated: BTreeSet::new(),
             configure: Box::new(configure),
             machine: Box::new(machine),

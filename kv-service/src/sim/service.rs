@@ -80,7 +80,7 @@ impl Service {
             network: LocalNetwork::new(seed),
             servers: BTreeMap::new(),
             trace: Trace::new(),
-            disks: (1..=size).map(|id| (id, MemoryDisk::of_member())).collect(),
+            disks: (1..=size).map(|id| (id, MemoryDisk::of_new_member())).collect(),
             configure: Box::new(configure),
         };
         service.trace.listen_to(service.network.peers());

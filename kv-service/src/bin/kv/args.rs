@@ -37,7 +37,7 @@ KV_LOG sets what is logged to standard error: KV_LOG=debug, KV_LOG=kv_service=tr
 #[derive(Debug, Parser)]
 #[command(name = "kv", version, after_help = EXAMPLES, max_term_width = 100)]
 pub(crate) struct Args {
-    /// The file that describes the cluster to a client; for `serve`, the node's own file.
+    /// The file that describes the cluster to a client; for `init` and `serve`, the node's own file.
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     #[command(subcommand)]
@@ -47,6 +47,7 @@ pub(crate) struct Args {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Dev(DevArgs),
+    Init(InitArgs),
     Serve(ServeArgs),
     Get(GetArgs),
     Put(PutArgs),
@@ -104,6 +105,9 @@ pub(crate) enum DevAction {
 /// Run one node.
 ///
 /// SIGTERM and Ctrl-C stop it cleanly: it finishes what it has begun and hands leadership over.
+///
+/// On a directory that `kv init` has made it founds a cluster with the other new nodes. On an empty
+/// directory, such as after its disk was lost, it waits for the leader, which gives it all data.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -126,6 +130,36 @@ The same as a file:
   address = \"10.0.0.1:7400\"
   # ... one [[nodes]] for each node")]
 pub(crate) struct ServeArgs {
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+    /// Stop cleanly at the end of standard input, so that a node does not outlive its supervisor
+    #[arg(long, hide = true)]
+    pub(crate) stop_on_stdin_eof: bool,
+}
+
+/// Make the data directory of a node of a new cluster.
+///
+/// Run it once for each node of a cluster that has never existed, before `kv serve`. It refuses a
+/// directory that holds a node's data.
+///
+/// Not for a node whose disk was lost: start that one with `kv serve` on an empty directory, and the
+/// leader gives it all data. A node that is initialised a second time is noticed as long as one other
+/// node remembers the cluster.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  kv init --config /etc/kv/node1.toml
+  kv init --cluster shop --id 1 --data-dir /var/lib/kv \\
+      --node 1=10.0.0.1:7400 --node 2=10.0.0.2:7400 --node 3=10.0.0.3:7400 \\
+      --ca ca.pem --cert node1.pem --key node1.key")]
+pub(crate) struct InitArgs {
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+}
+
+/// A node, in flags. `--config FILE` says the same.
+#[derive(Debug, clap::Args)]
+pub(crate) struct NodeArgs {
     /// Name of the cluster; nodes and clients of another one are refused
     #[arg(long, value_name = "NAME")]
     pub(crate) cluster: Option<String>,
@@ -156,9 +190,6 @@ pub(crate) struct ServeArgs {
     /// Where the node keeps its data [default: rocksdb]
     #[arg(long, value_name = "KIND")]
     pub(crate) storage: Option<Storage>,
-    /// Stop cleanly at the end of standard input: so a node does not outlive who started it
-    #[arg(long, hide = true)]
-    pub(crate) stop_on_stdin_eof: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -166,7 +197,7 @@ pub(crate) enum Storage {
     /// On disk
     #[value(name = "rocksdb")]
     RocksDb,
-    /// Nowhere: a node that stops must not come back under its id
+    /// Nowhere: a node that stops has lost its data, and waits for a leader when it is back
     Memory,
 }
 

@@ -11,6 +11,8 @@ mod commands;
 mod connect;
 mod dev;
 mod exit;
+mod init;
+mod node_config;
 mod output;
 mod serve;
 mod status;
@@ -53,6 +55,7 @@ async fn run(args: Args) -> anyhow::Result<Exit> {
     let config = args.config.as_deref();
     match args.command {
         Command::Dev(dev) => dev::run(config, dev).await,
+        Command::Init(args) => init::run(config, args),
         Command::Serve(serve) => serve::run(config, serve).await,
         Command::Get(get) => commands::get(config, get).await,
         Command::Put(put) => commands::put(config, put).await,

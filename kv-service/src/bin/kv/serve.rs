@@ -3,21 +3,18 @@
 use std::path::Path;
 use std::pin::pin;
 
-use anyhow::{Context, anyhow, bail};
-use kv_service::config::{ServerConfig, TlsFiles, default_max_raft_state};
+use anyhow::anyhow;
 use kv_service::server::Server;
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args::ServeArgs;
 use crate::exit::Exit;
+use crate::node_config;
 
 pub(crate) async fn run(config: Option<&Path>, args: ServeArgs) -> anyhow::Result<Exit> {
     let parent_watched = args.stop_on_stdin_eof;
-    let config = match config {
-        Some(path) => from_file(path, &args)?,
-        None => from_flags(args)?,
-    };
+    let config = node_config::read(config, args.node)?;
     // Before the node starts, so that none of them can arrive too early. A hang-up is left alone: who
     // started us with nohup wants us to stay.
     let mut terminate = signal(SignalKind::terminate())?;
@@ -81,104 +78,4 @@ async fn end_of_stdin() {
     let mut ignored = [0; 64];
     // An error is an end as well.
     while matches!(stdin.read(&mut ignored).await, Ok(count) if count > 0) {}
-}
-
-/// A file says everything: a flag beside it would leave open which of the two holds.
-fn from_file(path: &Path, args: &ServeArgs) -> anyhow::Result<ServerConfig> {
-    let ServeArgs {
-        cluster,
-        id,
-        listen,
-        data_dir,
-        node,
-        ca,
-        cert,
-        key,
-        max_raft_state,
-        storage,
-        stop_on_stdin_eof: _,
-    } = args;
-    let beside = cluster.is_some()
-        || id.is_some()
-        || listen.is_some()
-        || data_dir.is_some()
-        || !node.is_empty()
-        || ca.is_some()
-        || cert.is_some()
-        || key.is_some()
-        || max_raft_state.is_some()
-        || storage.is_some();
-    if beside {
-        bail!("give either --config or the other flags: the file {} says it all", path.display());
-    }
-    Ok(ServerConfig::read(path)?)
-}
-
-fn from_flags(args: ServeArgs) -> anyhow::Result<ServerConfig> {
-    fn needed<T>(value: Option<T>, flag: &str) -> anyhow::Result<T> {
-        value.with_context(|| format!("{flag} is missing; or name a file with --config"))
-    }
-    if args.node.is_empty() {
-        bail!("--node ID=HOST:PORT is missing, once for each node; or name a file with --config");
-    }
-    let config = ServerConfig {
-        cluster_id: needed(args.cluster, "--cluster NAME")?,
-        node_id: needed(args.id, "--id N")?,
-        listen: args.listen,
-        data_dir: needed(args.data_dir, "--data-dir DIR")?,
-        storage: args.storage.map(Into::into).unwrap_or_default(),
-        max_raft_state: args.max_raft_state.unwrap_or(default_max_raft_state()),
-        limits: Default::default(),
-        timeouts: Default::default(),
-        sessions: Default::default(),
-        tls: TlsFiles {
-            ca: needed(args.ca, "--ca FILE")?,
-            cert: needed(args.cert, "--cert FILE")?,
-            key: needed(args.key, "--key FILE")?,
-        },
-        nodes: args.node,
-    };
-    config.check()?;
-    Ok(config)
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::Parser;
-
-    use super::*;
-    use crate::args::{Args, Command};
-
-    fn parse(line: &str) -> ServeArgs {
-        let Command::Serve(args) = Args::parse_from(line.split_whitespace()).command else {
-            panic!("{line}")
-        };
-        args
-    }
-
-    const FLAGS: &str = "kv serve --cluster shop --id 2 --data-dir d --node 1=localhost:1 \
-                         --node 2=127.0.0.1:2 --ca a --cert b --key c --max-raft-state 1MiB";
-
-    #[test]
-    fn flags_make_a_configuration() {
-        let config = from_flags(parse(FLAGS)).unwrap();
-        assert_eq!(config.listen_address().unwrap().port(), 2);
-        assert_eq!(config.max_raft_state.0, 1 << 20);
-        assert_eq!(config.nodes.len(), 2);
-    }
-
-    #[test]
-    fn what_is_missing_is_named() {
-        let without = FLAGS.replace("--key c", "");
-        let error = from_flags(parse(&without)).unwrap_err().to_string();
-        assert!(error.contains("--key FILE is missing"), "{error}");
-        let error = from_flags(parse("kv serve --cluster shop")).unwrap_err().to_string();
-        assert!(error.contains("--node"), "{error}");
-    }
-
-    #[test]
-    fn a_file_and_flags_contradict_each_other() {
-        let error = from_file(Path::new("n.toml"), &parse(FLAGS)).unwrap_err().to_string();
-        assert!(error.contains("either --config"), "{error}");
-    }
 }

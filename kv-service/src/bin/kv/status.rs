@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use kv_service::client::Client;
 use kv_service::config::NodeAddress;
-use kv_service::protocol::NodeStatus;
+use kv_service::protocol::{NOT_INITIALISED, NodeStatus, RECOVERING};
 use serde::Serialize;
 use tokio::task::JoinSet;
 
@@ -157,7 +157,40 @@ fn for_people(nodes: &[NodeReport]) -> String {
             text.push_str(&format!("\nnode {}: {error}", node.id));
         }
     }
+    if let Some(standstill) = standstill(nodes) {
+        text.push_str(&format!("\n{standstill}"));
+    }
     text
+}
+
+/// Why the cluster stands still, if too many nodes are on disks that do not remember it.
+fn standstill(nodes: &[NodeReport]) -> Option<String> {
+    if nodes.iter().any(NodeReport::leads) {
+        return None;
+    }
+    let has_role = |node: &&NodeReport, roles: &[&str]| {
+        node.role.as_deref().is_some_and(|role| roles.contains(&role))
+    };
+    let ids_of = |roles: &[&str]| -> Vec<String> {
+        nodes.iter().filter(|node| has_role(node, roles)).map(|node| node.id.to_string()).collect()
+    };
+    let forgetful = ids_of(&[NOT_INITIALISED, RECOVERING]);
+    if ids_of(&[NOT_INITIALISED]).len() == nodes.len() {
+        return Some(
+            "no node is initialised: for a new cluster, stop the nodes and run `kv init --config FILE` on \
+             each; if there was a cluster, its disks are lost"
+                .to_owned(),
+        );
+    }
+    if 2 * (nodes.len() - forgetful.len()) > nodes.len() {
+        return None;
+    }
+    Some(format!(
+        "the cluster stands still: nodes {} are on new or lost disks, so no majority remembers what was \
+         acknowledged. Start as many of them as a majority needs on their old data directories; no node \
+         takes over without, because acknowledged writes could be missing",
+        forgetful.join(", ")
+    ))
 }
 
 #[cfg(test)]
@@ -173,6 +206,31 @@ mod tests {
             r#""log_bytes":null,"snapshot_index":null,"error":"timed out"}]}"#
         );
         assert_eq!(output::json_text(&ClusterReport { nodes: vec![down] }), expected);
+    }
+
+    fn with_role(id: u64, role: &str) -> NodeReport {
+        let silent = NodeReport::unreachable(id, "127.0.0.1:7401".into(), String::new());
+        NodeReport { reachable: true, role: Some(role.to_owned()), error: None, ..silent }
+    }
+
+    /// C4. A cluster without a majority of its disks says so, and one with a leader or a majority does not.
+    #[test]
+    fn people_read_why_the_cluster_stands_still() {
+        let told = |roles: [&str; 3]| {
+            let nodes = [1, 2, 3].map(|id| with_role(id, roles[id as usize - 1]));
+            for_people(&nodes)
+        };
+        let lost = told([RECOVERING, "follower", NOT_INITIALISED]);
+        assert!(lost.contains("stands still: nodes 1, 3 are on new or lost disks"), "{lost}");
+        let empty = told([NOT_INITIALISED; 3]);
+        assert!(empty.contains("run `kv init --config FILE` on each"), "{empty}");
+        for healthy in [
+            [RECOVERING, "leader", NOT_INITIALISED],
+            [RECOVERING, "follower", "follower"],
+            ["candidate", "follower", "follower"],
+        ] {
+            assert!(!told(healthy).contains("stands still"), "{healthy:?}");
+        }
     }
 
     #[test]

@@ -22,9 +22,9 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use kv_service::config::{
-    ClientConfig, NodeAddress, ServerConfig, StorageKind, TlsFiles, default_deadline,
-    default_max_raft_state,
+    ClientConfig, NodeAddress, ServerConfig, TlsFiles, default_deadline, default_max_raft_state,
 };
+use kv_service::server::Server;
 use kv_service::units::ByteSize;
 use raft_transport_quic::{DevCa, TlsConfig};
 use rustix::fs::{FlockOperation, flock};
@@ -34,6 +34,8 @@ use tokio::time::{Instant, sleep};
 const MARKER: &str = "dev.toml";
 const LOCK: &str = "dev.lock";
 const SOCKET: &str = "dev.sock";
+/// In a node's data directory, written last when it is made.
+const IDENTITY: &str = "identity";
 const FORMAT: u32 = 1;
 const NODES_DEFAULT: u64 = 3;
 const BASE_PORT_DEFAULT: u16 = 7400;
@@ -167,19 +169,11 @@ impl Layout {
         make_private_dir(&self.node_dir(id))?;
         let path = self.node_config(id);
         if !path.exists() {
-            let config = ServerConfig {
-                cluster_id: self.marker.cluster_id.clone(),
-                node_id: id,
-                listen: None,
-                data_dir: format!("node{id}").into(),
-                storage: StorageKind::default(),
-                max_raft_state: wish.max_raft_state.unwrap_or(default_max_raft_state()),
-                limits: Default::default(),
-                timeouts: Default::default(),
-                sessions: Default::default(),
-                tls: names_only(&tls),
-                nodes: self.nodes(),
-            };
+            let (cluster_id, data_dir) = (self.marker.cluster_id.clone(), format!("node{id}"));
+            let mut config =
+                ServerConfig::new(cluster_id, id, data_dir, names_only(&tls), self.nodes());
+            config.max_raft_state = wish.max_raft_state.unwrap_or(default_max_raft_state());
+            self.init_node(&config)?;
             write_file(&path, config.to_toml(), 0o644)?;
         } else if let Some(size) = wish.max_raft_state {
             set_max_raft_state(&path, size)?;
@@ -187,6 +181,16 @@ impl Layout {
         // Now rather than by the node, so that a mistake in the file is told here and once.
         ServerConfig::read(&path)?;
         Ok(())
+    }
+
+    /// Makes the data directory of a node that has no file yet, unless an interrupted start has made it. A
+    /// node that has its file and no directory has lost its disk: the leader fills it.
+    fn init_node(&self, config: &ServerConfig) -> anyhow::Result<()> {
+        let data_dir = self.node_dir(config.node_id);
+        if data_dir.join(IDENTITY).exists() {
+            return Ok(());
+        }
+        Ok(Server::init(&ServerConfig { data_dir, ..config.clone() })?)
     }
 
     fn certificate_authority(&self) -> anyhow::Result<DevCa> {

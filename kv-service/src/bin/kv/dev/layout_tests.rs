@@ -125,7 +125,7 @@ fn a_taken_port_is_named() {
 fn clean_starts_anew_and_deletes_only_its_own() {
     let (_root, dir, wish) = setting();
     let cluster = open(&dir, &wish).unwrap().cluster_id().to_owned();
-    fs::create_dir_all(dir.join("node1/log")).unwrap();
+    fs::write(dir.join("node1/log/data"), "old").unwrap();
     fs::write(dir.join("notes.txt"), "mine").unwrap();
     fs::write(dir.join("ca.key.tmp"), "secret").unwrap();
     let clean =
@@ -133,7 +133,7 @@ fn clean_starts_anew_and_deletes_only_its_own() {
     let layout = open(&dir, &clean).unwrap();
     assert_ne!(layout.cluster_id(), cluster);
     assert_eq!(layout.nodes().len(), 5);
-    assert!(!dir.join("node1/log").exists());
+    assert!(!dir.join("node1/log/data").exists());
     assert!(!dir.join("ca.key.tmp").exists());
     assert!(dir.join("notes.txt").exists());
 }
@@ -159,4 +159,20 @@ async fn a_node_that_still_runs_is_waited_for_and_then_named() {
     assert!(error.contains("node 2 runs already"), "{error}");
     drop(running);
     Layout::open(&dir, &wish).await.unwrap();
+}
+
+/// C4. The nodes of a new cluster are initialised; a node whose directory is lost is not.
+#[test]
+fn only_new_nodes_are_initialised() {
+    let (_root, dir, wish) = setting();
+    drop(open(&dir, &wish).unwrap());
+    let identity = |id: u64| dir.join(format!("node{id}/identity"));
+    for id in 1..=3 {
+        assert!(identity(id).exists(), "node {id}");
+    }
+    fs::remove_dir_all(dir.join("node2")).unwrap();
+    // As if an earlier start had been stopped after it made the directory of node 3.
+    fs::remove_file(dir.join("node3.toml")).unwrap();
+    drop(open(&dir, &wish).unwrap());
+    assert!(!identity(2).exists() && identity(3).exists());
 }
