@@ -48,17 +48,6 @@ fn value_of(number: usize) -> Vec<u8> {
     (0..500).map(|_| next()).collect()
 }
 
-/// Does not compress, so that most bytes of a table are values.
-fn value_of(number: usize) -> Vec<u8> {
-    let mut state = number as u64;
-    let mut next = || {
-        state =
-            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 56) as u8
-    };
-    (0..500).map(|_| next()).collect()
-}
-
 async fn read_all(client: &Client) -> bool {
     for number in 0..KEY_COUNT {
         if client.get(format!("key {number}")).await.is_err() {
