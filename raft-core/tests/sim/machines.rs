@@ -165,6 +165,7 @@ impl Simulation {
         let with_a_term = self.nodes.iter().filter(|node| node.disk.hard_state.term > 0).count();
         let is_initialised = with_a_term < self.oracle.majority() + 1 || self.disks.percent(30);
         self.coverage.count(What::LostDisk);
+        self.oracle.on_disk_lost(id);
         self.tell(|| format!("{id} has lost its disk, initialised again: {is_initialised}"));
         let node = self.node_mut(id);
         node.lost = Some(std::mem::take(&mut node.disk).log);

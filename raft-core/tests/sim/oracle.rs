@@ -68,6 +68,8 @@ impl Voter {
 #[derive(Clone, Copy, Debug)]
 struct Vote {
     candidate: NodeId,
+    /// Disks that the candidate had lost before: with the next one its candidacy goes.
+    candidate_disk: u64,
     counts: bool,
 }
 
@@ -82,6 +84,8 @@ pub struct Holders {
 pub struct Oracle {
     majority: usize,
     leaders: BTreeMap<Term, NodeId>,
+    /// How many disks each node has lost.
+    lost_disks: BTreeMap<NodeId, u64>,
     /// By term, voter, and the voter's disk.
     votes: BTreeMap<(Term, NodeId, u64), Vote>,
     /// By index.
@@ -99,6 +103,7 @@ impl Oracle {
         Self {
             majority: voter_count as usize / 2 + 1,
             leaders: BTreeMap::new(),
+            lost_disks: BTreeMap::new(),
             votes: BTreeMap::new(),
             seen: vec![Vec::new()],
             committed: vec![Committed { stamp: Stamp::ZERO, in_term: 0 }],
@@ -191,6 +196,15 @@ impl Oracle {
         self.seen[position.index as usize].push(seen);
     }
 
+    pub fn on_disk_lost(&mut self, id: NodeId) {
+        *self.lost_disks.entry(id).or_default() += 1;
+    }
+
+    /// Disks that a node has lost so far.
+    fn disk_of(&self, id: NodeId) -> u64 {
+        self.lost_disks.get(&id).copied().unwrap_or(0)
+    }
+
     /// `id` promises its vote.
     pub fn on_vote(&mut self, id: NodeId, candidate: NodeId, term: Term, voter: &Voter) {
         let Voter { hard_state, disk_number, recovers } = *voter;
@@ -199,18 +213,22 @@ impl Oracle {
                 || (hard_state.term == term && hard_state.voted_for == Some(candidate)),
             "V2 the vote of {id} for {candidate} in term {term} is not on its disk"
         );
-        let new = Vote { candidate, counts: !recovers };
+        let new = Vote { candidate, candidate_disk: self.disk_of(candidate), counts: !recovers };
         let vote = self.votes.entry((term, id, disk_number)).or_insert(new);
         assert_eq!(vote.candidate, candidate, "V2 node {id} voted twice in term {term}");
         vote.counts |= new.counts;
+        vote.candidate_disk = new.candidate_disk;
         // Who recovered under a leader repeats its vote for it; that elects nobody.
         if self.leaders.get(&term) != Some(&candidate) {
             let mut before = self.votes.range((term, id, 0)..(term, id, disk_number));
-            // A vote for itself was gone with the candidate.
+            // A vote was gone with the candidate: one for itself, or one for a candidate that has lost
+            // its disk since, as when a cluster is founded anew from what is left of a first attempt.
+            let is_void = |vote: &Vote| vote.candidate_disk != self.disk_of(vote.candidate);
             assert!(
                 recovers
-                    || before
-                        .all(|(_, vote)| !vote.counts || [id, candidate].contains(&vote.candidate)),
+                    || before.all(|(_, vote)| !vote.counts
+                        || [id, candidate].contains(&vote.candidate)
+                        || is_void(vote)),
                 "V2 node {id} voted twice in term {term}, on two disks"
             );
         }
