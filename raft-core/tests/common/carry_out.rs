@@ -108,6 +108,9 @@ impl Cluster {
 
     fn apply(&mut self, id: NodeId, entries: Vec<Entry>) {
         let Some(last) = entries.last().map(|entry| entry.index) else { return };
+        if self.hung_machines.contains(&id) {
+            return;
+        }
         self.tell(|| format!("{id} applies {}", render::entries(&entries)));
         for entry in entries {
             self.oracle.on_apply(id, &entry);

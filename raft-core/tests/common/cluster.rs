@@ -39,6 +39,8 @@ pub struct Cluster {
     pub events: Vec<String>,
     /// Nodes whose batches wait until `write` is called; the others write at once.
     pub slow_disks: BTreeSet<NodeId>,
+    /// Nodes whose state machines take what they are given, and never answer.
+    pub hung_machines: BTreeSet<NodeId>,
     /// Links that lose everything, from and to.
     pub(super) cut: BTreeSet<(NodeId, NodeId)>,
     pub configure: Box<dyn Fn(&mut Config)>,
@@ -77,6 +79,7 @@ impl Cluster {
             oracle: Oracle::with_lost_disks(lost_disks),
             events: Vec::new(),
             slow_disks: BTreeSet::new(),
+            hung_machines: BTreeSet::new(),
             cut: BTreeSet::new(),
             configure: Box::new(configure),
             voters: founded(disks.keys().copied()),

@@ -462,7 +462,7 @@ fn s3_4_a_new_leader_speaks_at_once() {
 /// C22. Terms have an end, which every decoder enforces. A peer that makes one up gets no node there, nor
 /// beyond: neither a node's disk nor its messages hold a term that others would refuse.
 #[test]
-fn there_is_no_term_after_the_last() {
+fn c22_there_is_no_term_after_the_last() {
     let mut cluster = Cluster::with_config(3, no_pre_vote);
     cluster.with(1, |raft, now| raft.step(now, 2, say::heartbeat(u64::MAX, 1, 0)));
     assert_eq!(cluster.status(1).term, 0, "out of range: nothing is believed");

@@ -120,7 +120,7 @@ fn i3_a_majority_confirms() {
 /// C26. The reads that a leader keeps for its followers are bounded; beyond, it answers that it is
 /// busy, which is not the answer of a node that does not lead.
 #[test]
-fn a_leader_keeps_so_many_questions() {
+fn c26_a_question_beyond_the_limit_is_answered_busy() {
     let mut cluster = Cluster::with_config(3, |config| {
         no_pre_vote(config);
         config.reads_waiting_max = 2;

@@ -1,10 +1,12 @@
 //! One test or more for each finding of the review of the core, C1 to C31, as far as the core alone can
-//! show it. A name begins with the finding's number; findings about whole nodes are in
-//! `tests/driver_review.rs`, and those about founding in `founding`.
+//! show it. A name begins with the finding's number; findings about whole nodes are in `tests/driver`,
+//! those about founding in `founding`, and `catalogue` has the whole list.
+
+use std::time::Duration;
 
 use raft_core::consensus::RoleKind::{Follower, Leader, PreCandidate};
 use raft_core::consensus::{Config, PeerStatus};
-use raft_core::types::{Body, Configuration, Entry, Message, Payload, Position, TERM_MAX};
+use raft_core::types::{Body, Class, Configuration, Entry, Message, Payload, Position, TERM_MAX};
 
 use crate::common::{Cluster, Parcel, say};
 use crate::plain;
@@ -329,7 +331,7 @@ fn c16_a_voter_with_a_hung_disk_takes_no_part_in_elections() {
     cluster.step(1, 2, say::timeout_now(1));
     assert_eq!((cluster.role(2), cluster.raft(2).term()), (Follower, 1));
     // Its leader has been silent for longer than a follower is loyal.
-    cluster.now = cluster.now + std::time::Duration::from_millis(2_000);
+    cluster.now = cluster.now + Duration::from_millis(2_000);
     cluster.step(3, 2, Message::new(1, Body::PreVote { last: Position::new(1, last) }));
     let granted = |body: &Body| match body {
         Body::PreVoteAnswer { granted } => Some(*granted),
@@ -389,4 +391,61 @@ fn c30_no_campaign_on_the_word_about_a_lost_disk() {
     cluster.step(1, 2, Message::new(1, Body::TimeoutNow { last }));
     cluster.settle();
     assert_eq!((cluster.leader(), cluster.raft(1).term()), (Some(1), 1));
+}
+
+/// Delivers control messages only: the stream of the log class is stuck.
+fn settle_without_log(cluster: &mut Cluster) {
+    while let Some(envelope) = cluster.flying.front() {
+        match &envelope.parcel {
+            Parcel::Message(message) if message.class() == Class::Control => cluster.deliver(0),
+            _ => cluster.drop_parcel(0),
+        }
+    }
+}
+
+/// C10. Heartbeats flow, and appends do not arrive: a leader whose commit index owes progress, and makes
+/// none, steps down although a quorum answers. One with nothing to commit goes on.
+#[test]
+fn c10_a_leader_whose_commit_index_stalls_steps_down() {
+    let mut cluster = Cluster::with_config(3, |_| {});
+    cluster.fire(1);
+    cluster.settle();
+    let Config { heartbeat_interval, stall_patience, .. } = Config::new(1, 1);
+    let mut leads_through = |time: Duration| {
+        let end = cluster.now + time;
+        while cluster.now < end && cluster.role(1) == Leader {
+            cluster.advance(heartbeat_interval, false);
+            settle_without_log(&mut cluster);
+        }
+        let leads = cluster.role(1) == Leader;
+        let proposed = leads.then(|| cluster.propose(1, "x").expect("it leads"));
+        (leads, proposed)
+    };
+    assert!(leads_through(2 * stall_patience).0, "nothing was left to commit");
+    assert!(leads_through(stall_patience - 3 * heartbeat_interval).0, "it is patient");
+    assert!(!leads_through(2 * stall_patience).0, "it leads on, and commits nothing");
+}
+
+/// C11. The state machine of a leader takes entries and never answers, while log and network work: the
+/// leader steps down, campaigns no more, and the others go on.
+#[test]
+fn c11_a_leader_whose_machine_hangs_steps_down() {
+    let mut cluster = Cluster::with_config(3, |_| {});
+    cluster.fire(1);
+    cluster.settle();
+    cluster.run(1_000);
+    assert_eq!(cluster.leader(), Some(1));
+    cluster.hung_machines.insert(1);
+    cluster.propose(1, "x").expect("it leads");
+    let patience = Config::new(1, 1).stall_patience.as_millis();
+    let patience = u64::try_from(patience).expect("a few seconds");
+    cluster.run(patience - 100);
+    assert_eq!(cluster.leader(), Some(1), "it is patient");
+    cluster.run(2_000);
+    let next = cluster.leader().expect("the others elect");
+    assert_ne!(next, 1);
+    let at = cluster.propose(next, "y").expect("it leads");
+    cluster.run(10_000);
+    assert_ne!(cluster.leader(), Some(1), "its machine hangs still");
+    assert!(cluster.status(next).last_applied >= at.index);
 }
