@@ -77,6 +77,23 @@ fn a_cluster_is_founded_by_all_its_members() {
     assert!(cluster.leader().is_some_and(|next| next != leader));
 }
 
+/// The first leader names the newest version that all members support, also if its own program knows
+/// newer ones.
+#[test]
+fn a_cluster_is_founded_with_the_version_that_all_support() {
+    for oldest in 1..=3 {
+        let configure = move |config: &mut Config| {
+            config.version_max = if config.id == oldest { 2 } else { 3 };
+        };
+        let mut cluster = unfounded(Cluster::with_disks(new_disks(3), configure));
+        cluster.run(2_000);
+        assert!(cluster.leader().is_some());
+        for id in cluster.ids() {
+            assert_eq!(cluster.status(id).cluster_version, 2, "node {id}");
+        }
+    }
+}
+
 #[test]
 fn one_node_founds_a_cluster_of_its_own() {
     let mut cluster = new_cluster(1);

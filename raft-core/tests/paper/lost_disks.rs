@@ -6,9 +6,9 @@ use raft_core::consensus::RoleKind::Leader;
 use raft_core::error::Rejected;
 use raft_core::types::{Body, Memory, Message, NodeId, ReadOutcome};
 
-use crate::common::{Cluster, Disk};
+use crate::common::{Cluster, Disk, say};
 use crate::replication::{led, peer};
-use crate::{no_pre_vote, plain};
+use crate::{no_pre_vote, only, plain};
 
 /// Node 1 leads three; node 2 has lost its disk and is down. Nobody else notices anything.
 fn one_disk_is_lost() -> Cluster {
@@ -230,4 +230,49 @@ fn leadership_is_not_handed_to_it() {
     assert_eq!(to(&mut cluster, None), Ok(()));
     cluster.settle();
     assert_eq!(cluster.role(3), Leader);
+}
+
+/// C31. The round that speaks for it starts at once, and not when the next heartbeat is due.
+#[test]
+fn c31_it_is_readmitted_without_waiting_for_a_heartbeat() {
+    let mut cluster = one_disk_is_lost();
+    cluster.start(2);
+    cluster.fire(1);
+    cluster.settle();
+    assert!(recovers(&cluster, 2));
+    cluster.run(1);
+    assert!(!recovers(&cluster, 2));
+}
+
+/// C31. The last response that it waits for may be that of another node: then it is told at once.
+#[test]
+fn c31_it_is_readmitted_by_the_last_response_of_another_node() {
+    let mut cluster = one_disk_is_lost();
+    cluster.start(2);
+    cluster.cut(3, 1);
+    cluster.fire(1);
+    cluster.settle();
+    cluster.run(1);
+    assert!(recovers(&cluster, 2), "node 3 has not answered");
+    cluster.step(3, 1, say::heartbeat_answer(1, u64::MAX));
+    cluster.settle();
+    assert!(!recovers(&cluster, 2));
+}
+
+/// A vote is not repeated to a candidate that says that it recovers: it was given to an earlier life.
+/// No node campaigns in that state; this is the second of two bars.
+#[test]
+fn a_vote_is_not_repeated_to_a_node_that_recovers() {
+    let mut cluster = Cluster::with_config(3, plain);
+    let is_granted = |cluster: &mut Cluster, recovering| {
+        cluster.step(1, 2, Message { recovering, ..say::vote(1, (0, 0)) });
+        let granted = |body: &Body| match body {
+            Body::VoteAnswer { granted } => Some(*granted),
+            _ => None,
+        };
+        only(&cluster.sent_by(2), 1, granted)
+    };
+    assert!(is_granted(&mut cluster, None));
+    assert!(is_granted(&mut cluster, None), "the response may have been lost");
+    assert!(!is_granted(&mut cluster, Some(7)));
 }

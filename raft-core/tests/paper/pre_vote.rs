@@ -1,6 +1,7 @@
 //! Sections 9.6 (pre-vote), 6.2 and 4.2.3 (check quorum, sticking to a leader).
 
 use raft_core::consensus::RoleKind::{Candidate, Follower, Leader, PreCandidate};
+use raft_core::types::{Body, Message, NodeId};
 
 use crate::common::{Cluster, say};
 use crate::no_pre_vote;
@@ -357,4 +358,33 @@ fn a_leader_with_a_stuck_disk_steps_down() {
     cluster.run(1_500);
     assert_eq!(cluster.role(1), Follower);
     assert!([2, 3].contains(&cluster.leader().expect("another leader")));
+}
+
+/// C31. A request or its response may be lost. A candidate asks the voters that have not answered again, once
+/// per heartbeat interval, and not those that have; so does a pre-candidate.
+#[test]
+fn c31_a_candidate_asks_again() {
+    for pre_vote in [false, true] {
+        let mut cluster = Cluster::with_config(5, move |config| config.pre_vote = pre_vote);
+        cluster.fire(1);
+        let asked = |cluster: &mut Cluster| -> Vec<NodeId> {
+            let asks = |body: &Body| matches!(body, Body::PreVote { .. } | Body::Vote { .. });
+            let sent = cluster.sent_by(1).into_iter();
+            sent.filter(|(_, message)| asks(&message.body)).map(|(to, _)| to).collect()
+        };
+        let asked_again = |cluster: &mut Cluster| {
+            let due = cluster.raft(1).next_deadline();
+            cluster.with(1, |raft, _| raft.on_timeout(due));
+            asked(cluster)
+        };
+        assert_eq!(asked_again(&mut cluster), [2, 3, 4, 5, 2, 3, 4, 5], "all that was sent");
+        let answer = match pre_vote {
+            true => say::pre_vote_answer(1, true),
+            false => say::vote_answer(1, true),
+        };
+        let answer = Message { term: cluster.raft(1).term(), ..answer };
+        cluster.step(4, 1, answer);
+        assert_eq!(asked_again(&mut cluster), [2, 3, 5]);
+        assert_eq!(asked_again(&mut cluster), [2, 3, 5]);
+    }
 }

@@ -65,6 +65,30 @@ fn a_truncated_version_is_taken_back() {
     }
 }
 
+/// C8. A snapshot, and the log's start behind it, carry the configuration in force at their position. A
+/// newer one that is in the log may yet be truncated, and could not be taken out of the snapshot again.
+#[test]
+fn c8_a_snapshot_carries_the_configuration_of_its_position() {
+    let mut cluster = upgraded();
+    restart_with(&mut cluster, |config| config.version_max = 2);
+    cluster.isolate(1);
+    let at = raise(&mut cluster, 2).expect("all know it");
+    let applied_index = cluster.status(1).last_applied;
+    assert_eq!(applied_index + 1, at.index, "the entry is not committed");
+    cluster.snapshot(1);
+    cluster.compact(1, applied_index);
+    let loaded = cluster.node(1).disk.loaded.clone();
+    let snapshot = loaded.snapshot.expect("it is published");
+    assert_eq!((snapshot.index(), loaded.log_start.index()), (applied_index, applied_index));
+    assert_eq!(snapshot.configuration.cluster_version, 1);
+    assert_eq!(loaded.log_start.configuration.cluster_version, 1);
+    cluster.elect(2);
+    cluster.heal();
+    cluster.run(1_000);
+    assert_eq!(cluster.status(1).cluster_version, 1, "the entry is gone");
+    assert!(cluster.status(1).commit_index >= at.index);
+}
+
 fn start(config: Config, stored: Configuration, named: &[u64]) -> Result<Raft, String> {
     let entry = Entry { index: 1, term: 1, payload: Payload::Configuration(stored) };
     let loaded = Loaded {
