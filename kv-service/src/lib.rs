@@ -25,6 +25,7 @@ pub mod stream;
 #[cfg(feature = "quic")]
 pub mod tls;
 pub mod units;
+pub mod version;
 pub mod wiring;
 
 pub use client::{Client, ClientError, Outcome};
