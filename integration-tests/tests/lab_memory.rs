@@ -9,9 +9,13 @@ use std::process::Command as Process;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kv_service::machine::{Command, KvMachine, Output, Question};
-use kv_service::operation::{Operation, Query};
+use kv_service::machine::{
+    Action, Command, KvMachine, Opening, Output, Question, SESSION_ANSWER_BYTES_MAX,
+    SESSION_WINDOW, WriteLimits,
+};
+use kv_service::operation::{Nonce, Operation, Query, SessionId};
 use kv_service::sim::{Service, run};
+use kv_service::version::VERSION_MIN;
 use raft_core::state_machine::StateMachine;
 use raft_core::types::{Entry, Payload};
 
@@ -90,28 +94,38 @@ impl State {
         outputs.remove(0)
     }
 
-    fn open(&mut self) -> u64 {
-        let command = Command::OpenSession {
-            time_ms: self.index,
+    fn open(&mut self) -> SessionId {
+        let opening = Opening {
+            nonce: Nonce(self.index.into()),
             ttl_ms: 3_600_000,
+            window: SESSION_WINDOW,
             session_count_max: 2 * CLIENT_COUNT,
+            principal_session_count_max: 2 * CLIENT_COUNT,
+            principal: Bytes::new(),
         };
-        match self.apply(&command) {
-            Output::SessionOpened { session } => session,
+        match self.apply(&self.command(Action::OpenSession(opening))) {
+            Output::SessionOpened { session, .. } => session,
             other => panic!("not opened: {other:?}"),
         }
     }
 
-    /// `heard` is false for a client that never says that it heard an answer.
-    fn write(&mut self, session: u64, sequence: u64, heard: bool, operation: Operation) {
-        let command = Command::Write {
-            time_ms: self.index,
+    fn command(&self, action: Action) -> Command {
+        Command { rules: VERSION_MIN, time_ms: self.index, action }
+    }
+
+    /// `heard` is false for a client that never says that it received an answer.
+    fn write(&mut self, session: SessionId, sequence: u64, heard: bool, operation: Operation) {
+        let command = self.command(Action::Write {
             session,
             sequence,
             lowest_unanswered: if heard { sequence } else { 1 },
-            value_bytes_max: 32 * MIB,
+            limits: WriteLimits {
+                key_bytes_max: 1 << 16,
+                value_bytes_max: 32 * MIB,
+                answer_bytes_max: SESSION_ANSWER_BYTES_MAX,
+            },
             operation,
-        };
+        });
         match self.apply(&command) {
             Output::Written(_) => {}
             other => panic!("not written: {other:?}"),

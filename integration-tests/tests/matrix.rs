@@ -9,12 +9,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use kv_service::config::{ClientConfig, NodeAddress, ServerConfig, TlsFiles, default_deadline};
 use kv_service::local::LocalNetwork;
-use kv_service::machine::{Command, Output, Question, Reply};
-use kv_service::operation::{Answer, Operation, Query};
+use kv_service::machine::{Action, Command, Opening, Output, Question, Reply, WriteLimits};
+use kv_service::operation::{Answer, Nonce, Operation, Query};
 use kv_service::tls::{DevCa, TlsConfig};
 use kv_service::units::ByteSize;
+use kv_service::version::VERSION_MIN;
 use kv_service::wiring::{Network, Store};
 use kv_service::{Client, Server, ServerError};
 use raft_core::testing::free_ports;
@@ -248,19 +250,28 @@ async fn holds(client: &Client, key: &'static str, expected: &str) {
 
 /// The same request enters the log twice, at whoever leads.
 async fn repeat(cluster: &Cluster, client: &Client) {
-    let opened = propose(
-        cluster,
-        Command::OpenSession { time_ms: 0, ttl_ms: 3_600_000, session_count_max: 1000 },
-    );
-    let Output::SessionOpened { session } = opened.await else { panic!("a session is opened") };
-    let append = Command::Write {
-        time_ms: 0,
+    let opening = Opening {
+        nonce: Nonce(7),
+        ttl_ms: 3_600_000,
+        window: 10,
+        session_count_max: 1000,
+        principal_session_count_max: 1000,
+        principal: Bytes::new(),
+    };
+    let command = |action| Command { rules: VERSION_MIN, time_ms: 0, action };
+    let opened = propose(cluster, command(Action::OpenSession(opening))).await;
+    let Output::SessionOpened { session, .. } = opened else { panic!("a session is opened") };
+    let append = command(Action::Write {
         session,
         sequence: 1,
         lowest_unanswered: 1,
-        value_bytes_max: 1 << 20,
+        limits: WriteLimits {
+            key_bytes_max: 1 << 10,
+            value_bytes_max: 1 << 20,
+            answer_bytes_max: 1 << 20,
+        },
         operation: Operation::Append { key: "once".into(), value: "x".into() },
-    };
+    });
     let first = propose(cluster, append.clone()).await;
     assert!(matches!(first, Output::Written(answer) if answer.version == 1), "{first:?}");
     assert_eq!(propose(cluster, append).await, first, "a repeated request gets its first answer");

@@ -127,3 +127,73 @@ fn features_are_chosen_in_one_place() {
         }
     }
 }
+
+/// The tags of a file: those of cluster version 1, and those of later ones with their features.
+struct Tags {
+    path: &'static str,
+    of_version_1: &'static str,
+    later: &'static [(&'static str, &'static str)],
+}
+
+/// S3. Each encoder of something new names the feature that brings it: every operation, kind of command
+/// and section that is not of version 1 stands beside a `Feature`, and each feature is named by an
+/// encoder, by a decoder and by the error of the gate. A new tag has to be added to one of the lists.
+#[test]
+fn each_encoder_of_something_new_names_its_feature() {
+    let files = [
+        Tags {
+            path: "kv-service/src/machine/command.rs",
+            of_version_1: "OPEN CLOSE WRITE PUT APPEND DELETE SWAP_BY_VALUE SWAP_BY_VERSION",
+            later: &[("SWAP_BY_REVISION", "CompareRevision")],
+        },
+        Tags {
+            path: "kv-service/src/machine/session.rs",
+            of_version_1: "UNCHANGED CHANGED VALUE_TOO_LARGE KEY_OUT_OF_RANGE",
+            later: &[],
+        },
+        Tags {
+            path: "kv-service/src/machine/snapshot.rs",
+            of_version_1: "HEAD SESSIONS RECORDS END PLAIN",
+            later: &[],
+        },
+        Tags {
+            path: "kv-service/src/machine/engine/format.rs",
+            of_version_1: "RECORD DELETED",
+            later: &[],
+        },
+    ];
+    let read = |path: &str| fs::read_to_string(workspace().join(path)).expect("a source is UTF-8");
+    let mut named = Vec::new();
+    for Tags { path, of_version_1, later } in files {
+        let text = read(path);
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let mut tags: Vec<&str> = code
+            .lines()
+            .filter_map(|line| line.trim_start().strip_prefix("const "))
+            .filter_map(|rest| rest.split_once(": u8 = ").map(|(name, _)| name))
+            .filter(|name| *name != "FORMAT")
+            .collect();
+        let mut listed: Vec<&str> = of_version_1.split(' ').collect();
+        listed.extend(later.iter().map(|(tag, _)| *tag));
+        tags.sort_unstable();
+        listed.sort_unstable();
+        assert_eq!(tags, listed, "{path}: a tag that is new names the feature that brings it");
+        for (tag, feature) in later {
+            let gated = format!("{tag} if has(rules, Feature::{feature})");
+            assert!(code.contains(&gated), "{path}: the decoder of {tag} asks for {feature}");
+            let required = format!("Some(Feature::{feature})");
+            assert!(code.contains(&required), "{path}: the encoder of {tag} requires {feature}");
+            named.push(*feature);
+        }
+    }
+    let version = read("kv-service/src/version.rs");
+    let features: Vec<&str> = version
+        .lines()
+        .filter_map(|line| line.trim_start().strip_prefix("Feature::"))
+        .filter_map(|rest| rest.split_once(" => ").map(|(name, _)| name))
+        .collect();
+    assert!(!features.is_empty(), "version.rs says since when there is each feature");
+    for feature in features {
+        assert!(named.contains(&feature), "no encoder names Feature::{feature}");
+    }
+}

@@ -29,6 +29,11 @@ impl Chance {
         self.lock().random_range(range)
     }
 
+    /// 128 bits, unforeseeable without the seed.
+    pub(crate) fn nonce(&self) -> u128 {
+        self.lock().random()
+    }
+
     fn lock(&self) -> MutexGuard<'_, StdRng> {
         // A draw does not stop half-way.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)

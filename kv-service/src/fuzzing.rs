@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use crate::config::{ClientConfig, ServerConfig, parse};
 pub use crate::machine::fuzzing::{command, snapshot_stream, stored_state};
 use crate::protocol::{
-    FRAME_BYTES_MAX, FrameBuffer, Greeting, Hello, Request, Response, push_frame,
+    FRAME_BYTES_MAX, FrameBuffer, Greeting, Request, Response, Welcome, push_frame,
 };
 use crate::units::ByteSize;
 
@@ -32,7 +32,7 @@ pub fn protocol(frame: &[u8]) {
         assert_eq!(frames.next_message().as_ref(), Ok(&Some(message)));
     }
     check::<Greeting>(frame);
-    check::<Hello>(frame);
+    check::<Welcome>(frame);
     check::<Request>(frame);
     check::<Response>(frame);
 }

@@ -1,20 +1,41 @@
-//! What clients ask for and what they hear. Shared by the client, the server and the state machine.
+//! Requests of clients and their outcomes. Shared by the client, the server and the state machine.
+
+use std::fmt;
 
 use bytes::Bytes;
+use raft_core::types::Index;
 use serde::{Deserialize, Serialize};
 
 /// The log index at which a change was applied; grows with every command of the whole store.
 pub type Revision = u64;
 
-/// A client's identity for exactly-once: the revision at which it was opened. Never 0.
-pub type SessionId = u64;
+/// A client's identity for exactly-once. Whoever knows both parts may write in the session's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SessionId {
+    /// The log index at which the session was opened; never 0.
+    pub index: Index,
+    /// Drawn by the leader that opened it, so that no other client can guess it.
+    pub nonce: Nonce,
+}
 
-/// What is stored under a key.
+/// 128 random bits. A secret of the session's client: `Debug` does not show it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Nonce(pub u128);
+
+impl fmt::Debug for Nonce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Nonce(..)")
+    }
+}
+
+/// A value and the numbers of its history.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
     pub value: Bytes,
-    /// 1 when the key was created, one more with each change since.
+    /// 1 when the key was created, one more with each change since. A key that is deleted and created
+    /// anew starts at 1 again.
     pub version: u64,
     pub create_revision: Revision,
     pub modify_revision: Revision,
@@ -44,7 +65,13 @@ pub enum Operation {
     },
 }
 
-/// What a compare-and-swap compares with.
+/// The condition of a compare-and-swap.
+///
+/// Use [`Expect::Revision`]: no two changes of the whole store have one revision. A value may come
+/// back, and a version starts again at 1 when a key is created anew, so both can hold again after
+/// changes that the client has not seen (ABA). [`Expect::Version`] is safe for keys that are never
+/// deleted, and for version 0, which creates a key; it stays because it counts changes, which etcd's
+/// clients know.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub enum Expect {
@@ -52,6 +79,9 @@ pub enum Expect {
     Value(Bytes),
     /// The key's version; 0 means that it does not exist.
     Version(u64),
+    /// The key's `modify_revision`; 0 means that it does not exist. Needs cluster version 2
+    /// ([`Feature::CompareRevision`](crate::version::Feature)).
+    Revision(Revision),
 }
 
 impl Operation {
@@ -66,7 +96,7 @@ impl Operation {
     }
 }
 
-/// What became of an executed [`Operation`].
+/// The outcome of an executed [`Operation`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WriteAnswer {
@@ -78,19 +108,20 @@ pub struct WriteAnswer {
     pub version: u64,
 }
 
-/// Why a request that reached the state machine had no effect. What is said here of one request is
-/// said of that attempt: only the client knows whether an earlier attempt of it may have been
-/// executed.
+/// Why a request that reached the state machine had no effect. Each variant speaks of one attempt:
+/// only the client knows whether an earlier attempt of the request may have been executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(deny_unknown_fields)]
 pub enum Refusal {
-    /// The session was closed, has expired, or gave way to a newer one; its answers are gone. This
-    /// attempt was not executed. Open another session; whether an earlier attempt of the same
-    /// request was executed can no longer be told.
+    /// The session was closed, has expired, or was evicted: to make room for a newer one, or because
+    /// it kept the most answers when those of all sessions exceeded their limit. Its answers are
+    /// gone. This attempt was not executed. Open another session; whether an earlier attempt of the
+    /// same request was executed can no longer be told.
     #[error("the session does not exist any more; open another one")]
     UnknownSession,
     /// The client itself has said that it heard the answer of this request, so this is a duplicate
-    /// that comes late. This attempt was not executed, and nobody waits for its answer.
+    /// that comes late. This attempt was not executed. A client that still waits for the answer has
+    /// a session that another one used: open another session.
     #[error("a late duplicate: the session has already heard the answer of this request")]
     Forgotten,
     /// Too far ahead of the lowest request that is unanswered. Not executed; wait for an answer.
@@ -100,6 +131,14 @@ pub enum Refusal {
     /// retry hears it again and is not executed either.
     #[error("the value would have {size_bytes} bytes, the limit is {limit_bytes}")]
     ValueTooLarge { size_bytes: u64, limit_bytes: u64 },
+    /// The key is empty or longer than the limit. The answer of the request for good.
+    #[error("the key has {size_bytes} bytes, it must have 1 to {limit_bytes}")]
+    KeyOutOfRange { size_bytes: u64, limit_bytes: u64 },
+    /// The session has executed another operation under this sequence number. This one was not
+    /// executed and never will be: two clients share the session, or a client numbers its requests
+    /// wrongly. Open another session.
+    #[error("the sequence number belongs to another operation; open another session")]
+    OtherOperation,
 }
 
 /// A question that changes nothing.
@@ -110,7 +149,8 @@ pub enum Query {
         key: Bytes,
     },
     /// Keys in `[start, end)` in ascending order; an empty `end` is the end of all keys. Ends early
-    /// at `limit` keys (at least 1), or when the page is full by bytes.
+    /// at `limit` keys (at least 1), when the page is full by bytes, or when so many keys were
+    /// examined as one query may, deleted ones included: then the page may even be empty.
     Scan {
         start: Bytes,
         end: Bytes,
@@ -129,8 +169,9 @@ pub enum Answer {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScanPage {
+    /// Possibly none although more follow: see `continue_at`.
     pub records: Vec<(Bytes, Record)>,
-    /// Where the next page starts; `None` when nothing follows.
+    /// Start of the next page; `None` when nothing follows. It need not be a key.
     pub continue_at: Option<Bytes>,
 }
 
@@ -141,6 +182,6 @@ pub enum Consistency {
     /// Reflects every write that completed before the question was asked (ReadIndex).
     #[default]
     Linearizable,
-    /// Whatever the node asked has applied; may be arbitrarily old.
+    /// The state that the asked node has applied; may be arbitrarily old.
     Stale,
 }

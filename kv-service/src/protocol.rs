@@ -1,15 +1,16 @@
-//! What clients and nodes say to each other, version 1 (`docs/protocol.md`).
+//! The protocol between clients and nodes, version 2 (`docs/protocol.md`).
 //!
-//! A client opens one two-way stream and says who it is ([`Greeting`]); the node answers with who *it*
-//! is and its limits ([`Hello`]). Then each [`Request`] gets one [`Response`] of the same id, in any
-//! order. The version is part of
-//! the connection's protocol name, so nothing here negotiates.
+//! A client opens one two-way stream and sends a [`Greeting`]: the protocol versions that it speaks,
+//! and its name. The node answers with a [`Welcome`]: the highest common version, who it is and its
+//! limits, or why it refuses. Then each [`Request`] gets one [`Response`] of the same id, in any order.
 //!
 //! A frame is its length (u32, big-endian) and one value in MessagePack. The length is checked before
-//! anything is allocated, and a frame with leftovers is refused.
+//! anything is allocated, and a frame with leftovers is refused. [`Greeting`] and [`Welcome`] keep
+//! their form in every later version; all else may change with the version that they agree on.
 
 mod frame;
 
+use bytes::Bytes;
 use raft_core::types::{Index, NodeId, Term};
 use serde::{Deserialize, Serialize};
 
@@ -17,17 +18,70 @@ pub use self::frame::{FRAME_BYTES_MAX, FrameBuffer, FrameError, push_frame};
 use crate::operation::Refusal;
 use crate::operation::{Answer, Consistency, Operation, Query, SessionId, WriteAnswer};
 
-/// The client's first words: a name for the node's log.
+/// The protocol versions that this program speaks, the best one first. Version 1 was never released.
+pub const PROTOCOL_VERSIONS: [u32; 1] = [2];
+
+/// Versions that a greeting may offer; more are not looked at.
+const OFFERED_MAX: usize = 64;
+
+/// The first message of a client. Its form is the same in every version.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Greeting {
+    /// The protocol versions that the client speaks.
+    pub versions: Vec<u32>,
+    /// A name for the node's log.
     pub client: String,
 }
 
-/// The node's answer to a [`Greeting`].
+impl Greeting {
+    /// A greeting that offers all versions of this program.
+    pub fn new(client: impl Into<String>) -> Self {
+        Self { versions: PROTOCOL_VERSIONS.to_vec(), client: client.into() }
+    }
+
+    /// The highest version that both sides speak.
+    ///
+    /// # Errors
+    /// There is none: a sentence for the client.
+    pub fn common_version(&self) -> Result<u32, String> {
+        let offered = &self.versions[..self.versions.len().min(OFFERED_MAX)];
+        let common = PROTOCOL_VERSIONS.iter().copied().filter(|ours| offered.contains(ours));
+        common.max().ok_or_else(|| {
+            format!(
+                "this node speaks the protocol versions {PROTOCOL_VERSIONS:?}, the client \
+                 {offered:?}: use a client of the version of this cluster"
+            )
+        })
+    }
+}
+
+/// Sentence for a client whose first bytes are no [`Greeting`], such as one of version 1.
+pub fn no_greeting() -> String {
+    format!(
+        "the connection did not begin with a greeting of kv: this node speaks the protocol versions \
+         {PROTOCOL_VERSIONS:?} (version 1 was never released). Use a client of the version of this \
+         cluster"
+    )
+}
+
+/// The node's answer to a [`Greeting`]. The form of `Refused` is the same in every version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub enum Welcome {
+    Hello(Hello),
+    /// The connection ends: why, and what to do.
+    Refused(String),
+}
+
+/// The node's description of itself and its limits.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Hello {
+    /// The protocol version of everything that follows.
+    pub version: u32,
+    /// The cluster version in force ([`crate::version`]), as far as the node knows.
+    pub cluster_version: u32,
     pub cluster_id: String,
     pub node_id: NodeId,
     pub leader_id: Option<NodeId>,
@@ -42,7 +96,43 @@ pub struct Hello {
 pub struct Request {
     /// Chosen by the client, unique on its connection.
     pub id: u64,
+    /// Reserved: the keys of another Raft group. Empty: the only one there is.
+    pub namespace: String,
+    /// The trace that the request belongs to, for the node's slow-request log.
+    pub traceparent: Option<Traceparent>,
+    /// Reserved: (kind, content) of each extension.
+    pub extensions: Vec<(u32, Bytes)>,
     pub kind: RequestKind,
+}
+
+impl Request {
+    /// A request without namespace, trace and extensions.
+    pub fn new(id: u64, kind: RequestKind) -> Self {
+        Self { id, namespace: String::new(), traceparent: None, extensions: Vec::new(), kind }
+    }
+
+    /// # Errors
+    /// The request uses a reserved field, which this program does not understand.
+    pub fn check(&self) -> Result<(), Rejection> {
+        let refused = |what: &str| {
+            let text = format!("{what}: this version of kv does not know that");
+            Err(Rejection::Invalid(text))
+        };
+        match (self.namespace.is_empty(), self.extensions.is_empty()) {
+            (false, _) => refused("the request names a namespace"),
+            (_, false) => refused("the request has an extension"),
+            (true, true) => Ok(()),
+        }
+    }
+}
+
+/// A trace context of the W3C, version 00, as numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Traceparent {
+    pub trace_id: u128,
+    pub parent_id: u64,
+    pub flags: u8,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,6 +169,8 @@ pub struct Response {
 pub enum Reply {
     SessionOpened {
         session: SessionId,
+        /// How many requests of the session may be unanswered.
+        window: u32,
     },
     SessionClosed,
     Written(WriteAnswer),

@@ -6,6 +6,7 @@ use raft_core::storage::Storage;
 use raft_core::transport::Transport;
 use tokio::sync::mpsc;
 
+use crate::chance::Chance;
 use crate::config::{ServerConfig, StorageKind};
 use crate::machine::KvMachine;
 use crate::server::{IsLow, ServerError};
@@ -56,6 +57,8 @@ pub struct Backends {
     pub seed: u64,
     /// Tells that the disk is nearly full; the node then takes no writes but deletes. `None`: never.
     pub is_low: Option<IsLow>,
+    /// Draws the nonces of sessions: from the system, unless a run has to repeat itself.
+    pub(crate) chance: Chance,
 }
 
 impl Backends {
@@ -70,7 +73,8 @@ impl Backends {
     ) -> Result<Self, ServerError> {
         let seed = u64::from_be_bytes(random_bytes()?);
         let machine = KvMachine::memory();
-        Ok(Self { storage, machine, transport, connector, seed, is_low: None })
+        let chance = Chance::from_system();
+        Ok(Self { storage, machine, transport, connector, seed, is_low: None, chance })
     }
 }
 
@@ -154,7 +158,8 @@ pub(crate) async fn build(
         #[cfg(feature = "channel")]
         Network::Channel(local) => {
             let crate::local::Joined { transport, connector, seed } = local.join(config, door);
-            Ok(Backends { storage, machine, transport, connector, seed, is_low })
+            let chance = Chance::from_seed(!seed);
+            Ok(Backends { storage, machine, transport, connector, seed, is_low, chance })
         }
         #[cfg(feature = "quic")]
         Network::Quic => {
@@ -163,7 +168,8 @@ pub(crate) async fn build(
             let seed = u64::from_be_bytes(random_bytes()?);
             let joined = crate::quic::join(config, incarnation, reset_key, door).await?;
             let (transport, connector) = joined;
-            Ok(Backends { storage, machine, transport, connector, seed, is_low })
+            let chance = Chance::from_system();
+            Ok(Backends { storage, machine, transport, connector, seed, is_low, chance })
         }
     }
 }

@@ -9,16 +9,19 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::BytesMut;
 use kv_service::client::Reason;
-use kv_service::operation::{Refusal, WriteAnswer};
+use kv_service::operation::{Nonce, Refusal, SessionId, WriteAnswer};
 use kv_service::protocol::{
     FRAME_BYTES_MAX, FrameBuffer, Greeting, Hello, Rejection, Reply, Request, RequestKind,
-    Response, push_frame,
+    Response, Welcome, push_frame,
 };
 use kv_service::stream::{Connector, Stream};
 use kv_service::{Client, ClientError, Outcome};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 const DEADLINE: Duration = Duration::from_secs(5);
+/// As narrow as no server makes it.
+const WINDOW: u32 = 5;
+
 const ANSWER: WriteAnswer = WriteAnswer { revision: 9, changed: true, version: 1 };
 
 /// What the node does with one write.
@@ -84,10 +87,13 @@ impl Nodes {
         match kind {
             RequestKind::OpenSession => {
                 state.session_count += 1;
-                Say(Reply::SessionOpened { session: 100 * state.session_count })
+                let index = 100 * state.session_count;
+                let session = SessionId { index, nonce: Nonce(index.into()) };
+                Say(Reply::SessionOpened { session, window: WINDOW })
             }
             RequestKind::Write { session, sequence, lowest_unanswered, .. } => {
-                state.writes.push((*session, *sequence, *lowest_unanswered));
+                assert_eq!(session.nonce, Nonce(session.index.into()), "as it was opened");
+                state.writes.push((session.index, *sequence, *lowest_unanswered));
                 if let Some(act) = state.acts.pop_front() {
                     state.last = Some(act);
                 }
@@ -101,6 +107,8 @@ impl Nodes {
         let mut frames = FrameBuffer::with_limit(FRAME_BYTES_MAX);
         let Some(Greeting { .. }) = hear(&mut stream, &mut frames).await else { return };
         let hello = Hello {
+            version: 2,
+            cluster_version: 2,
             cluster_id: "script".to_owned(),
             node_id,
             leader_id: None,
@@ -110,8 +118,8 @@ impl Nodes {
         };
         let round_trip = self.round_trip();
         tokio::time::sleep(round_trip).await;
-        say(&mut stream, &hello).await;
-        while let Some(Request { id, kind }) = hear(&mut stream, &mut frames).await {
+        say(&mut stream, &Welcome::Hello(hello)).await;
+        while let Some(Request { id, kind, .. }) = hear(&mut stream, &mut frames).await {
             tokio::time::sleep(round_trip).await;
             match self.act(&kind) {
                 Say(reply) => say(&mut stream, &Response { id, reply }).await,
@@ -239,7 +247,6 @@ async fn a_refusal_speaks_for_earlier_attempts_only_if_it_is_kept() {
     assert_eq!(outcome([too_large()]).await, Outcome::NotExecuted);
     assert_eq!(outcome([HangUp, too_large()]).await, Outcome::NotExecuted);
     for refusal in [Refusal::Forgotten, Refusal::WindowExceeded] {
-        assert_eq!(outcome([refuse(refusal)]).await, Outcome::NotExecuted);
         assert_eq!(outcome([HangUp, refuse(refusal)]).await, Outcome::Unknown);
     }
 }
@@ -266,4 +273,49 @@ async fn six_hundred_milliseconds_fit_the_default_deadline() {
     nodes.0.lock().unwrap().round_trip = Duration::from_millis(600);
     let deadline = kv_service::config::default_deadline();
     assert_eq!(nodes.client().with_deadline(deadline).put("k", "v").await, Ok(ANSWER));
+}
+
+/// S9. A session that another client has made useless, or that belongs to another one after all, is
+/// dropped: the write goes on in a new one if no attempt of it can have been executed, and in any case
+/// the next write does.
+#[tokio::test(start_paused = true)]
+async fn a_session_that_refuses_is_dropped() {
+    let ends = [
+        Refusal::Forgotten,
+        Refusal::WindowExceeded,
+        Refusal::UnknownSession,
+        Refusal::OtherOperation,
+    ];
+    for refusal in ends {
+        let (result, nodes) = write([refuse(refusal), Say(Reply::Written(ANSWER))]).await;
+        assert_eq!(result, Ok(ANSWER), "{refusal:?}");
+        assert_eq!(nodes.writes(), [(100, 1, 1), (200, 1, 1)]);
+
+        let nodes = Nodes::new([HangUp, refuse(refusal), Say(Reply::Written(ANSWER))]);
+        let client = nodes.client();
+        let doubtful = client.put("k", "v").await;
+        // Another operation was executed under the number, so this one was not.
+        let is_settled = refusal == Refusal::OtherOperation;
+        assert_eq!(doubtful.is_ok(), is_settled, "{refusal:?}: {doubtful:?}");
+        assert_eq!(client.put("k", "w").await, Ok(ANSWER));
+        let next = if is_settled { (200, 2, 2) } else { (200, 1, 1) };
+        assert_eq!(nodes.writes().last(), Some(&next), "{refusal:?}");
+    }
+}
+
+/// The node says how many writes may be unanswered; a further one waits.
+#[tokio::test(start_paused = true)]
+async fn the_window_is_the_one_that_was_agreed() {
+    let nodes = Nodes::new([Silence]);
+    let client = nodes.client();
+    let write = |number: u32| {
+        let client = client.clone();
+        async move { client.put("k", number.to_string()).await }
+    };
+    let writes: Vec<_> = (0..2 * WINDOW).map(|number| tokio::spawn(write(number))).collect();
+    for write in writes {
+        assert!(write.await.unwrap().is_err());
+    }
+    let highest = nodes.writes().iter().map(|(_, sequence, _)| *sequence).max();
+    assert_eq!(highest, Some(WINDOW.into()));
 }

@@ -10,7 +10,7 @@ use kv_service::local::LocalNetwork;
 use kv_service::operation::Query;
 use kv_service::protocol::{
     FRAME_BYTES_MAX, FrameBuffer, Greeting, Hello, NOT_INITIALISED, RECOVERING, Reply, Request,
-    RequestKind, Response, push_frame,
+    RequestKind, Response, Welcome, no_greeting, push_frame,
 };
 use kv_service::stream::Stream;
 use kv_service::units::ByteSize;
@@ -259,8 +259,11 @@ impl Speaker {
     }
 
     async fn greet(&mut self) -> Hello {
-        self.say(&Greeting { client: "by hand".to_owned() }).await;
-        self.hear().await.expect("the node answers")
+        self.say(&Greeting::new("by hand")).await;
+        match self.hear().await.expect("the node answers") {
+            Welcome::Hello(hello) => hello,
+            Welcome::Refused(why) => panic!("refused: {why}"),
+        }
     }
 }
 
@@ -271,7 +274,7 @@ async fn nonsense_ends_its_own_connection_only() {
     let too_long = (u32::MAX).to_be_bytes().to_vec();
     let not_a_message = [&5u32.to_be_bytes()[..], b"hello"].concat();
     let mut left_over = BytesMut::new();
-    push_frame(&mut left_over, &Request { id: 1, kind: RequestKind::Status });
+    push_frame(&mut left_over, &Request::new(1, RequestKind::Status));
     left_over[3] += 1;
     left_over.extend_from_slice(&[0]);
     for nonsense in [too_long, not_a_message, left_over.to_vec()] {
@@ -281,10 +284,26 @@ async fn nonsense_ends_its_own_connection_only() {
         assert!(after_greeting.hear::<Response>().await.is_none());
         let mut instead_of_greeting = Speaker::new(&cluster, 1).await;
         instead_of_greeting.stream.writer.write_all(&nonsense).await.unwrap();
-        assert!(instead_of_greeting.hear::<Hello>().await.is_none());
+        let told = instead_of_greeting.hear::<Welcome>().await;
+        assert_eq!(told, Some(Welcome::Refused(no_greeting())), "a sentence, and the end");
+        assert!(instead_of_greeting.hear::<Welcome>().await.is_none());
+    }
+    // A greeting of version 1, which no release has spoken, and one of the future.
+    let of_version_1 = b"\0\0\0\x08\x91\xa6client".to_vec();
+    let of_version_9 = Greeting { versions: vec![9], client: "client".to_owned() };
+    let mut newer = BytesMut::new();
+    push_frame(&mut newer, &of_version_9);
+    for (greeting, why) in [
+        (of_version_1, no_greeting()),
+        (newer.to_vec(), of_version_9.common_version().unwrap_err()),
+    ] {
+        let mut foreign = Speaker::new(&cluster, 1).await;
+        foreign.stream.writer.write_all(&greeting).await.unwrap();
+        assert_eq!(foreign.hear::<Welcome>().await, Some(Welcome::Refused(why)));
+        assert!(foreign.hear::<Welcome>().await.is_none());
     }
     let mut silent = Speaker::new(&cluster, 1).await;
-    assert!(silent.hear::<Hello>().await.is_none(), "given up after a while");
+    assert!(silent.hear::<Welcome>().await.is_none(), "given up after a while");
     assert_eq!(cluster.client.get("k").await.unwrap().unwrap().value, "v");
 }
 
@@ -302,7 +321,7 @@ async fn a_client_that_does_not_listen_takes_nothing_from_others() {
         for id in 0..100 {
             let query = Query::Get { key: "large 1".into() };
             let kind = RequestKind::Read { query, consistency: Consistency::Stale };
-            speaker.say(&Request { id, kind }).await;
+            speaker.say(&Request::new(id, kind)).await;
         }
         deaf.push(speaker);
     }
@@ -317,7 +336,7 @@ async fn a_client_that_does_not_listen_takes_nothing_from_others() {
     for id in 0..3 {
         let query = Query::Get { key: "large 3".into() };
         let kind = RequestKind::Read { query, consistency: Consistency::Stale };
-        speaker.say(&Request { id, kind }).await;
+        speaker.say(&Request::new(id, kind)).await;
         let response: Response = speaker.hear().await.unwrap();
         assert!(matches!(response.reply, Reply::Answered(_)), "{:?}", response.id);
     }
@@ -412,7 +431,7 @@ async fn a_client_that_sips_its_responses_is_given_up() {
 }
 
 fn read_of(id: u64, query: Query) -> Request {
-    Request { id, kind: RequestKind::Read { query, consistency: Consistency::Stale } }
+    Request::new(id, RequestKind::Read { query, consistency: Consistency::Stale })
 }
 
 /// S2. A node whose file names other members than its log does not start, and the operator reads both lists.

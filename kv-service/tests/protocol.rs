@@ -6,11 +6,13 @@ use std::fmt::Debug;
 
 use bytes::{Bytes, BytesMut};
 use kv_service::operation::{
-    Answer, Consistency, Expect, Operation, Query, Record, Refusal, ScanPage, WriteAnswer,
+    Answer, Consistency, Expect, Nonce, Operation, Query, Record, Refusal, ScanPage, SessionId,
+    WriteAnswer,
 };
 use kv_service::protocol::{
-    FRAME_BYTES_MAX, FrameBuffer, FrameError, Greeting, Hello, NodeStatus, PeerReachability,
-    Rejection, Reply, Request, RequestKind, Response, push_frame,
+    FRAME_BYTES_MAX, FrameBuffer, FrameError, Greeting, Hello, NodeStatus, PROTOCOL_VERSIONS,
+    PeerReachability, Rejection, Reply, Request, RequestKind, Response, Traceparent, Welcome,
+    no_greeting, push_frame,
 };
 use proptest::prelude::*;
 use serde::Serialize;
@@ -53,8 +55,11 @@ fn bytes() -> impl Strategy<Value = Bytes> {
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
-    let expect =
-        prop_oneof![bytes().prop_map(Expect::Value), any::<u64>().prop_map(Expect::Version)];
+    let expect = prop_oneof![
+        bytes().prop_map(Expect::Value),
+        any::<u64>().prop_map(Expect::Version),
+        any::<u64>().prop_map(Expect::Revision),
+    ];
     prop_oneof![
         (bytes(), bytes()).prop_map(|(key, value)| Operation::Put { key, value }),
         (bytes(), bytes()).prop_map(|(key, value)| Operation::Append { key, value }),
@@ -79,9 +84,9 @@ fn request() -> impl Strategy<Value = Request> {
     let consistency = prop_oneof![Just(Consistency::Linearizable), Just(Consistency::Stale)];
     let kind = prop_oneof![
         Just(RequestKind::OpenSession),
-        any::<u64>().prop_map(|session| RequestKind::CloseSession { session }),
-        (any::<[u64; 3]>(), operation()).prop_map(
-            |([session, sequence, lowest_unanswered], operation)| {
+        session().prop_map(|session| RequestKind::CloseSession { session }),
+        (session(), any::<[u64; 2]>(), operation()).prop_map(
+            |(session, [sequence, lowest_unanswered], operation)| {
                 RequestKind::Write { session, sequence, lowest_unanswered, operation }
             }
         ),
@@ -89,7 +94,23 @@ fn request() -> impl Strategy<Value = Request> {
             .prop_map(|(query, consistency)| RequestKind::Read { query, consistency }),
         Just(RequestKind::Status),
     ];
-    (any::<u64>(), kind).prop_map(|(id, kind)| Request { id, kind })
+    let traceparent = any::<Option<(u128, u64, u8)>>().prop_map(|fields| {
+        fields.map(|(trace_id, parent_id, flags)| Traceparent { trace_id, parent_id, flags })
+    });
+    let extensions = prop::collection::vec((any::<u32>(), bytes()), 0..3);
+    (any::<u64>(), any::<String>(), traceparent, extensions, kind).prop_map(
+        |(id, namespace, traceparent, extensions, kind)| Request {
+            id,
+            namespace,
+            traceparent,
+            extensions,
+            kind,
+        },
+    )
+}
+
+fn session() -> impl Strategy<Value = SessionId> {
+    any::<(u64, u128)>().prop_map(|(index, nonce)| SessionId { index, nonce: Nonce(nonce) })
 }
 
 fn record() -> impl Strategy<Value = Record> {
@@ -139,6 +160,11 @@ fn response() -> impl Strategy<Value = Response> {
         Just(Refusal::UnknownSession),
         Just(Refusal::Forgotten),
         Just(Refusal::WindowExceeded),
+        Just(Refusal::OtherOperation),
+        (n(), n()).prop_map(|(size_bytes, limit_bytes)| Refusal::KeyOutOfRange {
+            size_bytes,
+            limit_bytes
+        }),
         (n(), n()).prop_map(|(size_bytes, limit_bytes)| Refusal::ValueTooLarge {
             size_bytes,
             limit_bytes
@@ -162,7 +188,8 @@ fn response() -> impl Strategy<Value = Response> {
         version,
     });
     let reply = prop_oneof![
-        n().prop_map(|session| Reply::SessionOpened { session }),
+        (session(), any::<u32>())
+            .prop_map(|(session, window)| Reply::SessionOpened { session, window }),
         Just(Reply::SessionClosed),
         written.prop_map(Reply::Written),
         refusal.prop_map(Reply::Refused),
@@ -181,18 +208,27 @@ proptest! {
         response in response(),
         name in any::<String>(),
         numbers in any::<[u64; 4]>(),
+        version in any::<u32>(),
         leader_id in any::<Option<u64>>(),
         more in any::<u8>(),
     ) {
         check(&request, more);
         check(&response, more);
-        check(&Greeting { client: name.clone() }, more);
+        check(&Greeting { versions: vec![1, 2, version], client: name.clone() }, more);
+        check(&Welcome::Refused(name.clone()), more);
         let [node_id, key_bytes_max, value_bytes_max, requests_max] = numbers;
-        let cluster_id = name;
-        check(
-            &Hello { cluster_id, node_id, leader_id, key_bytes_max, value_bytes_max, requests_max },
-            more,
-        );
+        let (cluster_id, cluster_version) = (name, version);
+        let hello = Hello {
+            version,
+            cluster_version,
+            cluster_id,
+            node_id,
+            leader_id,
+            key_bytes_max,
+            value_bytes_max,
+            requests_max,
+        };
+        check(&Welcome::Hello(hello), more);
     }
 }
 
@@ -226,12 +262,88 @@ proptest! {
 /// that is not dropped in silence.
 #[test]
 fn fields_may_be_named_and_none_is_dropped() {
-    let status = Request { id: 4, kind: RequestKind::Status };
-    assert_eq!(read(&framed(b"\x92\xcd\x00\x04\xa6Status")), Ok(Some(status.clone())));
-    assert_eq!(read(&framed(b"\x82\xa2id\x04\xa4kind\xa6Status")), Ok(Some(status)));
-    assert!(read::<Request>(&framed(b"\x83\xa2id\x04\xa4kind\xa6Status\xa4more\x01")).is_err());
-    let named = b"\x82\xa2id\x04\xa4kind\x81\xa5Write\x82\xa7session\x01\xa4more\x01";
-    assert!(read::<Request>(&framed(named)).is_err());
+    let status = Request::new(4, RequestKind::Status);
+    let in_order = b"\x95\xcd\x00\x04\xa0\xc0\x90\xa6Status";
+    assert_eq!(read(&framed(in_order)), Ok(Some(status.clone())));
+    let named = b"\xa2id\x04\xa9namespace\xa0\xabtraceparent\xc0\xaaextensions\x90\xa4kind";
+    let by_name = [b"\x85", &named[..], b"\xa6Status"].concat();
+    assert_eq!(read(&framed(&by_name)), Ok(Some(status)));
+    let more = [b"\x86", &named[..], b"\xa6Status\xa4more\x01"].concat();
+    assert!(read::<Request>(&framed(&more)).is_err());
+    let within = [b"\x85", &named[..], b"\x81\xa5Write\x82\xa8sequence\x01\xa4more\x01"].concat();
+    assert!(read::<Request>(&framed(&within)).is_err());
+}
+
+/// The bytes are a promise: other programs speak this protocol.
+#[test]
+fn bytes_stay_what_they_were() {
+    let check = |written: Vec<u8>, body: &[u8]| {
+        assert_eq!(written.escape_ascii().to_string(), framed(body).escape_ascii().to_string());
+    };
+    check(written(&Greeting::new("me")), b"\x92\x91\x02\xa2me");
+    check(written(&Welcome::Refused("no".to_owned())), b"\x81\xa7Refused\xa2no");
+    let hello = Hello {
+        version: 2,
+        cluster_version: 1,
+        cluster_id: "c".to_owned(),
+        node_id: 3,
+        leader_id: None,
+        key_bytes_max: 4,
+        value_bytes_max: 5,
+        requests_max: 6,
+    };
+    let body = b"\x81\xa5Hello\x98\x02\x01\xa1c\x03\xc0\x04\x05\x06";
+    check(written(&Welcome::Hello(hello)), body);
+    let write = RequestKind::Write {
+        session: SessionId { index: 9, nonce: Nonce(258) },
+        sequence: 1,
+        lowest_unanswered: 1,
+        operation: Operation::CompareAndSwap {
+            key: "k".into(),
+            expect: Expect::Revision(4),
+            value: "v".into(),
+        },
+    };
+    let traceparent = Some(Traceparent { trace_id: 1, parent_id: 2, flags: 1 });
+    let write = Request { traceparent, ..Request::new(7, write) };
+    let body = b"\x95\x07\xa0\x93\xc4\x10\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\x02\x01\x90\
+        \x81\xa5Write\x94\x92\x09\xc4\x10\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\x02\x01\x01\
+        \x81\xaeCompareAndSwap\x93\xc4\x01k\x81\xa8Revision\x04\xc4\x01v";
+    check(written(&write), body);
+    assert_eq!(read(&framed(body)), Ok(Some(write)));
+}
+
+/// Both sides use the highest version that both speak. The greeting of version 1 is none, and without
+/// a common version there is a sentence that names what each side speaks.
+#[test]
+fn versions_are_negotiated() {
+    let ours = PROTOCOL_VERSIONS[0];
+    let greeting = |versions: &[u32]| {
+        Greeting { versions: versions.to_vec(), client: String::new() }.common_version()
+    };
+    assert_eq!(greeting(&[1, 99, ours, 0]), Ok(ours));
+    for foreign in [&[][..], &[1], &[99, 98]] {
+        let why = greeting(foreign).unwrap_err();
+        assert!(why.contains(&format!("{foreign:?}")) && why.contains("[2]"), "{why}");
+    }
+    let many: Vec<u32> = (1000..1_000_000).collect();
+    assert!(greeting(&many).unwrap_err().len() < 1000, "an answer is not as long as the question");
+    let of_version_1 = b"\x91\xa6client";
+    assert!(read::<Greeting>(&framed(of_version_1)).is_err());
+    assert!(no_greeting().contains("version 1 was never released"));
+}
+
+/// Reserved fields are not dropped in silence.
+#[test]
+fn reserved_fields_are_refused() {
+    let request = Request::new(1, RequestKind::Status);
+    assert_eq!(request.check(), Ok(()));
+    let traceparent = Some(Traceparent { trace_id: 1, parent_id: 2, flags: 1 });
+    assert_eq!(Request { traceparent, ..request.clone() }.check(), Ok(()));
+    let namespace = Request { namespace: "orders".to_owned(), ..request.clone() };
+    assert!(matches!(namespace.check(), Err(Rejection::Invalid(_))));
+    let extension = Request { extensions: vec![(1, Bytes::new())], ..request };
+    assert!(matches!(extension.check(), Err(Rejection::Invalid(_))));
 }
 
 /// Threads have little stack, and a frame has room for many brackets.
@@ -255,8 +367,8 @@ fn claims_of_millions_cost_nothing() {
     frames.reserve();
     assert!(frames.input().capacity() < 1 << 20, "{}", frames.input().capacity());
     for claim in [
-        &b"\x92\x05\x81\xa4Read\x92\x81\xa3Get\x91\xc6\xff\xff\xff\xffk"[..],
-        b"\x92\x05\x81\xa4Read\x92\x81\xa3Get\x91\xdd\xff\xff\xff\xffk",
+        &b"\x95\x05\xa0\xc0\x90\x81\xa4Read\x92\x81\xa3Get\x91\xc6\xff\xff\xff\xffk"[..],
+        b"\x95\x05\xa0\xc0\x90\x81\xa4Read\x92\x81\xa3Get\x91\xdd\xff\xff\xff\xffk",
         b"\x92\x01\x81\xa8Answered\x81\xa4Scan\x92\xdd\xff\xff\xff\xff",
     ] {
         assert!(read::<Request>(&framed(claim)).is_err());

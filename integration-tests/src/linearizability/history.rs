@@ -292,6 +292,9 @@ impl fmt::Display for Call {
                 Expect::Version(version) => {
                     write!(out, "swap({key}, version {version} by {})", quoted(value))
                 }
+                Expect::Revision(revision) => {
+                    write!(out, "swap({key}, revision {revision} by {})", quoted(value))
+                }
             },
         }?;
         match &self.outcome {

@@ -50,6 +50,7 @@ pub(super) enum Effect {
     Delete,
     SwapValue { expected: Value, new: Value },
     SwapVersion { expected: u64, new: Value },
+    SwapRevision { expected: u64, new: Value },
 }
 
 pub(super) struct Item<'a> {
@@ -127,9 +128,13 @@ impl<'a> Problem<'a> {
             reads_at: Vec::new(),
             station_of_version: HashMap::new(),
             versions_told: taken_up.iter().any(|at| tells_version(calls[*at])),
-            modified_told: calls
-                .iter()
-                .any(|call| call.seen().is_some_and(|seen| seen.modify_revision.is_some())),
+            modified_told: calls.iter().any(|call| {
+                let by_revision = matches!(
+                    call.request,
+                    Request::Write(Operation::CompareAndSwap { expect: Expect::Revision(_), .. })
+                );
+                by_revision || call.seen().is_some_and(|seen| seen.modify_revision.is_some())
+            }),
             ranks: Vec::new(),
         };
         // Nobody can tell a value that was spoiled from one that was not, but by reading it.
@@ -197,6 +202,12 @@ impl<'a> Problem<'a> {
                 true => (true, *new),
                 false => (false, state.value),
             },
+            Effect::SwapRevision { expected, new } => {
+                match self.revision_matches(state, *expected, item.told_changed) {
+                    true => (true, *new),
+                    false => (false, state.value),
+                }
+            }
         };
         let after = match (changed, value) {
             (false, _) => state,
@@ -211,6 +222,20 @@ impl<'a> Problem<'a> {
             && item.told_version.is_none_or(|told| told == after.version)
             && item.made.is_none_or(|made| !changed || made == after.value);
         fits.then_some(after)
+    }
+
+    /// Where the writer of the state did not hear its revision, a swap does what it was answered; one
+    /// that was not answered need not be placed at all if it changes nothing.
+    fn revision_matches(&self, state: State, expected: u64, told_changed: Option<bool>) -> bool {
+        match (state.value == Value::Missing, state.modified) {
+            (true, _) => expected == 0,
+            (false, 0) => {
+                expected != 0
+                    && self.ranks.binary_search(&expected).is_err()
+                    && told_changed.unwrap_or(true)
+            }
+            (false, modified) => modified == expected,
+        }
     }
 
     fn modified_fits(&self, state: State, modified: u64) -> bool {
@@ -260,12 +285,15 @@ impl<'a> Problem<'a> {
                         Effect::SwapValue { expected: self.live.place(expected), new }
                     }
                     Expect::Version(expected) => Effect::SwapVersion { expected: *expected, new },
+                    Expect::Revision(expected) => Effect::SwapRevision { expected: *expected, new },
                 }
             }
         };
         let told_changed = call.written().and_then(|written| written.changed);
         let resets = match effect {
-            Effect::Put(new) | Effect::SwapVersion { new, .. } => new != Value::Dead,
+            Effect::Put(new)
+            | Effect::SwapVersion { new, .. }
+            | Effect::SwapRevision { new, .. } => new != Value::Dead,
             Effect::Delete => true,
             Effect::Get { .. } | Effect::Append(_) | Effect::SwapValue { .. } => false,
         };
@@ -273,7 +301,10 @@ impl<'a> Problem<'a> {
             Effect::Get { .. } => true,
             Effect::SwapValue { .. } => told_changed == Some(true),
             Effect::Delete => told_changed == Some(false),
-            Effect::Put(_) | Effect::Append(_) | Effect::SwapVersion { .. } => false,
+            Effect::Put(_)
+            | Effect::Append(_)
+            | Effect::SwapVersion { .. }
+            | Effect::SwapRevision { .. } => false,
         };
         let idles = match (&effect, told_changed) {
             (Effect::Get { .. }, _) | (_, Some(false)) => Idles::Always,

@@ -65,6 +65,10 @@ impl Timeline {
             Operation::CompareAndSwap { expect: Expect::Version(expected), .. } => {
                 now.map_or(0, |content| content.version) == *expected
             }
+            Operation::CompareAndSwap { expect: Expect::Revision(expected), .. } => {
+                let modified = self.changes.last().filter(|(_, content)| content.is_some());
+                modified.map_or(0, |(revision, _)| *revision) == *expected
+            }
         };
         let version = now.map_or(0, |content| content.version);
         if !changed {

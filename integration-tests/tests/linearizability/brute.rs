@@ -118,6 +118,9 @@ fn apply(state: &State, operation: &Operation, revision: u64) -> (bool, Option<S
             let as_expected = match expect {
                 Expect::Value(expected) => value.is_some_and(|value| value == expected),
                 Expect::Version(expected) => version == *expected,
+                Expect::Revision(expected) => {
+                    state.record.as_ref().map_or(0, |(.., modified)| *modified) == *expected
+                }
             };
             match as_expected {
                 true => store(new.to_vec()),

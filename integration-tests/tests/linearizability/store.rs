@@ -248,6 +248,9 @@ impl Store<'_> {
             Operation::CompareAndSwap { expect: Expect::Version(expected), .. } => {
                 version == *expected
             }
+            Operation::CompareAndSwap { expect: Expect::Revision(expected), .. } => {
+                before.as_ref().map_or(0, |content| content.modified) == *expected
+            }
             Operation::Delete { .. } => before.is_some(),
             Operation::Put { .. } | Operation::Append { .. } => true,
         };

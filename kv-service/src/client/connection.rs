@@ -13,7 +13,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;
 
 use crate::protocol::{
-    FRAME_BYTES_MAX, FrameBuffer, Greeting, Hello, Reply, Request, RequestKind, Response,
+    FRAME_BYTES_MAX, FrameBuffer, Greeting, Hello, Reply, Request, RequestKind, Response, Welcome,
     push_frame,
 };
 use crate::stream::Stream;
@@ -60,12 +60,14 @@ impl Connection {
     pub(super) async fn open(stream: Stream, client: &str) -> Result<Self, String> {
         let Stream { mut reader, mut writer, guard, .. } = stream;
         let mut greeting = BytesMut::new();
-        push_frame(&mut greeting, &Greeting { client: client.to_owned() });
+        push_frame(&mut greeting, &Greeting::new(client));
         writer.write_all(&greeting).await.map_err(|error| error.to_string())?;
         let mut frames = FrameBuffer::with_limit(FRAME_BYTES_MAX);
-        let hello: Hello = loop {
-            if let Some(hello) = frames.next_message().map_err(|error| error.to_string())? {
-                break hello;
+        let hello = loop {
+            match frames.next_message().map_err(|error| error.to_string())? {
+                Some(Welcome::Hello(hello)) => break hello,
+                Some(Welcome::Refused(why)) => return Err(format!("the node refused: {why}")),
+                None => {}
             }
             frames.reserve();
             match reader.read_buf(frames.input()).await {
@@ -109,7 +111,7 @@ impl Connection {
                     state.next_id += 1;
                     let (sender, receiver) = oneshot::channel();
                     state.waiting.insert(id, sender);
-                    push_frame(&mut state.outbox, &Request { id, kind });
+                    push_frame(&mut state.outbox, &Request::new(id, kind));
                     break Waiting { shared: &self.shared, id, receiver };
                 }
             }

@@ -28,7 +28,7 @@ pub enum Reason {
     /// Key, value or another argument is outside the cluster's limits.
     #[error("{0}")]
     Invalid(String),
-    /// The cluster forgot this client's session while the operation was under way, so whether an
+    /// The cluster forgot this client's session, or refused to go on with it, while the operation was under way, so whether an
     /// earlier attempt was executed can no longer be told.
     #[error("the session expired while the operation was being retried")]
     SessionExpired,

@@ -28,7 +28,7 @@ use self::links::Links;
 use self::session::{Session, Ticket};
 use crate::chance::Chance;
 use crate::operation::{
-    Answer, Consistency, Expect, Operation, Query, Record, Refusal, ScanPage, WriteAnswer,
+    Answer, Consistency, Expect, Operation, Query, Record, Refusal, Revision, ScanPage, WriteAnswer,
 };
 use crate::protocol::{FRAME_BYTES_MAX, NodeStatus, Reply, RequestKind};
 use crate::stream::Connector;
@@ -149,10 +149,25 @@ impl Client {
         self.write(Operation::Delete { key: key.into() }).await
     }
 
+    /// Stores the value if nothing has changed the key since a read returned this
+    /// [`Record::modify_revision`]; 0: if the key does not exist. [`WriteAnswer::changed`] says
+    /// whether it was stored. The safe compare-and-swap: see [`Expect`].
+    ///
+    /// # Errors
+    /// Those of [`Client::put`]; also if the cluster's version is below 2.
+    pub async fn cas_revision(
+        &self,
+        key: impl Into<Bytes>,
+        modify_revision: Revision,
+        value: impl Into<Bytes>,
+    ) -> Result<WriteAnswer, ClientError> {
+        self.compare_and_swap(key, Expect::Revision(modify_revision), value).await
+    }
+
     /// Stores the value if the key is as expected; [`WriteAnswer::changed`] says whether it was.
     ///
     /// # Errors
-    /// As [`Client::put`].
+    /// Those of [`Client::put`].
     pub async fn compare_and_swap(
         &self,
         key: impl Into<Bytes>,
@@ -164,7 +179,8 @@ impl Client {
     }
 
     /// The keys in `[start, end)` in ascending order; an empty `end` is the end of all keys. A page
-    /// has at most `limit` records and may have fewer: go on at [`ScanPage::continue_at`].
+    /// has at most `limit` records and may have fewer, even none: go on at [`ScanPage::continue_at`]
+    /// until that is `None`.
     ///
     /// # Errors
     /// As [`Client::get`].
@@ -235,9 +251,11 @@ impl Client {
             Operation::CompareAndSwap { key, expect: Expect::Value(expected), value } => {
                 key.len() + expected.len() + value.len()
             }
-            Operation::CompareAndSwap { key, expect: Expect::Version(_), value } => {
-                key.len() + value.len()
-            }
+            Operation::CompareAndSwap {
+                key,
+                expect: Expect::Version(_) | Expect::Revision(_),
+                value,
+            } => key.len() + value.len(),
         })?;
         let deadline = Instant::now() + self.deadline;
         loop {
@@ -253,17 +271,21 @@ impl Client {
                 .await?;
             match reply {
                 Reply::Written(answer) => return Ok(answer),
-                Reply::Refused(Refusal::UnknownSession) => {
+                Reply::Refused(refusal) if ends_session(&refusal) => {
+                    // Whatever made the session useless, the next write has another one (S9).
                     self.shared.session.forget(ticket.id);
                     if self.shared.links.is_closed() {
                         return Err(closed(doubt));
                     }
-                    if doubt {
+                    if doubt && refusal != Refusal::OtherOperation {
                         return Err(ClientError::unknown(Reason::SessionExpired));
                     }
                     // No attempt had an effect: this is the same as not having begun.
                 }
-                Reply::Refused(refusal) => return Err(refused(&refusal, doubt)),
+                // The session remembers it: it is the answer of all attempts.
+                Reply::Refused(refusal) => {
+                    return Err(ClientError::not_executed(Reason::Invalid(refusal.to_string())));
+                }
                 other => return Err(ClientError::unknown(unexpected(&other).reason)),
             }
         }
@@ -321,7 +343,7 @@ impl Client {
             // A session too many changes nothing that anybody asked for, and expires.
             let opened = opened.map_err(|error| ClientError::not_executed(error.reason))?;
             match opened.reply {
-                Reply::SessionOpened { session: id } => session.begin(id),
+                Reply::SessionOpened { session: id, window } => session.begin(id, window),
                 other => return Err(unexpected(&other)),
             }
         }
@@ -350,14 +372,16 @@ fn check_size(bytes: usize) -> Result<(), ClientError> {
     Ok(())
 }
 
-/// The state machine refused the last attempt. A refusal that the session remembers is the answer of
-/// all attempts; another one says nothing about earlier attempts.
-fn refused(refusal: &Refusal, doubt: bool) -> ClientError {
-    let reason = Reason::Invalid(refusal.to_string());
-    let remembered = matches!(refusal, Refusal::ValueTooLarge { .. });
-    match doubt && !remembered {
-        true => ClientError::unknown(reason),
-        false => ClientError::not_executed(reason),
+/// A write refused like that will be refused in this session for good. Only the client of a session
+/// knows its nonce, so a window that another one moved is a fault, and still no reason to go on
+/// failing.
+fn ends_session(refusal: &Refusal) -> bool {
+    match refusal {
+        Refusal::UnknownSession
+        | Refusal::Forgotten
+        | Refusal::WindowExceeded
+        | Refusal::OtherOperation => true,
+        Refusal::ValueTooLarge { .. } | Refusal::KeyOutOfRange { .. } => false,
     }
 }
 

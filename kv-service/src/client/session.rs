@@ -1,15 +1,14 @@
 //! A client's session: numbers its writes, so that each takes effect once however often it is sent.
 //!
-//! The cluster remembers the answers of a window of writes. The window starts at the lowest sequence
-//! number that is neither answered nor given up, so a new write waits while that one is
-//! [`crate::machine::SESSION_WINDOW`] numbers back.
+//! The cluster remembers the answers of a window of writes, as wide as it said when the session was
+//! opened. The window starts at the lowest sequence number that is neither answered nor given up, so a
+//! new write waits while that one is a whole window back.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use crate::machine::SESSION_WINDOW;
 use crate::operation::SessionId;
 
 #[derive(Default)]
@@ -24,6 +23,7 @@ pub(super) struct Session {
 struct State {
     /// `None` until one is opened.
     id: Option<SessionId>,
+    window: u64,
     next_sequence: u64,
     unanswered: BTreeSet<u64>,
 }
@@ -42,7 +42,7 @@ pub(super) struct Ticket<'a> {
 }
 
 impl Session {
-    /// Whoever holds it may open a session or take a number.
+    /// The holder may open a session or take a number.
     pub(super) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.turn.lock().await
     }
@@ -52,11 +52,14 @@ impl Session {
     }
 
     /// A new session was opened.
-    pub(super) fn begin(&self, id: SessionId) {
-        *self.lock() = State { id: Some(id), next_sequence: 1, unanswered: BTreeSet::new() };
+    pub(super) fn begin(&self, id: SessionId, window: u32) {
+        // No window lets no write through: the node would refuse each of them.
+        let window = u64::from(window.max(1));
+        let unanswered = BTreeSet::new();
+        *self.lock() = State { id: Some(id), window, next_sequence: 1, unanswered };
     }
 
-    /// The cluster has forgotten this session.
+    /// The session is of no use any more: the cluster does not know it, or refuses its writes.
     pub(super) fn forget(&self, id: SessionId) {
         let mut state = self.lock();
         if state.id == Some(id) {
@@ -76,7 +79,7 @@ impl Session {
                 let mut state = self.lock();
                 let id = state.id?;
                 let sequence = state.next_sequence;
-                if sequence - state.lowest_unanswered() < SESSION_WINDOW {
+                if sequence - state.lowest_unanswered() < state.window {
                     state.next_sequence += 1;
                     state.unanswered.insert(sequence);
                     return Some(Ticket { session: self, id, sequence });

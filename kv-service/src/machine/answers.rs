@@ -1,13 +1,25 @@
-//! The answers that a session keeps: ascending by sequence, each sequence once.
+//! The answers that a session remembers: ascending by sequence, each sequence once.
 //!
-//! Most sessions have a single client that waits for each answer before it asks again, and keep one. It
-//! has its place here; only further ones take memory of their own, which is given back with them.
+//! Most sessions have a single client that waits for each answer before its next request, and keep one
+//! answer. It has its place here; only further ones take memory of their own, which is given back with
+//! them.
 
 use std::collections::VecDeque;
 
-use super::sessions::Outcome;
+use crate::operation::{Refusal, WriteAnswer};
 
-type Answer = (u64, Outcome);
+/// The outcome of executing a request.
+pub(super) type Outcome = Result<WriteAnswer, Refusal>;
+
+/// A remembered answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Kept {
+    /// Of the operation that was executed: a repeated request must be of the same one (S9).
+    pub(super) digest: u32,
+    pub(super) outcome: Outcome,
+}
+
+type Answer = (u64, Kept);
 
 #[derive(Clone, Debug)]
 pub(super) enum Answers {
@@ -35,10 +47,10 @@ impl Answers {
         one.into_iter().chain(many.into_iter().flatten())
     }
 
-    pub(super) fn get(&self, sequence: u64) -> Option<Outcome> {
+    pub(super) fn get(&self, sequence: u64) -> Option<Kept> {
         match self {
             Self::AtMostOne(answer) => {
-                answer.filter(|(answered, _)| *answered == sequence).map(|(_, outcome)| outcome)
+                answer.filter(|(answered, _)| *answered == sequence).map(|(_, kept)| kept)
             }
             Self::Many(answers) => {
                 let place = answers.binary_search_by_key(&sequence, |(answered, _)| *answered);
@@ -49,10 +61,10 @@ impl Answers {
 
     /// # Panics
     /// If there is an answer of that sequence.
-    pub(super) fn insert(&mut self, sequence: u64, outcome: Outcome) {
+    pub(super) fn insert(&mut self, sequence: u64, kept: Kept) {
         if let Self::AtMostOne(answer) = self {
             if answer.is_none() {
-                *answer = Some((sequence, outcome));
+                *answer = Some((sequence, kept));
                 return;
             }
             *self = Self::Many(answer.iter().copied().collect());
@@ -60,7 +72,7 @@ impl Answers {
         let Self::Many(answers) = self else { unreachable!("it was just made so") };
         let place = answers.partition_point(|(answered, _)| *answered < sequence);
         assert!(answers.get(place).is_none_or(|(answered, _)| *answered != sequence), "once only");
-        answers.insert(place, (sequence, outcome));
+        answers.insert(place, (sequence, kept));
     }
 
     /// Forgets the answers of all lower sequences.
@@ -97,10 +109,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::operation::WriteAnswer;
 
-    fn outcome(revision: u64) -> Outcome {
-        Ok(WriteAnswer { revision, changed: true, version: 1 })
+    fn kept(revision: u64) -> Kept {
+        let digest = revision as u32;
+        Kept { digest, outcome: Ok(WriteAnswer { revision, changed: true, version: 1 }) }
     }
 
     proptest! {
@@ -116,8 +128,8 @@ mod tests {
                     answers.forget_below(lowest);
                     map = map.split_off(&lowest);
                 } else if let Entry::Vacant(place) = map.entry(sequence) {
-                    answers.insert(sequence, outcome(revision));
-                    place.insert(outcome(revision));
+                    answers.insert(sequence, kept(revision));
+                    place.insert(kept(revision));
                 }
                 prop_assert_eq!(answers.get(sequence), map.get(&sequence).copied());
                 prop_assert_eq!(answers.len(), map.len());
@@ -129,7 +141,7 @@ mod tests {
     #[test]
     fn what_is_forgotten_gives_its_memory_back() {
         let mut answers = Answers::new();
-        (0..1000).for_each(|sequence| answers.insert(sequence, outcome(1)));
+        (0..1000).for_each(|sequence| answers.insert(sequence, kept(1)));
         answers.forget_below(990);
         let Answers::Many(kept) = &answers else { panic!("ten are left") };
         assert!(kept.capacity() < 40, "{} places for ten", kept.capacity());
@@ -141,7 +153,7 @@ mod tests {
     #[should_panic = "once only"]
     fn a_sequence_is_answered_once() {
         let mut answers = Answers::new();
-        answers.insert(1, outcome(1));
-        answers.insert(1, outcome(2));
+        answers.insert(1, kept(1));
+        answers.insert(1, kept(2));
     }
 }

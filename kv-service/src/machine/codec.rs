@@ -1,19 +1,44 @@
-//! Fixed-width numbers and counted bytes, little-endian: the alphabet of the machine's formats.
+//! Numbers and counted bytes: the alphabet of the machine's formats.
 //!
-//! Reading takes slices of the input, never copies, and never allocates by a claimed size: a length
-//! is believed only once that many bytes are there.
+//! A number is a varint: seven bits a byte, the lowest first, the top bit set on all bytes but the
+//! last. Only the shortest form is read, so a value has one encoding. Reading takes slices of the
+//! input, never copies, and never allocates by a claimed size: a length is believed only once that
+//! many bytes are there.
 
-use bytes::{BufMut, Bytes};
+use bytes::{Buf, BufMut, Bytes};
 use raft_core::types::INDEX_MAX;
 
 use crate::operation::Revision;
 
-/// These bytes are not what the format says.
+/// Why bytes are not what the format says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("malformed: {0}")]
-pub struct DecodeError(pub(crate) &'static str);
+pub enum DecodeError {
+    /// No version of the format has these bytes.
+    #[error("malformed: {0}")]
+    Malformed(&'static str),
+    /// A newer version of the format may have them; this program cannot tell what they mean.
+    #[error("{0}")]
+    Newer(&'static str),
+    /// They need a cluster version that this program does not support.
+    #[error("cluster version {0}")]
+    NewerRules(u32),
+}
+
+impl DecodeError {
+    /// Returns true if a newer program may be able to read the bytes.
+    pub fn is_newer(&self) -> bool {
+        matches!(self, Self::Newer(_) | Self::NewerRules(_))
+    }
+}
 
 pub(crate) type DecodeResult<T> = Result<T, DecodeError>;
+
+pub(crate) const fn malformed(what: &'static str) -> DecodeError {
+    DecodeError::Malformed(what)
+}
+
+/// Bytes of a varint, at most.
+pub(crate) const VARINT_BYTES_MAX: usize = 10;
 
 /// Reads front to back.
 pub(crate) struct Reader {
@@ -30,9 +55,9 @@ impl Reader {
     }
 
     fn array<const N: usize>(&mut self) -> DecodeResult<[u8; N]> {
-        let (array, _) = self.rest.split_first_chunk::<N>().ok_or(DecodeError("cut short"))?;
+        let (array, _) = self.rest.split_first_chunk::<N>().ok_or(malformed("cut short"))?;
         let array = *array;
-        bytes::Buf::advance(&mut self.rest, N);
+        self.rest.advance(N);
         Ok(array)
     }
 
@@ -44,26 +69,86 @@ impl Reader {
         self.array().map(u32::from_le_bytes)
     }
 
-    pub(crate) fn u64(&mut self) -> DecodeResult<u64> {
-        self.array().map(u64::from_le_bytes)
+    pub(crate) fn u128(&mut self) -> DecodeResult<u128> {
+        self.array().map(u128::from_le_bytes)
+    }
+
+    pub(crate) fn varint(&mut self) -> DecodeResult<u64> {
+        let (number, size_bytes) = read_varint(&self.rest)?;
+        self.rest.advance(size_bytes);
+        Ok(number)
+    }
+
+    /// A varint of at most 32 bits.
+    pub(crate) fn varint_u32(&mut self) -> DecodeResult<u32> {
+        u32::try_from(self.varint()?).map_err(|_| malformed("a number has more than 32 bits"))
+    }
+
+    /// A field that no version up to this program's has used: 0.
+    pub(crate) fn reserved(&mut self, what: &'static str) -> DecodeResult<()> {
+        match self.varint()? {
+            0 => Ok(()),
+            _ => Err(DecodeError::Newer(what)),
+        }
     }
 
     /// The next `size_bytes` bytes, as a slice of the input.
-    pub(crate) fn bytes(&mut self, size_bytes: u32) -> DecodeResult<Bytes> {
-        let size_bytes = size_bytes as usize;
-        if size_bytes > self.rest.len() {
-            return Err(DecodeError("cut short"));
+    pub(crate) fn bytes(&mut self, size_bytes: u64) -> DecodeResult<Bytes> {
+        match usize::try_from(size_bytes) {
+            Ok(size_bytes) if size_bytes <= self.rest.len() => Ok(self.rest.split_to(size_bytes)),
+            Ok(_) | Err(_) => Err(malformed("cut short")),
         }
-        Ok(self.rest.split_to(size_bytes))
     }
 
     /// Nothing may be left.
     pub(crate) fn finish(self) -> DecodeResult<()> {
         match self.rest.is_empty() {
             true => Ok(()),
-            false => Err(DecodeError("something follows the end")),
+            false => Err(malformed("something follows the end")),
         }
     }
+}
+
+/// The varint at the start, and its length in bytes.
+pub(crate) fn read_varint(bytes: &[u8]) -> DecodeResult<(u64, usize)> {
+    let mut number = 0;
+    for (place, byte) in bytes.iter().take(VARINT_BYTES_MAX).enumerate() {
+        let bits = u64::from(byte & 0x7f);
+        number |= bits << (7 * place);
+        if byte & 0x80 == 0 {
+            let is_longer_than_needed = bits == 0 && place > 0;
+            let overflows = place == VARINT_BYTES_MAX - 1 && bits > 1;
+            return match is_longer_than_needed || overflows {
+                true => Err(malformed("a number is not in its shortest form")),
+                false => Ok((number, place + 1)),
+            };
+        }
+    }
+    match bytes.len() < VARINT_BYTES_MAX {
+        true => Err(malformed("cut short")),
+        false => Err(malformed("a number has more than 64 bits")),
+    }
+}
+
+pub(crate) fn put_varint(out: &mut impl BufMut, mut number: u64) {
+    while number >= 0x80 {
+        out.put_u8(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.put_u8(number as u8);
+}
+
+/// Bytes that [`put_varint`] writes.
+pub(crate) fn varint_bytes(number: u64) -> usize {
+    (64 - (number | 1).leading_zeros() as usize).div_ceil(7)
+}
+
+pub(crate) fn put_len(out: &mut impl BufMut, bytes: &[u8]) {
+    put_varint(out, bytes.len() as u64);
+}
+
+pub(crate) fn len_bytes(bytes: &[u8]) -> usize {
+    varint_bytes(bytes.len() as u64)
 }
 
 /// The numbers of a record: its revisions are in order, and each change since the first one took a
@@ -77,12 +162,42 @@ pub(crate) fn check_versions(
     let changes = modify_revision.checked_sub(create_revision).filter(|_| in_range);
     match (version.checked_sub(1), changes) {
         (Some(later), Some(changes)) if later <= changes => Ok(()),
-        _ => Err(DecodeError("the versions of a record contradict each other")),
+        _ => Err(malformed("the versions of a record contradict each other")),
     }
 }
 
-/// The length of something whose limit is far below 4 GiB.
-pub(crate) fn put_len(out: &mut impl BufMut, bytes: &[u8]) {
-    let len = u32::try_from(bytes.len()).expect("keys and values are limited to far less");
-    out.put_u32_le(len);
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_number_has_one_form(number in any::<u64>(), shift in 0u32..64) {
+            for number in [number >> shift, u64::MAX, 0, 127, 128] {
+                let mut out = Vec::new();
+                put_varint(&mut out, number);
+                prop_assert_eq!(out.len(), varint_bytes(number));
+                prop_assert_eq!(read_varint(&out), Ok((number, out.len())));
+                for end in 0..out.len() {
+                    prop_assert_eq!(read_varint(&out[..end]), Err(malformed("cut short")));
+                }
+                *out.last_mut().unwrap() |= 0x80;
+                out.push(0);
+                prop_assert!(read_varint(&out).is_err(), "a longer form of {}", number);
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_the_shortest_form_or_refused(
+            bytes in proptest::collection::vec(any::<u8>(), 0..12)
+        ) {
+            if let Ok((number, size_bytes)) = read_varint(&bytes) {
+                let mut out = Vec::new();
+                put_varint(&mut out, number);
+                prop_assert_eq!(&out[..], &bytes[..size_bytes]);
+            }
+        }
+    }
 }

@@ -1,37 +1,57 @@
-//! What the service proposes to Raft, and its bytes in the log.
+//! Commands: the entries of the log, as the machine understands them, and their bytes (format 2).
 //!
-//! Everything that decides about a command's effect travels in it: the leader's time, the limits in
-//! force, the session. So nodes of unequal configuration still reach equal states.
+//! Everything that decides about a command's effect travels in it: the cluster version whose rules
+//! hold, the leader's time, the limits in force, the session. So nodes of unequal configuration still
+//! reach equal states.
 //!
 //! ```text
-//!   version u8 = 1 | tag u8 | numbers, u64 little-endian | (a write's operation)
+//!   format u8 = 2 | rules | kind u8 | namespace | principal | auth_revision | time_ms | body | extensions
 //!
-//!   1 open   time_ms  ttl_ms  session_count_max
-//!   2 close  time_ms  session
-//!   3 write  time_ms  session  sequence  lowest_unanswered  value_bytes_max | operation
+//!   kind 1 open    nonce 16 bytes  ttl_ms  window  session_count_max
+//!                  principal_session_count_max  name_len  name
+//!        2 close   index  nonce 16 bytes
+//!        3 write   index  nonce 16 bytes  sequence  lowest_unanswered
+//!                  key_bytes_max  value_bytes_max  answer_bytes_max | operation
+//!        4 to 9    reserved: leases
 //!
-//!   operation:  1 put               key_len u32  value_len u32               key  value
-//!               2 append            key_len u32  value_len u32               key  value
-//!               3 delete            key_len u32                              key
-//!               4 swap by value     key_len u32  value_len u32  expect_len u32  key  value  expect
-//!               5 swap by version   key_len u32  value_len u32  expect u64   key  value
+//!   operation: tag u8 | lengths and numbers | bytes
+//!        1 put               key_len  value_len              | key  value
+//!        2 append            key_len  value_len              | key  value
+//!        3 delete            key_len                         | key
+//!        4 swap by value     key_len  value_len  expect_len  | key  value  expect
+//!        5 swap by version   key_len  value_len  version     | key  value
+//!        6 swap by revision  key_len  value_len  revision    | key  value       since version 2
+//!        7                   reserved: transaction of several keys
 //! ```
 //!
-//! Decoding is strict: another version, an unknown tag, a cut, a leftover, an empty or too long key
-//! are refused. Keys and values are slices of what was decoded.
+//! Numbers are varints (`codec`) but where a width is given. `format` and `rules` keep their places in
+//! every later format, so that each program can name the version to install. `rules` is the cluster
+//! version in force when the command was proposed; an operation of a later version than `rules` is
+//! refused. `namespace`, `principal` and `auth_revision` are reserved and 0, `extensions` is the
+//! length of a reserved section (a lease of the key, a trace) and 0: one byte each.
+//!
+//! [`Command::encode`] is total: its bytes decode to the command, whatever the fields hold. The log
+//! therefore never holds a command of this program that no node can apply. Decoding is strict, and
+//! tells what is newer from what is malformed only for the sake of its error: a node stops at either.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::codec::{DecodeError, DecodeResult, Reader, put_len};
-use crate::operation::{Expect, Operation, SessionId};
+use super::codec::{
+    DecodeError, DecodeResult, Reader, len_bytes, malformed, put_len, put_varint, varint_bytes,
+};
+use crate::operation::{Expect, Nonce, Operation, SessionId};
+use crate::version::{Feature, VERSION_MAX, has};
 
-/// The longest key that a command may name, in bytes; longer ones are malformed.
+/// The longest key that the machine stores, in bytes, whatever limit a command carries. A rule of
+/// every cluster version so far: to change it takes a [`Feature`].
 pub const KEY_BYTES_LIMIT: usize = 64 << 10;
 
-/// The longest value that the machine stores, in bytes, whatever limit a command carries.
+/// The longest value that the machine stores, in bytes, whatever limit a command carries. A rule, as
+/// [`KEY_BYTES_LIMIT`] is.
 pub const VALUE_BYTES_LIMIT: usize = 64 << 20;
 
-const VERSION: u8 = 1;
+/// The only format that is written, and read. Format 1 was never released.
+const FORMAT: u8 = 2;
 
 const OPEN: u8 = 1;
 const CLOSE: u8 = 2;
@@ -42,196 +62,342 @@ const APPEND: u8 = 2;
 const DELETE: u8 = 3;
 const SWAP_BY_VALUE: u8 = 4;
 const SWAP_BY_VERSION: u8 = 5;
+const SWAP_BY_REVISION: u8 = 6;
 
-/// One entry of the log, as the machine understands it.
-///
-/// `time_ms` is *replicated time*: the proposing leader stamps the machine's clock as it was when it
-/// took office plus the monotonic time since. The machine's clock is the largest that it has seen.
+const NONCE_BYTES: usize = 16;
+
+/// One command; see the module.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Command {
-    /// Opens a session; its id is the index of this entry.
-    OpenSession {
-        time_ms: u64,
-        /// The session expires once its last activity is longer ago than this.
-        ttl_ms: u64,
-        /// How many sessions there may be, this one included (at least 1). Those whose last activity
-        /// is the longest ago give way.
-        session_count_max: u64,
-    },
+pub struct Command {
+    /// The cluster version in force at the node that proposes, at least [`Command::rules_min`].
+    pub rules: u32,
+    /// *Replicated time*: the proposing leader stamps the machine's clock as it was when it took
+    /// office plus the monotonic time since. The machine's clock is the largest that it has seen.
+    pub time_ms: u64,
+    pub action: Action,
+}
+
+/// The effect of a [`Command`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Opens a session; its id is the index of the entry and the nonce.
+    OpenSession(Opening),
     /// Ends a session; one that does not exist (any more) is ended already.
-    CloseSession { time_ms: u64, session: SessionId },
+    CloseSession { session: SessionId },
     /// Executes an operation, exactly once for each (session, sequence).
     Write {
-        time_ms: u64,
         session: SessionId,
         /// The request's number in its session, chosen by the client.
         sequence: u64,
-        /// The client has heard the answers of all requests below this one.
+        /// The client has the answers of all requests below this one.
         lowest_unanswered: u64,
-        /// No value may become larger than this, in bytes; [`VALUE_BYTES_LIMIT`] holds anyway.
-        value_bytes_max: u64,
+        limits: WriteLimits,
         operation: Operation,
     },
 }
 
+/// The terms of a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opening {
+    /// Drawn by the leader.
+    pub nonce: Nonce,
+    /// The session expires once its last activity is longer ago than this.
+    pub ttl_ms: u64,
+    /// How many requests of the session may be unanswered, from `lowest_unanswered` on; at least 1.
+    pub window: u32,
+    /// How many sessions there may be, this one included; at least 1. Those whose last activity is
+    /// the longest ago are evicted.
+    pub session_count_max: u64,
+    /// The same for the sessions of this principal.
+    pub principal_session_count_max: u64,
+    /// The name in the client's certificate, as the leader verified it; empty if there is none.
+    pub principal: Bytes,
+}
+
+/// Limits of a write, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WriteLimits {
+    /// Of the key; [`KEY_BYTES_LIMIT`] holds anyway.
+    pub key_bytes_max: u64,
+    /// Of the value that results; [`VALUE_BYTES_LIMIT`] holds anyway.
+    pub value_bytes_max: u64,
+    /// Of the answers that all sessions together remember, each counted as
+    /// [`ANSWER_BYTES`](super::ANSWER_BYTES). Beyond, the session with the most answers is evicted.
+    pub answer_bytes_max: u64,
+}
+
 impl Command {
-    /// One allocation of the exact size. Keys are not empty and at most [`KEY_BYTES_LIMIT`] long,
-    /// which whoever proposes has checked; a longer one would be refused by every decoder.
+    /// The oldest cluster version that knows everything in the command.
+    pub fn rules_min(&self) -> u32 {
+        match &self.action {
+            Action::Write { operation, .. } => {
+                operation_feature(operation).map_or(1, Feature::since)
+            }
+            Action::OpenSession(_) | Action::CloseSession { .. } => 1,
+        }
+    }
+
+    /// Encodes into one allocation of the exact size.
+    ///
+    /// # Panics
+    /// If `rules` does not cover the command: the server checks the cluster version first.
     pub fn encode(&self) -> Bytes {
+        assert!(self.rules >= self.rules_min(), "a command of a later version than the cluster's");
         let size_bytes = self.size_bytes();
         let mut out = BytesMut::with_capacity(size_bytes);
-        out.put_u8(VERSION);
-        match self {
-            Command::OpenSession { time_ms, ttl_ms, session_count_max } => {
-                out.put_u8(OPEN);
-                put_numbers(&mut out, &[*time_ms, *ttl_ms, *session_count_max]);
-            }
-            Command::CloseSession { time_ms, session } => {
-                out.put_u8(CLOSE);
-                put_numbers(&mut out, &[*time_ms, *session]);
-            }
-            Command::Write {
-                time_ms,
-                session,
-                sequence,
-                lowest_unanswered,
-                value_bytes_max,
-                operation,
-            } => {
-                out.put_u8(WRITE);
-                put_numbers(
-                    &mut out,
-                    &[*time_ms, *session, *sequence, *lowest_unanswered, *value_bytes_max],
-                );
+        out.put_u8(FORMAT);
+        put_varint(&mut out, self.rules.into());
+        out.put_u8(match self.action {
+            Action::OpenSession(_) => OPEN,
+            Action::CloseSession { .. } => CLOSE,
+            Action::Write { .. } => WRITE,
+        });
+        // Namespace, principal, auth_revision.
+        out.put_slice(&[0, 0, 0]);
+        put_varint(&mut out, self.time_ms);
+        match &self.action {
+            Action::OpenSession(opening) => encode_opening(opening, &mut out),
+            Action::CloseSession { session } => put_session(&mut out, *session),
+            Action::Write { session, sequence, lowest_unanswered, limits, operation } => {
+                put_session(&mut out, *session);
+                put_varint(&mut out, *sequence);
+                put_varint(&mut out, *lowest_unanswered);
+                put_varint(&mut out, limits.key_bytes_max);
+                put_varint(&mut out, limits.value_bytes_max);
+                put_varint(&mut out, limits.answer_bytes_max);
                 encode_operation(operation, &mut out);
             }
         }
-        debug_assert_eq!(out.len(), size_bytes);
+        // Extensions.
+        out.put_u8(0);
+        assert_eq!(out.len(), size_bytes, "a command is as long as was counted");
         out.freeze()
     }
 
     /// The bytes that [`Command::encode`] returns, counted without encoding.
     pub fn size_bytes(&self) -> usize {
-        const U64: usize = 8;
-        2 + match self {
-            Command::OpenSession { .. } => 3 * U64,
-            Command::CloseSession { .. } => 2 * U64,
-            Command::Write { operation, .. } => 5 * U64 + operation_size_bytes(operation),
+        let head = 6 + varint_bytes(self.rules.into()) + varint_bytes(self.time_ms);
+        head + match &self.action {
+            Action::OpenSession(opening) => {
+                NONCE_BYTES
+                    + varint_bytes(opening.ttl_ms)
+                    + varint_bytes(opening.window.into())
+                    + varint_bytes(opening.session_count_max)
+                    + varint_bytes(opening.principal_session_count_max)
+                    + len_bytes(&opening.principal)
+                    + opening.principal.len()
+            }
+            Action::CloseSession { session } => session_bytes(*session),
+            Action::Write { session, sequence, lowest_unanswered, limits, operation } => {
+                session_bytes(*session)
+                    + varint_bytes(*sequence)
+                    + varint_bytes(*lowest_unanswered)
+                    + varint_bytes(limits.key_bytes_max)
+                    + varint_bytes(limits.value_bytes_max)
+                    + varint_bytes(limits.answer_bytes_max)
+                    + operation_bytes(operation)
+            }
         }
     }
 
     /// Reads a command back; its keys and values share `bytes`.
     ///
     /// # Errors
-    /// Anything that `encode` would not have written, but for a key that is too long or empty.
+    /// Bytes that `encode` would not have written.
     pub fn decode(bytes: Bytes) -> Result<Command, DecodeError> {
         let mut reader = Reader::new(bytes);
-        if reader.u8()? != VERSION {
-            return Err(DecodeError("another version of the command format"));
+        match reader.u8()? {
+            FORMAT => {}
+            0 | 1 => return Err(malformed("format 1 of commands, which no release has written")),
+            _ => return Err(newer_format(&mut reader)),
         }
-        let command = match reader.u8()? {
-            OPEN => Command::OpenSession {
-                time_ms: reader.u64()?,
-                ttl_ms: reader.u64()?,
-                session_count_max: reader.u64()?,
+        let rules = reader.varint_u32()?;
+        match rules {
+            0 => return Err(malformed("a command of no cluster version")),
+            1..=VERSION_MAX => {}
+            _ => return Err(DecodeError::NewerRules(rules)),
+        }
+        let kind = reader.u8()?;
+        reader.reserved("a namespace")?;
+        reader.reserved("a principal")?;
+        reader.reserved("a revision of the permissions")?;
+        let time_ms = reader.varint()?;
+        let action = match kind {
+            OPEN => Action::OpenSession(decode_opening(&mut reader)?),
+            CLOSE => Action::CloseSession { session: read_session(&mut reader)? },
+            WRITE => Action::Write {
+                session: read_session(&mut reader)?,
+                sequence: reader.varint()?,
+                lowest_unanswered: reader.varint()?,
+                limits: WriteLimits {
+                    key_bytes_max: reader.varint()?,
+                    value_bytes_max: reader.varint()?,
+                    answer_bytes_max: reader.varint()?,
+                },
+                operation: decode_operation(&mut reader, rules)?,
             },
-            CLOSE => Command::CloseSession { time_ms: reader.u64()?, session: reader.u64()? },
-            WRITE => Command::Write {
-                time_ms: reader.u64()?,
-                session: reader.u64()?,
-                sequence: reader.u64()?,
-                lowest_unanswered: reader.u64()?,
-                value_bytes_max: reader.u64()?,
-                operation: decode_operation(&mut reader)?,
-            },
-            _ => return Err(DecodeError("unknown command")),
+            _ => return Err(DecodeError::Newer("an unknown kind of command")),
         };
+        reader.reserved("an extension of a command")?;
         reader.finish()?;
-        Ok(command)
+        Ok(Command { rules, time_ms, action })
     }
 }
 
-fn put_numbers(out: &mut BytesMut, numbers: &[u64]) {
-    for number in numbers {
-        out.put_u64_le(*number);
+/// A later format has `rules` in the same place.
+fn newer_format(reader: &mut Reader) -> DecodeError {
+    match reader.varint_u32() {
+        Ok(rules) if rules > VERSION_MAX => DecodeError::NewerRules(rules),
+        Ok(_) | Err(_) => DecodeError::Newer("an unknown format of commands"),
     }
 }
 
-fn operation_size_bytes(operation: &Operation) -> usize {
-    1 + match operation {
-        Operation::Put { key, value } | Operation::Append { key, value } => {
-            8 + key.len() + value.len()
-        }
-        Operation::Delete { key } => 4 + key.len(),
-        Operation::CompareAndSwap { key, expect: Expect::Value(expect), value } => {
-            12 + key.len() + value.len() + expect.len()
-        }
-        Operation::CompareAndSwap { key, expect: Expect::Version(_), value } => {
-            16 + key.len() + value.len()
+fn put_session(out: &mut BytesMut, session: SessionId) {
+    put_varint(out, session.index);
+    out.put_u128_le(session.nonce.0);
+}
+
+fn session_bytes(session: SessionId) -> usize {
+    varint_bytes(session.index) + NONCE_BYTES
+}
+
+fn read_session(reader: &mut Reader) -> DecodeResult<SessionId> {
+    Ok(SessionId { index: reader.varint()?, nonce: Nonce(reader.u128()?) })
+}
+
+fn encode_opening(opening: &Opening, out: &mut BytesMut) {
+    out.put_u128_le(opening.nonce.0);
+    put_varint(out, opening.ttl_ms);
+    put_varint(out, opening.window.into());
+    put_varint(out, opening.session_count_max);
+    put_varint(out, opening.principal_session_count_max);
+    put_len(out, &opening.principal);
+    out.put_slice(&opening.principal);
+}
+
+fn decode_opening(reader: &mut Reader) -> DecodeResult<Opening> {
+    Ok(Opening {
+        nonce: Nonce(reader.u128()?),
+        ttl_ms: reader.varint()?,
+        window: reader.varint_u32()?,
+        session_count_max: reader.varint()?,
+        principal_session_count_max: reader.varint()?,
+        principal: {
+            let size_bytes = reader.varint()?;
+            reader.bytes(size_bytes)?
+        },
+    })
+}
+
+/// The feature that an operation needs, if version 1 does not have it.
+fn operation_feature(operation: &Operation) -> Option<Feature> {
+    match operation {
+        Operation::Put { .. }
+        | Operation::Append { .. }
+        | Operation::Delete { .. }
+        | Operation::CompareAndSwap { expect: Expect::Value(_) | Expect::Version(_), .. } => None,
+        Operation::CompareAndSwap { expect: Expect::Revision(_), .. } => {
+            Some(Feature::CompareRevision)
         }
     }
 }
 
-fn encode_operation(operation: &Operation, out: &mut BytesMut) {
-    let (tag, key, value) = match operation {
-        Operation::Put { key, value } => (PUT, key, Some(value)),
-        Operation::Append { key, value } => (APPEND, key, Some(value)),
-        Operation::Delete { key } => (DELETE, key, None),
-        Operation::CompareAndSwap { key, expect: Expect::Value(_), value } => {
-            (SWAP_BY_VALUE, key, Some(value))
+/// Tag, value and, of a swap, its condition.
+fn parts(operation: &Operation) -> (u8, Option<&Bytes>, Option<&Expect>) {
+    match operation {
+        Operation::Put { value, .. } => (PUT, Some(value), None),
+        Operation::Append { value, .. } => (APPEND, Some(value), None),
+        Operation::Delete { .. } => (DELETE, None, None),
+        Operation::CompareAndSwap { expect, value, .. } => {
+            let tag = match expect {
+                Expect::Value(_) => SWAP_BY_VALUE,
+                Expect::Version(_) => SWAP_BY_VERSION,
+                Expect::Revision(_) => SWAP_BY_REVISION,
+            };
+            (tag, Some(value), Some(expect))
         }
-        Operation::CompareAndSwap { key, expect: Expect::Version(_), value } => {
-            (SWAP_BY_VERSION, key, Some(value))
+    }
+}
+
+fn operation_bytes(operation: &Operation) -> usize {
+    let (_, value, expect) = parts(operation);
+    let counted = |bytes: &Bytes| len_bytes(bytes) + bytes.len();
+    1 + counted(operation.key())
+        + value.map_or(0, counted)
+        + match expect {
+            None => 0,
+            Some(Expect::Value(expect)) => counted(expect),
+            Some(Expect::Version(number) | Expect::Revision(number)) => varint_bytes(*number),
         }
-    };
+}
+
+/// An operation up to its bytes.
+fn encode_operation_head(operation: &Operation, out: &mut impl BufMut) {
+    let (tag, value, expect) = parts(operation);
     out.put_u8(tag);
-    put_len(out, key);
+    put_len(out, operation.key());
     if let Some(value) = value {
         put_len(out, value);
     }
-    match operation {
-        Operation::CompareAndSwap { expect: Expect::Value(expect), .. } => put_len(out, expect),
-        Operation::CompareAndSwap { expect: Expect::Version(version), .. } => {
-            out.put_u64_le(*version);
-        }
-        Operation::Put { .. } | Operation::Append { .. } | Operation::Delete { .. } => {}
-    }
-    out.put_slice(key);
-    if let Some(value) = value {
-        out.put_slice(value);
-    }
-    if let Operation::CompareAndSwap { expect: Expect::Value(expect), .. } = operation {
-        out.put_slice(expect);
+    match expect {
+        None => {}
+        Some(Expect::Value(expect)) => put_len(out, expect),
+        Some(Expect::Version(number) | Expect::Revision(number)) => put_varint(out, *number),
     }
 }
 
-fn decode_operation(reader: &mut Reader) -> DecodeResult<Operation> {
+/// The bytes of an operation behind its head, in their order.
+fn operation_payload(operation: &Operation) -> impl Iterator<Item = &Bytes> {
+    let (_, value, expect) = parts(operation);
+    let expect = expect.and_then(|expect| match expect {
+        Expect::Value(expect) => Some(expect),
+        Expect::Version(_) | Expect::Revision(_) => None,
+    });
+    [Some(operation.key()), value, expect].into_iter().flatten()
+}
+
+fn encode_operation(operation: &Operation, out: &mut BytesMut) {
+    encode_operation_head(operation, out);
+    operation_payload(operation).for_each(|bytes| out.put_slice(bytes));
+}
+
+/// CRC-32C of an operation's encoding: tells a repeated request from another one of the same number.
+/// It is no secret and proves nothing; the nonce keeps other clients out of a session.
+pub(super) fn digest(operation: &Operation) -> u32 {
+    const HEAD_BYTES_MAX: usize = 1 + 3 * super::codec::VARINT_BYTES_MAX;
+    let mut head = [0; HEAD_BYTES_MAX];
+    let mut rest = &mut head[..];
+    encode_operation_head(operation, &mut rest);
+    let size_bytes = HEAD_BYTES_MAX - rest.len();
+    let crc = crc32c::crc32c(&head[..size_bytes]);
+    operation_payload(operation).fold(crc, |crc, bytes| crc32c::crc32c_append(crc, bytes))
+}
+
+fn decode_operation(reader: &mut Reader, rules: u32) -> DecodeResult<Operation> {
     let tag = reader.u8()?;
-    let key_len = reader.u32()?;
-    if key_len == 0 || key_len as usize > KEY_BYTES_LIMIT {
-        return Err(DecodeError("a key is empty or too long"));
+    match tag {
+        PUT | APPEND | DELETE | SWAP_BY_VALUE | SWAP_BY_VERSION => {}
+        SWAP_BY_REVISION if has(rules, Feature::CompareRevision) => {}
+        SWAP_BY_REVISION if has(VERSION_MAX, Feature::CompareRevision) => {
+            return Err(malformed("a swap by revision before the cluster's version has it"));
+        }
+        _ => return Err(DecodeError::Newer("an unknown operation")),
     }
+    let key_len = reader.varint()?;
+    if tag == DELETE {
+        return Ok(Operation::Delete { key: reader.bytes(key_len)? });
+    }
+    let value_len = reader.varint()?;
+    // Of a swap: a length, a version or a revision.
+    let number = if matches!(tag, PUT | APPEND) { 0 } else { reader.varint()? };
+    let (key, value) = (reader.bytes(key_len)?, reader.bytes(value_len)?);
+    let swap = |key, value, expect| Operation::CompareAndSwap { key, expect, value };
     Ok(match tag {
-        PUT => {
-            let value_len = reader.u32()?;
-            Operation::Put { key: reader.bytes(key_len)?, value: reader.bytes(value_len)? }
-        }
-        APPEND => {
-            let value_len = reader.u32()?;
-            Operation::Append { key: reader.bytes(key_len)?, value: reader.bytes(value_len)? }
-        }
-        DELETE => Operation::Delete { key: reader.bytes(key_len)? },
-        SWAP_BY_VALUE => {
-            let (value_len, expect_len) = (reader.u32()?, reader.u32()?);
-            let (key, value) = (reader.bytes(key_len)?, reader.bytes(value_len)?);
-            let expect = Expect::Value(reader.bytes(expect_len)?);
-            Operation::CompareAndSwap { key, expect, value }
-        }
-        SWAP_BY_VERSION => {
-            let (value_len, expect) = (reader.u32()?, Expect::Version(reader.u64()?));
-            let (key, value) = (reader.bytes(key_len)?, reader.bytes(value_len)?);
-            Operation::CompareAndSwap { key, expect, value }
-        }
-        _ => return Err(DecodeError("unknown operation")),
+        PUT => Operation::Put { key, value },
+        APPEND => Operation::Append { key, value },
+        SWAP_BY_VALUE => swap(key, value, Expect::Value(reader.bytes(number)?)),
+        SWAP_BY_VERSION => swap(key, value, Expect::Version(number)),
+        SWAP_BY_REVISION => swap(key, value, Expect::Revision(number)),
+        _ => unreachable!("told apart above"),
     })
 }

@@ -1,21 +1,29 @@
-//! What each operation does to its key.
+//! Operations on keys.
 //!
-//! Reads the key, decides, then writes: an operation that is refused or that changes nothing has
+//! Each reads its key, decides, then writes: an operation that is refused or that changes nothing has
 //! touched nothing. The revision of a change is the index of its entry.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use raft_core::state_machine::MachineResult;
 
+use super::answers::Outcome;
+use super::command::{KEY_BYTES_LIMIT, VALUE_BYTES_LIMIT, WriteLimits};
 use super::engine::{Engine, Versions};
-use super::sessions::Outcome;
 use crate::operation::{Expect, Operation, Record, Refusal, Revision, WriteAnswer};
 
 pub(super) fn execute(
     engine: &mut dyn Engine,
     operation: Operation,
     revision: Revision,
-    value_bytes_max: u64,
+    limits: &WriteLimits,
 ) -> MachineResult<Outcome> {
+    let key_bytes_max = limits.key_bytes_max.min(KEY_BYTES_LIMIT as u64);
+    let value_bytes_max = limits.value_bytes_max.min(VALUE_BYTES_LIMIT as u64);
+    let key_bytes = operation.key().len() as u64;
+    if key_bytes == 0 || key_bytes > key_bytes_max {
+        let limit_bytes = key_bytes_max;
+        return Ok(Err(Refusal::KeyOutOfRange { size_bytes: key_bytes, limit_bytes }));
+    }
     match operation {
         Operation::Put { key, value } => {
             let before = engine.versions(&key)?;
@@ -40,12 +48,15 @@ pub(super) fn execute(
     }
 }
 
-/// It asks nothing of its key but the versions, and moves no value: it does not cost more the more there is.
+/// Returns true if the operation reads nothing of its key but the versions, and moves no value: its
+/// cost does not grow with the value.
 pub(super) fn reads_versions_only(operation: &Operation) -> bool {
     match operation {
         Operation::Put { .. }
         | Operation::Delete { .. }
-        | Operation::CompareAndSwap { expect: Expect::Version(_), .. } => true,
+        | Operation::CompareAndSwap { expect: Expect::Version(_) | Expect::Revision(_), .. } => {
+            true
+        }
         Operation::Append { .. } | Operation::CompareAndSwap { expect: Expect::Value(_), .. } => {
             false
         }
@@ -87,6 +98,10 @@ fn compare(
         Expect::Version(expected) => {
             let before = engine.versions(key)?;
             (before, before.map_or(0, |before| before.version) == *expected)
+        }
+        Expect::Revision(expected) => {
+            let before = engine.versions(key)?;
+            (before, before.map_or(0, |before| before.modify_revision) == *expected)
         }
     })
 }

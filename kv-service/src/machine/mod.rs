@@ -1,25 +1,29 @@
 //! The replicated key-value store as a state machine.
 //!
-//! [`KvMachine`] decodes what Raft has committed, sees to it that each request takes effect exactly
-//! once (`sessions`), executes it (`execute`) on one of two engines (`engine`), and turns the state
-//! into a stream and back (`snapshot`). Equal entries lead to equal states on every node: whatever
-//! decides travels in the command, time included.
+//! [`KvMachine`] decodes committed entries, executes each request exactly once (`sessions`,
+//! `execute`) on one of two engines (`engine`), and turns the state into a stream and back
+//! (`snapshot`). Equal entries lead to equal states on every node: everything that decides travels in
+//! the command, time and limits included.
 //!
 //! * Data, sessions, clock and position change together or not at all, in memory as on disk.
-//! * A command that makes no sense is answered [`Output::Malformed`] by every node, and changes
-//!   nothing but the position.
+//! * An entry that this program cannot decode stops the node (S3). No node skips an entry: a newer
+//!   node may have executed it. Only nodes of the cluster propose entries, and
+//!   [`Command::encode`] writes nothing that it cannot read, so an entry of no version at all is
+//!   damage or a fault of the program around the node; such a node stops as well, because whether
+//!   its peers read the same bytes cannot be told here.
 //! * A snapshot taken by one engine can be restored by the other.
 //!
-//! Who may write what, how large a frame may be, and where a leader's time comes from is the
-//! server's business.
+//! Permissions, the size of frames and the source of a leader's time are the server's business.
 
 mod answers;
 mod codec;
 pub mod command;
 mod engine;
+mod evictions;
 mod execute;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
+mod session;
 mod sessions;
 mod snapshot;
 
@@ -27,42 +31,53 @@ use bytes::Bytes;
 use raft_core::state_machine::{
     Flusher, MachineError, MachineResult, SnapshotSource, StateMachine,
 };
-use raft_core::types::{Entry, Index, Payload, Position, SnapshotMeta};
+use raft_core::types::{Configuration, Entry, Index, Payload, Position, SnapshotMeta};
 use serde::{Deserialize, Serialize};
 
 pub use codec::DecodeError;
-pub use command::{Command, KEY_BYTES_LIMIT, VALUE_BYTES_LIMIT};
+pub use command::{Action, Command, KEY_BYTES_LIMIT, Opening, VALUE_BYTES_LIMIT, WriteLimits};
 #[cfg(feature = "rocksdb")]
 pub use engine::rocksdb::RocksStateOptions;
-pub use sessions::SESSION_WINDOW;
+pub use session::ANSWER_BYTES;
 
-use crate::operation::{self, Operation, Refusal, SessionId, WriteAnswer};
-use engine::{Engine, Head};
-use sessions::{Admission, Sessions};
+use crate::operation::{self, Refusal, SessionId, WriteAnswer};
+use crate::version::{VERSION_MAX, VERSION_MIN};
+use engine::{Engine, Head, ScanLimits};
+use sessions::{Admission, Place, Sessions};
 use snapshot::{SnapshotDecoder, SnapshotEncoder};
 
-/// About how many bytes of keys and values one page of a scan holds; a page has at least one record.
+/// How many requests of a session may be unanswered, by default (`Opening::window`).
+pub const SESSION_WINDOW: u32 = 1024;
+
+/// Bytes of the answers that all sessions remember, by default (`WriteLimits::answer_bytes_max`).
+pub const SESSION_ANSWER_BYTES_MAX: u64 = 64 << 20;
+
+/// About how many bytes of keys and values one page of a scan holds, at most.
 pub const SCAN_PAGE_BYTES_MAX: usize = 1 << 20;
 
-/// What an engine holds back before it must write: a replay after a restart comes in one piece.
+/// Keys, deleted ones included, that one page of a scan examines at most (S13).
+pub const SCAN_WORDS_MAX: usize = 16 << 10;
+
+/// Entries and bytes that an engine holds back before it must write: a replay after a restart comes
+/// in one piece.
 const COMMIT_ENTRIES_MAX: usize = 1024;
 const COMMIT_BYTES_MAX: u64 = 4 << 20;
 
-/// What a command answers to whoever proposed it.
+/// The output of a command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Output {
     SessionOpened {
         session: SessionId,
+        /// How many of its requests may be unanswered.
+        window: u32,
     },
     /// Also when there was no such session.
     SessionClosed,
     Written(WriteAnswer),
     Refused(Refusal),
-    /// The entry is no command that this version understands. It changed nothing.
-    Malformed,
 }
 
-/// What the machine can be asked.
+/// A query of the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Question {
     Read(operation::Query),
@@ -98,38 +113,34 @@ impl KvMachine {
     }
 
     fn execute(&mut self, index: Index, bytes: &Bytes) -> MachineResult<Output> {
-        let Ok(command) = Command::decode(bytes.clone()) else {
-            return Ok(Output::Malformed);
-        };
-        let (Command::OpenSession { time_ms, .. }
-        | Command::CloseSession { time_ms, .. }
-        | Command::Write { time_ms, .. }) = command;
-        self.head.clock_ms = self.head.clock_ms.max(time_ms);
-        self.sessions.expire(self.head.clock_ms);
-        Ok(match command {
-            Command::OpenSession { ttl_ms, session_count_max, .. } => {
-                self.sessions.open(index, self.head.clock_ms, ttl_ms, session_count_max);
-                Output::SessionOpened { session: index }
+        let command = Command::decode(bytes.clone()).map_err(|error| unreadable(index, error))?;
+        self.head.clock_ms = self.head.clock_ms.max(command.time_ms);
+        self.head.rules = self.head.rules.max(command.rules);
+        let clock_ms = self.head.clock_ms;
+        self.sessions.expire(clock_ms);
+        Ok(match command.action {
+            Action::OpenSession(opening) => {
+                self.sessions.open(index, clock_ms, &opening);
+                let session = SessionId { index, nonce: opening.nonce };
+                Output::SessionOpened { session, window: opening.window.max(1) }
             }
-            Command::CloseSession { session, .. } => {
+            Action::CloseSession { session } => {
                 self.sessions.close(session);
                 Output::SessionClosed
             }
-            Command::Write {
-                session,
-                sequence,
-                lowest_unanswered,
-                value_bytes_max,
-                operation,
-                ..
-            } => {
-                let clock_ms = self.head.clock_ms;
-                match self.sessions.admit(session, sequence, lowest_unanswered, clock_ms) {
+            Action::Write { session, sequence, lowest_unanswered, limits, operation } => {
+                let digest = command::digest(&operation);
+                let place = Place { session, sequence, lowest_unanswered, digest };
+                match self.sessions.admit(&place, clock_ms) {
                     Admission::Refused(refusal) => Output::Refused(refusal),
                     Admission::Answered(outcome) => Output::from(outcome),
                     Admission::Execute => {
-                        let outcome = self.write(operation, index, value_bytes_max)?;
-                        self.sessions.answer(session, sequence, outcome);
+                        let outcome =
+                            execute::execute(&mut *self.engine, operation, index, &limits)?;
+                        if outcome.is_ok_and(|answer| answer.changed) {
+                            self.head.revision = index;
+                        }
+                        self.sessions.answer(&place, outcome, limits.answer_bytes_max);
                         Output::from(outcome)
                     }
                 }
@@ -137,14 +148,19 @@ impl KvMachine {
         })
     }
 
-    fn write(
+    /// A version that this program does not support stops it here, before any entry under it.
+    fn on_configuration(
         &mut self,
-        operation: Operation,
         index: Index,
-        value_bytes_max: u64,
-    ) -> MachineResult<Result<WriteAnswer, Refusal>> {
-        let value_bytes_max = value_bytes_max.min(VALUE_BYTES_LIMIT as u64);
-        execute::execute(&mut *self.engine, operation, index, value_bytes_max)
+        configuration: &Configuration,
+    ) -> MachineResult<()> {
+        let rules = configuration.cluster_version;
+        if rules > VERSION_MAX {
+            return Err(unreadable(index, DecodeError::NewerRules(rules)));
+        }
+        self.head.rules = self.head.rules.max(rules);
+        self.head.generation = self.head.generation.max(configuration.generation);
+        Ok(())
     }
 
     fn commit(&mut self) -> MachineResult<()> {
@@ -176,8 +192,12 @@ impl StateMachine for KvMachine {
         let (mut pending_count, mut pending_bytes) = (0, 0);
         for entry in entries {
             assert_eq!(entry.index, self.head.position.index + 1, "entries come in order, once");
-            if let Payload::Command(bytes) = &entry.payload {
-                outputs.push(self.execute(entry.index, bytes)?);
+            match &entry.payload {
+                Payload::Command(bytes) => outputs.push(self.execute(entry.index, bytes)?),
+                Payload::Configuration(configuration) => {
+                    self.on_configuration(entry.index, configuration)?;
+                }
+                Payload::Noop => {}
             }
             self.head.position = entry.position();
             pending_count += 1;
@@ -197,7 +217,12 @@ impl StateMachine for KvMachine {
                 Reply::Read(operation::Answer::Get(self.engine.get(&key)?))
             }
             Question::Read(operation::Query::Scan { start, end, limit }) => {
-                let page = self.engine.scan(&start, &end, limit.max(1), SCAN_PAGE_BYTES_MAX)?;
+                let limits = ScanLimits {
+                    records_max: limit.max(1) as usize,
+                    bytes_max: SCAN_PAGE_BYTES_MAX,
+                    words_max: SCAN_WORDS_MAX,
+                };
+                let page = self.engine.scan(&start, &end, &limits)?;
                 Reply::Read(operation::Answer::Scan(page))
             }
         })
@@ -237,16 +262,33 @@ impl StateMachine for KvMachine {
     fn applies_at_once(&self, entries: &[Entry]) -> bool {
         entries.iter().all(|entry| match &entry.payload {
             Payload::Command(bytes) => match Command::decode(bytes.clone()) {
-                Ok(Command::Write { operation, .. }) => {
+                Ok(Command { action: Action::Write { operation, .. }, .. }) => {
                     execute::reads_versions_only(&operation)
                         && self.engine.writes_at_once(operation.key())
                 }
                 // Rare.
-                Ok(Command::OpenSession { .. } | Command::CloseSession { .. }) | Err(_) => false,
+                Ok(Command { .. }) | Err(_) => false,
             },
             Payload::Noop | Payload::Configuration(_) => false,
         })
     }
+}
+
+/// A committed entry that cannot be decoded. The node stops, so every text says what to start.
+fn unreadable(index: Index, error: DecodeError) -> MachineError {
+    MachineError(match error.is_newer() {
+        true => format!(
+            "entry {index} was written by a newer version of kv ({error}; this program supports \
+             cluster versions {VERSION_MIN} to {VERSION_MAX}): start that version on this node. The \
+             node stops here and skips nothing, and no data is lost"
+        ),
+        false => format!(
+            "entry {index} is no command of any version of kv ({error}): it was damaged, or \
+             proposed past the server. The node stops here, because to skip it might make its state \
+             differ from that of its peers. If the peers run, empty this node's data directory and \
+             let it join again; if all stop here, restore a backup"
+        ),
+    })
 }
 
 fn no_restore() -> MachineError {

@@ -1,32 +1,46 @@
-//! The state as a stream of bytes, the same for every engine.
+//! The state as a stream of bytes, the same for every engine (format 2).
 //!
 //! ```text
-//!   "KVSNAP" | version u16 = 1
-//!   section*  =  kind u8 | length u32 | payload          all numbers little-endian
+//!   "KVSNAP" | format u16 = 2, little-endian
+//!   section*  =  kind u8 | length u32, little-endian | payload
 //!
-//!   1 head      term u64  index u64  clock_ms u64                               once, first
-//!   2 sessions  (id u64  session)+                                              ascending ids
-//!   3 records   (key_len u32  value_len u32  version u64  create_revision u64
-//!                modify_revision u64  key  value)+                              ascending keys
-//!   4 end       session_count u64  record_count u64                             once, last
+//!   1 head      term  index  clock_ms  revision  generation  rules                once, first
+//!   2 sessions  (index  session)+                                                 ascending
+//!   3 records   (flags u8 = 0  key_len  value_len  version  create_revision
+//!                modify_revision  key  value)+                                    ascending keys
+//!   4 end       session_count  record_count                                       once, last
 //! ```
 //!
+//! Numbers in payloads are varints (`codec`). `rules` is the newest cluster version that the state may
+//! hold: an older program refuses the stream and names the version to install, as it does for a
+//! section or a record of an unknown kind. The other flags of a record are reserved, as on disk.
+//!
 //! Sessions come before records. Both sides need memory for one section at a time. The storage below
-//! guards the bytes by checksums; decoding is strict all the same, and refuses whatever the encoder
-//! would not have written: a stream that ends early, out of order, or with something behind its end, and
-//! sessions and records that the state at its index cannot hold.
+//! guards the bytes by checksums; decoding is strict all the same, and refuses everything that the
+//! encoder would not have written: a stream that ends early, out of order, or with something behind
+//! its end, and sessions and records that the state at its index cannot hold.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use raft_core::state_machine::{MachineError, MachineResult, SnapshotSource};
 use raft_core::types::{Index, Position};
 
-use super::codec::{DecodeError, DecodeResult, Reader, check_versions, put_len};
+use super::codec::{
+    DecodeError, DecodeResult, Reader, VARINT_BYTES_MAX, check_versions, malformed, put_len,
+    put_varint,
+};
 use super::command::{KEY_BYTES_LIMIT, VALUE_BYTES_LIMIT};
-use super::engine::{Engine, Head, View};
-use super::sessions::{Session, SessionMap, Sessions};
-use crate::operation::{Record, SessionId};
+use super::engine::{Engine, Head, View, format};
+use super::session::Session;
+use super::sessions::{SessionMap, Sessions};
+use crate::operation::{Record, Revision};
+use crate::version::{VERSION_MAX, VERSION_MIN};
 
-const MAGIC: [u8; 8] = *b"KVSNAP\x01\x00";
+const MAGIC: [u8; 6] = *b"KVSNAP";
+
+/// The only format that is written, and read. Format 1 was never released.
+const FORMAT: u16 = 2;
+
+const START_BYTES: usize = MAGIC.len() + 2;
 
 const HEAD: u8 = 1;
 const SESSIONS: u8 = 2;
@@ -34,19 +48,22 @@ const RECORDS: u8 = 3;
 const END: u8 = 4;
 
 const SECTION_HEAD_BYTES: usize = 5;
-const RECORD_HEAD_BYTES: usize = 2 * 4 + 3 * 8;
+const RECORD_HEAD_BYTES_MAX: usize = 1 + 5 * VARINT_BYTES_MAX;
+
+/// A record without `modified_by` and lease.
+const PLAIN: u8 = 0;
 
 /// Where the encoder ends a section, in bytes; the last session or record may exceed it.
 const SECTION_BYTES_TARGET: usize = 64 << 10;
 
 /// The largest section that a decoder gathers: a record of the largest size and those before it.
 const SECTION_BYTES_MAX: usize =
-    SECTION_BYTES_TARGET + RECORD_HEAD_BYTES + KEY_BYTES_LIMIT + VALUE_BYTES_LIMIT;
+    SECTION_BYTES_TARGET + RECORD_HEAD_BYTES_MAX + KEY_BYTES_LIMIT + VALUE_BYTES_LIMIT;
 
 enum Stage {
     Head,
-    /// Sessions with ids from here on.
-    Sessions(SessionId),
+    /// Sessions of this index and later ones.
+    Sessions(Index),
     Records,
     Ended,
 }
@@ -71,12 +88,8 @@ impl SnapshotEncoder {
         match self.stage {
             Stage::Head => {
                 self.out.put_slice(&MAGIC);
-                let Head { position, clock_ms } = self.head;
-                self.section(HEAD, |_, out| {
-                    for number in [position.term, position.index, clock_ms] {
-                        out.put_u64_le(number);
-                    }
-                });
+                self.out.put_u16_le(FORMAT);
+                self.section(HEAD, |this, out| format::put_head(this.head, out));
                 self.stage = Stage::Sessions(0);
             }
             Stage::Sessions(from) => {
@@ -89,7 +102,7 @@ impl SnapshotEncoder {
                                 next = Some(*id);
                                 break;
                             }
-                            out.put_u64_le(*id);
+                            put_varint(out, *id);
                             session.encode(out);
                         }
                     });
@@ -100,7 +113,7 @@ impl SnapshotEncoder {
                 let page = self.view.next_page(SECTION_BYTES_TARGET)?;
                 if page.is_empty() {
                     let counts = [self.sessions.len() as u64, self.record_count];
-                    self.section(END, |_, out| counts.map(|count| out.put_u64_le(count)));
+                    self.section(END, |_, out| counts.map(|count| put_varint(out, count)));
                     self.stage = Stage::Ended;
                 } else {
                     self.record_count += page.len() as u64;
@@ -146,24 +159,28 @@ impl SnapshotSource for SnapshotEncoder {
 }
 
 fn encode_record(key: &[u8], record: &Record, out: &mut BytesMut) {
-    out.reserve(RECORD_HEAD_BYTES + key.len() + record.value.len());
+    out.reserve(RECORD_HEAD_BYTES_MAX + key.len() + record.value.len());
+    out.put_u8(PLAIN);
     put_len(out, key);
     put_len(out, &record.value);
-    out.put_u64_le(record.version);
-    out.put_u64_le(record.create_revision);
-    out.put_u64_le(record.modify_revision);
+    put_varint(out, record.version);
+    put_varint(out, record.create_revision);
+    put_varint(out, record.modify_revision);
     out.put_slice(key);
     out.put_slice(&record.value);
 }
 
 fn decode_record(reader: &mut Reader) -> DecodeResult<(Bytes, Record)> {
-    let (key_len, value_len) = (reader.u32()?, reader.u32()?);
-    let (version, create_revision) = (reader.u64()?, reader.u64()?);
-    let modify_revision = reader.u64()?;
+    if reader.u8()? != PLAIN {
+        return Err(DecodeError::Newer("a newer kind of record"));
+    }
+    let (key_len, value_len) = (reader.varint()?, reader.varint()?);
+    let (version, create_revision) = (reader.varint()?, reader.varint()?);
+    let modify_revision = reader.varint()?;
     check_versions(version, create_revision, modify_revision)?;
     let (key, value) = (reader.bytes(key_len)?, reader.bytes(value_len)?);
     if key.is_empty() || key.len() > KEY_BYTES_LIMIT || value.len() > VALUE_BYTES_LIMIT {
-        return Err(DecodeError("a key or value is beyond its limits"));
+        return Err(malformed("a key or value is beyond its limits"));
     }
     Ok((key, Record { value, version, create_revision, modify_revision }))
 }
@@ -198,13 +215,9 @@ impl SnapshotDecoder {
     pub(super) fn push(&mut self, chunk: Bytes, engine: &mut dyn Engine) -> MachineResult<()> {
         self.buffer.extend_from_slice(&chunk);
         if !self.magic_seen {
-            if self.buffer.len() < MAGIC.len() {
-                return Ok(());
-            }
-            if self.buffer[..MAGIC.len()] != MAGIC {
-                return Err(refused(DecodeError("no snapshot of a known version")));
-            }
-            self.buffer.advance(MAGIC.len());
+            let Some(start) = self.buffer.first_chunk::<START_BYTES>() else { return Ok(()) };
+            check_start(start).map_err(refused)?;
+            self.buffer.advance(START_BYTES);
             self.magic_seen = true;
         }
         while let Some((kind, payload)) = self.take_section().map_err(refused)? {
@@ -221,7 +234,7 @@ impl SnapshotDecoder {
         let [kind, length @ ..] = *head;
         let length = u32::from_le_bytes(length) as usize;
         if length > SECTION_BYTES_MAX {
-            return Err(DecodeError("a section is beyond its limit"));
+            return Err(malformed("a section is beyond its limit"));
         }
         if rest.len() < length {
             return Ok(None);
@@ -238,8 +251,8 @@ impl SnapshotDecoder {
     ) -> MachineResult<()> {
         let mut reader = Reader::new(payload);
         match (kind, self.head) {
-            _ if self.ended => return Err(refused(DecodeError("something follows the end"))),
-            _ if reader.is_empty() => return Err(refused(DecodeError("a section is empty"))),
+            _ if self.ended => return Err(refused(malformed("something follows the end"))),
+            _ if reader.is_empty() => return Err(refused(malformed("a section is empty"))),
             (HEAD, None) => self.on_head(&mut reader).map_err(refused)?,
             (SESSIONS, Some(head)) if self.record_count == 0 => {
                 self.on_sessions(&mut reader, head.position.index).map_err(refused)?;
@@ -247,7 +260,7 @@ impl SnapshotDecoder {
             (RECORDS, Some(head)) => {
                 while !reader.is_empty() {
                     let (key, record) =
-                        self.next_record(&mut reader, head.position.index).map_err(refused)?;
+                        self.next_record(&mut reader, head.revision).map_err(refused)?;
                     engine.restore_record(key, record)?;
                 }
             }
@@ -255,23 +268,24 @@ impl SnapshotDecoder {
                 let counts = self.on_end(&mut reader);
                 counts.map_err(refused)?;
             }
-            _ => return Err(refused(DecodeError("a section is unknown or out of order"))),
+            (HEAD..=END, _) => return Err(refused(malformed("a section is out of order"))),
+            _ => return Err(refused(DecodeError::Newer("an unknown section of a snapshot"))),
         }
         reader.finish().map_err(refused)
     }
 
     fn on_head(&mut self, reader: &mut Reader) -> DecodeResult<()> {
-        let position = Position::new(reader.u64()?, reader.u64()?);
-        if position != self.expected {
-            return Err(DecodeError("the snapshot is of another position than announced"));
+        let head = format::read_head(reader)?;
+        if head.position != self.expected {
+            return Err(malformed("the snapshot is of another position than announced"));
         }
-        self.head = Some(Head { position, clock_ms: reader.u64()? });
+        self.head = Some(head);
         Ok(())
     }
 
     fn on_sessions(&mut self, reader: &mut Reader, through: Index) -> DecodeResult<()> {
         while !reader.is_empty() {
-            let id = reader.u64()?;
+            let id = reader.varint()?;
             self.sessions.restore(id, Session::decode(reader)?, through)?;
         }
         Ok(())
@@ -280,15 +294,15 @@ impl SnapshotDecoder {
     fn next_record(
         &mut self,
         reader: &mut Reader,
-        through: Index,
+        last_revision: Revision,
     ) -> DecodeResult<(Bytes, Record)> {
         let (key, record) = decode_record(reader)?;
-        if record.modify_revision > through {
-            return Err(DecodeError("a record is newer than the state"));
+        if record.modify_revision > last_revision {
+            return Err(malformed("a record is newer than the state"));
         }
         // No key is empty, so the first is above the empty one.
         if key <= self.last_key {
-            return Err(DecodeError("records are out of order"));
+            return Err(malformed("records are out of order"));
         }
         self.last_key = key.clone();
         self.record_count += 1;
@@ -296,9 +310,9 @@ impl SnapshotDecoder {
     }
 
     fn on_end(&mut self, reader: &mut Reader) -> DecodeResult<()> {
-        let counts = (reader.u64()?, reader.u64()?);
+        let counts = (reader.varint()?, reader.varint()?);
         if counts != (self.sessions.len() as u64, self.record_count) {
-            return Err(DecodeError("the counts at the end do not match"));
+            return Err(malformed("the counts at the end do not match"));
         }
         self.ended = true;
         Ok(())
@@ -308,14 +322,33 @@ impl SnapshotDecoder {
     pub(super) fn finish(self) -> MachineResult<(Head, Sessions)> {
         match self.head {
             Some(head) if self.ended && self.buffer.is_empty() => Ok((head, self.sessions)),
-            _ => Err(refused(DecodeError("the stream ends too early or goes on after its end"))),
+            _ => Err(refused(malformed("the stream ends too early or goes on after its end"))),
         }
     }
 }
 
+fn check_start(start: &[u8; START_BYTES]) -> DecodeResult<()> {
+    let [magic @ .., low, high] = start;
+    match (*magic == MAGIC, u16::from_le_bytes([*low, *high])) {
+        (true, FORMAT) => Ok(()),
+        (true, 0 | 1) => {
+            Err(malformed("it has format 1 of snapshots, which no release has written"))
+        }
+        (true, _) => Err(DecodeError::Newer("a newer format of snapshots")),
+        (false, _) => Err(malformed("it is no snapshot of this state machine")),
+    }
+}
+
 fn refused(error: DecodeError) -> MachineError {
-    MachineError(format!(
-        "the snapshot cannot be restored ({error}); it was written by another version, or is \
-         damaged: start this node again without its data, and it gets a copy from the leader"
-    ))
+    MachineError(match error.is_newer() {
+        true => format!(
+            "the snapshot was written by a newer version of kv ({error}; this program supports \
+             cluster versions {VERSION_MIN} to {VERSION_MAX}): start that version on this node. \
+             Nothing was changed"
+        ),
+        false => format!(
+            "the snapshot cannot be restored ({error}): it is damaged, or of another program. Start \
+             this node again without its data, and it gets a copy from the leader"
+        ),
+    })
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::BytesMut;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
@@ -12,7 +13,7 @@ use super::pace::Pace;
 use super::receiving::{Ended, Receiving};
 use super::width::Width;
 use crate::complaints::Subject;
-use crate::protocol::{Greeting, Rejection, Reply, Request};
+use crate::protocol::{Greeting, Rejection, Reply, Request, Welcome, no_greeting, push_frame};
 use crate::stream::Stream;
 
 /// Time and bytes that a client has for its greeting.
@@ -29,10 +30,18 @@ pub(super) async fn serve(shared: Arc<Shared>, stream: Stream) {
     let outbox = Outbox::new(Arc::clone(&shared.load), Width::new(Arc::clone(&shared.load), widen));
     let mut receiving =
         Receiving::new(&mut *reader, &shared.load, outbox.width(), GREETING_BYTES_MAX);
-    // A client that never greets, or does not speak this protocol, gets no response.
-    let Ok(Ok(Greeting { .. })) = timeout(GREETING_TIMEOUT, receiving.next()).await else { return };
+    let accepted = match timeout(GREETING_TIMEOUT, receiving.next::<Greeting>()).await {
+        Ok(Ok(greeting)) => greeting.common_version(),
+        Ok(Err(Ended::Protocol(_))) => Err(no_greeting()),
+        // A client that never greets gets no response.
+        Ok(Err(Ended::Left | Ended::TooSlow)) | Err(_) => return,
+    };
+    let version = match accepted {
+        Ok(version) => version,
+        Err(why) => return refuse(why, &mut *writer).await,
+    };
     receiving.set_limit(shared.request_bytes_max());
-    outbox.push_unasked(&shared.hello());
+    outbox.push_unasked(&Welcome::Hello(shared.hello(version)));
     let reading = read(&shared, &outbox, &mut receiving);
     let writing = write(&outbox, &mut *writer);
     let complaint = tokio::select! {
@@ -53,19 +62,34 @@ pub(super) async fn serve(shared: Arc<Shared>, stream: Stream) {
     }
 }
 
+/// Tells a client why it is not served, as far as it listens.
+async fn refuse(why: String, writer: &mut (dyn AsyncWrite + Send + Unpin)) {
+    let mut frame = BytesMut::new();
+    push_frame(&mut frame, &Welcome::Refused(why));
+    let told = async {
+        let _ = writer.write_all(&frame).await;
+        let _ = writer.shutdown().await;
+    };
+    let _ = timeout(GREETING_TIMEOUT, told).await;
+}
+
 /// Reads requests until there are no more, and says why.
 async fn read(shared: &Arc<Shared>, outbox: &Arc<Outbox>, receiving: &mut Receiving<'_>) -> Ended {
     let open_max = shared.config.limits.connection_requests_max;
     loop {
         // Before the request is received: one that waited here would be memory that no budget counts.
         outbox.room(open_max).await;
-        let Request { id, kind } = match receiving.next::<Request>().await {
+        let request = match receiving.next::<Request>().await {
             Ok(request) => request,
             Err(Ended::Left) => break,
             Err(ended) => return ended,
         };
         outbox.open();
-        if shared.is_draining() {
+        let checked = request.check();
+        let Request { id, kind, .. } = request;
+        if let Err(rejection) = checked {
+            outbox.push(id, Reply::Rejected(rejection));
+        } else if shared.is_draining() {
             outbox.push(id, Reply::Rejected(Rejection::ShuttingDown));
         } else {
             shared.handle(kind, id, outbox);

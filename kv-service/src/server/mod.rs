@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use raft_core::driver::{Node, NodeConfig};
+use raft_core::driver::{Node, NodeConfig, Status};
 use raft_core::error::Fatal;
 use raft_core::storage::StorageError;
 use raft_core::transport::Transport;
@@ -37,12 +37,14 @@ use self::damage::Damage;
 use self::load::Load;
 pub use self::room::IsLow;
 use self::room::Room;
+use crate::chance::Chance;
 use crate::client::Client;
 use crate::complaints::Complaints;
 use crate::config::{ConfigError, ServerConfig};
 use crate::machine::KvMachine;
 use crate::protocol::{FRAME_BYTES_MAX, Hello};
 use crate::stream::{Connector, Stream, knock};
+use crate::version::{VERSION_MAX, VERSION_MIN};
 use crate::wiring::{self, Backends, Network, Store};
 
 /// How long a node that shuts down waits for answers under way.
@@ -95,7 +97,11 @@ struct Shared {
     config: ServerConfig,
     node: Node<KvMachine>,
     transport: Arc<dyn Transport>,
+    /// Of the node.
+    status: watch::Receiver<Status>,
     clock: ReplicatedClock,
+    /// Of the nonces of sessions.
+    chance: Chance,
     load: Arc<Load>,
     complaints: Complaints,
     damage: Arc<Damage>,
@@ -159,7 +165,7 @@ impl Server {
         door: mpsc::Sender<Stream>,
         clients: mpsc::Receiver<Stream>,
     ) -> Result<Self, ServerError> {
-        let Backends { storage, machine, transport, connector, seed, is_low } = backends;
+        let Backends { storage, machine, transport, connector, seed, chance, is_low } = backends;
         let node =
             Node::start(node_config(&config, seed), storage, Arc::clone(&transport), machine).await;
         let node = match node {
@@ -172,9 +178,11 @@ impl Server {
         let load = Load::new(&config.limits);
         let shared = Arc::new(Shared {
             config,
-            node,
             transport,
+            status: node.watch_status(),
+            node,
             clock: ReplicatedClock::default(),
+            chance,
             load,
             complaints: Complaints::default(),
             damage: Arc::default(),
@@ -262,6 +270,8 @@ fn node_config(config: &ServerConfig, seed: u64) -> NodeConfig {
     node.max_raft_state_bytes = config.max_raft_state.0;
     node.command_bytes_max = config.limits.command_bytes_max();
     node.requests_in_flight_max = config.limits.requests_max;
+    node.raft.version_min = VERSION_MIN;
+    node.raft.version_max = VERSION_MAX;
     node
 }
 
@@ -279,8 +289,10 @@ async fn accept(shared: Arc<Shared>, mut clients: mpsc::Receiver<Stream>) {
 }
 
 impl Shared {
-    fn hello(&self) -> Hello {
+    fn hello(&self, version: u32) -> Hello {
         Hello {
+            version,
+            cluster_version: self.cluster_version(),
             cluster_id: self.config.cluster_id.clone(),
             node_id: self.config.node_id,
             leader_id: self.node.watch().borrow().leader,

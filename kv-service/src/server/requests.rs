@@ -2,15 +2,20 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use raft_core::error::{ProposeError, Rejected};
 use raft_core::state_machine::MachineResult;
 
 use super::outbox::Outbox;
 use super::story::Stage;
 use super::{Shared, room};
-use crate::machine::{self, Command, Output, Question};
-use crate::operation::{Consistency, Expect, Operation, Query};
+use crate::machine::{
+    self, Action, Command, Opening, Output, Question, SESSION_ANSWER_BYTES_MAX, SESSION_WINDOW,
+    WriteLimits,
+};
+use crate::operation::{Consistency, Expect, Nonce, Operation, Query};
 use crate::protocol::{NodeStatus, PeerReachability, Rejection, Reply, RequestKind};
+use crate::version::{VERSION_MAX, VERSION_MIN};
 
 impl Shared {
     /// Sees to it that `outbox` gets exactly one answer for the request `id`.
@@ -18,16 +23,18 @@ impl Shared {
         match kind {
             RequestKind::OpenSession => {
                 let sessions = &self.config.sessions;
-                let command = Command::OpenSession {
-                    time_ms: self.clock.now_ms(),
+                let opening = Opening {
+                    nonce: Nonce(self.chance.nonce()),
                     ttl_ms: sessions.ttl.as_millis() as u64,
+                    window: SESSION_WINDOW,
                     session_count_max: sessions.count_max,
+                    principal_session_count_max: sessions.count_max,
+                    principal: Bytes::new(),
                 };
-                self.propose(&command, id, outbox);
+                self.propose(Action::OpenSession(opening), id, outbox);
             }
             RequestKind::CloseSession { session } => {
-                let command = Command::CloseSession { time_ms: self.clock.now_ms(), session };
-                self.propose(&command, id, outbox);
+                self.propose(Action::CloseSession { session }, id, outbox);
             }
             RequestKind::Write { session, sequence, lowest_unanswered, operation } => {
                 if let Err(rejection) = self.check_operation(&operation) {
@@ -37,22 +44,36 @@ impl Shared {
                     let low = Rejection::Busy(room::LOW.to_owned());
                     return outbox.push(id, Reply::Rejected(low));
                 }
-                let command = Command::Write {
-                    time_ms: self.clock.now_ms(),
-                    session,
-                    sequence,
-                    lowest_unanswered,
+                let limits = WriteLimits {
+                    key_bytes_max: self.config.limits.key_bytes_max.0,
                     value_bytes_max: self.config.limits.value_bytes_max.0,
-                    operation,
+                    answer_bytes_max: SESSION_ANSWER_BYTES_MAX,
                 };
-                self.propose(&command, id, outbox);
+                let write =
+                    Action::Write { session, sequence, lowest_unanswered, limits, operation };
+                self.propose(write, id, outbox);
             }
             RequestKind::Read { query, consistency } => self.read(query, consistency, id, outbox),
             RequestKind::Status => outbox.push(id, Reply::Status(Box::new(self.status()))),
         }
     }
 
-    fn propose(&self, command: &Command, id: u64, outbox: &Arc<Outbox>) {
+    /// The cluster version in force, as far as this node knows; never later than it is.
+    pub(super) fn cluster_version(&self) -> u32 {
+        self.status.borrow().cluster_version.clamp(VERSION_MIN, VERSION_MAX)
+    }
+
+    fn propose(&self, action: Action, id: u64, outbox: &Arc<Outbox>) {
+        let rules = self.cluster_version();
+        let command = Command { rules, time_ms: self.clock.now_ms(), action };
+        let needed = command.rules_min();
+        if needed > rules {
+            let text = format!(
+                "the operation needs cluster version {needed}, in force is {rules}: start the newer \
+                 version of kv on every node first"
+            );
+            return outbox.push(id, Reply::Rejected(Rejection::Invalid(text)));
+        }
         let (outbox, pending) = (Arc::clone(outbox), self.load.begin());
         self.node.propose(command.encode(), move |result| {
             outbox.push(id, reply_to_proposal(result));
@@ -165,13 +186,10 @@ impl Shared {
 
 fn reply_to_proposal(result: Result<Output, ProposeError>) -> Reply {
     match result {
-        Ok(Output::SessionOpened { session }) => Reply::SessionOpened { session },
+        Ok(Output::SessionOpened { session, window }) => Reply::SessionOpened { session, window },
         Ok(Output::SessionClosed) => Reply::SessionClosed,
         Ok(Output::Written(answer)) => Reply::Written(answer),
         Ok(Output::Refused(refusal)) => Reply::Refused(refusal),
-        Ok(Output::Malformed) => {
-            Reply::Rejected(Rejection::Invalid("the command has no meaning".to_owned()))
-        }
         Err(ProposeError::Rejected(rejected)) => Reply::Rejected(rejection(rejected)),
         Err(ProposeError::Unknown(why)) => Reply::Unknown(why.to_owned()),
     }

@@ -2,14 +2,16 @@
 //! batches, and whatever restarts in between.
 
 use bytes::Bytes;
-use kv_service::machine::{Command, KvMachine, Output, Question, Reply};
-use kv_service::operation::{Expect, Operation};
+use kv_service::machine::{
+    ANSWER_BYTES, Action, KvMachine, Opening, Output, Question, Reply, WriteLimits,
+};
+use kv_service::operation::{Expect, Nonce, Operation, SessionId};
 use proptest::prelude::*;
 use raft_core::state_machine::StateMachine;
 use raft_core::types::{Configuration, Entry, Payload};
 
 use crate::model::Model;
-use crate::{next_entry, restore, scan_all, snapshot_bytes};
+use crate::{command, next_entry, restore, scan_all, session_at, snapshot_bytes};
 
 /// One machine under test, with the ways in which it can go down and come back.
 pub(crate) trait Subject {
@@ -44,7 +46,10 @@ pub(crate) enum Step {
     Open {
         time: i64,
         ttl_ms: u64,
+        window: u32,
         count_max: u64,
+        /// Of a principal, and which one.
+        quota: (u64, u8),
     },
     Close {
         time: i64,
@@ -55,10 +60,10 @@ pub(crate) enum Step {
         slot: usize,
         sequence: u64,
         lowest: u64,
-        max: u64,
+        /// Of the value, and of the answers of all sessions.
+        max: (u64, u64),
         operation: Operation,
     },
-    Garbage(Vec<u8>),
     Noop,
     Configuration,
     /// What has gathered is applied as one batch.
@@ -73,7 +78,8 @@ pub(crate) enum Step {
 }
 
 fn key() -> impl Strategy<Value = Bytes> {
-    prop_oneof![Just("a"), Just("b"), Just("ba"), Just("\u{ff}")].prop_map(Bytes::from)
+    prop_oneof![Just("a"), Just("b"), Just("ba"), Just("\u{ff}"), Just(""), Just("bac")]
+        .prop_map(Bytes::from)
 }
 
 fn value() -> impl Strategy<Value = Bytes> {
@@ -81,7 +87,11 @@ fn value() -> impl Strategy<Value = Bytes> {
 }
 
 pub(crate) fn operation() -> impl Strategy<Value = Operation> {
-    let expect = prop_oneof![value().prop_map(Expect::Value), (0u64..4).prop_map(Expect::Version)];
+    let expect = prop_oneof![
+        value().prop_map(Expect::Value),
+        (0u64..4).prop_map(Expect::Version),
+        (0u64..30).prop_map(Expect::Revision),
+    ];
     prop_oneof![
         (key(), value()).prop_map(|(key, value)| Operation::Put { key, value }),
         (key(), value()).prop_map(|(key, value)| Operation::Append { key, value }),
@@ -97,15 +107,19 @@ pub(crate) fn operation() -> impl Strategy<Value = Operation> {
 fn step() -> impl Strategy<Value = Step> {
     let time = || -20i64..40;
     let sequence = prop_oneof![20 => 0u64..8, 1 => 1020u64..1030, 1 => Just(u64::MAX)];
+    let answer_bytes =
+        prop_oneof![3 => Just(u64::MAX), 1 => (0u64..9).prop_map(|n| n * ANSWER_BYTES)];
+    let max = (prop_oneof![Just(3u64), Just(100)], answer_bytes);
     prop_oneof![
-        3 => (time(), 0u64..200, 0u64..6)
-            .prop_map(|(time, ttl_ms, count_max)| Step::Open { time, ttl_ms, count_max }),
+        3 => (time(), 0u64..200, prop_oneof![Just(1024u32), 0u32..9], 0u64..6, (0u64..4, 0u8..2))
+            .prop_map(|(time, ttl_ms, window, count_max, quota)| {
+                Step::Open { time, ttl_ms, window, count_max, quota }
+            }),
         1 => (time(), 0usize..9).prop_map(|(time, slot)| Step::Close { time, slot }),
-        30 => (time(), 0usize..9, sequence, 0u64..6, prop_oneof![Just(3u64), Just(100)], operation())
+        30 => (time(), 0usize..9, sequence, 0u64..6, max, operation())
             .prop_map(|(time, slot, sequence, lowest, max, operation)| {
                 Step::Write { time, slot, sequence, lowest, max, operation }
             }),
-        1 => proptest::collection::vec(any::<u8>(), 0..40).prop_map(Step::Garbage),
         1 => Just(Step::Noop),
         1 => Just(Step::Configuration),
         6 => Just(Step::Apply),
@@ -147,39 +161,49 @@ struct Run {
     log: Vec<Entry>,
     /// Not yet applied, and the output that is expected.
     pending: Vec<(Payload, Option<Output>)>,
-    ids: Vec<u64>,
+    ids: Vec<SessionId>,
 }
 
 impl Run {
     fn push(&mut self, step: &Step) {
         let time = |time: i64| self.model.clock_ms.saturating_add_signed(time);
-        // Sessions that exist, that are gone, and two that never were.
+        // Sessions that exist, that are gone, and three that never were.
         let session = |slot: usize| match slot {
-            0 => 0,
-            1 => u64::MAX,
-            slot => self.ids.iter().rev().nth(slot - 2).copied().unwrap_or(7777),
+            0 => session_at(0),
+            1 => session_at(u64::MAX),
+            2 => {
+                let index = self.ids.last().map_or(1, |id| id.index);
+                SessionId { index, nonce: Nonce(1) }
+            }
+            slot => self.ids.iter().rev().nth(slot - 3).copied().unwrap_or(session_at(7777)),
         };
         let command = match step.clone() {
-            Step::Open { time: at, ttl_ms, count_max } => {
-                Command::OpenSession { time_ms: time(at), ttl_ms, session_count_max: count_max }
+            Step::Open { time: at, ttl_ms, window, count_max, quota: (quota, name) } => {
+                let index = (self.log.len() + self.pending.len() + 1) as u128;
+                let opening = Opening {
+                    nonce: Nonce(index << 90),
+                    ttl_ms,
+                    window,
+                    session_count_max: count_max,
+                    principal_session_count_max: quota,
+                    principal: vec![name].into(),
+                };
+                command(time(at), Action::OpenSession(opening))
             }
             Step::Close { time: at, slot } => {
-                Command::CloseSession { time_ms: time(at), session: session(slot) }
+                command(time(at), Action::CloseSession { session: session(slot) })
             }
-            Step::Write { time: at, slot, sequence, lowest, max, operation } => Command::Write {
-                time_ms: time(at),
-                session: session(slot),
-                sequence,
-                lowest_unanswered: lowest,
-                value_bytes_max: max,
-                operation,
-            },
-            Step::Garbage(bytes) => {
-                let bytes = Bytes::from(bytes);
-                if Command::decode(bytes.clone()).is_err() {
-                    self.pending.push((Payload::Command(bytes), Some(Output::Malformed)));
-                }
-                return;
+            Step::Write { time: at, slot, sequence, lowest, max, operation } => {
+                let (value_bytes_max, answer_bytes_max) = max;
+                let limits = WriteLimits { key_bytes_max: 2, value_bytes_max, answer_bytes_max };
+                let write = Action::Write {
+                    session: session(slot),
+                    sequence,
+                    lowest_unanswered: lowest,
+                    limits,
+                    operation,
+                };
+                command(time(at), write)
             }
             Step::Noop => return self.pending.push((Payload::Noop, None)),
             Step::Configuration => {
@@ -190,7 +214,7 @@ impl Run {
         };
         let index = (self.log.len() + self.pending.len() + 1) as u64;
         let output = self.model.apply(index, &command);
-        if let Output::SessionOpened { session } = output {
+        if let Output::SessionOpened { session, .. } = output {
             self.ids.push(session);
         }
         self.pending.push((Payload::Command(command.encode()), Some(output)));

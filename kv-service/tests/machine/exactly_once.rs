@@ -1,23 +1,23 @@
 //! A request takes effect once, however often it is in the log.
 
-use kv_service::machine::{Command, KvMachine, Output, SESSION_WINDOW};
-use kv_service::operation::{Operation, Refusal};
+use kv_service::machine::{Action, KvMachine, Opening, Output, SESSION_WINDOW, WriteLimits};
+use kv_service::operation::{Nonce, Operation, Refusal, SessionId};
 use raft_core::state_machine::StateMachine;
 
 use crate::{
-    append, apply_command, get, open, put, restore, snapshot_bytes, text, value, write,
-    write_command,
+    LIMITS, append, apply_command, command, get, open, open_command, opened, put, restore,
+    session_at, snapshot_bytes, text, value, write, write_command,
 };
 
 fn write_above(
     machine: &mut KvMachine,
-    session: u64,
+    session: SessionId,
     sequence: u64,
     lowest_unanswered: u64,
     operation: Operation,
 ) -> Output {
     let mut command = write_command(session, sequence, operation);
-    if let Command::Write { lowest_unanswered: lowest, .. } = &mut command {
+    if let Action::Write { lowest_unanswered: lowest, .. } = &mut command.action {
         *lowest = lowest_unanswered;
     }
     apply_command(machine, &command)
@@ -39,8 +39,6 @@ fn a_duplicate_hears_the_first_answer() {
     assert_eq!(get(&mut machine, "k").unwrap().version, 1);
 }
 
-/// The answer is that of the request, not of what the bytes say: a client must not use a sequence
-/// number for two things.
 #[test]
 fn requests_are_told_apart_by_number_and_session() {
     let mut machine = KvMachine::memory();
@@ -84,7 +82,7 @@ fn a_late_duplicate_is_forgotten_and_not_executed() {
 fn the_window_is_bounded() {
     let mut machine = KvMachine::memory();
     let session = open(&mut machine, 0, 1000, 10);
-    let last = SESSION_WINDOW;
+    let last = u64::from(SESSION_WINDOW);
     assert!(matches!(
         write_above(&mut machine, session, last, 1, put("k", "v")),
         Output::Written(_)
@@ -106,11 +104,11 @@ fn an_unknown_session_is_refused_not_opened() {
     let mut machine = KvMachine::memory();
     let session = open(&mut machine, 0, 1000, 10);
     write(&mut machine, session, 1, append("k", "x"));
-    let close = Command::CloseSession { time_ms: 0, session };
+    let close = command(0, Action::CloseSession { session });
     assert_eq!(apply_command(&mut machine, &close), Output::SessionClosed);
     assert_eq!(apply_command(&mut machine, &close), Output::SessionClosed);
-    for unknown in [session, 0, session + 1, u64::MAX] {
-        let retry = write(&mut machine, unknown, 1, append("k", "x"));
+    for unknown in [session.index, 0, session.index + 1, u64::MAX] {
+        let retry = write(&mut machine, session_at(unknown), 1, append("k", "x"));
         assert_eq!(retry, Output::Refused(Refusal::UnknownSession));
     }
     assert_eq!(value(&mut machine, "k").unwrap(), "x");
@@ -121,15 +119,15 @@ fn an_unknown_session_is_refused_not_opened() {
 fn a_refused_operation_stays_refused() {
     let mut machine = KvMachine::memory();
     let session = open(&mut machine, 0, 1000, 10);
-    write(&mut machine, session, 1, put("k", "12345678"));
-    let command = Command::Write {
-        time_ms: 0,
+    crate::write(&mut machine, session, 1, put("k", "12345678"));
+    let write = Action::Write {
         session,
         sequence: 2,
         lowest_unanswered: 1,
-        value_bytes_max: 10,
+        limits: WriteLimits { value_bytes_max: 10, ..LIMITS },
         operation: append("k", "9ab"),
     };
+    let command = command(0, write);
     let refused = Output::Refused(Refusal::ValueTooLarge { size_bytes: 11, limit_bytes: 10 });
     assert_eq!(apply_command(&mut machine, &command), refused);
     write_above(&mut machine, session, 3, 1, Operation::Delete { key: text("k") });
@@ -147,4 +145,130 @@ fn a_retry_after_a_restore_is_still_a_retry() {
     restore(&mut other, machine.last_applied(), &bytes, 1 << 16).unwrap();
     assert_eq!(write(&mut other, session, 1, append("k", "x")), first);
     assert_eq!(value(&mut other, "k").unwrap(), "x");
+}
+
+const UNKNOWN: Output = Output::Refused(Refusal::UnknownSession);
+
+/// S9. The index of a session is public; without its nonce a client can neither write in it, nor move
+/// its window, nor end it.
+#[test]
+fn a_session_belongs_to_the_client_that_has_its_nonce() {
+    let mut machine = KvMachine::memory();
+    let session = open(&mut machine, 0, 1000, 10);
+    let first = write(&mut machine, session, 1, append("k", "x"));
+    for nonce in [Nonce(0), Nonce(session.nonce.0 + 1)] {
+        let guessed = SessionId { nonce, ..session };
+        let silenced = write_above(&mut machine, guessed, 1 << 60, 1 << 60, append("k", "y"));
+        assert_eq!(silenced, UNKNOWN);
+        assert_eq!(write_above(&mut machine, guessed, 1, 1, append("k", "y")), UNKNOWN);
+        assert_eq!(write_above(&mut machine, guessed, 2, 1, append("k", "y")), UNKNOWN);
+        let close = command(0, Action::CloseSession { session: guessed });
+        assert_eq!(apply_command(&mut machine, &close), Output::SessionClosed, "there is none");
+    }
+    assert_eq!(write_above(&mut machine, session, 1, 1, append("k", "x")), first);
+    assert!(matches!(write(&mut machine, session, 2, append("k", "z")), Output::Written(_)));
+    assert_eq!(value(&mut machine, "k").unwrap(), "xz");
+}
+
+/// S9. A repeated sequence number of another operation is refused: its client must not take the first
+/// one's answer for its own. The refusal survives a restore.
+#[test]
+fn a_number_answers_for_one_operation_only() {
+    let mut machine = KvMachine::memory();
+    let session = open(&mut machine, 0, 1000, 10);
+    let first = write(&mut machine, session, 1, append("k", "x"));
+    let bytes = snapshot_bytes(&mut machine, 1 << 16);
+    let mut restored = KvMachine::memory();
+    restore(&mut restored, machine.last_applied(), &bytes, 1 << 16).unwrap();
+    let others = [
+        append("k", "y"),
+        append("kx", ""),
+        append("", "kx"),
+        put("k", "x"),
+        Operation::Delete { key: text("k") },
+    ];
+    for machine in [&mut machine, &mut restored] {
+        for other in others.clone() {
+            let refused = write(machine, session, 1, other.clone());
+            assert_eq!(refused, Output::Refused(Refusal::OtherOperation), "{other:?}");
+        }
+        assert_eq!(write(machine, session, 1, append("k", "x")), first);
+        assert_eq!(value(machine, "k").unwrap(), "x");
+    }
+}
+
+fn opening(name: &'static str, quota: u64, count_max: u64) -> kv_service::machine::Command {
+    let mut opening = open_command(0, 1000, count_max);
+    if let Action::OpenSession(Opening { principal, principal_session_count_max, .. }) =
+        &mut opening.action
+    {
+        *principal = name.into();
+        *principal_session_count_max = quota;
+    }
+    opening
+}
+
+/// S9. A client that opens sessions without end evicts its own, not those of others.
+#[test]
+fn a_principal_evicts_its_own_sessions() {
+    let mut machine = KvMachine::memory();
+    let other = opened(&mut machine, &opening("other", 3, 10));
+    write(&mut machine, other, 1, append("k", "x"));
+    let first = opened(&mut machine, &opening("flood", 3, 10));
+    let busy = opened(&mut machine, &opening("flood", 3, 10));
+    for time_ms in 1..=100 {
+        let mut write = write_command(busy, time_ms, put("f", "f"));
+        write.time_ms = time_ms;
+        assert!(matches!(apply_command(&mut machine, &write), Output::Written(_)), "{time_ms}");
+        opened(&mut machine, &opening("flood", 3, 10));
+    }
+    assert_eq!(write(&mut machine, first, 1, put("f", "f")), UNKNOWN);
+    assert!(matches!(write(&mut machine, other, 2, append("k", "y")), Output::Written(_)));
+    // A restored table has the same order.
+    let bytes = snapshot_bytes(&mut machine, 1 << 16);
+    let mut restored = KvMachine::memory();
+    restore(&mut restored, machine.last_applied(), &bytes, 1 << 16).unwrap();
+    for machine in [&mut machine, &mut restored] {
+        opened(machine, &opening("flood", 1, 10));
+        assert_eq!(write(machine, busy, 101, put("f", "f")), UNKNOWN);
+    }
+    assert_eq!(snapshot_bytes(&mut machine, 1 << 16), snapshot_bytes(&mut restored, 1 << 16));
+}
+
+/// S11. The answers of all sessions are bounded in bytes, by a limit in the command. The session that
+/// remembers the most is evicted, not one that is merely idle.
+#[test]
+fn remembered_answers_are_bounded_in_bytes() {
+    const ANSWER_COUNT_MAX: u64 = 100;
+    let mut machine = KvMachine::memory();
+    let limits = WriteLimits {
+        answer_bytes_max: ANSWER_COUNT_MAX * kv_service::machine::ANSWER_BYTES,
+        ..LIMITS
+    };
+    let write_within = |machine: &mut KvMachine, session, sequence, lowest_unanswered| {
+        let operation = append("k", "x");
+        let write = Action::Write { session, sequence, lowest_unanswered, limits, operation };
+        apply_command(machine, &command(0, write))
+    };
+    let idle = open(&mut machine, 0, 1000, 1000);
+    let first = write_within(&mut machine, idle, 1, 1);
+    let size_before = snapshot_bytes(&mut machine, 1 << 16).len();
+    let hoarders: Vec<SessionId> = (0..9).map(|_| open(&mut machine, 0, 1000, 1000)).collect();
+    let mut evicted_count = 0;
+    // None of them ever says that it received an answer.
+    for sequence in 1..=50 {
+        for hoarder in &hoarders {
+            match write_within(&mut machine, *hoarder, sequence, 1) {
+                Output::Written(_) => {}
+                refused => {
+                    assert_eq!(refused, UNKNOWN);
+                    evicted_count += 1;
+                }
+            }
+        }
+        let grown = snapshot_bytes(&mut machine, 1 << 16).len() - size_before;
+        assert!(grown < 9 * 64 + 64 * ANSWER_COUNT_MAX as usize, "{grown} bytes of answers");
+    }
+    assert!(evicted_count > 0, "the limit was reached");
+    assert_eq!(write_within(&mut machine, idle, 1, 1), first, "it keeps its answer");
 }

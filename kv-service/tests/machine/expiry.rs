@@ -1,16 +1,14 @@
 //! Sessions end by replicated time and by number, and cost little.
 
-use kv_service::machine::{Command, KvMachine, Output, Question, Reply};
-use kv_service::operation::Refusal;
+use kv_service::machine::{KvMachine, Output, Question, Reply};
+use kv_service::operation::{Refusal, SessionId};
 use raft_core::state_machine::StateMachine;
 
 use crate::{apply_command, open, put, snapshot_bytes, write_command};
 
-fn write_at(machine: &mut KvMachine, time: u64, session: u64, sequence: u64) -> Output {
+fn write_at(machine: &mut KvMachine, time: u64, session: SessionId, sequence: u64) -> Output {
     let mut command = write_command(session, sequence, put("k", "v"));
-    if let Command::Write { time_ms, .. } = &mut command {
-        *time_ms = time;
-    }
+    command.time_ms = time;
     apply_command(machine, &command)
 }
 

@@ -13,8 +13,11 @@ mod rocksdb;
 mod snapshots;
 
 use bytes::Bytes;
-use kv_service::machine::{Command, KvMachine, Output, Question, Reply};
-use kv_service::operation::{Answer, Operation, Query, Record, ScanPage};
+use kv_service::machine::{
+    Action, Command, KvMachine, Opening, Output, Question, Reply, SESSION_WINDOW, WriteLimits,
+};
+use kv_service::operation::{Answer, Nonce, Operation, Query, Record, ScanPage, SessionId};
+use kv_service::version::VERSION_MAX;
 use raft_core::state_machine::StateMachine;
 use raft_core::types::{Configuration, Entry, Payload, Position, SnapshotMeta};
 
@@ -31,26 +34,57 @@ fn apply_command(machine: &mut KvMachine, command: &Command) -> Output {
     outputs.remove(0)
 }
 
-fn open(machine: &mut KvMachine, time_ms: u64, ttl_ms: u64, session_count_max: u64) -> u64 {
-    let command = Command::OpenSession { time_ms, ttl_ms, session_count_max };
-    match apply_command(machine, &command) {
-        Output::SessionOpened { session } => session,
+/// The nonce of every session here: what is guessed is another one.
+const NONCE: Nonce = Nonce(0x0123_4567_89ab_cdef);
+
+/// A command of a cluster of the newest version.
+fn command(time_ms: u64, action: Action) -> Command {
+    Command { rules: VERSION_MAX, time_ms, action }
+}
+
+fn open_command(time_ms: u64, ttl_ms: u64, session_count_max: u64) -> Command {
+    let opening = Opening {
+        nonce: NONCE,
+        ttl_ms,
+        window: SESSION_WINDOW,
+        session_count_max,
+        principal_session_count_max: u64::MAX,
+        principal: Bytes::new(),
+    };
+    command(time_ms, Action::OpenSession(opening))
+}
+
+fn opened(machine: &mut KvMachine, command: &Command) -> SessionId {
+    match apply_command(machine, command) {
+        Output::SessionOpened { session, .. } => session,
         other => panic!("not opened: {other:?}"),
     }
 }
 
-fn write_command(session: u64, sequence: u64, operation: Operation) -> Command {
-    Command::Write {
-        time_ms: 0,
-        session,
-        sequence,
-        lowest_unanswered: sequence,
-        value_bytes_max: 1 << 20,
-        operation,
-    }
+fn open(machine: &mut KvMachine, time_ms: u64, ttl_ms: u64, session_count_max: u64) -> SessionId {
+    opened(machine, &open_command(time_ms, ttl_ms, session_count_max))
 }
 
-fn write(machine: &mut KvMachine, session: u64, sequence: u64, operation: Operation) -> Output {
+/// A session with that index, whether it was opened or not.
+fn session_at(index: u64) -> SessionId {
+    SessionId { index, nonce: NONCE }
+}
+
+const LIMITS: WriteLimits =
+    WriteLimits { key_bytes_max: 1 << 16, value_bytes_max: 1 << 20, answer_bytes_max: u64::MAX };
+
+fn write_command(session: SessionId, sequence: u64, operation: Operation) -> Command {
+    let write =
+        Action::Write { session, sequence, lowest_unanswered: sequence, limits: LIMITS, operation };
+    command(0, write)
+}
+
+fn write(
+    machine: &mut KvMachine,
+    session: SessionId,
+    sequence: u64,
+    operation: Operation,
+) -> Output {
     apply_command(machine, &write_command(session, sequence, operation))
 }
 

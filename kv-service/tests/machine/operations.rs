@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use kv_service::machine::{KvMachine, Output, SCAN_PAGE_BYTES_MAX};
-use kv_service::operation::{Expect, Operation, Record, WriteAnswer};
+use kv_service::operation::{Expect, Operation, Record, Refusal, SessionId, WriteAnswer};
+use kv_service::version::{VERSION_MAX, VERSION_MIN};
 use raft_core::state_machine::StateMachine;
 use raft_core::types::{Configuration, Payload};
 
@@ -10,7 +11,7 @@ use crate::{append, get, next_entry, open, put, scan, text, value, write};
 
 struct Client {
     machine: KvMachine,
-    session: u64,
+    session: SessionId,
     sequence: u64,
 }
 
@@ -103,22 +104,137 @@ fn a_page_is_bounded_by_bytes() {
     assert_eq!(page.continue_at, Some(text("c")));
 }
 
+/// S16. Between a read and its swap the key was deleted and created anew: its version is the same, its
+/// revision is not.
+#[test]
+fn a_swap_by_revision_has_no_aba() {
+    let mut client = Client::new();
+    client.write(put("k", "a"));
+    let seen = get(&mut client.machine, "k").unwrap();
+    client.write(Operation::Delete { key: text("k") });
+    client.write(put("k", "b"));
+    assert_eq!(get(&mut client.machine, "k").unwrap().version, seen.version);
+    let by_revision = Expect::Revision(seen.modify_revision);
+    assert!(!client.write(swap("k", by_revision, "lost update")).changed);
+    assert_eq!(value(&mut client.machine, "k").unwrap(), "b");
+
+    let now = get(&mut client.machine, "k").unwrap().modify_revision;
+    assert!(!client.write(swap("k", Expect::Revision(now + 1), "c")).changed);
+    assert!(!client.write(swap("k", Expect::Revision(0), "c")).changed, "it exists");
+    let swapped = client.write(swap("k", Expect::Revision(now), "c"));
+    assert_eq!((swapped.changed, swapped.version), (true, 2));
+    assert!(!client.write(swap("new", Expect::Revision(now), "d")).changed, "it does not exist");
+    assert!(client.write(swap("new", Expect::Revision(0), "d")).changed);
+}
+
+/// A key outside the limits is refused for good and changes nothing, whatever the proposer let through.
+#[test]
+fn keys_are_within_the_limits_of_their_command() {
+    let mut client = Client::new();
+    let longest = "k".repeat(crate::LIMITS.key_bytes_max as usize);
+    assert!(client.write(put(&longest, "v")).changed);
+    for key in [String::new(), longest + "k"] {
+        client.sequence += 1;
+        let (session, sequence) = (client.session, client.sequence);
+        for _ in 0..2 {
+            let output = write(&mut client.machine, session, sequence, put(&key, "v"));
+            let (size_bytes, limit_bytes) = (key.len() as u64, crate::LIMITS.key_bytes_max);
+            let refused = Output::Refused(Refusal::KeyOutOfRange { size_bytes, limit_bytes });
+            assert_eq!(output, refused);
+        }
+    }
+}
+
 #[test]
 fn entries_that_are_no_commands_move_the_position_only() {
     let mut client = Client::new();
     client.write(put("k", "v"));
     let before = client.machine.last_applied().index;
     let mut outputs = Vec::new();
-    for payload in [
-        Payload::Noop,
-        Payload::Configuration(Configuration::of_voters([1])),
-        Payload::Command(Bytes::new()),
-        Payload::Command(Bytes::from_static(b"\x02 of another version")),
-    ] {
+    for payload in [Payload::Noop, Payload::Configuration(Configuration::of_voters([1]))] {
         let entry = next_entry(&client.machine, payload);
         client.machine.apply(&[entry], &mut outputs).unwrap();
     }
-    assert_eq!(outputs, [Output::Malformed, Output::Malformed]);
-    assert_eq!(client.machine.last_applied().index, before + 4);
+    assert_eq!(outputs, []);
+    assert_eq!(client.machine.last_applied().index, before + 2);
     assert_eq!(value(&mut client.machine, "k").unwrap(), "v");
+}
+
+/// The text with which the machine stops at an entry.
+fn stops_at(machine: &mut KvMachine, bytes: Bytes) -> String {
+    let entry = next_entry(machine, Payload::Command(bytes));
+    let mut outputs = Vec::new();
+    let before = machine.last_applied();
+    let error = machine.apply(&[entry], &mut outputs).unwrap_err().to_string();
+    assert_eq!((machine.last_applied(), outputs), (before, vec![]), "nothing is skipped");
+    error
+}
+
+/// S3. A node that does not know the version, the kind or the operation of a committed command stops,
+/// and names the version to install. It never goes on without the command.
+#[test]
+fn a_command_of_a_newer_version_stops_the_node() {
+    let mut client = Client::new();
+    client.write(put("k", "v"));
+    let known = crate::write_command(client.session, 2, put("k", "w")).encode();
+    let changed = |at: usize, to: u8| {
+        let mut bytes = known.to_vec();
+        bytes[at] = to;
+        Bytes::from(bytes)
+    };
+    // The session's index and nonce, sequence, and the numbers behind it.
+    let operation_at = known.len() - 1 - 2 - 3;
+    assert_eq!(known[operation_at], 1, "a put");
+    let newer = VERSION_MAX as u8 + 1;
+    for (what, bytes, version) in [
+        ("rules", changed(1, newer), true),
+        (
+            "format and rules",
+            {
+                let mut b = changed(1, newer).to_vec();
+                b[0] = 3;
+                b.into()
+            },
+            true,
+        ),
+        ("format", changed(0, 3), false),
+        ("kind", changed(2, 99), false),
+        ("namespace", changed(3, 1), false),
+        ("principal", changed(4, 1), false),
+        ("auth_revision", changed(5, 1), false),
+        ("operation", changed(operation_at, 99), false),
+        ("extension", changed(known.len() - 1, 1), false),
+    ] {
+        let error = stops_at(&mut client.machine, bytes);
+        assert!(error.contains("written by a newer version of kv"), "{what}: {error}");
+        let supported = format!("supports cluster versions {VERSION_MIN} to {VERSION_MAX}");
+        assert!(error.contains(&supported), "{what}: {error}");
+        assert_eq!(error.contains(&format!("cluster version {newer}")), version, "{error}");
+    }
+    assert_eq!(value(&mut client.machine, "k").unwrap(), "v");
+
+    // Nor does it take part in a cluster that has gone on to that version.
+    let configuration =
+        Configuration { cluster_version: newer.into(), ..Configuration::of_voters([1]) };
+    let entry = next_entry(&client.machine, Payload::Configuration(configuration));
+    let error = client.machine.apply(&[entry], &mut Vec::new()).unwrap_err().to_string();
+    assert!(error.contains(&format!("cluster version {newer}")), "{error}");
+}
+
+/// S3. Bytes that no version has written stop the node as well: whether its peers hold the same ones
+/// cannot be told here. Format 1 is named, since no release has it.
+#[test]
+fn an_entry_of_no_version_stops_the_node() {
+    let mut client = Client::new();
+    let whole = crate::write_command(client.session, 1, put("k", "v")).encode();
+    let version_1 = [&[1, 1][..], &[0; 24]].concat();
+    assert!(stops_at(&mut client.machine, version_1.into()).contains("format 1 of commands"));
+    let leftover = [&whole[..], b"x"].concat();
+    for bytes in [Bytes::new(), whole.slice(..whole.len() - 1), leftover.into()] {
+        let error = stops_at(&mut client.machine, bytes);
+        assert!(error.contains("no command of any version"), "{error}");
+        assert!(error.contains("join again"), "it says what to do: {error}");
+    }
+    let applied = write(&mut client.machine, client.session, 1, put("k", "v"));
+    assert!(matches!(applied, Output::Written(_)), "nothing was half done");
 }

@@ -4,17 +4,18 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
-use kv_service::machine::{Command, KvMachine, Output, RocksStateOptions};
-use kv_service::operation::{Expect, Operation, Refusal};
+use kv_service::machine::{Action, Command, KvMachine, Output, RocksStateOptions, SCAN_WORDS_MAX};
+use kv_service::operation::{Expect, Operation, Refusal, SessionId};
 use proptest::prelude::*;
 use raft_core::state_machine::{Flusher, StateMachine};
 use raft_core::types::{Entry, Payload, Position};
+use rocksdb::perf::{PerfContext, PerfMetric, PerfStatsLevel, set_perf_stats};
 use tempfile::TempDir;
 
 use crate::agreement::{InMemory, Subject, agree, steps};
 use crate::{
-    append, apply_command, get, meta, next_entry, open, put, restore, scan_all, snapshot_bytes,
-    value, write, write_command,
+    append, apply_command, command, get, meta, next_entry, open, open_command, put, restore, scan,
+    scan_all, session_at, snapshot_bytes, text, value, write, write_command,
 };
 
 fn open_at(path: &Path) -> KvMachine {
@@ -120,11 +121,11 @@ fn a_crash_goes_back_to_what_was_flushed_and_replay_leads_on() {
         log.push(next_entry(machine, Payload::Command(command.encode())));
         log.last().unwrap().clone()
     };
-    let open = Command::OpenSession { time_ms: 5, ttl_ms: 1000, session_count_max: 10 };
+    let open = open_command(5, 1000, 10);
     let opened = entry(&machine, &open);
     machine.apply(&[opened], &mut Vec::new()).unwrap();
     for sequence in 1..=10 {
-        let write = entry(&machine, &write_command(1, sequence, append("k", "x")));
+        let write = entry(&machine, &write_command(session_at(1), sequence, append("k", "x")));
         machine.apply(&[write], &mut Vec::new()).unwrap();
         if sequence == 4 {
             assert_eq!(flusher(&machine).flush().unwrap(), 5);
@@ -369,11 +370,16 @@ fn what_is_in_memory_is_written_at_once() {
         machine.applies_at_once(&[entry])
     };
     let writes_at_once = |machine: &KvMachine, operation: Operation| {
-        at_once(machine, write_command(1, 1, operation))
+        at_once(machine, write_command(session_at(1), 1, operation))
     };
     let by_version = |key: &'static str| Operation::CompareAndSwap {
         key: key.into(),
         expect: Expect::Version(1),
+        value: "x".into(),
+    };
+    let by_revision = |key: &'static str| Operation::CompareAndSwap {
+        key: key.into(),
+        expect: Expect::Revision(1),
         value: "x".into(),
     };
     let by_value = |key: &'static str| Operation::CompareAndSwap {
@@ -387,14 +393,14 @@ fn what_is_in_memory_is_written_at_once() {
     let session = open(&mut machine, 0, 1000, 10);
     assert!(writes_at_once(&machine, put("a", "x")), "there is no file to look into");
     write(&mut machine, session, 1, put("a", "x"));
-    for operation in [put("a", "y"), Operation::Delete { key: "a".into() }, by_version("a")] {
+    let changes = [put("a", "y"), Operation::Delete { key: "a".into() }];
+    for operation in changes.into_iter().chain([by_version("a"), by_revision("a")]) {
         assert!(writes_at_once(&machine, operation.clone()), "{operation:?}");
     }
     for operation in [append("a", "y"), by_value("a")] {
         assert!(!writes_at_once(&machine, operation.clone()), "{operation:?}");
     }
-    let open_session = Command::OpenSession { time_ms: 0, ttl_ms: 1, session_count_max: 1 };
-    assert!(!at_once(&machine, open_session));
+    assert!(!at_once(&machine, open_command(0, 1, 1)));
     let noop = next_entry(&machine, Payload::Noop);
     assert!(!machine.applies_at_once(&[noop]));
     // More than one block of the table: the last is read when it is opened.
@@ -428,9 +434,10 @@ fn what_is_not_ours_is_refused() {
     assert!(refusal(directory.path()).contains("not empty"));
 
     for (mark, why) in [
-        ("kv-state 2\ngeneration 1\n", "format version"),
-        ("kv-state 1\ngeneration x\n", "damaged"),
-        ("kv-state 1\ngeneration 18446744073709551615\n", "damaged"),
+        ("kv-state 3\ngeneration 1\n", "format version"),
+        ("kv-state 1\ngeneration 1\n", "which no release has written"),
+        ("kv-state 2\ngeneration x\n", "damaged"),
+        ("kv-state 2\ngeneration 18446744073709551615\n", "damaged"),
         ("garbage", "not the mark"),
         ("", "not the mark"),
     ] {
@@ -444,7 +451,7 @@ fn what_is_not_ours_is_refused() {
     // A state that is named and not there is not taken for an empty one.
     let directory = TempDir::new().unwrap();
     drop(open_at(directory.path()));
-    std::fs::write(directory.path().join("current"), "kv-state 1\ngeneration 5\n").unwrap();
+    std::fs::write(directory.path().join("current"), "kv-state 2\ngeneration 5\n").unwrap();
     assert!(refusal(directory.path()).contains("is not there"));
     assert_eq!(generations(directory.path()).len(), 1, "nothing was removed");
 }
@@ -484,7 +491,7 @@ fn what_is_gone_stays_gone() {
     write(&mut machine, session, 2, put("b", "2"));
     flusher(&machine).flush().unwrap();
     write(&mut machine, session, 3, Operation::Delete { key: "a".into() });
-    apply_command(&mut machine, &Command::CloseSession { time_ms: 0, session: other });
+    apply_command(&mut machine, &command(0, Action::CloseSession { session: other }));
     let keys = |machine: &mut KvMachine| -> Vec<Bytes> {
         scan_all(machine).into_iter().map(|(key, _)| key).collect()
     };
@@ -525,4 +532,119 @@ fn a_damaged_table_is_refused_with_what_to_do() {
     }
     let refusal = refusal(directory.path());
     assert!(refusal.contains("Corruption") && refusal.contains("restore the whole"), "{refusal}");
+}
+
+/// Keys whose names are their numbers.
+fn numbered(number: u64) -> String {
+    format!("n{number:08}")
+}
+
+/// A machine whose keys were all deleted, but for one behind them.
+struct Deleted {
+    machine: KvMachine,
+    session: SessionId,
+    sequence: u64,
+}
+
+impl Deleted {
+    /// Pages are at most a few percent of them. A million were tried as well.
+    const KEY_COUNT: u64 = 250_000;
+
+    fn apply_to_all(&mut self, operation: impl Fn(u64) -> Operation) {
+        const BATCH: u64 = 1000;
+        for batch in 0..Self::KEY_COUNT / BATCH {
+            let index = self.machine.last_applied().index + 1;
+            let entry = |place| {
+                let operation = operation(BATCH * batch + place);
+                let command = write_command(self.session, self.sequence + 1 + place, operation);
+                Entry { index: index + place, term: 1, payload: Payload::Command(command.encode()) }
+            };
+            let entries: Vec<Entry> = (0..BATCH).map(entry).collect();
+            self.machine.apply(&entries, &mut Vec::new()).unwrap();
+            self.sequence += BATCH;
+        }
+    }
+
+    fn write(&mut self, operation: Operation) {
+        self.sequence += 1;
+        let output = write(&mut self.machine, self.session, self.sequence, operation);
+        assert!(matches!(output, Output::Written(_)), "{output:?}");
+    }
+
+    /// Scans to the one key that is alive, with a write beside each page. Tells `page_passed` how
+    /// many numbers each page went over.
+    fn scan(&mut self, mut page_passed: impl FnMut(u64)) -> u64 {
+        let (mut at, mut passed, mut page_count) = (text("n"), 0, 0);
+        loop {
+            let page = scan(&mut self.machine, at.clone(), Bytes::new(), 10);
+            page_count += 1;
+            let Some(next) = page.continue_at else {
+                page_passed(Self::KEY_COUNT - passed);
+                let keys: Vec<Bytes> = page.records.into_iter().map(|(key, _)| key).collect();
+                assert_eq!(keys, [numbered(Self::KEY_COUNT)]);
+                return page_count;
+            };
+            assert!(next >= at && page.records.is_empty(), "only the last key is there");
+            let number = std::str::from_utf8(&next[1..9]).unwrap().parse::<u64>().unwrap();
+            page_passed(number - passed);
+            // A page that ends where it began waits for compactions.
+            assert!(page_count < 10_000, "still at {next:?}");
+            (at, passed) = (next, number);
+            self.write(put("a", "beside"));
+        }
+    }
+}
+
+/// S13. A page of a scan over deleted keys examines a bounded number of them, in a layer as in a
+/// table, and in a table of which compactions have made RocksDB's own deletions. It may be empty, and
+/// writes go on between the pages.
+#[test]
+fn a_scan_over_deleted_keys_is_bounded_work() {
+    const WORDS_MAX: u64 = SCAN_WORDS_MAX as u64;
+    /// RocksDB's own deletions, which a page may pass over in addition.
+    const SKIPPED_MAX: u64 = 100_000;
+    let directory = TempDir::new().unwrap();
+    // All of it is one layer, so that nothing is compacted before it is looked at.
+    let options =
+        RocksStateOptions { write_buffer_bytes: 256 << 20, ..RocksStateOptions::default() };
+    let mut machine = KvMachine::rocksdb(directory.path(), options).unwrap();
+    let session = open(&mut machine, 0, 1000, 10);
+    let mut flusher = flusher(&machine);
+    let mut deleted = Deleted { machine, session, sequence: 0 };
+    deleted.write(put(&numbered(Deleted::KEY_COUNT), "alive"));
+    let delete = |number| Operation::Delete { key: numbered(number).into() };
+    let create = |number| put(&numbered(number), "");
+    deleted.apply_to_all(create);
+    deleted.apply_to_all(delete);
+    for place in ["in a layer", "in a table"] {
+        let page_count = deleted.scan(|passed| {
+            assert!(passed <= WORDS_MAX, "{passed} deleted keys in one page, {place}");
+        });
+        assert!(page_count >= Deleted::KEY_COUNT / WORDS_MAX, "{page_count} pages, {place}");
+        flusher.flush().unwrap();
+    }
+
+    // Now there are values below the deletions, and tables to merge.
+    for round in 0..3 {
+        deleted.apply_to_all(create);
+        flusher.flush().unwrap();
+        deleted.apply_to_all(delete);
+        flusher.flush().unwrap();
+        set_perf_stats(PerfStatsLevel::EnableCount);
+        let skipped = |perf: &PerfContext| {
+            perf.metric(PerfMetric::InternalDeleteSkippedCount)
+                + perf.metric(PerfMetric::InternalKeySkippedCount)
+        };
+        let mut perf = PerfContext::default();
+        perf.reset();
+        let mut before = 0;
+        deleted.scan(|_| {
+            let now = skipped(&perf);
+            let work = now - before;
+            // Of each table a word is looked at to be passed over.
+            assert!(work <= SKIPPED_MAX + 3 * WORDS_MAX, "{work} skipped in round {round}");
+            before = now;
+        });
+        set_perf_stats(PerfStatsLevel::Disable);
+    }
 }

@@ -1,6 +1,7 @@
 //! The stream of a snapshot: whole or refused, and undisturbed by what comes later.
 
 use kv_service::machine::KvMachine;
+use kv_service::version::VERSION_MAX;
 use proptest::prelude::*;
 use raft_core::state_machine::StateMachine;
 use raft_core::types::Position;
@@ -52,18 +53,69 @@ fn what_was_announced_must_come() {
     let twice = [bytes.clone(), bytes.clone()].concat();
     assert!(restored(position, &twice).is_err());
     assert!(restored(position, &[&bytes[..], b"\0"].concat()).is_err());
-    let mut newer = bytes.clone();
-    newer[6] = 2;
-    assert!(restored(position, &newer).is_err());
     let mut machine = restored(position, &bytes).unwrap();
     assert!(machine.restore_chunk(bytes.into()).is_err(), "no restore is under way");
     assert!(machine.finish_restore().is_err());
 }
 
+/// S3. The start of a stream of another format, and a head under rules that this program does not
+/// support: each is refused by a sentence that says what to start.
+#[test]
+fn a_stream_of_another_version_is_refused_by_name() {
+    let position = Position::new(1, 9);
+    let end = (4, numbers(&[0, 0]));
+    let refusal = |bytes: &[u8]| restored(position, bytes).map(|_| ()).unwrap_err();
+    let start = |format: u8| {
+        let mut bytes = crafted(std::slice::from_ref(&end));
+        bytes[6] = format;
+        bytes
+    };
+    assert!(restored(position, &start(2)).is_ok());
+    assert!(refusal(&start(1)).contains("format 1 of snapshots, which no release has written"));
+    assert!(refusal(&start(3)).contains("written by a newer version of kv"));
+    let newer = u64::from(VERSION_MAX) + 1;
+    let rules = crafted_under(newer, std::slice::from_ref(&end));
+    assert!(refusal(&rules).contains(&format!("(cluster version {newer}; this program")));
+    let unknown = refusal(&crafted(&[(5, vec![1]), end]));
+    assert!(unknown.contains("written by a newer version of kv"), "{unknown}");
+    assert!(refusal(b"something else").contains("no snapshot of this state machine"));
+}
+
+/// The format is a promise: streams of it are stored and sent.
+#[test]
+fn bytes_stay_what_they_were() {
+    let mut machine = KvMachine::memory();
+    let session = open(&mut machine, 7, 1000, 10);
+    write(&mut machine, session, 1, put("k", "value"));
+    let mut expected = b"KVSNAP\x02\0".to_vec();
+    let version = VERSION_MAX as u8;
+    for (kind, payload) in [
+        (1u8, &[1, 2, 7, 2, 0, version][..]),
+        (
+            2,
+            b"\x01\xef\xcd\xab\x89\x67\x45\x23\x01\0\0\0\0\0\0\0\0\0\
+              \xe8\x07\x80\x08\x07\x01\0\x01\0\x01\x20\xc1\xdc\xb0\x02\x01",
+        ),
+        (3, b"\0\x01\x05\x01\x02\x02kvalue"),
+        (4, b"\x01\x01"),
+    ] {
+        expected.push(kind);
+        expected.extend((payload.len() as u32).to_le_bytes());
+        expected.extend(payload);
+    }
+    let bytes = snapshot_bytes(&mut machine, 1 << 16);
+    assert_eq!(bytes.escape_ascii().to_string(), expected.escape_ascii().to_string());
+    assert!(restored(machine.last_applied(), &expected).is_ok());
+}
+
 /// A stream of position (1, 9), section by section.
 fn crafted(sections: &[(u8, Vec<u8>)]) -> Vec<u8> {
-    let mut bytes = b"KVSNAP\x01\x00".to_vec();
-    let head = numbers(&[1, 9, 500]);
+    crafted_under(1, sections)
+}
+
+fn crafted_under(rules: u64, sections: &[(u8, Vec<u8>)]) -> Vec<u8> {
+    let mut bytes = b"KVSNAP\x02\x00".to_vec();
+    let head = numbers(&[1, 9, 500, 9, 0, rules]);
     for (kind, payload) in [(1, head)].iter().chain(sections) {
         bytes.push(*kind);
         bytes.extend_from_slice(&(payload.len() as u32).to_le_bytes());
@@ -72,25 +124,36 @@ fn crafted(sections: &[(u8, Vec<u8>)]) -> Vec<u8> {
     bytes
 }
 
+/// Varints.
 fn numbers(numbers: &[u64]) -> Vec<u8> {
-    numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
+    let mut bytes = Vec::new();
+    for number in numbers {
+        let mut rest = *number;
+        while rest >= 0x80 {
+            bytes.push(rest as u8 | 0x80);
+            rest >>= 7;
+        }
+        bytes.push(rest as u8);
+    }
+    bytes
 }
 
-/// A session as it is in a stream, with answers to these sequences.
-fn session(id: u64, lowest_unanswered: u64, sequences: &[u64]) -> Vec<u8> {
-    let mut bytes = numbers(&[id, 1000, 400, lowest_unanswered]);
-    bytes.extend_from_slice(&(sequences.len() as u32).to_le_bytes());
-    for sequence in sequences {
-        bytes.extend_from_slice(&sequence.to_le_bytes());
-        bytes.push(1);
-        bytes.extend_from_slice(&numbers(&[5, 1]));
+/// A session as it is in a stream, with answers at these places behind `lowest_unanswered`.
+fn session(id: u64, lowest_unanswered: u64, places: &[u64]) -> Vec<u8> {
+    let mut bytes = numbers(&[id]);
+    bytes.extend_from_slice(&[7; 16]);
+    let count = places.len() as u64;
+    bytes.extend(numbers(&[0, 1000, 1024, 400, lowest_unanswered, 0, count]));
+    for place in places {
+        bytes.extend(numbers(&[*place]));
+        bytes.extend_from_slice(&[1, 0, 0, 0, 0, 5, 1]);
     }
     bytes
 }
 
 fn record(key: u8, versions: [u64; 3]) -> Vec<u8> {
-    let mut bytes = [1u32.to_le_bytes(), 0u32.to_le_bytes()].concat();
-    bytes.extend_from_slice(&numbers(&versions));
+    let mut bytes = numbers(&[0, 1, 0]);
+    bytes.extend(numbers(&versions));
     bytes.push(key);
     bytes
 }
@@ -104,15 +167,15 @@ fn what_the_state_cannot_hold_is_refused() {
     let with_session = |bytes: Vec<u8>| restored(position, &crafted(&[(2, bytes), end(1, 0)]));
     let with_record = |bytes: Vec<u8>| restored(position, &crafted(&[(3, bytes), end(0, 1)]));
     assert!(restored(position, &crafted(&[end(0, 0)])).is_ok());
-    assert!(with_session(session(9, 3, &[3, 5])).is_ok());
-    assert!(with_session(session(9, u64::MAX, &[u64::MAX])).is_ok());
+    assert!(with_session(session(9, 3, &[0, 2])).is_ok());
+    assert!(with_session(session(9, u64::MAX, &[0])).is_ok());
     for (what, bytes) in [
         ("not opened yet", session(10, 3, &[])),
         ("0", session(0, 3, &[])),
-        ("an answer twice", session(9, 3, &[3, 3])),
-        ("the last answer twice", session(9, u64::MAX, &[u64::MAX, u64::MAX])),
-        ("an answer below the window", session(9, 3, &[2])),
-        ("an answer beyond the window", session(9, 3, &[3 + 1024])),
+        ("an answer twice", session(9, 3, &[0, 0])),
+        ("the last answer twice", session(9, u64::MAX, &[0, 0])),
+        ("an answer beyond the numbers", session(9, u64::MAX, &[1])),
+        ("an answer beyond the window", session(9, 3, &[1024])),
     ] {
         assert!(with_session(bytes).is_err(), "{what}");
     }

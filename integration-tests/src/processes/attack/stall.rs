@@ -161,7 +161,7 @@ impl How {
     async fn begin(self, connection: &Connection) -> Option<Vec<SendStream>> {
         let (mut stream, _unread) = connection.open_bi().await.ok()?;
         let mut bytes = BytesMut::new();
-        push_frame(&mut bytes, &Greeting { client: format!("{self:?}") });
+        push_frame(&mut bytes, &Greeting::new(format!("{self:?}")));
         match self {
             How::HalfFrame => {
                 bytes.extend(FRAME_BYTES.to_be_bytes());
@@ -172,12 +172,12 @@ impl How {
                 for id in 1..=READS {
                     let consistency = Consistency::Stale;
                     let kind = RequestKind::Read { query: query.clone(), consistency };
-                    push_frame(&mut bytes, &Request { id, kind });
+                    push_frame(&mut bytes, &Request::new(id, kind));
                 }
             }
             How::SmallAnswersUnread => {
                 for id in 1..=SMALL_REQUESTS {
-                    push_frame(&mut bytes, &Request { id, kind: RequestKind::Status });
+                    push_frame(&mut bytes, &Request::new(id, RequestKind::Status));
                 }
             }
             How::HalfGreeting => bytes.truncate(bytes.len() - 1),

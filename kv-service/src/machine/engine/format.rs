@@ -1,21 +1,30 @@
 //! Keys and values in the RocksDB instance, as bytes; nothing here needs RocksDB.
 //!
 //! ```text
-//!   'd' key               version u64  create_revision u64  modify_revision u64  value
-//!   'm'                   format version u32 = 1  term u64  index u64  clock_ms u64
-//!   's' id, big-endian    a session, as in a snapshot
+//!   'd' key               flags u8 = 0  version  create_revision  modify_revision | value
+//!                         flags u8 = 1: the key was deleted, nothing follows
+//!   'm'                   format version u32 = 2  term  index  clock_ms  revision  generation  rules
+//!   's' index, big-endian a session, as in a snapshot
 //! ```
 //!
-//! Numbers are little-endian but in keys. Only an instance that was never written to has no 'm'.
+//! Numbers are varints (`codec`) but where a width is given. Only an instance that was never written
+//! to has no 'm'. The other flags are reserved: for `modified_by` (u32) and the lease of the key
+//! (u64), which will stand behind the revisions.
+//!
+//! A deletion is a value and not RocksDB's own: a scan sees it, and can count it (S13).
 
 use bytes::{BufMut, Bytes, BytesMut};
-use raft_core::types::Position;
+use raft_core::types::{Index, Position};
 
 use super::{Head, Versions};
-use crate::machine::codec::{DecodeError, DecodeResult, Reader, check_versions};
-use crate::operation::{Record, SessionId};
+use crate::machine::codec::{
+    DecodeError, DecodeResult, Reader, VARINT_BYTES_MAX, check_versions, malformed, put_varint,
+    read_varint,
+};
+use crate::operation::Record;
 
-const VERSION: u32 = 1;
+/// Of the state on disk. Format 1 was never released.
+const VERSION: u32 = 2;
 
 pub(in crate::machine) const RECORDS_START: [u8; 1] = [b'd'];
 pub(in crate::machine) const RECORDS_END: [u8; 1] = [b'd' + 1];
@@ -23,7 +32,11 @@ pub(in crate::machine) const HEAD_KEY: [u8; 1] = [b'm'];
 pub(in crate::machine) const SESSIONS_START: [u8; 1] = [b's'];
 pub(in crate::machine) const SESSIONS_END: [u8; 1] = [b's' + 1];
 
-const RECORD_HEAD_BYTES: usize = 3 * 8;
+/// Of a record up to its value, at most.
+const RECORD_HEAD_BYTES_MAX: usize = 1 + 3 * VARINT_BYTES_MAX;
+
+const RECORD: u8 = 0;
+const DELETED: u8 = 1;
 
 pub(in crate::machine) fn record_key(key: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(1 + key.len());
@@ -32,75 +45,111 @@ pub(in crate::machine) fn record_key(key: &[u8]) -> Vec<u8> {
     bytes
 }
 
-pub(in crate::machine) fn session_key(id: SessionId) -> [u8; 9] {
+pub(in crate::machine) fn session_key(id: Index) -> [u8; 9] {
     let mut key = [b's'; 9];
     key[1..].copy_from_slice(&id.to_be_bytes());
     key
 }
 
-pub(in crate::machine) fn decode_session_key(key: &[u8]) -> DecodeResult<SessionId> {
+pub(in crate::machine) fn decode_session_key(key: &[u8]) -> DecodeResult<Index> {
     match key {
         [b's', id @ ..] => id
             .try_into()
-            .map(SessionId::from_be_bytes)
-            .map_err(|_| DecodeError("a session's key has another length")),
-        _ => Err(DecodeError("not a session's key")),
+            .map(Index::from_be_bytes)
+            .map_err(|_| malformed("a session's key has another length")),
+        _ => Err(malformed("not a session's key")),
     }
 }
 
-pub(in crate::machine) fn encode_record(record: &Record, out: &mut BytesMut) {
-    out.reserve(RECORD_HEAD_BYTES + record.value.len());
-    out.put_u64_le(record.version);
-    out.put_u64_le(record.create_revision);
-    out.put_u64_le(record.modify_revision);
+/// Appends a record; `None` is a deletion.
+pub(in crate::machine) fn encode_word(word: Option<&Record>, out: &mut BytesMut) {
+    let Some(record) = word else { return out.put_u8(DELETED) };
+    out.reserve(RECORD_HEAD_BYTES_MAX + record.value.len());
+    out.put_u8(RECORD);
+    put_varint(out, record.version);
+    put_varint(out, record.create_revision);
+    put_varint(out, record.modify_revision);
     out.put_slice(&record.value);
 }
 
-pub(in crate::machine) fn decode_record(bytes: Bytes) -> DecodeResult<Record> {
-    let [version, create_revision, modify_revision] = record_head(&bytes)?;
-    let value = bytes.slice(RECORD_HEAD_BYTES..);
-    Ok(Record { value, version, create_revision, modify_revision })
+/// Reads a record; `None` is a deletion.
+pub(in crate::machine) fn decode_word(bytes: &Bytes) -> DecodeResult<Option<Record>> {
+    Ok(word_head(bytes)?.map(|(versions, size_bytes)| {
+        let Versions { version, create_revision, modify_revision } = versions;
+        let value = bytes.slice(size_bytes..);
+        Record { value, version, create_revision, modify_revision }
+    }))
 }
 
-/// Of a record, without reading its value.
-pub(in crate::machine) fn decode_versions(bytes: &[u8]) -> DecodeResult<Versions> {
-    let [version, create_revision, _] = record_head(bytes)?;
-    Ok(Versions { version, create_revision })
+/// Reads the versions of a record without its value; `None` is a deletion.
+pub(in crate::machine) fn decode_versions(bytes: &[u8]) -> DecodeResult<Option<Versions>> {
+    Ok(word_head(bytes)?.map(|(versions, _)| versions))
 }
 
-fn record_head(bytes: &[u8]) -> DecodeResult<[u64; 3]> {
-    match bytes.as_chunks::<8>().0 {
-        [version, create_revision, modify_revision, ..] => {
-            let [version, create_revision, modify_revision] =
-                [version, create_revision, modify_revision].map(|bytes| u64::from_le_bytes(*bytes));
-            check_versions(version, create_revision, modify_revision)?;
-            Ok([version, create_revision, modify_revision])
-        }
-        _ => Err(DecodeError("a record is cut short")),
+/// Returns true for the value of a deleted key.
+pub(in crate::machine) fn is_deletion(key: &[u8], value: &[u8]) -> bool {
+    key.starts_with(&RECORDS_START) && value == [DELETED]
+}
+
+/// Versions, and where the value starts.
+fn word_head(bytes: &[u8]) -> DecodeResult<Option<(Versions, usize)>> {
+    match bytes {
+        [] => return Err(malformed("a record is cut short")),
+        [DELETED] => return Ok(None),
+        [DELETED, ..] => return Err(malformed("something follows a deletion")),
+        [RECORD, ..] => {}
+        [_, ..] => return Err(DecodeError::Newer("a newer kind of record")),
     }
+    let mut place = 1;
+    let mut next = || {
+        let (number, size_bytes) = read_varint(&bytes[place..])?;
+        place += size_bytes;
+        Ok(number)
+    };
+    let (version, create_revision, modify_revision) = (next()?, next()?, next()?);
+    check_versions(version, create_revision, modify_revision)?;
+    Ok(Some((Versions { version, create_revision, modify_revision }, place)))
 }
 
 pub(in crate::machine) fn encode_head(head: Head) -> BytesMut {
-    let mut value = BytesMut::with_capacity(4 + 3 * 8);
+    let mut value = BytesMut::with_capacity(4 + 6 * VARINT_BYTES_MAX);
     value.put_u32_le(VERSION);
-    value.put_u64_le(head.position.term);
-    value.put_u64_le(head.position.index);
-    value.put_u64_le(head.clock_ms);
+    put_head(head, &mut value);
     value
 }
 
 pub(in crate::machine) fn decode_head(bytes: Bytes) -> DecodeResult<Head> {
     let mut reader = Reader::new(bytes);
-    if reader.u32()? != VERSION {
-        return Err(DecodeError("another version of the state's format"));
+    match reader.u32()? {
+        VERSION => {}
+        0 | 1 => return Err(malformed("format 1 of the state, which no release has written")),
+        _ => return Err(DecodeError::Newer("a newer format of the state")),
     }
-    let position = Position::new(reader.u64()?, reader.u64()?);
-    if !position.is_in_range() {
-        return Err(DecodeError("a position that nothing gets to"));
-    }
-    let clock_ms = reader.u64()?;
+    let head = read_head(&mut reader)?;
     reader.finish()?;
-    Ok(Head { position, clock_ms })
+    Ok(head)
+}
+
+/// A head on disk and in a snapshot.
+pub(in crate::machine) fn put_head(head: Head, out: &mut BytesMut) {
+    let Head { position, clock_ms, revision, generation, rules } = head;
+    for number in [position.term, position.index, clock_ms, revision] {
+        put_varint(out, number);
+    }
+    put_varint(out, generation.into());
+    put_varint(out, rules.into());
+}
+
+pub(in crate::machine) fn read_head(reader: &mut Reader) -> DecodeResult<Head> {
+    let position = Position::new(reader.varint()?, reader.varint()?);
+    let head = Head {
+        position,
+        clock_ms: reader.varint()?,
+        revision: reader.varint()?,
+        generation: reader.varint_u32()?,
+        rules: reader.varint_u32()?,
+    };
+    head.check()
 }
 
 #[cfg(test)]
@@ -108,21 +157,38 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::version::VERSION_MAX;
 
     /// The bytes are in data directories.
     #[test]
     fn bytes_stay_what_they_were() {
         let value = Bytes::from_static(b"value");
-        let record = Record { value, version: 2, create_revision: 3, modify_revision: 4 };
+        let record = Record { value, version: 2, create_revision: 3, modify_revision: 400 };
         let mut encoded = BytesMut::new();
-        encode_record(&record, &mut encoded);
-        assert_eq!(&encoded[..], b"\x02\0\0\0\0\0\0\0\x03\0\0\0\0\0\0\0\x04\0\0\0\0\0\0\0value");
-        let head = Head { position: Position::new(5, 6), clock_ms: 7 };
-        let encoded = encode_head(head);
-        assert_eq!(&encoded[..12], b"\x01\0\0\0\x05\0\0\0\0\0\0\0");
-        assert_eq!(&encoded[12..], b"\x06\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0");
+        encode_word(Some(&record), &mut encoded);
+        assert_eq!(&encoded[..], b"\0\x02\x03\x90\x03value");
+        let mut encoded = BytesMut::new();
+        encode_word(None, &mut encoded);
+        assert_eq!(&encoded[..], b"\x01");
+        let position = Position::new(5, 600);
+        let head = Head { position, clock_ms: 7, revision: 8, generation: 9, rules: 1 };
+        assert_eq!(&encode_head(head)[..], b"\x02\0\0\0\x05\xd8\x04\x07\x08\x09\x01");
         assert_eq!(record_key(b"k"), b"dk");
         assert_eq!(session_key(258), *b"s\0\0\0\0\0\0\x01\x02");
+    }
+
+    /// S3. A state of a newer program, or of none, is told by name.
+    #[test]
+    fn other_formats_are_refused_by_name() {
+        let version_1 = [&1u32.to_le_bytes()[..], &[0; 24]].concat();
+        let error = decode_head(version_1.into()).unwrap_err();
+        assert!(error.to_string().contains("format 1 of the state"), "{error}");
+        let version_3 = [&3u32.to_le_bytes()[..], &[0; 24]].concat();
+        assert!(decode_head(version_3.into()).unwrap_err().is_newer());
+        let head = Head { rules: VERSION_MAX + 1, ..Head::default() };
+        let error = decode_head(encode_head(head).freeze()).unwrap_err();
+        assert_eq!(error, DecodeError::NewerRules(VERSION_MAX + 1));
+        assert!(decode_word(&Bytes::from_static(b"\x02\x01\x01\x01")).unwrap_err().is_newer());
     }
 
     proptest! {
@@ -136,20 +202,24 @@ mod tests {
         ) {
             let version = 1 + version.index(changes as usize + 1) as u64;
             let modify_revision = create_revision + changes;
+            let versions = Versions { version, create_revision, modify_revision };
             let record = Record { value: value.into(), version, create_revision, modify_revision };
+            let head_bytes = [version, create_revision, modify_revision]
+                .map(crate::machine::codec::varint_bytes);
+            let head_bytes = 1 + head_bytes.iter().sum::<usize>();
             let mut encoded = BytesMut::new();
-            encode_record(&record, &mut encoded);
+            encode_word(Some(&record), &mut encoded);
             let encoded = encoded.freeze();
-            prop_assert_eq!(decode_record(encoded.clone()), Ok(record));
-            let versions = Versions { version, create_revision };
-            prop_assert_eq!(decode_versions(&encoded), Ok(versions));
-            for end in 0..RECORD_HEAD_BYTES {
-                prop_assert!(decode_record(encoded.slice(..end)).is_err());
+            prop_assert_eq!(decode_word(&encoded), Ok(Some(record)));
+            prop_assert_eq!(decode_versions(&encoded), Ok(Some(versions)));
+            for end in 0..head_bytes {
+                prop_assert!(decode_word(&encoded.slice(..end)).is_err());
                 prop_assert!(decode_versions(&encoded[..end]).is_err());
             }
             let [term, index, clock_ms, id] = numbers;
             let (term, index) = (term >> 1, index >> 1);
-            let head = Head { position: Position::new(term, index), clock_ms };
+            let (position, revision) = (Position::new(term, index), index / 2);
+            let head = Head { position, clock_ms, revision, generation: id as u32, rules: 1 };
             let encoded = encode_head(head).freeze();
             prop_assert_eq!(decode_head(encoded.clone()), Ok(head));
             for end in 0..encoded.len() {
@@ -167,9 +237,9 @@ mod tests {
             let value = Bytes::new();
             let record = Record { value, version, create_revision, modify_revision };
             let mut encoded = BytesMut::new();
-            encode_record(&record, &mut encoded);
+            encode_word(Some(&record), &mut encoded);
             assert!(decode_versions(&encoded).is_err(), "{record:?}");
-            assert!(decode_record(encoded.freeze()).is_err(), "{record:?}");
+            assert!(decode_word(&encoded.freeze()).is_err(), "{record:?}");
         }
     }
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use imbl::OrdMap;
 use raft_core::state_machine::{MachineError, MachineResult};
 
-use super::{Engine, Head, Versions, View, fill_page, owned, page_bytes};
+use super::{Engine, Head, ScanLimits, Versions, View, fill_page, owned, page_bytes};
 use crate::machine::sessions::Sessions;
 use crate::operation::{Record, ScanPage};
 
@@ -51,19 +51,13 @@ impl Engine for MemoryEngine {
         Ok(())
     }
 
-    fn scan(
-        &self,
-        start: &[u8],
-        end: &[u8],
-        limit: u32,
-        bytes_max: usize,
-    ) -> MachineResult<ScanPage> {
+    fn scan(&self, start: &[u8], end: &[u8], limits: &ScanLimits) -> MachineResult<ScanPage> {
         let run = self
             .map
             .range::<_, [u8]>((Bound::Included(start), Bound::Unbounded))
             .take_while(|(key, _)| end.is_empty() || key.as_ref() < end)
-            .map(|(key, record)| Ok((key.clone(), record.clone())));
-        fill_page(run, limit, bytes_max)
+            .map(|(key, record)| Ok((key.clone(), Some(record.clone()))));
+        fill_page(run, limits)
     }
 
     fn view(&self) -> MachineResult<Box<dyn View>> {

@@ -9,7 +9,6 @@
 //! * A view is not disturbed by anything that comes later, a restore included.
 //! * Until [`Engine::finish_restore`] returns, a crash finds the old state; then the new one.
 
-#[cfg(any(test, feature = "rocksdb", feature = "fuzzing"))]
 #[cfg_attr(not(feature = "rocksdb"), allow(dead_code, reason = "the engine has the keys"))]
 pub(super) mod format;
 pub(super) mod memory;
@@ -20,16 +19,37 @@ use bytes::Bytes;
 use raft_core::state_machine::{Flusher, MachineResult};
 use raft_core::types::Position;
 
+use super::codec::{DecodeError, DecodeResult, malformed};
 use super::sessions::Sessions;
 use crate::operation::{Record, Revision, ScanPage};
+use crate::version::VERSION_MAX;
 
-/// What the state is beside records and sessions.
+/// The state beside records and sessions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Head {
     /// The last position whose effect is in the state.
     pub(super) position: Position,
     /// Replicated time: the largest that a command carried.
     pub(super) clock_ms: u64,
+    /// The largest revision: that of the last command that changed a record.
+    pub(super) revision: Revision,
+    /// Restores of the cluster from a backup, counted; 0 today.
+    pub(super) generation: u32,
+    /// The largest cluster version that a command carried: the state may hold what it brought.
+    pub(super) rules: u32,
+}
+
+impl Head {
+    /// Checks the numbers of a head that was read.
+    pub(super) fn check(self) -> DecodeResult<Self> {
+        if self.rules > VERSION_MAX {
+            return Err(DecodeError::NewerRules(self.rules));
+        }
+        match self.position.is_in_range() && self.revision <= self.position.index {
+            true => Ok(self),
+            false => Err(malformed("a position or revision that no state reaches")),
+        }
+    }
 }
 
 /// A record without its value, which most writes need not read.
@@ -37,11 +57,13 @@ pub(super) struct Head {
 pub(super) struct Versions {
     pub(super) version: u64,
     pub(super) create_revision: Revision,
+    pub(super) modify_revision: Revision,
 }
 
 impl Versions {
     pub(super) fn of(record: &Record) -> Self {
-        Self { version: record.version, create_revision: record.create_revision }
+        let Record { version, create_revision, modify_revision, .. } = *record;
+        Self { version, create_revision, modify_revision }
     }
 }
 
@@ -57,15 +79,9 @@ pub(super) trait Engine: Send {
     /// The batch is complete. `sessions` says which of them changed.
     fn commit(&mut self, head: Head, sessions: &Sessions) -> MachineResult<()>;
 
-    /// Records in `[start, end)`, an empty `end` being the end of all keys: at most `limit`, and no
-    /// more once they exceed `bytes_max`, but at least one if there is any.
-    fn scan(
-        &self,
-        start: &[u8],
-        end: &[u8],
-        limit: u32,
-        bytes_max: usize,
-    ) -> MachineResult<ScanPage>;
+    /// Records in `[start, end)`, an empty `end` being the end of all keys, as many as `limits`
+    /// allow. The page ends with a key to continue at unless the range is exhausted.
+    fn scan(&self, start: &[u8], end: &[u8], limits: &ScanLimits) -> MachineResult<ScanPage>;
 
     fn view(&self) -> MachineResult<Box<dyn View>>;
 
@@ -82,12 +98,13 @@ pub(super) trait Engine: Send {
         None
     }
 
-    /// Whether calls may wait for a disk.
+    /// Returns true if calls may wait for a disk.
     fn blocks(&self) -> bool {
         false
     }
 
-    /// Whether to tell the key's versions, to write it, and a commit after that with a few others, wait for nothing.
+    /// Returns true if looking up this key's versions, writing it and committing that with a few others can all be
+    /// done without blocking.
     fn writes_at_once(&self, key: &[u8]) -> bool;
 }
 
@@ -97,35 +114,50 @@ pub(super) trait View: Send {
     fn next_page(&mut self, bytes_max: usize) -> MachineResult<Vec<(Bytes, Record)>>;
 }
 
-/// A copy for whoever keeps it longer than the log does. The value is a slice of its command, and that perhaps
-/// one of a frame with many: keeping the slice would keep all of them.
+/// A copy that may be kept longer than the log keeps the command. The value is a slice of its command, and that
+/// perhaps one of a frame with many: keeping the slice would keep all of them.
 fn owned(record: &Record) -> Record {
     Record { value: Bytes::copy_from_slice(&record.value), ..*record }
 }
 
-/// What a record counts in a page.
+/// Bytes that a record counts in a page.
 pub(super) fn page_bytes(key: &[u8], record: &Record) -> usize {
     const OVERHEAD_BYTES: usize = 32;
     OVERHEAD_BYTES + key.len() + record.value.len()
 }
 
-/// Gathers a page of a scan from an ascending run of records that starts at its first key.
+/// Bounds of one page of a scan.
+pub(super) struct ScanLimits {
+    /// Records; at least 1.
+    pub(super) records_max: usize,
+    /// Keys and values, by [`page_bytes`]; the last record may exceed it. At least 1.
+    pub(super) bytes_max: usize,
+    /// Words: records and deletions; at least 1.
+    pub(super) words_max: usize,
+}
+
+/// Gathers a page of a scan from an ascending run of words that starts at its first key.
 pub(super) fn fill_page(
-    run: impl Iterator<Item = MachineResult<(Bytes, Record)>>,
-    limit: u32,
-    bytes_max: usize,
+    run: impl Iterator<Item = MachineResult<(Bytes, Option<Record>)>>,
+    limits: &ScanLimits,
 ) -> MachineResult<ScanPage> {
     let mut page = ScanPage::default();
-    let mut size_bytes = 0;
+    let (mut word_count, mut size_bytes) = (0, 0);
     for item in run {
-        let (key, record) = item?;
-        let full = page.records.len() >= limit as usize || size_bytes >= bytes_max;
-        if full && !page.records.is_empty() {
+        let (key, word) = item?;
+        if page.records.len() >= limits.records_max
+            || size_bytes >= limits.bytes_max
+            || word_count >= limits.words_max
+        {
             page.continue_at = Some(key);
             break;
         }
-        size_bytes += page_bytes(&key, &record);
-        page.records.push((key, record));
+        word_count += 1;
+        if let Some(record) = word {
+            size_bytes += page_bytes(&key, &record);
+            page.records.push((key, record));
+        }
     }
+    assert!(page.records.len() <= limits.records_max && word_count <= limits.words_max);
     Ok(page)
 }

@@ -22,29 +22,35 @@ mod recent;
 mod scratch;
 mod view;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use raft_core::state_machine::{Flusher, MachineError, MachineResult};
 use raft_core::types::Index;
 use rocksdb::{ReadOptions, WriteBatch};
 
-use super::{Engine, Head, Versions, View, fill_page, format, owned};
+use super::{Engine, Head, ScanLimits, Versions, View, fill_page, format, owned, page_bytes};
 use crate::machine::KvMachine;
 use crate::machine::sessions::Sessions;
 use crate::operation::{Record, ScanPage};
 use directory::Directory;
 use instance::Instance;
-use layer::Word;
+use layer::{Layer, Word};
 use layers::{Current, Layers};
 use merged::{Merged, Source};
 use recent::Recent;
 use scratch::{Scratch, put_head};
 
-/// What a restore gathers before it writes.
+/// Bytes that a restore gathers before it writes.
 const RESTORE_BATCH_BYTES: usize = 1 << 20;
+
+/// RocksDB's own deletions and old words that one page of a scan may pass over, in a row. There are
+/// many only while compaction is busy with them: a page that meets more ends there, and the next one
+/// goes on when they are gone.
+const SCAN_SKIPPED_MAX: u64 = 100_000;
 
 /// How much memory, and how many files and threads, the state may use.
 #[derive(Clone, Debug)]
@@ -139,7 +145,7 @@ impl Engine for RocksEngine {
             return Ok(word.as_ref().map(owned));
         }
         drop(state);
-        let decode = |bytes: &[u8]| format::decode_record(Bytes::copy_from_slice(bytes));
+        let decode = |bytes: &[u8]| format::decode_word(&Bytes::copy_from_slice(bytes));
         self.current.instance.read(key, decode)
     }
 
@@ -176,28 +182,44 @@ impl Engine for RocksEngine {
         })
     }
 
-    fn scan(
-        &self,
-        start: &[u8],
-        end: &[u8],
-        limit: u32,
-        bytes_max: usize,
-    ) -> MachineResult<ScanPage> {
+    fn scan(&self, start: &[u8], end: &[u8], limits: &ScanLimits) -> MachineResult<ScanPage> {
         assert!(self.pending.is_empty(), "scans come between commits");
+        // The lock is not held while anything is read from disk. Nothing is committed meanwhile; a
+        // layer that becomes a table says the same there.
+        let (active, frozen) = {
+            let state = self.current.layers.lock();
+            (newest_words(&state.active, start, end, limits), state.frozen.clone())
+        };
         let mut options = ReadOptions::default();
         options.set_iterate_lower_bound(format::record_key(start));
         options.set_iterate_upper_bound(match end {
             [] => format::RECORDS_END.to_vec(),
             end => format::record_key(end),
         });
-        let state = self.current.layers.lock();
+        options.set_max_skippable_internal_keys(SCAN_SKIPPED_MAX);
+        let has_skipped = Cell::new(false);
         let mut sources: Vec<Source<'_>> = Vec::new();
-        for layer in state.newest_first() {
-            let words = layer.range(start, end);
-            sources.push(Box::new(words.map(Ok)));
+        let owned_word = |(key, word): (Bytes, Word)| Ok((key, word.as_ref().map(owned)));
+        sources.push(Box::new(active.into_iter().map(owned_word)));
+        for layer in frozen.iter().rev() {
+            sources.push(Box::new(layer.range(start, end).map(Ok)));
         }
-        sources.push(self.current.instance.records(options));
-        fill_page(Merged::new(sources), limit, bytes_max)
+        sources.push(self.current.instance.records(options, || has_skipped.set(true)));
+        let mut merged = Merged::new(sources);
+        let mut last = None;
+        // Once RocksDB has stopped, it may hold keys that come before those of the layers.
+        let run = std::iter::from_fn(|| {
+            let item = merged.next().filter(|_| !has_skipped.get());
+            if let Some(Ok((key, _))) = &item {
+                last = Some(key.clone());
+            }
+            item
+        });
+        let mut page = fill_page(run, limits)?;
+        if has_skipped.get() && page.continue_at.is_none() {
+            page.continue_at = Some(last.map_or(Bytes::copy_from_slice(start), successor));
+        }
+        Ok(page)
     }
 
     fn view(&self) -> MachineResult<Box<dyn View>> {
@@ -263,6 +285,33 @@ impl Engine for RocksEngine {
         }
         found.is_some()
     }
+}
+
+/// As many words of the newest layer as a page can use: what it says of a key is in the page.
+fn newest_words(
+    layer: &Layer,
+    start: &[u8],
+    end: &[u8],
+    limits: &ScanLimits,
+) -> Vec<(Bytes, Word)> {
+    let (mut words, mut size_bytes) = (Vec::new(), 0);
+    for (key, word) in layer.shared_range(start, end) {
+        // One more than the page takes: it is where the next page starts.
+        let is_enough = size_bytes >= limits.bytes_max || words.len() >= limits.words_max;
+        size_bytes += word.as_ref().map_or(0, |record| page_bytes(&key, record));
+        words.push((key, word));
+        if is_enough {
+            break;
+        }
+    }
+    words
+}
+
+/// The key that directly follows.
+fn successor(key: Bytes) -> Bytes {
+    let mut next = BytesMut::from(&key[..]);
+    next.put_u8(0);
+    next.freeze()
 }
 
 fn no_restore() -> MachineError {

@@ -1,7 +1,7 @@
 //! Which instance is the current one.
 //!
 //! ```text
-//!   <path>/current            "kv-state 1\ngeneration 3\n"
+//!   <path>/current            "kv-state 2\ngeneration 3\n"
 //!         /generation-3       the instance that is served
 //!         /generation-4       one that a restore fills
 //! ```
@@ -24,6 +24,9 @@ const CURRENT: &str = "current";
 const CURRENT_TEMPORARY: &str = "current.tmp";
 const PREFIX: &str = "generation-";
 const FIRST: u64 = 1;
+
+/// Of the directory and of all that is in it.
+const FORMAT: &str = "2";
 
 /// More is certainly no `current`.
 const CURRENT_BYTES_MAX: u64 = 64;
@@ -131,8 +134,14 @@ fn read_current(path: &Path) -> MachineResult<Option<u64>> {
     else {
         return refused("not the mark of a state directory".into());
     };
-    if version != "1" {
-        return refused(format!("the state has format version {version:?}, known is 1"));
+    match version {
+        FORMAT => {}
+        "1" => {
+            return refused("the state has format version 1, which no release has written".into());
+        }
+        _ => {
+            return refused(format!("the state has format version {version:?}, known is {FORMAT}"));
+        }
     }
     let generation = rest.strip_prefix("generation ").and_then(|r| r.strip_suffix('\n'));
     match generation.and_then(|number| number.parse::<u64>().ok()) {
@@ -145,7 +154,7 @@ fn write_current(path: &Path, generation: u64) -> MachineResult<()> {
     let temporary = path.join(CURRENT_TEMPORARY);
     let write = || {
         let mut file = File::create(&temporary)?;
-        file.write_all(format!("kv-state 1\ngeneration {generation}\n").as_bytes())?;
+        file.write_all(format!("kv-state {FORMAT}\ngeneration {generation}\n").as_bytes())?;
         file.sync_all()?;
         std::fs::rename(&temporary, path.join(CURRENT))?;
         // Makes the instance's own name durable too.

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use raft_core::state_machine::{MachineError, MachineResult};
+use rocksdb::compaction_filter::Decision;
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, Env, ErrorKind,
     IngestExternalFileOptions, IteratorMode, Options, ReadOptions, ReadTier, SstFileWriter,
@@ -17,7 +18,8 @@ use super::layer::{Layer, Word};
 use super::merged::Source;
 use crate::machine::codec::{DecodeResult, Reader};
 use crate::machine::engine::{Head, format};
-use crate::machine::sessions::{Session, Sessions};
+use crate::machine::session::Session;
+use crate::machine::sessions::Sessions;
 
 /// What an iterator of RocksDB yields.
 type KeyAndValue = (Box<[u8]>, Box<[u8]>);
@@ -127,48 +129,59 @@ impl Instance {
         }
     }
 
-    /// What is stored for a key, as `decode` sees it.
+    /// The word on a key, as `decode` reads it; `None` if there is none, or if it is a deletion.
     pub(super) fn read<T>(
         &self,
         key: &[u8],
-        decode: impl FnOnce(&[u8]) -> DecodeResult<T>,
+        decode: impl FnOnce(&[u8]) -> DecodeResult<Option<T>>,
     ) -> MachineResult<Option<T>> {
         let value = self.db.get_pinned(format::record_key(key));
         match value.map_err(|error| self.failed("reading", &error))? {
             None => Ok(None),
-            Some(value) => decode(&value).map(Some).map_err(|error| self.damaged(error)),
+            Some(value) => decode(&value).map_err(|error| self.damaged(error)),
         }
     }
 
-    /// As [`Instance::read`], of what is in memory: `None` if that would have to read a file, or if anything is wrong.
+    /// [`Instance::read`] from memory: `None` if it would have to read a file, or if anything is wrong.
     pub(super) fn read_cached<T>(
         &self,
         key: &[u8],
-        decode: impl FnOnce(&[u8]) -> DecodeResult<T>,
+        decode: impl FnOnce(&[u8]) -> DecodeResult<Option<T>>,
     ) -> Option<Option<T>> {
         let mut options = ReadOptions::default();
         options.set_read_tier(ReadTier::BlockCache);
         match self.db.get_pinned_opt(format::record_key(key), &options).ok()? {
             None => Some(None),
-            Some(value) => decode(&value).ok().map(Some),
+            Some(value) => decode(&value).ok(),
         }
     }
 
-    /// The records within the bounds of `options`, in key order.
-    pub(super) fn records(&self, options: ReadOptions) -> Source<'_> {
+    /// The words within the bounds of `options`, in key order. Ends with `on_limit` called if RocksDB
+    /// skipped as many of its own deletions as `options` allow.
+    pub(super) fn records<'a>(
+        &'a self,
+        options: ReadOptions,
+        on_limit: impl Fn() + 'a,
+    ) -> Source<'a> {
         let items = self.db.iterator_opt(IteratorMode::Start, options);
-        Box::new(items.map(|item| self.word(item)))
+        let within = items.take_while(move |item| {
+            let is_over = item.as_ref().is_err_and(|error| error.kind() == ErrorKind::Incomplete);
+            if is_over {
+                on_limit();
+            }
+            !is_over
+        });
+        Box::new(within.map(|item| self.word(item)))
     }
 
-    /// The key of a record, and the record.
+    /// A key and the word on it.
     pub(super) fn word(
         &self,
         item: Result<KeyAndValue, rocksdb::Error>,
     ) -> MachineResult<(Bytes, Word)> {
         let (key, value) = item.map_err(|error| self.failed("reading", &error))?;
-        let record = format::decode_record(Bytes::from(value));
-        let record = record.map_err(|error| self.damaged(error))?;
-        Ok((Bytes::from(key).slice(format::RECORDS_START.len()..), Some(record)))
+        let word = format::decode_word(&Bytes::from(value)).map_err(|error| self.damaged(error))?;
+        Ok((Bytes::from(key).slice(format::RECORDS_START.len()..), word))
     }
 
     /// Takes over a layer as one table, durable when this returns.
@@ -289,6 +302,12 @@ const BACKGROUND_THREADS: i32 = 2;
 /// wait behind a whole one.
 const BYTES_PER_SYNC: u64 = 1 << 20;
 
+/// Compaction marks a file in which so many of so many keys in a row are deletions.
+const DELETIONS_WINDOW: usize = 1024;
+const DELETIONS_TRIGGER: usize = 512;
+
+const DELETIONS_FILTER: &str = "kv-deletions";
+
 fn engine_options(options: &RocksStateOptions, create: bool) -> Result<Options, rocksdb::Error> {
     let mut environment = Env::new()?;
     environment.set_high_priority_background_threads(BACKGROUND_THREADS);
@@ -309,6 +328,15 @@ fn engine_options(options: &RocksStateOptions, create: bool) -> Result<Options, 
     engine.set_paranoid_checks(true);
     engine.set_env(&environment);
     engine.set_bytes_per_sync(BYTES_PER_SYNC);
+    // Deletions are values, which only this removes. RocksDB then keeps a deletion of its own until
+    // the lowest level, so that nothing older comes back; files that hold many are merged soon.
+    engine.set_compaction_filter(DELETIONS_FILTER, |_, key, value| {
+        match format::is_deletion(key, value) {
+            true => Decision::Remove,
+            false => Decision::Keep,
+        }
+    });
+    engine.add_compact_on_deletion_collector_factory(DELETIONS_WINDOW, DELETIONS_TRIGGER, 0.0);
     Ok(engine)
 }
 

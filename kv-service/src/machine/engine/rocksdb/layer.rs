@@ -12,11 +12,12 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
+use raft_core::types::Index;
 use smallvec::SmallVec;
 
 use crate::machine::engine::{Head, format, owned};
-use crate::machine::sessions::Session;
-use crate::operation::{Record, SessionId};
+use crate::machine::session::Session;
+use crate::operation::Record;
 
 /// What an entry takes beyond its value and, twice, its key: its places, and the room that is not used.
 const ENTRY_BYTES: usize = 176;
@@ -32,7 +33,7 @@ pub(super) struct Layer {
     records: HashMap<ShortKey, Word>,
     /// Those of `records`.
     keys: BTreeSet<ShortKey>,
-    sessions: BTreeMap<SessionId, Option<Arc<Session>>>,
+    sessions: BTreeMap<Index, Option<Arc<Session>>>,
     head: Head,
     size_bytes: usize,
 }
@@ -57,7 +58,7 @@ impl Layer {
         }
     }
 
-    pub(super) fn put_session(&mut self, id: SessionId, session: Option<&Arc<Session>>) {
+    pub(super) fn put_session(&mut self, id: Index, session: Option<&Arc<Session>>) {
         let bytes = |session: &Option<Arc<Session>>| {
             session.as_ref().map_or(0, |session| session.size_bytes())
         };
@@ -98,13 +99,22 @@ impl Layer {
         start: &[u8],
         end: &'a [u8],
     ) -> impl Iterator<Item = (Bytes, Word)> + use<'a> {
+        self.shared_range(start, end).map(|(key, word)| (key, word.as_ref().map(owned)))
+    }
+
+    /// [`Layer::range`] without copies of the values, which share what their commands came in.
+    pub(super) fn shared_range<'a>(
+        &'a self,
+        start: &[u8],
+        end: &'a [u8],
+    ) -> impl Iterator<Item = (Bytes, Word)> + use<'a> {
         self.keys
             .range::<[u8], _>((Bound::Included(start), Bound::Unbounded))
             .take_while(move |key| end.is_empty() || key[..] < *end)
-            .map(|key| (Bytes::copy_from_slice(key), self.records[key].as_ref().map(owned)))
+            .map(|key| (Bytes::copy_from_slice(key), self.records[key].clone()))
     }
 
-    /// What it says of all keys, in any order.
+    /// The words on all keys, in any order.
     pub(super) fn records(&self) -> impl Iterator<Item = (&ShortKey, &Word)> {
         self.records.iter()
     }
@@ -124,10 +134,8 @@ impl Layer {
             key.extend_from_slice(&format::RECORDS_START);
             key.extend_from_slice(record_key);
             value.clear();
-            if let Some(record) = word {
-                format::encode_record(record, &mut value);
-            }
-            put(&key, word.as_ref().map(|_| &value[..]))?;
+            format::encode_word(word.as_ref(), &mut value);
+            put(&key, Some(&value))?;
         }
         put(&format::HEAD_KEY, Some(&format::encode_head(self.head)))?;
         for (id, session) in &self.sessions {

@@ -119,6 +119,11 @@ impl Layers {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Wakes the writer thread after a [`State::freeze`].
+    pub(super) fn notify(&self) {
+        self.changed.notify_all();
+    }
+
     /// Makes one commit of what `change` does to the active layer. Waits while too many layers are frozen.
     ///
     /// # Errors

@@ -1,5 +1,4 @@
-//! The records of layers and of an instance as one ascending run, the newest word on a key being the one
-//! that counts.
+//! The words of layers and of an instance as one ascending run: of each key, the newest one.
 
 use std::cmp::Ordering;
 use std::iter::Peekable;
@@ -8,9 +7,8 @@ use bytes::Bytes;
 use raft_core::state_machine::MachineResult;
 
 use super::layer::Word;
-use crate::operation::Record;
 
-/// What one source says of its keys, ascending.
+/// The words of one source, ascending by key.
 pub(super) type Source<'a> = Box<dyn Iterator<Item = MachineResult<(Bytes, Word)>> + 'a>;
 
 pub(super) struct Merged<'a> {
@@ -23,7 +21,7 @@ impl<'a> Merged<'a> {
         Self { sources: sources.into_iter().map(Iterator::peekable).collect() }
     }
 
-    /// The next key that any source speaks of, and what the newest of these says.
+    /// The lowest key of all sources, and the newest word on it.
     fn next_word(&mut self) -> Option<MachineResult<(Bytes, Word)>> {
         let mut first: Option<(usize, Bytes)> = None;
         for place in 0..self.sources.len() {
@@ -46,15 +44,9 @@ impl<'a> Merged<'a> {
 }
 
 impl Iterator for Merged<'_> {
-    type Item = MachineResult<(Bytes, Record)>;
+    type Item = MachineResult<(Bytes, Word)>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            match self.next_word()? {
-                Ok((_, None)) => {}
-                Ok((key, Some(record))) => return Some(Ok((key, record))),
-                Err(error) => return Some(Err(error)),
-            }
-        }
+        self.next_word()
     }
 }

@@ -24,9 +24,9 @@ const WAYS: usize = 8;
 /// What stands for a key.
 type Name = [u64; 2];
 
-/// A key's name, version and create revision; version 0 is a key that is not there. Numbers and no more: a table of
+/// A key's name, version and revisions; version 0 is a key that is not there. Numbers and no more: a table of
 /// zeros has empty slots, and takes no memory before it is used.
-type Slot = [u64; 4];
+type Slot = [u64; 5];
 
 /// The key that was noted last comes first.
 type Bucket = [Slot; WAYS];
@@ -47,20 +47,23 @@ impl Recent {
     pub(super) fn versions(&self, key: &[u8]) -> Option<Option<Versions>> {
         let name = self.name(key);
         let bucket = &self.buckets[self.place(name)?];
-        let [.., version, create_revision] = *bucket.iter().find(|slot| slot[..2] == name)?;
-        Some((version > 0).then_some(Versions { version, create_revision }))
+        let [.., version, create_revision, modify_revision] =
+            *bucket.iter().find(|slot| slot[..2] == name)?;
+        let versions = Versions { version, create_revision, modify_revision };
+        Some((version > 0).then_some(versions))
     }
 
     /// This is what is stored from now on.
     pub(super) fn note(&mut self, key: &[u8], versions: Option<Versions>) {
         let name = self.name(key);
         let Some(place) = self.place(name) else { return };
-        let (version, create_revision) =
-            versions.map_or((0, 0), |versions| (versions.version, versions.create_revision));
+        let [version, create_revision, modify_revision] = versions.map_or([0; 3], |versions| {
+            [versions.version, versions.create_revision, versions.modify_revision]
+        });
         let bucket = &mut self.buckets[place];
         // In the place of what was known of it, or else of the key that was noted the longest ago.
         let at = bucket.iter().position(|slot| slot[..2] == name).unwrap_or(WAYS - 1);
-        bucket[at] = [name[0], name[1], version, create_revision];
+        bucket[at] = [name[0], name[1], version, create_revision, modify_revision];
         bucket[..=at].rotate_right(1);
     }
 
@@ -81,14 +84,15 @@ mod tests {
     use super::*;
 
     fn versions(version: u64) -> Option<Versions> {
-        Some(Versions { version, create_revision: 1 })
+        Some(Versions { version, create_revision: 1, modify_revision: version })
     }
 
     #[test]
     fn what_it_knows_is_the_latest() {
         let mut recent = Recent::new(1 << 20);
         let slots = recent.buckets.len() * WAYS;
-        assert_eq!(slots * size_of::<Slot>(), 1 << 20);
+        let free_bytes = (1 << 20) - slots * size_of::<Slot>();
+        assert!(free_bytes < size_of::<Bucket>(), "{free_bytes} bytes are not used");
         for round in 1..=3 {
             // Every third is deleted.
             let latest = |key: u64| versions(round).filter(|_| !key.is_multiple_of(3));

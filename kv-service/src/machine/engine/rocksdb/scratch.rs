@@ -1,11 +1,12 @@
 //! Puts what the engine keeps into a batch, by way of buffers that are used again.
 
 use bytes::BytesMut;
+use raft_core::types::Index;
 use rocksdb::WriteBatch;
 
 use crate::machine::engine::{Head, format};
-use crate::machine::sessions::Session;
-use crate::operation::{Record, SessionId};
+use crate::machine::session::Session;
+use crate::operation::Record;
 
 #[derive(Default)]
 pub(super) struct Scratch {
@@ -19,11 +20,11 @@ impl Scratch {
         self.key.extend_from_slice(&format::RECORDS_START);
         self.key.extend_from_slice(key);
         self.value.clear();
-        format::encode_record(record, &mut self.value);
+        format::encode_word(Some(record), &mut self.value);
         batch.put(&self.key, &self.value);
     }
 
-    pub(super) fn put_session(&mut self, batch: &mut WriteBatch, id: SessionId, session: &Session) {
+    pub(super) fn put_session(&mut self, batch: &mut WriteBatch, id: Index, session: &Session) {
         self.value.clear();
         session.encode(&mut self.value);
         batch.put(format::session_key(id), &self.value);

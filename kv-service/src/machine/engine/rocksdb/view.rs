@@ -1,7 +1,7 @@
 //! A view: frozen layers and, beneath them, a RocksDB snapshot on a thread of its own.
 //!
 //! A snapshot and its iterator borrow the instance, and so cannot be handed around; a thread can
-//! hold all three. It reads one page each time it is asked, and ends when nobody asks any more.
+//! hold all three. It reads one page for each request, and ends when the view is dropped.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -78,6 +78,8 @@ fn serve(
     let frozen = state.frozen.clone();
     let snapshot = instance.db.snapshot();
     drop(state);
+    // The writer thread has another layer to write (S17).
+    layers.notify();
     // A view that nobody waits for is not asked for a page either.
     let _ = taken.send(());
     let mut options = ReadOptions::default();
@@ -93,7 +95,11 @@ fn serve(
         sources.push(Box::new(words.map(Ok)));
     }
     sources.push(Box::new(items.map(|item| instance.word(item))));
-    let mut records = Merged::new(sources);
+    let mut records = Merged::new(sources).filter_map(|word| match word {
+        Ok((key, Some(record))) => Some(Ok((key, record))),
+        Ok((_, None)) => None,
+        Err(error) => Some(Err(error)),
+    });
     for bytes_max in wanted {
         if pages.send(next_page(&mut records, bytes_max)).is_err() {
             return;

@@ -1,0 +1,235 @@
+//! One session: its terms, its window, the answers that it remembers, and its bytes.
+//!
+//! ```text
+//!   nonce 16 bytes  reserved  ttl_ms  window  last_active_ms  lowest_unanswered
+//!   name_len  principal  answer_count
+//!   per answer:  place (sequence - lowest_unanswered)  tag u8  digest u32
+//!                0, 1 written (unchanged, changed): revision  version
+//!                2 value too large, 3 key out of range: size_bytes  limit_bytes
+//! ```
+//!
+//! Numbers are varints (`codec`) but where a width is given.
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::answers::{Answers, Kept};
+use super::codec::{DecodeError, DecodeResult, Reader, malformed, put_len, put_varint};
+use crate::operation::{Nonce, Refusal, WriteAnswer};
+
+/// What one remembered answer counts against the limit of all sessions, in bytes. A rule of every
+/// cluster version so far.
+pub const ANSWER_BYTES: u64 = 64;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Session {
+    pub(super) nonce: Nonce,
+    /// The name in the certificate of the client that opened it.
+    pub(super) principal: Bytes,
+    pub(super) ttl_ms: u64,
+    /// How many requests may be unanswered, from `lowest_unanswered` on; at least 1.
+    pub(super) window: u32,
+    pub(super) last_active_ms: u64,
+    pub(super) lowest_unanswered: u64,
+    /// All within the window.
+    pub(super) answers: Answers,
+}
+
+const UNCHANGED: u8 = 0;
+const CHANGED: u8 = 1;
+const VALUE_TOO_LARGE: u8 = 2;
+const KEY_OUT_OF_RANGE: u8 = 3;
+
+impl Session {
+    /// About the bytes of [`Session::encode`], and of the memory that it takes.
+    pub(super) fn size_bytes(&self) -> usize {
+        const HEAD_BYTES: usize = 64;
+        HEAD_BYTES + self.principal.len() + self.answers.len() * ANSWER_BYTES as usize
+    }
+
+    pub(super) fn encode(&self, out: &mut BytesMut) {
+        out.reserve(self.size_bytes());
+        out.put_u128_le(self.nonce.0);
+        // Reserved.
+        out.put_u8(0);
+        put_varint(out, self.ttl_ms);
+        put_varint(out, self.window.into());
+        put_varint(out, self.last_active_ms);
+        put_varint(out, self.lowest_unanswered);
+        put_len(out, &self.principal);
+        out.put_slice(&self.principal);
+        put_varint(out, self.answers.len() as u64);
+        for (sequence, kept) in self.answers.iter() {
+            assert!(*sequence >= self.lowest_unanswered, "answers are within the window");
+            put_varint(out, sequence - self.lowest_unanswered);
+            encode_kept(kept, out);
+        }
+    }
+
+    pub(super) fn decode(reader: &mut Reader) -> DecodeResult<Session> {
+        let nonce = Nonce(reader.u128()?);
+        reader.reserved("a newer kind of session")?;
+        let (ttl_ms, window) = (reader.varint()?, reader.varint_u32()?);
+        let (last_active_ms, lowest_unanswered) = (reader.varint()?, reader.varint()?);
+        let name_len = reader.varint()?;
+        // A copy: the slice would keep the whole section of the snapshot.
+        let principal = Bytes::copy_from_slice(&reader.bytes(name_len)?);
+        let count = reader.varint()?;
+        if window == 0 || count > u64::from(window) {
+            return Err(malformed("a session has more answers than its window"));
+        }
+        let mut answers = Answers::new();
+        let mut next_place = 0;
+        for _ in 0..count {
+            let place = reader.varint()?;
+            let sequence = lowest_unanswered.checked_add(place);
+            let Some(sequence) =
+                sequence.filter(|_| place >= next_place && place < u64::from(window))
+            else {
+                return Err(malformed("a session's answers are out of order"));
+            };
+            next_place = place + 1;
+            answers.insert(sequence, decode_kept(reader)?);
+        }
+        let session = Session {
+            nonce,
+            principal,
+            ttl_ms,
+            window,
+            last_active_ms,
+            lowest_unanswered,
+            answers,
+        };
+        Ok(session)
+    }
+}
+
+fn encode_kept(kept: &Kept, out: &mut BytesMut) {
+    let (tag, first, second) = match kept.outcome {
+        Ok(WriteAnswer { revision, changed, version }) => {
+            (if changed { CHANGED } else { UNCHANGED }, revision, version)
+        }
+        Err(Refusal::ValueTooLarge { size_bytes, limit_bytes }) => {
+            (VALUE_TOO_LARGE, size_bytes, limit_bytes)
+        }
+        Err(Refusal::KeyOutOfRange { size_bytes, limit_bytes }) => {
+            (KEY_OUT_OF_RANGE, size_bytes, limit_bytes)
+        }
+        Err(
+            Refusal::UnknownSession
+            | Refusal::Forgotten
+            | Refusal::WindowExceeded
+            | Refusal::OtherOperation,
+        ) => unreachable!("refusals by the table itself are not kept"),
+    };
+    out.put_u8(tag);
+    out.put_u32_le(kept.digest);
+    put_varint(out, first);
+    put_varint(out, second);
+}
+
+fn decode_kept(reader: &mut Reader) -> DecodeResult<Kept> {
+    let (tag, digest) = (reader.u8()?, reader.u32()?);
+    let (first, second) = (reader.varint()?, reader.varint()?);
+    let written = |changed| WriteAnswer { revision: first, changed, version: second };
+    let outcome = match tag {
+        UNCHANGED => Ok(written(false)),
+        CHANGED => Ok(written(true)),
+        VALUE_TOO_LARGE => Err(Refusal::ValueTooLarge { size_bytes: first, limit_bytes: second }),
+        KEY_OUT_OF_RANGE => Err(Refusal::KeyOutOfRange { size_bytes: first, limit_bytes: second }),
+        _ => return Err(DecodeError::Newer("an unknown outcome in a session")),
+    };
+    Ok(Kept { digest, outcome })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::answers::Outcome;
+    use super::*;
+
+    fn outcome() -> impl Strategy<Value = Outcome> {
+        let written =
+            any::<(u64, bool, u64)>().prop_map(|(revision, changed, version)| -> Outcome {
+                Ok(WriteAnswer { revision, changed, version })
+            });
+        let refused = any::<(u64, u64, bool)>().prop_map(|(size_bytes, limit_bytes, is_key)| {
+            Err(match is_key {
+                true => Refusal::KeyOutOfRange { size_bytes, limit_bytes },
+                false => Refusal::ValueTooLarge { size_bytes, limit_bytes },
+            })
+        });
+        prop_oneof![3 => written, 1 => refused]
+    }
+
+    fn session() -> impl Strategy<Value = Session> {
+        const WINDOW: u32 = 1024;
+        let kept = (any::<u32>(), outcome()).prop_map(|(digest, outcome)| Kept { digest, outcome });
+        let answers = prop::collection::btree_map(0..u64::from(WINDOW), kept, 0..6);
+        let lowest = prop_oneof![Just(0), Just(u64::MAX - 1024), any::<u64>()];
+        let name = prop::collection::vec(any::<u8>(), 0..9);
+        (any::<u128>(), name, any::<[u64; 2]>(), lowest, answers).prop_map(
+            |(nonce, name, [ttl_ms, last_active_ms], lowest_unanswered, outcomes)| {
+                let mut answers = Answers::new();
+                for (place, kept) in outcomes {
+                    if let Some(sequence) = lowest_unanswered.checked_add(place) {
+                        answers.insert(sequence, kept);
+                    }
+                }
+                let (nonce, principal) = (Nonce(nonce), name.into());
+                let window = WINDOW;
+                Session {
+                    nonce,
+                    principal,
+                    ttl_ms,
+                    window,
+                    last_active_ms,
+                    lowest_unanswered,
+                    answers,
+                }
+            },
+        )
+    }
+
+    /// The number of answers is believed up to the window, and beyond it nothing is read for it.
+    #[test]
+    fn a_window_of_answers_is_read_and_no_more() {
+        const WINDOW: u64 = 1024;
+        let claimed = |count: u64, answers: u64| {
+            let mut encoded = BytesMut::new();
+            encoded.put_u128_le(7);
+            for number in [0, 0, WINDOW, 0, 0, 0, count] {
+                put_varint(&mut encoded, number);
+            }
+            for place in 0..answers {
+                put_varint(&mut encoded, place);
+                encoded.put_u8(UNCHANGED);
+                encoded.put_bytes(0, 4 + 2);
+            }
+            Session::decode(&mut Reader::new(encoded.freeze()))
+        };
+        let full = claimed(WINDOW, WINDOW).unwrap();
+        assert_eq!(full.answers.len() as u64, WINDOW);
+        let error = claimed(WINDOW + 1, 0).unwrap_err();
+        assert_eq!(error, malformed("a session has more answers than its window"));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_and_nothing_less_or_more(session in session()) {
+            let mut encoded = BytesMut::new();
+            session.encode(&mut encoded);
+            let size_bytes = encoded.len();
+            encoded.put_u8(7);
+            let encoded = encoded.freeze();
+            let mut reader = Reader::new(encoded.clone());
+            prop_assert_eq!(Session::decode(&mut reader), Ok(session));
+            prop_assert_eq!(reader.u8(), Ok(7), "what follows is left to others");
+            prop_assert!(reader.finish().is_ok());
+            for end in 0..size_bytes {
+                let mut reader = Reader::new(encoded.slice(..end));
+                prop_assert!(Session::decode(&mut reader).is_err(), "cut at {}", end);
+            }
+        }
+    }
+}
