@@ -4,6 +4,7 @@ use std::any::Any;
 use std::net::IpAddr;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use raft_core::types::NodeId;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
@@ -20,6 +21,9 @@ pub struct Stream {
     pub guard: Box<dyn Any + Send + Sync>,
     /// Address of the other side; `None` within this process.
     pub from: Option<IpAddr>,
+    /// Identity of the other side, as its certificate proves it: bounds the sessions that it may have.
+    /// Empty within this process.
+    pub principal: Bytes,
     /// Raises the flow-control windows of the connection, which begins with small ones. Called at
     /// most once, and only for as many connections as the node has memory for.
     pub widen: Option<Box<dyn FnOnce() + Send>>,
@@ -33,7 +37,8 @@ impl Stream {
         guard: impl Any + Send + Sync,
     ) -> Self {
         let (reader, writer) = (Box::new(reader), Box::new(writer));
-        Self { reader, writer, guard: Box::new(guard), from: None, widen: None }
+        let guard = Box::new(guard);
+        Self { reader, writer, guard, from: None, principal: Bytes::new(), widen: None }
     }
 }
 

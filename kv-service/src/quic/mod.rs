@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use raft_core::transport::Transport;
 use raft_core::types::NodeId;
 use raft_transport_quic::{ClientEndpoint, QuicConfig, QuicTransport, TlsConfig};
@@ -113,7 +114,8 @@ async fn accept(transport: Arc<QuicTransport>, places: Arc<Places>, door: mpsc::
     let complaints = Complaints::default();
     while let Some(connection) = transport.accept_client().await {
         let from = connection.remote_address().ip().to_canonical();
-        let place = match places.take(connection.certificate_digest(), from) {
+        let certificate = connection.certificate_digest();
+        let place = match places.take(certificate, from) {
             Ok(place) => place,
             Err(reason) => {
                 complaints.note(Some(from), Subject::Refused, &reason);
@@ -130,6 +132,8 @@ async fn accept(transport: Arc<QuicTransport>, places: Arc<Places>, door: mpsc::
             let wide = connection.clone();
             let mut stream = Stream::new(reader, writer, (connection, place));
             stream.from = Some(from);
+            // All clients of a cluster have the same name; half of the digest tells them apart.
+            stream.principal = Bytes::copy_from_slice(&certificate[..certificate.len() / 2]);
             stream.widen = Some(Box::new(move || wide.widen()));
             // A closed door means that the node is stopping.
             let _ = door.send(stream).await;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
@@ -26,7 +26,7 @@ const RESPONSE_RATE: Pace = Pace::new(32 << 10, Duration::from_secs(10));
 
 /// Runs until the client leaves, misbehaves, or the server has shut down.
 pub(super) async fn serve(shared: Arc<Shared>, stream: Stream) {
-    let Stream { mut reader, mut writer, guard: _guard, from, widen } = stream;
+    let Stream { mut reader, mut writer, guard: _guard, from, principal, widen } = stream;
     let outbox = Outbox::new(Arc::clone(&shared.load), Width::new(Arc::clone(&shared.load), widen));
     let mut receiving =
         Receiving::new(&mut *reader, &shared.load, outbox.width(), GREETING_BYTES_MAX);
@@ -42,7 +42,7 @@ pub(super) async fn serve(shared: Arc<Shared>, stream: Stream) {
     };
     receiving.set_limit(shared.request_bytes_max());
     outbox.push_unasked(&Welcome::Hello(shared.hello(version)));
-    let reading = read(&shared, &outbox, &mut receiving);
+    let reading = read(&shared, &outbox, &principal, &mut receiving);
     let writing = write(&outbox, &mut *writer);
     let complaint = tokio::select! {
         biased;
@@ -74,7 +74,12 @@ async fn refuse(why: String, writer: &mut (dyn AsyncWrite + Send + Unpin)) {
 }
 
 /// Reads requests until there are no more, and says why.
-async fn read(shared: &Arc<Shared>, outbox: &Arc<Outbox>, receiving: &mut Receiving<'_>) -> Ended {
+async fn read(
+    shared: &Arc<Shared>,
+    outbox: &Arc<Outbox>,
+    principal: &Bytes,
+    receiving: &mut Receiving<'_>,
+) -> Ended {
     let open_max = shared.config.limits.connection_requests_max;
     loop {
         // Before the request is received: one that waited here would be memory that no budget counts.
@@ -92,7 +97,7 @@ async fn read(shared: &Arc<Shared>, outbox: &Arc<Outbox>, receiving: &mut Receiv
         } else if shared.is_draining() {
             outbox.push(id, Reply::Rejected(Rejection::ShuttingDown));
         } else {
-            shared.handle(kind, id, outbox);
+            shared.handle(kind, id, principal, outbox);
         }
     }
     // The client has asked all it wanted to; responses under way still reach it.

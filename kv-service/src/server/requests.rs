@@ -19,18 +19,16 @@ use crate::version::{VERSION_MAX, VERSION_MIN};
 
 impl Shared {
     /// Sees to it that `outbox` gets exactly one answer for the request `id`.
-    pub(super) fn handle(&self, kind: RequestKind, id: u64, outbox: &Arc<Outbox>) {
+    pub(super) fn handle(
+        &self,
+        kind: RequestKind,
+        id: u64,
+        principal: &Bytes,
+        outbox: &Arc<Outbox>,
+    ) {
         match kind {
             RequestKind::OpenSession => {
-                let sessions = &self.config.sessions;
-                let opening = Opening {
-                    nonce: Nonce(self.chance.nonce()),
-                    ttl_ms: sessions.ttl.as_millis() as u64,
-                    window: SESSION_WINDOW,
-                    session_count_max: sessions.count_max,
-                    principal_session_count_max: sessions.count_max,
-                    principal: Bytes::new(),
-                };
+                let opening = self.opening(principal);
                 self.propose(Action::OpenSession(opening), id, outbox);
             }
             RequestKind::CloseSession { session } => {
@@ -55,6 +53,24 @@ impl Shared {
             }
             RequestKind::Read { query, consistency } => self.read(query, consistency, id, outbox),
             RequestKind::Status => outbox.push(id, Reply::Status(Box::new(self.status()))),
+        }
+    }
+
+    /// The terms of a new session. One certificate may have half of all sessions, so that it cannot evict
+    /// those of all others (S9).
+    fn opening(&self, principal: &Bytes) -> Opening {
+        let sessions = &self.config.sessions;
+        let quota = match principal.is_empty() {
+            true => sessions.count_max,
+            false => sessions.count_max.div_ceil(2),
+        };
+        Opening {
+            nonce: Nonce(self.chance.nonce()),
+            ttl_ms: sessions.ttl.as_millis() as u64,
+            window: SESSION_WINDOW,
+            session_count_max: sessions.count_max,
+            principal_session_count_max: quota,
+            principal: principal.clone(),
         }
     }
 
