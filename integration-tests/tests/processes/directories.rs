@@ -1,5 +1,6 @@
 //! Damage that people and decay do to the directory of a node that is stopped.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -89,15 +90,14 @@ async fn a_flipped_byte_of_the_log_is_refused_and_not_taken_for_its_end() {
         eventually("the log's files", async || node.said().contains("ready for reuse")).await;
     }
     let client = cluster.client();
-    write(&client, "before", 100).await;
     client.put("n", NEEDLE).await.unwrap();
-    write(&client, "after", 100).await;
+    write(&client, "after", 200).await;
     cluster.converges().await;
     let leader = cluster.leader().await;
     for victim in cluster.peers_of(leader) {
         cluster.node(victim).kill().await;
         let (file, place) =
-            find(&cluster.nodes[&victim].log_files(".log"), NEEDLE).expect("it was just written");
+            middle_of_log(&cluster.nodes[&victim].log_files(".log")).expect("it was just written");
         flip(&file, place);
         cluster.node(victim).start();
         let said = cluster.node(victim).gives_up().await;
@@ -167,6 +167,28 @@ pub(crate) fn find(files: &[PathBuf], needle: &str) -> Option<(PathBuf, usize)> 
         let place = bytes.windows(needle.len()).position(|window| window == needle.as_bytes())?;
         Some((path.clone(), place + needle.len() / 2))
     })
+}
+
+/// A place in a batch of the log that later batches vouch for, in the newest of the files. The values
+/// of batches are masked, their marks are not: the operation that puts it, and the batch's number.
+pub(crate) fn middle_of_log(files: &[PathBuf]) -> Option<(PathBuf, usize)> {
+    const MARK: &[u8] = &[1, 1, b'b', 33, b'B'];
+    const MARK_OPERATION_BYTES: usize = 4 + 33;
+    const LATER_BATCHES: u64 = 10;
+    let path = files.last()?;
+    let bytes = fs::read(path).unwrap();
+    let marks =
+        bytes.windows(MARK.len() + 8).enumerate().filter(|(_, head)| head.starts_with(MARK));
+    let places: BTreeMap<u64, usize> = marks
+        .map(|(at, head)| {
+            let number: [u8; 8] = head[MARK.len()..].try_into().unwrap();
+            (u64::from_be_bytes(number), at)
+        })
+        .collect();
+    let (newest, _) = places.last_key_value()?;
+    let at = places.get(&newest.checked_sub(LATER_BATCHES)?)?;
+    // In the first record behind the mark, of which none is shorter.
+    Some((path.clone(), at + MARK_OPERATION_BYTES + 20))
 }
 
 pub(crate) fn flip(file: &Path, place: usize) {

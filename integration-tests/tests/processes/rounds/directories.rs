@@ -10,7 +10,7 @@ use raft_core::types::NodeId;
 use rand::Rng;
 
 use super::{Run, WRITES_MIN};
-use crate::directories::{copy, copy_identity, find, flip};
+use crate::directories::{copy, copy_identity, flip, middle_of_log};
 use crate::disks::says_what_to_do;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,7 +59,7 @@ impl Run {
     }
 
     async fn flip_byte_of_log(&mut self, victim: NodeId, load: &Workload) {
-        let (file, place) = self.stop_with_needle_in_log(victim, load).await;
+        let (file, place) = self.stop_with_a_long_log(victim, load).await;
         flip(&file, place);
         self.cluster.node(victim).start();
         says_what_to_do(&self.cluster.node(victim).gives_up().await, "damage");
@@ -68,37 +68,24 @@ impl Run {
         self.cluster.node(victim).start();
     }
 
-    /// Kills a node that has something in the file that its log is written to, and more behind it. In
-    /// another file it would be nothing: what is in a table is not read from there again.
-    async fn stop_with_needle_in_log(
-        &mut self,
-        victim: NodeId,
-        load: &Workload,
-    ) -> (PathBuf, usize) {
+    /// Kills a node that has some batches in the file that its log is written to; returns a place in
+    /// one that is not the last. In another file it would be nothing: tables are read instead of it.
+    async fn stop_with_a_long_log(&mut self, victim: NodeId, load: &Workload) -> (PathBuf, usize) {
         const ATTEMPTS: usize = 10;
         for _ in 0..ATTEMPTS {
             // Until then it may go on to another file at any time.
             let node = &self.cluster.nodes[&victim];
             eventually("the log's files", async || node.said().contains("ready for reuse")).await;
-            // Found nowhere else: earlier ones may lie behind the end of a file that is used again.
-            let mut half = || format!("{:032x}", self.chance.random::<u128>());
-            let needle = half() + &half();
-            self.cluster.client().put("needle", needle.clone()).await.unwrap();
-            // Later records make it the middle of the log, and no torn end.
             load.advances_by(WRITES_MIN).await;
             self.cluster.converges().await;
             self.cluster.node(victim).kill().await;
-            let files = self.cluster.nodes[&victim].log_files(".log");
-            if let Some(found) =
-                find(&files, &needle).filter(|found| files.last() == Some(&found.0))
-            {
+            if let Some(found) = middle_of_log(&self.cluster.nodes[&victim].log_files(".log")) {
                 return found;
             }
-            // It has gone on to another file just now, and perhaps removed this one; or the end of a block of
-            // the file, of which there is one every 32 KiB, cuts the needle.
+            // It has gone on to another file just now.
             self.cluster.node(victim).start();
         }
-        panic!("{ATTEMPTS} times the needle was not where the log is written");
+        panic!("{ATTEMPTS} times the log had just begun another file");
     }
 
     /// Anywhere in it. It is noticed at the start, or when it is needed, or never.
