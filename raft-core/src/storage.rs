@@ -55,6 +55,10 @@ pub trait Storage: Send + Sync + 'static {
     /// does not lead further than an earlier one, or than a snapshot that replaced the log, does
     /// nothing. The caller sees to it that a published snapshot or the state machine itself is
     /// durable through there.
+    ///
+    /// At [`Position::ZERO`](crate::types::Position::ZERO) an empty log takes the configuration that
+    /// its cluster is founded with. A compaction is durable at the latest with the next batch that is
+    /// synced.
     async fn compact(&self, through: SnapshotMeta) -> StorageResult<()>;
 
     /// Starts writing a snapshot. With `expected`, the bytes come from a peer: an unfinished one of
@@ -68,7 +72,8 @@ pub trait Storage: Send + Sync + 'static {
     ) -> StorageResult<Box<dyn SnapshotWriter>>;
 
     /// Opens the published snapshot, if there is one. It stays readable through this reader also
-    /// when another is published meanwhile.
+    /// when it is withdrawn or another is published meanwhile. Fails if it is damaged;
+    /// [`Storage::load`] does not, because a state machine that is durable itself may not need it.
     async fn snapshot_reader(&self) -> StorageResult<Option<Box<dyn SnapshotReader>>>;
 
     /// Bytes of the log behind its start, as [`crate::types::Entry::size_bytes`] counts them; what

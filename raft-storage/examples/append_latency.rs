@@ -1,10 +1,10 @@
-//! What a durable append costs, beside the least that it can cost on this disk.
+//! Measures a durable append beside the least that it can cost on this disk.
 //!
 //! `cargo run --release -p raft-storage --example append_latency [DIRECTORY] [ROUNDS]`
 //!
 //! Each round appends in turn with [`RocksStorage`], its write-ahead files warmed, and to a bare
-//! file that was written full of zeros and is overwritten in place with `fdatasync`: the floor. Both
-//! in one run and by turns, so that a disk that is busy with something else is busy for both.
+//! file that was written full of zeros and is overwritten in place with `fdatasync`: the floor.
+//! Both in one run and by turns, so that a disk that is busy with something else is busy for both.
 
 #![allow(clippy::disallowed_methods)] // Measures real time.
 

@@ -21,8 +21,8 @@ pub(crate) fn sync_directory(directory: &Path) -> Result<(), StorageError> {
         .map_err(|source| io_error("sync the directory", directory, source))
 }
 
-/// Writes `directory/name` through a temporary file; durable when this returns. Nobody but the owner
-/// may read a `private` one.
+/// Writes `directory/name` through a temporary file; durable when this returns. A `private`
+/// file can be read by its owner alone.
 pub(crate) fn write_whole(
     directory: &Path,
     name: &str,

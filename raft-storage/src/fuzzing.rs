@@ -1,9 +1,9 @@
 //! The decoders of this crate as a fuzzer sees them; not part of its interface.
 //!
 //! Each function takes any bytes. If they decode, what came out must be written as the same bytes
-//! again. A fuzzer does not find checksums by itself, so bytes are tried as they are and with a seal
-//! put around them. `integration-tests/fuzz` runs these, and `integration-tests/tests/decoders` on
-//! what was found.
+//! again. A fuzzer does not find checksums by itself, so bytes are tried as they are and with a
+//! seal put around them. `integration-tests/fuzz` runs these, and
+//! `integration-tests/tests/decoders` on what was found.
 
 use std::fmt::Debug;
 use std::io::Cursor;
@@ -51,8 +51,8 @@ fn masked(put: impl FnOnce(&mut Draft)) -> Vec<u8> {
 
 const NONCE: u64 = 0x0123_4567_89ab_cdef;
 
-/// A record of the log's instance, or a floor. The first byte of a masked one is its tag; what follows
-/// is masked here, because a fuzzer finds no keystream by itself.
+/// A record of the log's instance, or a floor. The first byte of a masked one is its tag; what
+/// follows is masked here, because a fuzzer finds no keystream by itself.
 pub fn record(bytes: &[u8]) {
     let key = &key_of(1);
     if let Some((tag, body)) = bytes.split_first() {
@@ -103,8 +103,8 @@ pub fn small_file(bytes: &[u8]) {
     });
 }
 
-/// A snapshot's file: as it is, and made of a header's body (of the length that the first byte says) and
-/// chunks of what follows.
+/// A snapshot's file: as it is, and made of a header's body (of the length that the first byte
+/// says) and chunks of what follows.
 pub fn snapshot_file(bytes: &[u8]) {
     read_file(bytes);
     let Some((length, rest)) = bytes.split_first() else { return };
@@ -155,8 +155,9 @@ pub fn snapshot_name(bytes: &[u8]) {
     }
 }
 
-/// Write-ahead files: the bytes as one, and two that are written as the bytes say, three to a batch.
-/// Batches that follow each other are all reached; what damages them may hide some and adds none.
+/// Write-ahead files: the bytes as one, and two that are written as the bytes say, three to a
+/// batch. Batches that follow each other are all reached; what damages them may hide some and adds
+/// none.
 pub fn write_ahead_files(bytes: &[u8]) {
     let scan_of = |files: &[&Wal]| {
         let (mut scan, mut gap) = (Scan::default(), false);

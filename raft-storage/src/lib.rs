@@ -4,8 +4,8 @@
 //! * [`memory`] is the reference for behaviour, deterministic, and injects faults.
 //! * [`rocksdb`] is durable: a RocksDB instance of its own for log, hard state and metadata, and
 //!   checksummed snapshot files beside it.
-//! * [`DataDir`] is the directory of one node: its identity, its lock, its places for log, state and
-//!   snapshots. A state machine that keeps its own files lives in the same directory.
+//! * [`DataDir`] is the directory of one node: its identity, its lock, its places for log, state
+//!   and snapshots. A state machine that keeps its own files lives in the same directory.
 //!
 //! Both backends pass the suite of [`raft_core::testing::storage`], with a crash at every [`Step`].
 //! The layout on disk is drawn in `docs/format.md`.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 pub enum Step {
     /// A batch is about to be written.
     PersistBefore,
-    /// A batch is durable, and nobody has been told.
+    /// A batch is durable and not yet acknowledged.
     PersistAfter,
     /// A compaction is about to be written.
     CompactBefore,

@@ -1,9 +1,9 @@
-//! A crash at every step: recovery finds what was acknowledged, and the operation that was under way
-//! whole or not at all.
+//! A crash at every step: recovery finds what was acknowledged, and the operation that was under
+//! way whole or not at all.
 //!
-//! In memory, power is lost at the step. On the disk, a child process of its own stops at the step and
-//! is killed there with SIGKILL: nothing is flushed or closed, as in a crash of the process. (What a
-//! loss of power does beyond that, to bytes that were not synced, is in `damage.rs`.)
+//! In memory, power is lost at the step. On the disk, a child process of its own stops at the step
+//! and is killed there with SIGKILL: nothing is flushed or closed, as in a crash of the process.
+//! (What a loss of power does beyond that, to bytes that were not synced, is in `damage.rs`.)
 
 #![allow(clippy::unwrap_used)]
 
@@ -145,7 +145,7 @@ async fn rocksdb_recovers_from_a_kill_at_every_step() {
     }
 }
 
-/// What a write-ahead file holds at the end of its life: the write buffer of `hooked`.
+/// Bytes of a write-ahead file at the end of its life: the write buffer of `hooked`.
 const FULL_BYTES: u64 = 1 << 20;
 
 /// Warmed and reused write-ahead files hold the bytes of an earlier life behind the newest record.
@@ -194,8 +194,8 @@ async fn rocksdb_recovers_from_files_that_are_reused() {
             assert_eq!(check, Ok(()), "after round {round}");
         }
     }
-    // While the files are being warmed they grow; afterwards one grows at most at its very end. If a table is late when
-    // its file is wanted, there is one file more, which grows for one life.
+    // While the files are being warmed they grow; afterwards one grows at most at its very end. If
+    // a table is late when its file is wanted, there is one file more, which grows for one life.
     let late_count = files.len().saturating_sub(2) as u64;
     assert!(late_count <= 2, "{} files for two lives at a time", files.len());
     let life = FULL_BYTES / 20_000 + 1;

@@ -1,5 +1,5 @@
-//! Damaged directories: whatever was acknowledged is there, or the directory is refused with its name
-//! and what to do. Only a tail that was never acknowledged is cut.
+//! Damaged directories: whatever was acknowledged is there, or the directory is refused with its
+//! name and what to do. Only a tail that was never acknowledged is cut.
 
 #![allow(clippy::unwrap_used)]
 
@@ -35,7 +35,7 @@ fn batch(number: u64) -> Batch {
     Batch { entries: vec![entry], hard_state: Some(hard_state), ..Batch::default() }
 }
 
-/// What must be there after `count` batches.
+/// The state after `count` batches.
 fn after(count: u64) -> Loaded {
     if count == 0 {
         return Loaded::default();
@@ -162,8 +162,8 @@ async fn damage(path: &Path, file: &Path, least: Least) -> u64 {
 async fn no_damage_to_the_log_of_a_killed_process_loses_what_later_batches_vouch_for() {
     let directory = TempDir::new().unwrap();
     crashed(directory.path()).await;
-    // Nothing speaks of the last batch, or of what was behind a cut: neither can be told from a tail
-    // that was being written. What is left is then still the state at some earlier time.
+    // Nothing speaks of the last batch, or of what was behind a cut: neither can be told from a
+    // tail that was being written. What is left is then still the state at some earlier time.
     let least = Least { after_flip: BATCH_COUNT - 1, after_cut: 0 };
     let refused_count = damage(directory.path(), &wal(directory.path()), least).await;
     assert!(refused_count >= 10, "damage in the middle is refused, here {refused_count} times");
@@ -223,8 +223,9 @@ async fn missing_files_are_refused_or_not_missed() {
     expect_refusal(&error, directory.path(), "without a log");
 }
 
-/// Opening after a crash cuts what cannot be replayed, and the records that claim more go with it. What
-/// they claimed is written down before, so that a second start does not take the rest for the whole.
+/// Opening after a crash cuts what cannot be replayed, and the records that claim more go with it.
+/// What they claimed is written down before, so that a second start does not take the rest for the
+/// whole.
 #[tokio::test]
 async fn what_a_crashed_log_claimed_is_claimed_at_every_later_start() {
     let directory = TempDir::new().unwrap();
@@ -250,8 +251,8 @@ async fn what_a_crashed_log_claimed_is_claimed_at_every_later_start() {
     }
 }
 
-/// S23. The oldest write-ahead file holds a vote that is in no table yet. Without it replay begins with
-/// the next file, which fits: the log was compacted there.
+/// S23. The oldest write-ahead file holds a vote that is in no table yet. Without it replay begins
+/// with the next file, which fits: the log was compacted there.
 #[tokio::test]
 async fn a_missing_oldest_write_ahead_file_is_noticed() {
     let (directory, aside, killed) =
@@ -472,8 +473,8 @@ async fn a_damaged_snapshot_is_never_read_as_another() {
     assert!(read_snapshot(directory.path()).await.unwrap() == b"newer");
 }
 
-/// S14. A withdrawn snapshot is not there after a restart, its file is gone, and an open reader reads
-/// it to the end.
+/// S14. A withdrawn snapshot is not there after a restart, its file is gone, and an open reader
+/// reads it to the end.
 #[tokio::test]
 async fn a_withdrawn_snapshot_goes_for_good() {
     let directory = TempDir::new().unwrap();
@@ -526,7 +527,7 @@ async fn an_empty_log_takes_its_configuration() {
     assert_eq!(load(directory.path()).await.unwrap(), expected);
 }
 
-/// Files that nobody knows are not ours to remove.
+/// Files of unknown names are left alone.
 #[tokio::test]
 async fn foreign_files_beside_snapshots_are_left_alone() {
     let directory = TempDir::new().unwrap();

@@ -61,8 +61,8 @@ fn run(program: &str, arguments: &[&str], directory: &TempDir) -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
-/// Opens again what was open in this process: a `mount` that another test starts has its lock, too, until it is
-/// another program.
+/// Opens again what was open in this process: a `mount` that another test starts has its lock, too,
+/// until it is another program.
 async fn reopen(node: &Path) -> RocksStorage {
     for _ in 0..2_000 {
         match open(node) {
@@ -169,8 +169,8 @@ async fn a_directory_on_a_full_disk_is_not_half_made() {
     storage.persist(batch(1)).await.unwrap();
 }
 
-/// S21. Others fill the disk, and the node is killed: the restart writes a table, for which there is
-/// no room but that of the ballast.
+/// S21. Others fill the disk, and the node is killed: the restart writes a table, for which there
+/// is no room but that of the ballast.
 #[tokio::test]
 async fn a_node_starts_again_on_a_full_disk_with_its_ballast() {
     for has_ballast in [true, false] {

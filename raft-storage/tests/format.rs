@@ -1,9 +1,9 @@
 //! Whole data directories of every format that was ever written, opened from a copy.
 //!
 //! `tests/fixtures/directory-2` was written by the function at the bottom and is never altered. A
-//! new format gets a new directory beside it (`RAFT_STORAGE_WRITE_FIXTURE=<new directory> cargo test
-//! -p raft-storage --test format`), and this test opens both. `directory-1` is of before the first
-//! release and is refused.
+//! new format gets a new directory beside it (`RAFT_STORAGE_WRITE_FIXTURE=<new directory> cargo
+//! test -p raft-storage --test format`), and this test opens both. `directory-1` is of before the
+//! first release and is refused.
 
 #![allow(clippy::unwrap_used)]
 

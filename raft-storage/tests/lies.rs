@@ -22,6 +22,8 @@ enum Lie {
     CompactsTooFar,
     NeverVerifies,
     ResumesAnything,
+    KeepsWithdrawn,
+    ForgetsFounding,
 }
 
 struct LyingDisk {
@@ -50,7 +52,7 @@ struct Liar {
     storage: MemoryStorage,
     lie: Lie,
     held: Mutex<Option<Batch>>,
-    /// What the last writer was asked for.
+    /// Arguments of the last writer.
     seen: Mutex<Option<(SnapshotMeta, Option<SnapshotContent>)>>,
 }
 
@@ -76,6 +78,7 @@ impl Storage for Liar {
                 let earlier = self.held.lock().unwrap().replace(batch);
                 batch = earlier.unwrap_or_default();
             }
+            Lie::KeepsWithdrawn => batch.withdraw_snapshot = false,
             _ => {}
         }
         self.storage.persist(batch).await
@@ -84,6 +87,9 @@ impl Storage for Liar {
     async fn compact(&self, mut through: SnapshotMeta) -> StorageResult<()> {
         if self.lie == Lie::CompactsTooFar {
             through.position.index += 1;
+        }
+        if self.lie == Lie::ForgetsFounding && through.index() == 0 {
+            return Ok(());
         }
         self.storage.compact(through).await
     }
@@ -137,6 +143,8 @@ async fn every_lie_is_found_out() {
         Lie::CompactsTooFar,
         Lie::NeverVerifies,
         Lie::ResumesAnything,
+        Lie::KeepsWithdrawn,
+        Lie::ForgetsFounding,
     ] {
         assert!(is_found_out(lie).await, "{lie:?}");
     }

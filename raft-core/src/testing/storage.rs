@@ -32,15 +32,16 @@ use crate::types::{Entry, Index, Loaded, Payload, Position, SnapshotMeta, Term};
 pub use self::claims::{
     a_batch_is_whole_or_absent, a_commit_index_alone_may_lag, a_failed_storage_writes_no_more,
     acknowledged_batches_survive_a_crash, an_empty_disk_loads_the_default,
-    compaction_forgets_a_prefix, compaction_survives_later_writes, log_bytes_count_as_entries_do,
-    what_is_persisted_is_loaded,
+    an_empty_log_takes_its_configuration, compaction_forgets_a_prefix,
+    compaction_survives_later_writes, log_bytes_count_as_entries_do, what_is_persisted_is_loaded,
 };
 pub use self::model::{Model, Operation};
 pub use self::random::{Random, random_operations};
 pub use self::snapshots::{
     a_reader_outlives_a_later_publication, a_received_snapshot_is_verified,
     a_snapshot_is_published_by_a_batch, a_snapshot_may_replace_the_log,
-    a_transfer_is_resumed_where_meta_and_content_agree, another_snapshot_drops_the_unfinished_one,
+    a_transfer_is_resumed_where_meta_and_content_agree, a_withdrawn_snapshot_is_gone,
+    another_snapshot_drops_the_unfinished_one,
 };
 
 /// What outlives the processes that use it, and the means to end them.
@@ -82,6 +83,8 @@ pub async fn all<D: Disk>(empty: impl Fn() -> D) {
     another_snapshot_drops_the_unfinished_one(&empty()).await;
     a_received_snapshot_is_verified(&empty()).await;
     a_reader_outlives_a_later_publication(&empty()).await;
+    a_withdrawn_snapshot_is_gone(&empty()).await;
+    an_empty_log_takes_its_configuration(&empty()).await;
     for seed in SEEDS {
         random_operations(&empty(), seed, OPERATION_COUNT).await;
     }

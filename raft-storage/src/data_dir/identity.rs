@@ -22,7 +22,7 @@ pub(crate) struct Identity {
     pub(super) was_initialised: bool,
     /// Random, of the cluster; zeros until the cluster has one.
     pub(super) cluster_uid: [u8; 16],
-    /// Of the key that belongs to this directory's log.
+    /// Fingerprint of the key that belongs to this directory's log.
     pub(super) log_key_fingerprint: u64,
 }
 

@@ -15,16 +15,16 @@
 //! Two nodes with one identity could vote twice in a term, so a directory is refused when it is in
 //! use, when it belongs to another node or cluster, and when it is a copy (`place.rs`):
 //!
-//! * A copy made file by file (`cp`, `rsync`, an unpacked archive, a move to another file system) is
-//!   noticed.
+//! * A copy made file by file (`cp`, `rsync`, an unpacked archive, a move to another file system)
+//!   is noticed.
 //! * A move within a file system is not a copy, and carries on.
 //! * A copy made below the file system (a cloned disk, a virtual machine's snapshot) is **not**
 //!   noticed, here or by peers: while both run, each replaces the other's connections. A directory
-//!   rolled back to an older state by such a clone has forgotten votes and entries, and nothing in it
-//!   can tell: do not restore a single node that way.
+//!   rolled back to an older state by such a clone has forgotten votes and entries, and nothing in
+//!   it can tell: do not restore a single node that way.
 //!
-//! A directory is made in one of two ways. [`DataDir::initialise`] makes that of a new member of a new
-//! cluster; its log begins as [`HardState::FOUNDING`](raft_core::types::HardState::FOUNDING).
+//! A directory is made in one of two ways. [`DataDir::initialise`] makes that of a new member of a
+//! new cluster; its log begins as [`HardState::FOUNDING`](raft_core::types::HardState::FOUNDING).
 //! [`DataDir::open`] on an empty path makes one of unknown past: the disk of a node that may have
 //! promised things before it lost an earlier one. That log begins as
 //! [`Memory::Lost`](raft_core::types::Memory::Lost), with a new incarnation.
@@ -92,14 +92,14 @@ impl fmt::Debug for DataDir {
 }
 
 impl DataDir {
-    /// Opens the directory. At an empty path it makes one of unknown past, whose node recovers before
-    /// its votes count; [`DataDir::initialise`] makes that of a new member.
+    /// Opens the directory. At an empty path it makes one of unknown past, whose node recovers
+    /// before its votes count; [`DataDir::initialise`] makes that of a new member.
     ///
     /// # Errors
     ///
-    /// [`StorageError::Refused`] if it is in use, is another node's or another cluster's, is a copy,
-    /// has another format, or holds files and no identity; [`StorageError::Corrupt`] if a file in it
-    /// is damaged. Each says what to do. Nothing in a refused directory is altered.
+    /// [`StorageError::Refused`] if it is in use, is another node's or another cluster's, is a
+    /// copy, has another format, or holds files and no identity; [`StorageError::Corrupt`] if a
+    /// file in it is damaged. Each says what to do. Nothing in a refused directory is altered.
     pub fn open(path: impl AsRef<Path>, cluster_id: &str, node_id: NodeId) -> StorageResult<Self> {
         let path = path.as_ref();
         let lock = prepare(path, cluster_id, node_id)?;
@@ -116,9 +116,9 @@ impl DataDir {
         Self::of_identity(path, identity, lock)
     }
 
-    /// Makes the directory of a new member of a new cluster: no disk of this node has existed before,
-    /// so it has promised nothing. An operator who is mistaken in that does no harm as long as another
-    /// voter remembers the cluster; see
+    /// Makes the directory of a new member of a new cluster: no disk of this node has existed
+    /// before, so it has promised nothing. An operator who is mistaken in that does no harm as long
+    /// as another voter remembers the cluster; see
     /// [`HardState::FOUNDING`](raft_core::types::HardState::FOUNDING).
     ///
     /// # Errors
@@ -169,8 +169,8 @@ impl DataDir {
         self.identity.node_id
     }
 
-    /// A random number minted when the directory was made. A node with a wiped directory has another
-    /// one, so peers can tell the two apart.
+    /// A random number minted when the directory was made. A node with a wiped directory has
+    /// another one, so peers can tell the two apart.
     pub fn incarnation(&self) -> u64 {
         self.identity.incarnation
     }
@@ -216,8 +216,9 @@ fn prepare(path: &Path, cluster_id: &str, node_id: NodeId) -> StorageResult<File
     lock(path)
 }
 
-/// Makes the directory, and those above it, if it is not there; durable when this returns. Directories
-/// that are made are for the owner alone: keys and values of all clients will be in them.
+/// Makes the directory, and those above it, if it is not there; durable when this returns.
+/// Directories that are made are for the owner alone: keys and values of all clients will be in
+/// them.
 fn create_private(path: &Path) -> StorageResult<()> {
     let mut missing = Vec::new();
     let mut above = Some(path);
@@ -291,7 +292,7 @@ fn check_version(version: u16, path: &Path) -> StorageResult<()> {
     )))
 }
 
-/// What to do about a directory or a log of another version.
+/// Advice about a directory or a log of another version.
 pub(crate) fn advice_on_version(version: u16) -> &'static str {
     match version > FORMAT_VERSION {
         true => "start the program version that wrote it, or a newer one",

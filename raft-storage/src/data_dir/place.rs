@@ -2,12 +2,12 @@
 //!
 //! The file `place` describes the file `lock` beside it:
 //!
-//! * **Birth time**, where the file system keeps one (ext4, xfs, btrfs, zfs, APFS). It cannot be set,
-//!   so every copy made file by file has another one, also one that was unpacked in place of the
-//!   original and got the same inode. Then nothing else counts: inodes of some file systems change
-//!   with each mount.
-//! * **A mark**: random bytes in an extended attribute. It counts where there is no birth time. Copies
-//!   that keep extended attributes (`cp -a`, `rsync -X`) are missed there.
+//! * **Birth time**, where the file system keeps one (ext4, xfs, btrfs, zfs, APFS). It cannot be
+//!   set, so every copy made file by file has another one, also one that was unpacked in place of
+//!   the original and got the same inode. Then nothing else counts: inodes of some file systems
+//!   change with each mount.
+//! * **A mark**: random bytes in an extended attribute. It counts where there is no birth time.
+//!   Copies that keep extended attributes (`cp -a`, `rsync -X`) are missed there.
 //! * **The inode** counts where there is neither.
 //!
 //! The device's number is not used: it changes with the order in which disks are found.
@@ -29,7 +29,7 @@ const MARK_BYTES: usize = 16;
 #[cfg(unix)]
 const MARK_NAME: &str = "user.raft.place";
 
-/// What tells one `lock` from another.
+/// Properties that tell one `lock` from another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(super) inode: u64,

@@ -10,8 +10,8 @@ use crate::format::log_key::LogKey;
 use crate::record::{Damage, seal, unseal};
 
 pub(super) const RESET_KEY: &str = "reset-key";
-/// In the directory of the log, because it belongs to that log: a log of another node brings its own,
-/// and does not fit the identity then.
+/// In the directory of the log, because it belongs to that log: a log of another node brings its
+/// own, and does not fit the identity then.
 pub(crate) const LOG_KEY: &str = "key";
 
 const TAG_RESET_KEY: u8 = b'K';

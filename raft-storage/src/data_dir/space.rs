@@ -2,8 +2,8 @@
 //!
 //! All nodes of a cluster fill up together, and a node whose disk is full cannot even start again:
 //! replay writes a table. So a file of [`Space::ballast_bytes`] is kept while there is room, and
-//! removed at an opening that finds the disk full. Below [`Space::low_bytes`] a service should refuse
-//! writes and go on with reads and deletes; this crate only tells.
+//! removed at an opening that finds the disk full. Below [`Space::low_bytes`] a service should
+//! refuse writes and go on with reads and deletes; this crate only tells.
 
 use std::path::Path;
 
@@ -33,7 +33,8 @@ pub struct Space {
 }
 
 impl Space {
-    /// Free bytes below which a service should refuse writes: 256 MiB, or a twentieth of a small disk.
+    /// Free bytes below which a service should refuse writes: 256 MiB, or a twentieth of a small
+    /// disk.
     pub fn low_bytes(&self) -> u64 {
         LOW_BYTES_MAX.min(self.total_bytes / LOW_DIVISOR)
     }
@@ -92,8 +93,8 @@ impl DataDir {
         Ok(self.space()?.free_bytes)
     }
 
-    /// Free bytes are below the floor: a service should answer `Busy` to writes. Cheap enough for each
-    /// second, not for each write.
+    /// Free bytes are below the floor: a service should answer `Busy` to writes. Cheap enough for
+    /// each second, not for each write.
     pub fn is_low(&self) -> StorageResult<bool> {
         Ok(self.space()?.is_low())
     }

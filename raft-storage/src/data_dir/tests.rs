@@ -1,4 +1,4 @@
-//! Every way in which a directory may be somebody else's, and every moment of its making.
+//! Each way in which a directory can belong to something else, and each moment of its making.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -1,7 +1,7 @@
 //! One batch before it is written: its operations, and their records in one piece of memory.
 //!
-//! The records are encoded one behind the other and masked together, because a keystream that begins
-//! anew for each small record costs twice as much. A masked record:
+//! The records are encoded one behind the other and masked together, because a keystream that
+//! begins anew for each small record costs twice as much. A masked record:
 //!
 //! ```text
 //! +--------+-----------+--------+----------------------+------------+
@@ -89,8 +89,8 @@ impl Draft {
         self.operations.push(Operation::DeleteRange { from, to });
     }
 
-    /// Masks and seals all records; returns the checksum of the operations as RocksDB will write them,
-    /// for the mark. Only once: a second call would take the mask off again.
+    /// Masks and seals all records; returns the checksum of the operations as RocksDB will write
+    /// them, for the mark. Only once: a second call would take the mask off again.
     pub(crate) fn seal(&mut self, key: &LogKey, nonce: u64) -> u32 {
         key.mask(nonce, 0, &mut self.records);
         let mut content = Content::default();

@@ -5,17 +5,17 @@
 //! choose must therefore never stand in such a file as the client chose them: they would be records
 //! that the client forged. Two lines of defence keep them out:
 //!
-//! 1. **The mask.** All values of a batch are XORed with a ChaCha8 keystream under this secret and a
-//!    nonce that the operating system draws for the batch. The client learns neither, and sees none of
-//!    the result, so what reaches the disk is random to it: each attempt at a header with a right
-//!    checksum is a blind guess. The nonce stands in each record, because records move into tables and
-//!    are read alone.
-//! 2. **The MAC.** The mark of each batch carries a keyed 64-bit MAC over its numbers and the checksum
-//!    of the rest of the batch. `wal.rs` believes no other mark and keeps RocksDB from replaying
-//!    records without one.
+//! 1. **The mask.** All values of a batch are XORed with a ChaCha8 keystream under this secret and
+//!    a nonce that the operating system draws for the batch. The client learns neither, and sees
+//!    none of the result, so what reaches the disk is random to it: each attempt at a header with a
+//!    right checksum is a blind guess. The nonce stands in each record, because records move into
+//!    tables and are read alone.
+//! 2. **The MAC.** The mark of each batch carries a keyed 64-bit MAC over its numbers and the
+//!    checksum of the rest of the batch. `wal.rs` believes no other mark and keeps RocksDB from
+//!    replaying records without one.
 //!
-//! The mask does not make the log confidential: the secret lies beside it. ChaCha8 is enough for it,
-//! because no keystream is ever shown to the client that would have to predict it.
+//! The mask does not make the log confidential: the secret lies beside it. ChaCha8 is enough for
+//! it, because no keystream is ever shown to the client that would have to predict it.
 
 use std::fmt;
 
@@ -53,7 +53,8 @@ impl LogKey {
         }
     }
 
-    /// Masks `bytes`, which stand at byte `at` of the nonce's keystream, or takes the mask off again.
+    /// Masks `bytes`, which stand at byte `at` of the nonce's keystream, or takes the mask off
+    /// again.
     pub(crate) fn mask(&self, nonce: u64, at: usize, bytes: &mut [u8]) {
         let mut keystream = ChaCha8Rng::from_seed(self.mask);
         keystream.set_stream(nonce);
@@ -80,8 +81,8 @@ impl LogKey {
         self.function(FINGERPRINT_STREAM, 0, 0)
     }
 
-    /// A pseudorandom function of 160 bits: one ChaCha block is a function of 128, and its output is
-    /// the key for the other 32.
+    /// A pseudorandom function of 160 bits: one ChaCha block is a function of 128, and its output
+    /// is the key for the other 32.
     fn function(&self, stream: u64, block: u64, last: u32) -> u64 {
         let mut first = ChaCha8Rng::from_seed(self.mac);
         first.set_stream(stream);

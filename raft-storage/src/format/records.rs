@@ -2,8 +2,8 @@
 //! bottom.
 //!
 //! Records with anything in them that a client or a peer chose are masked (`draft.rs`): those of
-//! entries, hard state, log start and published snapshot. The format, the mark of a batch, and small
-//! files are not: nothing in them is anybody's choice.
+//! entries, hard state, log start and published snapshot. The format, the mark of a batch, and
+//! small files are not: they hold no bytes that a client or a peer chose.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,11 +21,11 @@ use crate::record::{Damage, Fields, seal, unseal};
 /// Version of log, metadata and snapshot files.
 pub(crate) const FORMAT_VERSION: u16 = 2;
 
-/// Batches and snapshots are numbered, and none gets beyond this by counting: a number that did would
-/// leave no room for the next one.
+/// Batches and snapshots are numbered, and none gets beyond this by counting: a number that did
+/// would leave no room for the next one.
 pub(crate) const NUMBER_MAX: u64 = (1 << 63) - 1;
 
-/// What a RocksDB instance written by us is recognised by.
+/// Recognises a RocksDB instance that is a log of ours.
 pub(crate) const MAGIC: &[u8; 8] = b"raft-log";
 
 const TAG_FORMAT: u8 = b'F';
@@ -87,7 +87,7 @@ pub(crate) fn decode_entry(bytes: &[u8], key: &LogKey) -> Result<Entry, Damage> 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Format {
     pub(crate) version: u16,
-    /// Of the [`LogKey`]. Another version may not have it.
+    /// Fingerprint of the [`LogKey`]; other versions may not have it.
     pub(crate) fingerprint: Option<u64>,
 }
 
@@ -120,7 +120,7 @@ pub(crate) fn decode_format(bytes: &[u8]) -> Result<Format, Damage> {
 /// that no other bytes can claim that.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct BatchMark {
-    /// Of this batch, from 1, never reused. The log is made by a batch 0.
+    /// Number of this batch, from 1, never reused. Batch 0 makes the log.
     pub(crate) number: u64,
     /// The last batch that was durable when this one was written.
     pub(crate) durable_through: u64,
@@ -233,7 +233,7 @@ pub(crate) fn decode_published(bytes: &[u8], key: &LogKey) -> Result<Published, 
     Ok(Published { meta, content, serial })
 }
 
-/// What a snapshot file begins with.
+/// The record at the beginning of a snapshot file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SnapshotHeader {
     pub(crate) chunk_bytes: u32,
@@ -242,7 +242,7 @@ pub(crate) struct SnapshotHeader {
     pub(crate) expected: Option<SnapshotContent>,
 }
 
-/// What stands in a header for a content that is not known beforehand.
+/// Stands in a header for a content that is not known beforehand.
 const UNKNOWN_CONTENT: SnapshotContent = SnapshotContent { size_bytes: 0, checksum: 0 };
 
 pub(crate) fn encode_snapshot_header(header: &SnapshotHeader) -> Vec<u8> {

@@ -1,5 +1,5 @@
-//! The records of format 2 as they are on disk. The fixture is a promise to every directory that was
-//! ever written: a test that fails here is a change of format, and needs a new version.
+//! The records of format 2 as they are on disk. The fixture is a promise to every directory that
+//! was ever written: a test that fails here is a change of format, and needs a new version.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -197,7 +197,7 @@ fn well_sealed_nonsense_is_refused() {
     assert!(decode_snapshot_header(&encode_snapshot_header(&no_chunks)).is_err());
     let other_magic = seal(TAG_FORMAT, |out| out.extend_from_slice(b"raft-lag\0\x01"));
     assert!(decode_format(&other_magic).is_err());
-    // Of other versions the version alone is read, so that it can be named.
+    // In another version's record the version alone is read, so that it can be named.
     let version_1 = seal(TAG_FORMAT, |out| out.extend_from_slice(b"raft-log\0\x01"));
     assert_eq!(decode_format(&version_1), Ok(Format { version: 1, fingerprint: None }));
 }
@@ -363,7 +363,7 @@ fn any_content() -> impl Strategy<Value = SnapshotContent> {
     any::<(u64, u32)>().prop_map(|(size_bytes, checksum)| SnapshotContent { size_bytes, checksum })
 }
 
-/// What is written is read, and nothing less or more, however well it is sealed.
+/// A record is read as it was written, and a shorter or longer one is another, however well sealed.
 fn check_any<T: Debug + PartialEq>(
     value: &T,
     encoded: &[u8],

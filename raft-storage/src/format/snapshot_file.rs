@@ -9,8 +9,9 @@
 //!                                               chunk's number (u64), len, and bytes
 //! ```
 //!
-//! The number in the checksum notices a chunk in another one's place. Size and checksum of the whole
-//! are in the record that publishes it, not here, where they are not known when writing begins.
+//! The number in the checksum notices a chunk in another one's place. Size and checksum of the
+//! whole are in the record that publishes it, not here, where they are not known when writing
+//! begins.
 
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;

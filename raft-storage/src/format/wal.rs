@@ -1,25 +1,25 @@
 //! Reads RocksDB's write-ahead files before RocksDB does: to tell a torn tail from damage, and to
 //! keep RocksDB from replaying records that this log did not write.
 //!
-//! **Torn tail or damage.** RocksDB replays its write-ahead files up to the first record that does not
-//! check, takes that for the end, and goes on without the rest. For a batch that was being written
-//! when the power failed this is right. For a batch that had been acknowledged it would silently lose
-//! entries, and with them elections that were won by them. So every batch carries a [`BatchMark`]: its
-//! number, and the number of the last batch that was durable before it was written. The scan here
-//! reads all write-ahead files, also *behind* the first bad record, and finds the highest batch that
-//! any mark claims durable. A log that would be recovered short of that is damaged, and is refused
-//! untouched.
+//! **Torn tail or damage.** RocksDB replays its write-ahead files up to the first record that does
+//! not check, takes that for the end, and goes on without the rest. For a batch that was being
+//! written when the power failed this is right. For a batch that had been acknowledged it would
+//! silently lose entries, and with them elections that were won by them. So every batch carries a
+//! [`BatchMark`]: its number, and the number of the last batch that was durable before it was
+//! written. The scan here reads all write-ahead files, also *behind* the first bad record, and
+//! finds the highest batch that any mark claims durable. A log that would be recovered short of
+//! that is damaged, and is refused untouched.
 //!
-//! What cannot be told from a torn tail is damage to the very last acknowledged batch, of which no
-//! later record speaks, and a newest file whose end is gone altogether. A floor that is written when
-//! the storage closes in good order catches both for a log that was closed so.
+//! Two kinds of damage cannot be told from a torn tail: to the very last acknowledged batch, of
+//! which no later record speaks, and to a newest file whose end is gone altogether. A floor that is
+//! written when the storage closes in good order catches both for a log that was closed so.
 //!
 //! **Intruders.** Write-ahead files are reused, so bytes of an earlier life stand behind the newest
 //! record, and RocksDB continues its replay there with any record whose unkeyed checksum is right;
-//! its older, shorter header does not even name the file. The mask of `log_key.rs` keeps clients from
-//! choosing such bytes. The scan does not rest on that: a mark counts only with a right MAC, which
-//! covers the checksum of the rest of its batch, and [`Intruder`] tells where RocksDB would replay
-//! anything else. `load.rs` spoils these records before it opens the log.
+//! its older, shorter header does not even name the file. The mask of `log_key.rs` keeps clients
+//! from choosing such bytes. The scan does not rest on that: a mark counts only with a right MAC,
+//! which covers the checksum of the rest of its batch, and [`Intruder`] tells where RocksDB would
+//! replay anything else. `load.rs` spoils these records before it opens the log.
 //!
 //! The format is RocksDB's, frozen since 2012 (`db/log_format.h`): blocks of 32 KiB, filled with
 //! fragments that do not cross them; a record is one full fragment, or first, middle.., last.
@@ -27,8 +27,8 @@
 //! ```text
 //! | masked CRC32C u32 | length u16 | type u8 | file number u32 (reusable files only) | bytes |
 //! ```
-//! A record is a write batch: sequence u64, count u32, then the operations; ours begins with putting
-//! the mark. Numbers are little-endian here.
+//! A record is a write batch: sequence u64, count u32, then the operations; ours begins with
+//! putting the mark. Numbers are little-endian here.
 
 mod fragment;
 
@@ -64,8 +64,8 @@ pub(crate) struct Intruder {
     pub(crate) path: PathBuf,
     /// Where the checksum of its fragment begins.
     pub(crate) at: usize,
-    /// RocksDB would skip a hole to come to it: the record may be one of ours, and batches before it
-    /// are missing.
+    /// RocksDB would skip a hole to come to it: the record may be one of ours, and batches before
+    /// it are missing.
     pub(crate) is_behind_hole: bool,
 }
 
@@ -210,10 +210,10 @@ fn replay(
     replay
 }
 
-/// The highest batch that a mark in `content` claims durable; `content` begins at `start` in its file.
-/// Each offset is tried, because nothing is known of how these bytes came to be. Fragments count only
-/// if they name the file: it makes a false hit, and a checksum over arbitrary lengths at every offset,
-/// improbable.
+/// The highest batch that a mark in `content` claims durable; `content` begins at `start` in its
+/// file. Each offset is tried, because nothing is known of how these bytes came to be. Fragments
+/// count only if they name the file: it makes a false hit, and a checksum over arbitrary lengths at
+/// every offset, improbable.
 fn claimed_out_of_order(content: &[u8], start: usize, number: u32, key: &LogKey) -> u64 {
     let mut claimed = 0;
     let mut record: Option<Record> = None;

@@ -91,7 +91,8 @@ fn a_missing_file_in_the_middle_is_seen() {
     assert!(!is_suspicious(scan_of(&[&third])));
 }
 
-/// Its batches are not replayed, and a file after it would go unnoticed as the first one of the log.
+/// Its batches are not replayed, and a file after it would go unnoticed as the first one of the
+/// log.
 #[test]
 fn a_file_that_is_damaged_at_its_front_is_seen() {
     let mut first = (1..=3).fold(Wal::new(3), |wal, number| wal.batch(number, number - 1, 10));
@@ -110,7 +111,7 @@ fn an_earlier_life_of_a_reused_file_says_nothing() {
     assert_eq!(scan_of(&[&file]), Scan { reached: 20, claimed: 19 });
 }
 
-/// What a client would forge: a hard state of a far term, and an entry in place of a committed one.
+/// The forgery of a client: a hard state of a far term, and an entry in place of a committed one.
 fn forged_draft() -> Draft {
     let mut draft = Draft::default();
     let hard_state = HardState { term: 1 << 40, ..HardState::INITIAL };
@@ -119,8 +120,8 @@ fn forged_draft() -> Draft {
     draft
 }
 
-/// A file of another log, made with the encoders of this crate: forged batches with forged marks that
-/// claim a batch far ahead durable. `spill` makes each larger than a block.
+/// A file of another log, made with the encoders of this crate: forged batches with forged marks
+/// that claim a batch far ahead durable. `spill` makes each larger than a block.
 fn forged(number: u32, header: Header, spill: usize) -> Wal {
     let mut wal = Wal::of(key_of(2), number);
     wal.header = header;
@@ -128,10 +129,10 @@ fn forged(number: u32, header: Header, spill: usize) -> Wal {
     wal.draft((22, 21), 1_003, &mut forged_draft(), 8)
 }
 
-/// S1. The previous content of a reused file is what a client made of it: forged batches for the new
-/// number of the file, behind the newest record at every distance, also exactly at its end, with
-/// either header. Nothing of it is reached or claimed, and where RocksDB would replay it, that is
-/// said.
+/// S1. The previous content of a reused file is what a client made of it: forged batches for the
+/// new number of the file, behind the newest record at every distance, also exactly at its end,
+/// with either header. Nothing of it is reached or claimed, and where RocksDB would replay it, that
+/// is said.
 #[test]
 fn forged_batches_behind_the_newest_record_say_nothing() {
     let ours = Wal::new(8).batch(20, 19, 100);
@@ -151,7 +152,8 @@ fn forged_batches_behind_the_newest_record_say_nothing() {
     }
 }
 
-/// S1. Each single fragment of the forgery, at the end and later, as if the client had hit that place.
+/// S1. Each single fragment of the forgery, at the end and later, as if the client had hit that
+/// place.
 #[test]
 fn every_forged_fragment_is_an_intruder_where_replay_would_go_on() {
     let ours = Wal::new(8).batch(20, 19, 100);
@@ -178,7 +180,8 @@ fn every_forged_fragment_is_an_intruder_where_replay_would_go_on() {
     assert_eq!(scan_one(&Wal::with_bytes(8, bytes)).1, Some((ours.bytes.len(), false)));
 }
 
-/// S1. The beginning of a batch of ours that was torn off at a block, and a forged rest of it behind.
+/// S1. The beginning of a batch of ours that was torn off at a block, and a forged rest of it
+/// behind.
 #[test]
 fn a_forged_rest_of_a_torn_batch_is_an_intruder() {
     let before = Wal::new(8).batch(20, 19, 100);
@@ -209,8 +212,9 @@ fn a_batch_behind_a_hole_is_not_the_next_one() {
     assert_eq!(intruder, Some((BLOCK_BYTES, true)));
 }
 
-/// S1. An operator may put the log's own files into it as values: they are masked, and arbitrary bytes
-/// then. Were they not, the earlier numbers of the files would keep them out, and the MAC does not.
+/// S1. An operator may put the log's own files into it as values: they are masked, and arbitrary
+/// bytes then. Were they not, the earlier numbers of the files would keep them out, and the MAC
+/// does not.
 #[test]
 fn forged_claims_are_not_believed_in_any_place() {
     let forged = forged(8, Header::Numbered, 3_000);

@@ -11,7 +11,7 @@ use super::MemoryStorage;
 use super::image::Image;
 use crate::step::Step;
 
-/// What a fault or a latency is attached to.
+/// An operation that a fault or a latency is attached to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Operation {
     Load,
@@ -31,7 +31,7 @@ pub struct Latency {
     pub after: Duration,
 }
 
-/// What survives the processes that use it. Clones are the same disk.
+/// The disk, which survives the processes that use it. Clones are the same disk.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryDisk(Arc<Mutex<State>>);
 
@@ -74,7 +74,7 @@ impl MemoryDisk {
         disk
     }
 
-    /// Starts a process on it. Earlier ones can do nothing any more: a disk has one owner.
+    /// Starts a process on it. Earlier ones cannot use it from then on: a disk has one owner.
     pub fn storage(&self) -> MemoryStorage {
         let mut state = self.state();
         state.process += 1;
@@ -97,8 +97,8 @@ impl MemoryDisk {
         self.state().crash_at.is_some()
     }
 
-    /// The `nth` operation of this kind from now, counted from 1, fails with an I/O error, and nothing
-    /// can be written after it by the same process.
+    /// The `nth` operation of this kind from now, counted from 1, fails with an I/O error, and
+    /// nothing can be written after it by the same process.
     pub fn fail_at(&self, operation: Operation, nth: u64) {
         self.state().failures.insert(operation, nth);
     }
@@ -113,12 +113,12 @@ impl MemoryDisk {
         self.state().operation_count.get(&operation).copied().unwrap_or(0)
     }
 
-    /// Of the log behind its start: what `max_raft_state` is compared with.
+    /// Bytes of the log behind its start: `max_raft_state` is compared with them.
     pub fn log_bytes(&self) -> u64 {
         self.state().image.log_bytes()
     }
 
-    /// Of the published snapshot; `None` if there is none.
+    /// Bytes of the published snapshot; `None` if there is none.
     pub fn snapshot_bytes(&self) -> Option<u64> {
         self.state().image.published_snapshot().map(|snapshot| snapshot.content.size_bytes)
     }

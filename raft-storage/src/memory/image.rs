@@ -1,4 +1,4 @@
-//! What is on the disk in memory, and what of it would survive a loss of power.
+//! The content of the disk in memory, and the part of it that a loss of power would leave.
 
 use std::sync::Arc;
 
@@ -124,7 +124,7 @@ impl Image {
         self.log.compact(through);
     }
 
-    /// What was not synced is gone.
+    /// Drops everything that was not synced.
     pub(super) fn lose_power(&mut self) {
         if let Some(old) = self.old_hard_state.take() {
             self.hard_state = old;

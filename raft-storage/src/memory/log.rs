@@ -5,22 +5,22 @@
 //!                  old┘   start┘            └ last_index
 //! ```
 //!
-//! Entries that a compaction leaves behind stay at first: a loss of power brings them back as long as the
-//! compaction is not synced (`old`). After that they are dropped a few with each batch, because to drop a
-//! million at once would make every batch wait that comes meanwhile.
+//! Entries that a compaction leaves behind stay at first: a loss of power brings them back as long
+//! as the compaction is not synced (`old`). After that they are dropped a few with each batch,
+//! because to drop a million at once would make every batch wait that comes meanwhile.
 
 use std::collections::VecDeque;
 
 use raft_core::types::{Entry, Index, Position, SnapshotMeta};
 
-/// How many entries a batch drops beside twice as many as it brings: what is left behind goes faster than new ones
-/// come, and nobody waits long for it.
+/// How many entries a batch drops beside twice as many as it brings: what is left behind goes
+/// faster than new ones come, and no batch waits long for it.
 const DROPPED_AT_ONCE: usize = 512;
 
 #[derive(Debug)]
 struct Kept {
     entry: Entry,
-    /// Of all entries through this one, counted from the first that ever came.
+    /// Bytes of all entries through this one, counted from the first that ever came.
     bytes_through: u64,
 }
 
@@ -30,7 +30,7 @@ struct Start {
     meta: SnapshotMeta,
     /// How many of the entries that are kept it has left behind.
     left_count: usize,
-    /// Of all entries that it has left behind, kept or not.
+    /// Bytes of all entries that it has left behind, kept or not.
     bytes_through: u64,
 }
 
@@ -51,7 +51,7 @@ impl Log {
         self.start.meta.index() + self.len() as u64
     }
 
-    /// Of the entries behind the start.
+    /// Bytes of the entries behind the start.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes_through() - self.start.bytes_through
     }
@@ -114,7 +114,7 @@ impl Log {
         }
     }
 
-    /// Drops some of what nothing brings back any more, when so many new entries have come.
+    /// Drops some of the entries that nothing can bring back, after so many new ones have come.
     pub(super) fn drop_some(&mut self, come_count: usize) {
         if self.old.is_none() {
             let count = self.start.left_count.min(2 * come_count + DROPPED_AT_ONCE);

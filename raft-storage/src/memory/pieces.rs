@@ -1,8 +1,8 @@
 //! The bytes of a snapshot, in the pieces in which they were written.
 //!
-//! In one piece they would have to be moved whenever they outgrow their place, and everybody who needs the disk
-//! would wait while a gigabyte is copied. For the same reason the checksum is carried along, and many pieces are
-//! dropped on a thread of their own.
+//! In one piece they would have to be moved whenever they outgrow their place, and everybody who
+//! needs the disk would wait while a gigabyte is copied. For the same reason the checksum is
+//! carried along, and many pieces are dropped on a thread of their own.
 
 use bytes::Bytes;
 use raft_core::types::SnapshotContent;
@@ -30,7 +30,7 @@ impl Pieces {
         self.pieces.push((offset, piece));
     }
 
-    /// What the whole of it is known by.
+    /// Size and checksum of the whole.
     pub(super) fn content(&self) -> SnapshotContent {
         SnapshotContent { size_bytes: self.size_bytes, checksum: self.checksum }
     }

@@ -1,20 +1,20 @@
-//! What RocksDB tells of the work that it does by itself.
+//! Errors that RocksDB reports about the work that it does by itself.
 
 use rocksdb::{InfoLogger, LogLevel, Options};
 
 /// Hands every error that an instance tells of to `failed`, on a thread of RocksDB's.
 ///
-/// Tables are written and merged behind the writer's back. RocksDB tries again where it believes that
-/// it may, and no call need fail because of it; but a disk that failed once is not to be trusted. What
-/// it logs as an error is a file that it could not write, read or remove, with the reason; that is the
-/// only place where the reason is to be had.
+/// Tables are written and merged behind the writer's back. RocksDB tries again where it believes
+/// that it may, and no call need fail because of it; but a disk that failed once is not to be
+/// trusted. What it logs as an error is a file that it could not write, read or remove, with the
+/// reason; that is the only place where the reason is to be had.
 pub fn listen(options: &mut Options, failed: impl Fn(&str) + Send + Sync + 'static) {
     let heard = move |level, text: &str| {
         let text = text.trim_end();
         match level {
-            // What is told first, and has the reason; errors may follow that are mere consequences.
+            // Reported first, with the reason; errors may follow that are mere consequences.
             LogLevel::Warn if text.contains("Background IO error") => failed(text),
-            // One for each table, among others: nothing that anybody has to do something about.
+            // One for each table, among others: nothing that an operator has to act on.
             LogLevel::Warn => tracing::debug!("RocksDB: {text}"),
             LogLevel::Error | LogLevel::Fatal => {
                 tracing::error!("RocksDB: {text}");

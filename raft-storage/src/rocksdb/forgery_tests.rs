@@ -1,7 +1,7 @@
 //! S1. Write-ahead files in which clients put forged records, before RocksDB itself.
 //!
-//! The forger has the encoders of this crate and knows the number of the file and the sequence number
-//! that RocksDB has come to; only the key of the log it does not have.
+//! The forger has the encoders of this crate and knows the number of the file and the sequence
+//! number that RocksDB has come to; only the key of the log it does not have.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -114,8 +114,8 @@ fn with_forgery(file: &Path, number: u32, header: Header, padding: usize) -> Vec
         .bytes
 }
 
-/// S1. Forged batches behind the newest record, exactly at its end and later, with either header, in a
-/// small log and in one whose forgery lies behind several blocks. The log is as it was.
+/// S1. Forged batches behind the newest record, exactly at its end and later, with either header,
+/// in a small log and in one whose forgery lies behind several blocks. The log is as it was.
 #[tokio::test]
 async fn forged_records_are_neither_replayed_nor_taken_for_damage() {
     for bytes in [300, 9_000] {
@@ -141,7 +141,8 @@ async fn forged_records_are_neither_replayed_nor_taken_for_damage() {
     }
 }
 
-/// The forgery is a good one: RocksDB takes it for the log's next batch if nothing keeps it from that.
+/// The forgery is a good one: RocksDB takes it for the log's next batch if nothing keeps it from
+/// that.
 fn assert_replayed_by_rocksdb_alone(directory: &Path, at: &str) {
     let alone = TempDir::new().unwrap();
     copy(&directory.join("log"), alone.path());
@@ -171,8 +172,8 @@ async fn forged_marks_claim_nothing() {
     }
 }
 
-/// S1. Whatever clients and peers put into entries, configurations and their contexts: no run of it is
-/// in any file of the log, neither in write-ahead files nor in tables.
+/// S1. Whatever clients and peers put into entries, configurations and their contexts: no run of it
+/// is in any file of the log, neither in write-ahead files nor in tables.
 #[tokio::test]
 async fn no_run_of_chosen_bytes_reaches_the_files_of_the_log() {
     let directory = TempDir::new().unwrap();
@@ -224,8 +225,8 @@ fn assert_nothing_chosen(directory: &Path, chosen: &[u8]) -> usize {
     looked_at
 }
 
-/// S1. What was forged for the log of another node, or is its own earlier content, with a right MAC of
-/// that log, says nothing in this one.
+/// S1. What was forged for the log of another node, or is its own earlier content, with a right MAC
+/// of that log, says nothing in this one.
 #[tokio::test]
 async fn write_ahead_files_of_another_log_say_nothing() {
     let (one, file, number) = killed(300).await;

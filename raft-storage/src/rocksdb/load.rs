@@ -89,7 +89,7 @@ fn prepare_replay(directory: &Path, engine: &Options, key: &LogKey) -> StorageRe
         check_format(&probe()?, directory, key)?;
     }
     for intruder in &intruders {
-        // What was claimed is written down before the files that claim it are altered.
+        // The claim is written down before the files that make it are altered.
         raise_floor(directory, floor, must_reach)?;
         spoil(intruder)?;
     }
@@ -208,7 +208,7 @@ fn read_batch_number(db: &DB, directory: &Path, key: &LogKey) -> StorageResult<u
     Ok(mark.map_or(0, |mark| mark.number))
 }
 
-/// What `load` returns, and what writing has to know.
+/// The result of `load`, and what writing has to know.
 pub(crate) struct Everything {
     pub(crate) loaded: Loaded,
     pub(crate) mirror: Mirror,
@@ -239,7 +239,7 @@ pub(crate) fn load(
     let snapshot = published.as_ref().map(|published| published.meta.clone());
     Ok(Everything {
         loaded: Loaded { hard_state, log_start: log_start.clone(), snapshot, entries },
-        // What opening recovered it has made durable.
+        // Opening has made durable what it recovered.
         mirror: Mirror { hard_state, log_start, sizes, batch, durable_batch: batch },
         published,
     })

@@ -150,15 +150,16 @@ impl Log {
             self.mirror.durable_batch = self.mirror.batch;
         }
         self.unflushed_bytes += bytes;
-        // By this count alone, so that every file lives equally long: RocksDB cuts a file to what it
-        // held in its last life, and one that was cut short has to grow again in the next.
+        // By this count alone, so that every file lives equally long: RocksDB cuts a file to what
+        // it held in its last life, and one that was cut short has to grow again in the next.
         if self.unflushed_bytes >= self.options.write_buffer_bytes {
             self.flush()?;
         }
         Ok(())
     }
 
-    /// Writes the memory table out and begins another write-ahead file. Does not wait for the table.
+    /// Writes the memory table out and begins another write-ahead file. Does not wait for the
+    /// table.
     pub(crate) fn flush(&mut self) -> StorageResult<()> {
         let mut options = FlushOptions::default();
         options.set_wait(false);
@@ -200,7 +201,8 @@ impl Log {
 /// The memory of a draft that one large batch made longer is not kept for reuse.
 const DRAFT_BYTES_MAX: usize = 1 << 20;
 
-/// What RocksDB takes for an operation beside its record: key, lengths, and the batch's head and mark.
+/// Bytes of an operation in RocksDB beside its record: key and lengths; twice that for head and
+/// mark.
 const OPERATION_BYTES: usize = 32;
 
 /// A write that begins with the mark, which `wal.rs` looks for.

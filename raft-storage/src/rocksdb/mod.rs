@@ -1,15 +1,16 @@
 //! The durable backend: one RocksDB instance for log, hard state and metadata, snapshots in files.
 //!
-//! It promises what [`raft_core::storage::Storage`] asks for. Two threads of its own do all blocking
-//! work: one writes the log, a batch at a time, each a single synced write; the other writes and
-//! reads snapshot files, so that a large one never holds up the log. Damage is refused with the
-//! directory and what to do; a torn tail that was never acknowledged is cut (`wal.rs` tells the two
-//! apart). After the first failure, also of work that RocksDB does by itself, nothing is written.
+//! It promises what [`raft_core::storage::Storage`] asks for. Two threads of its own do all
+//! blocking work: one writes the log, a batch at a time, each a single synced write; the other
+//! writes and reads snapshot files, so that a large one never holds up the log. Damage is refused
+//! with the directory and what to do; a torn tail that was never acknowledged is cut (`wal.rs`
+//! tells the two apart). After the first failure, also of work that RocksDB does by itself, nothing
+//! is written.
 //!
-//! What is assumed of the disk: what was synced stays, and a rename is atomic. What is not assumed:
+//! It assumes of the disk that synced data stays and that a rename is atomic. It does not assume
 //! that writes which were not synced reach the disk in order, or at all, or whole.
 //!
-//! What it does not do: repair. A node whose log is damaged has to be re-admitted as a new one,
+//! It does not repair. A node whose log is damaged has to be re-admitted as a new one,
 //! because it may have forgotten votes and acknowledged entries.
 
 mod complaints;
@@ -45,7 +46,7 @@ use self::worker::Worker;
 use crate::DataDir;
 use crate::format::draft::Draft;
 
-/// What an operator does about a damaged log.
+/// Advice to the operator about a damaged log.
 const ADVICE_DAMAGED: &str = "Do not start this node on it. Move the data directory away and let the \
      node be re-admitted with an empty one, so that it catches up from its peers; or, if the damage \
      was done by a copy or a restore, put the intact directory back";

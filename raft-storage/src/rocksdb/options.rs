@@ -19,12 +19,14 @@ pub struct RocksOptions {
     /// Log bytes that are gathered in memory before RocksDB writes a table, and so the size of one
     /// write-ahead file. Memory: one to three times this.
     pub write_buffer_bytes: usize,
-    /// Full-size write-ahead files that are written in idle time after each opening, to be reused: a
-    /// synced append that extends a file costs 1.5 times one that overwrites. Disk: this many times
-    /// `write_buffer_bytes`. One is in use and one waits, so 2 suffice; 0 turns it off (tests).
+    /// Full-size write-ahead files that are written in idle time after each opening, to be reused:
+    /// a synced append that extends a file costs 1.5 times one that overwrites. Disk: this many
+    /// times `write_buffer_bytes`. One is in use and one waits, so 2 suffice; 0 turns it off
+    /// (tests).
     pub warm_file_count: usize,
-    /// Tables are written past the page cache: nobody reads them before they are merged or forgotten, and it
-    /// spares the copy and the memory. Where the file system has no such thing, the log does without.
+    /// Tables are written past the page cache: they are not read before they are merged or
+    /// forgotten, and it spares the copy and the memory. Where the file system has no such thing,
+    /// the log does without.
     pub direct_tables: bool,
     /// Called at every step of a write, on the thread that writes. For tests.
     pub step_hook: StepHook,
@@ -51,8 +53,8 @@ impl RocksOptions {
     /// If the engine's environment cannot be had; `path` is named.
     pub(crate) fn engine(&self, path: &Path) -> StorageResult<Options> {
         let mut options = Options::default();
-        // One environment serves all instances of a process. With one thread of each kind, the log's
-        // tables would wait behind those of the state machine.
+        // One environment serves all instances of a process. With one thread of each kind, the
+        // log's tables would wait behind those of the state machine.
         let mut environment =
             Env::new().map_err(|error| engine_error("prepare to open", path, error))?;
         environment.set_high_priority_background_threads(BACKGROUND_THREADS);
@@ -86,15 +88,15 @@ impl RocksOptions {
         // begin with a later one if it were missing.
         options.set_track_and_verify_wals_in_manifest(true);
         options.set_stats_dump_period_sec(0);
-        // A table goes to the disk while it is written, and not in one go at its end, where a synced
-        // append would wait behind it.
+        // A table goes to the disk while it is written, and not in one go at its end, where a
+        // synced append would wait behind it.
         options.set_bytes_per_sync(MIB as u64);
         options.set_use_direct_io_for_flush_and_compaction(self.direct_tables);
         Ok(options)
     }
 }
 
-/// What a failure of the engine means to us.
+/// Translates a failure of the engine.
 pub(crate) fn engine_error(operation: &str, path: &Path, error: rocksdb::Error) -> StorageError {
     let operation = format!("{operation} {}", path.display());
     let message = error.into_string();

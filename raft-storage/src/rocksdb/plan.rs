@@ -1,4 +1,4 @@
-//! What a batch will write, decided before anything is changed.
+//! The plan of a batch: its writes, decided before anything is changed.
 
 use raft_core::storage::{StorageError, StorageResult};
 use raft_core::types::{Batch, HardState, Index, SnapshotMeta};
@@ -9,13 +9,13 @@ use crate::format::draft::Draft;
 use crate::format::keys::{KEY_ENTRY_END, KEY_SNAPSHOT, entry_key};
 use crate::format::records::{self, Published};
 
-/// What is in the instance, as far as writing has to know.
+/// The part of the instance's content that writing has to know.
 #[derive(Debug, Default)]
 pub(crate) struct Mirror {
     /// To see whether a batch needs a sync.
     pub(crate) hard_state: HardState,
     pub(crate) log_start: SnapshotMeta,
-    /// Of the entries behind `log_start`, so that they are counted without being read.
+    /// Sizes of the entries behind `log_start`, so that they are counted without being read.
     pub(crate) sizes: Sizes,
     /// Number of the last batch written, synced or not.
     pub(crate) batch: u64,
@@ -29,11 +29,11 @@ impl Mirror {
     }
 }
 
-/// What will be different once the batch is written.
+/// Changes that take effect once the batch is written.
 pub(crate) struct Plan {
     pub(crate) needs_sync: bool,
     pub(crate) published: Option<Published>,
-    /// No snapshot is published any more.
+    /// The publication is withdrawn.
     pub(crate) withdraws: bool,
     /// The log is empty and starts here.
     replaced_by: Option<SnapshotMeta>,
@@ -52,7 +52,8 @@ pub(crate) fn plan(
 ) -> StorageResult<Plan> {
     // Every part named, so that a new one cannot be forgotten.
     let Batch { publish, withdraw_snapshot: withdraws, truncate_from, entries, hard_state } = batch;
-    // A withdrawal is synced, because the file goes after it: a crash must not bring the record back.
+    // A withdrawal is synced, because the file goes after it: a crash must not bring the record
+    // back.
     let needs_sync = publish.is_some()
         || withdraws
         || truncate_from.is_some()

@@ -1,10 +1,10 @@
 //! Writes full-size write-ahead files in idle time, for RocksDB to reuse.
 //!
-//! RocksDB reuses a write-ahead file once its table has been written, which without help is after two
-//! or three write buffers' worth of entries, and forgets the files when it is closed. Until then
-//! every synced append makes its file grow, which costs 1.5 times. So after each opening the log's
-//! thread fills files with bytes that are in no table, a slice at a time, while no batch waits; a
-//! batch that comes meanwhile waits for one slice at most.
+//! RocksDB reuses a write-ahead file once its table has been written, which without help is after
+//! two or three write buffers' worth of entries, and forgets the files when it is closed. Until
+//! then every synced append makes its file grow, which costs 1.5 times. So after each opening the
+//! log's thread fills files with bytes that are in no table, a slice at a time, while no batch
+//! waits; a batch that comes meanwhile waits for one slice at most.
 
 use raft_core::storage::StorageResult;
 

@@ -1,8 +1,8 @@
 //! One thread that owns one piece of state and does blocking work on it, one job after the other.
 //!
 //! The async side sends a job and waits for its answer. A thread that stays spares the pool's
-//! hand-over per call, keeps the order, and never blocks the executor. The queue is bounded: whoever
-//! finds it full waits.
+//! hand-over per call, keeps the order, and never blocks the executor. The queue is bounded: a
+//! caller that finds it full waits.
 
 use std::thread::JoinHandle;
 
@@ -14,7 +14,7 @@ type Job<S> = Box<dyn FnOnce(&mut S) + Send>;
 /// Jobs that may wait; the callers of more wait themselves.
 const QUEUE_JOBS_MAX: usize = 64;
 
-/// What the thread owns.
+/// The state that the thread owns.
 pub(crate) trait Work: Send + 'static {
     /// Called while no job waits, until it says `false`. Short: a job that comes waits for it.
     fn idle(&mut self) -> bool {
@@ -52,7 +52,7 @@ impl<S: Work> Worker<S> {
     ) -> StorageResult<T> {
         let (answer, answered) = oneshot::channel();
         let job: Job<S> = Box::new(move |state| {
-            // Nobody waits any more: the job has still been done.
+            // The caller has stopped waiting: the job is done nevertheless.
             let _ = answer.send(job(state));
         });
         let jobs = self.jobs.as_ref().expect("taken only when dropped");

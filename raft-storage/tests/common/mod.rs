@@ -28,13 +28,13 @@ pub fn open_with(path: &Path, options: RocksOptions) -> StorageResult<RocksStora
     RocksStorage::open(Arc::new(data_dir), options)
 }
 
-/// As [`open`], with a hook at every step.
+/// Options with a hook at every step.
 pub fn hooked(hook: StepHook) -> RocksOptions {
     RocksOptions { step_hook: hook, ..RocksOptions::small() }
 }
 
-/// A directory on the disk of this machine. A crash leaves the directory to the process that dies and
-/// goes on with a copy of what was in it, which is what a killed process leaves behind.
+/// A directory on the disk of this machine. A crash leaves the directory to the process that dies
+/// and goes on with a copy of what was in it, which is what a killed process leaves behind.
 pub struct RocksDisk {
     parent: TempDir,
     /// How many crashes there were; names the directory in use.

@@ -6,7 +6,7 @@ use super::{Disk, Model, Operation, crash, entries, entry, meta, must, restart, 
 use crate::storage::{Storage, StorageError};
 use crate::types::{
     Batch, Configuration, ENTRY_OVERHEAD_BYTES, Entry, HardState, Index, Loaded, Memory, Payload,
-    PublishSnapshot, Term,
+    PublishSnapshot, SnapshotMeta, Term,
 };
 
 /// Claim: a disk that was never written holds nothing, and opening it writes nothing that counts.
@@ -286,4 +286,26 @@ async fn expect_poisoned_writer(storage: &Arc<dyn Storage>) {
         Err(error) => Err(error),
     };
     expect_poisoned("writing a snapshot", finished);
+}
+
+/// Claim: an empty log takes the configuration of a compaction at position zero; it is durable at the
+/// latest with the next batch, and a log with entries takes none.
+pub async fn an_empty_log_takes_its_configuration(disk: &impl Disk) {
+    let (storage, _) = start(disk).await;
+    let founding = meta(0, 0);
+    must("compact an empty log", storage.compact(founding.clone()).await);
+    let hard_state = HardState { term: 1, voted_for: Some(2), ..HardState::INITIAL };
+    let batch = Batch { hard_state: Some(hard_state), ..Batch::default() };
+    must("persist", storage.persist(batch).await);
+    let (storage, loaded) = crash(disk, storage).await;
+    let expected = Loaded { log_start: founding.clone(), hard_state, ..Loaded::default() };
+    assert_eq!(loaded, expected, "the configuration is durable with the next batch");
+
+    let batch = Batch { entries: entries(1, 3, 1), ..Batch::default() };
+    must("persist", storage.persist(batch).await);
+    let other = SnapshotMeta { configuration: Configuration::of_voters([9]), ..founding.clone() };
+    must("compact at zero", storage.compact(other).await);
+    let (_storage, loaded) = restart(disk, storage).await;
+    assert_eq!(loaded.log_start, founding, "a log with entries keeps its first configuration");
+    assert_eq!(loaded.entries, entries(1, 3, 1), "a compaction at zero forgets nothing");
 }

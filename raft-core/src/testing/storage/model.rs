@@ -115,7 +115,10 @@ impl Model {
     }
 
     fn persist(&mut self, batch: &Batch) {
-        let Batch { publish, withdraw_snapshot: _, truncate_from, entries, hard_state } = batch;
+        let Batch { publish, withdraw_snapshot, truncate_from, entries, hard_state } = batch;
+        if *withdraw_snapshot {
+            self.published = None;
+        }
         if let Some(PublishSnapshot { meta, replaces_log }) = publish {
             let of_meta = self.finished.iter().rposition(|(finished, _)| finished == meta);
             let (meta, bytes) = self.finished.remove(of_meta.expect("published after finishing"));
@@ -134,6 +137,7 @@ impl Model {
             let votes = |state: &HardState| (state.term, state.voted_for, state.memory);
             let is_synced = votes(hard_state) != votes(&self.hard_state)
                 || publish.is_some()
+                || *withdraw_snapshot
                 || truncate_from.is_some()
                 || !entries.is_empty();
             if is_synced {

@@ -95,6 +95,9 @@ impl Model {
         let last = self.last_index();
         match random.below(12) {
             0 => self.random_compaction(random),
+            1 if self.published().is_some() && random.one_in(4) => {
+                Operation::Persist(Batch { withdraw_snapshot: true, ..Batch::default() })
+            }
             1 => self.random_snapshot(random),
             2 | 3 if self.finished().is_some() => self.random_publication(random),
             4 if last > self.log_start().index() => {

@@ -246,3 +246,31 @@ pub async fn a_reader_outlives_a_later_publication(disk: &impl Disk) {
     let read = must("read an older snapshot", read_whole(reader.as_mut()).await);
     assert!(read == bytes, "the whole of an older snapshot is still there");
 }
+
+/// Claim: a withdrawn snapshot is there no more, with a crash at once too; an open reader reads it to
+/// its end, the log stays as it is, and the same snapshot can be published again.
+pub async fn a_withdrawn_snapshot_is_gone(disk: &impl Disk) {
+    let (storage, _) = start(disk).await;
+    let (published, bytes) = (meta(1, 4), content_bytes(5, 150_000));
+    let batch = Batch { entries: entries(1, 10, 1), ..Batch::default() };
+    must("persist", storage.persist(batch).await);
+    let withdraw = || Batch { withdraw_snapshot: true, ..Batch::default() };
+    must("withdraw what is not there", storage.persist(withdraw()).await);
+    write(&storage, &published, &bytes).await;
+    publish(&storage, &published, false).await;
+    let reader = must("snapshot_reader", storage.snapshot_reader().await);
+    let mut reader = reader.expect("it is published");
+    must("withdraw", storage.persist(withdraw()).await);
+    let none = must("snapshot_reader", storage.snapshot_reader().await);
+    assert!(none.is_none(), "a withdrawn snapshot cannot be opened");
+    let read = must("read", read_whole(reader.as_mut()).await);
+    assert!(read == bytes, "a reader that was open before reads the snapshot to its end");
+    drop(reader);
+    let (storage, loaded) = crash(disk, storage).await;
+    assert_eq!(loaded.snapshot, None, "a withdrawal survives a crash");
+    assert_eq!(loaded.entries, entries(1, 10, 1), "a withdrawal leaves the log as it is");
+
+    write(&storage, &published, &bytes).await;
+    publish(&storage, &published, false).await;
+    expect_published(&storage, &published, &bytes, "after a second publication").await;
+}

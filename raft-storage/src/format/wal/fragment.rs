@@ -28,8 +28,8 @@ pub(super) struct Fragment<'a> {
 }
 
 impl<'a> Fragment<'a> {
-    /// The fragment at the front of `bytes`, which end with the block; `None` unless it is whole, its
-    /// checksum is right, and it does not name another file.
+    /// The fragment at the front of `bytes`, which end with the block; `None` unless it is whole,
+    /// its checksum is right, and it does not name another file.
     pub(super) fn parse(bytes: &'a [u8], number: u32) -> Option<Self> {
         let (header, _) = bytes.split_first_chunk::<LEGACY_HEADER_BYTES>()?;
         let (place, is_numbered) = match header[6] {
@@ -71,8 +71,8 @@ impl<'a> Fragment<'a> {
     }
 }
 
-/// RocksDB takes a header of type and length 0 for room that was never written, whatever its checksum
-/// is, and skips the rest of the block.
+/// RocksDB takes a header of type and length 0 for room that was never written, whatever its
+/// checksum is, and skips the rest of the block.
 pub(super) fn skips_block(bytes: &[u8]) -> bool {
     bytes.get(4..7).is_some_and(|length_and_type| length_and_type == [0; 3])
 }

@@ -1,4 +1,4 @@
-//! What the port hands out: a writer and a reader whose work is done on the snapshots' thread.
+//! Handles for the caller: a writer and a reader whose work is done on the snapshots' thread.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

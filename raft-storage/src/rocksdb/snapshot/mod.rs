@@ -53,7 +53,7 @@ impl Shelf {
         self.state().finished.iter().rev().find(|one| one.meta == *meta).cloned()
     }
 
-    /// A batch has published this one. Older finished ones will not be any more.
+    /// A batch has published this one. Older finished ones never will be.
     pub(crate) fn publish(&self, published: Published) {
         let mut state = self.state();
         state.finished.retain(|one| one.meta.index() > published.meta.index());

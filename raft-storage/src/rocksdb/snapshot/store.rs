@@ -50,10 +50,10 @@ impl Store {
         }
     }
 
-    /// Sees to the files of an earlier process: checks the published snapshot, removes what can be
-    /// neither read nor resumed. A damaged snapshot is reported here and fails each attempt to open
-    /// it: a state machine that is durable itself does not need it to start, and a new publication
-    /// replaces it.
+    /// Takes over the files of an earlier process: checks the published snapshot, removes what can
+    /// be neither read nor resumed. A damaged snapshot is reported here and fails each attempt to
+    /// open it: a state machine that is durable itself does not need it to start, and a new
+    /// publication replaces it.
     pub(crate) fn recover(&mut self, published: Option<Published>) -> StorageResult<()> {
         self.part = None;
         if let Some(published) = &published {
@@ -92,7 +92,7 @@ impl Store {
             .collect()
     }
 
-    /// Removes the snapshots that no one can ask for any more. Those that are being read stay readable.
+    /// Removes the snapshots that can no longer be asked for. Open readers keep theirs.
     pub(crate) fn remove_old(&mut self) {
         let removed = self.files().and_then(|files| {
             let mut old = files.iter().filter(|path| {
@@ -197,9 +197,9 @@ impl Store {
         Ok(content)
     }
 
-    /// Removes the unfinished snapshot after a failed write or sync. Its pages may count as clean and
-    /// not be on the disk: a later process would resume it from the page cache, and its sync would
-    /// write nothing.
+    /// Removes the unfinished snapshot after a failed write or sync. Its pages may count as clean
+    /// and not be on the disk: a later process would resume it from the page cache, and its sync
+    /// would write nothing.
     fn drop_part(&mut self) {
         let Some(part) = self.part.take() else { return };
         let removed = remove_if_there(&part.path).and_then(|()| sync_directory(&self.directory));

@@ -20,8 +20,8 @@ fn meta() -> SnapshotMeta {
     SnapshotMeta { position: Position::new(3, 12), ..SnapshotMeta::default() }
 }
 
-/// S22. The pages of a part whose sync failed may count as clean: a later process would resume it from
-/// the page cache, and sync nothing. It begins anew instead.
+/// S22. The pages of a part whose sync failed may count as clean: a later process would resume it
+/// from the page cache, and sync nothing. It begins anew instead.
 #[test]
 fn a_part_whose_sync_failed_is_not_resumed() {
     for fails_at_end in [false, true] {
