@@ -115,6 +115,7 @@ impl Simulation {
         }
         for (to, message) in messages {
             self.see_message(id, &message);
+            self.check_hung_disk_is_silent(id, &message);
             effects.push(Effect::Send(to, message));
         }
         if !committed.is_empty() {

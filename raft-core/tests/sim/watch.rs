@@ -7,6 +7,7 @@ use raft_core::consensus::{Raft, RoleKind, Status, invariants};
 use raft_core::types::{Body, Index, Message, NodeId, Position, Time};
 
 use crate::coverage::What;
+use crate::fault::{Fault, Kind};
 use crate::node::{Node, View};
 use crate::oracle::{Holders, Voter};
 use crate::resends::Repeated;
@@ -87,6 +88,9 @@ impl Simulation {
             life.applying_since = Some(own_time);
         }
         self.check_leader_may_lead(id);
+        if before.role == RoleKind::Follower && now.role != before.role {
+            assert!(!self.disk_hangs(id), "V25 node {id} campaigns with a hung disk");
+        }
         if !status.is_recovering && self.node_mut(id).lost.take().is_some() {
             self.coverage.count(What::Recovered);
         }
@@ -326,6 +330,31 @@ impl Simulation {
         if is_awake && raft.role() == RoleKind::Leader {
             assert_eq!(reason, None, "V25 node {id} goes on leading");
         }
+    }
+
+    /// C10, C16. A node whose disk hangs could neither acknowledge an entry nor give a vote. It keeps no
+    /// leader in office, and encourages no candidate.
+    pub fn check_hung_disk_is_silent(&self, id: NodeId, message: &Message) {
+        let is_support = match &message.body {
+            // Round 0 says that the receiver's term is over.
+            Body::HeartbeatAnswer { round, .. } => *round > 0,
+            Body::PreVoteAnswer { granted } => *granted,
+            _ => false,
+        };
+        // A message may be decided before such a fault, and taken up after it.
+        let takes_time = |fault: &Fault| matches!(fault.kind, Kind::Jump | Kind::Pause);
+        if is_support && !self.plan.faults.iter().any(takes_time) {
+            assert!(!self.disk_hangs(id), "V25 node {id} sends {message:?} with a hung disk");
+        }
+    }
+
+    /// For longer than a leader may wait, and than a step may take.
+    fn disk_hangs(&self, id: NodeId) -> bool {
+        let config = self.plan.mix.config(id, 0);
+        let life = self.node(id).life.as_ref().expect("the node is up");
+        let oldest = life.writing.front().map(|write| Time::from_micros(write.since_us));
+        let patience = config.disk_patience + 2 * config.heartbeat_interval;
+        oldest.is_some_and(|since| self.own_time(id).since(since) >= patience)
     }
 
     /// Why a leader should have stepped down for so long.
