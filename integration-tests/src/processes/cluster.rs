@@ -13,9 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use kv_service::Server;
 use kv_service::config::{ClientConfig, NodeAddress, ServerConfig};
-use kv_service::protocol::NodeStatus;
+use kv_service::protocol::{FOUNDING, NOT_INITIALISED, NodeStatus, RECOVERING};
 use kv_service::tls::{DevCa, TlsConfig};
 use kv_service::units::ByteSize;
 use kv_service::{Client, ClientError};
@@ -56,6 +55,7 @@ pub struct Plan {
     pub data: BTreeMap<NodeId, PathBuf>,
     /// True if single writes and syncs are to fail, see [`super::preload`].
     pub file_faults: bool,
+    pub program: Program,
     pub seed: u64,
 }
 
@@ -63,7 +63,14 @@ impl Default for Plan {
     fn default() -> Self {
         let max_raft_state = ByteSize(256 << 10);
         let node_count = NODES.len() as u64;
-        Self { node_count, max_raft_state, data: BTreeMap::new(), file_faults: false, seed: 0 }
+        Self {
+            node_count,
+            max_raft_state,
+            data: BTreeMap::new(),
+            file_faults: false,
+            program: Program::default(),
+            seed: 0,
+        }
     }
 }
 
@@ -95,8 +102,11 @@ impl Cluster {
         cluster
     }
 
-    /// Lays everything out, and starts nothing.
-    async fn prepare(plan: Plan) -> Self {
+    /// Lays everything out, initialises the nodes, and starts nothing.
+    ///
+    /// # Panics
+    /// If the machine has no room for it.
+    pub async fn prepare(plan: Plan) -> Self {
         let turn = ONE_AT_A_TIME.lock().await;
         let dir = tempfile::tempdir().expect("a directory");
         let addresses = addresses(1..=plan.node_count);
@@ -111,11 +121,11 @@ impl Cluster {
             let members = members(&addresses, seen);
             let mut config = ServerConfig::new(CLUSTER_ID, id, &data, tls, members);
             config.max_raft_state = plan.max_raft_state;
-            // What `kv init` does.
-            Server::init(&config).expect("the directory of a new member");
             let path = dir.path().join(format!("{name}.toml"));
             std::fs::write(&path, config.to_toml()).expect("it can be written");
             let mut node = Node::new(id, path, data, dir.path().join(format!("{name}.log")));
+            node.run_as(plan.program);
+            node.init();
             if plan.file_faults {
                 node.prepare_file_faults().expect("the test has asked for the means");
             }
@@ -285,8 +295,10 @@ impl Cluster {
         let leader = self.leader().await;
         let commit = self.status(leader).await.map_or(0, |status| status.commit_index);
         eventually("all nodes to catch up", async || {
-            let caught_up =
-                |status: &&NodeStatus| status.last_applied >= commit && status.role != "recovering";
+            let not_counted = [NOT_INITIALISED, RECOVERING, FOUNDING];
+            let caught_up = |status: &&NodeStatus| {
+                status.last_applied >= commit && !not_counted.contains(&status.role.as_str())
+            };
             self.statuses().await.iter().filter(caught_up).count() == self.nodes.len()
         })
         .await;

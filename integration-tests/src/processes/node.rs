@@ -79,6 +79,18 @@ impl Node {
         &self.log
     }
 
+    /// Makes the node's directory, as that of a new member of a new cluster.
+    ///
+    /// # Panics
+    /// If `kv init` fails.
+    pub fn init(&self) {
+        let mut command = std::process::Command::new(self.program.path());
+        command.arg("init").arg("--config").arg(&self.config).stdin(Stdio::null());
+        let done = command.output().expect("`kv` can be started");
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "node {} is not initialised: {said}", self.id);
+    }
+
     /// # Panics
     /// If it runs already, or cannot be started.
     pub fn start(&mut self) {

@@ -24,6 +24,7 @@ pub(crate) fn says_what_to_do(said: &str, cause: &str) {
         "Start the original",
         "re-admitted",
         "join as a new one",
+        "restore the list",
     ];
     assert!(advice.iter().any(|what| last.contains(what)), "what is to be done? {last}");
 }

@@ -1,43 +1,74 @@
-//! The records that a forged batch puts: keys and values of the log's format (`raft-storage/docs/format.md`),
+//! The records that a forged batch puts: keys and values of the log's format 2 (`raft-storage/docs/format.md`),
 //! made without the crate that defines it.
+//!
+//! The attacker knows everything but the directory's key: so its marks have a MAC that is guessed, and its
+//! masked records are masked with a keystream that is guessed.
 
 use std::ops::Range;
 
 const KEY_BATCH: &[u8] = b"b";
-const KEY_HARD_STATE: &[u8] = b"h";
+/// Of the one group of the instance.
+const KEY_GROUP: &[u8] = &[b'g', 0, 0, 0, 0];
+const KEY_HARD_STATE: u8 = b'h';
 const KEY_ENTRY: u8 = b'e';
 const TAG_BATCH: u8 = b'B';
 const TAG_HARD_STATE: u8 = b'H';
 const TAG_ENTRY: u8 = b'E';
 const KIND_NOOP: u8 = 0;
+/// Every promise of the node is on its disk.
+const MEMORY_INTACT: u8 = 0;
+const GUESSED_NONCE: u64 = 0x0123_4567_89ab_cdef;
+const GUESSED_MAC: u64 = 0;
 
 type Puts = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// Tag, numbers, and the checksum over both.
-fn sealed(tag: u8, numbers: &[u64], rest: &[u8]) -> Vec<u8> {
+/// Tag, body, and the checksum over both.
+fn sealed(tag: u8, body: &[u8]) -> Vec<u8> {
     let mut bytes = vec![tag];
-    bytes.extend(numbers.iter().flat_map(|number| number.to_be_bytes()));
-    bytes.extend(rest);
+    bytes.extend(body);
     let checksum = crc32c::crc32c(&bytes);
     bytes.extend(checksum.to_be_bytes());
     bytes
 }
 
+/// A record that the node would unmask: nonce and place in the keystream, and a body whose keystream is taken
+/// to be zeros.
+fn masked(tag: u8, numbers: &[u64], rest: u8) -> Vec<u8> {
+    let mut body = GUESSED_NONCE.to_be_bytes().to_vec();
+    body.extend(0_u32.to_be_bytes());
+    body.extend(numbers.iter().flat_map(|number| number.to_be_bytes()));
+    body.push(rest);
+    sealed(tag, &body)
+}
+
+fn group_key(kind: u8) -> Vec<u8> {
+    let mut key = KEY_GROUP.to_vec();
+    key.push(kind);
+    key
+}
+
 pub(super) fn batch_mark(durable_through: u64) -> Puts {
-    let mark = sealed(TAG_BATCH, &[durable_through, durable_through], &[]);
-    vec![(KEY_BATCH.to_vec(), mark)]
+    let mut body = Vec::new();
+    // Its number, and the last batch that was durable before it.
+    body.extend(durable_through.to_be_bytes());
+    body.extend(durable_through.to_be_bytes());
+    let no_operations = crc32c::crc32c(&[]);
+    body.extend(no_operations.to_be_bytes());
+    body.extend(GUESSED_MAC.to_be_bytes());
+    vec![(KEY_BATCH.to_vec(), sealed(TAG_BATCH, &body))]
 }
 
 /// A vote for node 1, and nothing committed: a node that believes it has only its term wrong.
 pub(super) fn hard_state(term: u64) -> Puts {
-    vec![(KEY_HARD_STATE.to_vec(), sealed(TAG_HARD_STATE, &[term, 1, 0], &[]))]
+    let hard_state = masked(TAG_HARD_STATE, &[term, 1, 0], MEMORY_INTACT);
+    vec![(group_key(KEY_HARD_STATE), hard_state)]
 }
 
 pub(super) fn noops(entries: Range<u64>, term: u64) -> Puts {
     let noop = |index: u64| {
-        let mut key = vec![KEY_ENTRY];
+        let mut key = group_key(KEY_ENTRY);
         key.extend(index.to_be_bytes());
-        (key, sealed(TAG_ENTRY, &[index, term], &[KIND_NOOP]))
+        (key, masked(TAG_ENTRY, &[index, term], KIND_NOOP))
     };
     entries.map(noop).collect()
 }

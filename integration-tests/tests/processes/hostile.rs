@@ -1,0 +1,113 @@
+//! Clients and strangers that mean harm, beside clients that do not.
+//!
+//! In a run of all tests the attacks are small, and only what the nodes do is checked. With `BARS=1`
+//! (`scripts/bars`) they have the size of the promises, and the honest clients' latencies are compared with
+//! those of the time before; that wants the machine for itself.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use integration_tests::processes::attack::bystanders::{Bystanders, Seen};
+use integration_tests::processes::attack::stall::{LARGE_KEY, Stalled};
+use integration_tests::processes::cluster::{Cluster, NODES, Plan};
+use integration_tests::processes::means::not_run;
+use kv_service::config::default_max_raft_state;
+use raft_core::types::NodeId;
+use tokio::time::{Instant, sleep, timeout};
+
+const GIB: u64 = 1 << 30;
+/// A node's memory under attack, above what it had before.
+const MEMORY_BYTES_MAX: u64 = GIB;
+const CONNECTIONS: usize = 4096;
+const CONNECTIONS_SMALL: usize = 200;
+/// The 99th percentile of the honest clients' latencies, as a multiple of the undisturbed one.
+const P99_WHILE_STALLED: f64 = 3.0;
+const MEASURED: Duration = Duration::from_secs(10);
+const MEASURED_SMALL: Duration = Duration::from_secs(3);
+/// Within which every connection must have been tried.
+const CONNECTING: Duration = Duration::from_secs(120);
+
+fn is_full_size() -> bool {
+    std::env::var("BARS").is_ok_and(|wish| wish == "1")
+}
+
+fn measured() -> Duration {
+    if is_full_size() { MEASURED } else { MEASURED_SMALL }
+}
+
+async fn start() -> Cluster {
+    // As shipped: what a small log costs is not to be in the latencies.
+    Cluster::start(Plan { max_raft_state: default_max_raft_state(), ..Plan::default() }).await
+}
+
+/// Honest clients alone.
+async fn undisturbed(cluster: &Cluster) -> Seen {
+    let bystanders = Bystanders::start(cluster.direct_config());
+    sleep(measured()).await;
+    bystanders.stop().await
+}
+
+#[track_caller]
+fn p99_is_within(before: Seen, during: Seen, times: f64) {
+    let ratio = during.p99.as_secs_f64() / before.p99.as_secs_f64();
+    eprintln!("before {before:?}\nduring {during:?}\np99 {ratio:.2} times");
+    assert!(!is_full_size() || ratio < times, "p99 is {ratio:.2} times the undisturbed one");
+}
+
+/// S11. Each connection could make the leader keep megabytes, and there may be thousands.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stalled_connections_of_one_client_take_little_memory_and_disturb_nobody() {
+    let cluster = start().await;
+    let writer = cluster.client();
+    writer.put(LARGE_KEY, vec![7; (1 << 20) - 1]).await.unwrap();
+    let before = undisturbed(&cluster).await;
+    let Some(idle) = memory(&cluster) else {
+        return not_run("memory of a node under attack", "the system does not tell it");
+    };
+    let connections = if is_full_size() { CONNECTIONS } else { CONNECTIONS_SMALL };
+    let tls = cluster.issue_client("hostile");
+    let targets = NODES.map(|id| cluster.target(id)).into();
+    let attack = Stalled::start(&tls, targets, connections);
+    let mut peak = idle.clone();
+    // Others are served while the connections come.
+    let meanwhile = Bystanders::start(cluster.direct_config());
+    let all_tried = async {
+        while attack.tried_count() < NODES.len() * connections {
+            watch_memory(&cluster, &idle, &mut peak).await;
+        }
+    };
+    timeout(CONNECTING, all_tried).await.expect("every connection is tried in time");
+    let connecting = meanwhile.stop().await;
+    let bystanders = Bystanders::start(cluster.direct_config());
+    let began = Instant::now();
+    while began.elapsed() < measured() {
+        watch_memory(&cluster, &idle, &mut peak).await;
+    }
+    let during = bystanders.stop().await;
+    let above = peak.iter().map(|(id, bytes)| (*id, (bytes - idle[id]) >> 20));
+    eprintln!("{} of {} stalled connections are open", attack.open_count(), attack.tried_count());
+    eprintln!("MiB above idle at the most: {:?}", above.collect::<Vec<_>>());
+    eprintln!("while they came {connecting:?}");
+    drop(attack);
+    p99_is_within(before, during, P99_WHILE_STALLED);
+    cluster.finish().await;
+}
+
+fn memory(cluster: &Cluster) -> Option<BTreeMap<NodeId, u64>> {
+    cluster.nodes.iter().map(|(id, node)| Some((*id, node.memory_bytes()?))).collect()
+}
+
+/// A moment later no node has more than it may have.
+async fn watch_memory(
+    cluster: &Cluster,
+    idle: &BTreeMap<NodeId, u64>,
+    peak: &mut BTreeMap<NodeId, u64>,
+) {
+    sleep(Duration::from_millis(50)).await;
+    for (id, bytes) in memory(cluster).expect("it was told before") {
+        let above = bytes.saturating_sub(idle[&id]);
+        assert!(above < MEMORY_BYTES_MAX, "node {id} has {} MiB more", above >> 20);
+        let peak = peak.get_mut(&id).expect("the same nodes");
+        *peak = (*peak).max(bytes);
+    }
+}
