@@ -189,7 +189,7 @@ fn commands_are_slices_of_the_frame() {
 
 /// S5. One limit follows from the other: the largest entry fits into a frame, one more byte does not.
 #[test]
-fn s05_the_largest_entry_fits_into_a_frame() {
+fn the_largest_entry_fits_into_a_frame() {
     let of_size = |size_bytes: u64| {
         let overhead = entry(1, 1, Payload::Noop).size_bytes();
         let bytes = Bytes::from(vec![0; (size_bytes - overhead) as usize]);

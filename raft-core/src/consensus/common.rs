@@ -46,6 +46,10 @@ pub(super) struct Common {
     applied_at: (Index, Time),
     /// The operator was told that a majority of the disks is lost, since a leader was last received.
     pub(super) told_majority_lost: bool,
+    /// The operator was told that the members' programs have no version in common.
+    told_versions_differ: bool,
+    /// The leader's term in which the operator was told of a refused configuration.
+    pub(super) told_refusal_in: Term,
     /// A snapshot replaced the log, and the state machine does not have it yet.
     pub(super) restoring: Option<SnapshotMeta>,
     /// That snapshot, once it is published and until it was handed out.
@@ -83,6 +87,8 @@ impl Hash for Common {
             withdraw_snapshot,
             applied_at: _,
             told_majority_lost: _,
+            told_versions_differ: _,
+            told_refusal_in: _,
             restoring,
             restore,
             messages,
@@ -126,6 +132,8 @@ impl Common {
             withdraw_snapshot: false,
             applied_at,
             told_majority_lost: false,
+            told_versions_differ: false,
+            told_refusal_in: 0,
             restoring: None,
             restore: None,
             messages: Vec::new(),
@@ -188,7 +196,20 @@ impl Common {
         if founding.all_have_met() {
             self.founding_version = Some(founding.common_version(self.config.version_max));
         }
-        if self.memory == Memory::New && self.next_memory.is_none() && founding.has_met_all() {
+        let has_met_all = founding.has_met_all();
+        let common_version = founding.common_version(self.config.version_max);
+        if has_met_all && common_version < self.config.version_min {
+            if !std::mem::replace(&mut self.told_versions_differ, true) {
+                self.alarms.push(format!(
+                    "the cluster is not founded: the newest version that all its members know is \
+                     {common_version}, and the program of this node knows versions from {} on: \
+                     install the same program on all nodes",
+                    self.config.version_min
+                ));
+            }
+            return;
+        }
+        if self.memory == Memory::New && self.next_memory.is_none() && has_met_all {
             founding.hurry(now);
             self.next_memory = Some((self.last_persist_id + 1, Memory::Met));
             self.hard_state_changed = true;
@@ -288,6 +309,13 @@ impl Common {
         self.hard_state_changed = true;
         if self.voted_for.is_none() {
             self.vote_for(leader);
+        }
+    }
+
+    /// Tells the operator once a term that this node refuses what its leader sends.
+    pub(super) fn tell_refusal(&mut self, alarm: String) {
+        if std::mem::replace(&mut self.told_refusal_in, self.term) != self.term {
+            self.alarms.push(alarm);
         }
     }
 
@@ -420,4 +448,12 @@ impl Common {
     pub(super) fn persists_in_flight(&self) -> usize {
         self.persists.len()
     }
+}
+
+/// A link that carries less (2 Mbit/s) is no better than one that is cut.
+const BYTES_PER_MS_MIN: u64 = 256;
+
+/// The time that so many bytes may take on a link before a leader that waits for them steps down.
+pub(super) fn time_for(bytes: u64) -> Duration {
+    Duration::from_millis(bytes / BYTES_PER_MS_MIN)
 }

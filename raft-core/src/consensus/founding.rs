@@ -54,14 +54,18 @@ pub(super) struct Founding {
     /// Every other voter; `None` before its first word.
     peers: BTreeMap<NodeId, Option<Peer>>,
     next_at: Time,
+    /// The next round is due early, because of news.
+    is_extra_round: bool,
+    /// The last round was early.
+    extra_round_used: bool,
 }
 
-hash_of!(Founding { number, peers; left out: next_at });
+hash_of!(Founding { number, peers; left out: next_at, is_extra_round, extra_round_used });
 
 impl Founding {
     pub(super) fn new(number: u64, others: Vec<NodeId>, now: Time) -> Self {
         let peers = others.into_iter().map(|id| (id, None)).collect();
-        Self { number, peers, next_at: now }
+        Self { number, peers, next_at: now, is_extra_round: false, extra_round_used: false }
     }
 
     /// A message of another node of term 0. What it changes is news for the others.
@@ -72,7 +76,11 @@ impl Founding {
         let peer = Some(Peer { number, has_met_us, met, version_max });
         if *known != peer {
             *known = peer;
-            self.hurry(now);
+            // One round beside the regular ones at most, whatever a peer sends.
+            if !self.extra_round_used {
+                self.is_extra_round = true;
+                self.hurry(now);
+            }
         }
     }
 
@@ -95,7 +103,7 @@ impl Founding {
     /// The newest cluster version that all voters support.
     pub(super) fn common_version(&self, own: u32) -> u32 {
         let others = self.peers.values().flatten().map(|peer| peer.version_max);
-        others.fold(own, u32::min)
+        others.fold(own, u32::min).max(1)
     }
 
     pub(super) fn deadline(&self) -> Time {
@@ -114,6 +122,7 @@ impl Founding {
             return Vec::new();
         }
         self.next_at = now + interval;
+        self.extra_round_used = std::mem::take(&mut self.is_extra_round);
         let body = |peer: &Option<Peer>| Body::Founding {
             number: self.number,
             heard: peer.map(|peer| peer.number),

@@ -139,6 +139,12 @@ impl Log {
         self.bytes
     }
 
+    /// Size of the first append that holds what is to be committed next.
+    pub(super) fn next_append_bytes(&self, append_bytes_max: u64) -> u64 {
+        let next = self.entry(self.commit_index + 1).map_or(0, Entry::size_bytes);
+        next.max(self.uncommitted_bytes.min(append_bytes_max))
+    }
+
     pub(super) fn uncommitted_bytes(&self) -> u64 {
         self.uncommitted_bytes
     }

@@ -189,13 +189,14 @@ mod tests {
         }
     }
 
-    /// `[term, [[term, index], [[voters], [], []]], [size, checksum]]`, one number a byte.
+    /// `[term, [[term, index], configuration], [size, checksum]]`, one number a byte. The configuration:
+    /// `[[voters], [], [], {}, next id, founded, generation, cluster version]`.
     #[test]
     fn what_is_written_in_another_way_is_refused() {
         let with_voters = |voters: &[u8]| {
-            let mut frame = vec![0x93, 7, 0x92, 0x92, 6, 5, 0x93, 0x90 | voters.len() as u8];
+            let mut frame = vec![0x93, 7, 0x92, 0x92, 6, 5, 0x98, 0x90 | voters.len() as u8];
             frame.extend_from_slice(voters);
-            frame.extend_from_slice(&[0x90, 0x90, 0x92, 10, 99]);
+            frame.extend_from_slice(&[0x90, 0x90, 0x80, 4, 0xc3, 0, 2, 0x92, 10, 99]);
             frame
         };
         let good = with_voters(&[1, 2, 3]);

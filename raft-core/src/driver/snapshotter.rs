@@ -313,6 +313,7 @@ async fn receive_snapshot<M: StateMachine>(
     let refusal = match answer {
         OfferAnswer::Wanted => None,
         OfferAnswer::NotNeeded => Some(Answer::NotNeeded),
+        OfferAnswer::Refused => Some(Answer::Busy),
         OfferAnswer::Stale { term } => Some(Answer::Stale { term }),
     };
     if let Some(refusal) = refusal {

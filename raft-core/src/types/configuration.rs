@@ -37,20 +37,15 @@ pub struct Configuration {
     pub learners: BTreeSet<NodeId>,
     /// Records of members; a member without one has the default record. Never of a node that is not
     /// in one of the three sets.
-    #[serde(skip)]
     pub members: BTreeMap<NodeId, Member>,
     /// Ids below it were given out and are never given out again; 0 while the ids come from the
     /// operators' files.
-    #[serde(skip)]
     pub next_id: NodeId,
     /// The first leader has taken office: the cluster exists.
-    #[serde(skip)]
     pub founded: bool,
     /// Counts restores and recoveries of the cluster.
-    #[serde(skip)]
     pub generation: u32,
     /// Members use only formats that this version, or an earlier one, has brought; 0 before founding.
-    #[serde(skip)]
     pub cluster_version: u32,
 }
 

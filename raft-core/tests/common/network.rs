@@ -105,7 +105,7 @@ impl Cluster {
         let answer = self.with(to, |raft, now| raft.on_snapshot_offer(now, from, term, &meta));
         self.tell(|| format!("{from} => {to}  t{term} snapshot {}: {answer:?}", meta.position));
         let sent = match answer {
-            OfferAnswer::Stale { .. } => None,
+            OfferAnswer::Stale { .. } | OfferAnswer::Refused => None,
             OfferAnswer::NotNeeded => Some(meta.index()),
             OfferAnswer::Wanted => {
                 let index = meta.index();
@@ -193,5 +193,18 @@ impl Cluster {
         told.expect("another voter");
         self.settle();
         assert_eq!(self.role(id), RoleKind::Leader, "node {id} did not take over");
+    }
+
+    /// Delivers until only questions for votes fly.
+    pub fn settle_but_pre_votes(&mut self) {
+        let is_other = |one: &Envelope| match &one.parcel {
+            Parcel::Message(message) => {
+                !matches!(message.body, raft_core::types::Body::PreVote { .. })
+            }
+            Parcel::Snapshot { .. } => true,
+        };
+        while let Some(at) = self.flying.iter().position(is_other) {
+            self.deliver(at);
+        }
     }
 }

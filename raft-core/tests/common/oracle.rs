@@ -106,7 +106,10 @@ impl Oracle {
         let term = message.term;
         match message.body {
             Body::Vote { .. } => self.on_vote(from, from, term, disk),
-            Body::VoteAnswer { granted: true } => self.on_vote(from, to, term, disk),
+            // A vote that says that it does not count may be given twice.
+            Body::VoteAnswer { granted: true } if message.recovering.is_none() => {
+                self.on_vote(from, to, term, disk);
+            }
             Body::AppendAccepted { match_index } => {
                 let hard_state = disk.loaded.hard_state;
                 assert!(hard_state.term >= term, "durability: {from} accepts before its term is");

@@ -215,3 +215,22 @@ fn as_shipped() {
         ..Scope::PLAIN
     });
 }
+
+/// Two members of a new cluster, one of which loses its disk at any moment and is declared new again.
+#[test]
+fn founding_and_a_lost_disk() {
+    explore(Scope {
+        name: "founding and a lost disk",
+        logs: &[&[], &[]],
+        is_founding: true,
+        heartbeats_arrive: true,
+        slow_disks: true,
+        restarts: 1,
+        lost_disks: 1,
+        lost_disks_are_new: true,
+        term_max: 1,
+        fair_run_every: 500,
+        steps_max: 20,
+        ..Scope::PLAIN
+    });
+}

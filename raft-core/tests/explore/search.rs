@@ -145,7 +145,9 @@ impl<'a> Search<'a> {
         let count = nodes.len() as u64;
         // A cluster that has lost a majority of its disks stands still, and is to.
         let counting = nodes.iter().filter(|node| !node.raft.is_recovering()).count();
-        if counting <= nodes.len() / 2 && !self.scope.is_founding {
+        // Also one of two members, wiped while the other may have told of a term that a crash took back.
+        let is_founding = self.scope.is_founding && self.scope.lost_disks == 0;
+        if counting <= nodes.len() / 2 && !is_founding {
             return Ok(());
         }
         self.seen.fair_runs += 1;

@@ -16,6 +16,7 @@ mod pre_vote;
 mod reads;
 mod replication;
 mod review;
+mod second_review;
 mod snapshots;
 mod transfer;
 mod versions;

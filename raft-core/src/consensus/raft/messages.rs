@@ -14,7 +14,8 @@ impl Raft {
     /// A message came from an authenticated peer.
     pub fn step(&mut self, now: Time, from: NodeId, message: Message) {
         let Message { term, recovering, body } = message;
-        if term > TERM_MAX || self.is_impostor(from, &body) {
+        let is_out_of_range = term > TERM_MAX || (term == 0 && speaks_of_a_term(&body));
+        if is_out_of_range || self.is_impostor(from, &body) {
             return;
         }
         if let Body::PreVote { last } = body {
@@ -305,5 +306,25 @@ impl Raft {
                 unreachable!("whoever heard a leader follows it")
             }
         }
+    }
+}
+
+/// No node campaigns, leads or follows in term 0.
+fn speaks_of_a_term(body: &Body) -> bool {
+    match body {
+        Body::Vote { .. }
+        | Body::VoteAnswer { .. }
+        | Body::Append { .. }
+        | Body::AppendAccepted { .. }
+        | Body::AppendRejected { .. }
+        | Body::Heartbeat { .. }
+        | Body::TimeoutNow { .. }
+        | Body::Recovered { .. } => true,
+        Body::PreVote { .. }
+        | Body::PreVoteAnswer { .. }
+        | Body::HeartbeatAnswer { .. }
+        | Body::ReadIndex { .. }
+        | Body::ReadIndexAnswer { .. }
+        | Body::Founding { .. } => false,
     }
 }

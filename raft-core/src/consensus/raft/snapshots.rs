@@ -2,7 +2,7 @@
 
 use super::Raft;
 use crate::consensus::role::Role;
-use crate::consensus::role::follower::refusal_of_version;
+use crate::consensus::role::follower::{refusal_of_configuration, refusal_of_version};
 use crate::types::{
     Body, Configuration, Index, NodeId, Position, PublishSnapshot, SnapshotMeta, TERM_MAX, Term,
     Time,
@@ -14,6 +14,8 @@ pub enum OfferAnswer {
     Wanted,
     /// The log is committed beyond it.
     NotNeeded,
+    /// This program cannot take it over; another one may, so it is to be offered again later.
+    Refused,
     /// The sender does not lead any more.
     Stale {
         term: Term,
@@ -88,10 +90,10 @@ impl Raft {
         {
             return OfferAnswer::Stale { term: self.common.term };
         }
-        if let Some(refusal) = refusal_of_version(&self.common, &meta.configuration) {
+        if let Some(refusal) = refusal_of_configuration(&self.common, &meta.configuration) {
             let alarm = format!("node {from} offered a snapshot with {refusal}; it is refused");
-            self.common.alarms.push(alarm);
-            return OfferAnswer::NotNeeded;
+            self.common.tell_refusal(alarm);
+            return OfferAnswer::Refused;
         }
         match meta.index() <= self.common.log.commit_index() {
             true => OfferAnswer::NotNeeded,

@@ -14,6 +14,11 @@ impl Raft {
             Transition::Stay => {}
             Transition::Follow => self.become_follower(now, None),
             Transition::PreCampaign => self.become_pre_candidate(now),
+            // Since it asked for pre-votes a member may have been wiped (`founding`, rule 3), or its
+            // disk or its state machine may hang.
+            Transition::Campaign { .. } if !self.common.may_campaign(now) => {
+                self.become_follower(now, None);
+            }
             Transition::Campaign { transfer } => self.become_candidate(now, transfer),
             Transition::Lead => self.become_leader(now),
         }

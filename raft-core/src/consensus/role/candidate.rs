@@ -70,10 +70,13 @@ impl Candidate {
         won: Transition,
     ) -> Transition {
         let Answer { granted, recovering } = answer;
-        if granted && recovering {
+        if recovering {
+            // Also one that refuses, because its log was filled up beyond this one, can elect no leader.
             self.uncounted.insert(from);
             self.report_lost_majority(common);
-            return Transition::Stay;
+            if granted {
+                return Transition::Stay;
+            }
         }
         self.votes.entry(from).or_insert(granted);
         match vote_result(common.configuration(), &self.votes) {
@@ -86,6 +89,10 @@ impl Candidate {
     /// The voters that recover leave no majority to the others: until one of the lost disks is back,
     /// there will be no leader, and the operator must know.
     fn report_lost_majority(&self, common: &mut Common) {
+        if common.term == 0 {
+            // A new member that has not met all others yet is none that has lost anything.
+            return;
+        }
         let is_counted = |id: &NodeId| (*id, !self.uncounted.contains(id));
         let voters = common.configuration().voters.iter();
         let votes: BTreeMap<NodeId, bool> = voters.map(is_counted).collect();

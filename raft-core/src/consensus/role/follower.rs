@@ -77,7 +77,7 @@ impl Follower {
     ) {
         let leader = self.leader.expect("it was just heard");
         if let Some(refusal) = refusal_of(common, &entries) {
-            common.alarms.push(format!("node {leader} sent {refusal}; the entries are ignored"));
+            common.tell_refusal(format!("node {leader} sent {refusal}; the entries are ignored"));
             return;
         }
         let last_new_index = previous.index + entries.len() as u64;
@@ -207,7 +207,10 @@ fn refusal_of(common: &Common, entries: &[Entry]) -> Option<String> {
 }
 
 /// C6. Other members cannot be put in force yet.
-fn refusal_of_configuration(common: &Common, new: &Configuration) -> Option<String> {
+pub(in crate::consensus) fn refusal_of_configuration(
+    common: &Common,
+    new: &Configuration,
+) -> Option<String> {
     if !new.has_members_of(common.configuration()) {
         return Some(format!(
             "a configuration of other members, {:?}, which this program cannot change to",

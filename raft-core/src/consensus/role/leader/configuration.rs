@@ -12,8 +12,8 @@ pub(super) fn found(common: &mut Common) {
     if common.configuration().founded {
         return;
     }
-    let cluster_version = common.founding_version();
     let latest = common.configuration().clone();
+    let cluster_version = common.founding_version().max(latest.cluster_version);
     append(common, Configuration { founded: true, cluster_version, ..latest });
 }
 

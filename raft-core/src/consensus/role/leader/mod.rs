@@ -17,7 +17,7 @@ use bytes::Bytes;
 use transfer::Transfer;
 
 use super::Transition;
-use crate::consensus::common::Common;
+use crate::consensus::common::{Common, time_for};
 use crate::consensus::inflights::Inflights;
 use crate::consensus::progress::Progress;
 use crate::consensus::read_index::ReadQueue;
@@ -139,7 +139,8 @@ impl Leader {
         if commit_index != self.committed_at.0 || commit_index == common.log.last_index() {
             self.committed_at = (commit_index, now);
         }
-        now.since(self.committed_at.1) >= common.config.stall_patience
+        let append_bytes = common.log.next_append_bytes(common.config.append_bytes_max);
+        now.since(self.committed_at.1) >= common.config.stall_patience + time_for(append_bytes)
     }
 
     pub(in crate::consensus) fn next_deadline(&self) -> Time {
