@@ -10,10 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kv_service::config::{ClientConfig, NodeAddress, ServerConfig, TlsFiles, default_deadline};
+use kv_service::config::{
+    ClientConfig, KEY_BYTES_CEILING, Limits, NodeAddress, ServerConfig, TlsFiles,
+    VALUE_BYTES_CEILING, default_deadline,
+};
 use kv_service::local::LocalNetwork;
 use kv_service::machine::{Action, Command, Opening, Output, Question, Reply, WriteLimits};
-use kv_service::operation::{Answer, Nonce, Operation, Query};
+use kv_service::operation::{Answer, Expect, Nonce, Operation, Query};
 use kv_service::tls::{DevCa, TlsConfig};
 use kv_service::units::ByteSize;
 use kv_service::version::VERSION_MIN;
@@ -53,10 +56,12 @@ struct Cluster {
     disks: BTreeMap<u64, MemoryDisk>,
     ports: BTreeMap<u64, u16>,
     running: BTreeMap<u64, Running>,
+    /// The limits of all nodes.
+    limits: Limits,
 }
 
 impl Cluster {
-    fn new(persistence: Persistence, networking: Networking) -> Self {
+    fn new(persistence: Persistence, networking: Networking, limits: Limits) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let local = match networking {
             Networking::Channel => Some(LocalNetwork::new(1)),
@@ -70,7 +75,7 @@ impl Cluster {
         let disks = NODES.map(|id| (id, MemoryDisk::of_new_member())).collect();
         let running = BTreeMap::new();
         let ports = NODES.zip(free_ports(3)).collect();
-        let mut cluster = Self { dir, persistence, local, disks, ports, running };
+        let mut cluster = Self { dir, persistence, local, disks, ports, running, limits };
         cluster.start_all();
         cluster
     }
@@ -84,6 +89,7 @@ impl Cluster {
         let data_dir = self.dir.path().join(id.to_string());
         let mut config = ServerConfig::new("matrix", id, data_dir, tls, self.addresses());
         config.max_raft_state = ByteSize(64 << 10);
+        config.limits = self.limits.clone();
         let is_durable = matches!(self.persistence, Persistence::RocksDb);
         if is_durable && !config.data_dir.exists() {
             Server::init(&config).expect("a new directory");
@@ -173,7 +179,7 @@ fn write_tls(tls: &TlsConfig, dir: &Path, name: &str) {
 }
 
 fn story(persistence: Persistence, networking: Networking) {
-    let mut cluster = Cluster::new(persistence, networking);
+    let mut cluster = Cluster::new(persistence, networking, Limits::default());
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     let runtime = Arc::new(runtime.expect("a runtime"));
@@ -307,6 +313,40 @@ async fn catch_up(cluster: &Cluster, away: u64) {
     let Ok(Reply::Read(Answer::Scan(page))) = answer else { panic!("a page, not {answer:?}") };
     assert_eq!(page.records.len(), 600);
     assert!(page.records.iter().all(|(_, record)| record.value == vec![b'x'; 512]));
+}
+
+/// S5. The largest compare-and-swap that the limits allow, two values of 16 MiB and a key of 64 KiB, is
+/// replicated over QUIC, and so is a write behind it.
+#[test]
+fn s05_the_largest_swap_goes_over_quic() {
+    let limits = Limits {
+        key_bytes_max: KEY_BYTES_CEILING,
+        value_bytes_max: ByteSize(VALUE_BYTES_CEILING),
+        ..Limits::default()
+    };
+    let cluster = Cluster::new(Persistence::Memory, Networking::Quic, limits);
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = runtime.expect("a runtime");
+    runtime.block_on(async {
+        let client = cluster.client();
+        let key = vec![b'k'; KEY_BYTES_CEILING.0 as usize];
+        let value = |byte| Bytes::from(vec![byte; VALUE_BYTES_CEILING as usize]);
+        client.put(key.clone(), value(b'1')).await.expect("the largest value");
+        let expect = Expect::Value(value(b'1'));
+        let swapped = client.compare_and_swap(key.clone(), expect, value(b'2')).await;
+        assert!(swapped.expect("the largest swap").changed);
+        client.put("behind", "it").await.expect("a write behind it");
+        let record = client.get(key).await.expect("within the deadline").expect("it was written");
+        assert!(record.value == value(b'2'));
+        let goal = cluster.running[&cluster.leader().await].server.node().status().last_applied;
+        for running in cluster.running.values() {
+            let mut status = running.server.node().watch_status();
+            let applied = status.wait_for(|status| status.last_applied >= goal);
+            tokio::time::timeout(PATIENCE, applied).await.expect("in time").expect("it runs");
+        }
+        client.close().await;
+    });
 }
 
 #[test]

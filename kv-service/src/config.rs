@@ -108,11 +108,28 @@ pub struct Timeouts {
     /// A node that hears of no leader for this long, up to twice as long, campaigns.
     #[serde(with = "duration_text")]
     pub election: Duration,
+    /// A connection between nodes without a sign of life for this long is given up.
+    #[serde(with = "duration_text")]
+    pub peer_idle: Duration,
+    /// A node has this long to introduce itself on a new connection; it doubles with each failure, up to
+    /// 8 times as long.
+    #[serde(with = "duration_text")]
+    pub peer_hello: Duration,
+    /// A client's connection without a sign of life for this long is given up. Clients show one every
+    /// second.
+    #[serde(with = "duration_text")]
+    pub client_idle: Duration,
 }
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self { heartbeat: Duration::from_millis(60), election: Duration::from_millis(300) }
+        Self {
+            heartbeat: Duration::from_millis(60),
+            election: Duration::from_millis(300),
+            peer_idle: Duration::from_secs(1),
+            peer_hello: Duration::from_secs(1),
+            client_idle: Duration::from_secs(5),
+        }
     }
 }
 
@@ -302,7 +319,17 @@ impl Limits {
 
 impl Timeouts {
     fn check(&self) -> Result<(), ConfigError> {
-        let Self { heartbeat, election } = *self;
+        let Self { heartbeat, election, peer_idle, peer_hello, client_idle } = *self;
+        let least = Duration::from_millis(100);
+        for (name, value, least) in [
+            ("timeouts.peer_idle", peer_idle, 3 * least),
+            ("timeouts.peer_hello", peer_hello, least),
+            ("timeouts.client_idle", client_idle, 30 * least),
+        ] {
+            require((least..=IDLE_CEILING).contains(&value), || {
+                format!("{name} is {value:?}: {least:?} to {IDLE_CEILING:?}")
+            })?;
+        }
         require(election <= ELECTION_CEILING, || {
             format!("timeouts.election is {election:?}: at most a day")
         })?;
@@ -374,6 +401,9 @@ pub const NODES_CEILING: usize = 64;
 
 /// Node ids are below 2^63, as all numbers that are stored.
 const NODE_ID_CEILING: NodeId = (1 << 63) - 1;
+
+/// No connection is kept for longer without a sign of life.
+const IDLE_CEILING: Duration = Duration::from_secs(600);
 
 const ELECTION_CEILING: Duration = Duration::from_secs(24 * 3600);
 const TTL_CEILING: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -557,7 +587,7 @@ mod tests {
             config.limits.client_connections_max = counts[0];
             config.limits.connection_requests_max = counts[1];
             config.limits.requests_max = counts[2];
-            config.timeouts = Timeouts { heartbeat, election };
+            config.timeouts = Timeouts { heartbeat, election, ..Timeouts::default() };
             config.sessions = SessionLimits { ttl, count_max: session_count_max };
             prop_assert_eq!(parse::<ServerConfig>(&config.to_toml()), Ok(config.clone()));
             let cluster_id = config.cluster_id;
@@ -595,7 +625,7 @@ mod tests {
     /// S24. Each limit at zero, at its largest value, and one beyond.
     #[test]
     fn each_limit_is_bounded_at_both_ends() {
-        let changes: [Change; 34] = [
+        let changes: [Change; 40] = [
             (|c| c.max_raft_state = ByteSize(0), None),
             (|c| c.max_raft_state = SIZE_CEILING, None),
             (|c| c.max_raft_state = ByteSize(SIZE_CEILING.0 + 1), Some("max_raft_state")),
@@ -626,6 +656,12 @@ mod tests {
             (|c| c.timeouts.election = Duration::ZERO, Some("timeouts.election")),
             (|c| c.timeouts.election = ELECTION_CEILING, None),
             (|c| c.timeouts.election = Duration::MAX, Some("timeouts.election")),
+            (|c| c.timeouts.peer_idle = Duration::from_millis(299), Some("timeouts.peer_idle")),
+            (|c| c.timeouts.peer_idle = IDLE_CEILING, None),
+            (|c| c.timeouts.peer_idle = Duration::MAX, Some("timeouts.peer_idle")),
+            (|c| c.timeouts.peer_hello = Duration::ZERO, Some("timeouts.peer_hello")),
+            (|c| c.timeouts.client_idle = Duration::from_secs(2), Some("timeouts.client_idle")),
+            (|c| c.timeouts.client_idle = Duration::from_secs(3), None),
             (|c| c.sessions.ttl = Duration::ZERO, Some("sessions.ttl")),
             (|c| c.sessions.ttl = Duration::MAX, Some("sessions.ttl")),
             (|c| c.sessions.count_max = 0, Some("sessions.count_max")),

@@ -1,8 +1,8 @@
-//! Whoever dials in: a peer, a client, or somebody who has no business here.
+//! Those who dial in: peers, clients, and strangers.
 //!
-//! Each handshake runs in a task of its own, bounded in time and number, so nobody holds up another.
-//! Past half of the bound, or with some from their address, senders must first prove that it is theirs,
-//! and an address has only a few; the last places are for the addresses of peers. Nothing is granted before the certificate is verified and fits the protocol.
+//! Each handshake runs in a task of its own, bounded in time and number, so that none holds up another. The
+//! [gate](crate::gate) decides about each before it costs any asymmetric cryptography. Nothing is granted
+//! before the certificate is verified and fits the protocol.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,24 +12,24 @@ use quinn::{Connection, Incoming};
 use raft_core::types::NodeId;
 use tokio::sync::mpsc;
 use tokio::task::{Id, JoinSet};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tracing::debug;
 
 use crate::client::ClientConnection;
-use crate::config::{
-    HANDSHAKE_TIMEOUT, HANDSHAKES_FOR_PEERS, HANDSHAKES_MAX, HANDSHAKES_PER_IP_MAX,
-    HANDSHAKES_UNPROVEN_MAX,
-};
+use crate::credentials::Verified;
 use crate::endpoint::{admit_client, admit_peer};
 use crate::error::{close, describe};
+use crate::gate::{Gate, Load, Request, Verdict, source_of};
 use crate::link::Link;
 use crate::protocol::{PeerProtocol, Spoken, agreed};
 use crate::shared::{Refused, Shared};
-use crate::tls::Identity;
+use crate::tls::{Identity, Side};
 
 /// Runs until the endpoint is closed. `clients` are those that are admitted; it has room for as many
 /// as may be connected.
 pub(crate) async fn accept_all(shared: Arc<Shared>, clients: mpsc::Sender<ClientConnection>) {
+    let mut gate = Gate::new(shared.config.handshakes_per_second);
+    let start = Instant::now();
     let mut handshakes = JoinSet::new();
     let mut sources: BTreeMap<Id, IpAddr> = BTreeMap::new();
     while let Some(incoming) = shared.opened.endpoint.accept().await {
@@ -38,70 +38,50 @@ pub(crate) async fn accept_all(shared: Arc<Shared>, clients: mpsc::Sender<Client
         }
         let from = incoming.remote_address();
         let ip = from.ip().to_canonical();
+        let source = source_of(ip);
         let load = Load {
             all: handshakes.len(),
-            of_this_ip: sources.values().filter(|source| **source == ip).count(),
+            of_this_source: sources.values().filter(|other| **other == source).count(),
         };
-        let is_peer = || shared.peers.values().any(|peer| peer.is_at(ip));
-        match load.decide(incoming.may_retry(), is_peer) {
-            Decision::Refuse => incoming.refuse(),
-            // It may retry, so this cannot fail.
-            Decision::Prove => drop(incoming.retry()),
-            Decision::Admit => {
+        let request = Request {
+            ip,
+            is_proven: incoming.remote_address_validated(),
+            origin: shared.origin(from),
+        };
+        let verdict = gate.decide(&request, load, start.elapsed());
+        shared.handshakes.count(verdict);
+        match verdict {
+            Verdict::Refuse => incoming.refuse(),
+            Verdict::Ignore => incoming.ignore(),
+            // Only a proven address cannot be asked for a proof.
+            Verdict::Prove => drop(incoming.retry()),
+            Verdict::Admit => {
                 let (shared, clients) = (shared.clone(), clients.clone());
                 let task = handshakes.spawn(async move {
                     if let Err((what, reason)) = admit(&shared, incoming, &clients).await {
                         shared.note_refusal(from, what, &reason);
                     }
                 });
-                sources.insert(task.id(), ip);
+                sources.insert(task.id(), source);
             }
         }
+        // A flood must not keep this loop running beside the tasks that it feeds.
+        tokio::task::consume_budget().await;
     }
     handshakes.shutdown().await;
 }
 
-/// Handshakes under way.
-struct Load {
-    all: usize,
-    of_this_ip: usize,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Decision {
-    Admit,
-    /// Come back with a proof that the address is yours.
-    Prove,
-    Refuse,
-}
-
-impl Load {
-    fn decide(&self, may_prove: bool, is_peer: impl Fn() -> bool) -> Decision {
-        let crowded = self.all >= HANDSHAKES_MAX / 2;
-        if self.all >= HANDSHAKES_MAX {
-            Decision::Refuse
-        } else if may_prove && (crowded || self.of_this_ip >= HANDSHAKES_UNPROVEN_MAX) {
-            // Before anything is counted against the address: it may be somebody else's.
-            Decision::Prove
-        } else if crowded && self.of_this_ip >= HANDSHAKES_PER_IP_MAX
-            || self.all >= HANDSHAKES_MAX - HANDSHAKES_FOR_PEERS && !is_peer()
-        {
-            Decision::Refuse
-        } else {
-            Decision::Admit
-        }
-    }
-}
-
-/// Finds out who it is and hands it on, or says why not.
+/// Finds out who has dialled and hands the connection on, or returns why not.
 async fn admit(
     shared: &Shared,
     incoming: Incoming,
     clients: &mpsc::Sender<ClientConnection>,
 ) -> Result<(), (Refused, String)> {
     let strange = |reason: String| (Refused::Handshake, reason);
+    let exchange_count = shared.credentials.exchange_count();
+    let verified = Verified { side: Side::Dialling, exchange_count };
     let connecting = incoming.accept().map_err(|error| strange(describe(&error)))?;
-    let connection = timeout(HANDSHAKE_TIMEOUT, connecting)
+    let connection = timeout(shared.config.handshake_timeout, connecting)
         .await
         .map_err(|_| strange("the handshake takes too long".to_owned()))?
         .map_err(|error| strange(describe(&error)))?;
@@ -114,13 +94,13 @@ async fn admit(
     match (agreed(&shared.config.peer_protocols, &alpn).map_err(refused)?, identity) {
         (Spoken::Peer(protocol), Identity::Node(id)) => {
             check_peer(shared, id).map_err(refused)?;
-            admit_as_peer(shared, connection.clone(), id, protocol).await;
+            admit_as_peer(shared, connection.clone(), id, protocol, verified).await;
             Ok(())
         }
         (Spoken::Peer(_), Identity::Client) => {
             Err(refused("a client's certificate does not make a peer".to_owned()))
         }
-        (Spoken::Client, _) => admit_as_client(shared, connection.clone(), clients)
+        (Spoken::Client, _) => admit_as_client(shared, connection.clone(), clients, exchange_count)
             .await
             .map_err(|reason| (Refused::Busy, reason)),
     }
@@ -144,12 +124,13 @@ async fn admit_as_peer(
     connection: Connection,
     id: NodeId,
     protocol: PeerProtocol,
+    verified: Verified,
 ) {
     let peer = shared.peer(id);
     admit_peer(&connection);
-    match Link::establish(shared, connection, id, protocol).await {
+    match Link::establish(shared, connection, &peer, protocol, verified).await {
         Ok(link) => peer.hand_over(link).await,
-        // It has proven who it is, so this is about the peer, wherever it came from.
+        // Its certificate has proven it, so this is about the peer, whatever its address.
         Err(reason) => peer.failed(&reason),
     }
 }
@@ -158,6 +139,7 @@ async fn admit_as_client(
     shared: &Shared,
     connection: Connection,
     clients: &mpsc::Sender<ClientConnection>,
+    exchange_count: u64,
 ) -> Result<(), String> {
     let Ok(place) = shared.client_places.clone().try_acquire_owned() else {
         let reason = format!(
@@ -168,8 +150,10 @@ async fn admit_as_client(
         return Err(reason);
     };
     admit_client(&connection);
-    match timeout(HANDSHAKE_TIMEOUT, ClientConnection::greet(connection, place)).await {
-        Ok(Ok(client)) => {
+    let client = ClientConnection::new(connection, place);
+    client.watch(&shared.credentials, exchange_count)?;
+    match timeout(shared.config.handshake_timeout, client.greet()).await {
+        Ok(Ok(())) => {
             if clients.try_send(client).is_err() {
                 debug!("a client came while the node is closing");
             }
@@ -178,31 +162,4 @@ async fn admit_as_client(
         Ok(Err(_)) | Err(_) => debug!("a client left before it was greeted"),
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_flood_from_strangers_leaves_room_for_others() {
-        let decide = |all, of_this_ip, may_prove, is_peer| {
-            Load { all, of_this_ip }.decide(may_prove, || is_peer)
-        };
-        // While there is room, one address may have much of it, such as many clients on one machine.
-        assert_eq!(decide(0, 0, true, false), Decision::Admit);
-        assert_eq!(decide(100, 100, false, false), Decision::Admit);
-        // Whose address it is has to be proven before it counts against the address.
-        assert_eq!(decide(8, HANDSHAKES_UNPROVEN_MAX, true, true), Decision::Prove);
-        assert_eq!(decide(HANDSHAKES_MAX / 2, 0, true, true), Decision::Prove);
-        // In a crowd nobody has more than a few.
-        let crowd = HANDSHAKES_MAX / 2;
-        assert_eq!(decide(crowd, HANDSHAKES_PER_IP_MAX, false, false), Decision::Refuse);
-        assert_eq!(decide(crowd, HANDSHAKES_UNPROVEN_MAX, false, false), Decision::Admit);
-        // The last places are for peers.
-        let last = HANDSHAKES_MAX - HANDSHAKES_FOR_PEERS;
-        assert_eq!(decide(last, 0, false, false), Decision::Refuse);
-        assert_eq!(decide(last, HANDSHAKES_UNPROVEN_MAX, false, true), Decision::Admit);
-        assert_eq!(decide(HANDSHAKES_MAX, 0, true, true), Decision::Refuse);
-    }
 }

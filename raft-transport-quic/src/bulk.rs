@@ -1,6 +1,6 @@
 //! Bulk streams: one bidirectional stream of QUIC each, behind all messages in priority.
 //!
-//! What is sent waits in this stream's own window, so a slow reader holds up nobody else. A stream
+//! Bytes sent wait in this stream's own window, so a slow reader holds up no other stream. A stream
 //! that is dropped before its end is reset, and so the other side sees an error and not an end.
 
 use async_trait::async_trait;

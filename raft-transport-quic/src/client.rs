@@ -6,32 +6,35 @@
 //! its own, and `connect` succeeds when that has come.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use quinn::{Connection, RecvStream, SendStream};
 use raft_core::types::NodeId;
 use ring::digest;
 use rustls_pki_types::CertificateDer;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::config::{
     CLIENT_CONNECT_TIMEOUT, CLIENT_FAREWELL_TIMEOUT, CLIENT_WIDE_SEND_WINDOW_BYTES,
-    CLIENT_WIDE_WINDOW_BYTES,
+    CLIENT_WIDE_WINDOW_BYTES, TLS_POLL_INTERVAL,
 };
-use crate::endpoint::{Opened, client_client, client_endpoint, resolve};
+use crate::credentials::{Built, Credentials};
+use crate::endpoint::{Opened, client_client, client_endpoint};
 use crate::error::{QuicError, close, describe};
+use crate::names::Names;
 use crate::protocol::CLIENT_PROTOCOLS;
-use crate::tls::{TlsConfig, check_cluster_id, node_name};
+use crate::tls::{Side, TlsConfig, check_cluster_id, node_name};
 
-/// What the node says first.
+/// The first byte of the node.
 const GREETING: &[u8] = b"k";
 
 /// One connection of the client protocol (ALPN `kv/2`), seen from either side. Cheap to clone; the
 /// connection closes when the last clone and the last stream are dropped.
 #[derive(Clone)]
 pub struct ClientConnection {
-    connection: Connection,
+    connection: Arc<Connection>,
     /// On the node's side: this client's place among those that may be connected.
     _place: Option<Arc<OwnedSemaphorePermit>>,
 }
@@ -43,23 +46,36 @@ impl std::fmt::Debug for ClientConnection {
 }
 
 impl ClientConnection {
+    /// An admitted client that has not been greeted yet.
+    pub(crate) fn new(connection: Connection, place: OwnedSemaphorePermit) -> Self {
+        Self { connection: Arc::new(connection), _place: Some(Arc::new(place)) }
+    }
+
+    /// Has the connection closed when its certificate is trusted no longer.
+    pub(crate) fn watch(
+        &self,
+        credentials: &Credentials,
+        exchange_count: u64,
+    ) -> Result<(), String> {
+        credentials.watch(&self.connection, Side::Dialling, exchange_count)
+    }
+
     /// Greets an admitted client. Fails if it has gone.
-    pub(crate) async fn greet(
-        connection: Connection,
-        place: OwnedSemaphorePermit,
-    ) -> Result<Self, QuicError> {
-        let mut greeting = connection.open_uni().await.map_err(lost)?;
+    pub(crate) async fn greet(&self) -> Result<(), QuicError> {
+        let mut greeting = self.connection.open_uni().await.map_err(lost)?;
         greeting.write_all(GREETING).await.map_err(|error| QuicError::Lost(error.to_string()))?;
         // Dropping the stream finishes it.
         drop(greeting);
-        Ok(Self { connection, _place: Some(Arc::new(place)) })
+        Ok(())
     }
 
     /// Waits until the node has greeted us.
     async fn greeted(connection: Connection) -> Result<Self, String> {
         let mut greeting = connection.accept_uni().await.map_err(|error| describe(&error))?;
         match greeting.read_to_end(GREETING.len()).await {
-            Ok(said) if said == GREETING => Ok(Self { connection, _place: None }),
+            Ok(said) if said == GREETING => {
+                Ok(Self { connection: Arc::new(connection), _place: None })
+            }
             Ok(_) => Err("the node greets in a way we do not know; use equal versions".into()),
             Err(error) => Err(connection
                 .close_reason()
@@ -129,7 +145,11 @@ fn lost(error: quinn::ConnectionError) -> QuicError {
 pub struct ClientEndpoint {
     cluster_id: String,
     opened: Opened,
-    config: quinn::ClientConfig,
+    credentials: Credentials,
+    /// When the certificates were last read.
+    looked_at: Mutex<Instant>,
+    /// Attempts that failed; each takes the next address of a name.
+    failed_count: AtomicUsize,
 }
 
 impl ClientEndpoint {
@@ -140,9 +160,30 @@ impl ClientEndpoint {
     pub fn new(cluster_id: &str, tls: TlsConfig) -> Result<Self, QuicError> {
         check_cluster_id(cluster_id)?;
         tls.identity(cluster_id)?;
-        let offered = CLIENT_PROTOCOLS.iter().map(|alpn| alpn.to_vec()).collect();
-        let config = client_client(tls.client(offered)?);
-        Ok(Self { cluster_id: cluster_id.to_owned(), opened: client_endpoint()?, config })
+        let of_cluster = cluster_id.to_owned();
+        let build = move |tls: &TlsConfig| {
+            tls.identity(&of_cluster)?;
+            let offered = CLIENT_PROTOCOLS.iter().map(|alpn| alpn.to_vec()).collect();
+            Ok(Built { server: None, dialling: client_client(tls.client(offered)?) })
+        };
+        let (credentials, _) = Credentials::new(tls, Box::new(build))?;
+        Ok(Self {
+            cluster_id: cluster_id.to_owned(),
+            opened: client_endpoint()?,
+            credentials,
+            looked_at: Mutex::new(Instant::now()),
+            failed_count: AtomicUsize::new(0),
+        })
+    }
+
+    /// Reads the certificates again at once, if they come from files ([`TlsConfig::read`]). They are
+    /// read again anyway before a connection is made, if that was some seconds ago. True if there were
+    /// new ones.
+    ///
+    /// # Errors
+    /// The files cannot be read or do not fit; the certificates in use stay in use.
+    pub async fn reload(&self) -> Result<bool, QuicError> {
+        self.credentials.reload(&self.opened.endpoint).await
     }
 
     /// Connects to a node at `host:port`, and makes sure that it is this node.
@@ -156,6 +197,9 @@ impl ClientEndpoint {
     ) -> Result<ClientConnection, QuicError> {
         let attempt = timeout(CLIENT_CONNECT_TIMEOUT, self.try_connect(node_id, address)).await;
         let result = attempt.unwrap_or_else(|_| Err(describe(&quinn::ConnectionError::TimedOut)));
+        if result.is_err() {
+            self.failed_count.fetch_add(1, Ordering::Relaxed);
+        }
         result.map_err(|reason| QuicError::Connect { address: address.to_owned(), reason })
     }
 
@@ -164,12 +208,24 @@ impl ClientEndpoint {
         node_id: NodeId,
         address: &str,
     ) -> Result<ClientConnection, String> {
-        let to = resolve(&self.opened.endpoint, address).await?;
+        let is_due = {
+            let mut looked_at = self.looked_at.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_due = looked_at.elapsed() >= TLS_POLL_INTERVAL;
+            if is_due {
+                *looked_at = Instant::now();
+            }
+            is_due
+        };
+        if is_due {
+            self.credentials.look(&self.opened.endpoint).await;
+        }
+        let found = Names::System.resolve(&self.opened.endpoint, address).await?;
+        let to = found[self.failed_count.load(Ordering::Relaxed) % found.len()];
         let name = node_name(&self.cluster_id, node_id);
         let connection = self
             .opened
             .endpoint
-            .connect_with(self.config.clone(), to, &name)
+            .connect_with(self.credentials.dialling(), to, &name)
             .map_err(|error| format!("not even tried: {error}"))?
             .await
             .map_err(|error| describe(&error))?;

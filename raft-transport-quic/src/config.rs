@@ -1,4 +1,4 @@
-//! What a node's transport is told, and every limit with its name.
+//! The configuration of a node's transport, and every limit with its name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use raft_core::types::NodeId;
 
 use crate::error::QuicError;
+use crate::names::Names;
 use crate::protocol::{PEER_PROTOCOLS, PeerProtocol};
 use crate::tls::{Identity, TlsConfig, check_cluster_id};
 
@@ -32,7 +33,7 @@ pub struct QuicConfig {
     /// other ones is refused: two clusters may have one name.
     pub cluster_uid: u128,
     /// The oldest and the newest cluster version (formats of log and snapshots) that this program
-    /// supports. A peer that shares none is refused.
+    /// supports, as `raft_core::consensus::Config` has them. A peer that shares none is refused.
     pub cluster_versions: (u32, u32),
     pub tls: TlsConfig,
     /// Keep it with the node's data: with the same key after a restart, peers learn within
@@ -44,11 +45,26 @@ pub struct QuicConfig {
     pub control_bytes_max: u64,
     /// Bytes of log messages that may wait for one peer. What does not fit is dropped.
     pub log_bytes_max: u64,
-    /// How long the first attempt to reach a peer may take; it doubles with each that fails, up to 2 s.
+    /// How long the first attempt to reach a peer may take; it doubles with each that fails.
     /// Short, because an attempt that began before the peer was up notices only late that it is.
     pub dial_timeout: Duration,
+    /// No attempt to reach a peer takes longer, however many have failed.
+    pub dial_timeout_max: Duration,
     /// After this long without a sign of life a connection to a peer is given up.
     pub idle_timeout: Duration,
+    /// How long a peer may take to introduce itself on a new connection. It doubles with each failure of
+    /// that peer, up to 8 times as much, so that a peer far away gets in as well.
+    pub hello_timeout: Duration,
+    /// From the first packet of one who dials this node until the other side is known.
+    pub handshake_timeout: Duration,
+    /// After this long without a sign of life a client's connection is given up.
+    pub client_idle_timeout: Duration,
+    /// Handshakes a second of addresses that are not peers', at least 2; half of them of one source. What
+    /// exceeds it is refused or ignored before it costs any cryptography.
+    pub handshakes_per_second: u32,
+    /// How often certificates are read again, if they come from files ([`TlsConfig::read`]).
+    pub tls_poll_interval: Duration,
+    pub(crate) names: Names,
     /// The newest first. A test adds versions that are not there yet.
     pub(crate) peer_protocols: Vec<PeerProtocol>,
 }
@@ -71,14 +87,21 @@ impl QuicConfig {
             listen,
             peers,
             cluster_uid: 0,
-            cluster_versions: (1, 1),
+            cluster_versions: (0, 1),
             tls,
             reset_key,
             client_connections_max: 1024,
             control_bytes_max: 1 << 20,
             log_bytes_max: 64 << 20,
             dial_timeout: Duration::from_millis(200),
+            dial_timeout_max: Duration::from_secs(2),
             idle_timeout: Duration::from_secs(1),
+            hello_timeout: Duration::from_secs(1),
+            handshake_timeout: Duration::from_secs(2),
+            client_idle_timeout: CLIENT_IDLE,
+            handshakes_per_second: 200,
+            tls_poll_interval: TLS_POLL_INTERVAL,
+            names: Names::System,
             peer_protocols: PEER_PROTOCOLS.to_vec(),
         }
     }
@@ -104,7 +127,15 @@ impl QuicConfig {
                 "client_connections_max is more than {CLIENT_CONNECTIONS_CEILING}; choose less"
             )));
         }
-        match self.tls.identity(&self.cluster_id)? {
+        if self.handshakes_per_second < 2 {
+            return Err(QuicError::Config("handshakes_per_second must be at least 2".into()));
+        }
+        self.check_identity(&self.tls)
+    }
+
+    /// The certificate is this node's.
+    pub(crate) fn check_identity(&self, tls: &TlsConfig) -> Result<(), QuicError> {
+        match tls.identity(&self.cluster_id)? {
             Identity::Node(id) if id == self.node_id => Ok(()),
             Identity::Node(id) => Err(QuicError::Tls(format!(
                 "our own certificate is for node {id}, but this is node {}; use its own certificate",
@@ -132,31 +163,30 @@ impl fmt::Debug for QuicConfig {
 /// More clients than this are a mistake: each may fill [`CLIENT_WINDOW_BYTES`].
 pub(crate) const CLIENT_CONNECTIONS_CEILING: usize = 1 << 16;
 
-/// Handshakes under way at one time; from half of it on, senders must prove their address first.
+/// Handshakes under way at one time.
 pub(crate) const HANDSHAKES_MAX: usize = 256;
 
-/// Of one IP address when half of them are taken; a proven address is what counts then.
-pub(crate) const HANDSHAKES_PER_IP_MAX: usize = 16;
+/// Handshakes under way of one source when half of all places are taken.
+pub(crate) const HANDSHAKES_PER_SOURCE_MAX: usize = 16;
 
-/// Of one IP address before it has to be proven. Fewer than it may have, so that nobody who only
-/// claims the address takes all of its places.
-pub(crate) const HANDSHAKES_UNPROVEN_MAX: usize = 8;
+/// Handshakes that may begin at once, beyond their rate.
+pub(crate) const HANDSHAKE_BURST: u32 = 64;
 
 /// The last places, which only the addresses of peers get.
 pub(crate) const HANDSHAKES_FOR_PEERS: usize = 32;
 
-/// From the first datagram until the other side is known.
-pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often the names of peers are looked up again.
+pub(crate) const RESOLVE_INTERVAL: Duration = Duration::from_secs(30);
 
-/// From there until both sides have introduced themselves.
-pub(crate) const HELLO_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long one look-up may take.
+pub(crate) const RESOLVE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How often certificates are read again.
+pub(crate) const TLS_POLL_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Pause between two attempts to reach a peer: doubles from the first to the second.
 pub(crate) const BACKOFF_MIN: Duration = Duration::from_millis(20);
 pub(crate) const BACKOFF_MAX: Duration = Duration::from_millis(500);
-
-/// An attempt to reach a peer may take at most this, however many have failed.
-pub(crate) const DIAL_TIMEOUT_MAX: Duration = Duration::from_secs(2);
 
 /// A connection to a peer that shows nothing sends a ping this often.
 pub(crate) const PEER_KEEP_ALIVE: Duration = Duration::from_millis(100);
@@ -178,12 +208,12 @@ pub(crate) const CLIENT_INITIAL_RTT: Duration = Duration::from_millis(100);
 /// How long closing waits for tasks before it cuts them off.
 pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// And then for the last words to leave. They are said once; whoever misses them is told by a reset
+/// And then for the last words to leave. They are said once; a peer that misses them learns it from a reset
 /// or notices the silence.
 pub(crate) const FAREWELL_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// A client's last words: enough to send a packet on each connection. Nobody misses a client who misses
-/// the answer.
+/// A client's last words: enough to send a packet on each connection. A node does not miss the
+/// response.
 pub(crate) const CLIENT_FAREWELL_TIMEOUT: Duration = Duration::from_millis(5);
 
 /// Streams that one client may have open at one time; further ones wait.
@@ -209,7 +239,7 @@ pub(crate) const CLIENT_WIDE_WINDOW_BYTES: u32 = 1 << 20;
 pub(crate) const CLIENT_WIDE_SEND_WINDOW_BYTES: u64 = 1 << 20;
 
 /// Two message streams, and bulk streams opened by either side. The window of a peer connection is the
-/// sum of its streams' windows, so that a stream nobody reads can never hold up another.
+/// sum of its streams' windows, so that a stream that is not read can never hold up another.
 pub(crate) const PEER_WINDOW_BYTES: u32 = (2 + 2 * BULK_STREAMS_MAX) * STREAM_WINDOW_BYTES;
 
 /// Bytes sent and not acknowledged. Twice the window, since what was read may not be acknowledged
@@ -229,5 +259,5 @@ pub(crate) const ACK_DELAY: Duration = Duration::from_millis(5);
 /// sender would wait for [`ACK_DELAY`].
 pub(crate) const INITIAL_WINDOW_BYTES: u64 = (UNACKNOWLEDGED_PACKETS as u64 + 1) * MTU_MAX as u64;
 
-/// What the UDP socket is asked to buffer in each direction; the system may grant less.
+/// Bytes that the UDP socket is asked to buffer in each direction; the system may grant less.
 pub(crate) const SOCKET_BUFFER_BYTES: usize = 4 << 20;

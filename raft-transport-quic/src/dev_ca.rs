@@ -1,9 +1,11 @@
 //! A development CA, made on the spot, so that even a throw-away cluster runs with mutual TLS.
 //!
-//! It issues certificates that do not expire and knows no revocation. For more than development
-//! use a CA of your own that puts the same names into its certificates (see [`crate::tls`]).
+//! Its certificates are valid for [`LEAF_LIFETIME`], those of clients for dialling only. It knows no
+//! revocation: a leaked key is answered by a new CA. For more than development use a CA of your own that
+//! puts the same names into its certificates (see [`crate::tls`]).
 
 use std::fmt;
+use std::time::Duration;
 
 use raft_core::types::NodeId;
 use rcgen::{
@@ -12,10 +14,18 @@ use rcgen::{
 };
 
 use crate::error::QuicError;
-use crate::tls::{TlsConfig, check_cluster_id, client_name, node_name};
+use crate::tls::{TlsConfig, check_cluster_id, client_name, node_name, wall_clock};
+
+/// The validity of a node's or a client's certificate, unless [`DevCa::with_leaf_lifetime`] says
+/// otherwise: ten years. A development cluster may lie unused for long, and has no operator.
+pub const LEAF_LIFETIME: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
+
+/// Certificates are valid from this long ago, for machines whose clocks differ.
+const CLOCK_SKEW: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A CA for one cluster, with its key in memory.
 pub struct DevCa {
+    leaf_lifetime: Duration,
     cluster_id: String,
     cert_pem: String,
     issuer: Issuer<'static, KeyPair>,
@@ -41,6 +51,7 @@ impl DevCa {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(&key).map_err(failed)?;
         Ok(Self {
+            leaf_lifetime: LEAF_LIFETIME,
             cluster_id: cluster_id.to_owned(),
             cert_pem: certificate.pem(),
             issuer: Issuer::new(params, key),
@@ -60,15 +71,23 @@ impl DevCa {
         let cert_pem = text(cert_pem)?;
         let key = KeyPair::from_pem(&text(key_pem)?).map_err(failed)?;
         let issuer = Issuer::from_ca_cert_pem(&cert_pem, key).map_err(failed)?;
-        Ok(Self { cluster_id: cluster_id.to_owned(), cert_pem, issuer })
+        let cluster_id = cluster_id.to_owned();
+        Ok(Self { leaf_lifetime: LEAF_LIFETIME, cluster_id, cert_pem, issuer })
     }
 
-    /// The certificate that everybody of the cluster trusts.
+    /// The same CA, whose certificates are valid for this long from now on.
+    #[must_use]
+    pub fn with_leaf_lifetime(mut self, lifetime: Duration) -> Self {
+        self.leaf_lifetime = lifetime;
+        self
+    }
+
+    /// The certificate that all nodes and clients of the cluster trust.
     pub fn cert_pem(&self) -> &str {
         &self.cert_pem
     }
 
-    /// The key of the CA. Secret: who has it can be anybody.
+    /// The key of the CA. Secret: with it, certificates for every node and client can be made.
     pub fn key_pem(&self) -> String {
         self.issuer.key().serialize_pem()
     }
@@ -79,7 +98,9 @@ impl DevCa {
     /// [`QuicError::Tls`] if no key can be made.
     pub fn issue_node(&self, node_id: NodeId) -> Result<TlsConfig, QuicError> {
         let name = node_name(&self.cluster_id, node_id);
-        self.issue(&name, name.clone())
+        // A node dials some of its peers and is dialled by others, with one certificate.
+        let usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        self.issue(&name, name.clone(), usages)
     }
 
     /// A certificate and a new key for a client. `name` is for people; all clients of a cluster
@@ -88,23 +109,31 @@ impl DevCa {
     /// # Errors
     /// [`QuicError::Tls`] if no key can be made.
     pub fn issue_client(&self, name: &str) -> Result<TlsConfig, QuicError> {
-        self.issue(name, client_name(&self.cluster_id))
+        let usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        self.issue(name, client_name(&self.cluster_id), usages)
     }
 
-    fn issue(&self, common_name: &str, dns_name: String) -> Result<TlsConfig, QuicError> {
+    fn issue(
+        &self,
+        common_name: &str,
+        dns_name: String,
+        usages: Vec<ExtendedKeyUsagePurpose>,
+    ) -> Result<TlsConfig, QuicError> {
         let key = KeyPair::generate().map_err(failed)?;
         let mut params = CertificateParams::new(vec![dns_name]).map_err(failed)?;
         params.distinguished_name.push(DnType::CommonName, common_name);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages =
-            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages = usages;
+        let now = wall_clock();
+        params.not_before = (now - CLOCK_SKEW).into();
+        params.not_after = (now + self.leaf_lifetime).into();
         params.use_authority_key_identifier_extension = true;
         let certificate = params.signed_by(&key, &self.issuer).map_err(failed)?;
-        Ok(TlsConfig {
-            ca_pem: self.cert_pem.clone().into_bytes(),
-            cert_pem: certificate.pem().into_bytes(),
-            key_pem: key.serialize_pem().into_bytes(),
-        })
+        Ok(TlsConfig::from_pem(
+            self.cert_pem.clone().into_bytes(),
+            certificate.pem().into_bytes(),
+            key.serialize_pem().into_bytes(),
+        ))
     }
 }
 
@@ -131,6 +160,31 @@ mod tests {
         assert!(node.identity("other").is_err());
         node.server(Vec::new()).unwrap();
         node.client(Vec::new()).unwrap();
+    }
+
+    /// S18. Certificates end, and that of a client does not make a server.
+    #[test]
+    fn s18_certificates_end_and_are_for_one_use() {
+        use crate::tls::Side;
+        use rustls_pki_types::CertificateDer;
+        use rustls_pki_types::pem::PemObject;
+
+        let day = Duration::from_secs(24 * 60 * 60);
+        let ca = DevCa::create("dev").unwrap().with_leaf_lifetime(30 * day);
+        let node = ca.issue_node(3).unwrap();
+        let end = node.expires_at().unwrap().duration_since(wall_clock()).unwrap();
+        assert!((29 * day..=30 * day).contains(&end), "{end:?}");
+        let verifiers = node.verifiers().unwrap();
+        let chain = |tls: &TlsConfig| vec![CertificateDer::from_pem_slice(&tls.cert_pem).unwrap()];
+        let dialled = Side::Dialled(node_name("dev", 3));
+        verifiers.verify(&dialled, &chain(&node)).unwrap();
+        verifiers.verify(&Side::Dialling, &chain(&node)).unwrap();
+        // The name of node 3, in a certificate for clients.
+        let usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        let client = ca.issue("me", node_name("dev", 3), usages).unwrap();
+        verifiers.verify(&Side::Dialling, &chain(&client)).unwrap();
+        let refused = verifiers.verify(&dialled, &chain(&client)).unwrap_err().to_string();
+        assert!(refused.contains("server authentication"), "{refused}");
     }
 
     #[test]

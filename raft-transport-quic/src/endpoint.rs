@@ -1,9 +1,9 @@
 //! UDP sockets and the settings of QUIC.
 //!
-//! What matters is measured: datagrams as large as the path allows (discovered, on loopback 6500
+//! The settings that matter were measured: datagrams as large as the path allows (discovered, on loopback 6500
 //! bytes instead of 1200) and batches of them in one system call halve the cost of a message.
 //!
-//! Before somebody is known, a connection grants no streams and little memory; [`admit_peer`] and
+//! Until the other side is known, a connection grants no streams and little memory; [`admit_peer`] and
 //! [`admit_client`] raise that afterwards.
 
 use std::net::{SocketAddr, UdpSocket};
@@ -43,7 +43,7 @@ impl Opened {
 /// The endpoint of a node: accepts peers and clients, and dials peers.
 pub(crate) fn node_endpoint(
     config: &QuicConfig,
-    tls: QuicServerConfig,
+    server: Option<ServerConfig>,
 ) -> Result<Opened, QuicError> {
     let key = hmac::Key::new(hmac::HMAC_SHA256, &config.reset_key);
     let mut endpoint_config = EndpointConfig::new(Arc::new(key));
@@ -52,14 +52,19 @@ pub(crate) fn node_endpoint(
         .max_udp_payload_size(MTU_MAX)
         .expect("a valid datagram size");
 
+    open(config.listen, endpoint_config, server)
+}
+
+/// How those who dial a node are accepted.
+pub(crate) fn node_server(config: &QuicConfig, tls: QuicServerConfig) -> ServerConfig {
     let mut server = ServerConfig::with_crypto(Arc::new(tls));
     server
-        .transport_config(Arc::new(accepting_transport()))
+        .transport_config(Arc::new(accepting_transport(config)))
         .migration(false)
         .max_incoming(2 * HANDSHAKES_MAX)
         .incoming_buffer_size(64 << 10)
         .incoming_buffer_size_total(8 << 20);
-    open(config.listen, endpoint_config, Some(server))
+    server
 }
 
 /// Connection ids without a mark of the process that drew them. Packets for quinn's usual ones are
@@ -152,9 +157,9 @@ pub(crate) fn client_client(tls: QuicClientConfig) -> ClientConfig {
     client
 }
 
-/// For whoever dials in, until it is known who that is. Pings are the dialling side's part.
-fn accepting_transport() -> TransportConfig {
-    let mut transport = transport(CLIENT_IDLE);
+/// For those who dial a node, until it is known who they are. Pings are the dialling side's part.
+fn accepting_transport(config: &QuicConfig) -> TransportConfig {
+    let mut transport = transport(config.client_idle_timeout);
     transport
         .max_concurrent_uni_streams(0u32.into())
         .max_concurrent_bidi_streams(0u32.into())
@@ -192,25 +197,4 @@ pub(crate) fn admit_peer(connection: &Connection) {
 /// Grants an accepted connection what a client needs.
 pub(crate) fn admit_client(connection: &Connection) {
     connection.set_max_concurrent_bi_streams(CLIENT_STREAMS_MAX.into());
-}
-
-/// Looks up `host:port`, preferring what the endpoint's socket can reach.
-pub(crate) async fn resolve(endpoint: &Endpoint, address: &str) -> Result<SocketAddr, String> {
-    let local = endpoint.local_addr().map_err(|error| format!("the socket is gone: {error}"))?;
-    let hint = "expected `host:port`; check the spelling and the name service";
-    let found = tokio::net::lookup_host(address)
-        .await
-        .map_err(|error| format!("`{address}` cannot be looked up: {error} ({hint})"))?;
-    let dual = local.is_ipv6() && local.ip().is_unspecified();
-    let mut found: Vec<SocketAddr> =
-        found.filter(|to| dual || to.is_ipv6() == local.is_ipv6()).collect();
-    found.sort_by_key(SocketAddr::is_ipv6);
-    match found.first() {
-        // A socket for both families wants IPv4 addresses in their mapped form.
-        Some(SocketAddr::V4(to)) if dual => {
-            Ok(SocketAddr::from((to.ip().to_ipv6_mapped(), to.port())))
-        }
-        Some(to) => Ok(*to),
-        None => Err(format!("`{address}` has no address that this socket can reach ({hint})")),
-    }
 }

@@ -1,4 +1,4 @@
-//! What can go wrong, told to the one who must act: an operator or the author of a test.
+//! Errors, told to the one who must act: an operator or the author of a test.
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -54,9 +54,9 @@ pub(crate) mod close {
 
     /// In good order.
     pub(crate) const DONE: VarInt = VarInt::from_u32(0);
-    /// Who you are, or what you are here for, does not fit.
+    /// The identity or the purpose of the other side does not fit.
     pub(crate) const REFUSED: VarInt = VarInt::from_u32(1);
-    /// What you sent does not decode.
+    /// Bytes of the other side do not decode.
     pub(crate) const PROTOCOL: VarInt = VarInt::from_u32(2);
     /// A newer connection of the same peer took the place.
     pub(crate) const REPLACED: VarInt = VarInt::from_u32(3);
@@ -117,7 +117,7 @@ pub(crate) fn describe(error: &ConnectionError) -> String {
 }
 
 /// Text in which the other side has a say, for one line of a log: what does not print is escaped, so
-/// that nobody forges lines, and what is long is cut.
+/// that no line can be forged, and a long text is cut.
 pub(crate) fn printable(text: &str) -> String {
     let mut line = String::new();
     for (count, c) in text.chars().enumerate() {
@@ -125,7 +125,7 @@ pub(crate) fn printable(text: &str) -> String {
             line.push_str("...");
             break;
         }
-        // What a debugger would escape, but for quotes, does not print.
+        // A character that a debugger would escape does not print, quotes excepted.
         if matches!(c, '"' | '\'' | '\\') || c.escape_debug().count() == 1 {
             line.push(c);
         } else {
@@ -138,7 +138,7 @@ pub(crate) fn printable(text: &str) -> String {
 /// Characters of a text of the other side that are told. Two lists of members fit.
 const PRINTABLE_CHARS_MAX: usize = 500;
 
-/// What rustls says, in words about clusters.
+/// Errors of rustls, in words about clusters.
 fn tls_hint(reason: &str, theirs: bool) -> Cow<'static, str> {
     let has = |text: &str| reason.contains(text);
     let hint = if has("UnknownIssuer")

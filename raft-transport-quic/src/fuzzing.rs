@@ -49,7 +49,7 @@ pub fn frames(bytes: &[u8]) {
 
 /// A certificate, which tells who is on the other side.
 pub fn certificate(der: &[u8]) {
-    // Whether it may be believed was decided before; here it must be read, or refused in words.
+    // The handshake has decided about trust; here it must be read, or refused in words.
     if let Err(refusal) = Identity::of_certificate(&der.into(), "test") {
         assert!(!refusal.is_empty());
     }

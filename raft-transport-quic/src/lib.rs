@@ -9,7 +9,7 @@
 //!   others.
 //! * Both sides show a certificate of the cluster's CA, always. [`DevCa`] makes them on the spot.
 //!
-//! What it deliberately does not do: it repeats no message, learns no addresses beyond its
+//! It deliberately leaves out some things: it repeats no message, learns no addresses beyond its
 //! configuration, resumes no sessions, sends nothing before the other side is known, and revokes no
 //! certificates. `docs/wire.md` draws what is on the wire.
 //!
@@ -28,14 +28,17 @@ mod accept;
 mod bulk;
 mod client;
 mod config;
+mod credentials;
 mod dev_ca;
 mod endpoint;
 mod error;
 #[doc(hidden)]
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod gate;
 mod link;
 mod mailbox;
+mod names;
 mod peer;
 mod protocol;
 mod shared;
@@ -46,9 +49,10 @@ mod wire;
 
 pub use client::{ClientConnection, ClientEndpoint};
 pub use config::QuicConfig;
-pub use dev_ca::DevCa;
+pub use dev_ca::{DevCa, LEAF_LIFETIME};
 pub use error::QuicError;
 pub use protocol::{ALPN_KV, ALPN_RAFT};
 pub use quinn::{RecvStream, SendStream};
+pub use shared::HandshakeCounts;
 pub use tls::{TlsConfig, check_cluster_id, client_name, node_name};
 pub use transport::QuicTransport;

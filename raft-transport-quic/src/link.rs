@@ -16,7 +16,8 @@ use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use crate::bulk::{QuicBulk, bulk_priority};
-use crate::config::{HELLO_TIMEOUT, QuicConfig};
+use crate::config::QuicConfig;
+use crate::credentials::Verified;
 use crate::error::{close, describe, printable};
 use crate::peer::Peer;
 use crate::protocol::PeerProtocol;
@@ -38,7 +39,7 @@ fn priority(class: Class) -> i32 {
 /// A connection on which both sides know each other, with a stream per class in each direction.
 #[derive(Debug)]
 pub(crate) struct Link {
-    pub(crate) connection: Connection,
+    pub(crate) connection: Arc<Connection>,
     /// Of the peer: which data it has.
     pub(crate) incarnation: u64,
     codec: Version,
@@ -51,13 +52,17 @@ impl Link {
     pub(crate) async fn establish(
         shared: &Shared,
         connection: Connection,
-        peer: NodeId,
+        peer: &Peer,
         protocol: PeerProtocol,
+        verified: Verified,
     ) -> Result<Self, String> {
-        let greeting = Self::greet(shared, &connection, peer, protocol.codec);
-        let result = timeout(HELLO_TIMEOUT, greeting)
+        let connection = Arc::new(connection);
+        shared.credentials.watch(&connection, verified.side, verified.exchange_count)?;
+        let greeting = Self::greet(shared, &connection, peer.id, protocol.codec);
+        let result = timeout(peer.hello_patience(&shared.config), greeting)
             .await
             .unwrap_or_else(|_| Err("connected, but it does not introduce itself".to_owned()));
+        peer.introduced(result.is_ok());
         result.map_err(|reason| match connection.close_reason() {
             Some(closed) => describe(&closed),
             None => {
@@ -69,7 +74,7 @@ impl Link {
 
     async fn greet(
         shared: &Shared,
-        connection: &Connection,
+        connection: &Arc<Connection>,
         peer: NodeId,
         codec: Version,
     ) -> Result<Self, String> {
@@ -117,7 +122,7 @@ impl Link {
         for (class, reader) in self.incoming {
             tasks.spawn(read(peer.id, class, self.codec, reader, inbound.clone()));
         }
-        tasks.spawn(accept_bulk(peer.id, self.connection.clone(), inbound));
+        tasks.spawn(accept_bulk(peer.id, Arc::clone(&self.connection), inbound));
         RunningLink {
             connection: self.connection,
             incarnation: self.incarnation,
@@ -200,7 +205,7 @@ fn explain(failure: ReadFailure) -> String {
 /// A connection at work.
 #[derive(Debug)]
 pub(crate) struct RunningLink {
-    connection: Connection,
+    connection: Arc<Connection>,
     pub(crate) incarnation: u64,
     pub(crate) since: Instant,
     /// Each runs until the connection is of no more use to it, and says why.
@@ -289,7 +294,11 @@ fn deliver(
 }
 
 /// Takes bulk streams in. How many there may be at one time is QUIC's own limit on streams.
-async fn accept_bulk(peer: NodeId, connection: Connection, inbound: Arc<InboundSlot>) -> String {
+async fn accept_bulk(
+    peer: NodeId,
+    connection: Arc<Connection>,
+    inbound: Arc<InboundSlot>,
+) -> String {
     loop {
         match connection.accept_bi().await {
             Ok((send, receive)) => {

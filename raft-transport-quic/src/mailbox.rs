@@ -1,4 +1,4 @@
-//! What waits to be sent to one peer in one class.
+//! Messages that wait to be sent to one peer in one class.
 //!
 //! Bounded in bytes, those in the writer's hands included. A message that does not fit is dropped and
 //! counted, and so is every message while no connection stands: a queue of old messages would
@@ -28,7 +28,7 @@ struct State {
     drop_reported: bool,
 }
 
-/// What became of a message.
+/// The fate of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Put {
     Waiting,

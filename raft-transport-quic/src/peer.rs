@@ -1,36 +1,37 @@
 //! One peer: where it is, what waits for it, whether it can be reached, and who sees to its
 //! connection.
 //!
-//! Of a pair, the node with the lower id dials, so there is one connection and nobody has to choose
-//! between two. The supervisor is the only task that replaces the connection. On the dialling side
-//! it tries again, with growing pauses, for as long as the node lives; on the other side it waits for
-//! the next connection that [`crate::accept`] hands over.
+//! The node with the lower id of a pair dials, so there is one connection and no choice between two. The
+//! supervisor is the only task that replaces the connection. On the dialling side it tries again, with
+//! growing pauses, for as long as the node lives; on the other side it waits for the next connection
+//! that [`crate::accept`] hands over.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use quinn::Connection;
+use quinn::{Connection, Endpoint};
 use raft_core::types::{Class, Message, NodeId};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{info, warn};
 
-use crate::config::{BACKOFF_MAX, BACKOFF_MIN, DIAL_TIMEOUT_MAX, HELLO_TIMEOUT, QuicConfig};
-use crate::endpoint::resolve;
+use crate::config::{BACKOFF_MAX, BACKOFF_MIN, QuicConfig, RESOLVE_INTERVAL, RESOLVE_TIMEOUT};
+use crate::credentials::Verified;
 use crate::error::{close, describe};
 use crate::link::{Link, RunningLink};
 use crate::mailbox::{Mailbox, Put};
+use crate::names::Names;
 use crate::protocol::{Spoken, agreed};
-use crate::shared::{FORGOTTEN_AFTER, Refused, Shared};
-use crate::tls::{Identity, node_name};
+use crate::shared::{FORGOTTEN_AFTER, Refused, Shared, canonical};
+use crate::tls::{Identity, Side, node_name};
 
 /// Told to a node that dials while another one of its name is connected.
 const ANOTHER_DIRECTORY: &str =
     "another directory of the same node is running, and is connected; stop one of them";
 
-/// What all tasks know of one peer.
+/// One peer, as all tasks know it.
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) id: NodeId,
@@ -54,13 +55,20 @@ struct State {
     /// The connection that stands, or else the last one, stands long enough to be worth a line.
     stood: bool,
     /// From where it connected last; its certificate has proven it.
-    last_ip: Option<IpAddr>,
+    last: Option<SocketAddr>,
+    /// Where its name points, as far as that is known; never empty afterwards.
+    resolved: Vec<SocketAddr>,
+    /// How often [`QuicConfig::hello_timeout`] is doubled.
+    hello_doublings: u32,
     /// The log says that it stands.
     announced: bool,
 }
 
 /// Before it, a connection may be one that the other side is just refusing.
 const STANDS_AFTER: Duration = BACKOFF_MAX;
+
+/// A peer has 8 times the usual patience at most.
+const HELLO_DOUBLINGS_MAX: u32 = 3;
 
 /// Failures that are logged until a connection stands or [`FORGOTTEN_AFTER`] is over; others are not.
 const LOGGED_MAX: usize = 8;
@@ -80,7 +88,7 @@ impl Peer {
         };
         let peer = Self {
             id,
-            address,
+            address: address.clone(),
             control: Mailbox::new(config.control_bytes_max),
             log: Mailbox::new(config.log_bytes_max),
             state: Mutex::new(State {
@@ -90,7 +98,9 @@ impl Peer {
                 logged_since: Instant::now(),
                 stood: true,
                 announced: false,
-                last_ip: None,
+                last: None,
+                resolved: address.parse().ok().into_iter().map(canonical).collect(),
+                hello_doublings: 0,
             }),
             accepted,
         };
@@ -128,10 +138,53 @@ impl Peer {
         let _ = self.accepted.send(link).await;
     }
 
-    /// Whether the peer is known to be at this IP address: it is configured, or it connected from there.
-    pub(crate) fn is_at(&self, ip: IpAddr) -> bool {
-        let configured = self.address.parse().ok().map(|at: SocketAddr| at.ip().to_canonical());
-        configured == Some(ip) || self.state().last_ip == Some(ip)
+    /// The peer is known to listen at this address: its name points there, or it connected from there.
+    /// A node dials from the port at which it listens.
+    pub(crate) fn is_at(&self, address: SocketAddr) -> bool {
+        let state = self.state();
+        state.last == Some(address) || state.resolved.contains(&address)
+    }
+
+    /// The peer has this IP address.
+    pub(crate) fn is_near(&self, ip: IpAddr) -> bool {
+        let state = self.state();
+        let mut known = state.resolved.iter().chain(&state.last);
+        known.any(|address| address.ip() == ip)
+    }
+
+    /// Looks the peer's name up, for as long as the node lives. Only the dialling side would know the
+    /// address otherwise.
+    pub(crate) async fn keep_resolved(&self, names: &Names, endpoint: &Endpoint) {
+        if self.address.parse::<SocketAddr>().is_ok() {
+            return std::future::pending().await;
+        }
+        loop {
+            // The dialling side reports failures.
+            let _ = self.resolve(names, endpoint).await;
+            sleep(RESOLVE_INTERVAL).await;
+        }
+    }
+
+    async fn resolve(&self, names: &Names, endpoint: &Endpoint) -> Result<Vec<SocketAddr>, String> {
+        let found = timeout(RESOLVE_TIMEOUT, names.resolve(endpoint, &self.address))
+            .await
+            .map_err(|_| format!("looking up `{}` takes too long", self.address))??;
+        self.state().resolved = found.iter().copied().map(canonical).collect();
+        Ok(found)
+    }
+
+    /// How long the peer may take to introduce itself.
+    pub(crate) fn hello_patience(&self, config: &QuicConfig) -> Duration {
+        config.hello_timeout * (1 << self.state().hello_doublings)
+    }
+
+    /// It did, or did not.
+    pub(crate) fn introduced(&self, has_succeeded: bool) {
+        let mut state = self.state();
+        state.hello_doublings = match has_succeeded {
+            true => 0,
+            false => (state.hello_doublings + 1).min(HELLO_DOUBLINGS_MAX),
+        };
     }
 
     /// Notes why a connection did not come about. One that stands is not touched by that.
@@ -155,7 +208,7 @@ impl Peer {
         self.log.open();
         let mut state = self.state();
         state.connection = Some(connection.clone());
-        state.last_ip = Some(connection.remote_address().ip().to_canonical());
+        state.last = Some(canonical(connection.remote_address()));
         // Where the last one broke at once, this may be one more of that kind.
         if std::mem::take(&mut state.stood) {
             info!(peer = self.id, address = %connection.remote_address(), "connected");
@@ -186,7 +239,7 @@ impl Peer {
     }
 }
 
-/// Keeps the connection to one peer. `running` outlives the future, so that whoever cancels it can
+/// Keeps the connection to one peer. `running` outlives the future, so that the caller who cancels it can
 /// still stop the connection in good order.
 pub(crate) struct Supervisor<'a> {
     pub(crate) shared: &'a Shared,
@@ -200,8 +253,8 @@ impl Supervisor<'_> {
         let mut pause = BACKOFF_MIN;
         let first_patience = self.shared.config.dial_timeout;
         let mut patience = first_patience;
-        loop {
-            match self.try_dial(patience).await {
+        for attempt in 0.. {
+            match self.try_dial(patience, attempt).await {
                 Ok(link) => {
                     patience = first_patience;
                     let since = Instant::now();
@@ -215,8 +268,9 @@ impl Supervisor<'_> {
                 }
                 Err(failure) => {
                     self.peer.failed(&failure);
-                    // It may be up, and far away or busy. Whoever wants more patience has it.
-                    patience = (2 * patience).min(DIAL_TIMEOUT_MAX).max(first_patience);
+                    // It may be up, and far away or busy.
+                    let patience_max = self.shared.config.dial_timeout_max;
+                    patience = (2 * patience).min(patience_max).max(first_patience);
                 }
             }
             sleep(jittered(pause)).await;
@@ -224,15 +278,16 @@ impl Supervisor<'_> {
         }
     }
 
-    async fn try_dial(&self, patience: Duration) -> Result<Link, String> {
+    /// Each attempt takes the next one of the peer's addresses: the first may be dead for ever.
+    async fn try_dial(&self, patience: Duration, attempt: usize) -> Result<Link, String> {
         let Shared { opened, config, .. } = self.shared;
         let endpoint = &opened.endpoint;
-        let to = timeout(HELLO_TIMEOUT, resolve(endpoint, &self.peer.address))
-            .await
-            .map_err(|_| format!("looking up `{}` takes too long", self.peer.address))??;
+        let exchange_count = self.shared.credentials.exchange_count();
+        let found = self.peer.resolve(&config.names, endpoint).await?;
+        let to = found[attempt % found.len()];
         let name = node_name(&config.cluster_id, self.peer.id);
         let connecting = endpoint
-            .connect_with(self.shared.peer_client.clone(), to, &name)
+            .connect_with(self.shared.credentials.dialling(), to, &name)
             .map_err(|error| format!("cannot dial: {error}"))?;
         let connection = timeout(patience, connecting)
             .await
@@ -243,7 +298,8 @@ impl Supervisor<'_> {
         let Spoken::Peer(protocol) = spoken else {
             return Err("it has chosen the client protocol; run equal versions".to_owned());
         };
-        Link::establish(self.shared, connection, self.peer.id, protocol).await
+        let verified = Verified { side: Side::Dialled(name), exchange_count };
+        Link::establish(self.shared, connection, self.peer, protocol, verified).await
     }
 
     /// Runs what the peer dialled, always the newest, for ever.
@@ -293,7 +349,7 @@ impl Supervisor<'_> {
     /// Ends the connection, if there is one, and tells those who count on it.
     pub(crate) async fn stop(&mut self, code: quinn::VarInt, reason: &str) {
         let Some(running) = &mut self.running else { return };
-        // Taken only when nothing runs any more: whoever cancels this future in between calls again.
+        // Taken only when nothing runs any more: a caller who cancels this future in between calls again.
         running.stop(code, reason).await;
         self.running = None;
         self.peer.disconnected(reason);

@@ -30,7 +30,7 @@ pub(crate) const CLIENT_PROTOCOLS: &[&[u8]] = &[ALPN_KV];
 /// can read.
 pub(crate) const REFUSED_PROTOCOLS: &[&[u8]] = &[b"raft/1", b"kv/1"];
 
-/// What the other side of a connection speaks.
+/// The protocol of the other side of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Spoken {
     Peer(PeerProtocol),

@@ -1,12 +1,12 @@
-//! What the tasks of one transport share.
+//! State that the tasks of one transport share.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
-use quinn::ClientConfig;
 use raft_core::transport::Inbound;
 use raft_core::types::NodeId;
 use tokio::sync::Semaphore;
@@ -14,19 +14,21 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::config::QuicConfig;
+use crate::credentials::Credentials;
 use crate::endpoint::Opened;
+use crate::gate::{Origin, Verdict};
 use crate::peer::Peer;
 
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) config: QuicConfig,
     pub(crate) opened: Opened,
-    /// How peers are dialled.
-    pub(crate) peer_client: ClientConfig,
+    pub(crate) credentials: Credentials,
     pub(crate) peers: BTreeMap<NodeId, Arc<Peer>>,
     pub(crate) inbound: Arc<InboundSlot>,
     /// Places for clients.
     pub(crate) client_places: Arc<Semaphore>,
+    pub(crate) handshakes: HandshakeCounters,
     pub(crate) refusals: Refusals,
 }
 
@@ -36,13 +38,73 @@ impl Shared {
         self.peers[&id].clone()
     }
 
-    /// Notes that somebody who dialled in was refused, or refused us. If it came from where a
-    /// peer is expected, that is the peer's failure.
+    /// The relation to the peers of an address from which a handshake is asked for.
+    pub(crate) fn origin(&self, from: SocketAddr) -> Origin {
+        let at = canonical(from);
+        if let Some(peer) = self.peers.values().find(|peer| peer.is_at(at)) {
+            return Origin::Peer(peer.id);
+        }
+        match self.peers.values().any(|peer| peer.is_near(at.ip())) {
+            true => Origin::NearPeer,
+            false => Origin::Stranger,
+        }
+    }
+
+    /// Notes that one who dialled this node was refused, or refused this node. If it came from the address
+    /// of a peer, that is the peer's failure.
     pub(crate) fn note_refusal(&self, from: SocketAddr, what: Refused, reason: &str) {
-        let expected = |peer: &&Arc<Peer>| peer.address.parse() == Ok(from);
-        match self.peers.values().find(expected) {
+        match self.peers.values().find(|peer| peer.is_at(canonical(from))) {
             Some(peer) => peer.failed(reason),
             None => self.refusals.note(from.ip().to_canonical(), what, reason),
+        }
+    }
+}
+
+/// An IPv4 address in the form for both families is the same address.
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// Requests for a handshake since the start, by what became of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct HandshakeCounts {
+    /// The handshake was begun.
+    pub admitted: u64,
+    /// The sender had to prove its address first.
+    pub proof_demanded: u64,
+    /// The sender was told to come later.
+    pub refused: u64,
+    /// Nothing was sent in response.
+    pub ignored: u64,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct HandshakeCounters {
+    admitted: AtomicU64,
+    proof_demanded: AtomicU64,
+    refused: AtomicU64,
+    ignored: AtomicU64,
+}
+
+impl HandshakeCounters {
+    pub(crate) fn count(&self, verdict: Verdict) {
+        let counter = match verdict {
+            Verdict::Admit => &self.admitted,
+            Verdict::Prove => &self.proof_demanded,
+            Verdict::Refuse => &self.refused,
+            Verdict::Ignore => &self.ignored,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn read(&self) -> HandshakeCounts {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        HandshakeCounts {
+            admitted: read(&self.admitted),
+            proof_demanded: read(&self.proof_demanded),
+            refused: read(&self.refused),
+            ignored: read(&self.ignored),
         }
     }
 }
@@ -67,10 +129,10 @@ impl fmt::Debug for InboundSlot {
     }
 }
 
-/// What somebody who dialled in was refused for.
+/// The reason for which one who dialled this node was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Refused {
-    /// No handshake came about; it may be anybody, from anywhere.
+    /// No handshake came about; the sender is unknown, and so may be its address.
     Handshake,
     /// The certificate is of the cluster's CA, and not for what it was used.
     Identity,
@@ -80,8 +142,8 @@ pub(crate) enum Refused {
     Duplicate(NodeId),
 }
 
-/// Logs each kind of refusal once per address and time, so that somebody who tries again and again fills
-/// no disk. Strangers have a memory of their own: they cannot keep what others do out of the log.
+/// Logs each kind of refusal once for each address and time, so that repeated attempts fill no disk.
+/// Strangers have a memory of their own: they cannot keep the refusals of others out of the log.
 #[derive(Debug, Default)]
 pub(crate) struct Refusals {
     strangers: Mutex<Noted>,
@@ -98,7 +160,7 @@ struct Noted {
 /// Refusals that are remembered. The one after them is said to be the last, and later ones are not logged.
 const REFUSALS_MAX: usize = 128;
 
-/// What was logged is then logged again if it still happens.
+/// After this time a refusal is logged again if it still happens.
 pub(crate) const FORGOTTEN_AFTER: Duration = Duration::from_secs(300);
 
 impl Refusals {

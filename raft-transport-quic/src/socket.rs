@@ -1,6 +1,6 @@
 //! The UDP socket of an endpoint, which closing an endpoint really closes.
 //!
-//! quinn keeps its socket for as long as anybody holds a stream or a connection, even a dead one. A
+//! quinn keeps its socket for as long as a stream is held or a connection, even a dead one. A
 //! node that is started again in the same process would find its port taken because a client has kept
 //! a stream. So quinn gets this in its place: a socket that can be let go. Afterwards it swallows what
 //! is sent and receives nothing.
@@ -35,7 +35,7 @@ impl ReleasableSocket {
         })
     }
 
-    /// Closes the socket, whoever still holds what depends on it.
+    /// Closes the socket, even if streams that depend on it are still held.
     pub(crate) fn release(&self) {
         *self.socket.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
@@ -87,7 +87,7 @@ impl AsyncUdpSocket for ReleasableSocket {
 }
 
 /// Waits until the socket takes more. The socket's own poller holds the socket, so there is one only
-/// while somebody waits.
+/// while a task waits.
 #[derive(Debug)]
 struct Poller {
     socket: Arc<ReleasableSocket>,

@@ -1,27 +1,29 @@
-//! Certificates, and who they speak for.
+//! Certificates, and the identities that they prove.
 //!
 //! Mutual TLS 1.3 always; a way around verification does not exist. Both sides trust one CA and
-//! nothing else. Who somebody is stands in the subject alternative names of the certificate:
+//! nothing else. The identity of a side stands in the subject alternative names of its certificate:
 //! `node-<id>.<cluster>.raft` for a node, `client.<cluster>.kv` for a client. A node that is
 //! dialled is checked by rustls against its name; one that dials in is checked here, after rustls
 //! has verified the chain.
 //!
-//! Sessions are not resumed, so that each connection is checked anew, and a handshake costs a
-//! millisecond.
+//! Sessions are not resumed, so that each connection is checked anew.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
 use raft_core::types::NodeId;
-use rustls::client::Resumption;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::{self, cipher_suite};
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{RootCertStore, version};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -36,6 +38,16 @@ pub struct TlsConfig {
     pub cert_pem: Vec<u8>,
     /// The key to our certificate. Secret.
     pub key_pem: Vec<u8>,
+    /// From where they were read, and are read again.
+    files: Option<TlsFiles>,
+}
+
+/// The three files of a [`TlsConfig`].
+#[derive(Clone, Debug)]
+pub(crate) struct TlsFiles {
+    ca: PathBuf,
+    cert: PathBuf,
+    key: PathBuf,
 }
 
 impl fmt::Debug for TlsConfig {
@@ -44,13 +56,11 @@ impl fmt::Debug for TlsConfig {
     }
 }
 
-impl TlsConfig {
-    /// Reads the three files.
-    ///
+impl TlsFiles {
     /// # Errors
-    /// [`QuicError::Read`] names the file that cannot be read; [`QuicError::Tls`] says which of
-    /// them is not what it should be.
-    pub fn read(ca: &Path, cert: &Path, key: &Path) -> Result<Self, QuicError> {
+    /// As [`TlsConfig::read`].
+    pub(crate) fn read(&self) -> Result<TlsConfig, QuicError> {
+        let Self { ca, cert, key } = self;
         let read = |what, path: &Path| {
             std::fs::read(path).map_err(|source| QuicError::Read {
                 what,
@@ -58,10 +68,11 @@ impl TlsConfig {
                 source,
             })
         };
-        let config = Self {
+        let config = TlsConfig {
             ca_pem: read("CA certificate", ca)?,
             cert_pem: read("certificate", cert)?,
             key_pem: read("private key", key)?,
+            files: Some(self.clone()),
         };
         let in_file = |path: &Path| {
             let path = path.display().to_string();
@@ -72,11 +83,50 @@ impl TlsConfig {
         config.key().map_err(in_file(key))?;
         Ok(config)
     }
+}
 
-    /// Whom our own certificate speaks for in this cluster.
+impl TlsConfig {
+    /// From memory. These are never read again.
+    pub fn from_pem(ca_pem: Vec<u8>, cert_pem: Vec<u8>, key_pem: Vec<u8>) -> Self {
+        Self { ca_pem, cert_pem, key_pem, files: None }
+    }
+
+    /// Reads the three files. They are read again while a node or a client uses them, so that a renewal
+    /// needs no restart. A key file that every user of the machine may read is warned of.
     ///
     /// # Errors
-    /// If it does not parse or names nobody of the cluster.
+    /// [`QuicError::Read`] names the file that cannot be read; [`QuicError::Tls`] says which of
+    /// them is not what it should be.
+    pub fn read(ca: &Path, cert: &Path, key: &Path) -> Result<Self, QuicError> {
+        let files = TlsFiles { ca: ca.to_owned(), cert: cert.to_owned(), key: key.to_owned() };
+        let config = files.read()?;
+        if is_open_to_others(key) {
+            tracing::warn!(
+                "every user of this machine can read the private key {}; make it readable for the \
+                 user of this process only (chmod 600), and replace the certificate if others may \
+                 have read it",
+                key.display()
+            );
+        }
+        Ok(config)
+    }
+
+    pub(crate) fn files(&self) -> Option<&TlsFiles> {
+        self.files.as_ref()
+    }
+
+    /// When our own certificate ends.
+    ///
+    /// # Errors
+    /// If it does not parse.
+    pub(crate) fn expires_at(&self) -> Result<SystemTime, QuicError> {
+        expiry(&self.chain()?[0]).map_err(|reason| QuicError::Tls(reason.to_owned()))
+    }
+
+    /// The identity that our own certificate proves in this cluster.
+    ///
+    /// # Errors
+    /// If it does not parse or names no node and no client of the cluster.
     pub(crate) fn identity(&self, cluster_id: &str) -> Result<Identity, QuicError> {
         Identity::of_certificate(&self.chain()?[0], cluster_id)
             .map_err(|reason| QuicError::Tls(format!("our own certificate: {reason}")))
@@ -105,19 +155,28 @@ impl TlsConfig {
         })
     }
 
+    pub(crate) fn verifiers(&self) -> Result<Verifiers, QuicError> {
+        let unusable = |error: VerifierBuilderError| {
+            QuicError::Tls(format!("the CA certificate cannot be used: {error}"))
+        };
+        let (roots, provider) = (Arc::new(self.roots()?), provider());
+        let dialling =
+            WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
+                .build()
+                .map_err(unusable)?;
+        let dialled = WebPkiServerVerifier::builder_with_provider(roots, provider)
+            .build()
+            .map_err(unusable)?;
+        Ok(Verifiers { dialling, dialled })
+    }
+
     /// For the side that is dialled, with the protocols that it offers.
     pub(crate) fn server(&self, offered: Vec<Vec<u8>>) -> Result<QuicServerConfig, QuicError> {
-        let provider = provider();
-        let verifier =
-            WebPkiClientVerifier::builder_with_provider(Arc::new(self.roots()?), provider.clone())
-                .build()
-                .map_err(|error| {
-                    QuicError::Tls(format!("the CA certificate cannot be used: {error}"))
-                })?;
-        let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        let verifiers = self.verifiers()?;
+        let mut config = rustls::ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&version::TLS13])
             .map_err(unusable)?
-            .with_client_cert_verifier(verifier)
+            .with_client_cert_verifier(verifiers.dialling)
             .with_single_cert(self.chain()?, self.key()?)
             .map_err(unusable)?;
         config.alpn_protocols = offered;
@@ -138,6 +197,69 @@ impl TlsConfig {
         config.resumption = Resumption::disabled();
         QuicClientConfig::try_from(config).map_err(|error| QuicError::Tls(error.to_string()))
     }
+}
+
+/// The side of a connection on which a certificate was shown.
+#[derive(Clone, Debug)]
+pub(crate) enum Side {
+    /// The other side has dialled.
+    Dialling,
+    /// This side has dialled the node of this name.
+    Dialled(String),
+}
+
+/// The verifiers of the other side's chain.
+pub(crate) struct Verifiers {
+    dialling: Arc<dyn ClientCertVerifier>,
+    dialled: Arc<dyn ServerCertVerifier>,
+}
+
+impl Verifiers {
+    /// Verifies a chain as its handshake did, now.
+    pub(crate) fn verify(
+        &self,
+        side: &Side,
+        chain: &[CertificateDer<'static>],
+    ) -> Result<(), rustls::Error> {
+        let (leaf, intermediates) =
+            chain.split_first().ok_or(rustls::Error::NoCertificatesPresented)?;
+        let now = UnixTime::now();
+        match side {
+            Side::Dialling => self.dialling.verify_client_cert(leaf, intermediates, now).map(drop),
+            Side::Dialled(name) => {
+                let name = ServerName::try_from(name.as_str())
+                    .map_err(|_| rustls::Error::General("the name is no DNS name".to_owned()))?;
+                self.dialled.verify_server_cert(leaf, intermediates, &name, &[], now).map(drop)
+            }
+        }
+    }
+}
+
+/// Certificates begin and end by the wall clock; nothing else here does.
+#[allow(clippy::disallowed_methods, reason = "no decision of the store rests on it")]
+pub(crate) fn wall_clock() -> SystemTime {
+    SystemTime::now()
+}
+
+/// The end of a certificate's validity.
+pub(crate) fn expiry(certificate: &CertificateDer<'_>) -> Result<SystemTime, &'static str> {
+    let (_, certificate) =
+        X509Certificate::from_der(certificate).map_err(|_| "the certificate cannot be parsed")?;
+    let seconds = certificate.validity().not_after.timestamp();
+    // One that ended before 1970 has ended.
+    let since_epoch = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+    UNIX_EPOCH.checked_add(since_epoch).ok_or("the certificate ends too late to be told")
+}
+
+#[cfg(unix)]
+fn is_open_to_others(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0)
+}
+
+#[cfg(not(unix))]
+fn is_open_to_others(_path: &Path) -> bool {
+    false
 }
 
 fn certificates(pem: &[u8], what: &str) -> Result<Vec<CertificateDer<'static>>, QuicError> {
@@ -189,7 +311,7 @@ pub fn client_name(cluster_id: &str) -> String {
     format!("client.{cluster_id}.kv")
 }
 
-/// Whom a verified certificate speaks for.
+/// The identity that a verified certificate proves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Identity {
     Node(NodeId),
@@ -232,7 +354,7 @@ impl Identity {
         })
     }
 
-    /// Of the other side of a connection, and the protocol that was agreed on.
+    /// Identity of the other side of a connection, and the protocol that was agreed on.
     pub(crate) fn of_connection(
         connection: &quinn::Connection,
         cluster_id: &str,
@@ -343,13 +465,24 @@ mod tests {
         assert!(mixed.contains("belong together"), "{mixed}");
     }
 
+    /// S18. A key that every user of the machine can read is noticed.
+    #[cfg(unix)]
+    #[test]
+    fn s18_an_open_key_file_is_noticed() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let key = directory.path().join("key.pem");
+        std::fs::write(&key, "key").unwrap();
+        for (mode, is_open) in [(0o600, false), (0o640, false), (0o644, true), (0o604, true)] {
+            std::fs::set_permissions(&key, PermissionsExt::from_mode(mode)).unwrap();
+            assert_eq!(is_open_to_others(&key), is_open, "{mode:o}");
+        }
+        assert!(!is_open_to_others(&directory.path().join("nothing")));
+    }
+
     #[test]
     fn debug_hides_the_key() {
-        let config = TlsConfig {
-            ca_pem: b"ca".to_vec(),
-            cert_pem: b"cert".to_vec(),
-            key_pem: b"secret".to_vec(),
-        };
+        let config = TlsConfig::from_pem(b"ca".to_vec(), b"cert".to_vec(), b"secret".to_vec());
         assert_eq!(format!("{config:?}"), "TlsConfig { .. }");
     }
 }

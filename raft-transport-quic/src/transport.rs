@@ -6,24 +6,26 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use quinn::ServerConfig;
 use raft_core::codec::ENTRY_BYTES_MAX;
 use raft_core::transport::{BulkStream, Inbound, Transport, TransportError};
 use raft_core::types::{Body, Class, Message, NodeId, Position};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::accept::accept_all;
 use crate::bulk::{QuicBulk, bulk_priority};
 use crate::client::ClientConnection;
 use crate::config::{CLOSE_TIMEOUT, FAREWELL_TIMEOUT, QuicConfig};
-use crate::endpoint::{node_endpoint, peer_client};
+use crate::credentials::{Built, Credentials};
+use crate::endpoint::{node_endpoint, node_server, peer_client};
 use crate::error::{QuicError, close};
 use crate::link::Link;
 use crate::peer::{Peer, Supervisor};
 use crate::protocol::offered_by_node;
-use crate::shared::{InboundSlot, Refusals, Shared};
-use crate::tls::Identity;
+use crate::shared::{HandshakeCounters, HandshakeCounts, InboundSlot, Refusals, Shared};
+use crate::tls::{Identity, TlsConfig};
 
 /// How long opening a bulk stream may wait for one of those that are open to end.
 const OPEN_BULK_TIMEOUT: Duration = Duration::from_secs(1);
@@ -35,7 +37,7 @@ const STOPPING: &str = "the node is stopping";
 /// order with [`Transport::close`].
 #[derive(Debug)]
 pub struct QuicTransport {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     local_addr: SocketAddr,
     clients: tokio::sync::Mutex<mpsc::Receiver<ClientConnection>>,
     closing: watch::Sender<bool>,
@@ -51,8 +53,8 @@ impl QuicTransport {
     /// [`QuicError::Config`] or [`QuicError::Tls`] if the configuration cannot.
     pub async fn bind(config: QuicConfig) -> Result<Arc<Self>, QuicError> {
         config.check()?;
-        let opened =
-            node_endpoint(&config, config.tls.server(offered_by_node(&config.peer_protocols))?)?;
+        let (credentials, server) = credentials(&config)?;
+        let opened = node_endpoint(&config, server)?;
         let local_addr = opened
             .endpoint
             .local_addr()
@@ -66,14 +68,14 @@ impl QuicTransport {
             handed_over.push((peer.clone(), accepted));
             peers.insert(id, peer);
         }
-        let offered = config.peer_protocols.iter().map(|protocol| protocol.alpn.to_vec()).collect();
         let (clients_in, clients) = mpsc::channel(config.client_connections_max.max(1));
         let shared = Arc::new(Shared {
-            peer_client: peer_client(&config, config.tls.client(offered)?),
+            credentials,
             opened,
             peers,
             inbound: Arc::new(InboundSlot::default()),
             client_places: Arc::new(Semaphore::new(config.client_connections_max)),
+            handshakes: HandshakeCounters::default(),
             refusals: Refusals::default(),
             config,
         });
@@ -81,6 +83,7 @@ impl QuicTransport {
         let (closing, closed) = watch::channel(false);
         let mut tasks = JoinSet::new();
         tasks.spawn(accept_all(shared.clone(), clients_in));
+        tasks.spawn(keep_current(shared.clone(), closed.clone()));
         for (peer, accepted) in handed_over {
             tasks.spawn(supervise(shared.clone(), peer, accepted, closed.clone()));
         }
@@ -101,6 +104,24 @@ impl QuicTransport {
     /// The next client that was admitted; `None` after closing.
     pub async fn accept_client(&self) -> Option<ClientConnection> {
         self.clients.lock().await.recv().await
+    }
+
+    /// Reads the certificates again at once, if they come from files ([`TlsConfig::read`]). They are
+    /// read again every [`QuicConfig::tls_poll_interval`] anyway. True if there were new ones. Connections
+    /// whose other side the new CA does not trust are closed.
+    ///
+    /// # Errors
+    /// The files cannot be read, or do not fit each other or this node; the certificates in use stay in
+    /// use.
+    ///
+    /// [`TlsConfig::read`]: crate::TlsConfig::read
+    pub async fn reload(&self) -> Result<bool, QuicError> {
+        self.shared.credentials.reload(&self.shared.opened.endpoint).await
+    }
+
+    /// What became of the handshakes that others asked for since the start.
+    pub fn handshake_counts(&self) -> HandshakeCounts {
+        self.shared.handshakes.read()
     }
 
     /// Messages for the peer that were dropped since the start, by class; 0 for a stranger.
@@ -124,6 +145,35 @@ impl QuicTransport {
     }
 }
 
+/// What is shown to those who dial this node, and how it dials its peers.
+fn credentials(config: &QuicConfig) -> Result<(Credentials, Option<ServerConfig>), QuicError> {
+    let of = config.clone();
+    let build = move |tls: &TlsConfig| {
+        of.check_identity(tls)?;
+        let dialled = tls.server(offered_by_node(&of.peer_protocols))?;
+        let offered = of.peer_protocols.iter().map(|protocol| protocol.alpn.to_vec()).collect();
+        Ok(Built {
+            server: Some(node_server(&of, dialled)),
+            dialling: peer_client(&of, tls.client(offered)?),
+        })
+    };
+    Credentials::new(config.tls.clone(), Box::new(build))
+}
+
+/// Looks after the certificates until the transport closes.
+async fn keep_current(shared: Arc<Shared>, mut closing: watch::Receiver<bool>) {
+    let looking = async {
+        loop {
+            sleep(shared.config.tls_poll_interval).await;
+            shared.credentials.look(&shared.opened.endpoint).await;
+        }
+    };
+    tokio::select! {
+        () = looking => {}
+        _ = closing.wait_for(|closing| *closing) => {}
+    }
+}
+
 /// Keeps one peer connected until the transport closes.
 async fn supervise(
     shared: Arc<Shared>,
@@ -138,6 +188,7 @@ async fn supervise(
     };
     tokio::select! {
         () = supervised => {}
+        () = peer.keep_resolved(&shared.config.names, &shared.opened.endpoint) => {}
         _ = closing.wait_for(|closing| *closing) => {}
     }
     supervisor.stop(close::DONE, STOPPING).await;

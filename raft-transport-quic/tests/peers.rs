@@ -4,12 +4,14 @@
 
 mod common;
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::{Node, addresses, append, cluster, config, control};
 use raft_core::transport::Transport;
 use raft_core::types::Class;
 use raft_transport_quic::DevCa;
+use tokio::net::UdpSocket;
 use tokio::time::Instant;
 
 #[tokio::test]
@@ -233,4 +235,57 @@ async fn another_directory_of_a_node_is_refused_while_the_first_lives() {
     one.kill();
     let twin = Node::start(settings).await;
     reaches(&twin, &two, 2).await;
+}
+
+/// Passes datagrams between one dialling node and the node at `to`, each after `delay`.
+async fn far_away(to: String, delay: Duration) -> String {
+    let near = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+    let far = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+    far.connect(to).await.unwrap();
+    let address = near.local_addr().unwrap().to_string();
+    let dialling = Arc::new(Mutex::new(None));
+    let (from_near, to_far, known) = (near.clone(), far.clone(), dialling.clone());
+    tokio::spawn(async move {
+        let mut buffer = vec![0; 10_000];
+        while let Ok((length, from)) = from_near.recv_from(&mut buffer).await {
+            *known.lock().unwrap() = Some(from);
+            let (datagram, to_far) = (buffer[..length].to_vec(), to_far.clone());
+            tokio::spawn(async move {
+                tokio::time::sleep(delay).await;
+                let _ = to_far.send(&datagram).await;
+            });
+        }
+    });
+    tokio::spawn(async move {
+        let mut buffer = vec![0; 10_000];
+        while let Ok(length) = far.recv(&mut buffer).await {
+            let Some(to) = *dialling.lock().unwrap() else { continue };
+            let (datagram, near) = (buffer[..length].to_vec(), near.clone());
+            tokio::spawn(async move {
+                tokio::time::sleep(delay).await;
+                let _ = near.send_to(&datagram, to).await;
+            });
+        }
+    });
+    address
+}
+
+/// S7. The round trip is longer than the patience for a hello; it doubles with each failure.
+#[tokio::test]
+async fn s07_peers_far_apart_get_to_know_each_other() {
+    let ca = DevCa::create("test").unwrap();
+    let peers = addresses(2);
+    let mut seen_from_one = peers.clone();
+    seen_from_one.insert(2, far_away(peers[&2].clone(), Duration::from_millis(150)).await);
+    let settings = |id, peers| {
+        let mut settings = config(&ca, id, peers);
+        settings.hello_timeout = Duration::from_millis(100);
+        settings.idle_timeout = Duration::from_secs(10);
+        settings
+    };
+    let two = Node::start(settings(2, &peers)).await;
+    let one = Node::start(settings(1, &seen_from_one)).await;
+    one.connected_to(2).await;
+    two.connected_to(1).await;
+    reaches(&two, &one, 1).await;
 }

@@ -265,7 +265,7 @@ async fn a_peer_that_talks_nonsense_is_cut_off() {
         (
             "a later release",
             with_log(hello(|hello| hello.versions = (2, 3))),
-            "supports cluster versions 2 to 3, and node 2 1 to 1",
+            "supports cluster versions 2 to 3, and node 2 0 to 1",
         ),
         ("a class twice", [good[0].clone(), good[0].clone()], "one class"),
         ("a class that is none", [good[0].clone(), hello(|h| h.class = 2)], "class is unknown"),

@@ -96,7 +96,8 @@ impl Lab {
     pub(crate) async fn service(&self, seed: u64) -> Service {
         let max_raft_state = ByteSize(self.max_raft_state);
         let service = Service::with_config(seed, self.server_count, move |config| {
-            config.timeouts = Timeouts { heartbeat: 100 * MS, election: 300 * MS };
+            config.timeouts =
+                Timeouts { heartbeat: 100 * MS, election: 300 * MS, ..Timeouts::default() };
             config.max_raft_state = max_raft_state;
         })
         .await;

@@ -98,6 +98,9 @@ pub(crate) async fn join(
         reset_key,
     );
     quic.client_connections_max = config.limits.client_connections_max;
+    quic.idle_timeout = config.timeouts.peer_idle;
+    quic.hello_timeout = config.timeouts.peer_hello;
+    quic.client_idle_timeout = config.timeouts.client_idle;
     let transport = QuicTransport::bind(quic).await.map_err(network)?;
     let endpoint = ClientEndpoint::new(&config.cluster_id, tls).map_err(network)?;
     let connector = QuicConnector { addresses: config.addresses(), endpoint };
