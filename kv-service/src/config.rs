@@ -98,6 +98,17 @@ impl Default for Limits {
     }
 }
 
+/// When the cluster version rises, after all members run a program that supports a newer one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UpgradePolicy {
+    /// By itself, after `upgrade_delay`.
+    #[default]
+    Auto,
+    /// When an operator says `kv upgrade finalize`.
+    Manual,
+}
+
 /// How patient nodes are with each other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -173,9 +184,20 @@ pub struct ServerConfig {
     pub timeouts: Timeouts,
     #[serde(default)]
     pub sessions: SessionLimits,
+    #[serde(default)]
+    pub upgrade: UpgradePolicy,
+    /// Time in which a newer program can be taken back: all members have supported the newer cluster
+    /// version for so long when it comes into force by itself.
+    #[serde(default = "default_upgrade_delay", with = "duration_text")]
+    pub upgrade_delay: Duration,
     pub tls: TlsFiles,
     /// All nodes, this one included.
     pub nodes: Vec<NodeAddress>,
+}
+
+/// A day.
+pub const fn default_upgrade_delay() -> Duration {
+    Duration::from_secs(24 * 3600)
 }
 
 /// 128 MiB.
@@ -202,6 +224,8 @@ impl ServerConfig {
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             sessions: SessionLimits::default(),
+            upgrade: UpgradePolicy::default(),
+            upgrade_delay: default_upgrade_delay(),
             tls,
             nodes,
         }
@@ -248,6 +272,9 @@ impl ServerConfig {
         self.limits.check()?;
         self.timeouts.check()?;
         self.sessions.check()?;
+        require(self.upgrade_delay <= UPGRADE_DELAY_CEILING, || {
+            format!("upgrade_delay is {:?}: at most 365 days", self.upgrade_delay)
+        })?;
         self.listen_address().map(|_| ())
     }
 
@@ -406,6 +433,7 @@ const NODE_ID_CEILING: NodeId = (1 << 63) - 1;
 const IDLE_CEILING: Duration = Duration::from_secs(600);
 
 const ELECTION_CEILING: Duration = Duration::from_secs(24 * 3600);
+const UPGRADE_DELAY_CEILING: Duration = Duration::from_secs(365 * 24 * 3600);
 const TTL_CEILING: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// How a client finds its cluster.
@@ -666,6 +694,8 @@ mod tests {
             (|c| c.sessions.ttl = Duration::MAX, Some("sessions.ttl")),
             (|c| c.sessions.count_max = 0, Some("sessions.count_max")),
             (|c| c.sessions.count_max = u64::MAX, Some("sessions.count_max")),
+            (|c| c.upgrade_delay = Duration::ZERO, None),
+            (|c| c.upgrade_delay = Duration::MAX, Some("upgrade_delay")),
         ];
         for (place, (change, complaint)) in changes.into_iter().enumerate() {
             let mut config = ServerConfig::in_process(1, 1..=3);

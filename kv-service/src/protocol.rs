@@ -155,6 +155,21 @@ pub enum RequestKind {
         consistency: Consistency,
     },
     Status,
+    /// A word of the operator about the cluster version.
+    Upgrade(UpgradeOrder),
+}
+
+/// What the operator wants of the cluster version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub enum UpgradeOrder {
+    /// The leader puts the newest version that all members support into force, if the one in force is still
+    /// this one.
+    Finalize { above: u32 },
+    /// The node does not raise the version by itself, until it restarts.
+    Hold,
+    /// Undoes `Hold`.
+    Release,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -178,6 +193,8 @@ pub enum Reply {
     Refused(Refusal),
     Answered(Answer),
     Status(Box<NodeStatus>),
+    /// The order was carried out: a sentence for the operator.
+    Upgraded(String),
     /// This copy of the request surely had no effect and never will.
     Rejected(Rejection),
     /// Whether this copy of the request took effect is not known here.
@@ -210,7 +227,7 @@ pub const RECOVERING: &str = "recovering";
 pub const FOUNDING: &str = "founding";
 
 /// What a node says of itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NodeStatus {
     pub id: NodeId,
@@ -227,6 +244,26 @@ pub struct NodeStatus {
     pub log_bytes: u64,
     pub snapshot_index: Index,
     pub peers: Vec<PeerReachability>,
+    pub versions: Versions,
+    /// While a cluster is being founded: the nodes that this one waits for.
+    pub waits_for: Vec<NodeId>,
+    /// A majority of the nodes is on new or lost disks: the cluster stands still.
+    pub is_majority_lost: bool,
+}
+
+/// Versions of one node's program and of its cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Versions {
+    /// Of the program, such as `1.2.0`.
+    pub program: String,
+    /// Cluster version in force, as far as the node knows.
+    pub in_force: u32,
+    /// Cluster versions that the program supports.
+    pub oldest: u32,
+    pub newest: u32,
+    /// `auto`, `manual` or `held`.
+    pub upgrade: String,
 }
 
 /// A peer seen from the node that was asked.

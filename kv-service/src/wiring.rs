@@ -11,6 +11,7 @@ use crate::config::{ServerConfig, StorageKind};
 use crate::machine::KvMachine;
 use crate::server::{IsLow, ServerError};
 use crate::stream::{Connector, Stream};
+use crate::version::{VERSION_MAX, VERSION_MIN};
 
 #[cfg(feature = "channel")]
 use crate::local::LocalNetwork;
@@ -41,6 +42,8 @@ pub enum Network {
     Quic,
 }
 
+const VERSIONS: (u32, u32) = (VERSION_MIN, VERSION_MAX);
+
 /// The parts of a node, for a caller that has a storage or a network of its own: see
 /// [`Server::start_on`](crate::Server::start_on).
 #[non_exhaustive]
@@ -59,6 +62,10 @@ pub struct Backends {
     pub is_low: Option<IsLow>,
     /// Draws the nonces of sessions: from the system, unless a run has to repeat itself.
     pub(crate) chance: Chance,
+    /// The oldest and the newest cluster version that the program supports. A test of upgrades takes the
+    /// newest ones away.
+    #[doc(hidden)]
+    pub versions: (u32, u32),
 }
 
 impl Backends {
@@ -74,7 +81,16 @@ impl Backends {
         let seed = u64::from_be_bytes(random_bytes()?);
         let machine = KvMachine::memory();
         let chance = Chance::from_system();
-        Ok(Self { storage, machine, transport, connector, seed, is_low: None, chance })
+        Ok(Self {
+            storage,
+            machine,
+            transport,
+            connector,
+            seed,
+            is_low: None,
+            chance,
+            versions: VERSIONS,
+        })
     }
 }
 
@@ -159,7 +175,8 @@ pub(crate) async fn build(
         Network::Channel(local) => {
             let crate::local::Joined { transport, connector, seed } = local.join(config, door);
             let chance = Chance::from_seed(!seed);
-            Ok(Backends { storage, machine, transport, connector, seed, is_low, chance })
+            let versions = VERSIONS;
+            Ok(Backends { storage, machine, transport, connector, seed, is_low, chance, versions })
         }
         #[cfg(feature = "quic")]
         Network::Quic => {
@@ -169,7 +186,8 @@ pub(crate) async fn build(
             let joined = crate::quic::join(config, incarnation, reset_key, door).await?;
             let (transport, connector) = joined;
             let chance = Chance::from_system();
-            Ok(Backends { storage, machine, transport, connector, seed, is_low, chance })
+            let versions = VERSIONS;
+            Ok(Backends { storage, machine, transport, connector, seed, is_low, chance, versions })
         }
     }
 }

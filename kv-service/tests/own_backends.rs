@@ -2,15 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use kv_service::config::ServerConfig;
 use kv_service::stream::{Connector, Stream};
 use kv_service::wiring::Backends;
-use kv_service::{Outcome, Server};
+use kv_service::{Client, Expect, Outcome, Server, ServerError};
 use raft_core::transport::channel::ChannelNetwork;
 use raft_storage::memory::MemoryDisk;
 
@@ -36,6 +37,95 @@ async fn start(disk: &MemoryDisk, is_low: &Arc<AtomicBool>) -> Server {
     let is_low = Arc::clone(is_low);
     backends.is_low = Some(Arc::new(move || is_low.load(Ordering::Relaxed)));
     Server::start_on(ServerConfig::in_process(1, 1..=1), backends).await.unwrap()
+}
+
+/// Three nodes of one process, each with the newest cluster version that its program supports.
+#[derive(Clone)]
+struct Doors {
+    network: ChannelNetwork,
+    servers: Arc<Mutex<BTreeMap<u64, Server>>>,
+}
+
+#[async_trait]
+impl Connector for Doors {
+    fn nodes(&self) -> Vec<u64> {
+        vec![1, 2, 3]
+    }
+
+    async fn connect(&self, node: u64) -> Result<Stream, String> {
+        let servers = self.servers.lock().unwrap();
+        let server = servers.get(&node).ok_or("the node does not run")?;
+        let (ours, theirs) = tokio::io::duplex(64 << 10);
+        let (reader, writer) = tokio::io::split(theirs);
+        server.serve(Stream::new(reader, writer, ()));
+        let (reader, writer) = tokio::io::split(ours);
+        Ok(Stream::new(reader, writer, ()))
+    }
+
+    async fn close(&self) {}
+}
+
+impl Doors {
+    async fn start(&self, id: u64, disk: &MemoryDisk, newest: u32) -> Result<(), ServerError> {
+        let (storage, connector) = (Arc::new(disk.storage()), Arc::new(self.clone()));
+        let mut backends = Backends::new(storage, self.network.transport(id), connector).unwrap();
+        backends.versions.1 = newest;
+        let mut config = ServerConfig::in_process(id, 1..=3);
+        config.upgrade_delay = Duration::from_secs(60);
+        let server = Server::start_on(config, backends).await?;
+        self.servers.lock().unwrap().insert(id, server);
+        Ok(())
+    }
+
+    async fn stop(&self, id: u64) {
+        let server = self.servers.lock().unwrap().remove(&id).unwrap();
+        server.shutdown().await;
+    }
+
+    fn versions(&self) -> Vec<u32> {
+        let servers = self.servers.lock().unwrap();
+        servers.values().map(|server| server.status().versions.in_force).collect()
+    }
+}
+
+/// S15. Nodes get the newer program one by one, and one of them goes back. While one is old, nothing of the
+/// newer version is proposed; after the delay it comes into force by itself, and the older program refuses
+/// to start.
+#[tokio::test(start_paused = true)]
+async fn a_cluster_is_upgraded_node_by_node() {
+    let doors = Doors { network: ChannelNetwork::new(1), servers: Arc::default() };
+    let disks: BTreeMap<u64, MemoryDisk> =
+        (1..=3).map(|id| (id, MemoryDisk::of_new_member())).collect();
+    for (id, disk) in &disks {
+        doors.start(*id, disk, 1).await.unwrap();
+    }
+    let client = Client::new(Arc::new(doors.clone()), Duration::from_secs(30));
+    let revision = client.put("k", "v").await.unwrap().revision;
+    let swap = |value: &'static str, revision| {
+        let client = client.clone();
+        async move { client.compare_and_swap("k", Expect::Revision(revision), value).await }
+    };
+    for (id, newest) in [(1, 2), (2, 2), (2, 1), (2, 2)] {
+        doors.stop(id).await;
+        doors.start(id, &disks[&id], newest).await.unwrap();
+        let refused = swap("w", revision).await.unwrap_err();
+        assert_eq!(refused.outcome, Outcome::NotExecuted, "{refused}");
+        assert!(refused.to_string().contains("kv upgrade status"), "{refused}");
+        tokio::time::sleep(Duration::from_secs(100)).await;
+        assert!(doors.versions().iter().all(|version| *version <= 1), "{:?}", doors.versions());
+    }
+    doors.stop(3).await;
+    doors.start(3, &disks[&3], 2).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert!(swap("w", revision).await.is_err(), "it can still go back");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(doors.versions(), [2, 2, 2]);
+    assert!(swap("w", revision).await.unwrap().changed);
+    doors.stop(1).await;
+    let refused = doors.start(1, &disks[&1], 1).await.unwrap_err().to_string();
+    assert!(refused.contains("install a newer program"), "{refused}");
+    doors.start(1, &disks[&1], 2).await.unwrap();
+    assert_eq!(client.get("k").await.unwrap().unwrap().value, "w");
 }
 
 /// The public constructor, as it is, through a restart.

@@ -11,8 +11,8 @@ use kv_service::operation::{
 };
 use kv_service::protocol::{
     FRAME_BYTES_MAX, FrameBuffer, FrameError, Greeting, Hello, NodeStatus, PROTOCOL_VERSIONS,
-    PeerReachability, Rejection, Reply, Request, RequestKind, Response, Traceparent, Welcome,
-    no_greeting, push_frame,
+    PeerReachability, Rejection, Reply, Request, RequestKind, Response, Traceparent, UpgradeOrder,
+    Versions, Welcome, no_greeting, push_frame,
 };
 use proptest::prelude::*;
 use serde::Serialize;
@@ -93,6 +93,9 @@ fn request() -> impl Strategy<Value = Request> {
         (query, consistency)
             .prop_map(|(query, consistency)| RequestKind::Read { query, consistency }),
         Just(RequestKind::Status),
+        any::<u32>().prop_map(|above| RequestKind::Upgrade(UpgradeOrder::Finalize { above })),
+        Just(RequestKind::Upgrade(UpgradeOrder::Hold)),
+        Just(RequestKind::Upgrade(UpgradeOrder::Release)),
     ];
     let traceparent = any::<Option<(u128, u64, u8)>>().prop_map(|fields| {
         fields.map(|(trace_id, parent_id, flags)| Traceparent { trace_id, parent_id, flags })
@@ -120,6 +123,15 @@ fn record() -> impl Strategy<Value = Record> {
 }
 
 fn status() -> impl Strategy<Value = NodeStatus> {
+    let versions = any::<(String, [u32; 3], String)>().prop_map(
+        |(program, [in_force, oldest, newest], upgrade)| Versions {
+            program,
+            in_force,
+            oldest,
+            newest,
+            upgrade,
+        },
+    );
     let peer = (any::<u64>(), any::<Option<String>>())
         .prop_map(|(id, error)| PeerReachability { id, error });
     (
@@ -128,6 +140,8 @@ fn status() -> impl Strategy<Value = NodeStatus> {
         ".{0,9}",
         any::<Option<u64>>(),
         prop::collection::vec(peer, 0..3),
+        versions,
+        any::<(Vec<u64>, bool)>(),
     )
         .prop_map(
             |(
@@ -136,6 +150,8 @@ fn status() -> impl Strategy<Value = NodeStatus> {
                 role,
                 leader_id,
                 peers,
+                versions,
+                (waits_for, is_majority_lost),
             )| {
                 NodeStatus {
                     id,
@@ -149,6 +165,9 @@ fn status() -> impl Strategy<Value = NodeStatus> {
                     log_bytes,
                     snapshot_index,
                     peers,
+                    versions,
+                    waits_for,
+                    is_majority_lost,
                 }
             },
         )
@@ -195,6 +214,7 @@ fn response() -> impl Strategy<Value = Response> {
         refusal.prop_map(Reply::Refused),
         answer.prop_map(Reply::Answered),
         status().prop_map(|status| Reply::Status(Box::new(status))),
+        any::<String>().prop_map(Reply::Upgraded),
         rejection.prop_map(Reply::Rejected),
         any::<String>().prop_map(Reply::Unknown),
     ];

@@ -196,7 +196,8 @@ impl<'a> Attempts<'a> {
             | Reply::Written(_)
             | Reply::Refused(_)
             | Reply::Answered(_)
-            | Reply::Status(_) => Ok(Next::Settled(reply)),
+            | Reply::Status(_)
+            | Reply::Upgraded(_) => Ok(Next::Settled(reply)),
         }
     }
 

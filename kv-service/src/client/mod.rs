@@ -30,7 +30,7 @@ use crate::chance::Chance;
 use crate::operation::{
     Answer, Consistency, Expect, Operation, Query, Record, Refusal, Revision, ScanPage, WriteAnswer,
 };
-use crate::protocol::{FRAME_BYTES_MAX, NodeStatus, Reply, RequestKind};
+use crate::protocol::{FRAME_BYTES_MAX, NodeStatus, Reply, RequestKind, UpgradeOrder};
 use crate::stream::Connector;
 
 /// How long a client that is closed waits for its session to be closed.
@@ -289,6 +289,33 @@ impl Client {
                 other => return Err(ClientError::unknown(unexpected(&other).reason)),
             }
         }
+    }
+
+    /// Gives one node an order about the cluster version, and returns what it says.
+    ///
+    /// # Errors
+    /// It cannot be reached, did not answer in time, or refuses; after a lost answer the order may have
+    /// been carried out.
+    pub async fn upgrade(&self, node: NodeId, order: UpgradeOrder) -> Result<String, ClientError> {
+        let unreachable = |why| Reason::Unreachable { node, why };
+        let asked = async {
+            let connection = self.shared.links.connection(node).await;
+            let connection =
+                connection.map_err(|why| ClientError::not_executed(unreachable(why)))?;
+            match connection.call(RequestKind::Upgrade(order)).await {
+                Ok(Reply::Upgraded(told)) => Ok(told),
+                Ok(Reply::Rejected(rejection)) => {
+                    Err(ClientError::not_executed(Reason::Invalid(rejection.to_string())))
+                }
+                Ok(other) => Err(ClientError::unknown(unexpected(&other).reason)),
+                Err(CallError::NotSent(why)) => Err(ClientError::not_executed(unreachable(why))),
+                Err(CallError::Lost(why)) => Err(ClientError::unknown(unreachable(why))),
+            }
+        };
+        let late = || format!("no answer within {:?}", self.deadline);
+        timeout_at(Instant::now() + self.deadline, asked)
+            .await
+            .unwrap_or_else(|_| Err(ClientError::unknown(unreachable(late()))))
     }
 
     /// What just this node says of itself.

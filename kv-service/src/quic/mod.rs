@@ -20,6 +20,7 @@ use crate::complaints::{Complaints, Subject};
 use crate::config::{ClientConfig, ServerConfig, TlsFiles};
 use crate::server::ServerError;
 use crate::stream::{Connector, Stream};
+use crate::version::{VERSION_MAX, VERSION_MIN};
 
 /// How long a client may take to open its stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -101,6 +102,7 @@ pub(crate) async fn join(
     quic.idle_timeout = config.timeouts.peer_idle;
     quic.hello_timeout = config.timeouts.peer_hello;
     quic.client_idle_timeout = config.timeouts.client_idle;
+    quic.cluster_versions = (VERSION_MIN, VERSION_MAX);
     let transport = QuicTransport::bind(quic).await.map_err(network)?;
     let endpoint = ClientEndpoint::new(&config.cluster_id, tls).map_err(network)?;
     let connector = QuicConnector { addresses: config.addresses(), endpoint };

@@ -17,6 +17,7 @@ mod receiving;
 mod requests;
 mod room;
 mod story;
+mod upgrade;
 mod width;
 
 use std::sync::Arc;
@@ -37,6 +38,7 @@ use self::damage::Damage;
 use self::load::Load;
 pub use self::room::IsLow;
 use self::room::Room;
+use self::upgrade::Upgrade;
 use crate::chance::Chance;
 use crate::client::Client;
 use crate::complaints::Complaints;
@@ -44,7 +46,6 @@ use crate::config::{ConfigError, ServerConfig};
 use crate::machine::KvMachine;
 use crate::protocol::{FRAME_BYTES_MAX, Hello};
 use crate::stream::{Connector, Stream, knock};
-use crate::version::{VERSION_MAX, VERSION_MIN};
 use crate::wiring::{self, Backends, Network, Store};
 
 /// How long a node that shuts down waits for answers under way.
@@ -106,6 +107,9 @@ struct Shared {
     complaints: Complaints,
     damage: Arc<Damage>,
     room: Room,
+    /// The oldest and the newest cluster version that this program supports.
+    versions: (u32, u32),
+    upgrade: Upgrade,
     draining: AtomicBool,
     closed: watch::Sender<bool>,
 }
@@ -165,9 +169,15 @@ impl Server {
         door: mpsc::Sender<Stream>,
         clients: mpsc::Receiver<Stream>,
     ) -> Result<Self, ServerError> {
-        let Backends { storage, machine, transport, connector, seed, chance, is_low } = backends;
-        let node =
-            Node::start(node_config(&config, seed), storage, Arc::clone(&transport), machine).await;
+        let Backends { storage, machine, transport, connector, seed, chance, is_low, versions } =
+            backends;
+        let node = Node::start(
+            node_config(&config, seed, versions),
+            storage,
+            Arc::clone(&transport),
+            machine,
+        )
+        .await;
         let node = match node {
             Ok(node) => node,
             Err(fatal) => {
@@ -176,6 +186,7 @@ impl Server {
             }
         };
         let load = Load::new(&config.limits);
+        let upgrade = Upgrade::new(config.upgrade, config.upgrade_delay, versions.1);
         let shared = Arc::new(Shared {
             config,
             transport,
@@ -187,6 +198,8 @@ impl Server {
             complaints: Complaints::default(),
             damage: Arc::default(),
             room: Room::default(),
+            versions,
+            upgrade,
             draining: AtomicBool::new(false),
             closed: watch::Sender::new(false),
         });
@@ -199,6 +212,7 @@ impl Server {
                 () = of_clock.clock.follow(&of_clock.node) => {}
                 () = story::tell(&of_clock.node) => {}
                 () = of_clock.room.follow(is_low) => {}
+                () = of_clock.upgrade.follow(&of_clock.node) => {}
             }
         });
         let of_end = Arc::clone(&shared);
@@ -263,15 +277,14 @@ impl Server {
 }
 
 /// The driver's configuration for the service's.
-fn node_config(config: &ServerConfig, seed: u64) -> NodeConfig {
+fn node_config(config: &ServerConfig, seed: u64, versions: (u32, u32)) -> NodeConfig {
     let mut node = NodeConfig::new(config.node_id, config.nodes.iter().map(|node| node.id), seed);
     node.raft.heartbeat_interval = config.timeouts.heartbeat;
     node.raft.election_timeout = config.timeouts.election;
     node.max_raft_state_bytes = config.max_raft_state.0;
     node.command_bytes_max = config.limits.command_bytes_max();
     node.requests_in_flight_max = config.limits.requests_max;
-    node.raft.version_min = VERSION_MIN;
-    node.raft.version_max = VERSION_MAX;
+    (node.raft.version_min, node.raft.version_max) = versions;
     node
 }
 

@@ -248,6 +248,7 @@ fn size_if_large(reply: &Reply) -> Option<usize> {
         | Reply::SessionClosed
         | Reply::Written(_)
         | Reply::Refused(_)
+        | Reply::Upgraded(_)
         | Reply::Rejected(_)
         | Reply::Unknown(_) => None,
     }

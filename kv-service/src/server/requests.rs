@@ -14,8 +14,9 @@ use crate::machine::{
     WriteLimits,
 };
 use crate::operation::{Consistency, Expect, Nonce, Operation, Query};
-use crate::protocol::{NodeStatus, PeerReachability, Rejection, Reply, RequestKind};
-use crate::version::{VERSION_MAX, VERSION_MIN};
+use crate::protocol::{
+    NodeStatus, PeerReachability, Rejection, Reply, RequestKind, UpgradeOrder, Versions,
+};
 
 impl Shared {
     /// Sees to it that `outbox` gets exactly one answer for the request `id`.
@@ -53,6 +54,7 @@ impl Shared {
             }
             RequestKind::Read { query, consistency } => self.read(query, consistency, id, outbox),
             RequestKind::Status => outbox.push(id, Reply::Status(Box::new(self.status()))),
+            RequestKind::Upgrade(order) => self.upgrade(order, id, outbox),
         }
     }
 
@@ -76,7 +78,40 @@ impl Shared {
 
     /// The cluster version in force, as far as this node knows; never later than it is.
     pub(super) fn cluster_version(&self) -> u32 {
-        self.status.borrow().cluster_version.clamp(VERSION_MIN, VERSION_MAX)
+        let (oldest, newest) = self.versions;
+        self.status.borrow().cluster_version.clamp(oldest, newest)
+    }
+
+    fn upgrade(&self, order: UpgradeOrder, id: u64, outbox: &Arc<Outbox>) {
+        let told = match order {
+            UpgradeOrder::Hold => {
+                self.upgrade.hold(true);
+                "holds the cluster version until it restarts"
+            }
+            UpgradeOrder::Release => {
+                self.upgrade.hold(false);
+                "does not hold the cluster version; the delay begins anew"
+            }
+            UpgradeOrder::Finalize { above } => return self.finalize(above, id, outbox),
+        };
+        outbox.push(id, Reply::Upgraded(told.to_owned()));
+    }
+
+    fn finalize(&self, above: u32, id: u64, outbox: &Arc<Outbox>) {
+        let version = match self.upgrade.to_finalize(&self.node.status(), above) {
+            Ok(version) => version,
+            Err(rejection) => return outbox.push(id, Reply::Rejected(rejection)),
+        };
+        let (outbox, pending) = (Arc::clone(outbox), self.load.begin());
+        let node = self.node.clone();
+        tokio::spawn(async move {
+            let reply = match node.raise_cluster_version(version).await {
+                Ok(_) => Reply::Upgraded(format!("cluster version {version} comes into force")),
+                Err(rejected) => Reply::Rejected(rejection(rejected)),
+            };
+            outbox.push(id, reply);
+            drop(pending);
+        });
     }
 
     fn propose(&self, action: Action, id: u64, outbox: &Arc<Outbox>) {
@@ -85,8 +120,7 @@ impl Shared {
         let needed = command.rules_min();
         if needed > rules {
             let text = format!(
-                "the operation needs cluster version {needed}, in force is {rules}: start the newer \
-                 version of kv on every node first"
+                "needs cluster version {needed}, in force is {rules}: see `kv upgrade status`"
             );
             return outbox.push(id, Reply::Rejected(Rejection::Invalid(text)));
         }
@@ -196,6 +230,15 @@ impl Shared {
                         .map(|error| error.to_string()),
                 })
                 .collect(),
+            versions: Versions {
+                program: env!("CARGO_PKG_VERSION").to_owned(),
+                in_force: status.cluster_version,
+                oldest: self.versions.0,
+                newest: self.versions.1,
+                upgrade: self.upgrade.policy_text().to_owned(),
+            },
+            waits_for: status.waits_for,
+            is_majority_lost: status.is_majority_lost,
         }
     }
 }

@@ -61,7 +61,8 @@ fn a_taken_port_and_a_strange_directory_are_named() {
 fn help_teaches() {
     let dir = tempfile::tempdir().unwrap();
     for command in [
-        "dev", "serve", "get", "put", "append", "delete", "cas", "scan", "status", "batch", "bench",
+        "dev", "init", "serve", "get", "put", "append", "delete", "cas", "scan", "status",
+        "upgrade", "batch", "bench",
     ] {
         let output = kv(&[command, "--help"], dir.path());
         assert!(output.status.success());

@@ -101,6 +101,10 @@ fn status_and_benchmark_speak_to_scripts() {
             "last_applied",
             "log_bytes",
             "snapshot_index",
+            "version",
+            "cluster_version",
+            "waits_for",
+            "is_majority_lost",
             "error",
         ];
         expected.sort_unstable();

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,6 +11,7 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, Subcommand, ValueEnum};
 use kv_service::config::{NodeAddress, StorageKind};
 use kv_service::units::ByteSize;
+use kv_service::version::{VERSION_MAX, VERSION_MIN};
 
 /// The longest duration of a flag or a request. Any time now plus this still is a time.
 pub(crate) const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -35,7 +37,7 @@ KV_LOG sets what is logged to standard error: KV_LOG=debug, KV_LOG=kv_service=tr
 
 /// A linearizable, exactly-once key-value store, replicated with Raft.
 #[derive(Debug, Parser)]
-#[command(name = "kv", version, after_help = EXAMPLES, max_term_width = 100)]
+#[command(name = "kv", version = version(), after_help = EXAMPLES, max_term_width = 100)]
 pub(crate) struct Args {
     /// The file that describes the cluster to a client; for `init` and `serve`, the node's own file.
     #[arg(long, global = true, value_name = "FILE")]
@@ -56,6 +58,7 @@ pub(crate) enum Command {
     Cas(CasArgs),
     Scan(ScanArgs),
     Status(StatusArgs),
+    Upgrade(UpgradeArgs),
     Batch(BatchArgs),
     Bench(BenchArgs),
 }
@@ -315,6 +318,38 @@ pub(crate) struct StatusArgs {
     pub(crate) json: bool,
 }
 
+/// Show or decide the cluster version: the formats that all nodes may use.
+///
+/// Programs are replaced node by node. While at least one is old, all use the old formats, and each node can
+/// go back. When all support a newer version, it comes into force after `upgrade_delay` (a day) if the
+/// leader's file says `upgrade = "auto"`, the default; with `upgrade = "manual"` when `kv upgrade finalize`
+/// says so. From then on older programs refuse to start.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  kv upgrade status
+  kv upgrade hold         keep the version as it is, until `release` or until a node restarts
+  kv upgrade finalize     put the newest version that all nodes support into force now")]
+pub(crate) struct UpgradeArgs {
+    #[command(subcommand)]
+    pub(crate) action: UpgradeAction,
+    /// How long a node may take to answer
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "2s", global = true)]
+    pub(crate) deadline: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+pub(crate) enum UpgradeAction {
+    /// Each node's program, the version in force and those that it supports
+    Status,
+    /// Put the newest version that all nodes support into force
+    Finalize,
+    /// Keep the version from rising by itself; for good: `upgrade = "manual"` in each node's file
+    Hold,
+    /// Undo `hold`; the delay begins anew
+    Release,
+}
+
 /// One client session, driven by lines of JSON on standard input.
 ///
 /// Each line gets one answer line, in the order of the requests, at once. A line that is no request
@@ -394,6 +429,15 @@ pub(crate) enum BenchOp {
     Get,
     Append,
     Mixed,
+}
+
+/// The program's version, and the cluster versions that it supports.
+fn version() -> &'static str {
+    static TEXT: OnceLock<String> = OnceLock::new();
+    TEXT.get_or_init(|| {
+        let program = env!("CARGO_PKG_VERSION");
+        format!("{program} (cluster versions {VERSION_MIN} to {VERSION_MAX})")
+    })
 }
 
 /// Keys and values are bytes: what the shell hands over is taken as it is.

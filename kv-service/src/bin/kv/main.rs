@@ -16,6 +16,7 @@ mod node_config;
 mod output;
 mod serve;
 mod status;
+mod upgrade;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -64,6 +65,7 @@ async fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Cas(cas) => commands::cas(config, cas).await,
         Command::Scan(scan) => commands::scan(config, scan).await,
         Command::Status(status) => status::run(config, status).await,
+        Command::Upgrade(args) => upgrade::run(config, args).await,
         Command::Batch(batch) => batch::run(config, batch).await,
         Command::Bench(bench) => bench::run(config, bench).await,
     }

@@ -29,6 +29,11 @@ pub(crate) struct NodeReport {
     pub(crate) last_applied: Option<u64>,
     pub(crate) log_bytes: Option<u64>,
     pub(crate) snapshot_index: Option<u64>,
+    /// Version of the program.
+    pub(crate) version: Option<String>,
+    pub(crate) cluster_version: Option<u32>,
+    pub(crate) waits_for: Vec<u64>,
+    pub(crate) is_majority_lost: bool,
     pub(crate) error: Option<String>,
 }
 
@@ -96,6 +101,10 @@ impl NodeReport {
             last_applied: Some(status.last_applied),
             log_bytes: Some(status.log_bytes),
             snapshot_index: Some(status.snapshot_index),
+            version: Some(status.versions.program),
+            cluster_version: Some(status.versions.in_force),
+            waits_for: status.waits_for,
+            is_majority_lost: status.is_majority_lost,
             error: None,
         }
     }
@@ -113,6 +122,10 @@ impl NodeReport {
             last_applied: None,
             log_bytes: None,
             snapshot_index: None,
+            version: None,
+            cluster_version: None,
+            waits_for: Vec::new(),
+            is_majority_lost: false,
             error: Some(error),
         }
     }
@@ -134,6 +147,8 @@ fn for_people(nodes: &[NodeReport]) -> String {
         "applied",
         "log bytes",
         "snapshot",
+        "version",
+        "cluster version",
     ];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     let number = |number: Option<u64>| number.map_or("-".to_owned(), |number| number.to_string());
@@ -149,6 +164,8 @@ fn for_people(nodes: &[NodeReport]) -> String {
             number(node.last_applied),
             number(node.log_bytes),
             number(node.snapshot_index),
+            node.version.clone().unwrap_or_else(|| "-".to_owned()),
+            number(node.cluster_version.map(u64::from)),
         ]);
     }
     let mut text = output::table(&rows);
@@ -156,6 +173,12 @@ fn for_people(nodes: &[NodeReport]) -> String {
         if let Some(error) = &node.error {
             text.push_str(&format!("\nnode {}: {error}", node.id));
         }
+    }
+    for node in nodes.iter().filter(|node| !node.waits_for.is_empty()) {
+        text.push_str(&format!(
+            "\nnode {} founds a new cluster and waits for nodes {:?}",
+            node.id, node.waits_for
+        ));
     }
     if let Some(standstill) = standstill(nodes) {
         text.push_str(&format!("\n{standstill}"));
@@ -182,14 +205,18 @@ fn standstill(nodes: &[NodeReport]) -> Option<String> {
                 .to_owned(),
         );
     }
-    if 2 * (nodes.len() - forgetful.len()) > nodes.len() {
+    let is_told = nodes.iter().any(|node| node.is_majority_lost);
+    if !is_told && 2 * (nodes.len() - forgetful.len()) > nodes.len() {
         return None;
     }
+    let which = match forgetful.is_empty() {
+        true => "too many nodes".to_owned(),
+        false => format!("nodes {}", forgetful.join(", ")),
+    };
     Some(format!(
-        "the cluster stands still: nodes {} are on new or lost disks, so no majority remembers what was \
+        "the cluster stands still: {which} are on new or lost disks, so no majority remembers what was \
          acknowledged. Start as many of them as a majority needs on their old data directories; no node \
-         takes over without, because acknowledged writes could be missing",
-        forgetful.join(", ")
+         takes over without, because acknowledged writes could be missing"
     ))
 }
 
@@ -203,7 +230,8 @@ mod tests {
         let expected = concat!(
             r#"{"nodes":[{"id":2,"address":"127.0.0.1:7402","pid":null,"reachable":false,"#,
             r#""role":null,"term":null,"leader_id":null,"commit_index":null,"last_applied":null,"#,
-            r#""log_bytes":null,"snapshot_index":null,"error":"timed out"}]}"#
+            r#""log_bytes":null,"snapshot_index":null,"version":null,"cluster_version":null,"#,
+            r#""waits_for":[],"is_majority_lost":false,"error":"timed out"}]}"#
         );
         assert_eq!(output::json_text(&ClusterReport { nodes: vec![down] }), expected);
     }
