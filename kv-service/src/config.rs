@@ -653,7 +653,7 @@ mod tests {
     /// S24. Each limit at zero, at its largest value, and one beyond.
     #[test]
     fn each_limit_is_bounded_at_both_ends() {
-        let changes: [Change; 40] = [
+        let changes: [Change; 42] = [
             (|c| c.max_raft_state = ByteSize(0), None),
             (|c| c.max_raft_state = SIZE_CEILING, None),
             (|c| c.max_raft_state = ByteSize(SIZE_CEILING.0 + 1), Some("max_raft_state")),

@@ -159,6 +159,7 @@ mod tests {
             is_majority_lost: false,
             founded: true,
             cluster_version: 1,
+            voters: [1, 2, 3].into(),
             commit_index: 1,
             last_applied: 1,
             last_index: 1,
@@ -166,6 +167,7 @@ mod tests {
             snapshot_index: 0,
             reply_panics_count: 0,
             peers: peer_versions.iter().enumerate().map(peer).collect(),
+            transfers: Vec::new(),
         }
     }
 
