@@ -186,9 +186,10 @@ async fn a_node_starts_again_on_a_full_disk_with_its_ballast() {
         for number in 1..=8 {
             storage.persist(batch(number)).await.unwrap();
         }
+        // Closing gives back what RocksDB has reserved for its files.
+        drop(storage);
         let mut filler = std::fs::File::create(disk.path().join("filler")).unwrap();
         while filler.write_all(&[1; 4096]).is_ok() {}
-        drop(storage);
 
         let opened = open(&node);
         if !has_ballast {
