@@ -186,6 +186,8 @@ fn figure8_unreliable() {
 
 /// Clients propose to whoever leads while nodes are cut off, crash and come back.
 pub(crate) async fn churn(lab: &mut Lab) {
+    // The cluster is founded first: all its members must meet once.
+    lab.cluster.leader().await;
     lab.cluster.slow_disks(4 * MS);
     let until = Instant::now() + 20 * 700 * MS + SECOND;
     let clients: Vec<_> =

@@ -159,7 +159,6 @@ mod tests {
             is_majority_lost: false,
             founded: true,
             cluster_version: 1,
-            voters: [1, 2, 3].into(),
             commit_index: 1,
             last_applied: 1,
             last_index: 1,
@@ -167,7 +166,6 @@ mod tests {
             snapshot_index: 0,
             reply_panics_count: 0,
             peers: peer_versions.iter().enumerate().map(peer).collect(),
-            transfers: Vec::new(),
         }
     }
 
