@@ -64,7 +64,7 @@ async fn alone_with<M: StateMachine>(config: NodeConfig, disk: &MemoryDisk, mach
 #[test]
 fn a_node_sleeps_between_its_turns_after_hours_as_well() {
     ends(async {
-        let node = alone(&MemoryDisk::new(), Counter::default()).await;
+        let node = alone(&MemoryDisk::of_new_member(), Counter::default()).await;
         for hour in 1..=3 {
             tokio::time::sleep(Duration::from_secs(3_600)).await;
             let output = node.propose_and_wait("x".into()).await.expect("it leads");
@@ -163,7 +163,7 @@ async fn hand_over(node: &Node<Gated>, command: &'static str) {
 #[tokio::test]
 async fn a_machine_that_panics_with_all_its_work_in_flight_stops_the_node() {
     let (machine, let_go) = gated();
-    let node = alone(&MemoryDisk::new(), machine).await;
+    let node = alone(&MemoryDisk::of_new_member(), machine).await;
     hand_over(&node, "wait").await;
     hand_over(&node, "panic").await;
     hand_over(&node, "more").await;
@@ -180,7 +180,7 @@ async fn a_machine_that_panics_with_all_its_work_in_flight_stops_the_node() {
 async fn few_light_commands_need_no_thread() {
     let (machine, let_go) = gated();
     let threads = Arc::clone(&machine.threads);
-    let node = alone(&MemoryDisk::new(), machine).await;
+    let node = alone(&MemoryDisk::of_new_member(), machine).await;
     let applied = || {
         let names = std::mem::take(&mut *threads.lock().expect("no panic"));
         names.iter().map(|name| name.as_deref() == Some("apply-1")).collect::<Vec<_>>()
@@ -221,7 +221,7 @@ async fn few_light_commands_need_no_thread() {
 #[tokio::test]
 async fn a_machine_that_fails_at_a_light_command_stops_the_node_and_says_why() {
     let (machine, _let_go) = gated();
-    let node = alone(&MemoryDisk::new(), machine).await;
+    let node = alone(&MemoryDisk::of_new_member(), machine).await;
     let unknown = node.propose_and_wait("light failure".into()).await;
     assert!(matches!(unknown, Err(ProposeError::Unknown(_))), "{unknown:?}");
     let stopped = tokio::time::timeout(HANG, node.stopped()).await.expect("it does not hang");
@@ -234,7 +234,7 @@ async fn a_machine_that_fails_at_a_light_command_stops_the_node_and_says_why() {
 async fn a_proposal_does_not_wait_for_all_queries_before_it() {
     const QUERY_COUNT: usize = 1_000;
     let (machine, let_go) = gated();
-    let node = alone(&MemoryDisk::new(), machine).await;
+    let node = alone(&MemoryDisk::of_new_member(), machine).await;
     hand_over(&node, "wait").await;
     let (answered, answers) = mpsc::sync_channel(QUERY_COUNT + 1);
     for _ in 0..QUERY_COUNT {
@@ -265,7 +265,7 @@ async fn requests_beyond_the_limit_are_turned_away() {
     let mut config = NodeConfig::new(1, [1], 1);
     config.requests_in_flight_max = LIMIT;
     let (machine, let_go) = gated();
-    let node = alone_with(config, &MemoryDisk::new(), machine).await;
+    let node = alone_with(config, &MemoryDisk::of_new_member(), machine).await;
     hand_over(&node, "wait").await;
     let (answered, answers) = mpsc::sync_channel(2 * LIMIT);
     // One is in flight already.
@@ -305,7 +305,7 @@ async fn a_snapshot_is_of_what_was_applied_when_it_was_taken() {
     let mut config = NodeConfig::new(1, [1], 1);
     config.max_raft_state_bytes = 100;
     let (machine, let_go) = gated();
-    let disk = MemoryDisk::new();
+    let disk = MemoryDisk::of_new_member();
     let node = alone_with(config, &disk, machine).await;
     let mut status = node.watch_status();
     status.wait_for(|status| status.last_applied > 0).await.expect("it runs");
@@ -401,7 +401,7 @@ async fn flushing(files: &Arc<()>, on_flush: fn()) -> Node<Durable> {
     let mut config = NodeConfig::new(1, [1], 1);
     config.max_raft_state_bytes = 100;
     let machine = Durable { inner: Counter::default(), files: Arc::clone(files), on_flush };
-    let node = alone_with(config, &MemoryDisk::new(), machine).await;
+    let node = alone_with(config, &MemoryDisk::of_new_member(), machine).await;
     node.propose(Bytes::from(vec![0; 200]), |_| {});
     node
 }
@@ -464,7 +464,7 @@ impl Gate {
 async fn a_durable_machine_that_the_log_can_bring_up_to_date_is_not_restored() {
     let entry = |index| Entry { index, term: 1, payload: Payload::Command("x".into()) };
     let entries: Vec<Entry> = (1..=10).map(entry).collect();
-    let disk = MemoryDisk::new();
+    let disk = MemoryDisk::of_new_member();
     let storage = disk.storage();
     storage.load().await.expect("a new disk");
     let hard_state = Some(HardState { term: 1, commit_index: 10, ..HardState::INITIAL });

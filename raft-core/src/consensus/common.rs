@@ -427,14 +427,14 @@ impl Common {
 
     /// Notes when the applied index last moved; to be called before entries are handed out.
     pub(super) fn note_applied(&mut self, now: Time) {
-        if self.applied_at.0 != self.log.last_applied() || !self.log.awaits_applying() {
+        if self.applied_at.0 != self.log.last_applied() || !self.log.has_work_at_machine() {
             self.applied_at = (self.log.last_applied(), now);
         }
     }
 
     /// The state machine has been given entries, and has applied none for longer than a leader may wait.
     pub(super) fn machine_is_stuck(&self, now: Time) -> bool {
-        self.log.awaits_applying()
+        self.log.has_work_at_machine()
             && self.applied_at.0 == self.log.last_applied()
             && now.since(self.applied_at.1) >= self.config.stall_patience
     }

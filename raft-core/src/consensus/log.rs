@@ -178,7 +178,7 @@ impl Log {
     }
 
     /// Entries were handed out to be applied, and were not reported applied.
-    pub(super) fn awaits_applying(&self) -> bool {
+    pub(super) fn has_work_at_machine(&self) -> bool {
         self.handed_index > self.last_applied
     }
 
