@@ -200,7 +200,9 @@ impl Storage for Store {
 
     async fn compact(&self, through: SnapshotMeta) -> StorageResult<()> {
         let mut image = self.image()?;
-        if through.index() > image.log_start.index() {
+        let is_first = image.log_start == SnapshotMeta::default();
+        let founds = is_first && through.index() == 0 && image.last_index() == 0;
+        if through.index() > image.log_start.index() || founds {
             image.entries.retain(|entry| entry.index > through.index());
             image.log_start = through;
         }
