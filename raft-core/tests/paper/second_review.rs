@@ -69,9 +69,9 @@ impl SlowLinks {
             while let Some((_, bytes)) = queue.front()
                 && bytes <= credit
             {
-                let (envelope, bytes) = queue.pop_front().unwrap();
+                let (envelope, bytes) = queue.pop_front().expect("it is there");
                 *credit -= bytes;
-                *self.waiting_bytes.get_mut(link).unwrap() -= bytes;
+                *self.waiting_bytes.get_mut(link).expect("it is there") -= bytes;
                 due.push(envelope);
             }
             if queue.is_empty() {
@@ -116,7 +116,7 @@ fn slow_link_commits_one_large_command(stall: bool) -> (u64, u64, u64) {
             big(&mut cluster, leader, 4 << 20);
         }
     }
-    let term = cluster.ids().iter().map(|id| cluster.raft(*id).term()).max().unwrap();
+    let term = cluster.ids().iter().map(|id| cluster.raft(*id).term()).max().expect("it is there");
     (spent, term, u64::from(applied(&cluster)))
 }
 
@@ -348,7 +348,7 @@ fn version_zero_from_a_peer() {
     for id in [1, 2] {
         let body =
             Body::Founding { number: 5, heard: Some(numbers[&id]), met: true, version_max: 0 };
-        rafts.get_mut(&id).unwrap().step(now, 3, Message::new(0, body));
+        rafts.get_mut(&id).expect("it is there").step(now, 3, Message::new(0, body));
     }
     for (from, to, message) in sent {
         if let Some(raft) = rafts.get_mut(&to).filter(|_| from != 3) {
