@@ -186,8 +186,9 @@ async fn few_light_commands_need_no_thread() {
         names.iter().map(|name| name.as_deref() == Some("apply-1")).collect::<Vec<_>>()
     };
     let mut status = node.watch_status();
-    status.wait_for(|status| status.last_applied > 0).await.expect("it runs");
-    assert_eq!(applied(), [true], "the leader's own entry");
+    let founded = status.wait_for(|seen| seen.founded && seen.last_applied == seen.last_index);
+    founded.await.expect("it runs");
+    assert_eq!(applied(), [true, true], "the leader's own entry, and the cluster's founding");
     assert_eq!(node.propose_and_wait("light".into()).await, Ok(1));
     assert_eq!(node.propose_and_wait("heavy".into()).await, Ok(2));
     assert_eq!(applied(), [false, true]);
@@ -303,14 +304,16 @@ async fn requests_beyond_the_limit_are_turned_away() {
 #[tokio::test]
 async fn a_snapshot_is_of_what_was_applied_when_it_was_taken() {
     let mut config = NodeConfig::new(1, [1], 1);
-    config.max_raft_state_bytes = 100;
+    config.max_raft_state_bytes = 1_000;
     let (machine, let_go) = gated();
     let disk = MemoryDisk::of_new_member();
     let node = alone_with(config, &disk, machine).await;
     let mut status = node.watch_status();
-    status.wait_for(|status| status.last_applied > 0).await.expect("it runs");
+    let founded = status.wait_for(|seen| seen.founded && seen.last_applied == seen.last_index);
+    founded.await.expect("it runs");
+    assert_eq!(node.status().snapshot_index, 0, "founding alone fits into the log");
     // Together they are too much for the log, so a view is to be taken once both are applied.
-    node.propose(Bytes::from(vec![0; 200]), |_| {});
+    node.propose(Bytes::from(vec![0; 2_000]), |_| {});
     hand_over(&node, "wait").await;
     let viewed_index = node.status().commit_index;
     hand_over(&node, "more").await;

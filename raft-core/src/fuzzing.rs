@@ -7,7 +7,7 @@
 use bytes::Bytes;
 
 use crate::codec::{Encoder, LENGTH_BYTES, Version, check, decode};
-use crate::driver::snapshot_wire::{
+use crate::driver::snapshots::wire::{
     decode_answer, decode_chunk, decode_offer, encode, encode_chunk,
 };
 

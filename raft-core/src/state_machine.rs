@@ -39,7 +39,15 @@ pub trait StateMachine: Send + 'static {
 
     fn query(&mut self, query: Self::Query) -> Self::Answer;
 
-    /// A consistent view of the state as it is now, in O(1); streamed later while `apply` goes on.
+    /// Whether [`StateMachine::snapshot`] may be called now. A machine that says no is asked again a
+    /// second later; the log grows meanwhile.
+    fn can_snapshot(&self) -> bool {
+        true
+    }
+
+    /// A consistent view of the state, in O(1); streamed later while `apply` goes on. The view may be
+    /// of an earlier index than the last applied one, but one that is not newer than the published
+    /// snapshot is of no use, and the machine is asked again a second later.
     fn snapshot(&mut self) -> MachineResult<Box<dyn SnapshotSource>>;
 
     /// The state is about to be replaced by that of a snapshot: a call of `restore_chunk` for each

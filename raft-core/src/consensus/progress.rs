@@ -13,7 +13,8 @@
 
 use super::inflights::Inflights;
 use super::recovery::Recovery;
-use crate::types::{Index, Time};
+use super::status::PeerStatus;
+use crate::types::{Index, NodeId, Time};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ProgressState {
@@ -92,6 +93,18 @@ impl Progress {
             probe_again_at: now,
             refused_probes: RefusedProbes::default(),
             version_max: 0,
+        }
+    }
+
+    pub(super) fn status(&self, id: NodeId) -> PeerStatus {
+        PeerStatus {
+            id,
+            match_index: self.match_index,
+            next_index: self.next_index,
+            state: self.state,
+            inflight_count: self.inflights.count(),
+            is_recovering: self.recovers(),
+            version_max: self.version_max,
         }
     }
 

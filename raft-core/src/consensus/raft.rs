@@ -19,7 +19,7 @@ use super::log::Log;
 use super::ready::{PersistId, Ready, RoleChange};
 use super::role::follower::Follower;
 use super::role::{Role, RoleKind};
-use super::{Config, ConfigError, Status};
+use super::{Config, ConfigError, PeerStatus, Status};
 use crate::error::Rejected;
 use crate::types::{Configuration, Index, Loaded, NodeId, Position, PublishSnapshot, Term, Time};
 
@@ -277,6 +277,22 @@ impl Raft {
 
     pub fn last_applied(&self) -> Index {
         self.common.log.last_applied()
+    }
+
+    pub fn commit_index(&self) -> Index {
+        self.common.log.commit_index()
+    }
+
+    pub fn last_index(&self) -> Index {
+        self.common.log.last_index()
+    }
+
+    /// What this leader knows of a peer.
+    pub fn peer(&self, id: NodeId) -> Option<PeerStatus> {
+        match &self.role {
+            Role::Leader(leader) => leader.peer_status(id),
+            Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => None,
+        }
     }
 
     pub fn snapshot_index(&self) -> Index {

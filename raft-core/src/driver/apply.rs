@@ -233,7 +233,10 @@ impl<M: StateMachine> Applier<M> {
         let mut reports = vec![Report::Applied(applied)];
         // A snapshot is of what is known to be applied.
         if take_view {
-            reports.push(Report::ViewTaken(self.machine.snapshot()?));
+            reports.push(match self.machine.can_snapshot() {
+                true => Report::ViewTaken(self.machine.snapshot()?),
+                false => Report::NoView,
+            });
         }
         Ok(reports)
     }

@@ -15,7 +15,7 @@ use crate::error::Fatal;
 use crate::state_machine::StateMachine;
 use crate::storage::Storage;
 use crate::transport::{Inbound, Transport};
-use crate::types::{Configuration, ENTRY_OVERHEAD_BYTES, Loaded, Time};
+use crate::types::{Configuration, ENTRY_OVERHEAD_BYTES, Loaded, Position, SnapshotMeta, Time};
 
 pub(super) async fn start<M: StateMachine>(
     config: NodeConfig,
@@ -31,11 +31,14 @@ pub(super) async fn start<M: StateMachine>(
     let published = reader.map(|reader| (reader.meta().index(), reader.content().size_bytes));
     let raft_config = config.fitted();
     let request_bytes_max = raft_config.uncommitted_bytes_max;
-    let boot = Boot {
-        loaded,
-        last_applied: machine.last_applied(),
-        bootstrap: Configuration::of_voters(config.voters.iter().copied()),
-    };
+    let bootstrap = Configuration::of_voters(config.voters.iter().copied());
+    let is_empty = loaded.log_start == SnapshotMeta::default() && loaded.entries.is_empty();
+    if is_empty && !bootstrap.is_empty() {
+        // C3. Later starts are compared with the voters of the first one.
+        let configuration = bootstrap.clone();
+        storage.compact(SnapshotMeta { position: Position::ZERO, configuration }).await?;
+    }
+    let boot = Boot { loaded, last_applied: machine.last_applied(), bootstrap };
     let raft = Raft::new(raft_config, boot, Time::ZERO)
         .map_err(|error| Fatal::Config(error.to_string()))?;
 

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::apply::{ApplyFeed, Queries};
-use super::inbox::{Inbox, PeerEvent, Report, Request, Sent, Turn};
-use super::snapshotter::{Own, Snapshotter};
+use super::inbox::{Inbox, PeerEvent, Report, Request, Turn};
+use super::snapshots::{self, Snapshots};
 use super::tasks::Tasks;
 use super::waiters::Waiters;
 use super::{Leadership, NodeConfig, Status};
@@ -24,9 +24,6 @@ use crate::state_machine::{Flusher, StateMachine};
 use crate::storage::Storage;
 use crate::transport::Transport;
 use crate::types::{Entry, Index, NodeId, ReadOutcome, SnapshotMeta, Time};
-
-/// Entries forgotten in one turn: dropping many at once would make everybody wait.
-const COMPACT_ENTRIES_MAX: u64 = 4096;
 
 /// The longest sleep of the loop: a deadline may be [`Time::NEVER`], which no timer can hold.
 const SLEEP_MAX: Duration = Duration::from_secs(3600);
@@ -58,13 +55,9 @@ pub(super) struct EventLoop<M: StateMachine> {
     reads: Reads<M>,
     /// Handed to the state machine through here.
     handed_index: Index,
-    snapshotter: Snapshotter<M>,
-    flusher_back: Option<oneshot::Receiver<Box<dyn Flusher>>>,
-    published_index: Option<Index>,
-    compact_to: Option<Index>,
-    max_raft_state_bytes: u64,
-    /// What the log held after the last compaction.
-    floor_bytes: u64,
+    snapshots: Snapshots<M>,
+    /// A snapshot that the machine is given once it is flushed.
+    restore_after_flush: Option<SnapshotMeta>,
     status: watch::Sender<Status>,
     leadership: watch::Sender<Leadership>,
     is_recovering: bool,
@@ -77,7 +70,35 @@ pub(super) struct EventLoop<M: StateMachine> {
 struct Reads<M: StateMachine> {
     next_id: u64,
     asked: BTreeMap<u64, Queries<M>>,
-    confirmed: VecDeque<(Index, Queries<M>)>,
+    /// By ascending `give_up_at`.
+    confirmed: VecDeque<Confirmed<M>>,
+    patience: Duration,
+}
+
+struct Confirmed<M: StateMachine> {
+    /// Answered once the entry at this index is handed to the machine.
+    index: Index,
+    give_up_at: Time,
+    queries: Queries<M>,
+}
+
+impl<M: StateMachine> Reads<M> {
+    fn new(patience: Duration) -> Self {
+        Self { next_id: 1, asked: BTreeMap::new(), confirmed: VecDeque::new(), patience }
+    }
+
+    fn next_deadline(&self) -> Time {
+        self.confirmed.front().map_or(Time::NEVER, |read| read.give_up_at)
+    }
+
+    /// C29. This node does not catch up; another one may be further.
+    fn give_up(&mut self, now: Time) {
+        while self.next_deadline() <= now {
+            let read = self.confirmed.pop_front().expect("it has a deadline");
+            let behind = Rejected::Busy("this node does not catch up with the leader");
+            reject_all::<M>(read.queries, &behind);
+        }
+    }
 }
 
 impl<M: StateMachine> EventLoop<M> {
@@ -91,22 +112,15 @@ impl<M: StateMachine> EventLoop<M> {
                  filled it up. A new cluster needs all its members to elect its first leader"
             );
         }
-        let snapshotter = Snapshotter {
+        let parts = snapshots::Parts {
             storage: Arc::clone(&storage),
             transport: Arc::clone(&transport),
             inbox: Arc::clone(&inbox),
             tasks,
-            patience: config.snapshot_patience,
             blocks,
-            flusher,
-            own: Own::Idle,
-            receiving: false,
-            compacting: false,
-            wanted_by: std::collections::BTreeSet::new(),
-            sending_to: BTreeMap::new(),
-            last_size_bytes: published.map_or(0, |(_, size_bytes)| size_bytes),
         };
-        let status = watch::Sender::new(Status::of(&raft, storage.log_bytes(), 0));
+        let snapshots = Snapshots::new(config, parts, flusher, published, raft.last_applied());
+        let status = watch::Sender::new(Status::of(&raft, storage.log_bytes(), 0, Vec::new()));
         Self {
             handed_index: raft.last_applied(),
             raft,
@@ -117,13 +131,9 @@ impl<M: StateMachine> EventLoop<M> {
             persist,
             apply,
             waiters: Waiters::new(),
-            reads: Reads { next_id: 1, asked: BTreeMap::new(), confirmed: VecDeque::new() },
-            snapshotter,
-            flusher_back: None,
-            published_index: published.map(|(index, _)| index),
-            compact_to: None,
-            max_raft_state_bytes: config.max_raft_state_bytes,
-            floor_bytes: 0,
+            reads: Reads::new(config.read_patience),
+            snapshots,
+            restore_after_flush: None,
             status,
             leadership: watch::Sender::new(Leadership::default()),
             is_recovering,
@@ -144,7 +154,7 @@ impl<M: StateMachine> EventLoop<M> {
     pub(super) async fn run(mut self) -> Result<(), Fatal> {
         let mut turn = Turn::new();
         loop {
-            let deadline = self.raft.next_deadline().min(self.stop_at.unwrap_or(Time::NEVER));
+            let deadline = self.next_deadline();
             let wake_at = deadline.since(Time::ZERO).min(self.started.elapsed() + SLEEP_MAX);
             tokio::select! {
                 biased;
@@ -170,15 +180,22 @@ impl<M: StateMachine> EventLoop<M> {
             if std::mem::take(&mut turn.shutdown) && self.stop_at.is_none() {
                 self.begin_shutdown(now);
             }
+            self.reads.give_up(now);
             let ready = self.raft.ready(now);
-            self.carry_out(ready)?;
-            self.see_to_snapshots();
+            self.carry_out(now, ready)?;
+            self.apply.gathered.take_view |= self.snapshots.turn(&mut self.raft, now);
             self.feed_machine()?;
             self.publish_status();
             if self.stop_at.is_some_and(|at| now >= at || self.raft.role() != RoleKind::Leader) {
                 return Ok(());
             }
         }
+    }
+
+    fn next_deadline(&self) -> Time {
+        let stop_at = self.stop_at.unwrap_or(Time::NEVER);
+        let of_reads = self.reads.next_deadline();
+        self.raft.next_deadline().min(self.snapshots.next_deadline()).min(of_reads).min(stop_at)
     }
 
     fn feed_machine(&mut self) -> Result<(), Fatal> {
@@ -230,6 +247,7 @@ impl<M: StateMachine> EventLoop<M> {
                         tracing::info!(%error, "leadership is not handed over");
                     }
                 }
+                Request::Snapshot { place: _ } => self.snapshots.request(),
             }
         }
         if !commands.is_empty() {
@@ -276,9 +294,7 @@ impl<M: StateMachine> EventLoop<M> {
         match event {
             PeerEvent::Message(message) => self.raft.step(now, from, message),
             PeerEvent::Unreachable => self.raft.on_unreachable(now, from),
-            // Until the state machine has taken over a snapshot, storage must not begin another.
-            PeerEvent::Bulk(stream) if self.raft.is_restoring() => drop(stream),
-            PeerEvent::Bulk(stream) => self.snapshotter.receive(from, stream),
+            PeerEvent::Bulk(stream) => self.snapshots.receive(from, stream),
         }
     }
 
@@ -289,41 +305,33 @@ impl<M: StateMachine> EventLoop<M> {
                 self.apply.on_done();
                 self.raft.on_applied(index);
             }
-            Report::ViewTaken(source) => self.on_view_taken(source),
-            Report::SnapshotWritten { meta, content } => {
-                self.snapshotter.last_size_bytes = content.size_bytes;
-                self.snapshotter.own = match self.raft.publish_snapshot(meta) {
-                    true => Own::Publishing,
-                    false => Own::Idle,
-                };
+            Report::ViewTaken(view) => self.snapshots.on_view_taken(&self.raft, now, view),
+            Report::NoView => self.snapshots.on_no_view(now),
+            Report::SnapshotWritten(written) => {
+                self.snapshots.on_written(&mut self.raft, written);
             }
             Report::StateFlushed(index) => {
-                let mut back = self.flusher_back.take().expect("a flush was under way");
-                self.snapshotter.flusher = back.try_recv().ok();
-                self.snapshotter.own = Own::Idle;
-                self.raft.on_state_durable(index);
-                self.plan_compaction();
+                self.snapshots.on_flushed(&mut self.raft, index);
+                self.apply.gathered.restore = self.restore_after_flush.take();
             }
-            Report::Compacted => {
-                self.snapshotter.compacting = false;
-                self.floor_bytes = self.storage.log_bytes();
+            Report::Compacted => self.snapshots.on_compacted(),
+            Report::SnapshotSent { peer, sent } => {
+                self.snapshots.on_sent(&mut self.raft, now, peer, sent);
             }
-            Report::SnapshotSent { peer, sent } => self.on_snapshot_sent(now, peer, sent),
             Report::SnapshotOffered { from, term, meta, answer } => {
-                // Whoever asked may have given up.
-                let _ = answer.send(self.raft.on_snapshot_offer(now, from, term, &meta));
+                self.snapshots.on_offered(&mut self.raft, now, (from, term), &meta, answer);
             }
             Report::SnapshotReceived { from, term, meta } => {
                 self.raft.on_snapshot_received(now, from, term, meta);
             }
-            Report::ReceiveEnded => self.snapshotter.receiving = false,
+            Report::ReceiveEnded => self.snapshots.on_receive_ended(),
             Report::Failed(fatal) => return Err(fatal),
         }
         Ok(())
     }
 
     /// Everything in a `Ready` may be done at once; naming each field keeps any from being forgotten.
-    fn carry_out(&mut self, ready: Ready) -> Result<(), Fatal> {
+    fn carry_out(&mut self, now: Time, ready: Ready) -> Result<(), Fatal> {
         let Ready {
             persist,
             messages,
@@ -347,7 +355,7 @@ impl<M: StateMachine> EventLoop<M> {
         }
         self.hand_out(committed, restore);
         for state in read_states {
-            self.on_read_state(state);
+            self.on_read_state(now, state);
         }
         self.release_reads();
         // A client that is answered on the spot hears so before peers hear that its entry is committed.
@@ -355,11 +363,9 @@ impl<M: StateMachine> EventLoop<M> {
         for (to, message) in messages {
             self.transport.send(to, message);
         }
-        self.snapshotter.wanted_by.extend(snapshot_requests);
+        self.snapshots.want(snapshot_requests);
         if let Some(meta) = snapshot_published {
-            self.snapshotter.own = Own::Idle;
-            self.published_index = Some(meta.index());
-            self.plan_compaction();
+            self.snapshots.on_published(&self.raft, &meta);
         }
         if let Some(change) = role_change {
             self.on_role_change(change);
@@ -376,18 +382,23 @@ impl<M: StateMachine> EventLoop<M> {
         }
         if let Some(meta) = restore {
             self.handed_index = meta.index();
-            self.published_index = Some(meta.index());
-            self.compact_to = None;
-            self.floor_bytes = 0;
-            self.apply.gathered.restore = Some(meta);
+            self.snapshots.on_replaced(&meta);
+            let place = match self.snapshots.is_flushing() {
+                true => &mut self.restore_after_flush,
+                false => &mut self.apply.gathered.restore,
+            };
+            *place = Some(meta);
         }
     }
 
-    fn on_read_state(&mut self, state: ReadState) {
+    fn on_read_state(&mut self, now: Time, state: ReadState) {
         let ReadState { id, outcome } = state;
         let queries = self.reads.asked.remove(&id).expect("every read is answered once");
         match outcome {
-            ReadOutcome::Confirmed(index) => self.reads.confirmed.push_back((index, queries)),
+            ReadOutcome::Confirmed(index) => {
+                let give_up_at = now + self.reads.patience;
+                self.reads.confirmed.push_back(Confirmed { index, give_up_at, queries });
+            }
             ReadOutcome::NotLeader => {
                 reject_all::<M>(queries, &Rejected::NotLeader { leader: self.raft.leader() });
             }
@@ -400,11 +411,11 @@ impl<M: StateMachine> EventLoop<M> {
     /// Work is done in order, so a query may follow once the entries that it needs are handed out.
     fn release_reads(&mut self) {
         for _ in 0..self.reads.confirmed.len() {
-            let (index, queries) = self.reads.confirmed.pop_front().expect("counted");
-            if index <= self.handed_index {
-                self.apply.gathered.queries.extend(queries);
+            let read = self.reads.confirmed.pop_front().expect("counted");
+            if read.index <= self.handed_index {
+                self.apply.gathered.queries.extend(read.queries);
             } else {
-                self.reads.confirmed.push_back((index, queries));
+                self.reads.confirmed.push_back(read);
             }
         }
     }
@@ -418,7 +429,6 @@ impl<M: StateMachine> EventLoop<M> {
         }
         if !is_leader {
             self.waiters.fail_all("leadership was lost before the command was committed");
-            self.snapshotter.wanted_by.clear();
         }
         let now = Leadership { term, leader, is_leader };
         // A candidate's comings and goings are nobody's business: only who leads is.
@@ -435,133 +445,15 @@ impl<M: StateMachine> EventLoop<M> {
     fn publish_status(&self) {
         let log_bytes = self.storage.log_bytes();
         let reply_panics_count = self.inbox.panicked_count();
+        let transfers = self.snapshots.transfers();
         self.status.send_if_modified(|before| {
-            let now = Status::of(&self.raft, log_bytes, reply_panics_count);
+            let now = Status::of(&self.raft, log_bytes, reply_panics_count, transfers.clone());
             let changed = *before != now;
             if changed {
                 *before = now;
             }
             changed
         });
-    }
-
-    /// Starts a snapshot when the log has outgrown its limit, forgets a piece of what is covered, and
-    /// serves peers that lag behind the log.
-    fn see_to_snapshots(&mut self) {
-        self.compact_a_piece();
-        let idle = self.snapshotter.own == Own::Idle
-            && !self.snapshotter.receiving
-            && !self.raft.is_restoring();
-        if idle && self.log_is_too_large() {
-            if self.snapshotter.flusher.is_some() {
-                let (give_back, back) = oneshot::channel();
-                self.flusher_back = Some(back);
-                self.snapshotter.flush(give_back);
-            } else {
-                self.take_view();
-            }
-        }
-        self.serve_lagging_peers();
-    }
-
-    fn take_view(&mut self) {
-        self.snapshotter.own = Own::TakingView;
-        self.apply.gathered.take_view = true;
-    }
-
-    /// Beyond the limit, and by enough to be worth it: a state that is itself larger than the limit
-    /// must not be written again for every few entries. Four times the limit at most.
-    fn log_is_too_large(&self) -> bool {
-        let limit = self.max_raft_state_bytes;
-        if limit == 0 || self.raft.last_applied() <= self.raft.snapshot_index() {
-            return false;
-        }
-        let volatile = self.snapshotter.flusher.is_none();
-        let state_bytes = if volatile { self.snapshotter.last_size_bytes } else { 0 };
-        let threshold = limit.max(state_bytes.min(4 * limit));
-        let log_bytes = self.storage.log_bytes();
-        // A log that fills up beyond that takes no more, so it could not grow to be worth it.
-        let is_worth_it =
-            log_bytes >= self.floor_bytes + threshold / 4 || !self.raft.log_has_room();
-        log_bytes > threshold && is_worth_it
-    }
-
-    fn on_view_taken(&mut self, source: Box<dyn crate::state_machine::SnapshotSource>) {
-        let position = source.position();
-        let meta = self.raft.snapshot_meta(position.index);
-        let meta = meta.filter(|meta| meta.position == position && !self.raft.is_restoring());
-        let is_new = self.published_index.is_none_or(|published| position.index > published);
-        match meta {
-            Some(meta) if is_new => self.snapshotter.write(meta, source),
-            // A leader's snapshot has overtaken it, or it is published already.
-            Some(_) | None => self.snapshotter.own = Own::Idle,
-        }
-    }
-
-    fn on_snapshot_sent(&mut self, now: Time, peer: NodeId, sent: Sent) {
-        let published = self.snapshotter.sending_to.remove(&peer);
-        if sent == Sent::Unreadable && self.published_index == published {
-            // Of no use to anybody: the next peer that asks gets a new one.
-            self.published_index = None;
-        }
-        let through = match sent {
-            Sent::Through(index) => Some(index),
-            Sent::Interrupted | Sent::Unreadable => None,
-        };
-        self.raft.on_snapshot_sent(now, peer, through);
-    }
-
-    /// Decides what to forget now that a durable state covers it: all but a quarter of a limit's worth, so
-    /// that a peer that lags a little finds its entries, and nothing that a peer will need right
-    /// after the snapshot that it is being sent.
-    fn plan_compaction(&mut self) {
-        let leave_bytes = self.max_raft_state_bytes / 4;
-        let mut index = self.raft.index_leaving_bytes(leave_bytes);
-        index = index.min(self.raft.snapshot_index());
-        let oldest_sent = self.snapshotter.sending_to.values().min();
-        if let Some(oldest_sent) = oldest_sent
-            && self.raft.log_has_room()
-        {
-            index = index.min(*oldest_sent);
-        }
-        self.compact_to = Some(index);
-        self.floor_bytes = self.storage.log_bytes();
-    }
-
-    fn compact_a_piece(&mut self) {
-        let Some(target) = self.compact_to else { return };
-        if self.snapshotter.compacting {
-            return;
-        }
-        let piece = target.min(self.raft.log_start_index() + COMPACT_ENTRIES_MAX);
-        let Some(through) = self.raft.compact(piece) else {
-            self.compact_to = None;
-            return;
-        };
-        if through.index() >= target {
-            self.compact_to = None;
-            self.snapshotter.compact(through);
-        }
-    }
-
-    fn serve_lagging_peers(&mut self) {
-        if self.snapshotter.wanted_by.is_empty() || self.raft.role() != RoleKind::Leader {
-            return;
-        }
-        // After it the peer needs the entry behind it, so an older one than the log's start is of
-        // no use.
-        let start_index = self.raft.log_start_index();
-        let usable = self.published_index.filter(|published| *published >= start_index);
-        if let Some(published) = usable
-            && self.snapshotter.own != Own::Publishing
-        {
-            self.compact_to = self.compact_to.min(self.published_index);
-            for peer in std::mem::take(&mut self.snapshotter.wanted_by) {
-                self.snapshotter.send(peer, self.raft.term(), published);
-            }
-        } else if self.snapshotter.own == Own::Idle && !self.snapshotter.receiving {
-            self.take_view();
-        }
     }
 }
 

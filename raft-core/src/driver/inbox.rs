@@ -22,8 +22,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 use tokio::sync::{Notify, oneshot};
 
+use super::snapshots::Stop;
+use super::snapshots::wire::Answer;
 use super::waiters::{Abandoned, Place, ProposeReply, Reply, RequestCounts};
-use crate::consensus::{OfferAnswer, PersistId};
+use crate::consensus::PersistId;
 use crate::error::{Fatal, Rejected};
 use crate::state_machine::{SnapshotSource, StateMachine};
 use crate::transport::{BulkStream, Inbound};
@@ -42,6 +44,7 @@ pub(super) enum Request<M: StateMachine> {
     Propose { command: Bytes, reply: ProposeReply<M::Output> },
     Query { query: M::Query, linearizable: bool, reply: Reply<M::Answer, Rejected> },
     Transfer { to: Option<NodeId>, place: Place },
+    Snapshot { place: Place },
     RaiseVersion { version: u32, reply: Reply<Position, Rejected> },
 }
 
@@ -51,7 +54,9 @@ impl<M: StateMachine> Request<M> {
             + match self {
                 Request::Propose { command, .. } => command.len() as u64,
                 Request::Query { .. } => size_of::<M::Query>() as u64,
-                Request::Transfer { .. } | Request::RaiseVersion { .. } => 0,
+                Request::Transfer { .. }
+                | Request::Snapshot { .. }
+                | Request::RaiseVersion { .. } => 0,
             }
     }
 
@@ -60,7 +65,7 @@ impl<M: StateMachine> Request<M> {
         match self {
             Request::Propose { reply, .. } => reply.enter(max),
             Request::Query { reply, .. } => reply.enter(max),
-            Request::Transfer { place, .. } => place.enter(max),
+            Request::Transfer { place, .. } | Request::Snapshot { place } => place.enter(max),
             Request::RaiseVersion { reply, .. } => reply.enter(max),
         }
     }
@@ -72,10 +77,10 @@ pub(super) enum Report {
     /// Entries through the index were applied, or the snapshot at it was restored.
     Applied(Index),
     ViewTaken(Box<dyn SnapshotSource>),
-    SnapshotWritten {
-        meta: SnapshotMeta,
-        content: SnapshotContent,
-    },
+    /// The machine does not want to give a view now.
+    NoView,
+    /// `None`: it was given up before it was complete.
+    SnapshotWritten(Option<(SnapshotMeta, SnapshotContent)>),
     StateFlushed(Index),
     Compacted,
     SnapshotSent {
@@ -86,7 +91,7 @@ pub(super) enum Report {
         from: NodeId,
         term: Term,
         meta: SnapshotMeta,
-        answer: oneshot::Sender<OfferAnswer>,
+        answer: oneshot::Sender<Admission>,
     },
     SnapshotReceived {
         from: NodeId,
@@ -95,6 +100,13 @@ pub(super) enum Report {
     },
     ReceiveEnded,
     Failed(Fatal),
+}
+
+/// Whether a peer may send the snapshot that it offers.
+pub(super) enum Admission {
+    /// Until the stop is set.
+    Granted(Stop),
+    Refused(Answer),
 }
 
 /// How sending a snapshot to a peer ended.
@@ -302,7 +314,7 @@ impl<M: StateMachine> Inbox<M> {
             Request::Propose { reply, .. } => self.deliver(reply, Err(rejected.into())),
             Request::Query { reply, .. } => self.deliver(reply, Err(rejected)),
             Request::RaiseVersion { reply, .. } => self.deliver(reply, Err(rejected)),
-            Request::Transfer { .. } => {}
+            Request::Transfer { .. } | Request::Snapshot { .. } => {}
         }
     }
 

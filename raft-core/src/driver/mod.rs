@@ -43,8 +43,7 @@ mod event_loop;
 mod inbox;
 mod persist;
 mod proposal;
-pub(crate) mod snapshot_wire;
-mod snapshotter;
+pub(crate) mod snapshots;
 mod status;
 mod tasks;
 mod waiters;
@@ -56,7 +55,7 @@ use tokio::sync::{Notify, watch};
 
 pub use self::config::{MAX_RAFT_STATE_BYTES_CEILING, NodeConfig};
 pub use self::proposal::Proposal;
-pub use self::status::{Leadership, Status};
+pub use self::status::{Leadership, SnapshotTransfer, Status};
 use crate::error::{Fatal, ProposeError, Rejected};
 use crate::state_machine::StateMachine;
 use crate::storage::Storage;
@@ -199,6 +198,14 @@ impl<M: StateMachine> Node<M> {
     pub fn transfer_leadership(&self, to: Option<NodeId>) {
         let place = self.shared.inbox.place();
         self.shared.inbox.push_request(Request::Transfer { to, place });
+    }
+
+    /// Takes a snapshot of what is applied here, or flushes a durable machine, and compacts the log,
+    /// whatever the log's size. Success shows in [`Status::snapshot_index`]. Which index the snapshot
+    /// has is up to the machine ([`StateMachine::snapshot`]).
+    pub fn take_snapshot(&self) {
+        let place = self.shared.inbox.place();
+        self.shared.inbox.push_request(Request::Snapshot { place });
     }
 
     /// Appends the entry that lets all members use what the cluster version has brought. It is in force once

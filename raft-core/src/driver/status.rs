@@ -41,10 +41,34 @@ pub struct Status {
     pub reply_panics_count: u64,
     /// Only on a leader.
     pub peers: Vec<PeerStatus>,
+    /// Only on a leader: the peers that lag behind the log, and how they are filled.
+    pub transfers: Vec<SnapshotTransfer>,
+}
+
+/// How a leader fills a peer that lags behind the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotTransfer {
+    pub peer: NodeId,
+    /// A snapshot is being sent now.
+    pub is_sending: bool,
+    /// How far the current or last transfer is: bytes that were sent, and bytes of the snapshot. A
+    /// transfer that was resumed begins where the last one ended.
+    pub sent_bytes: u64,
+    pub size_bytes: u64,
+    /// Transfers that failed since the last one that succeeded.
+    pub failures_in_a_row: u32,
+    /// Snapshots that reached the peer since it last had all entries of the log. More than one: the
+    /// log is compacted before the peer catches up.
+    pub rounds: u32,
 }
 
 impl Status {
-    pub(super) fn of(raft: &Raft, log_bytes: u64, reply_panics_count: u64) -> Self {
+    pub(super) fn of(
+        raft: &Raft,
+        log_bytes: u64,
+        reply_panics_count: u64,
+        transfers: Vec<SnapshotTransfer>,
+    ) -> Self {
         let status = raft.status();
         Self {
             id: status.id,
@@ -64,6 +88,7 @@ impl Status {
             snapshot_index: status.snapshot_index,
             reply_panics_count,
             peers: status.peers,
+            transfers,
         }
     }
 
@@ -72,5 +97,6 @@ impl Status {
         self.role = RoleKind::Follower;
         self.leader_id = None;
         self.peers.clear();
+        self.transfers.clear();
     }
 }

@@ -5,6 +5,7 @@
 mod callbacks;
 mod ends;
 mod founding;
+mod snapshots;
 #[allow(dead_code, reason = "shared by tests to come")]
 mod support;
 mod versions;

@@ -162,16 +162,11 @@ impl Leader {
     }
 
     pub(in crate::consensus) fn peer_statuses(&self) -> Vec<PeerStatus> {
-        let status = |(id, progress): (&NodeId, &Progress)| PeerStatus {
-            id: *id,
-            match_index: progress.match_index,
-            next_index: progress.next_index,
-            state: progress.state,
-            inflight_count: progress.inflights.count(),
-            is_recovering: progress.recovers(),
-            version_max: progress.version_max,
-        };
-        self.progress.iter().map(status).collect()
+        self.progress.iter().map(|(id, progress)| progress.status(*id)).collect()
+    }
+
+    pub(in crate::consensus) fn peer_status(&self, id: NodeId) -> Option<PeerStatus> {
+        self.progress.get(&id).map(|progress| progress.status(id))
     }
 
     pub(in crate::consensus) fn check(&self, common: &Common) {

@@ -1,0 +1,227 @@
+//! The peers that a leader fills by snapshots: what each needs, and when it is offered the next one.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::tasks::StopOnDrop;
+use crate::driver::inbox::Sent;
+use crate::driver::status::SnapshotTransfer;
+use crate::types::{Index, NodeId, Time};
+
+/// The longest pause before a snapshot is offered again.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// Snapshots in a row after which the operator is told that a peer does not catch up.
+const ROUNDS_BEFORE_ALARM: u32 = 3;
+
+/// How many times the patience of a transfer the copy is kept for a peer that is gone.
+const ABSENCE_PATIENCES: u32 = 6;
+
+/// How far a transfer is; the task writes it, the status reads it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Meter {
+    sent_bytes: Arc<AtomicU64>,
+    size_bytes: Arc<AtomicU64>,
+}
+
+impl Meter {
+    pub(super) fn set(&self, sent_bytes: u64, size_bytes: u64) {
+        self.sent_bytes.store(sent_bytes, Ordering::Relaxed);
+        self.size_bytes.store(size_bytes, Ordering::Relaxed);
+    }
+}
+
+enum Step {
+    /// The core has asked for a snapshot, and none is being sent.
+    Wanted,
+    /// The one at this index. Without the second part it was given up, and the task has not ended yet.
+    Sending(Index, Option<StopOnDrop>),
+    /// The peer has the snapshot and all entries through the first index, and has caught up once it
+    /// has those through the second, where the log ended when the snapshot had been sent.
+    Sent(Index, Index),
+    /// Interrupted. The core asks again when the peer gives a sign of life.
+    Failed,
+}
+
+struct Peer {
+    step: Step,
+    /// The core asked again while a snapshot was being sent.
+    is_wanted_again: bool,
+    /// Offers that failed since the last one that succeeded.
+    failures_in_a_row: u32,
+    /// Snapshots that reached the peer without letting it catch up with the log.
+    rounds: u32,
+    /// No offer before.
+    offer_at: Time,
+    failed_at: Time,
+    meter: Meter,
+}
+
+pub(super) struct Peers {
+    pause_min: Duration,
+    patience: Duration,
+    peers: BTreeMap<NodeId, Peer>,
+}
+
+impl Peers {
+    pub(super) fn new(heartbeat_interval: Duration, patience: Duration) -> Self {
+        Self { pause_min: heartbeat_interval, patience, peers: BTreeMap::new() }
+    }
+
+    pub(super) fn want(&mut self, id: NodeId) {
+        let peer = self.peers.entry(id).or_insert_with(|| Peer {
+            step: Step::Wanted,
+            is_wanted_again: false,
+            failures_in_a_row: 0,
+            rounds: 0,
+            offer_at: Time::ZERO,
+            failed_at: Time::ZERO,
+            meter: Meter::default(),
+        });
+        match peer.step {
+            Step::Sending(..) => peer.is_wanted_again = true,
+            Step::Wanted | Step::Failed => peer.step = Step::Wanted,
+            Step::Sent(..) => {
+                peer.step = Step::Wanted;
+                // C15. The log was compacted beyond what the peer could take over in time.
+                if peer.rounds == ROUNDS_BEFORE_ALARM {
+                    tracing::warn!(
+                        peer = id,
+                        snapshots = peer.rounds,
+                        "a node needs one snapshot after the other: the log is compacted before it \
+                         catches up. Raise max_raft_state, or give the node a faster disk or network"
+                    );
+                }
+            }
+        }
+    }
+
+    /// When the next offer is due that is not due yet.
+    pub(super) fn next_deadline(&self, now: Time) -> Time {
+        let is_later = |peer: &&Peer| matches!(peer.step, Step::Wanted) && peer.offer_at > now;
+        let later = self.peers.values().filter(is_later);
+        later.map(|peer| peer.offer_at).min().unwrap_or(Time::NEVER)
+    }
+
+    pub(super) fn due(&self, now: Time) -> Vec<NodeId> {
+        let is_due = |peer: &Peer| matches!(peer.step, Step::Wanted) && now >= peer.offer_at;
+        self.peers.iter().filter(|(_, peer)| is_due(peer)).map(|(id, _)| *id).collect()
+    }
+
+    /// Forgets the peers that the log can serve again. `progress`: what a peer's log holds, and
+    /// whether it needs a snapshot.
+    pub(super) fn forget_filled(&mut self, progress: impl Fn(NodeId) -> Option<(Index, bool)>) {
+        self.peers.retain(|id, peer| {
+            let Some((match_index, needs_snapshot)) = progress(*id) else { return false };
+            match &mut peer.step {
+                Step::Wanted => needs_snapshot,
+                Step::Sent(holds, until) => {
+                    *holds = match_index.max(*holds);
+                    *holds < *until
+                }
+                Step::Sending(..) | Step::Failed => true,
+            }
+        });
+    }
+
+    /// The snapshot at `index` is about to be sent.
+    pub(super) fn begin(&mut self, id: NodeId, index: Index) -> Meter {
+        let peer = self.peers.get_mut(&id).expect("it is due");
+        peer.step = Step::Sending(index, None);
+        peer.is_wanted_again = false;
+        peer.meter = Meter::default();
+        peer.meter.clone()
+    }
+
+    pub(super) fn sends_until(&mut self, id: NodeId, stop: StopOnDrop) {
+        if let Some(Peer { step: Step::Sending(_, place), .. }) = self.peers.get_mut(&id) {
+            *place = Some(stop);
+        }
+    }
+
+    /// Returns the index of the snapshot that was being sent.
+    pub(super) fn on_sent(
+        &mut self,
+        now: Time,
+        id: NodeId,
+        sent: Sent,
+        last_index: Index,
+    ) -> Option<Index> {
+        let peer = self.peers.get_mut(&id)?;
+        let Step::Sending(index, ref stop) = peer.step else { return None };
+        if stop.is_none() && !peer.is_wanted_again {
+            // This node leads no more.
+            self.peers.remove(&id);
+            return Some(index);
+        }
+        match sent {
+            Sent::Through(index) => {
+                peer.failures_in_a_row = 0;
+                peer.rounds += 1;
+                peer.step = Step::Sent(index, last_index);
+            }
+            Sent::Interrupted | Sent::Unreadable => {
+                // C14. Twice the pause after each failure.
+                let doublings = peer.failures_in_a_row.min(16);
+                peer.failures_in_a_row += 1;
+                peer.failed_at = now;
+                peer.offer_at = now + (self.pause_min * (1 << doublings)).min(PAUSE_MAX);
+                peer.step = Step::Failed;
+            }
+        }
+        if std::mem::take(&mut peer.is_wanted_again) {
+            peer.step = Step::Wanted;
+        }
+        Some(index)
+    }
+
+    /// How often offers to the peer have failed since the last success.
+    pub(super) fn failures_in_a_row(&self, id: NodeId) -> u32 {
+        self.peers.get(&id).map_or(0, |peer| peer.failures_in_a_row)
+    }
+
+    /// This node leads no more: transfers end at their next step, and all else is forgotten.
+    pub(super) fn stop_all(&mut self) {
+        self.peers.retain(|_, peer| {
+            peer.is_wanted_again = false;
+            match &mut peer.step {
+                Step::Sending(_, stop) => {
+                    *stop = None;
+                    true
+                }
+                Step::Wanted | Step::Sent(..) | Step::Failed => false,
+            }
+        });
+    }
+
+    /// After which indexes the peers need the log.
+    pub(super) fn needed_behind(&self) -> impl Iterator<Item = Index> {
+        self.peers.values().filter_map(|peer| match peer.step {
+            Step::Sending(index, _) | Step::Sent(index, _) => Some(index),
+            Step::Wanted | Step::Failed => None,
+        })
+    }
+
+    /// Some peer waits for a snapshot, is being sent one, or was until recently.
+    pub(super) fn need_copy(&self, now: Time) -> bool {
+        self.peers.values().any(|peer| match peer.step {
+            Step::Wanted | Step::Sending(..) => true,
+            Step::Failed => now.since(peer.failed_at) < ABSENCE_PATIENCES * self.patience,
+            Step::Sent(..) => false,
+        })
+    }
+
+    pub(super) fn transfers(&self) -> Vec<SnapshotTransfer> {
+        let transfer = |(id, peer): (&NodeId, &Peer)| SnapshotTransfer {
+            peer: *id,
+            is_sending: matches!(peer.step, Step::Sending(..)),
+            sent_bytes: peer.meter.sent_bytes.load(Ordering::Relaxed),
+            size_bytes: peer.meter.size_bytes.load(Ordering::Relaxed),
+            failures_in_a_row: peer.failures_in_a_row,
+            rounds: peer.rounds,
+        };
+        self.peers.iter().map(transfer).collect()
+    }
+}

@@ -1,0 +1,415 @@
+//! Snapshots of whole nodes: for peers that lag, from senders that are slow or out of office, and those
+//! that are of no use any more.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use raft_core::driver::{Node, NodeConfig, Status};
+use raft_core::error::{Fatal, Rejected};
+use raft_core::transport::channel::{ChannelNetwork, ChannelTransport};
+use raft_core::transport::{BulkStream, Transport};
+use raft_core::types::{Configuration, NodeId, Position, SnapshotContent, SnapshotMeta, Term};
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::support::cluster::{Cluster, in_time};
+use crate::support::machine::{Knobs, Machine};
+use crate::support::store::Disk;
+
+const LIMIT_BYTES: u64 = 4_000;
+const COMMAND_BYTES: usize = 200;
+/// A snapshot of this size takes five pieces.
+const PADDING_BYTES: u64 = 1 << 20;
+
+fn command(number: usize) -> Bytes {
+    let mut bytes = vec![b'x'; COMMAND_BYTES];
+    bytes[..8].copy_from_slice(&(number as u64).to_be_bytes());
+    bytes.into()
+}
+
+fn small_log(config: &mut NodeConfig) {
+    config.max_raft_state_bytes = LIMIT_BYTES;
+    config.raft.log_bytes_max = 8 * LIMIT_BYTES;
+    config.raft.uncommitted_bytes_max = LIMIT_BYTES;
+    config.command_bytes_max = LIMIT_BYTES / 2;
+}
+
+/// Three nodes with small logs.
+async fn cluster(is_durable: bool) -> Cluster {
+    let mut cluster = Cluster::new(1, 3);
+    cluster.configure = Box::new(small_log);
+    cluster.durable = is_durable;
+    for site in cluster.sites.values() {
+        site.knobs.padding_bytes.store(PADDING_BYTES, Ordering::SeqCst);
+    }
+    cluster.start_all().await;
+    cluster
+}
+
+/// A follower that is down while the log of the others leaves it behind. Returns both.
+async fn leave_one_behind(cluster: &mut Cluster) -> (NodeId, NodeId) {
+    let leader = cluster.leader().await;
+    let behind = if leader == 3 { 2 } else { 3 };
+    cluster.crash(behind).await;
+    for number in 0..80 {
+        cluster.write(command(number)).await;
+    }
+    cluster.until("the log is compacted", leader, |status| status.snapshot_index > 20).await;
+    (leader, behind)
+}
+
+async fn catches_up(cluster: &Cluster, node: NodeId, leader: NodeId) {
+    let commit_index = cluster.nodes[&leader].status().commit_index;
+    cluster.until("it catches up", node, |status| status.last_applied >= commit_index).await;
+    assert_eq!(cluster.commands(node).await, cluster.commands(leader).await);
+}
+
+/// C12. The copy of the leader's state for one peer takes hours. Clients write on, the log is compacted
+/// beyond the copy, and the copy is given up for a newer one.
+#[tokio::test(start_paused = true)]
+async fn c12_writes_go_on_while_the_state_is_copied_for_a_peer() {
+    let mut cluster = cluster(true).await;
+    let (leader, behind) = leave_one_behind(&mut cluster).await;
+    let slow = Duration::from_secs(120);
+    cluster.sites[&leader].disk.hinder(|disk| disk.write_chunk = slow);
+    cluster.start(behind).await;
+    let knobs = &cluster.sites[&leader].knobs;
+    in_time("the machine gives a view", async {
+        while knobs.views_count.load(Ordering::SeqCst) == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    let flushes = knobs.flushes_count.load(Ordering::SeqCst);
+    let since = Instant::now();
+    for number in 0..400 {
+        cluster.write(command(number)).await;
+    }
+    assert!(since.elapsed() < slow, "the writes waited for the copy");
+    assert!(knobs.flushes_count.load(Ordering::SeqCst) > flushes + 5, "nothing was flushed");
+    assert!(cluster.nodes[&leader].status().log_bytes < 8 * LIMIT_BYTES);
+    cluster.sites[&leader].disk.hinder(|disk| disk.write_chunk = Duration::ZERO);
+    catches_up(&cluster, behind, leader).await;
+    assert!(knobs.views_count.load(Ordering::SeqCst) >= 2, "the outrun copy was used");
+}
+
+/// A peer that only offers snapshots.
+struct Sender {
+    transport: Arc<ChannelTransport>,
+}
+
+/// As on the wire: an offer is `[term, meta, content]`.
+#[derive(Serialize)]
+struct Offer {
+    term: Term,
+    meta: SnapshotMeta,
+    content: SnapshotContent,
+}
+
+impl Sender {
+    /// Offers a snapshot of 1 MiB at this index. Returns the stream and the answer.
+    async fn offer(&self, to: NodeId, term: Term, index: u64) -> (Box<dyn BulkStream>, String) {
+        let configuration = Configuration { founded: true, ..Configuration::of_voters([1, 2, 3]) };
+        let meta = SnapshotMeta { position: Position::new(1, index), configuration };
+        let content = SnapshotContent { size_bytes: 1 << 20, checksum: 0 };
+        let offer = rmp_serde::to_vec(&Offer { term, meta, content }).expect("plain data");
+        let mut stream = self.transport.open_bulk(to).await.expect("the peer listens");
+        stream.send(offer.into()).await.expect("the peer listens");
+        let answer = in_time("an answer", stream.receive()).await.expect("an answer");
+        (stream, answer_name(&answer.expect("an answer")))
+    }
+}
+
+/// `Accept` and `Stale` are maps of one name, the others bare names.
+fn answer_name(frame: &[u8]) -> String {
+    let text = String::from_utf8_lossy(frame);
+    let known = ["Accept", "Busy", "NotNeeded", "Stale", "Done"];
+    let name = known.into_iter().find(|name| text.contains(name));
+    name.unwrap_or_else(|| panic!("an answer of another kind: {text}")).to_owned()
+}
+
+fn piece(offset: u64, length: usize) -> Bytes {
+    let mut frame = offset.to_be_bytes().to_vec();
+    frame.extend(std::iter::repeat_n(7, length));
+    frame.into()
+}
+
+/// Node 3 of three; the other two only offer snapshots.
+async fn receiver() -> (Node<Machine>, Sender, Sender) {
+    let network = ChannelNetwork::new(1);
+    let sender = |id| Sender { transport: network.transport(id) };
+    let (first, second) = (sender(1), sender(2));
+    let machine = Machine::volatile(&Arc::new(Knobs::default()));
+    let disk = Disk::of_member();
+    let config = NodeConfig::new(3, [1, 2, 3], 1);
+    let node = Node::start(config, disk.open(), network.transport(3), machine).await;
+    (node.expect("a node of a healthy disk starts"), first, second)
+}
+
+/// C13. An older leader, slow or out of office, holds the only place.
+#[tokio::test(start_paused = true)]
+async fn c13_a_newer_leader_takes_the_place_of_an_older_one() {
+    let (node, older, newer) = receiver().await;
+    let (mut slow, answer) = older.offer(3, 5, 100).await;
+    assert_eq!(answer, "Accept");
+    slow.send(piece(0, 10)).await.expect("it is received");
+    let (_, answer) = newer.offer(3, 5, 101).await;
+    assert_eq!(answer, "Stale", "a term has one leader");
+    let (_, answer) = newer.offer(3, 6, 101).await;
+    assert_eq!(answer, "Busy", "the older transfer has to end first");
+    let ended = in_time("the older transfer ends", slow.receive()).await;
+    assert!(!matches!(ended, Ok(Some(_))), "the older transfer goes on");
+    let (mut stream, answer) = newer.offer(3, 6, 101).await;
+    assert_eq!(answer, "Accept");
+
+    // The sender's connection broke, it tries again, and this node has not noticed.
+    let (_, answer) = newer.offer(3, 6, 101).await;
+    assert_eq!(answer, "Busy");
+    let ended = in_time("the earlier attempt ends", stream.receive()).await;
+    assert!(!matches!(ended, Ok(Some(_))), "the earlier attempt goes on");
+    let (_, answer) = newer.offer(3, 6, 101).await;
+    assert_eq!(answer, "Accept");
+    let (_, answer) = older.offer(3, 5, 100).await;
+    assert_eq!(answer, "Stale");
+    node.abort().await;
+}
+
+/// C13. One piece within each patience is not enough.
+#[tokio::test(start_paused = true)]
+async fn c13_a_sender_must_keep_a_minimum_rate() {
+    let (node, sender, _) = receiver().await;
+    let patience = NodeConfig::new(3, [3], 1).snapshot_patience;
+    let (mut stream, answer) = sender.offer(3, 5, 100).await;
+    assert_eq!(answer, "Accept");
+    let mut pieces_count = 0;
+    let since = Instant::now();
+    while stream.send(piece(10 * pieces_count, 10)).await.is_ok() {
+        pieces_count += 1;
+        assert!(pieces_count < 10, "a sender of ten bytes in nine seconds keeps the place");
+        tokio::time::sleep(patience * 9 / 10).await;
+    }
+    assert!(since.elapsed() >= patience, "it was not given the time that it has");
+    let (_, answer) = sender.offer(3, 5, 100).await;
+    assert_eq!(answer, "Accept", "the place is free again");
+    node.abort().await;
+}
+
+/// C13. A node that leads needs nobody's snapshot.
+#[tokio::test(start_paused = true)]
+async fn c13_a_leader_ends_what_it_receives() {
+    let network = ChannelNetwork::new(1);
+    let sender = Sender { transport: network.transport(2) };
+    let machine = Machine::volatile(&Arc::new(Knobs::default()));
+    let config = NodeConfig::new(1, [1], 1);
+    let disk = Disk::of_member();
+    let node = Node::start(config, disk.open(), network.transport(1), machine).await;
+    let node = node.expect("a node of a healthy disk starts");
+    let mut seen = node.watch();
+    in_time("it leads", seen.wait_for(|seen| seen.is_leader)).await.expect("it runs");
+    let configuration = Configuration { founded: true, ..Configuration::of_voters([1]) };
+    let meta = SnapshotMeta { position: Position::new(1, 100), configuration };
+    let content = SnapshotContent { size_bytes: 1 << 20, checksum: 0 };
+    let offer = rmp_serde::to_vec(&Offer { term: 9, meta, content }).expect("plain data");
+    let mut stream = sender.transport.open_bulk(1).await.expect("it listens");
+    stream.send(offer.into()).await.expect("it listens");
+    let answer = in_time("an answer", stream.receive()).await.expect("an answer");
+    assert_eq!(answer_name(&answer.expect("an answer")), "Accept");
+    let led = in_time("it leads again", seen.wait_for(|seen| seen.is_leader && seen.term > 9));
+    led.await.expect("it runs");
+    let since = Instant::now();
+    let ended = in_time("the transfer ends", stream.receive()).await;
+    assert!(!matches!(ended, Ok(Some(_))), "the transfer goes on");
+    assert!(since.elapsed() < Duration::from_secs(1), "it ended for want of patience only");
+    node.shutdown().await;
+}
+
+/// C14. A peer that is busy is not asked at each heartbeat.
+#[tokio::test(start_paused = true)]
+async fn c14_a_refused_snapshot_is_offered_less_and_less_often() {
+    let cluster = cluster(false).await;
+    let leader = cluster.leader().await;
+    let behind = if leader == 3 { 2 } else { 3 };
+    // It writes a snapshot of its own, for hours, and so receives none.
+    let disk = &cluster.sites[&behind].disk;
+    disk.hinder(|disk| disk.write_chunk = Duration::from_secs(36_000));
+    for number in 0..40 {
+        cluster.write(command(number)).await;
+    }
+    let views = &cluster.sites[&behind].knobs.views_count;
+    in_time("it begins a snapshot", async {
+        while views.load(Ordering::SeqCst) == 0 {
+            cluster.write(command(0)).await;
+        }
+    })
+    .await;
+    cluster.network.isolate(behind);
+    for number in 0..80 {
+        cluster.write(command(number)).await;
+    }
+    cluster.network.heal();
+    let failing = |count| {
+        move |status: &Status| {
+            status.transfers.iter().any(|transfer| transfer.failures_in_a_row >= count)
+        }
+    };
+    let leader = cluster.leader().await;
+    cluster.until("it refuses", leader, failing(1)).await;
+    let before = cluster.sites[&leader].disk.readers_count();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let attempts_count = cluster.sites[&leader].disk.readers_count() - before;
+    assert!((20..=40).contains(&attempts_count), "{attempts_count} attempts in a minute");
+    cluster.until("the status tells", leader, failing(20)).await;
+}
+
+/// C15. The log is kept for a peer that is being filled, and a little longer, so that one snapshot is
+/// enough.
+#[tokio::test(start_paused = true)]
+async fn c15_a_peer_that_is_filled_finds_its_entries_afterwards() {
+    let mut cluster = cluster(true).await;
+    let (leader, behind) = leave_one_behind(&mut cluster).await;
+    cluster.sites[&leader].disk.hinder(|disk| disk.read_chunk = Duration::from_secs(5));
+    cluster.start(behind).await;
+    let is_sending = |status: &Status| status.transfers.iter().any(|transfer| transfer.is_sending);
+    cluster.until("a snapshot is sent", leader, is_sending).await;
+    let before = cluster.nodes[&leader].status().snapshot_index;
+    // More than twice the limit, and less than four times.
+    for number in 0..40 {
+        cluster.write(command(number)).await;
+    }
+    cluster
+        .until("the log is to be compacted", leader, |status| status.snapshot_index > before)
+        .await;
+    let filled = |status: &Status| {
+        assert!(status.transfers.iter().all(|transfer| transfer.rounds <= 1), "{status:?}");
+        status.transfers.is_empty()
+    };
+    cluster.until("it is filled", leader, filled).await;
+    catches_up(&cluster, behind, leader).await;
+}
+
+/// C15. Beyond what is kept, the status tells how many snapshots were not enough.
+#[tokio::test(start_paused = true)]
+async fn c15_the_status_tells_of_a_peer_that_never_catches_up() {
+    let mut cluster = cluster(true).await;
+    let (leader, behind) = leave_one_behind(&mut cluster).await;
+    cluster.sites[&leader].disk.hinder(|disk| disk.read_chunk = Duration::from_secs(5));
+    cluster.start(behind).await;
+    let mut rounds = 0;
+    let mut number = 0;
+    while rounds < 3 {
+        number += 1;
+        assert!(number < 20_000, "one snapshot was enough");
+        cluster.write(command(number)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let status = cluster.nodes[&leader].status();
+        rounds = status.transfers.iter().map(|transfer| transfer.rounds).max().unwrap_or(0);
+    }
+    cluster.sites[&leader].disk.hinder(|disk| disk.read_chunk = Duration::ZERO);
+    catches_up(&cluster, behind, leader).await;
+}
+
+/// S14. The copy of a durable machine's state goes once the peer has it, on both nodes.
+#[tokio::test(start_paused = true)]
+async fn s14_a_copy_goes_once_no_peer_needs_it() {
+    let mut cluster = cluster(true).await;
+    let (leader, behind) = leave_one_behind(&mut cluster).await;
+    cluster.start(behind).await;
+    catches_up(&cluster, behind, leader).await;
+    for id in [leader, behind] {
+        let disk = &cluster.sites[&id].disk;
+        in_time("the copy goes", async {
+            while disk.published().is_some() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        })
+        .await;
+        assert_eq!(disk.publications(), (1, 1), "node {id}");
+    }
+    // What the machine holds is all there is, and it is enough.
+    cluster.crash(behind).await;
+    cluster.start(behind).await;
+    catches_up(&cluster, behind, leader).await;
+}
+
+/// S14. A volatile machine lives by its snapshot.
+#[tokio::test(start_paused = true)]
+async fn s14_the_snapshot_of_a_volatile_machine_stays() {
+    let mut cluster = cluster(false).await;
+    let (leader, behind) = leave_one_behind(&mut cluster).await;
+    cluster.start(behind).await;
+    catches_up(&cluster, behind, leader).await;
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    for id in [leader, behind] {
+        assert!(cluster.sites[&id].disk.published().is_some(), "node {id}");
+        assert_eq!(cluster.sites[&id].disk.publications().1, 0, "node {id}");
+    }
+}
+
+/// C29. A follower whose disk hangs confirms a read and never applies what it needs.
+#[tokio::test(start_paused = true)]
+async fn c29_a_confirmed_read_at_a_node_that_does_not_catch_up_ends() {
+    let cluster = cluster(false).await;
+    let leader = cluster.leader().await;
+    let behind = if leader == 3 { 2 } else { 3 };
+    cluster.write(command(0)).await;
+    catches_up(&cluster, behind, leader).await;
+    cluster.sites[&behind].disk.hinder(|disk| disk.hangs = true);
+    cluster.write(command(1)).await;
+    let since = Instant::now();
+    let read = in_time("the read ends", cluster.nodes[&behind].query_and_wait((), true)).await;
+    assert!(matches!(read, Err(Rejected::Busy(_))), "{read:?}");
+    let patience = NodeConfig::new(1, [1], 1).read_patience;
+    assert!(since.elapsed() < patience + Duration::from_secs(2), "{:?}", since.elapsed());
+}
+
+/// API finding 3. A view that is not newer than the published one is asked for again a second later, and
+/// not at once.
+#[tokio::test(start_paused = true)]
+async fn a_view_of_no_use_does_not_make_the_loop_spin() {
+    let mut cluster = Cluster::new(1, 1);
+    cluster.configure = Box::new(small_log);
+    cluster.sites[&1].knobs.views_stand_still.store(true, Ordering::SeqCst);
+    cluster.start_all().await;
+    for number in 0..40 {
+        cluster.write(command(number)).await;
+    }
+    let views = &cluster.sites[&1].knobs.views_count;
+    let before = views.load(Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let views_count = views.load(Ordering::SeqCst) - before;
+    assert!((30..=61).contains(&views_count), "{views_count} views in a minute");
+}
+
+/// API finding 2.
+#[tokio::test(start_paused = true)]
+async fn a_service_can_ask_for_a_snapshot() {
+    for is_durable in [false, true] {
+        let mut cluster = Cluster::new(1, 1);
+        cluster.durable = is_durable;
+        cluster.start_all().await;
+        cluster.write("x").await;
+        let before = cluster.nodes[&1].status();
+        assert_eq!(before.snapshot_index, 0);
+        cluster.nodes[&1].take_snapshot();
+        let is_taken = |status: &Status| status.snapshot_index == before.last_applied;
+        cluster.until("it is taken", 1, is_taken).await;
+    }
+}
+
+/// C3. The first start stores the voters, before any entry does.
+#[tokio::test(start_paused = true)]
+async fn c3_another_list_of_voters_is_refused_before_the_cluster_is_founded() {
+    let disk = Disk::of_new_member();
+    let start = async |voters: &[NodeId]| {
+        let machine = Machine::volatile(&Arc::new(Knobs::default()));
+        let transport = ChannelNetwork::new(1).transport(1);
+        let config = NodeConfig::new(1, voters.iter().copied(), 1);
+        Node::start(config, disk.open(), transport, machine).await
+    };
+    start(&[1, 2, 3]).await.expect("the first start").abort().await;
+    let refused = start(&[1, 2]).await;
+    assert!(matches!(refused, Err(Fatal::Config(_))), "another list is accepted");
+    start(&[1, 2, 3]).await.expect("the same list").abort().await;
+}
