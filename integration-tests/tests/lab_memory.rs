@@ -23,7 +23,7 @@ const MIB: u64 = 1 << 20;
 const CLIENT_COUNT: u64 = 100_000;
 
 /// What a client that wrote once costs.
-const CLIENT_BYTES_MAX: u64 = 264;
+const CLIENT_BYTES_MAX: u64 = 200;
 
 /// What the allocator itself gains by some warmth; far less than what is looked for.
 const NOISE_BYTES: u64 = 256 << 10;

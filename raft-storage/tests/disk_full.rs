@@ -169,6 +169,52 @@ async fn a_directory_on_a_full_disk_is_not_half_made() {
     storage.persist(batch(1)).await.unwrap();
 }
 
+/// S21. Others fill the disk, and the node is killed: the restart writes a table, for which there
+/// is no room but that of the ballast.
+#[tokio::test]
+async fn a_node_starts_again_on_a_full_disk_with_its_ballast() {
+    for has_ballast in [true, false] {
+        let Some(disk) = MemoryDisk::small("256m") else { return };
+        let node = disk.path().join("node");
+        let data_dir = DataDir::open(&node, CLUSTER, NODE).unwrap();
+        if has_ballast {
+            assert!(data_dir.keep_ballast().unwrap(), "there is room, and tmpfs reserves");
+        }
+        drop(data_dir);
+        let storage = open(&node).unwrap();
+        storage.load().await.unwrap();
+        for number in 1..=8 {
+            storage.persist(batch(number)).await.unwrap();
+        }
+        // Closing gives back what RocksDB has reserved for its files.
+        drop(storage);
+        let filler = disk.path().join("filler");
+        let mut file = std::fs::File::create(&filler).unwrap();
+        while file.write_all(&[1; 4096]).is_ok() {}
+
+        let opened = open(&node);
+        let ballast = node.join("ballast");
+        if has_ballast {
+            assert!(!ballast.exists(), "the disk is full, and the ballast was kept");
+            let storage = opened.unwrap();
+            let expected: Vec<Entry> = (1..=8).flat_map(|number| batch(number).entries).collect();
+            assert!(storage.load().await.unwrap().entries == expected);
+            storage.persist(batch(9)).await.unwrap();
+        } else {
+            let error = opened.err().expect("there is no room, so the ballast is what helps");
+            expect_full(&error);
+        }
+        drop((file, std::fs::remove_file(&filler).unwrap()));
+        let storage = reopen(&node).await;
+        let expected = if has_ballast { 9 } else { 8 };
+        assert_eq!(storage.load().await.unwrap().entries.len(), expected);
+        drop(storage);
+        let data_dir = DataDir::open(&node, CLUSTER, NODE).unwrap();
+        assert!(!data_dir.is_low().unwrap() && data_dir.keep_ballast().unwrap());
+        assert!(ballast.exists(), "there is room again");
+    }
+}
+
 #[tokio::test]
 async fn a_disk_without_direct_writes_will_do() {
     let Some(disk) = MemoryDisk::mount("direct writes", &["-t", "ramfs", "ramfs"]) else { return };

@@ -19,10 +19,11 @@ mod answers;
 mod codec;
 pub mod command;
 mod engine;
-mod evictions;
 mod execute;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
+mod hoarders;
+mod idle;
 mod session;
 mod sessions;
 mod snapshot;

@@ -10,7 +10,9 @@
 //!
 //! Numbers are varints (`codec`) but where a width is given.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use std::sync::Arc;
+
+use bytes::{BufMut, BytesMut};
 
 use super::answers::{Answers, Kept};
 use super::codec::{DecodeError, DecodeResult, Reader, malformed, put_len, put_varint};
@@ -24,7 +26,7 @@ pub const ANSWER_BYTES: u64 = 64;
 pub(super) struct Session {
     pub(super) nonce: Nonce,
     /// The name in the certificate of the client that opened it.
-    pub(super) principal: Bytes,
+    pub(super) principal: Arc<[u8]>,
     pub(super) ttl_ms: u64,
     /// How many requests may be unanswered, from `lowest_unanswered` on; at least 1.
     pub(super) window: u32,
@@ -71,8 +73,7 @@ impl Session {
         let (ttl_ms, window) = (reader.varint()?, reader.varint_u32()?);
         let (last_active_ms, lowest_unanswered) = (reader.varint()?, reader.varint()?);
         let name_len = reader.varint()?;
-        // A copy: the slice would keep the whole section of the snapshot.
-        let principal = Bytes::copy_from_slice(&reader.bytes(name_len)?);
+        let principal = Arc::from(&reader.bytes(name_len)?[..]);
         let count = reader.varint()?;
         if window == 0 || count > u64::from(window) {
             return Err(malformed("a session has more answers than its window"));

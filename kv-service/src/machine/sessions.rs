@@ -20,13 +20,13 @@
 //! * A refusal by this table changes nothing, and is no activity of the session.
 //!
 //! Sessions expire by replicated time, and are evicted when there are too many, of one principal or
-//! of all, the one with the oldest activity first. That order is kept sorted for each time to live,
-//! and there are few of those, so that a command costs O(log n). When the answers that all sessions
+//! of all, the one with the oldest activity first; the order is kept in queues (`idle`), so that a
+//! command costs O(log n). When the answers that all sessions
 //! remember exceed their limit in bytes, the sessions with the most answers are evicted (S11). An
 //! evicted session is an unknown one from then on.
 //! (RIFL, Lee et al. 2015; dissertation 6.3.)
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use imbl::OrdMap;
@@ -35,7 +35,8 @@ use raft_core::types::Index;
 use super::answers::{Answers, Kept, Outcome};
 use super::codec::{DecodeResult, malformed};
 use super::command::Opening;
-use super::evictions::{Hoarders, Principals};
+use super::hoarders::Hoarders;
+use super::idle::Idle;
 use super::session::{ANSWER_BYTES, Session};
 use crate::operation::{Refusal, SessionId};
 
@@ -62,16 +63,11 @@ pub(super) enum Admission {
     Refused(Refusal),
 }
 
-/// By time to live, and then by last activity: the first of each set is the one that expires first. A
-/// time to live is a setting of a server, so there are few sets; none is empty.
-type ByActivity = BTreeMap<u64, BTreeSet<(u64, Index)>>;
-
 /// The table. Equality of what is replicated is equality of [`Sessions::view`].
 #[derive(Default)]
 pub(super) struct Sessions {
     map: SessionMap,
-    by_activity: ByActivity,
-    principals: Principals,
+    idle: Idle,
     hoarders: Hoarders,
     /// Touched since the engine last wrote; with repetitions, and also those that are gone.
     changed: Vec<Index>,
@@ -95,11 +91,7 @@ impl Sessions {
 
     /// Ends the sessions whose last activity is longer ago than they allow.
     pub(super) fn expire(&mut self, clock_ms: u64) {
-        let expired = |(ttl_ms, order): (&u64, &BTreeSet<(u64, Index)>)| {
-            let (last_active_ms, id) = *order.first().expect("none is empty");
-            (last_active_ms.saturating_add(*ttl_ms) < clock_ms).then_some(id)
-        };
-        while let Some(id) = self.by_activity.iter().find_map(expired) {
+        while let Some(id) = self.idle.expired(clock_ms, &self.map) {
             self.end(id);
         }
     }
@@ -109,7 +101,7 @@ impl Sessions {
     pub(super) fn open(&mut self, id: Index, clock_ms: u64, opening: &Opening) {
         let session = Session {
             nonce: opening.nonce,
-            principal: opening.principal.clone(),
+            principal: Arc::from(&opening.principal[..]),
             ttl_ms: opening.ttl_ms,
             window: opening.window.max(1),
             last_active_ms: clock_ms,
@@ -120,19 +112,15 @@ impl Sessions {
         self.changed.push(id);
         // The new one is last in each order: the clock does not go back, and ids grow.
         let quota = opening.principal_session_count_max.max(1);
-        while self.principals.session_count(&opening.principal) > quota {
-            let idle = self.principals.longest_idle(&opening.principal, &self.map);
-            self.end(idle);
+        while self.idle.session_count(&opening.principal) > quota {
+            let idle = self.idle.first_of_principal(&opening.principal, &self.map);
+            self.end(idle.expect("it has more than one"));
         }
         while self.map.len() as u64 > opening.session_count_max.max(1) {
-            self.end(self.longest_idle().expect("as many as in the map"));
+            let idle = self.idle.first(&self.map);
+            self.end(idle.expect("as many as in the map"));
         }
         assert!(self.map.contains_key(&id), "the newest one stays");
-    }
-
-    /// Of all sessions.
-    fn longest_idle(&self) -> Option<Index> {
-        self.by_activity.values().filter_map(BTreeSet::first).min().map(|(_, id)| *id)
     }
 
     /// Ends a session for its client; another nonce ends nothing.
@@ -144,12 +132,7 @@ impl Sessions {
 
     fn end(&mut self, id: Index) {
         let session = self.map.remove(&id).expect("it is in the map");
-        let order = self.by_activity.get_mut(&session.ttl_ms).expect("as in the map");
-        order.remove(&(session.last_active_ms, id));
-        if order.is_empty() {
-            self.by_activity.remove(&session.ttl_ms);
-        }
-        self.principals.remove(&session.principal, &self.map);
+        self.idle.remove(&session, &self.map);
         self.hoarders.recount(id, session.answers.len(), 0);
         self.changed.push(id);
     }
@@ -172,9 +155,6 @@ impl Sessions {
             return Admission::Refused(Refusal::OtherOperation);
         }
         if session.last_active_ms != clock_ms {
-            let order = self.by_activity.get_mut(&session.ttl_ms).expect("as in the map");
-            order.remove(&(session.last_active_ms, id));
-            order.insert((clock_ms, id));
             Arc::make_mut(session).last_active_ms = clock_ms;
         }
         self.changed.push(id);
@@ -197,7 +177,7 @@ impl Sessions {
         session.answers.insert(place.sequence, Kept { digest: place.digest, outcome });
         self.hoarders.recount(id, before, before + 1);
         while self.hoarders.answer_count().saturating_mul(ANSWER_BYTES) > answer_bytes_max {
-            let hoarder = self.hoarders.first().or_else(|| self.longest_idle());
+            let hoarder = self.hoarders.first().or_else(|| self.idle.first(&self.map));
             self.end(hoarder.expect("answers belong to sessions"));
         }
     }
@@ -219,9 +199,7 @@ impl Sessions {
     }
 
     fn insert(&mut self, id: Index, mut session: Session) {
-        let order = self.by_activity.entry(session.ttl_ms).or_default();
-        order.insert((session.last_active_ms, id));
-        session.principal = self.principals.insert(&session.principal, session.last_active_ms, id);
+        self.idle.insert(id, &mut session);
         self.hoarders.recount(id, 0, session.answers.len());
         self.map.insert(id, Arc::new(session));
     }
@@ -296,9 +274,9 @@ mod tests {
         }
         assert_eq!(sessions.len(), 3);
         assert_eq!(sessions.hoarders.answer_count(), 3);
-        assert_eq!(sessions.principals.session_count(&"client".into()), 3);
+        assert_eq!(sessions.idle.session_count(b"client"), 3);
         sessions.expire(u64::MAX);
         assert_eq!((sessions.len(), sessions.hoarders.answer_count()), (0, 0));
-        assert_eq!(sessions.principals.session_count(&"client".into()), 0);
+        assert_eq!(sessions.idle.session_count(b"client"), 0);
     }
 }

@@ -165,6 +165,7 @@ mod tests {
             log_bytes: 0,
             snapshot_index: 0,
             reply_panics_count: 0,
+            transfers: Vec::new(),
             peers: peer_versions.iter().enumerate().map(peer).collect(),
         }
     }
