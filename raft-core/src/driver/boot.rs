@@ -8,14 +8,17 @@ use tokio::task::JoinHandle;
 use super::apply::{Applier, ApplyFeed, WORK_IN_FLIGHT_MAX, restore_from};
 use super::event_loop::{EventLoop, Parts};
 use super::inbox::Inbox;
+use super::snapshots::Published;
 use super::tasks::{Ended, Tasks};
 use super::{Leadership, Node, NodeConfig, Shared, persist};
 use crate::consensus::{Boot, Raft};
 use crate::error::Fatal;
 use crate::state_machine::StateMachine;
-use crate::storage::Storage;
+use crate::storage::{Storage, StorageError};
 use crate::transport::{Inbound, Transport};
-use crate::types::{Configuration, ENTRY_OVERHEAD_BYTES, Loaded, Position, SnapshotMeta, Time};
+use crate::types::{
+    Configuration, ENTRY_OVERHEAD_BYTES, Index, Loaded, Position, SnapshotMeta, Time,
+};
 
 pub(super) async fn start<M: StateMachine>(
     config: NodeConfig,
@@ -27,8 +30,7 @@ pub(super) async fn start<M: StateMachine>(
     check_command_size(&config, &*transport)?;
     let loaded = storage.load().await?;
     bring_up_to_date(&loaded, &*storage, &mut machine).await?;
-    let reader = storage.snapshot_reader().await?;
-    let published = reader.map(|reader| (reader.meta().index(), reader.content().size_bytes));
+    let published = find_published(&loaded, &*storage, machine.flusher().is_some()).await?;
     let raft_config = config.fitted();
     let request_bytes_max = raft_config.uncommitted_bytes_max;
     let bootstrap = Configuration::of_voters(config.voters.iter().copied());
@@ -187,6 +189,25 @@ fn check_command_size(config: &NodeConfig, transport: &dyn Transport) -> Result<
         )));
     }
     Ok(())
+}
+
+/// S6: a durable machine does not need the published snapshot, so damage to it is no reason not to
+/// start.
+async fn find_published(
+    loaded: &Loaded,
+    storage: &dyn Storage,
+    is_durable: bool,
+) -> Result<Option<Published>, Fatal> {
+    let (size_bytes, is_readable) = match storage.snapshot_reader().await {
+        Ok(reader) => (reader.map_or(0, |reader| reader.content().size_bytes), true),
+        Err(StorageError::Corrupt(damage)) if is_durable => {
+            tracing::warn!(%damage, "the published snapshot is damaged, and is not needed");
+            (0, false)
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let of = |meta: &SnapshotMeta| Published { index: meta.index(), size_bytes, is_readable };
+    Ok(loaded.snapshot.as_ref().map(of))
 }
 
 /// A machine that holds less than the published snapshot is given it: one that lives in memory, one

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::apply::{ApplyFeed, Queries};
 use super::inbox::{Inbox, PeerEvent, Report, Request, Turn};
-use super::snapshots::{self, Snapshots};
+use super::snapshots::{self, Published, Snapshots};
 use super::tasks::Tasks;
 use super::waiters::Waiters;
 use super::{Leadership, NodeConfig, Status};
@@ -39,8 +39,7 @@ pub(super) struct Parts<M: StateMachine> {
     pub(super) tasks: Tasks,
     pub(super) flusher: Option<Box<dyn Flusher>>,
     pub(super) blocks: bool,
-    /// The snapshot that storage has published, and its size in bytes.
-    pub(super) published: Option<(Index, u64)>,
+    pub(super) published: Option<Published>,
 }
 
 pub(super) struct EventLoop<M: StateMachine> {

@@ -3,9 +3,9 @@
 //! so that no other crate is needed.
 
 mod callbacks;
+mod chaos;
 mod ends;
 mod founding;
 mod snapshots;
-#[allow(dead_code, reason = "shared by tests to come")]
 mod support;
 mod versions;

@@ -333,6 +333,34 @@ async fn s14_a_copy_goes_once_no_peer_needs_it() {
     catches_up(&cluster, behind, leader).await;
 }
 
+/// S6. A durable machine starts without its damaged copy, which goes.
+#[tokio::test(start_paused = true)]
+async fn s6_a_damaged_copy_does_not_keep_a_durable_node_down() {
+    let mut cluster = cluster(true).await;
+    let (leader, behind) = leave_one_behind(&mut cluster).await;
+    cluster.sites[&leader].disk.hinder(|disk| disk.read_chunk = Duration::from_secs(60));
+    cluster.start(behind).await;
+    let disk = cluster.sites[&leader].disk.clone();
+    in_time("the copy is published", async {
+        while disk.published().is_none() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    cluster.crash(leader).await;
+    disk.hinder(|disk| (disk.bad_snapshot, disk.read_chunk) = (true, Duration::ZERO));
+    cluster.start(leader).await;
+    in_time("the copy goes", async {
+        while disk.published().is_some() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    disk.hinder(|disk| disk.bad_snapshot = false);
+    let leader = cluster.leader().await;
+    catches_up(&cluster, behind, leader).await;
+}
+
 /// S14. A volatile machine lives by its snapshot.
 #[tokio::test(start_paused = true)]
 async fn s14_the_snapshot_of_a_volatile_machine_stays() {

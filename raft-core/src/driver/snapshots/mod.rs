@@ -54,6 +54,15 @@ enum Own {
     Publishing,
 }
 
+/// The snapshot that storage has published.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Published {
+    pub(super) index: Index,
+    pub(super) size_bytes: u64,
+    /// False once it was found damaged: it is of use to nobody.
+    pub(super) is_readable: bool,
+}
+
 /// The snapshot that is being received.
 struct Receiving {
     from: NodeId,
@@ -75,7 +84,7 @@ pub(super) struct Snapshots<M: StateMachine> {
     flushed_index: Index,
     receiving: Option<Receiving>,
     peers: Peers,
-    published_index: Option<Index>,
+    published: Option<Published>,
     /// Of the last snapshot written, for hysteresis.
     last_size_bytes: u64,
     compacting: bool,
@@ -94,7 +103,7 @@ impl<M: StateMachine> Snapshots<M> {
         config: &NodeConfig,
         parts: Parts<M>,
         flusher: Option<Box<dyn Flusher>>,
-        published: Option<(Index, u64)>,
+        published: Option<Published>,
         last_applied: Index,
     ) -> Self {
         Self {
@@ -107,8 +116,8 @@ impl<M: StateMachine> Snapshots<M> {
             flushed_index: last_applied,
             receiving: None,
             peers: Peers::new(config.raft.heartbeat_interval, config.snapshot_patience),
-            published_index: published.map(|(index, _)| index),
-            last_size_bytes: published.map_or(0, |(_, size_bytes)| size_bytes),
+            published,
+            last_size_bytes: published.map_or(0, |published| published.size_bytes),
             compacting: false,
             compact_to: None,
             floor_bytes: 0,
@@ -208,7 +217,9 @@ impl<M: StateMachine> Snapshots<M> {
         let position = view.position();
         let meta = raft.snapshot_meta(position.index);
         let meta = meta.filter(|meta| meta.position == position && !raft.is_restoring());
-        let is_new = self.published_index.is_none_or(|published| position.index > published);
+        let is_new = self
+            .published
+            .is_none_or(|published| !published.is_readable || position.index > published.index);
         match meta {
             Some(meta) if is_new => {
                 self.own = Own::Writing(meta.index(), Some(self.jobs.write(meta, view)));
@@ -240,8 +251,13 @@ impl<M: StateMachine> Snapshots<M> {
 
     pub(super) fn on_published(&mut self, raft: &Raft, meta: &SnapshotMeta) {
         self.own = Own::Idle;
-        self.published_index = Some(meta.index());
+        self.publish(meta);
         self.plan_compaction(raft);
+    }
+
+    fn publish(&mut self, meta: &SnapshotMeta) {
+        let (index, size_bytes) = (meta.index(), self.last_size_bytes);
+        self.published = Some(Published { index, size_bytes, is_readable: true });
     }
 
     pub(super) fn on_flushed(&mut self, raft: &mut Raft, index: Index) {
@@ -259,7 +275,7 @@ impl<M: StateMachine> Snapshots<M> {
 
     /// A leader's snapshot replaces the log.
     pub(super) fn on_replaced(&mut self, meta: &SnapshotMeta) {
-        self.published_index = Some(meta.index());
+        self.publish(meta);
         self.compact_to = None;
         self.floor_bytes = 0;
     }
@@ -324,8 +340,9 @@ impl<M: StateMachine> Snapshots<M> {
         // After it the peer needs the entry behind it, so an older one than the log's start is of
         // no use.
         let start_index = raft.log_start_index();
-        let usable = self.published_index.filter(|published| *published >= start_index);
-        match usable {
+        let usable =
+            |published: &Published| published.is_readable && published.index >= start_index;
+        match self.published.filter(usable).map(|published| published.index) {
             Some(published) if !matches!(self.own, Own::Publishing) => {
                 self.compact_to = self.compact_to.map(|target| target.min(published));
                 for peer in due {
@@ -343,9 +360,12 @@ impl<M: StateMachine> Snapshots<M> {
 
     pub(super) fn on_sent(&mut self, raft: &mut Raft, now: Time, peer: NodeId, sent: Sent) {
         let of = self.peers.on_sent(now, peer, sent, raft.last_index());
-        if sent == Sent::Unreadable && self.published_index == of {
-            // Of no use to anybody: the next peer that asks gets a new one.
-            self.published_index = None;
+        if sent == Sent::Unreadable
+            && let Some(published) = &mut self.published
+            && of == Some(published.index)
+        {
+            // The next peer that asks gets a new one.
+            published.is_readable = false;
         }
         let through = match sent {
             Sent::Through(index) => Some(index),
@@ -358,21 +378,20 @@ impl<M: StateMachine> Snapshots<M> {
     fn withdraw_if_unneeded(&mut self, raft: &mut Raft, now: Time) {
         if self.has_unneeded_copy(raft, now) && self.flushed_index >= raft.log_start_index() {
             raft.withdraw_snapshot();
-            self.published_index = None;
+            self.published = None;
         }
     }
 
     fn has_unneeded_copy(&self, raft: &Raft, now: Time) -> bool {
         self.is_durable
-            && self.published_index.is_some()
+            && self.published.is_some_and(|it| !it.is_readable || !self.peers.need_copy(now))
             && matches!(self.own, Own::Idle)
             && !raft.is_restoring()
-            && !self.peers.need_copy(now)
     }
 
     /// A snapshot that replaced the log can go only once the machine is durable through it.
     fn waits_for_flush(&self, raft: &Raft) -> bool {
-        self.published_index.is_some()
+        self.published.is_some()
             && self.flushed_index < raft.log_start_index()
             && raft.last_applied() >= raft.log_start_index()
     }

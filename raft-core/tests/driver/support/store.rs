@@ -1,5 +1,5 @@
 //! A disk in memory whose operations can be slowed down, hung and counted. An acknowledged write
-//! survives everything but [`Disk::lose`].
+//! survives.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -77,12 +77,6 @@ impl Disk {
         image.process += 1;
         image.poisoned = false;
         image.finished = None;
-    }
-
-    pub(crate) fn lose(&self) {
-        let mut image = self.image();
-        let process = image.process + 1;
-        *image = Image { process, ..Image::default() };
     }
 
     pub(crate) fn hinder(&self, change: impl FnOnce(&mut Hindrance)) {
