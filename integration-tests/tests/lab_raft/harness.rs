@@ -13,7 +13,7 @@ use kv_service::sim::{Cluster, LinkFaults, Observed, for_seeds};
 use raft_core::consensus::RoleKind;
 use raft_core::driver::{Node, NodeConfig};
 use raft_core::transport::channel::Traffic;
-use raft_core::types::{NodeId, Term};
+use raft_core::types::{Body, Message, NodeId, Term};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -112,6 +112,7 @@ pub(crate) struct Lab {
     chance: RefCell<StdRng>,
     next_command: RefCell<usize>,
     frame_count: Arc<AtomicU64>,
+    founding_count: Arc<AtomicU64>,
 }
 
 impl Lab {
@@ -126,11 +127,14 @@ impl Lab {
             Cluster::with_config(seed, setup.size, configure, |_| Counter::default()).await;
         cluster.network.set_default_faults(setup.links.faults());
         let frame_count = Arc::new(AtomicU64::new(0));
-        let counted = Arc::clone(&frame_count);
-        cluster.network.listen(move |_, _, traffic| {
-            if let Traffic::Frame(_) = traffic {
-                counted.fetch_add(1, Relaxed);
+        let founding_count = Arc::new(AtomicU64::new(0));
+        let (frames, foundings) = (Arc::clone(&frame_count), Arc::clone(&founding_count));
+        cluster.network.listen(move |_, _, traffic| match traffic {
+            Traffic::Frame(_) => _ = frames.fetch_add(1, Relaxed),
+            Traffic::Sent(Message { body: Body::Founding { .. }, .. }) => {
+                foundings.fetch_add(1, Relaxed);
             }
+            Traffic::Sent(_) | Traffic::Delivered(_) => {}
         });
         let lab = Self {
             cluster,
@@ -139,6 +143,7 @@ impl Lab {
             chance: RefCell::new(StdRng::seed_from_u64(seed)),
             next_command: RefCell::new(1),
             frame_count,
+            founding_count,
         };
         lab.nodes_changed();
         lab
@@ -172,6 +177,11 @@ impl Lab {
     /// What nodes have handed to the network so far: requests and answers.
     pub(crate) fn message_count(&self) -> u64 {
         self.cluster.network.stats().sent
+    }
+
+    /// Those of them by which new members meet, since the test began.
+    pub(crate) fn founding_count(&self) -> u64 {
+        self.founding_count.load(Relaxed)
     }
 
     /// Frames of snapshots that were sent so far.

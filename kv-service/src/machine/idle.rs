@@ -180,11 +180,10 @@ mod tests {
 
     use super::super::answers::Answers;
     use super::*;
-    use crate::operation::Nonce;
 
     fn session(principal: u8, ttl_ms: u64, last_active_ms: u64) -> Session {
         Session {
-            nonce: Nonce(1),
+            nonce_bytes: [1; 16],
             principal: Arc::from([principal]),
             ttl_ms,
             window: 1,

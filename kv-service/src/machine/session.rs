@@ -24,7 +24,8 @@ pub const ANSWER_BYTES: u64 = 64;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Session {
-    pub(super) nonce: Nonce,
+    /// Of [`Session::nonce`]. As bytes, because a `u128` would be padded.
+    pub(super) nonce_bytes: [u8; 16],
     /// The name in the certificate of the client that opened it.
     pub(super) principal: Arc<[u8]>,
     pub(super) ttl_ms: u64,
@@ -42,6 +43,10 @@ const VALUE_TOO_LARGE: u8 = 2;
 const KEY_OUT_OF_RANGE: u8 = 3;
 
 impl Session {
+    pub(super) fn nonce(&self) -> Nonce {
+        Nonce(u128::from_le_bytes(self.nonce_bytes))
+    }
+
     /// About the bytes of [`Session::encode`], and of the memory that it takes.
     pub(super) fn size_bytes(&self) -> usize {
         const HEAD_BYTES: usize = 64;
@@ -50,7 +55,7 @@ impl Session {
 
     pub(super) fn encode(&self, out: &mut BytesMut) {
         out.reserve(self.size_bytes());
-        out.put_u128_le(self.nonce.0);
+        out.put_slice(&self.nonce_bytes);
         // Reserved.
         out.put_u8(0);
         put_varint(out, self.ttl_ms);
@@ -68,7 +73,7 @@ impl Session {
     }
 
     pub(super) fn decode(reader: &mut Reader) -> DecodeResult<Session> {
-        let nonce = Nonce(reader.u128()?);
+        let nonce_bytes = reader.u128()?.to_le_bytes();
         reader.reserved("a newer kind of session")?;
         let (ttl_ms, window) = (reader.varint()?, reader.varint_u32()?);
         let (last_active_ms, lowest_unanswered) = (reader.varint()?, reader.varint()?);
@@ -92,7 +97,7 @@ impl Session {
             answers.insert(sequence, decode_kept(reader)?);
         }
         let session = Session {
-            nonce,
+            nonce_bytes,
             principal,
             ttl_ms,
             window,
@@ -177,10 +182,10 @@ mod tests {
                         answers.insert(sequence, kept);
                     }
                 }
-                let (nonce, principal) = (Nonce(nonce), name.into());
+                let (nonce_bytes, principal) = (u128::to_le_bytes(nonce), name.into());
                 let window = WINDOW;
                 Session {
-                    nonce,
+                    nonce_bytes,
                     principal,
                     ttl_ms,
                     window,

@@ -100,7 +100,7 @@ impl Sessions {
     /// principal and of all, itself included.
     pub(super) fn open(&mut self, id: Index, clock_ms: u64, opening: &Opening) {
         let session = Session {
-            nonce: opening.nonce,
+            nonce_bytes: opening.nonce.0.to_le_bytes(),
             principal: Arc::from(&opening.principal[..]),
             ttl_ms: opening.ttl_ms,
             window: opening.window.max(1),
@@ -125,7 +125,7 @@ impl Sessions {
 
     /// Ends a session for its client; another nonce ends nothing.
     pub(super) fn close(&mut self, session: SessionId) {
-        if self.map.get(&session.index).is_some_and(|held| held.nonce == session.nonce) {
+        if self.map.get(&session.index).is_some_and(|held| held.nonce() == session.nonce) {
             self.end(session.index);
         }
     }
@@ -140,7 +140,7 @@ impl Sessions {
     /// Decides about a request; unless it is refused, it counts as activity.
     pub(super) fn admit(&mut self, place: &Place, clock_ms: u64) -> Admission {
         let Place { session: SessionId { index: id, nonce }, sequence, .. } = *place;
-        let Some(session) = self.map.get_mut(&id).filter(|session| session.nonce == nonce) else {
+        let Some(session) = self.map.get_mut(&id).filter(|session| session.nonce() == nonce) else {
             return Admission::Refused(Refusal::UnknownSession);
         };
         let lowest = session.lowest_unanswered.max(place.lowest_unanswered);

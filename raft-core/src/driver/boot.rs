@@ -16,9 +16,7 @@ use crate::error::Fatal;
 use crate::state_machine::StateMachine;
 use crate::storage::{Storage, StorageError};
 use crate::transport::{Inbound, Transport};
-use crate::types::{
-    Configuration, ENTRY_OVERHEAD_BYTES, Index, Loaded, Position, SnapshotMeta, Time,
-};
+use crate::types::{Configuration, ENTRY_OVERHEAD_BYTES, Loaded, Position, SnapshotMeta, Time};
 
 pub(super) async fn start<M: StateMachine>(
     config: NodeConfig,

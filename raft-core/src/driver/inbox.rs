@@ -451,3 +451,24 @@ impl<M: StateMachine> Inbound for Inbox<M> {
         self.add(queues, |turn| turn.peers.push_back((peer, PeerEvent::Unreachable)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{Body, Entry, Payload};
+
+    /// C27. What waits of the log does not keep heartbeats out.
+    #[test]
+    fn c27_messages_of_the_log_leave_room_for_control() {
+        let message = |body| Message { term: 1, recovering: None, body };
+        let payload = Payload::Command(Bytes::from(vec![0; 1 << 20]));
+        let entries = vec![Entry { index: 1, term: 1, payload }];
+        let append = message(Body::Append { previous: Position::ZERO, entries, commit_index: 0 });
+        let heartbeat = message(Body::HeartbeatAnswer { round: 1, version_max: 1 });
+        let mut queue = PeerQueue::default();
+        let appends_count = (0..1_000).take_while(|_| queue.charge(&append)).count();
+        assert_eq!(appends_count as u64, PEER_LOG_BYTES_MAX >> 20);
+        let controls_count = (0..100_000).take_while(|_| queue.charge(&heartbeat)).count();
+        assert!((1_000..99_999).contains(&controls_count), "{controls_count}");
+    }
+}

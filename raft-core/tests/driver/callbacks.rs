@@ -65,6 +65,29 @@ async fn c19_a_refusal_is_not_delivered_on_the_callers_stack() {
     assert_eq!(error, Some(Rejected::ShuttingDown.to_string()));
 }
 
+/// C27. Queries count against the bytes that may wait for the loop, too.
+#[tokio::test(start_paused = true)]
+async fn c27_queries_that_wait_are_bounded_in_bytes() {
+    let node = alone(|config| {
+        config.raft.uncommitted_bytes_max = 2_560;
+        config.command_bytes_max = 1_000;
+    })
+    .await;
+    // The loop runs only once this task waits, so all of them wait for it.
+    let (sender, mut answers) = mpsc::channel(100);
+    for _ in 0..100 {
+        let sender = sender.clone();
+        node.query((), true, move |answer| sender.try_send(answer.is_ok()).expect("room"));
+    }
+    let mut answered_count = 0;
+    for _ in 0..100 {
+        let answer = in_time("each is answered", answers.recv()).await;
+        answered_count += u32::from(answer.expect("a sender is left"));
+    }
+    assert_eq!(answered_count, 10, "a query is charged 256 bytes");
+    node.shutdown().await;
+}
+
 /// C20. Wherever it is called: on the loop, at the machine, for a refusal.
 #[tokio::test(start_paused = true)]
 async fn c20_a_reply_that_panics_does_not_stop_the_node() {

@@ -189,7 +189,7 @@ fn seeds() -> std::ops::Range<u64> {
 }
 
 #[test]
-fn t6_random_runs_around_snapshots() {
+fn random_runs_around_snapshots() {
     for seed in seeds() {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()

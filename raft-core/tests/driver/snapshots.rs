@@ -159,8 +159,10 @@ async fn c13_a_newer_leader_takes_the_place_of_an_older_one() {
     assert_eq!(answer, "Stale", "a term has one leader");
     let (_, answer) = newer.offer(3, 6, 101).await;
     assert_eq!(answer, "Busy", "the older transfer has to end first");
+    let since = Instant::now();
     let ended = in_time("the older transfer ends", slow.receive()).await;
     assert!(!matches!(ended, Ok(Some(_))), "the older transfer goes on");
+    assert!(since.elapsed() < Duration::from_secs(1), "it ended for want of patience only");
     let (mut stream, answer) = newer.offer(3, 6, 101).await;
     assert_eq!(answer, "Accept");
 
@@ -225,6 +227,33 @@ async fn c13_a_leader_ends_what_it_receives() {
     node.shutdown().await;
 }
 
+/// C28. Streams on which nothing is offered do not pile up: a peer has two at a time.
+#[tokio::test(start_paused = true)]
+async fn c28_a_peer_has_two_open_streams() {
+    let (node, sender, other) = receiver().await;
+    let mut streams = Vec::new();
+    for _ in 0..5 {
+        streams.push(sender.transport.open_bulk(3).await.expect("it listens"));
+    }
+    let mut refused_count = 0;
+    for stream in &mut streams[2..] {
+        let ended = tokio::time::timeout(Duration::from_millis(100), stream.receive()).await;
+        refused_count += u32::from(matches!(ended, Ok(Err(_) | Ok(None))));
+    }
+    assert_eq!(refused_count, 3, "more than two are kept open");
+    for stream in &mut streams[..2] {
+        let ended = tokio::time::timeout(Duration::from_millis(100), stream.receive()).await;
+        assert!(ended.is_err(), "the first two are not given time");
+    }
+    let (_, answer) = other.offer(3, 5, 100).await;
+    assert_eq!(answer, "Accept", "another peer has its own");
+    drop(streams);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let (_, answer) = sender.offer(3, 6, 100).await;
+    assert_eq!(answer, "Accept", "it may offer again");
+    node.abort().await;
+}
+
 /// C14. A peer that is busy is not asked at each heartbeat.
 #[tokio::test(start_paused = true)]
 async fn c14_a_refused_snapshot_is_offered_less_and_less_often() {
@@ -274,6 +303,8 @@ async fn c15_a_peer_that_is_filled_finds_its_entries_afterwards() {
     let is_sending = |status: &Status| status.transfers.iter().any(|transfer| transfer.is_sending);
     cluster.until("a snapshot is sent", leader, is_sending).await;
     let before = cluster.nodes[&leader].status().snapshot_index;
+    let views_count = || cluster.sites[&leader].knobs.views_count.load(Ordering::SeqCst);
+    assert_eq!(views_count(), 1);
     // More than twice the limit, and less than four times.
     for number in 0..40 {
         cluster.write(command(number)).await;
@@ -287,6 +318,7 @@ async fn c15_a_peer_that_is_filled_finds_its_entries_afterwards() {
     };
     cluster.until("it is filled", leader, filled).await;
     catches_up(&cluster, behind, leader).await;
+    assert_eq!(views_count(), 1, "one snapshot was not enough");
 }
 
 /// C15. Beyond what is kept, the status tells how many snapshots were not enough.
@@ -368,6 +400,9 @@ async fn s14_the_snapshot_of_a_volatile_machine_stays() {
     let (leader, behind) = leave_one_behind(&mut cluster).await;
     cluster.start(behind).await;
     catches_up(&cluster, behind, leader).await;
+    // A start finds a snapshot that covers the log's start.
+    cluster.crash(behind).await;
+    cluster.start(behind).await;
     tokio::time::sleep(Duration::from_secs(120)).await;
     for id in [leader, behind] {
         assert!(cluster.sites[&id].disk.published().is_some(), "node {id}");

@@ -28,10 +28,8 @@ enum Instead {
     Test(&'static str, &'static str),
     /// Why it cannot occur here.
     CannotOccur(&'static str),
-    /// What is missing. Strike it with the test that closes it.
-    Open(&'static str),
 }
-use Instead::{CannotOccur, Open, Test};
+use Instead::{CannotOccur, Test};
 
 const EXCEPTIONS: &[(&str, Instead)] = &[
     ("q12", CannotOccur("a leader's configuration does not change")),
@@ -51,13 +49,6 @@ const EXCEPTIONS: &[(&str, Instead)] = &[
     ("i8", CannotOccur("there are no leases to lose")),
     ("x7", CannotOccur("nobody is removed or demoted at run time")),
     ("d8", Test("raft-storage/tests/crash.rs", "rocksdb_recovers_from_a_kill_at_every_step")),
-    ("c12", Open("no flush runs beside the copy of a state for a lagging follower")),
-    ("c13", Open("a slow sender of an earlier term keeps the slot for a snapshot")),
-    ("c14", Open("a refused snapshot is offered again with each heartbeat")),
-    ("c15", Open("the log is compacted beyond a peer that is being filled")),
-    ("c27", Open("queries have no size, and the classes of a peer share one budget")),
-    ("c28", Open("the bulk streams of one peer are not limited while they are refused")),
-    ("c29", Open("a confirmed read waits for ever at a follower that cannot catch up")),
     ("c7", CannotOccur("members do not change, so no log has a historical configuration")),
     (
         "c17",
@@ -151,7 +142,7 @@ fn every_scenario_has_a_test_or_a_reason() {
     let mut wrong = Vec::new();
     for scenario in &scenarios {
         match (tests.contains_key(scenario), exceptions.get(scenario.as_str())) {
-            (true, None | Some(Open(_))) | (false, Some(_)) => {}
+            (true, None) | (false, Some(_)) => {}
             (false, None) => wrong.push(format!("{scenario} has neither a test nor a reason")),
             (true, Some(_)) => wrong.push(format!("{scenario} has a test; strike the exception")),
         }
@@ -162,7 +153,7 @@ fn every_scenario_has_a_test_or_a_reason() {
     }
     for (scenario, instead) in exceptions {
         match instead {
-            CannotOccur(why) | Open(why) => assert!(!why.is_empty()),
+            CannotOccur(why) => assert!(!why.is_empty()),
             Test(file, name) => {
                 if !tests_in(&read(&workspace().join(file))).iter().any(|test| test == name) {
                     wrong.push(format!("{scenario}: there is no test {name} in {file}"));
