@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use kv_service::config::{ClientConfig, NodeAddress, ServerConfig};
@@ -18,7 +19,10 @@ use kv_service::protocol::{FOUNDING, NOT_INITIALISED, NodeStatus, RECOVERING};
 use kv_service::tls::{DevCa, TlsConfig};
 use kv_service::units::ByteSize;
 use kv_service::{Client, ClientError};
+use raft_core::storage::Storage;
 use raft_core::types::NodeId;
+use raft_storage::DataDir;
+use raft_storage::rocksdb::{RocksOptions, RocksStorage};
 use raft_transport_quic::node_name;
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -314,11 +318,55 @@ impl Cluster {
         .await;
     }
 
-    /// Waits until a node that was emptied has a snapshot.
-    pub async fn has_snapshot(&self, id: NodeId) {
-        let snapshots = self.nodes[&id].data.join("snapshots");
-        let is_there = || !files_below(&snapshots, ".snap").is_empty();
-        eventually("a snapshot to have arrived", async || is_there()).await;
+    /// Waits until a node that was emptied is filled. The file of the snapshot goes soon after.
+    pub async fn is_filled(&self, id: NodeId) {
+        eventually("a snapshot to have arrived", async || {
+            self.status(id).await.is_some_and(|status| status.snapshot_index > 0)
+        })
+        .await;
+    }
+
+    /// Empties the node, has it filled, and kills it while the snapshot that has replaced its log is on
+    /// its disk. Returns that file.
+    ///
+    /// # Panics
+    /// If the moment is missed again and again.
+    pub async fn kill_with_snapshot(&mut self, id: NodeId) -> PathBuf {
+        const ATTEMPTS: u64 = 50;
+        for attempt in 0..ATTEMPTS {
+            self.empty(id).await;
+            self.node(id).start();
+            let snapshots = self.nodes[&id].data.join("snapshots");
+            let is_there = || !files_below(&snapshots, ".snap").is_empty();
+            let is_over =
+                async || self.status(id).await.is_some_and(|status| status.snapshot_index > 0);
+            let watched = async {
+                while !is_there() {
+                    sleep(Duration::from_millis(1)).await;
+                }
+            };
+            tokio::select! {
+                () = watched => {}
+                () = eventually("a snapshot to have arrived", is_over) => {}
+            }
+            // The batch that publishes it, and then the flush that makes it superfluous.
+            sleep(Duration::from_millis(attempt % 10 * 2)).await;
+            self.node(id).kill().await;
+            if let Some(file) = files_below(&snapshots, ".snap").pop()
+                && self.has_published(id).await
+            {
+                return file;
+            }
+        }
+        panic!("{ATTEMPTS} times the snapshot was gone or not yet published");
+    }
+
+    /// The disk of a node that does not run has a published snapshot.
+    async fn has_published(&self, id: NodeId) -> bool {
+        let dir = DataDir::open(&self.nodes[&id].data, CLUSTER_ID, id).expect("no process uses it");
+        let storage = RocksStorage::open(Arc::new(dir), RocksOptions::default());
+        let loaded = storage.expect("the log is whole").load().await.expect("the log is whole");
+        loaded.snapshot.is_some()
     }
 
     /// Waits, and has the log grow meanwhile: tables are written by that.

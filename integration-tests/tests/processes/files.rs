@@ -151,6 +151,6 @@ async fn serves_or_is_filled_again(cluster: &mut Cluster, id: NodeId) {
         says_what_to_do(&cluster.node(id).gives_up().await, "damage");
         cluster.empty(id).await;
         cluster.node(id).start();
-        cluster.has_snapshot(id).await;
+        cluster.is_filled(id).await;
     }
 }

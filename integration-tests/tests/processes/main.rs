@@ -15,3 +15,4 @@ mod operators;
 mod rounds;
 mod snapshots;
 mod stored_bytes;
+mod upgrade;

@@ -3,14 +3,13 @@
 use std::fs;
 use std::path::PathBuf;
 
-use integration_tests::processes::cluster::{Cluster, NODES, Plan, RECOVERY, eventually};
+use integration_tests::processes::cluster::{Cluster, Plan, RECOVERY, eventually};
 use integration_tests::processes::means::not_run;
 use integration_tests::processes::network::Conditions;
 use integration_tests::processes::node::files_below;
 use integration_tests::processes::preload::{FileFault, Preload};
 use integration_tests::processes::workload::Workload;
 use kv_service::Client;
-use raft_core::types::NodeId;
 
 use super::directories::flip;
 use super::disks::says_what_to_do;
@@ -145,7 +144,7 @@ async fn a_leader_without_room_for_a_snapshot_stops_and_another_sends_it() {
     // Two are left, and one of them does not count before it is filled up.
     cluster.node(leader).start();
     cluster.serves_within(RECOVERY).await;
-    cluster.has_snapshot(wiped).await;
+    cluster.is_filled(wiped).await;
     cluster.converges().await;
     assert_eq!(preload.hit_count(), before + 1, "it was to happen once");
     load.stop().await.check(&cluster.client()).await.unwrap();
@@ -153,52 +152,26 @@ async fn a_leader_without_room_for_a_snapshot_stops_and_another_sends_it() {
     cluster.finish().await;
 }
 
-/// The newest whole snapshot of a node, and a place in the middle of what it is of.
-fn snapshot_of(cluster: &Cluster, id: NodeId) -> (PathBuf, usize) {
-    let files = files_below(&cluster.nodes[&id].data.join("snapshots"), ".snap");
-    let file = files.last().expect("it has one").clone();
-    let length = file.metadata().unwrap().len();
-    assert!(length > u64::from(STATE_KEYS) * STATE_VALUE_BYTES as u64, "{length} bytes");
-    (file, length as usize / 2)
-}
-
-/// A cluster, and two of its nodes that have a snapshot on their disks: who was sent it, and who sent it.
-async fn with_snapshots() -> (Cluster, NodeId, NodeId) {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_is_not_restored_from_a_damaged_snapshot() {
     let mut cluster = Cluster::start(Plan::default()).await;
     fill(&cluster.client()).await;
     let leader = cluster.leader().await;
-    let [receiver, _] = cluster.peers_of(leader);
-    cluster.empty(receiver).await;
-    cluster.node(receiver).start();
-    cluster.has_snapshot(receiver).await;
-    cluster.converges().await;
-    let sender = cluster
-        .peers_of(receiver)
-        .into_iter()
-        .find(|id| !files_below(&cluster.nodes[id].data.join("snapshots"), ".snap").is_empty());
-    let sender = sender.expect("who sent it has it");
-    (cluster, receiver, sender)
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_state_is_not_restored_from_a_damaged_snapshot() {
-    let (mut cluster, victim, _) = with_snapshots().await;
-    assert!(cluster.node(victim).stop().await.success());
+    let [victim, _] = cluster.peers_of(leader);
+    let file = cluster.kill_with_snapshot(victim).await;
     // Its snapshot is all that it has.
     let state = cluster.nodes[&victim].data.join("state");
     fs::remove_dir_all(&state).unwrap();
-    let (file, place) = snapshot_of(&cluster, victim);
+    let length = file.metadata().unwrap().len();
+    assert!(length > u64::from(STATE_KEYS) * STATE_VALUE_BYTES as u64, "{length} bytes");
     // In its first bytes, in what it is of, and in its last byte.
-    let end = file.metadata().unwrap().len() as usize - 1;
-    for place in [5, place, end] {
+    let end = length as usize - 1;
+    for place in [5, end / 2, end] {
         flip(&file, place);
         cluster.node(victim).start();
         says_what_to_do(&cluster.node(victim).gives_up().await, "damage");
         flip(&file, place);
     }
-    cluster.node(victim).start();
-    cluster.converges().await;
-    cluster.node(victim).stop().await;
     // And one that is cut short.
     let bytes = fs::read(&file).unwrap();
     fs::write(&file, &bytes[..bytes.len() - 1]).unwrap();
@@ -211,33 +184,26 @@ async fn a_state_is_not_restored_from_a_damaged_snapshot() {
     cluster.finish().await;
 }
 
-/// It has been taken over long ago, so its node is as good as ever; a peer gets another one.
+/// The copy of the leader's state is damaged while it is sent: the peer gets another one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_snapshot_is_not_sent_to_a_peer() {
-    let (mut cluster, one, other) = with_snapshots().await;
-    let third = NODES.into_iter().find(|id| ![one, other].contains(id)).unwrap();
-    cluster.empty(third).await;
-    for id in [one, other] {
-        assert!(cluster.node(id).stop().await.success());
-        let (file, place) = snapshot_of(&cluster, id);
-        flip(&file, place);
-    }
-    // The next leader does not know the third one's log, and has a snapshot for it.
-    cluster.start_all();
-    cluster.converges().await;
+    let mut cluster = Cluster::start(Plan::default()).await;
+    fill(&cluster.client()).await;
     let leader = cluster.leader().await;
+    let [receiver, _] = cluster.peers_of(leader);
+    let narrow = Conditions::narrow(NARROW_BYTES_PER_SECOND);
+    cluster.network.set_both(leader, receiver, &narrow);
+    cluster.empty(receiver).await;
+    cluster.node(receiver).start();
+    cluster.receives_snapshot(receiver).await;
+    let files = files_below(&cluster.nodes[&leader].data.join("snapshots"), ".snap");
+    let file = files.last().expect("it is being sent");
+    flip(file, file.metadata().unwrap().len() as usize - 1_000);
+    cluster.network.heal();
+    cluster.is_filled(receiver).await;
+    cluster.converges().await;
     let said = cluster.nodes[&leader].said();
-    assert!(
-        said.contains("the published snapshot cannot be read"),
-        "it was not asked for:\n{said}"
-    );
-    // The third one's state is whole.
-    for id in [one, other] {
-        cluster.node(id).kill().await;
-        cluster.serves_within(RECOVERY).await;
-        is_whole(&cluster.client()).await;
-        cluster.node(id).start();
-        cluster.converges().await;
-    }
+    assert!(said.contains("the published snapshot cannot be read"), "it was sent:\n{said}");
+    is_whole(&cluster.client()).await;
     cluster.finish().await;
 }

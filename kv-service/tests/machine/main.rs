@@ -11,6 +11,8 @@ mod operations;
 #[cfg(feature = "rocksdb")]
 mod rocksdb;
 mod snapshots;
+#[cfg(feature = "rocksdb")]
+mod views;
 
 use bytes::Bytes;
 use kv_service::machine::{

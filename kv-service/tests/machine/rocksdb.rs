@@ -547,7 +547,7 @@ struct Deleted {
 }
 
 impl Deleted {
-    /// Pages are at most a few percent of them. A million were tried as well.
+    /// Pages are at most a few percent of them.
     const KEY_COUNT: u64 = 250_000;
 
     fn apply_to_all(&mut self, operation: impl Fn(u64) -> Operation) {

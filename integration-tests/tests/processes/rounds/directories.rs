@@ -54,7 +54,7 @@ impl Run {
         self.cluster.empty(victim).await;
         self.last(0..500).await;
         self.cluster.node(victim).start();
-        self.cluster.has_snapshot(victim).await;
+        self.cluster.is_filled(victim).await;
         self.cluster.converges().await;
     }
 
@@ -90,13 +90,7 @@ impl Run {
 
     /// Anywhere in it. It is noticed at the start, or when it is needed, or never.
     async fn flip_byte_of_snapshot(&mut self, victim: NodeId) {
-        self.cluster.empty(victim).await;
-        self.cluster.node(victim).start();
-        self.cluster.has_snapshot(victim).await;
-        self.cluster.converges().await;
-        self.cluster.node(victim).kill().await;
-        let files = files_below(&self.cluster.nodes[&victim].data.join("snapshots"), ".snap");
-        let file = files.last().expect("it was sent one");
+        let file = &self.cluster.kill_with_snapshot(victim).await;
         // Its header more often than by its size.
         let length = file.metadata().unwrap().len() as usize;
         let length = if self.chance.random_bool(0.3) { 64 } else { length };

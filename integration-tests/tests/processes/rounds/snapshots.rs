@@ -78,7 +78,7 @@ impl Run {
         self.last(200..2_000).await;
         self.cluster.network.heal();
         // Another node may lose what it has only when this one is whole again.
-        self.cluster.has_snapshot(victim).await;
+        self.cluster.is_filled(victim).await;
         self.cluster.converges().await;
     }
 

@@ -267,8 +267,9 @@ pub(crate) struct DeleteArgs {
 Examples:
   kv cas light --expect red green         if the value is `red`
   kv cas light --version 4 green          if the key has been changed 4 times since it was created
-  kv cas light --version 0 green          if there is no such key")]
-#[command(group = clap::ArgGroup::new("expected").required(true).args(["expect", "version"]))]
+  kv cas light --version 0 green          if there is no such key
+  kv cas light --revision 81 green        if the last change of the key was at revision 81, as `get --json` says")]
+#[command(group = clap::ArgGroup::new("expected").required(true).args(["expect", "version", "revision"]))]
 pub(crate) struct CasArgs {
     #[arg(value_parser = bytes_parser())]
     pub(crate) key: Bytes,
@@ -281,6 +282,9 @@ pub(crate) struct CasArgs {
     /// Swap if the key has this version; 0: if it does not exist
     #[arg(long, value_name = "N")]
     pub(crate) version: Option<u64>,
+    /// Swap if the key's last change was at this revision; also after a delete no other change has it
+    #[arg(long, value_name = "N")]
+    pub(crate) revision: Option<u64>,
     #[command(flatten)]
     pub(crate) client: ClientArgs,
 }
@@ -363,6 +367,7 @@ Requests:
   {\"op\":\"get\",\"key\":\"k\"}
   {\"op\":\"cas\",\"key\":\"k\",\"expect\":\"vw\",\"value\":\"x\"}     \"expect\":null: if there is no such key
   {\"op\":\"cas\",\"key\":\"k\",\"version\":3,\"value\":\"y\"}
+  {\"op\":\"cas\",\"key\":\"k\",\"revision\":81,\"value\":\"z\"}
   {\"op\":\"delete\",\"key\":\"k\"}
 
 Answers:
@@ -505,6 +510,8 @@ mod tests {
     fn cas_wants_exactly_one_expectation() {
         assert!(parse("kv cas k --expect a b").is_ok());
         assert!(parse("kv cas k --version 0 b").is_ok());
+        assert!(parse("kv cas k --revision 7 b").is_ok());
+        assert!(parse("kv cas k --revision 7 --version 1 b").is_err());
         assert!(parse("kv cas k b").is_err());
         assert!(parse("kv cas k --expect a --version 1 b").is_err());
     }

@@ -104,11 +104,14 @@ pub(crate) async fn delete(config: Option<&Path>, args: DeleteArgs) -> anyhow::R
 }
 
 pub(crate) async fn cas(config: Option<&Path>, args: CasArgs) -> anyhow::Result<Exit> {
-    let CasArgs { key, new: value, expect, version, client } = args;
-    let expect = match (expect, version) {
-        (Some(value), _) => Expect::Value(value),
-        (None, Some(version)) => Expect::Version(version),
-        (None, None) => anyhow::bail!("cas wants --expect VALUE or --version N"),
+    let CasArgs { key, new: value, expect, version, revision, client } = args;
+    let expect = match (expect, version, revision) {
+        (Some(value), ..) => Expect::Value(value),
+        (None, Some(version), _) => Expect::Version(version),
+        (None, None, Some(revision)) => Expect::Revision(revision),
+        (None, None, None) => {
+            anyhow::bail!("cas wants --expect VALUE, --version N or --revision N")
+        }
     };
     let operation = Operation::CompareAndSwap { key: key.clone(), expect, value };
     write(config, "cas", key, operation, &client).await

@@ -57,6 +57,7 @@ struct RequestLine {
     #[serde(default, deserialize_with = "null_counts")]
     expect: Option<Option<String>>,
     version: Option<u64>,
+    revision: Option<u64>,
     deadline_ms: Option<u64>,
 }
 
@@ -99,9 +100,11 @@ pub(crate) fn parse(line: &[u8]) -> Result<Request, Refused> {
         Some(value) => Ok(Bytes::from(value.clone())),
         None => Err(refuse(format!("{} needs `value`", line.op))),
     };
-    if line.op != "cas" && (matches!(line.expect, Some(Some(_))) || line.version.is_some()) {
+    let has_condition =
+        matches!(line.expect, Some(Some(_))) || line.version.is_some() || line.revision.is_some();
+    if line.op != "cas" && has_condition {
         return Err(refuse(format!(
-            "{} takes neither `expect` nor `version`: only cas does",
+            "{} takes no `expect`, `version` or `revision`: only cas does",
             line.op
         )));
     }
@@ -130,14 +133,16 @@ pub(crate) fn parse(line: &[u8]) -> Result<Request, Refused> {
 }
 
 fn expectation(line: &RequestLine) -> Result<Expect, String> {
-    match (&line.expect, line.version) {
-        (Some(Some(value)), None) => Ok(Expect::Value(Bytes::from(value.clone()))),
-        (Some(None) | None, Some(version)) => Ok(Expect::Version(version)),
-        (Some(None), None) => Ok(Expect::Version(0)),
-        (Some(Some(_)), Some(_)) => Err("cas takes `expect` or `version`, not both".to_owned()),
-        (None, None) => {
-            Err("cas needs `expect` (a value, or null for none) or `version`".to_owned())
+    match (&line.expect, line.version, line.revision) {
+        (Some(Some(value)), None, None) => Ok(Expect::Value(Bytes::from(value.clone()))),
+        (Some(None) | None, Some(version), None) => Ok(Expect::Version(version)),
+        (Some(None) | None, None, Some(revision)) => Ok(Expect::Revision(revision)),
+        (Some(None), None, None) => Ok(Expect::Version(0)),
+        (None, None, None) => {
+            Err("cas needs `expect` (a value, or null for none), `version` or `revision`"
+                .to_owned())
         }
+        (_, _, _) => Err("cas takes one of `expect`, `version` and `revision`".to_owned()),
     }
 }
 
@@ -252,6 +257,7 @@ mod tests {
             (r#""expect":null"#, Expect::Version(0)),
             (r#""version":7"#, Expect::Version(7)),
             (r#""version":7,"expect":null"#, Expect::Version(7)),
+            (r#""revision":7"#, Expect::Revision(7)),
         ] {
             let line = format!(r#"{{"op":"cas","key":"k","value":"v",{condition}}}"#);
             let (key, value) = (key.clone(), value.clone());
@@ -267,7 +273,8 @@ mod tests {
         for (line, complaint) in [
             (r#"{"op":"put","key":"k"}"#, "put needs `value`"),
             (r#"{"op":"cas","key":"k","value":"v"}"#, "cas needs `expect`"),
-            (r#"{"op":"cas","key":"k","value":"v","expect":"e","version":1}"#, "not both"),
+            (r#"{"op":"cas","key":"k","value":"v","expect":"e","version":1}"#, "takes one of"),
+            (r#"{"op":"cas","key":"k","value":"v","revision":1,"version":1}"#, "takes one of"),
             (r#"{"op":"put","key":"k","value":"v","expect":"e"}"#, "only cas does"),
             (r#"{"op":"delete","key":"k","version":3}"#, "only cas does"),
             (r#"{"op":"push","key":"k"}"#, "no operation \"push\""),
