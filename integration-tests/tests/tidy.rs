@@ -147,7 +147,7 @@ fn each_encoder_of_something_new_names_its_feature() {
             later: &[("SWAP_BY_REVISION", "CompareRevision")],
         },
         Tags {
-            path: "kv-service/src/machine/session.rs",
+            path: "kv-service/src/machine/answers.rs",
             of_version_1: "UNCHANGED CHANGED VALUE_TOO_LARGE KEY_OUT_OF_RANGE",
             later: &[],
         },

@@ -56,6 +56,7 @@ pub trait StateMachine: Send + 'static {
 
     fn restore_chunk(&mut self, chunk: Bytes) -> MachineResult<()>;
 
+    /// The state is now that of the snapshot; of a durable machine also after a crash.
     fn finish_restore(&mut self) -> MachineResult<()>;
 
     /// A handle that makes durable what was applied. `None`: the machine lives in memory, and only

@@ -11,12 +11,79 @@ use crate::operation::{Refusal, WriteAnswer};
 /// The outcome of executing a request.
 pub(super) type Outcome = Result<WriteAnswer, Refusal>;
 
-/// A remembered answer.
+/// A remembered answer. In 24 bytes, because there are as many as clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Kept {
     /// Of the operation that was executed: a repeated request must be of the same one (S9).
     pub(super) digest: u32,
-    pub(super) outcome: Outcome,
+    pub(super) kind: Kind,
+    /// Revision and version of what was written; size and limit of what was refused.
+    pub(super) numbers: [u64; 2],
+}
+
+const UNCHANGED: u8 = 0;
+const CHANGED: u8 = 1;
+const VALUE_TOO_LARGE: u8 = 2;
+const KEY_OUT_OF_RANGE: u8 = 3;
+
+/// The kinds of outcomes that are kept, by their tags in the encoding of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Kind {
+    Unchanged = UNCHANGED,
+    Changed = CHANGED,
+    ValueTooLarge = VALUE_TOO_LARGE,
+    KeyOutOfRange = KEY_OUT_OF_RANGE,
+}
+
+impl Kind {
+    pub(super) fn of(tag: u8) -> Option<Self> {
+        match tag {
+            UNCHANGED => Some(Kind::Unchanged),
+            CHANGED => Some(Kind::Changed),
+            VALUE_TOO_LARGE => Some(Kind::ValueTooLarge),
+            KEY_OUT_OF_RANGE => Some(Kind::KeyOutOfRange),
+            _ => None,
+        }
+    }
+}
+
+impl Kept {
+    pub(super) fn new(digest: u32, outcome: Outcome) -> Self {
+        let (kind, numbers) = match outcome {
+            Ok(WriteAnswer { revision, changed: false, version }) => {
+                (Kind::Unchanged, [revision, version])
+            }
+            Ok(WriteAnswer { revision, changed: true, version }) => {
+                (Kind::Changed, [revision, version])
+            }
+            Err(Refusal::ValueTooLarge { size_bytes, limit_bytes }) => {
+                (Kind::ValueTooLarge, [size_bytes, limit_bytes])
+            }
+            Err(Refusal::KeyOutOfRange { size_bytes, limit_bytes }) => {
+                (Kind::KeyOutOfRange, [size_bytes, limit_bytes])
+            }
+            Err(
+                Refusal::UnknownSession
+                | Refusal::Forgotten
+                | Refusal::WindowExceeded
+                | Refusal::OtherOperation,
+            ) => unreachable!("refusals by the table itself are not kept"),
+        };
+        Self { digest, kind, numbers }
+    }
+
+    pub(super) fn outcome(&self) -> Outcome {
+        let [first, second] = self.numbers;
+        let written = |changed| WriteAnswer { revision: first, changed, version: second };
+        let (size_bytes, limit_bytes) = (first, second);
+        match self.kind {
+            Kind::Unchanged => Ok(written(false)),
+            Kind::Changed => Ok(written(true)),
+            Kind::ValueTooLarge => Err(Refusal::ValueTooLarge { size_bytes, limit_bytes }),
+            Kind::KeyOutOfRange => Err(Refusal::KeyOutOfRange { size_bytes, limit_bytes }),
+        }
+    }
 }
 
 type Answer = (u64, Kept);
@@ -24,8 +91,11 @@ type Answer = (u64, Kept);
 #[derive(Clone, Debug)]
 pub(super) enum Answers {
     AtMostOne(Option<Answer>),
-    Many(VecDeque<Answer>),
+    /// In a box, because the queue itself is larger than one answer.
+    Many(Box<VecDeque<Answer>>),
 }
+
+const _: () = assert!(size_of::<Answers>() == 32);
 
 impl Answers {
     pub(super) const fn new() -> Self {
@@ -42,7 +112,7 @@ impl Answers {
     pub(super) fn iter(&self) -> impl Iterator<Item = &Answer> {
         let (one, many) = match self {
             Self::AtMostOne(answer) => (answer.as_ref(), None),
-            Self::Many(answers) => (None, Some(answers)),
+            Self::Many(answers) => (None, Some(answers.iter())),
         };
         one.into_iter().chain(many.into_iter().flatten())
     }
@@ -67,7 +137,7 @@ impl Answers {
                 *answer = Some((sequence, kept));
                 return;
             }
-            *self = Self::Many(answer.iter().copied().collect());
+            *self = Self::Many(Box::new(answer.iter().copied().collect()));
         }
         let Self::Many(answers) = self else { unreachable!("it was just made so") };
         let place = answers.partition_point(|(answered, _)| *answered < sequence);
@@ -112,7 +182,7 @@ mod tests {
 
     fn kept(revision: u64) -> Kept {
         let digest = revision as u32;
-        Kept { digest, outcome: Ok(WriteAnswer { revision, changed: true, version: 1 }) }
+        Kept::new(digest, Ok(WriteAnswer { revision, changed: true, version: 1 }))
     }
 
     proptest! {

@@ -14,9 +14,9 @@ use std::sync::Arc;
 
 use bytes::{BufMut, BytesMut};
 
-use super::answers::{Answers, Kept};
+use super::answers::{Answers, Kept, Kind};
 use super::codec::{DecodeError, DecodeResult, Reader, malformed, put_len, put_varint};
-use crate::operation::{Nonce, Refusal, WriteAnswer};
+use crate::operation::Nonce;
 
 /// What one remembered answer counts against the limit of all sessions, in bytes. A rule of every
 /// cluster version so far.
@@ -36,11 +36,6 @@ pub(super) struct Session {
     /// All within the window.
     pub(super) answers: Answers,
 }
-
-const UNCHANGED: u8 = 0;
-const CHANGED: u8 = 1;
-const VALUE_TOO_LARGE: u8 = 2;
-const KEY_OUT_OF_RANGE: u8 = 3;
 
 impl Session {
     pub(super) fn nonce(&self) -> Nonce {
@@ -110,41 +105,18 @@ impl Session {
 }
 
 fn encode_kept(kept: &Kept, out: &mut BytesMut) {
-    let (tag, first, second) = match kept.outcome {
-        Ok(WriteAnswer { revision, changed, version }) => {
-            (if changed { CHANGED } else { UNCHANGED }, revision, version)
-        }
-        Err(Refusal::ValueTooLarge { size_bytes, limit_bytes }) => {
-            (VALUE_TOO_LARGE, size_bytes, limit_bytes)
-        }
-        Err(Refusal::KeyOutOfRange { size_bytes, limit_bytes }) => {
-            (KEY_OUT_OF_RANGE, size_bytes, limit_bytes)
-        }
-        Err(
-            Refusal::UnknownSession
-            | Refusal::Forgotten
-            | Refusal::WindowExceeded
-            | Refusal::OtherOperation,
-        ) => unreachable!("refusals by the table itself are not kept"),
-    };
-    out.put_u8(tag);
+    out.put_u8(kept.kind as u8);
     out.put_u32_le(kept.digest);
-    put_varint(out, first);
-    put_varint(out, second);
+    for number in kept.numbers {
+        put_varint(out, number);
+    }
 }
 
 fn decode_kept(reader: &mut Reader) -> DecodeResult<Kept> {
-    let (tag, digest) = (reader.u8()?, reader.u32()?);
-    let (first, second) = (reader.varint()?, reader.varint()?);
-    let written = |changed| WriteAnswer { revision: first, changed, version: second };
-    let outcome = match tag {
-        UNCHANGED => Ok(written(false)),
-        CHANGED => Ok(written(true)),
-        VALUE_TOO_LARGE => Err(Refusal::ValueTooLarge { size_bytes: first, limit_bytes: second }),
-        KEY_OUT_OF_RANGE => Err(Refusal::KeyOutOfRange { size_bytes: first, limit_bytes: second }),
-        _ => return Err(DecodeError::Newer("an unknown outcome in a session")),
-    };
-    Ok(Kept { digest, outcome })
+    let (number, digest) = (reader.u8()?, reader.u32()?);
+    let numbers = [reader.varint()?, reader.varint()?];
+    let kind = Kind::of(number).ok_or(DecodeError::Newer("an unknown outcome in a session"))?;
+    Ok(Kept { digest, kind, numbers })
 }
 
 #[cfg(test)]
@@ -153,6 +125,7 @@ mod tests {
 
     use super::super::answers::Outcome;
     use super::*;
+    use crate::operation::{Refusal, WriteAnswer};
 
     fn outcome() -> impl Strategy<Value = Outcome> {
         let written =
@@ -170,7 +143,8 @@ mod tests {
 
     fn session() -> impl Strategy<Value = Session> {
         const WINDOW: u32 = 1024;
-        let kept = (any::<u32>(), outcome()).prop_map(|(digest, outcome)| Kept { digest, outcome });
+        let kept =
+            (any::<u32>(), outcome()).prop_map(|(digest, outcome)| Kept::new(digest, outcome));
         let answers = prop::collection::btree_map(0..u64::from(WINDOW), kept, 0..6);
         let lowest = prop_oneof![Just(0), Just(u64::MAX - 1024), any::<u64>()];
         let name = prop::collection::vec(any::<u8>(), 0..9);
@@ -209,7 +183,7 @@ mod tests {
             }
             for place in 0..answers {
                 put_varint(&mut encoded, place);
-                encoded.put_u8(UNCHANGED);
+                encoded.put_u8(Kind::Unchanged as u8);
                 encoded.put_bytes(0, 4 + 2);
             }
             Session::decode(&mut Reader::new(encoded.freeze()))

@@ -165,7 +165,7 @@ impl Sessions {
             session.answers.forget_below(lowest);
             self.hoarders.recount(id, before, session.answers.len());
         }
-        kept.map_or(Admission::Execute, |kept| Admission::Answered(kept.outcome))
+        kept.map_or(Admission::Execute, |kept| Admission::Answered(kept.outcome()))
     }
 
     /// Keeps the outcome of a request that was just admitted for execution. Evicts sessions until
@@ -174,7 +174,7 @@ impl Sessions {
         let id = place.session.index;
         let session = Arc::make_mut(self.map.get_mut(&id).expect("it was admitted"));
         let before = session.answers.len();
-        session.answers.insert(place.sequence, Kept { digest: place.digest, outcome });
+        session.answers.insert(place.sequence, Kept::new(place.digest, outcome));
         self.hoarders.recount(id, before, before + 1);
         while self.hoarders.answer_count().saturating_mul(ANSWER_BYTES) > answer_bytes_max {
             let hoarder = self.hoarders.first().or_else(|| self.idle.first(&self.map));

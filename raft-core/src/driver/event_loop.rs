@@ -311,7 +311,9 @@ impl<M: StateMachine> EventLoop<M> {
             }
             Report::StateFlushed(index) => {
                 self.snapshots.on_flushed(&mut self.raft, index);
-                self.apply.gathered.restore = self.restore_after_flush.take();
+                if let Some(meta) = self.restore_after_flush.take() {
+                    self.give_restore(meta);
+                }
             }
             Report::Compacted => self.snapshots.on_compacted(),
             Report::SnapshotSent { peer, sent } => {
@@ -380,14 +382,18 @@ impl<M: StateMachine> EventLoop<M> {
             self.apply.gathered.entries.extend(committed);
         }
         if let Some(meta) = restore {
-            self.handed_index = meta.index();
             self.snapshots.on_replaced(&meta);
-            let place = match self.snapshots.is_flushing() {
-                true => &mut self.restore_after_flush,
-                false => &mut self.apply.gathered.restore,
-            };
-            *place = Some(meta);
+            match self.snapshots.is_flushing() {
+                true => self.restore_after_flush = Some(meta),
+                false => self.give_restore(meta),
+            }
         }
+    }
+
+    /// Reads that the snapshot suffices for may follow it from now on, and not earlier.
+    fn give_restore(&mut self, meta: SnapshotMeta) {
+        self.handed_index = meta.index();
+        self.apply.gathered.restore = Some(meta);
     }
 
     fn on_read_state(&mut self, now: Time, state: ReadState) {

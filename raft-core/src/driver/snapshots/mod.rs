@@ -50,8 +50,8 @@ enum Own {
     /// The view at this index is being written. Without the second part it was given up, and the
     /// task has not ended yet.
     Writing(Index, Option<StopOnDrop>),
-    /// It waits for the batch that publishes it.
-    Publishing,
+    /// The one at this index waits for the batch that publishes it.
+    Publishing(Index),
 }
 
 /// The snapshot that storage has published.
@@ -158,6 +158,8 @@ impl<M: StateMachine> Snapshots<M> {
         self.give_up_what_is_outrun(raft);
         self.compact_a_piece(raft);
         let is_behind = raft.last_applied() > raft.snapshot_index();
+        // A snapshot of nothing new is there already.
+        self.is_requested &= is_behind;
         let wants_snapshot = is_behind && (self.is_requested || self.log_is_too_large(raft));
         let can_flush = self.flusher.is_some() && !raft.is_restoring();
         if can_flush && (wants_snapshot || self.waits_for_flush(raft)) {
@@ -171,7 +173,6 @@ impl<M: StateMachine> Snapshots<M> {
         let takes_view = may_take_view && now >= self.view_at;
         self.wake_at = self.peers.next_deadline(now);
         if takes_view {
-            self.is_requested &= self.is_durable;
             self.own = Own::TakingView;
         } else if may_take_view {
             self.wake_at = self.wake_at.min(self.view_at);
@@ -222,6 +223,7 @@ impl<M: StateMachine> Snapshots<M> {
             .is_none_or(|published| !published.is_readable || position.index > published.index);
         match meta {
             Some(meta) if is_new => {
+                self.is_requested &= self.is_durable;
                 self.own = Own::Writing(meta.index(), Some(self.jobs.write(meta, view)));
             }
             // A leader's snapshot has overtaken it, or it is published already.
@@ -244,8 +246,9 @@ impl<M: StateMachine> Snapshots<M> {
         self.own = Own::Idle;
         let Some((meta, content)) = written else { return };
         self.last_size_bytes = content.size_bytes;
+        let index = meta.index();
         if raft.publish_snapshot(meta) {
-            self.own = Own::Publishing;
+            self.own = Own::Publishing(index);
         }
     }
 
@@ -292,10 +295,12 @@ impl<M: StateMachine> Snapshots<M> {
         // C15. As far as the budget allows.
         let kept_from = raft.index_leaving_bytes(KEPT_LIMITS.saturating_mul(limit));
         let own = match self.own {
-            Own::Writing(index, Some(_)) if self.is_durable => Some(index),
+            Own::Writing(index, Some(_)) | Own::Publishing(index) if self.is_durable => Some(index),
             _ => None,
         };
-        let needed = self.peers.needed_behind().chain(own);
+        let waited_for = |copy: &Published| copy.is_readable && self.peers.wait_for_copy();
+        let copy = self.published.filter(waited_for).map(|copy| copy.index);
+        let needed = self.peers.needed_behind().chain(own).chain(copy);
         let needed = needed.filter(|index| *index >= kept_from).min();
         self.compact_to = Some(needed.map_or(target, |needed| target.min(needed)));
         self.floor_bytes = self.jobs.log_bytes();
@@ -329,7 +334,7 @@ impl<M: StateMachine> Snapshots<M> {
         if raft.role() != RoleKind::Leader {
             return false;
         }
-        self.peers.forget_filled(|peer| {
+        self.peers.forget_filled(raft.log_start_index(), |peer| {
             let progress = raft.peer(peer)?;
             Some((progress.match_index, progress.state == ProgressState::Snapshot))
         });
@@ -343,7 +348,7 @@ impl<M: StateMachine> Snapshots<M> {
         let usable =
             |published: &Published| published.is_readable && published.index >= start_index;
         match self.published.filter(usable).map(|published| published.index) {
-            Some(published) if !matches!(self.own, Own::Publishing) => {
+            Some(published) if !matches!(self.own, Own::Publishing(_)) => {
                 self.compact_to = self.compact_to.map(|target| target.min(published));
                 for peer in due {
                     let failures = self.peers.failures_in_a_row(peer);
@@ -374,9 +379,11 @@ impl<M: StateMachine> Snapshots<M> {
         raft.on_snapshot_sent(now, peer, through);
     }
 
-    /// S14. The copy of a durable machine's state is of no use once no peer waits for it.
+    /// S14. The copy of a durable machine's state is of no use once no peer waits for it. It goes when
+    /// the machine is durable as far as the log may be compacted, and not only as far as it is now: a
+    /// compaction may be under way, and the copy is what justifies it.
     fn withdraw_if_unneeded(&mut self, raft: &mut Raft, now: Time) {
-        if self.has_unneeded_copy(raft, now) && self.flushed_index >= raft.log_start_index() {
+        if self.has_unneeded_copy(raft, now) && self.flushed_index >= raft.snapshot_index() {
             raft.withdraw_snapshot();
             self.published = None;
         }
@@ -384,16 +391,19 @@ impl<M: StateMachine> Snapshots<M> {
 
     fn has_unneeded_copy(&self, raft: &Raft, now: Time) -> bool {
         self.is_durable
-            && self.published.is_some_and(|it| !it.is_readable || !self.peers.need_copy(now))
+            && self.published.is_some_and(|copy| {
+                !copy.is_readable
+                    || copy.index < raft.log_start_index()
+                    || !self.peers.need_copy(now)
+            })
             && matches!(self.own, Own::Idle)
             && !raft.is_restoring()
     }
 
-    /// A snapshot that replaced the log can go only once the machine is durable through it.
+    /// A published snapshot can go only once the machine is durable through it.
     fn waits_for_flush(&self, raft: &Raft) -> bool {
-        self.published.is_some()
-            && self.flushed_index < raft.log_start_index()
-            && raft.last_applied() >= raft.log_start_index()
+        let index = raft.snapshot_index();
+        self.published.is_some() && self.flushed_index < index && raft.last_applied() >= index
     }
 
     /// A peer opened a stream, to offer a snapshot.

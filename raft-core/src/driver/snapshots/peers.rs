@@ -112,7 +112,11 @@ impl Peers {
 
     /// Forgets the peers that the log can serve again. `progress`: what a peer's log holds, and
     /// whether it needs a snapshot.
-    pub(super) fn forget_filled(&mut self, progress: impl Fn(NodeId) -> Option<(Index, bool)>) {
+    pub(super) fn forget_filled(
+        &mut self,
+        log_start_index: Index,
+        progress: impl Fn(NodeId) -> Option<(Index, bool)>,
+    ) {
         self.peers.retain(|id, peer| {
             let Some((match_index, needs_snapshot)) = progress(*id) else { return false };
             match &mut peer.step {
@@ -121,7 +125,8 @@ impl Peers {
                     *holds = match_index.max(*holds);
                     *holds < *until
                 }
-                Step::Sending(..) | Step::Failed => true,
+                Step::Failed => needs_snapshot || match_index < log_start_index,
+                Step::Sending(..) => true,
             }
         });
     }
@@ -167,13 +172,12 @@ impl Peers {
                 let doublings = peer.failures_in_a_row.min(16);
                 peer.failures_in_a_row += 1;
                 peer.failed_at = now;
-                peer.offer_at = now + (self.pause_min * (1 << doublings)).min(PAUSE_MAX);
+                peer.offer_at = now + self.pause_min.saturating_mul(1 << doublings).min(PAUSE_MAX);
                 peer.step = Step::Failed;
             }
         }
-        if std::mem::take(&mut peer.is_wanted_again) {
-            peer.step = Step::Wanted;
-        }
+        // The core asks again by itself once it knows.
+        peer.is_wanted_again = false;
         Some(index)
     }
 
@@ -208,9 +212,16 @@ impl Peers {
     pub(super) fn need_copy(&self, now: Time) -> bool {
         self.peers.values().any(|peer| match peer.step {
             Step::Wanted | Step::Sending(..) => true,
-            Step::Failed => now.since(peer.failed_at) < ABSENCE_PATIENCES * self.patience,
+            Step::Failed => {
+                now.since(peer.failed_at) < self.patience.saturating_mul(ABSENCE_PATIENCES)
+            }
             Step::Sent(..) => false,
         })
+    }
+
+    /// Some peer is to be sent the published snapshot next, or again.
+    pub(super) fn wait_for_copy(&self) -> bool {
+        self.peers.values().any(|peer| matches!(peer.step, Step::Wanted | Step::Failed))
     }
 
     pub(super) fn transfers(&self) -> Vec<SnapshotTransfer> {
