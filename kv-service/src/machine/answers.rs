@@ -92,6 +92,7 @@ type Answer = (u64, Kept);
 pub(super) enum Answers {
     AtMostOne(Option<Answer>),
     /// In a box, because the queue itself is larger than one answer.
+    #[allow(clippy::box_collection, reason = "the size of the enum is what counts")]
     Many(Box<VecDeque<Answer>>),
 }
 

@@ -25,12 +25,15 @@ const STALE_MAX: usize = 64;
 /// Last activity and id of a session; the order in which sessions are evicted.
 type Place = (u64, Index);
 
+/// The first entries of principals' queues, and the principals.
+type First = BinaryHeap<Reverse<(Place, Arc<[u8]>)>>;
+
 #[derive(Default)]
 pub(super) struct Idle {
     principals: BTreeMap<Arc<[u8]>, Principal>,
     /// By time to live: the first entries of the principals' queues. A time to live is a setting of a
     /// server, so there are few of them.
-    first: BTreeMap<u64, BinaryHeap<Reverse<(Place, Arc<[u8]>)>>>,
+    first: BTreeMap<u64, First>,
 }
 
 #[derive(Default)]
@@ -139,7 +142,7 @@ impl Idle {
             last_active_ms.saturating_add(ttl_ms) < clock_ms
         };
         // The bounds tell for nothing that most often none has.
-        let may_be_over = |(ttl_ms, first): (&u64, &BinaryHeap<_>)| {
+        let may_be_over = |(ttl_ms, first): (&u64, &First)| {
             let Reverse((bound, _)) = first.peek()?;
             is_over(*ttl_ms, *bound).then_some(*ttl_ms)
         };

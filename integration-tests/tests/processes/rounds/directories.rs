@@ -4,7 +4,6 @@ use std::fs;
 use std::path::PathBuf;
 
 use integration_tests::processes::cluster::{Cluster, eventually};
-use integration_tests::processes::node::files_below;
 use integration_tests::processes::workload::Workload;
 use raft_core::types::NodeId;
 use rand::Rng;
