@@ -445,6 +445,31 @@ async fn a_view_of_no_use_does_not_make_the_loop_spin() {
     assert!((30..=61).contains(&views_count), "{views_count} views in a minute");
 }
 
+/// Found by the simulator: a crash came between a snapshot and the compaction that it allows, and the
+/// log was full. It took no entry, so nothing was applied, and no snapshot followed.
+#[tokio::test(start_paused = true)]
+async fn a_full_log_that_a_snapshot_covers_is_compacted_after_a_start() {
+    for is_durable in [false, true] {
+        let mut cluster = Cluster::new(1, 1);
+        cluster.durable = is_durable;
+        // Never compacted.
+        cluster.configure = Box::new(|config| config.max_raft_state_bytes = 0);
+        cluster.start_all().await;
+        for number in 0..200 {
+            cluster.write(command(number)).await;
+        }
+        let applied = cluster.nodes[&1].status().last_applied;
+        cluster.nodes[&1].take_snapshot();
+        cluster.until("it is taken", 1, |status| status.snapshot_index == applied).await;
+        cluster.crash(1).await;
+        cluster.configure = Box::new(small_log);
+        cluster.start(1).await;
+        assert_eq!(cluster.write("one more").await, 201);
+        let is_compacted = |status: &Status| status.log_bytes < 8 * LIMIT_BYTES;
+        cluster.until("the log is compacted", 1, is_compacted).await;
+    }
+}
+
 /// API finding 2.
 #[tokio::test(start_paused = true)]
 async fn a_service_can_ask_for_a_snapshot() {

@@ -33,6 +33,15 @@ impl Simulation {
         let Some(life) = self.node(id).life.as_ref() else { return };
         let raft = &life.raft;
         let idle = life.own == Own::Idle && !life.receiving && !raft.is_restoring();
+        if !raft.log_has_room()
+            && raft.snapshot_index() > raft.log_start_index()
+            && !raft.is_restoring()
+        {
+            // A crash may have come before the compaction, and a full log takes no entries.
+            self.compact(id);
+        }
+        let Some(life) = self.node(id).life.as_ref() else { return };
+        let raft = &life.raft;
         let is_too_large = threshold > 0
             && raft.last_applied() > raft.snapshot_index()
             && (life.view.log_bytes > threshold || !raft.log_has_room());

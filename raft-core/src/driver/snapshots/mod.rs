@@ -156,6 +156,7 @@ impl<M: StateMachine> Snapshots<M> {
     #[must_use]
     pub(super) fn turn(&mut self, raft: &mut Raft, now: Time) -> bool {
         self.give_up_what_is_outrun(raft);
+        self.plan_if_full(raft);
         self.compact_a_piece(raft);
         let is_behind = raft.last_applied() > raft.snapshot_index();
         // A snapshot of nothing new is there already.
@@ -304,6 +305,17 @@ impl<M: StateMachine> Snapshots<M> {
         let needed = needed.filter(|index| *index >= kept_from).min();
         self.compact_to = Some(needed.map_or(target, |needed| target.min(needed)));
         self.floor_bytes = self.jobs.log_bytes();
+    }
+
+    /// A full log takes no entries, so nothing new is applied and no snapshot follows that would plan a
+    /// compaction. A crash may have come between the last snapshot and its compaction, and a log that
+    /// was kept for peers may have filled up.
+    fn plan_if_full(&mut self, raft: &Raft) {
+        let is_covered = raft.snapshot_index() > raft.log_start_index();
+        let is_planned = self.compacting || self.compact_to.is_some();
+        if !raft.log_has_room() && is_covered && !is_planned && !raft.is_restoring() {
+            self.plan_compaction(raft);
+        }
     }
 
     fn compact_a_piece(&mut self, raft: &mut Raft) {
