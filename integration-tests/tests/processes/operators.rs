@@ -248,11 +248,13 @@ async fn disks_that_fill_up_together_stop_writes_and_no_node() {
     for disk in disks.values() {
         disk.fill_up_to(FULL_DISK_LEFT_BYTES);
     }
-    eventually("writes to be refused", async || {
-        let refused = client.put("k", "refused").await.err();
+    let is_refused = async |key: &str| {
+        let refused = client.put(key.to_owned(), "refused").await.err();
         refused.is_some_and(|error| error.outcome == Outcome::NotExecuted)
-    })
-    .await;
+    };
+    // Until the nodes look at their disks, writes still succeed.
+    eventually("writes to be refused", async || is_refused("probe").await).await;
+    assert!(is_refused("k").await, "the disks are as full as before");
     assert_eq!(value(&client, "k").await.unwrap(), b"kept", "a refused write was executed");
     assert!(client.delete("useless").await.unwrap().changed, "deletes go on");
     cluster.no_node_has_failed();

@@ -189,6 +189,10 @@ async fn a_state_is_not_restored_from_a_damaged_snapshot() {
 async fn a_damaged_snapshot_is_not_sent_to_a_peer() {
     let mut cluster = Cluster::start(Plan::default()).await;
     fill(&cluster.client()).await;
+    // More than the buffers between the two nodes hold.
+    for number in 0..128_u32 {
+        cluster.client().put(format!("large/{number}"), vec![7; 256 << 10]).await.unwrap();
+    }
     let leader = cluster.leader().await;
     let [receiver, _] = cluster.peers_of(leader);
     let narrow = Conditions::narrow(NARROW_BYTES_PER_SECOND);

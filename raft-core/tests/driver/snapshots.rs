@@ -450,7 +450,7 @@ async fn a_view_of_no_use_does_not_make_the_loop_spin() {
 #[tokio::test(start_paused = true)]
 async fn a_full_log_that_a_snapshot_covers_is_compacted_after_a_start() {
     for is_durable in [false, true] {
-        let mut cluster = Cluster::new(1, 1);
+        let mut cluster = Cluster::new(1, 3);
         cluster.durable = is_durable;
         // Never compacted.
         cluster.configure = Box::new(|config| config.max_raft_state_bytes = 0);
@@ -458,15 +458,19 @@ async fn a_full_log_that_a_snapshot_covers_is_compacted_after_a_start() {
         for number in 0..200 {
             cluster.write(command(number)).await;
         }
-        let applied = cluster.nodes[&1].status().last_applied;
-        cluster.nodes[&1].take_snapshot();
-        cluster.until("it is taken", 1, |status| status.snapshot_index == applied).await;
-        cluster.crash(1).await;
+        let leader = cluster.leader().await;
+        let follower = if leader == 3 { 2 } else { 3 };
+        catches_up(&cluster, follower, leader).await;
+        cluster.nodes[&follower].take_snapshot();
+        let is_taken = |status: &Status| status.snapshot_index == status.last_applied;
+        cluster.until("it is taken", follower, is_taken).await;
+        cluster.crash(follower).await;
         cluster.configure = Box::new(small_log);
-        cluster.start(1).await;
-        assert_eq!(cluster.write("one more").await, 201);
+        cluster.start(follower).await;
+        cluster.write("one more").await;
+        catches_up(&cluster, follower, leader).await;
         let is_compacted = |status: &Status| status.log_bytes < 8 * LIMIT_BYTES;
-        cluster.until("the log is compacted", 1, is_compacted).await;
+        cluster.until("the log is compacted", follower, is_compacted).await;
     }
 }
 
