@@ -48,7 +48,7 @@ fn meta(term: u64, index: u64) -> SnapshotMeta {
 fn entries() -> Vec<Entry> {
     let payload = |index: u64| match index % 4 {
         0 => Payload::Noop,
-        1 => Payload::Configuration(meta(0, 0).configuration),
+        1 => Payload::Configuration(Box::new(meta(0, 0).configuration)),
         2 => Payload::Command(Bytes::new()),
         _ => Payload::Command(Bytes::from(format!("command {index}").repeat(40))),
     };

@@ -5,7 +5,7 @@
 //! input, never copies, and never allocates by a claimed size: a length is believed only once that
 //! many bytes are there.
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::{BufMut, Bytes};
 use raft_core::types::INDEX_MAX;
 
 use crate::operation::Revision;
@@ -42,22 +42,26 @@ pub(crate) const VARINT_BYTES_MAX: usize = 10;
 
 /// Reads front to back.
 pub(crate) struct Reader {
-    rest: Bytes,
+    bytes: Bytes,
+    at: usize,
 }
 
 impl Reader {
     pub(crate) fn new(bytes: Bytes) -> Self {
-        Self { rest: bytes }
+        Self { bytes, at: 0 }
+    }
+
+    fn rest(&self) -> &[u8] {
+        &self.bytes[self.at..]
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.rest.is_empty()
+        self.at == self.bytes.len()
     }
 
     fn array<const N: usize>(&mut self) -> DecodeResult<[u8; N]> {
-        let (array, _) = self.rest.split_first_chunk::<N>().ok_or(malformed("cut short"))?;
-        let array = *array;
-        self.rest.advance(N);
+        let array = *self.rest().first_chunk::<N>().ok_or(malformed("cut short"))?;
+        self.at += N;
         Ok(array)
     }
 
@@ -74,8 +78,13 @@ impl Reader {
     }
 
     pub(crate) fn varint(&mut self) -> DecodeResult<u64> {
-        let (number, size_bytes) = read_varint(&self.rest)?;
-        self.rest.advance(size_bytes);
+        // Most numbers of a command are small.
+        if let Some(byte) = self.bytes.get(self.at).filter(|byte| **byte < 0x80) {
+            self.at += 1;
+            return Ok(u64::from(*byte));
+        }
+        let (number, size_bytes) = read_varint(self.rest())?;
+        self.at += size_bytes;
         Ok(number)
     }
 
@@ -95,14 +104,18 @@ impl Reader {
     /// The next `size_bytes` bytes, as a slice of the input.
     pub(crate) fn bytes(&mut self, size_bytes: u64) -> DecodeResult<Bytes> {
         match usize::try_from(size_bytes) {
-            Ok(size_bytes) if size_bytes <= self.rest.len() => Ok(self.rest.split_to(size_bytes)),
+            Ok(size_bytes) if size_bytes <= self.rest().len() => {
+                let start = self.at;
+                self.at += size_bytes;
+                Ok(self.bytes.slice(start..self.at))
+            }
             Ok(_) | Err(_) => Err(malformed("cut short")),
         }
     }
 
     /// Nothing may be left.
     pub(crate) fn finish(self) -> DecodeResult<()> {
-        match self.rest.is_empty() {
+        match self.is_empty() {
             true => Ok(()),
             false => Err(malformed("something follows the end")),
         }
@@ -112,7 +125,10 @@ impl Reader {
 /// The varint at the start, and its length in bytes.
 pub(crate) fn read_varint(bytes: &[u8]) -> DecodeResult<(u64, usize)> {
     let mut number = 0;
-    for (place, byte) in bytes.iter().take(VARINT_BYTES_MAX).enumerate() {
+    let mut place = 0;
+    while place < VARINT_BYTES_MAX
+        && let Some(byte) = bytes.get(place)
+    {
         let bits = u64::from(byte & 0x7f);
         number |= bits << (7 * place);
         if byte & 0x80 == 0 {
@@ -123,6 +139,7 @@ pub(crate) fn read_varint(bytes: &[u8]) -> DecodeResult<(u64, usize)> {
                 false => Ok((number, place + 1)),
             };
         }
+        place += 1;
     }
     match bytes.len() < VARINT_BYTES_MAX {
         true => Err(malformed("cut short")),

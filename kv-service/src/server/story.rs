@@ -6,13 +6,15 @@ use std::time::Duration;
 use raft_core::consensus::RoleKind;
 use raft_core::driver::{Node, Status};
 use raft_core::types::{Memory, NodeId};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep};
 
 use crate::machine::KvMachine;
 use crate::protocol::{FOUNDING, NOT_INITIALISED, RECOVERING};
 
 /// A node that waits says so again after this time.
 const REMINDED_AFTER: Duration = Duration::from_secs(60);
+
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(200);
 
 /// What a node is busy with before it is a member like any other.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,30 +77,27 @@ impl Stage {
 }
 
 /// Logs each change of the node's stage, reminds while it waits, and says when a majority of the disks is
-/// lost. Runs until the node is gone.
+/// lost. Runs until the node is gone. It looks at the status from time to time: a task that followed each
+/// change of it would be woken by every write.
 pub(super) async fn tell(node: &Node<KvMachine>) {
-    let mut watch = node.watch_status();
+    let status = node.watch_status();
     let mut told = (Stage::Member, false);
-    loop {
-        let seen = look(&watch.borrow_and_update());
-        seen.0.tell(&told.0);
-        if seen.1 {
-            tracing::error!(
-                "the cluster stands still: a majority of the nodes is on new or lost disks, so acknowledged \
-                 writes could be missing from what is left. Start enough of them on their old data \
-                 directories"
-            );
-        }
+    let mut told_at = Instant::now();
+    while status.has_changed().is_ok() {
+        let seen = look(&status.borrow());
         let waits = seen != (Stage::Member, false);
-        let changed = watch.wait_for(|status| look(status) != seen);
-        let gone = match waits {
-            true => timeout(REMINDED_AFTER, changed).await.is_ok_and(|known| known.is_err()),
-            false => changed.await.is_err(),
-        };
-        if gone {
-            return;
+        if seen != told || (waits && told_at.elapsed() >= REMINDED_AFTER) {
+            seen.0.tell(&told.0);
+            if seen.1 {
+                tracing::error!(
+                    "the cluster stands still: a majority of the nodes is on new or lost disks, so \
+                     acknowledged writes could be missing from what is left. Start enough of them on \
+                     their old data directories"
+                );
+            }
+            (told, told_at) = (seen, Instant::now());
         }
-        told = seen;
+        sleep(LOOK_AGAIN_AFTER).await;
     }
 }
 

@@ -207,7 +207,7 @@ impl Run {
             }
             Step::Noop => return self.pending.push((Payload::Noop, None)),
             Step::Configuration => {
-                let payload = Payload::Configuration(Configuration::of_voters([1, 2, 3]));
+                let payload = Payload::Configuration(Box::new(Configuration::of_voters([1, 2, 3])));
                 return self.pending.push((payload, None));
             }
             Step::Apply | Step::Exchange { .. } | Step::Restart { .. } => unreachable!(),

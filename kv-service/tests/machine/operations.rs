@@ -151,7 +151,8 @@ fn entries_that_are_no_commands_move_the_position_only() {
     client.write(put("k", "v"));
     let before = client.machine.last_applied().index;
     let mut outputs = Vec::new();
-    for payload in [Payload::Noop, Payload::Configuration(Configuration::of_voters([1]))] {
+    for payload in [Payload::Noop, Payload::Configuration(Box::new(Configuration::of_voters([1])))]
+    {
         let entry = next_entry(&client.machine, payload);
         client.machine.apply(&[entry], &mut outputs).unwrap();
     }
@@ -216,7 +217,7 @@ fn a_command_of_a_newer_version_stops_the_node() {
     // Nor does it take part in a cluster that has gone on to that version.
     let configuration =
         Configuration { cluster_version: newer.into(), ..Configuration::of_voters([1]) };
-    let entry = next_entry(&client.machine, Payload::Configuration(configuration));
+    let entry = next_entry(&client.machine, Payload::Configuration(Box::new(configuration)));
     let error = client.machine.apply(&[entry], &mut Vec::new()).unwrap_err().to_string();
     assert!(error.contains(&format!("cluster version {newer}")), "{error}");
 }

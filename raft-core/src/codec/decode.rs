@@ -132,7 +132,7 @@ impl Header<'_> {
                 run::NOOP => entries.push(term, Payload::Noop)?,
                 run::CONFIGURATION => {
                     let configuration = self.configuration()?;
-                    entries.push(term, Payload::Configuration(configuration))?;
+                    entries.push(term, Payload::Configuration(Box::new(configuration)))?;
                 }
                 run::COMMANDS => {
                     let lengths: Vec<u32> = self.next()?;

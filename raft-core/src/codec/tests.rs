@@ -64,7 +64,7 @@ fn fixtures() -> Vec<(&'static str, Message)> {
         entry(3, 301, Payload::Noop),
         command(3, 302, b"put a 1"),
         command(3, 303, b""),
-        entry(4, 304, Payload::Configuration(joint())),
+        entry(4, 304, Payload::Configuration(Box::new(joint()))),
         command(4, 305, b"put b 2"),
     ];
     let message = |body| Message::new(4, body);
@@ -464,7 +464,7 @@ fn payload() -> impl Strategy<Value = Payload> {
         1 => Just(Payload::Noop),
         6 => (any::<u8>(), size)
             .prop_map(|(byte, size)| Payload::Command(vec![byte; size].into())),
-        1 => configuration().prop_map(Payload::Configuration),
+        1 => configuration().prop_map(|it| Payload::Configuration(Box::new(it))),
     ]
 }
 

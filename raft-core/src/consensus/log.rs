@@ -80,7 +80,7 @@ impl Log {
         let mut configurations = Configurations::new(configuration);
         for entry in &entries {
             if let Payload::Configuration(configuration) = &entry.payload {
-                configurations.push(entry.index, configuration.clone());
+                configurations.push(entry.index, Configuration::clone(configuration));
             }
         }
         let mut log = Self {
@@ -234,7 +234,7 @@ impl Log {
             self.bytes += entry.size_bytes();
             self.uncommitted_bytes += entry.size_bytes();
             if let Payload::Configuration(configuration) = &entry.payload {
-                self.configurations.push(entry.index, configuration.clone());
+                self.configurations.push(entry.index, Configuration::clone(configuration));
             }
             self.entries.push_back(entry);
         }

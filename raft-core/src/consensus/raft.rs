@@ -327,7 +327,6 @@ impl Raft {
             is_majority_lost: self.common.told_majority_lost,
             founded: committed.founded,
             cluster_version: committed.cluster_version,
-            voters: self.common.configuration().voters.clone(),
             log_start_index: log.start().index,
             snapshot_index: log.snapshot_index(),
             last_applied: log.last_applied(),

@@ -1,7 +1,5 @@
 //! What a status page shows of the core.
 
-use std::collections::BTreeSet;
-
 use super::progress::ProgressState;
 use super::role::RoleKind;
 use crate::types::{Index, Memory, NodeId, Term};
@@ -23,8 +21,6 @@ pub struct Status {
     pub founded: bool,
     /// Committed: all members may use what this version has brought.
     pub cluster_version: u32,
-    /// Of the latest configuration.
-    pub voters: BTreeSet<NodeId>,
     pub log_start_index: Index,
     pub snapshot_index: Index,
     pub last_applied: Index,

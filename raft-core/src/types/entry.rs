@@ -17,8 +17,9 @@ pub enum Payload {
     Noop,
     /// Opaque to Raft; for the state machine.
     Command(Bytes),
-    /// In force at every node from the moment it is appended (4.1).
-    Configuration(Configuration),
+    /// In force at every node from the moment it is appended (4.1). In a box: it is rare and large, and
+    /// entries are moved all the time.
+    Configuration(Box<Configuration>),
 }
 
 /// Index, term and payload. The payload is shared, so a clone is cheap.
@@ -28,6 +29,8 @@ pub struct Entry {
     pub term: Term,
     pub payload: Payload,
 }
+
+const _: () = assert!(size_of::<Entry>() <= 56, "entries are moved all the time");
 
 impl Entry {
     pub fn position(&self) -> Position {

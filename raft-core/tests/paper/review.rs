@@ -222,7 +222,7 @@ fn c6_a_configuration_of_other_members_is_refused() {
         let members = Configuration::of_voters(others.iter().copied());
         let entries = vec![
             say::entry(2, 1),
-            Entry { index: 3, term: 1, payload: Payload::Configuration(members) },
+            Entry { index: 3, term: 1, payload: Payload::Configuration(Box::new(members)) },
         ];
         let append = Body::Append { previous: Position::new(1, 1), entries, commit_index: 1 };
         cluster.step(1, 2, Message::new(1, append));

@@ -293,7 +293,7 @@ fn programs_without_a_common_version() {
     let (alarms, applied) = run_rafts(&mut rafts, 3_000);
     let Some(entries) = applied.get(&3) else { return };
     let stored = entries.iter().find_map(|entry| match &entry.payload {
-        Payload::Configuration(configuration) => Some(configuration.clone()),
+        Payload::Configuration(configuration) => Some((**configuration).clone()),
         _ => None,
     });
     let stored = stored.expect("founded");

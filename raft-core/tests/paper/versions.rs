@@ -90,7 +90,7 @@ fn c8_a_snapshot_carries_the_configuration_of_its_position() {
 }
 
 fn start(config: Config, stored: Configuration, named: &[u64]) -> Result<Raft, String> {
-    let entry = Entry { index: 1, term: 1, payload: Payload::Configuration(stored) };
+    let entry = Entry { index: 1, term: 1, payload: Payload::Configuration(Box::new(stored)) };
     let loaded = Loaded {
         hard_state: HardState { term: 1, ..HardState::INITIAL },
         entries: vec![entry],
@@ -134,7 +134,8 @@ fn an_entry_of_a_newer_version_is_refused() {
     let mut cluster = upgraded();
     let last: Index = cluster.status(3).last_index;
     let newer = Configuration { cluster_version: 2, ..cluster.voters.clone() };
-    let entry = Entry { index: last + 1, term: 1, payload: Payload::Configuration(newer) };
+    let entry =
+        Entry { index: last + 1, term: 1, payload: Payload::Configuration(Box::new(newer)) };
     let append =
         Body::Append { previous: Position::new(1, last), entries: vec![entry], commit_index: last };
     cluster.step(1, 3, Message::new(1, append));

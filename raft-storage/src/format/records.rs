@@ -76,7 +76,7 @@ pub(crate) fn decode_entry(bytes: &[u8], key: &LogKey) -> Result<Entry, Damage> 
                 payload: Payload::Command(Bytes::from(body).slice(at..)),
             });
         }
-        KIND_CONFIGURATION => Payload::Configuration(configuration(&mut fields)?),
+        KIND_CONFIGURATION => Payload::Configuration(Box::new(configuration(&mut fields)?)),
         kind => return Err(Damage(format!("an entry of unknown kind {kind}"))),
     };
     fields.done()?;

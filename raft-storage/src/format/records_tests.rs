@@ -117,8 +117,11 @@ fn entries_keep_their_format() {
         ("entry-noop", Payload::Noop),
         ("entry-command", Payload::Command(Bytes::from_static(b"set x = 1"))),
         ("entry-empty-command", Payload::Command(Bytes::new())),
-        ("entry-configuration", Payload::Configuration(configuration())),
-        ("entry-plain-configuration", Payload::Configuration(Configuration::of_voters([1, 2, 3]))),
+        ("entry-configuration", Payload::Configuration(Box::new(configuration()))),
+        (
+            "entry-plain-configuration",
+            Payload::Configuration(Box::new(Configuration::of_voters([1, 2, 3]))),
+        ),
     ];
     for (name, payload) in payloads {
         let entry = Entry { index: 258, term: 5, payload };
@@ -214,7 +217,7 @@ fn a_masked_record_shows_nothing_of_what_was_chosen() {
         let mut configuration = configuration();
         configuration.members.get_mut(&1).unwrap().context = Bytes::from(chosen.clone());
         let meta = SnapshotMeta { configuration: configuration.clone(), ..meta() };
-        let payload = Payload::Configuration(configuration);
+        let payload = Payload::Configuration(Box::new(configuration));
         put_entry(&mut draft, &Entry { index: 2, term: 1, payload });
         put_log_start(&mut draft, &meta);
         put_published(&mut draft, &Published { meta, content: content(), serial: 1 });
@@ -401,7 +404,7 @@ proptest! {
         let payloads = [
             Payload::Noop,
             Payload::Command(command.into()),
-            Payload::Configuration(meta.configuration.clone()),
+            Payload::Configuration(Box::new(meta.configuration.clone())),
         ];
         for payload in payloads {
             let entry = Entry { index, term, payload };

@@ -189,7 +189,7 @@ async fn no_run_of_chosen_bytes_reaches_the_files_of_the_log() {
     // Four times the memory of a table.
     for index in 1..=80 {
         let payload = match index % 2 {
-            0 => Payload::Configuration(configuration.clone()),
+            0 => Payload::Configuration(Box::new(configuration.clone())),
             _ => Payload::Command(Bytes::from(chosen.repeat(5_000))),
         };
         let entries = vec![Entry { index, term: 1, payload }];

@@ -30,7 +30,7 @@ pub async fn what_is_persisted_is_loaded(disk: &impl Disk) {
         ..Configuration::default()
     };
     let first = vec![
-        Entry { index: 1, term: 1, payload: Payload::Configuration(configuration) },
+        Entry { index: 1, term: 1, payload: Payload::Configuration(Box::new(configuration)) },
         Entry { index: 2, term: 2, payload: Payload::Noop },
         entry(3, 2, 0),
         entry(4, 2, 1),

@@ -209,7 +209,11 @@ fn random_entries(first: Index, term: Term, random: &mut Random) -> Vec<Entry> {
     let end = first + 1 + random.below(8);
     let random_entry = |index| match random.below(10) {
         0 => Entry { index, term, payload: Payload::Noop },
-        1 => Entry { index, term, payload: Payload::Configuration(random_configuration(random)) },
+        1 => Entry {
+            index,
+            term,
+            payload: Payload::Configuration(Box::new(random_configuration(random))),
+        },
         2 => entry(index, term, random.below(100_000) as usize),
         _ => entry(index, term, random.below(600) as usize),
     };

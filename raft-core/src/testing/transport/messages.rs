@@ -23,7 +23,7 @@ fn one_of_each() -> Vec<Message> {
         Entry {
             index: 8,
             term: 4,
-            payload: Payload::Configuration(Configuration::of_voters([1, 2, 300])),
+            payload: Payload::Configuration(Box::new(Configuration::of_voters([1, 2, 300]))),
         },
     ];
     let previous = Position::new(2, 4);

@@ -22,7 +22,7 @@ fn append(common: &mut Common, configuration: Configuration) -> Position {
     common.log.append([Entry {
         index: position.index,
         term: position.term,
-        payload: Payload::Configuration(configuration),
+        payload: Payload::Configuration(Box::new(configuration)),
     }]);
     position
 }
