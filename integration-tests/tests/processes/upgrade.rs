@@ -13,6 +13,18 @@ use raft_core::types::NodeId;
 /// A day in real life.
 const UPGRADE_DELAY: Duration = Duration::from_secs(3);
 
+/// A cluster whose nodes are all the program of the past.
+async fn of_the_past() -> Cluster {
+    let plan = Plan { program: Program::Previous, ..Plan::default() };
+    let mut cluster = Cluster::prepare(plan).await;
+    for id in NODES {
+        cluster.node(id).edit_config(|config| config.upgrade_delay = UPGRADE_DELAY);
+    }
+    cluster.start_all();
+    cluster.serves_within(RECOVERY * 4).await;
+    cluster
+}
+
 async fn versions_in_force(cluster: &Cluster) -> Vec<u32> {
     cluster.statuses().await.iter().map(|status| status.versions.in_force).collect()
 }
@@ -40,13 +52,7 @@ async fn becomes(cluster: &mut Cluster, id: NodeId, program: Program) {
 /// new for the delay, version 2 comes into force; from then on the old program refuses to start.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_nodes_are_rolled_up_and_down_under_load() {
-    let plan = Plan { program: Program::Previous, ..Plan::default() };
-    let mut cluster = Cluster::prepare(plan).await;
-    for id in NODES {
-        cluster.node(id).edit_config(|config| config.upgrade_delay = UPGRADE_DELAY);
-    }
-    cluster.start_all();
-    cluster.serves_within(RECOVERY * 4).await;
+    let mut cluster = of_the_past().await;
     let load = Workload::start(&cluster, "rolled", 31);
     let client = cluster.client();
     let rolls = [
@@ -89,13 +95,7 @@ async fn three_nodes_are_rolled_up_and_down_under_load() {
 /// S3. An operator holds the version, and releases it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_held_version_stays() {
-    let plan = Plan { program: Program::Previous, ..Plan::default() };
-    let mut cluster = Cluster::prepare(plan).await;
-    for id in NODES {
-        cluster.node(id).edit_config(|config| config.upgrade_delay = UPGRADE_DELAY);
-    }
-    cluster.start_all();
-    cluster.serves_within(RECOVERY * 4).await;
+    let mut cluster = of_the_past().await;
     for id in [1, 2] {
         becomes(&mut cluster, id, Program::Current).await;
     }

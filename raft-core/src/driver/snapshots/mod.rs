@@ -363,10 +363,9 @@ impl<M: StateMachine> Snapshots<M> {
             Some(published) if !matches!(self.own, Own::Publishing(_)) => {
                 self.compact_to = self.compact_to.map(|target| target.min(published));
                 for peer in due {
-                    let failures = self.peers.failures_in_a_row(peer);
-                    let meter = self.peers.begin(peer, published);
-                    let stop = self.jobs.send(peer, raft.term(), meter, failures);
-                    self.peers.sends_until(peer, stop);
+                    let (stop, stopped) = tasks::stop();
+                    let (meter, failures) = self.peers.begin(peer, published, stop);
+                    self.jobs.send(peer, raft.term(), (meter, failures), stopped);
                 }
                 false
             }

@@ -47,8 +47,6 @@ enum Step {
 
 struct Peer {
     step: Step,
-    /// The core asked again while a snapshot was being sent.
-    is_wanted_again: bool,
     /// Offers that failed since the last one that succeeded.
     failures_in_a_row: u32,
     /// Snapshots that reached the peer without letting it catch up with the log.
@@ -73,7 +71,6 @@ impl Peers {
     pub(super) fn want(&mut self, id: NodeId) {
         let peer = self.peers.entry(id).or_insert_with(|| Peer {
             step: Step::Wanted,
-            is_wanted_again: false,
             failures_in_a_row: 0,
             rounds: 0,
             offer_at: Time::ZERO,
@@ -81,7 +78,8 @@ impl Peers {
             meter: Meter::default(),
         });
         match peer.step {
-            Step::Sending(..) => peer.is_wanted_again = true,
+            // The core learns how that ends, and asks again if it has to.
+            Step::Sending(..) => {}
             Step::Wanted | Step::Failed => peer.step = Step::Wanted,
             Step::Sent(..) => {
                 peer.step = Step::Wanted;
@@ -131,19 +129,13 @@ impl Peers {
         });
     }
 
-    /// The snapshot at `index` is about to be sent.
-    pub(super) fn begin(&mut self, id: NodeId, index: Index) -> Meter {
+    /// The snapshot at `index` is sent from now on, as long as `stop` is kept. Returns where its progress
+    /// is noted, and how many offers have failed since the last success.
+    pub(super) fn begin(&mut self, id: NodeId, index: Index, stop: StopOnDrop) -> (Meter, u32) {
         let peer = self.peers.get_mut(&id).expect("it is due");
-        peer.step = Step::Sending(index, None);
-        peer.is_wanted_again = false;
+        peer.step = Step::Sending(index, Some(stop));
         peer.meter = Meter::default();
-        peer.meter.clone()
-    }
-
-    pub(super) fn sends_until(&mut self, id: NodeId, stop: StopOnDrop) {
-        if let Some(Peer { step: Step::Sending(_, place), .. }) = self.peers.get_mut(&id) {
-            *place = Some(stop);
-        }
+        (peer.meter.clone(), peer.failures_in_a_row)
     }
 
     /// Returns the index of the snapshot that was being sent.
@@ -156,8 +148,8 @@ impl Peers {
     ) -> Option<Index> {
         let peer = self.peers.get_mut(&id)?;
         let Step::Sending(index, ref stop) = peer.step else { return None };
-        if stop.is_none() && !peer.is_wanted_again {
-            // This node leads no more.
+        if stop.is_none() {
+            // This node has lost its office meanwhile.
             self.peers.remove(&id);
             return Some(index);
         }
@@ -176,27 +168,17 @@ impl Peers {
                 peer.step = Step::Failed;
             }
         }
-        // The core asks again by itself once it knows.
-        peer.is_wanted_again = false;
         Some(index)
-    }
-
-    /// How often offers to the peer have failed since the last success.
-    pub(super) fn failures_in_a_row(&self, id: NodeId) -> u32 {
-        self.peers.get(&id).map_or(0, |peer| peer.failures_in_a_row)
     }
 
     /// This node leads no more: transfers end at their next step, and all else is forgotten.
     pub(super) fn stop_all(&mut self) {
-        self.peers.retain(|_, peer| {
-            peer.is_wanted_again = false;
-            match &mut peer.step {
-                Step::Sending(_, stop) => {
-                    *stop = None;
-                    true
-                }
-                Step::Wanted | Step::Sent(..) | Step::Failed => false,
+        self.peers.retain(|_, peer| match &mut peer.step {
+            Step::Sending(_, stop) => {
+                *stop = None;
+                true
             }
+            Step::Wanted | Step::Sent(..) | Step::Failed => false,
         });
     }
 

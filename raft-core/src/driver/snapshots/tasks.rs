@@ -135,10 +135,9 @@ impl<M: StateMachine> Jobs<M> {
         &self,
         peer: NodeId,
         term: Term,
-        meter: Meter,
-        failures_in_a_row: u32,
-    ) -> StopOnDrop {
-        let (on_drop, stop) = stop();
+        (meter, failures_in_a_row): (Meter, u32),
+        stop: Stop,
+    ) {
         let storage = Arc::clone(&self.parts.storage);
         let transport = Arc::clone(&self.parts.transport);
         let inbox = Arc::clone(&self.parts.inbox);
@@ -162,7 +161,6 @@ impl<M: StateMachine> Jobs<M> {
             };
             inbox.push_report(Report::SnapshotSent { peer, sent });
         });
-        on_drop
     }
 
     /// Hears what a peer offers, and receives it if the loop wants it; then `ReceiveEnded` is reported.
