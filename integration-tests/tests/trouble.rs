@@ -474,7 +474,7 @@ async fn a_durable_machine_that_the_log_can_bring_up_to_date_is_not_restored() {
     let batch = Batch { entries: entries.clone(), hard_state, ..Batch::default() };
     storage.persist(batch).await.expect("a healthy disk");
     let configuration = Configuration::of_voters([1]);
-    let meta = SnapshotMeta { position: Position::new(1, 8), configuration };
+    let meta = SnapshotMeta::new(Position::new(1, 8), configuration);
     let writer = storage.snapshot_writer(meta.clone(), None).await.expect("a healthy disk");
     writer.finish().await.expect("a healthy disk");
     let publish = Some(PublishSnapshot { meta, replaces_log: false });

@@ -47,7 +47,7 @@ fn workload() -> Vec<Operation> {
     };
     let meta = |term, index| SnapshotMeta {
         position: Position::new(term, index),
-        configuration: Configuration::of_voters([1, 2, 3]),
+        configuration: Box::new(Configuration::of_voters([1, 2, 3])),
     };
     let write = |term, index, fill: u8| Operation::WriteSnapshot {
         meta: meta(term, index),

@@ -395,7 +395,7 @@ async fn a_log_in_use_is_refused() {
 
 fn snapshot_meta() -> SnapshotMeta {
     let configuration = Configuration::of_voters([1, 2, 3]);
-    SnapshotMeta { position: Position::new(4, 20), configuration }
+    SnapshotMeta::new(Position::new(4, 20), configuration)
 }
 
 /// Reads the published snapshot to its end.
@@ -511,7 +511,7 @@ async fn an_empty_log_takes_its_configuration() {
     let loaded = storage.load().await.unwrap();
     assert_eq!(loaded, Loaded { hard_state: HardState::FOUNDING, ..Loaded::default() });
     let founding = SnapshotMeta {
-        configuration: Configuration::of_voters([1, 2, 3]),
+        configuration: Box::new(Configuration::of_voters([1, 2, 3])),
         ..SnapshotMeta::default()
     };
     storage.compact(founding.clone()).await.unwrap();

@@ -41,14 +41,14 @@ fn meta(term: u64, index: u64) -> SnapshotMeta {
         generation: 1,
         cluster_version: 1,
     };
-    SnapshotMeta { position: Position::new(term, index), configuration }
+    SnapshotMeta::new(Position::new(term, index), configuration)
 }
 
 /// Every kind of entry.
 fn entries() -> Vec<Entry> {
     let payload = |index: u64| match index % 4 {
         0 => Payload::Noop,
-        1 => Payload::Configuration(Box::new(meta(0, 0).configuration)),
+        1 => Payload::Configuration(meta(0, 0).configuration),
         2 => Payload::Command(Bytes::new()),
         _ => Payload::Command(Bytes::from(format!("command {index}").repeat(40))),
     };

@@ -41,28 +41,33 @@ pub(crate) const fn malformed(what: &'static str) -> DecodeError {
 pub(crate) const VARINT_BYTES_MAX: usize = 10;
 
 /// Reads front to back.
-pub(crate) struct Reader {
-    bytes: Bytes,
-    at: usize,
+pub(crate) struct Reader<'a> {
+    bytes: &'a Bytes,
+    /// The end of `bytes` that is not read yet.
+    rest: &'a [u8],
 }
 
-impl Reader {
-    pub(crate) fn new(bytes: Bytes) -> Self {
-        Self { bytes, at: 0 }
-    }
-
-    fn rest(&self) -> &[u8] {
-        &self.bytes[self.at..]
+impl<'a> Reader<'a> {
+    pub(crate) fn new(bytes: &'a Bytes) -> Self {
+        Self { bytes, rest: bytes }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.at == self.bytes.len()
+        self.rest.is_empty()
     }
 
-    fn array<const N: usize>(&mut self) -> DecodeResult<[u8; N]> {
-        let array = *self.rest().first_chunk::<N>().ok_or(malformed("cut short"))?;
-        self.at += N;
-        Ok(array)
+    /// Bytes that are read already.
+    pub(crate) fn position(&self) -> usize {
+        self.bytes.len() - self.rest.len()
+    }
+
+    #[inline]
+    pub(crate) fn array<const N: usize>(&mut self) -> DecodeResult<[u8; N]> {
+        let Some((array, rest)) = self.rest.split_first_chunk::<N>() else {
+            return Err(malformed("cut short"));
+        };
+        self.rest = rest;
+        Ok(*array)
     }
 
     pub(crate) fn u8(&mut self) -> DecodeResult<u8> {
@@ -77,14 +82,15 @@ impl Reader {
         self.array().map(u128::from_le_bytes)
     }
 
+    #[inline]
     pub(crate) fn varint(&mut self) -> DecodeResult<u64> {
         // Most numbers of a command are small.
-        if let Some(byte) = self.bytes.get(self.at).filter(|byte| **byte < 0x80) {
-            self.at += 1;
+        if let [byte @ ..0x80, rest @ ..] = self.rest {
+            self.rest = rest;
             return Ok(u64::from(*byte));
         }
-        let (number, size_bytes) = read_varint(self.rest())?;
-        self.at += size_bytes;
+        let (number, size_bytes) = read_varint(self.rest)?;
+        self.rest = &self.rest[size_bytes..];
         Ok(number)
     }
 
@@ -103,14 +109,10 @@ impl Reader {
 
     /// The next `size_bytes` bytes, as a slice of the input.
     pub(crate) fn bytes(&mut self, size_bytes: u64) -> DecodeResult<Bytes> {
-        match usize::try_from(size_bytes) {
-            Ok(size_bytes) if size_bytes <= self.rest().len() => {
-                let start = self.at;
-                self.at += size_bytes;
-                Ok(self.bytes.slice(start..self.at))
-            }
-            Ok(_) | Err(_) => Err(malformed("cut short")),
-        }
+        let start = self.position();
+        let rest = usize::try_from(size_bytes).ok().and_then(|size| self.rest.get(size..));
+        self.rest = rest.ok_or(malformed("cut short"))?;
+        Ok(self.bytes.slice(start..self.position()))
     }
 
     /// Nothing may be left.
@@ -124,22 +126,21 @@ impl Reader {
 
 /// The varint at the start, and its length in bytes.
 pub(crate) fn read_varint(bytes: &[u8]) -> DecodeResult<(u64, usize)> {
+    let bounded = &bytes[..bytes.len().min(VARINT_BYTES_MAX)];
     let mut number = 0;
-    let mut place = 0;
-    while place < VARINT_BYTES_MAX
-        && let Some(byte) = bytes.get(place)
-    {
+    let mut size_bytes = 0;
+    for byte in bounded {
         let bits = u64::from(byte & 0x7f);
-        number |= bits << (7 * place);
+        number |= bits << (7 * size_bytes);
+        size_bytes += 1;
         if byte & 0x80 == 0 {
-            let is_longer_than_needed = bits == 0 && place > 0;
-            let overflows = place == VARINT_BYTES_MAX - 1 && bits > 1;
+            let is_longer_than_needed = bits == 0 && size_bytes > 1;
+            let overflows = size_bytes == VARINT_BYTES_MAX && bits > 1;
             return match is_longer_than_needed || overflows {
                 true => Err(malformed("a number is not in its shortest form")),
-                false => Ok((number, place + 1)),
+                false => Ok((number, size_bytes)),
             };
         }
-        place += 1;
     }
     match bytes.len() < VARINT_BYTES_MAX {
         true => Err(malformed("cut short")),

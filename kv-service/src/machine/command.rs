@@ -152,7 +152,7 @@ impl Command {
             Action::CloseSession { .. } => CLOSE,
             Action::Write { .. } => WRITE,
         });
-        // Namespace, principal, auth_revision.
+        // See `check_reserved`.
         out.put_slice(&[0, 0, 0]);
         put_varint(&mut out, self.time_ms);
         match &self.action {
@@ -204,8 +204,14 @@ impl Command {
     ///
     /// # Errors
     /// Bytes that `encode` would not have written.
-    pub fn decode(bytes: Bytes) -> Result<Command, DecodeError> {
+    pub fn decode(bytes: &Bytes) -> Result<Command, DecodeError> {
+        Self::decode_parts(bytes).map(|(command, _)| command)
+    }
+
+    /// [`Command::decode`], and the encoding of a write's operation.
+    pub(super) fn decode_parts(bytes: &Bytes) -> Result<(Command, &[u8]), DecodeError> {
         let mut reader = Reader::new(bytes);
+        let mut encoded_operation: &[u8] = &[];
         match reader.u8()? {
             FORMAT => {}
             0 | 1 => return Err(malformed("format 1 of commands, which no release has written")),
@@ -218,9 +224,7 @@ impl Command {
             _ => return Err(DecodeError::NewerRules(rules)),
         }
         let kind = reader.u8()?;
-        reader.reserved("a namespace")?;
-        reader.reserved("a principal")?;
-        reader.reserved("a revision of the permissions")?;
+        check_reserved(reader.array()?)?;
         let time_ms = reader.varint()?;
         let action = match kind {
             OPEN => Action::OpenSession(decode_opening(&mut reader)?),
@@ -234,18 +238,32 @@ impl Command {
                     value_bytes_max: reader.varint()?,
                     answer_bytes_max: reader.varint()?,
                 },
-                operation: decode_operation(&mut reader, rules)?,
+                operation: {
+                    let start = reader.position();
+                    let operation = decode_operation(&mut reader, rules)?;
+                    encoded_operation = &bytes[start..reader.position()];
+                    operation
+                },
             },
             _ => return Err(DecodeError::Newer("an unknown kind of command")),
         };
         reader.reserved("an extension of a command")?;
         reader.finish()?;
-        Ok(Command { rules, time_ms, action })
+        Ok((Command { rules, time_ms, action }, encoded_operation))
+    }
+}
+
+/// Namespace, principal and `auth_revision`, each in one byte while it is 0.
+fn check_reserved(fields: [u8; 3]) -> DecodeResult<()> {
+    const NAMES: [&str; 3] = ["a namespace", "a principal", "a revision of the permissions"];
+    match fields.iter().position(|field| *field != 0) {
+        None => Ok(()),
+        Some(place) => Err(DecodeError::Newer(NAMES[place])),
     }
 }
 
 /// A later format has `rules` in the same place.
-fn newer_format(reader: &mut Reader) -> DecodeError {
+fn newer_format(reader: &mut Reader<'_>) -> DecodeError {
     match reader.varint_u32() {
         Ok(rules) if rules > VERSION_MAX => DecodeError::NewerRules(rules),
         Ok(_) | Err(_) => DecodeError::Newer("an unknown format of commands"),
@@ -331,8 +349,7 @@ fn operation_bytes(operation: &Operation) -> usize {
         }
 }
 
-/// An operation up to its bytes.
-fn encode_operation_head(operation: &Operation, out: &mut impl BufMut) {
+fn encode_operation(operation: &Operation, out: &mut BytesMut) {
     let (tag, value, expect) = parts(operation);
     out.put_u8(tag);
     put_len(out, operation.key());
@@ -344,33 +361,19 @@ fn encode_operation_head(operation: &Operation, out: &mut impl BufMut) {
         Some(Expect::Value(expect)) => put_len(out, expect),
         Some(Expect::Version(number) | Expect::Revision(number)) => put_varint(out, *number),
     }
-}
-
-/// The bytes of an operation behind its head, in their order.
-fn operation_payload(operation: &Operation) -> impl Iterator<Item = &Bytes> {
-    let (_, value, expect) = parts(operation);
-    let expect = expect.and_then(|expect| match expect {
-        Expect::Value(expect) => Some(expect),
-        Expect::Version(_) | Expect::Revision(_) => None,
-    });
-    [Some(operation.key()), value, expect].into_iter().flatten()
-}
-
-fn encode_operation(operation: &Operation, out: &mut BytesMut) {
-    encode_operation_head(operation, out);
-    operation_payload(operation).for_each(|bytes| out.put_slice(bytes));
+    out.put_slice(operation.key());
+    if let Some(value) = value {
+        out.put_slice(value);
+    }
+    if let Some(Expect::Value(expect)) = expect {
+        out.put_slice(expect);
+    }
 }
 
 /// CRC-32C of an operation's encoding: tells a repeated request from another one of the same number.
 /// It is no secret and proves nothing; the nonce keeps other clients out of a session.
-pub(super) fn digest(operation: &Operation) -> u32 {
-    const HEAD_BYTES_MAX: usize = 1 + 3 * super::codec::VARINT_BYTES_MAX;
-    let mut head = [0; HEAD_BYTES_MAX];
-    let mut rest = &mut head[..];
-    encode_operation_head(operation, &mut rest);
-    let size_bytes = HEAD_BYTES_MAX - rest.len();
-    let crc = crc32c::crc32c(&head[..size_bytes]);
-    operation_payload(operation).fold(crc, |crc, bytes| crc32c::crc32c_append(crc, bytes))
+pub(super) fn digest(encoded_operation: &[u8]) -> u32 {
+    crc32c::crc32c(encoded_operation)
 }
 
 fn decode_operation(reader: &mut Reader, rules: u32) -> DecodeResult<Operation> {

@@ -16,7 +16,7 @@ use crate::version::VERSION_MAX;
 /// A command, as it is in the log.
 pub fn command(bytes: &[u8]) {
     let bytes = Bytes::copy_from_slice(bytes);
-    if let Ok(command) = Command::decode(bytes.clone()) {
+    if let Ok(command) = Command::decode(&bytes) {
         assert_eq!(command.size_bytes(), bytes.len());
         assert_eq!(command.encode(), bytes);
     }
@@ -33,10 +33,10 @@ pub fn stored_state(bytes: &[u8]) {
         assert_eq!(out, bytes);
         assert!(word.is_none_or(|record| record.version.checked_add(1).is_some()));
     }
-    if let Ok(head) = format::decode_head(owned.clone()) {
+    if let Ok(head) = format::decode_head(&owned) {
         assert_eq!(format::encode_head(head), bytes);
     }
-    let mut reader = Reader::new(owned);
+    let mut reader = Reader::new(&owned);
     if let Ok(session) = Session::decode(&mut reader)
         && reader.finish().is_ok()
     {
@@ -53,7 +53,8 @@ pub fn stored_state(bytes: &[u8]) {
 /// can go on with it.
 pub fn snapshot_stream(bytes: &[u8]) {
     // Behind start and section head. The announcement was checked when it came.
-    let mut reader = Reader::new(Bytes::copy_from_slice(bytes.get(13..).unwrap_or_default()));
+    let sections = Bytes::copy_from_slice(bytes.get(13..).unwrap_or_default());
+    let mut reader = Reader::new(&sections);
     let mut number = || reader.varint().unwrap_or(0).min(INDEX_MAX - 100);
     let position = Position::new(number(), number());
     let restored = restore(position, bytes, bytes.len().max(1));
@@ -71,7 +72,7 @@ pub fn snapshot_stream(bytes: &[u8]) {
 fn restore(position: Position, bytes: &[u8], piece_bytes: usize) -> MachineResult<KvMachine> {
     let mut machine = KvMachine::memory();
     let configuration = Configuration::default();
-    machine.begin_restore(&SnapshotMeta { position, configuration })?;
+    machine.begin_restore(&SnapshotMeta::new(position, configuration))?;
     for piece in bytes.chunks(piece_bytes) {
         machine.restore_chunk(Bytes::copy_from_slice(piece))?;
     }

@@ -114,7 +114,8 @@ impl KvMachine {
     }
 
     fn execute(&mut self, index: Index, bytes: &Bytes) -> MachineResult<Output> {
-        let command = Command::decode(bytes.clone()).map_err(|error| unreadable(index, error))?;
+        let (command, encoded_operation) =
+            Command::decode_parts(bytes).map_err(|error| unreadable(index, error))?;
         self.head.clock_ms = self.head.clock_ms.max(command.time_ms);
         self.head.rules = self.head.rules.max(command.rules);
         let clock_ms = self.head.clock_ms;
@@ -130,7 +131,7 @@ impl KvMachine {
                 Output::SessionClosed
             }
             Action::Write { session, sequence, lowest_unanswered, limits, operation } => {
-                let digest = command::digest(&operation);
+                let digest = command::digest(encoded_operation);
                 let place = Place { session, sequence, lowest_unanswered, digest };
                 match self.sessions.admit(&place, clock_ms) {
                     Admission::Refused(refusal) => Output::Refused(refusal),
@@ -262,7 +263,7 @@ impl StateMachine for KvMachine {
 
     fn applies_at_once(&self, entries: &[Entry]) -> bool {
         entries.iter().all(|entry| match &entry.payload {
-            Payload::Command(bytes) => match Command::decode(bytes.clone()) {
+            Payload::Command(bytes) => match Command::decode(bytes) {
                 Ok(Command { action: Action::Write { operation, .. }, .. }) => {
                     execute::reads_versions_only(&operation)
                         && self.engine.writes_at_once(operation.key())

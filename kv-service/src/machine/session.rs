@@ -186,7 +186,7 @@ mod tests {
                 encoded.put_u8(Kind::Unchanged as u8);
                 encoded.put_bytes(0, 4 + 2);
             }
-            Session::decode(&mut Reader::new(encoded.freeze()))
+            Session::decode(&mut Reader::new(&encoded.freeze()))
         };
         let full = claimed(WINDOW, WINDOW).unwrap();
         assert_eq!(full.answers.len() as u64, WINDOW);
@@ -202,12 +202,13 @@ mod tests {
             let size_bytes = encoded.len();
             encoded.put_u8(7);
             let encoded = encoded.freeze();
-            let mut reader = Reader::new(encoded.clone());
+            let mut reader = Reader::new(&encoded);
             prop_assert_eq!(Session::decode(&mut reader), Ok(session));
             prop_assert_eq!(reader.u8(), Ok(7), "what follows is left to others");
             prop_assert!(reader.finish().is_ok());
             for end in 0..size_bytes {
-                let mut reader = Reader::new(encoded.slice(..end));
+                let cut = encoded.slice(..end);
+                let mut reader = Reader::new(&cut);
                 prop_assert!(Session::decode(&mut reader).is_err(), "cut at {}", end);
             }
         }

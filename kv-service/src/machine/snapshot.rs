@@ -249,7 +249,7 @@ impl SnapshotDecoder {
         payload: Bytes,
         engine: &mut dyn Engine,
     ) -> MachineResult<()> {
-        let mut reader = Reader::new(payload);
+        let mut reader = Reader::new(&payload);
         match (kind, self.head) {
             _ if self.ended => return Err(refused(malformed("something follows the end"))),
             _ if reader.is_empty() => return Err(refused(malformed("a section is empty"))),

@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use raft_core::driver::{Node, NodeConfig, Status};
+use raft_core::driver::{Node, NodeConfig};
 use raft_core::error::Fatal;
 use raft_core::storage::StorageError;
 use raft_core::transport::Transport;
@@ -99,7 +99,6 @@ struct Shared {
     node: Node<KvMachine>,
     transport: Arc<dyn Transport>,
     /// Of the node.
-    status: watch::Receiver<Status>,
     clock: ReplicatedClock,
     /// Of the nonces of sessions.
     chance: Chance,
@@ -190,7 +189,6 @@ impl Server {
         let shared = Arc::new(Shared {
             config,
             transport,
-            status: node.watch_status(),
             node,
             clock: ReplicatedClock::default(),
             chance,

@@ -79,7 +79,7 @@ impl Shared {
     /// The cluster version in force, as far as this node knows; never later than it is.
     pub(super) fn cluster_version(&self) -> u32 {
         let (oldest, newest) = self.versions;
-        self.status.borrow().cluster_version.clamp(oldest, newest)
+        self.node.cluster_version().clamp(oldest, newest)
     }
 
     fn upgrade(&self, order: UpgradeOrder, id: u64, outbox: &Arc<Outbox>) {

@@ -77,14 +77,13 @@ impl Stage {
 }
 
 /// Logs each change of the node's stage, reminds while it waits, and says when a majority of the disks is
-/// lost. Runs until the node is gone. It looks at the status from time to time: a task that followed each
-/// change of it would be woken by every write.
+/// lost, until it is dropped. It looks at the status from time to time: a task that followed each change of
+/// it would be woken by every write.
 pub(super) async fn tell(node: &Node<KvMachine>) {
-    let status = node.watch_status();
     let mut told = (Stage::Member, false);
     let mut told_at = Instant::now();
-    while status.has_changed().is_ok() {
-        let seen = look(&status.borrow());
+    loop {
+        let seen = look(&node.status());
         let waits = seen != (Stage::Member, false);
         if seen != told || (waits && told_at.elapsed() >= REMINDED_AFTER) {
             seen.0.tell(&told.0);

@@ -74,13 +74,12 @@ impl Upgrade {
         (now.duration_since(since) >= self.delay).then_some(version)
     }
 
-    /// Raises the version when it is due. Runs until the node is gone.
+    /// Raises the version when it is due, until it is dropped.
     pub(super) async fn follow(&self, node: &Node<KvMachine>) {
         let pause = LOOK_AGAIN_AFTER.min(self.delay / 4).max(Duration::from_millis(10));
-        let watch = node.watch_status();
-        while watch.has_changed().is_ok() {
+        loop {
             sleep(pause).await;
-            let due = self.due(&watch.borrow(), Instant::now());
+            let due = self.due(&node.status(), Instant::now());
             let Some(version) = due else { continue };
             match node.raise_cluster_version(version).await {
                 Ok(_) => tracing::info!(

@@ -146,7 +146,7 @@ fn snapshot_bytes(machine: &mut KvMachine, chunk_bytes: usize) -> Vec<u8> {
 }
 
 fn meta(position: Position) -> SnapshotMeta {
-    SnapshotMeta { position, configuration: Configuration::default() }
+    SnapshotMeta::new(position, Configuration::default())
 }
 
 fn restore(

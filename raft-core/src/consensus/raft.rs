@@ -66,7 +66,7 @@ impl Raft {
         let snapshot_index = snapshot_index.max(start.index);
         let stored = match log_start.configuration.is_empty() {
             true => bootstrap.clone(),
-            false => log_start.configuration,
+            false => *log_start.configuration,
         };
         let log =
             Log::new(start, stored, entries, snapshot_index, commit_index, last_applied.index);

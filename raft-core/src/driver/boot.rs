@@ -35,8 +35,7 @@ pub(super) async fn start<M: StateMachine>(
     let is_empty = loaded.log_start == SnapshotMeta::default() && loaded.entries.is_empty();
     if is_empty && !bootstrap.is_empty() {
         // C3. Later starts are compared with the voters of the first one.
-        let configuration = bootstrap.clone();
-        storage.compact(SnapshotMeta { position: Position::ZERO, configuration }).await?;
+        storage.compact(SnapshotMeta::new(Position::ZERO, bootstrap.clone())).await?;
     }
     let boot = Boot { loaded, last_applied: machine.last_applied(), bootstrap };
     let raft = Raft::new(raft_config, boot, Time::ZERO)

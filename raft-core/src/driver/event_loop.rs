@@ -28,6 +28,10 @@ use crate::types::{Entry, Index, NodeId, ReadOutcome, SnapshotMeta, Time};
 /// The longest sleep of the loop: a deadline may be [`Time::NEVER`], which no timer can hold.
 const SLEEP_MAX: Duration = Duration::from_secs(3600);
 
+/// Receivers of the status that wait for no change: the one that [`Node::status`](super::Node::status)
+/// reads.
+const UNWATCHED_RECEIVERS: usize = 1;
+
 /// What the loop is made of.
 pub(super) struct Parts<M: StateMachine> {
     pub(super) raft: Raft,
@@ -447,16 +451,18 @@ impl<M: StateMachine> EventLoop<M> {
         });
     }
 
+    /// The status changes with each batch, and to notify costs more than to write it. So watchers are
+    /// notified only if there are any. They are counted under the lock under which they read, so that a
+    /// watcher that has read the status before this change is counted.
     fn publish_status(&self) {
         let log_bytes = self.storage.log_bytes();
         let reply_panics_count = self.inbox.panicked_count();
         let transfers = self.snapshots.transfers();
+        let now = Status::of(&self.raft, log_bytes, reply_panics_count, transfers);
         self.status.send_if_modified(|before| {
-            let now = Status::of(&self.raft, log_bytes, reply_panics_count, transfers.clone());
-            let changed = *before != now;
-            if changed {
-                *before = now;
-            }
+            let is_watched = self.status.receiver_count() > UNWATCHED_RECEIVERS;
+            let changed = is_watched && *before != now;
+            *before = now;
             changed
         });
     }

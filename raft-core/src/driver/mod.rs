@@ -183,9 +183,18 @@ impl<M: StateMachine> Node<M> {
         self.shared.status.borrow().clone()
     }
 
-    /// Follows the status; changes are coalesced.
+    /// The cluster version in force, as [`Status::cluster_version`], without a copy of the whole status.
+    pub fn cluster_version(&self) -> u32 {
+        self.shared.status.borrow().cluster_version
+    }
+
+    /// Follows the status; changes are coalesced. The receiver's first wait returns at once. While there
+    /// is a receiver, each batch of entries costs a notification: drop it when it is no longer needed.
     pub fn watch_status(&self) -> watch::Receiver<Status> {
-        self.shared.status.clone()
+        let mut status = self.shared.status.clone();
+        // Changes before now were not counted for it.
+        status.mark_changed();
+        status
     }
 
     /// Follows who leads; leader-only work of a service starts and stops with it.

@@ -131,7 +131,7 @@ fn entries(from: Index, through: Index, term: Term) -> Vec<Entry> {
 
 fn meta(term: Term, index: Index) -> SnapshotMeta {
     let configuration = crate::types::Configuration::of_voters([1, 2, 3]);
-    SnapshotMeta { position: Position::new(term, index), configuration }
+    SnapshotMeta::new(Position::new(term, index), configuration)
 }
 
 /// Bytes that repeat with no period that a block size has.

@@ -9,10 +9,15 @@ use super::{Configuration, Index, Position};
 #[serde(deny_unknown_fields)]
 pub struct SnapshotMeta {
     pub position: Position,
-    pub configuration: Configuration,
+    /// In a box: batches, completions and messages that carry a snapshot's metadata are moved often.
+    pub configuration: Box<Configuration>,
 }
 
 impl SnapshotMeta {
+    pub fn new(position: Position, configuration: Configuration) -> Self {
+        Self { position, configuration: Box::new(configuration) }
+    }
+
     pub fn index(&self) -> Index {
         self.position.index
     }

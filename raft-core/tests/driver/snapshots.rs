@@ -112,7 +112,7 @@ impl Sender {
     /// Offers a snapshot of 1 MiB at this index. Returns the stream and the answer.
     async fn offer(&self, to: NodeId, term: Term, index: u64) -> (Box<dyn BulkStream>, String) {
         let configuration = Configuration { founded: true, ..Configuration::of_voters([1, 2, 3]) };
-        let meta = SnapshotMeta { position: Position::new(1, index), configuration };
+        let meta = SnapshotMeta::new(Position::new(1, index), configuration);
         let content = SnapshotContent { size_bytes: 1 << 20, checksum: 0 };
         let offer = rmp_serde::to_vec(&Offer { term, meta, content }).expect("plain data");
         let mut stream = self.transport.open_bulk(to).await.expect("the peer listens");
@@ -211,7 +211,7 @@ async fn c13_a_leader_ends_what_it_receives() {
     let mut seen = node.watch();
     in_time("it leads", seen.wait_for(|seen| seen.is_leader)).await.expect("it runs");
     let configuration = Configuration { founded: true, ..Configuration::of_voters([1]) };
-    let meta = SnapshotMeta { position: Position::new(1, 100), configuration };
+    let meta = SnapshotMeta::new(Position::new(1, 100), configuration);
     let content = SnapshotContent { size_bytes: 1 << 20, checksum: 0 };
     let offer = rmp_serde::to_vec(&Offer { term: 9, meta, content }).expect("plain data");
     let mut stream = sender.transport.open_bulk(1).await.expect("it listens");

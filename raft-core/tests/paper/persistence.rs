@@ -261,7 +261,7 @@ fn s19_a_state_that_does_not_fit_the_log_is_refused() {
     let mut gap = log(&[1, 1, 1, 1]);
     gap.entries.drain(..2);
     let position = Position::new(1, 2);
-    gap.log_start = SnapshotMeta { position, configuration: Configuration::default() };
+    gap.log_start = SnapshotMeta::new(position, Configuration::default());
     assert!(boot(position, gap.clone()).is_ok());
     assert!(boot(Position::new(1, 1), gap).is_err(), "the entries in between are gone");
 }

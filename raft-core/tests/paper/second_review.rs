@@ -384,11 +384,11 @@ fn a_snapshot_of_other_members_is_refused_like_an_entry() {
     let mut cluster = Cluster::with_config(3, no_pre_vote);
     let mut others = raft_core::types::SnapshotMeta {
         position: Position::new(3, 3),
-        configuration: Configuration::of_voters([7, 8, 9]),
+        configuration: Box::new(Configuration::of_voters([7, 8, 9])),
     };
     for empty in [false, true] {
         if empty {
-            others.configuration = Configuration::default();
+            others.configuration = Box::default();
         }
         let offer = others.clone();
         let answer = cluster.with(1, |raft, now| raft.on_snapshot_offer(now, 2, 3, &offer));

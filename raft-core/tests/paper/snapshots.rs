@@ -43,7 +43,7 @@ fn third(cluster: &Cluster) -> PeerStatus {
 
 fn meta(index: u64, term: u64) -> SnapshotMeta {
     let configuration = Configuration::of_voters([1, 2, 3]);
-    SnapshotMeta { position: Position::new(term, index), configuration }
+    SnapshotMeta::new(Position::new(term, index), configuration)
 }
 
 /// Offers and gives a snapshot of no-ops to node 1, from 2.
@@ -276,7 +276,7 @@ fn given_members(members: Configuration) -> Cluster {
     let mut cluster = with_logs(&[&[], &[1, 1, 3], &[1, 1, 3]], 3);
     let applied = [1, 1, 3].iter().zip(1..).map(|(term, index)| say::entry(index, *term)).collect();
     let mut others = meta(3, 3);
-    others.configuration = members;
+    others.configuration = Box::new(members);
     let state = Machine { applied };
     let node = cluster.nodes.get_mut(&1).expect("node 1");
     node.disk.finish_snapshot(others.clone(), state.clone());

@@ -33,7 +33,7 @@ pub struct Disk {
     pub hard_state: HardState,
     pub log: Log,
     /// Of the last compaction, or of the snapshot that replaced the log.
-    start_configuration: Configuration,
+    start_configuration: Box<Configuration>,
     pub snapshot: Option<Snapshot>,
     /// Written in full, and waiting for the batch that publishes it.
     finished: Option<Snapshot>,

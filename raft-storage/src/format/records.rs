@@ -320,7 +320,7 @@ fn put_meta(out: &mut Vec<u8>, meta: &SnapshotMeta) {
 
 fn meta(fields: &mut Fields<'_>) -> Result<SnapshotMeta, Damage> {
     let position = in_range(Position::new(fields.u64()?, fields.u64()?))?;
-    Ok(SnapshotMeta { position, configuration: configuration(fields)? })
+    Ok(SnapshotMeta::new(position, configuration(fields)?))
 }
 
 fn put_configuration(out: &mut Vec<u8>, configuration: &Configuration) {

@@ -76,7 +76,7 @@ fn configuration() -> Configuration {
 fn meta() -> SnapshotMeta {
     SnapshotMeta {
         position: Position::new(7, 0x0102_0304_0506_0708),
-        configuration: configuration(),
+        configuration: Box::new(configuration()),
     }
 }
 
@@ -216,7 +216,7 @@ fn a_masked_record_shows_nothing_of_what_was_chosen() {
         put_entry(&mut draft, &Entry { index: 1, term: 1, payload });
         let mut configuration = configuration();
         configuration.members.get_mut(&1).unwrap().context = Bytes::from(chosen.clone());
-        let meta = SnapshotMeta { configuration: configuration.clone(), ..meta() };
+        let meta = SnapshotMeta { configuration: Box::new(configuration.clone()), ..meta() };
         let payload = Payload::Configuration(Box::new(configuration));
         put_entry(&mut draft, &Entry { index: 2, term: 1, payload });
         put_log_start(&mut draft, &meta);
@@ -358,7 +358,7 @@ fn any_configuration() -> impl Strategy<Value = Configuration> {
 
 fn any_meta() -> impl Strategy<Value = SnapshotMeta> {
     (0..=TERM_MAX, 0..=INDEX_MAX, any_configuration()).prop_map(|(term, index, configuration)| {
-        SnapshotMeta { position: Position::new(term, index), configuration }
+        SnapshotMeta::new(Position::new(term, index), configuration)
     })
 }
 
@@ -404,7 +404,7 @@ proptest! {
         let payloads = [
             Payload::Noop,
             Payload::Command(command.into()),
-            Payload::Configuration(Box::new(meta.configuration.clone())),
+            Payload::Configuration(meta.configuration.clone()),
         ];
         for payload in payloads {
             let entry = Entry { index, term, payload };

@@ -199,7 +199,7 @@ mod tests {
             let position = Position::new(position.0.into(), position.1.into());
             let configuration = Configuration::of_voters(members);
             let content = SnapshotContent { size_bytes: data.len() as u64, checksum: 7 };
-            let meta = SnapshotMeta { position, configuration };
+            let meta = SnapshotMeta::new(position, configuration);
             let header = SnapshotHeader { chunk_bytes, meta, expected: Some(content) };
             let mut file = encode_header(&header);
             let chunks_at = file.len() as u64;

@@ -184,7 +184,7 @@ async fn no_run_of_chosen_bytes_reaches_the_files_of_the_log() {
     let member = Member { context, ..Member::default() };
     let configuration =
         Configuration { members: [(1, member)].into(), ..Configuration::of_voters([1, 2, 3]) };
-    let founding = SnapshotMeta { configuration: configuration.clone(), ..SnapshotMeta::default() };
+    let founding = SnapshotMeta::new(Position::ZERO, configuration.clone());
     storage.compact(founding).await.unwrap();
     // Four times the memory of a table.
     for index in 1..=80 {
@@ -195,7 +195,7 @@ async fn no_run_of_chosen_bytes_reaches_the_files_of_the_log() {
         let entries = vec![Entry { index, term: 1, payload }];
         storage.persist(Batch { entries, ..Batch::default() }).await.unwrap();
     }
-    let meta = SnapshotMeta { position: Position::new(1, 40), configuration };
+    let meta = SnapshotMeta::new(Position::new(1, 40), configuration);
     storage.snapshot_writer(meta.clone(), None).await.unwrap().finish().await.unwrap();
     let publish = Some(PublishSnapshot { meta: meta.clone(), replaces_log: false });
     storage.persist(Batch { publish, ..Batch::default() }).await.unwrap();

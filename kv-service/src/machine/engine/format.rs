@@ -118,7 +118,7 @@ pub(in crate::machine) fn encode_head(head: Head) -> BytesMut {
     value
 }
 
-pub(in crate::machine) fn decode_head(bytes: Bytes) -> DecodeResult<Head> {
+pub(in crate::machine) fn decode_head(bytes: &Bytes) -> DecodeResult<Head> {
     let mut reader = Reader::new(bytes);
     match reader.u32()? {
         VERSION => {}
@@ -181,12 +181,12 @@ mod tests {
     #[test]
     fn other_formats_are_refused_by_name() {
         let version_1 = [&1u32.to_le_bytes()[..], &[0; 24]].concat();
-        let error = decode_head(version_1.into()).unwrap_err();
+        let error = decode_head(&Bytes::from(version_1)).unwrap_err();
         assert!(error.to_string().contains("format 1 of the state"), "{error}");
         let version_3 = [&3u32.to_le_bytes()[..], &[0; 24]].concat();
-        assert!(decode_head(version_3.into()).unwrap_err().is_newer());
+        assert!(decode_head(&Bytes::from(version_3)).unwrap_err().is_newer());
         let head = Head { rules: VERSION_MAX + 1, ..Head::default() };
-        let error = decode_head(encode_head(head).freeze()).unwrap_err();
+        let error = decode_head(&encode_head(head).freeze()).unwrap_err();
         assert_eq!(error, DecodeError::NewerRules(VERSION_MAX + 1));
         assert!(decode_word(&Bytes::from_static(b"\x02\x01\x01\x01")).unwrap_err().is_newer());
     }
@@ -221,9 +221,9 @@ mod tests {
             let (position, revision) = (Position::new(term, index), index / 2);
             let head = Head { position, clock_ms, revision, generation: id as u32, rules: 1 };
             let encoded = encode_head(head).freeze();
-            prop_assert_eq!(decode_head(encoded.clone()), Ok(head));
+            prop_assert_eq!(decode_head(&encoded), Ok(head));
             for end in 0..encoded.len() {
-                prop_assert!(decode_head(encoded.slice(..end)).is_err());
+                prop_assert!(decode_head(&encoded.slice(..end)).is_err());
             }
             prop_assert_eq!(decode_session_key(&session_key(id)), Ok(id));
         }

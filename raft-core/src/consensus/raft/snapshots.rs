@@ -53,7 +53,7 @@ impl Raft {
             return None;
         }
         let position = self.common.log.compact(index)?;
-        Some(SnapshotMeta { position, configuration: self.configuration_at(position.index) })
+        Some(SnapshotMeta::new(position, self.configuration_at(position.index)))
     }
 
     /// The last index such that the entries behind it take at most `bytes`: where to compact so that
@@ -66,7 +66,7 @@ impl Raft {
     pub fn snapshot_meta(&self, index: Index) -> Option<SnapshotMeta> {
         let term = self.common.log.term_at(index)?;
         let position = Position::new(term, index);
-        Some(SnapshotMeta { position, configuration: self.configuration_at(index) })
+        Some(SnapshotMeta::new(position, self.configuration_at(index)))
     }
 
     /// C8. The configuration in force at a position, and not a newer one that may yet be truncated.
@@ -122,7 +122,7 @@ impl Raft {
             common.log.commit_to(position.index);
         } else if needed {
             common.gate.withdraw_accepted_from(0);
-            common.log.replace_by_snapshot(position, meta.configuration.clone());
+            common.log.replace_by_snapshot(position, Configuration::clone(&meta.configuration));
             common.restore = None;
             common.restoring = Some(meta.clone());
             assert!(common.publish.is_none(), "no snapshot is received beside another one's batch");

@@ -195,7 +195,7 @@ impl<M: StateMachine> Snapshots<M> {
         {
             receiving.stop = None;
         }
-        if !leads {
+        if !leads && !self.peers.is_empty() {
             self.peers.stop_all();
         }
     }
@@ -343,7 +343,7 @@ impl<M: StateMachine> Snapshots<M> {
     /// Sends the published snapshot to the peers that wait for one. Returns whether they need a newer
     /// one.
     fn serve_peers(&mut self, raft: &Raft, now: Time) -> bool {
-        if raft.role() != RoleKind::Leader {
+        if raft.role() != RoleKind::Leader || self.peers.is_empty() {
             return false;
         }
         self.peers.forget_filled(raft.log_start_index(), |peer| {

@@ -68,6 +68,11 @@ impl Peers {
         Self { pause_min: heartbeat_interval, patience, peers: BTreeMap::new() }
     }
 
+    /// No peer lags behind the log: true in nearly all turns.
+    pub(super) fn is_empty(&self) -> bool {
+        self.peers.is_empty()
+    }
+
     pub(super) fn want(&mut self, id: NodeId) {
         let peer = self.peers.entry(id).or_insert_with(|| Peer {
             step: Step::Wanted,
@@ -98,6 +103,9 @@ impl Peers {
 
     /// When the next offer is due that is not due yet.
     pub(super) fn next_deadline(&self, now: Time) -> Time {
+        if self.peers.is_empty() {
+            return Time::NEVER;
+        }
         let is_later = |peer: &&Peer| matches!(peer.step, Step::Wanted) && peer.offer_at > now;
         let later = self.peers.values().filter(is_later);
         later.map(|peer| peer.offer_at).min().unwrap_or(Time::NEVER)

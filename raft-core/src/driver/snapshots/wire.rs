@@ -119,7 +119,7 @@ mod tests {
         (term(), term(), 1..=INDEX_MAX, configuration, content).prop_map(
             |(one, other, index, configuration, content)| {
                 let position = Position::new(one.min(other), index);
-                let meta = SnapshotMeta { position, configuration };
+                let meta = SnapshotMeta::new(position, configuration);
                 Offer { term: one.max(other), meta, content }
             },
         )
@@ -170,7 +170,7 @@ mod tests {
     fn s15_an_offer_that_no_leader_makes_is_refused() {
         let offer = |term, position| {
             let configuration = Configuration::of_voters([1, 2, 3]);
-            let meta = SnapshotMeta { position, configuration };
+            let meta = SnapshotMeta::new(position, configuration);
             let content = SnapshotContent { size_bytes: 10, checksum: 99 };
             decode_offer(&encode(&Offer { term, meta, content }))
         };

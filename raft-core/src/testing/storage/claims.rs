@@ -303,7 +303,7 @@ pub async fn an_empty_log_takes_its_configuration(disk: &impl Disk) {
 
     let batch = Batch { entries: entries(1, 3, 1), ..Batch::default() };
     must("persist", storage.persist(batch).await);
-    let other = SnapshotMeta { configuration: Configuration::of_voters([9]), ..founding.clone() };
+    let other = SnapshotMeta::new(founding.position, Configuration::of_voters([9]));
     must("compact at zero", storage.compact(other).await);
     let (_storage, loaded) = restart(disk, storage).await;
     assert_eq!(loaded.log_start, founding, "a log with entries keeps its first configuration");

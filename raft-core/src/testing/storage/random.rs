@@ -195,7 +195,7 @@ impl Model {
 }
 
 fn random_meta(position: Position, random: &mut Random) -> SnapshotMeta {
-    SnapshotMeta { position, configuration: random_configuration(random) }
+    SnapshotMeta::new(position, random_configuration(random))
 }
 
 fn random_configuration(random: &mut Random) -> Configuration {

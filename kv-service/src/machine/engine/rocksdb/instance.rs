@@ -107,7 +107,8 @@ impl Instance {
         for item in self.db.iterator_opt(IteratorMode::Start, options) {
             let (key, value) = item.map_err(|error| self.failed("reading", &error))?;
             let id = format::decode_session_key(&key).map_err(|error| self.damaged(error))?;
-            let mut reader = Reader::new(Bytes::from(value));
+            let value = Bytes::from(value);
+            let mut reader = Reader::new(&value);
             let session = Session::decode(&mut reader);
             let session = session.and_then(|session| reader.finish().map(|()| session));
             session
@@ -123,7 +124,7 @@ impl Instance {
         match value.map_err(|error| self.failed("reading", &error))? {
             None => Ok(None),
             Some(value) => {
-                let head = format::decode_head(Bytes::from(value));
+                let head = format::decode_head(&Bytes::from(value));
                 head.map(Some).map_err(|error| self.damaged(error))
             }
         }
