@@ -1,13 +1,14 @@
-//! What is measured of one side in one round, and what rounds say together.
+//! Measurements of one side in one round, and their summary over the rounds.
 //!
-//! A ratio is taken within a round, where both sides ran within seconds of each other, and only then
-//! the median over rounds: what else the machine did in one round bends both sides of it alike.
+//! A ratio is taken within a round, where both sides ran within seconds of each other, and only
+//! then the median over rounds: other work of the machine during a round affects both sides of its
+//! ratio alike.
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
 use std::time::Duration;
 
-/// One side, one round. What does not apply is `None`.
+/// Measurements of one side in one round. `None` where one does not apply.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Figures {
     pub(crate) ops: u64,
@@ -17,13 +18,13 @@ pub(crate) struct Figures {
     pub(crate) p99_us: Option<f64>,
     pub(crate) p999_us: Option<f64>,
     pub(crate) max_us: Option<f64>,
-    /// Over all processes that serve; for a benchmark within one process, over that process.
+    /// CPU time of all processes that serve; for a benchmark within one process, of that process.
     pub(crate) cpu_us_per_op: Option<f64>,
     /// The peak of resident memory in this round, summed over all processes that serve.
     pub(crate) memory_mib: Option<f64>,
-    /// Of the process that asks, where it is another one.
+    /// CPU time of the client process, where that is another one.
     pub(crate) client_cpu_us_per_op: Option<f64>,
-    /// What the device with the servers' data was given to write, for each byte that was put.
+    /// Bytes written to the device with the servers' data, for each byte that was put.
     pub(crate) written_per_put_byte: Option<f64>,
 }
 
@@ -49,12 +50,12 @@ impl Figures {
     }
 }
 
-/// Three digits up to ten minutes, in nanoseconds.
+/// A histogram of nanoseconds with three digits, up to ten minutes.
 pub(crate) fn latencies() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 600_000_000_000, 3).expect("the bounds are in order")
 }
 
-/// The middle of the rounds, and how far they lie apart.
+/// The median of the rounds, and their range.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Spread {
     pub(crate) median: f64,
@@ -63,7 +64,7 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
-    /// `None` for no values.
+    /// Returns `None` for no values.
     pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);
@@ -77,12 +78,12 @@ impl Spread {
     }
 }
 
-/// One side's rounds.
+/// Summarizes the rounds of one side.
 pub(crate) fn spread(rounds: &[Figures], of: impl Fn(&Figures) -> Option<f64>) -> Option<Spread> {
     Spread::of(rounds.iter().filter_map(of))
 }
 
-/// Of each round the first side over the second.
+/// Summarizes the ratios of the first side to the second, each taken within one round.
 pub(crate) fn ratio(
     first: &[Figures],
     second: &[Figures],
@@ -113,7 +114,7 @@ mod tests {
 
     #[test]
     fn a_ratio_is_taken_within_each_round() {
-        // The machine was three times slower in the second round; the ratio does not care.
+        // The machine was three times slower in the second round; the ratio is the same.
         let spread = ratio(&rounds(&[900.0, 300.0]), &rounds(&[300.0, 100.0]), |figures| {
             Some(figures.ops_per_s)
         });

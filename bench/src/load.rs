@@ -1,9 +1,10 @@
-//! A closed loop: each client sends its next request when the last one is answered. Or a timetable: it
-//! sends when the next one is due, and is late if the last one is not answered by then.
+//! Load from clients. In a closed loop, each client sends its next request when the last one is
+//! answered. By a timetable, it sends when the next one is due, and is late if the last one is not
+//! answered by then.
 //!
-//! Both sides of a comparison are driven by this very code, on one thread of this process, because the
-//! machine's other cores belong to the servers that are measured. What is counted, throughput and
-//! latencies alike, are the requests that were answered within the measured time.
+//! Both sides of a comparison are driven by the same code, on one thread of this process, because
+//! the machine's other cores belong to the servers that are measured. Throughput and latencies
+//! count the requests that were answered within the measured time.
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -24,11 +25,11 @@ use tokio::time::{Instant, sleep, sleep_until};
 use crate::figures::{Figures, latencies};
 use crate::process;
 
-/// One connection to what is measured; clones share it.
+/// One connection to the store that is measured; clones share it.
 pub(crate) trait Store: Clone + Send + 'static {
     fn put(&mut self, key: Bytes, value: Bytes) -> impl Future<Output = anyhow::Result<()>> + Send;
 
-    /// Linearizable; returns whether there is such a key.
+    /// A linearizable read. Returns true if the key exists.
     fn get(&mut self, key: Bytes) -> impl Future<Output = anyhow::Result<bool>> + Send;
 }
 
@@ -51,7 +52,7 @@ impl Op {
     }
 }
 
-/// What is asked, and for how long.
+/// The requests of a turn, and how long it lasts.
 #[derive(Clone, Debug)]
 pub(crate) struct Shape {
     pub(crate) op: Op,
@@ -60,7 +61,7 @@ pub(crate) struct Shape {
     pub(crate) value_bytes: usize,
     /// Requests a second, of all clients together; `None` is a closed loop.
     pub(crate) rate: Option<f64>,
-    /// Below which the servers keep their data.
+    /// Directory below which the servers keep their data.
     pub(crate) data_dir: PathBuf,
     pub(crate) warm_up: Duration,
     pub(crate) duration: Duration,
@@ -71,7 +72,7 @@ const REST_AFTER_ERROR: Duration = Duration::from_millis(10);
 /// Writes under way at once while loading.
 const LOADERS: usize = 256;
 
-/// What all clients share.
+/// State that all clients share.
 struct Run {
     shape: Shape,
     value: Bytes,
@@ -175,8 +176,9 @@ async fn one_client<S: Store>(run: Arc<Run>, mut connection: S, number: u64) {
 }
 
 impl Run {
-    /// Since when the next request of a client counts: since it was due if the client is late with it, so
-    /// that what held up one request counts for those behind it, and otherwise since now.
+    /// Waits until the client's next request is due. Returns the time from which it counts: the due
+    /// time if the client is late, so that a request that was held up also counts against those
+    /// behind it (no coordinated omission), and otherwise the present.
     async fn wait_for_turn(&self, client: u64, sent: u64) -> Instant {
         let now = Instant::now();
         let Some(rate) = self.shape.rate else { return now };
@@ -186,7 +188,7 @@ impl Run {
             return due;
         }
         sleep_until(due).await;
-        // A timer is a millisecond late: not the server's fault.
+        // A timer may be a millisecond late, which is not the server's fault.
         Instant::now()
     }
 }
@@ -249,12 +251,12 @@ pub(crate) async fn load_range<S: Store>(
     Ok(())
 }
 
-/// 20 bytes.
+/// Returns a key of 20 bytes.
 pub(crate) fn key(number: u64) -> Bytes {
     format!("bench/key/{number:010}").into()
 }
 
-/// Random, so that neither a file system nor a store compresses it away.
+/// Returns random bytes, so that neither a file system nor a store compresses them away.
 pub(crate) fn random_value(bytes: usize) -> Bytes {
     let mut value = vec![0; bytes];
     rand::rng().fill(&mut value[..]);

@@ -1,4 +1,4 @@
-//! What the figures were measured on.
+//! The machine that the figures were measured on.
 
 use std::fmt;
 use std::fs;
@@ -12,9 +12,10 @@ pub(crate) struct Machine {
     cores: usize,
     memory_gib: u64,
     kernel: String,
-    /// One minute's, before the benchmark began: figures of a busy machine are not worth much.
+    /// Average over one minute before the benchmark began: figures of a busy machine are not worth
+    /// much.
     load_average: String,
-    /// The revision that was measured, and whether it was changed since.
+    /// The revision that was measured, marked if the tree differs from it.
     revision: String,
 }
 

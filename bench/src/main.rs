@@ -1,7 +1,8 @@
 //! How fast the store is, beside its peers and its floors: one subcommand for each question.
 //!
-//! Each runs both sides in the same run, alternating, prints a table of medians and ratios with their
-//! spread, and writes every single measurement as JSON. The README beside this crate tells the method.
+//! Each subcommand runs both sides in the same run, alternating, prints a table of medians and
+//! ratios with their spread, and writes every single measurement as JSON. The README beside this
+//! crate describes the method.
 
 mod cluster;
 mod etcd;
@@ -43,7 +44,7 @@ enum Command {
     RaftRs(raft_rs::Args),
     /// A single client's put beside what disk, network and memory cost by themselves
     Floors(floors::Args),
-    /// The durable cluster against the size of values, cluster and state, clients, sessions, snapshots
+    /// The durable cluster against size of values, cluster and state, clients, sessions, snapshots
     Growth(growth::Args),
 }
 

@@ -1,4 +1,4 @@
-//! What processes cost, as the kernel counts it.
+//! Costs of processes, as the kernel counts them.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-/// The CPU time of all threads of each of these.
+/// Returns the CPU time of all threads of these processes.
 ///
 /// # Errors
 /// One of them does not run.
@@ -15,8 +15,8 @@ pub(crate) fn cpu(pids: &[u32]) -> anyhow::Result<Duration> {
     pids.iter().map(|pid| cpu_of(*pid)).sum()
 }
 
-/// Waits until processes have done what loading left them to do, such as merging tables: until they use less than a
-/// tenth of a core for a second.
+/// Waits until processes have finished the work that loading left them, such as merging tables:
+/// until they use less than a tenth of a core for a second.
 ///
 /// # Errors
 /// They are not at rest after five minutes, or one ended.
@@ -36,7 +36,8 @@ pub(crate) async fn settled(pids: &[u32]) -> anyhow::Result<()> {
 
 fn cpu_of(pid: u32) -> anyhow::Result<Duration> {
     let stat = read(pid, "stat")?;
-    // The name, in parentheses, may hold anything; user and system time are 12th and 13th behind it.
+    // The name, in parentheses, may hold anything; user and system time are the 12th and 13th field
+    // behind it.
     let (_, fields) = stat.rsplit_once(") ").context("a line of /proc/PID/stat has a name")?;
     let ticks = fields.split(' ').skip(11).take(2).map(str::parse::<u64>);
     let ticks: u64 = ticks.sum::<Result<u64, _>>()?;
@@ -44,8 +45,9 @@ fn cpu_of(pid: u32) -> anyhow::Result<Duration> {
     Ok(Duration::from_secs_f64(ticks as f64 / per_second as f64))
 }
 
-/// What the device below a directory has been given to write, by whomever; `None` if there is no device.
-/// What the kernel counts for a process will not do: a small write into a large folio counts as all of it.
+/// Returns the bytes that the device below a directory has been given to write, by all processes;
+/// `None` if there is no device. The kernel's count for a single process is not usable: it counts a
+/// small write into a large folio as the whole folio.
 pub(crate) fn device_written_bytes(directory: &Path) -> Option<u64> {
     const SECTOR_BYTES: u64 = 512;
     let device = fs::metadata(directory).ok()?.dev();
@@ -64,13 +66,13 @@ pub(crate) fn forget_peaks(pids: &[u32]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The peaks of resident memory since they were forgotten, summed.
+/// Returns the peaks of resident memory since they were forgotten, summed.
 pub(crate) fn peak_bytes(pids: &[u32]) -> anyhow::Result<u64> {
     let peak = |pid: &u32| Ok(field(&read(*pid, "status")?, "VmHWM:")? << 10);
     pids.iter().map(peak).sum()
 }
 
-/// The CPU time of this process.
+/// Returns the CPU time of this process.
 pub(crate) fn own_cpu() -> Duration {
     let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     Duration::new(used.tv_sec.unsigned_abs(), u32::try_from(used.tv_nsec).unwrap_or(0))
@@ -81,7 +83,7 @@ fn read(pid: u32, file: &str) -> anyhow::Result<String> {
     fs::read_to_string(&path).with_context(|| format!("cannot read {path}: has a server ended?"))
 }
 
-/// The number behind a name at the beginning of a line.
+/// Returns the number behind a name at the beginning of a line.
 fn field(text: &str, name: &str) -> anyhow::Result<u64> {
     let rest = text.lines().find_map(|line| line.strip_prefix(name));
     let rest = rest.with_context(|| format!("the kernel does not tell {name}"))?;

@@ -1,4 +1,4 @@
-//! What a benchmark leaves: a table for people, and every measurement as JSON.
+//! The result of a benchmark: a table for people, and every measurement as JSON.
 
 use std::fs;
 use std::path::Path;
@@ -40,12 +40,12 @@ impl Report {
         })
     }
 
-    /// Something that a reader of the figures must know.
+    /// Adds something that a reader of the figures must know.
     pub(crate) fn note(&mut self, text: impl Into<String>) {
         self.notes.push(text.into());
     }
 
-    /// Rows go into the table that was begun last.
+    /// Begins a table. Rows go into the table that was begun last.
     pub(crate) fn begin_table(&mut self, title: impl Into<String>, columns: &[&str]) {
         let columns = columns.iter().map(|column| (*column).to_owned()).collect();
         self.tables.push(Table { title: title.into(), columns, rows: Vec::new() });
@@ -62,7 +62,7 @@ impl Report {
         self.measurements.push(measurement);
     }
 
-    /// A table for [`Report::contest`].
+    /// Begins a table for [`Report::contest`].
     pub(crate) fn begin_contest(&mut self, title: &str, peer: &str) {
         let columns = [
             "case".to_owned(),
@@ -80,7 +80,7 @@ impl Report {
         self.begin_table(format!("{title} (pairs are kv / {peer})"), &columns);
     }
 
-    /// One case of a comparison: a row, and all its rounds.
+    /// Adds one case of a comparison: a row, and all its rounds.
     pub(crate) fn contest(&mut self, case: &str, peer: &str, kv: &[Figures], theirs: &[Figures]) {
         let rate = |figures: &Figures| Some(figures.ops_per_s);
         let of_both = |of: fn(&Figures) -> Option<f64>| {
@@ -139,7 +139,8 @@ impl Report {
     }
 }
 
-/// Columns of a common width; one in which nothing was measured is left out.
+/// Formats a table with columns of a common width. A column in which nothing was measured is left
+/// out.
 fn for_people(table: &Table) -> String {
     let nothing = |cell: &String| matches!(cell.as_str(), "-" | "- / -");
     let shown = |column: &usize| !table.rows.iter().all(|row| nothing(&row[*column]));
@@ -165,7 +166,7 @@ pub(crate) fn middle(spread: Option<Spread>) -> String {
     spread.map_or_else(|| "-".to_owned(), |spread| number(spread.median))
 }
 
-/// A ratio with the range of its rounds.
+/// Formats a median with the range of its rounds.
 pub(crate) fn with_range(spread: Option<Spread>) -> String {
     let text = |Spread { median, min, max }| {
         format!("{} ({}..{})", number(median), number(min), number(max))
@@ -173,7 +174,7 @@ pub(crate) fn with_range(spread: Option<Spread>) -> String {
     spread.map_or_else(|| "-".to_owned(), text)
 }
 
-/// Three digits that count.
+/// Formats a number with three significant digits.
 pub(crate) fn number(value: f64) -> String {
     match value.abs() {
         size if size >= 1e6 => format!("{:.2}M", value / 1e6),

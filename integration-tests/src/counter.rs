@@ -1,5 +1,5 @@
-//! A small replicated machine for tests of the node itself: it keeps the commands it was given and
-//! numbers them.
+//! A small replicated state machine for tests of the node itself: it keeps the commands it was
+//! given and numbers them.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kv_service::sim::Cluster;
@@ -7,7 +7,7 @@ use raft_core::driver::NodeConfig;
 use raft_core::state_machine::{MachineError, MachineResult, SnapshotSource, StateMachine};
 use raft_core::types::{Entry, Payload, Position, SnapshotMeta};
 
-/// Nodes around counters.
+/// A cluster whose state machines are counters.
 pub type Counters = Cluster<Counter>;
 
 /// Nodes 1 to `size`, all running.
@@ -18,7 +18,7 @@ pub async fn counters(seed: u64, size: u64, max_raft_state_bytes: u64) -> Counte
     Cluster::with_config(seed, size, configure, |_| Counter::default()).await
 }
 
-/// What each running node holds, by its own word, which is the same for all.
+/// The commands that every running node holds, read from each node; they must be the same on all.
 pub async fn commands(cluster: &Counters) -> Vec<Bytes> {
     let mut all = Vec::new();
     for node in cluster.nodes.values() {
@@ -32,7 +32,7 @@ pub fn command(number: usize) -> Bytes {
     Bytes::from(format!("command {number}"))
 }
 
-/// Remembers every command; a command's output is how many there are.
+/// Keeps every command; the output of a command is the number of commands so far.
 #[derive(Debug, Default)]
 pub struct Counter {
     position: Position,

@@ -1,4 +1,4 @@
-//! Helpers of the tests that look into every window of the house. Nobody depends on this crate.
+//! Helpers for tests that span several crates of the workspace. No other crate depends on this one.
 
 pub mod counter;
 pub mod linearizability;

@@ -1,8 +1,9 @@
-//! Whole nodes on a network that loses, repeats, delays, reorders and is cut. Each scenario runs with
-//! many seeds; a failure prints its seed.
+//! Whole nodes on a network that loses, repeats, delays and reorders messages, and is partitioned.
+//! Each scenario runs with many seeds; a failure prints its seed.
 //!
-//! What is checked of every proposal: acknowledged, it is applied once, as the machine said; rejected,
-//! it is never applied; unknown, at most once. And all in the order in which they were proposed.
+//! Checked for every proposal: an acknowledged one is applied once, with the reported output; a
+//! rejected one is never applied; one of unknown outcome is applied at most once. All are applied
+//! in the order in which they were proposed.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,10 +21,10 @@ fn bad() -> LinkFaults {
     LinkFaults::none().losing(0.2).duplicating(0.05).delaying(MS, 10 * MS).reordering(0.1, 20 * MS)
 }
 
-/// What will become of one command.
+/// The number of a command, and a receiver for its outcome.
 type Answer = (usize, oneshot::Receiver<Result<u64, ProposeError>>);
 
-/// What became of the commands of a run, by number.
+/// The outcomes of the commands of a run, by number.
 #[derive(Default)]
 struct Ledger {
     outcomes: BTreeMap<usize, Result<u64, ProposeError>>,
@@ -40,7 +41,7 @@ impl Ledger {
         self.outcomes.insert(number, outcome);
     }
 
-    /// Proposes in waves to whoever leads among `ids` until so many more are acknowledged.
+    /// Proposes in waves to the leader among `ids` until this many more commands are acknowledged.
     async fn propose(&mut self, cluster: &Counters, ids: &[NodeId], wave: usize, count: usize) {
         let enough = self.acknowledged_count + count;
         while self.acknowledged_count < enough {
@@ -48,7 +49,8 @@ impl Ledger {
             let missing = enough - self.acknowledged_count;
             let answers = self.begin(cluster, leader, wave.min(missing));
             self.finish(answers).await;
-            // One that has lost its leadership says so at once; others take their time to notice.
+            // A node that has lost its leadership rejects at once; the others take their time to
+            // notice.
             tokio::time::sleep(MS).await;
         }
     }
@@ -72,7 +74,8 @@ impl Ledger {
         }
     }
 
-    /// Ends a run: the network is whole again, and all nodes hold what they have to.
+    /// Ends a run: the network is healed, and all nodes must hold the commands that the outcomes
+    /// require.
     async fn check(mut self, cluster: &Counters) {
         let marker = self.next();
         cluster.converged(command(marker)).await;
@@ -129,7 +132,7 @@ fn a_leader_that_is_not_heard_is_replaced() {
         let rest = others(&cluster, mute);
         rest.iter().for_each(|id| cluster.network.cut(mute, *id));
         ledger.propose(&cluster, &rest, 5, 20).await;
-        // It hears the new leader, so it follows, though nobody hears it.
+        // The mute node receives the new leader's messages, so it follows, though its own are lost.
         let next = cluster.leader_among(&rest).await;
         let mut watch = cluster.nodes[&mute].watch();
         watch.wait_for(|seen| seen.leader == Some(next)).await.unwrap();
@@ -186,7 +189,7 @@ fn two_majorities_with_a_bridge_still_get_on() {
         cluster.network.set_default_faults(bad().losing(0.01));
         let mut ledger = Ledger::default();
         ledger.propose(&cluster, &all(&cluster), 5, 20).await;
-        // The leader is in turn on a side and the bridge.
+        // Depending on the seed, the leader is on one of the sides or is the bridge.
         let leader = cluster.leader().await;
         let mut ring = all(&cluster);
         ring.rotate_left((leader + seed) as usize % 5);
@@ -197,7 +200,8 @@ fn two_majorities_with_a_bridge_still_get_on() {
             ledger.propose(&cluster, &all(&cluster), 5, 5).await;
             tokio::time::sleep(200 * MS).await;
         }
-        // Those that do not hear the leader ask in vain: the bridge hears it.
+        // Nodes that receive nothing from the leader campaign in vain: the bridge still receives
+        // its heartbeats.
         assert_eq!(*cluster.nodes[&leader].watch().borrow(), before, "the leader still leads");
         cluster.network.heal();
         cluster.network.set_default_faults(LinkFaults::none());
@@ -218,7 +222,7 @@ fn a_lagging_follower_gets_its_snapshot_despite_losses() {
         assert!(status.log_bytes < 16_000, "compacted, so the log cannot serve: {status:?}");
         cluster.network.set_default_faults(bad());
         cluster.start(away).await;
-        // The log goes on, and is compacted, while the snapshot travels.
+        // The log grows, and is compacted, while the snapshot is being sent.
         ledger.propose(&cluster, &all(&cluster), 5, 200).await;
         let mut status = cluster.nodes[&away].watch_status();
         status.wait_for(|status| status.last_applied > 500).await.unwrap();
@@ -227,7 +231,8 @@ fn a_lagging_follower_gets_its_snapshot_despite_losses() {
     });
 }
 
-/// One node after another loses power while proposals are under way, the leader more often than not.
+/// One node after another loses power while proposals are under way, the leader more often than
+/// not.
 #[test]
 fn nothing_acknowledged_is_lost_by_crashes() {
     for_seeds(SEEDS, async |seed| {

@@ -1,6 +1,6 @@
-//! What a write costs where everything is counted: work of a fixed shape, as often as the environment
-//! variable `OPERATIONS` says. `scripts/cost` counts the instructions of two runs of different length, and
-//! compares what they differ by with what is noted beside it.
+//! Measures the cost of a write where everything is counted: work of a fixed shape, as often as the
+//! environment variable `OPERATIONS` says. `scripts/cost` counts the instructions of two runs of
+//! different length, and compares the difference with the recorded one.
 
 use bytes::Bytes;
 use kv_service::Server;
@@ -14,7 +14,7 @@ use raft_core::types::{
 use raft_storage::memory::MemoryDisk;
 
 const NODES: std::ops::RangeInclusive<NodeId> = 1..=3;
-/// How many writes are under way together.
+/// Writes under way at a time.
 const TOGETHER: usize = 16;
 const VALUE: &[u8] = &[7; 256];
 
@@ -23,7 +23,7 @@ fn operation_count() -> usize {
     count.expect("OPERATIONS is a number")
 }
 
-/// Three values that pass their messages to each other, on disks that are done at once.
+/// Three `Raft` values that pass their messages to each other, on disks that finish at once.
 #[test]
 fn core() {
     let mut nodes: Vec<Raft> = NODES.map(node).collect();
@@ -39,7 +39,7 @@ fn core() {
         nodes[0].propose(vec![Bytes::from_static(VALUE); TOGETHER]).expect("there is room");
         settle(&mut nodes, &mut mail, now, &mut applied_count);
     }
-    // By each of them.
+    // A heartbeat tells the followers the last commit index: every node applies every command.
     nodes[0].on_timeout(now + Config::new(1, 1).heartbeat_interval);
     settle(&mut nodes, &mut mail, now, &mut applied_count);
     assert_eq!(applied_count, wanted * nodes.len());
@@ -55,7 +55,7 @@ fn node(id: NodeId) -> Raft {
     Raft::new(config, boot, Time::ZERO).expect("the defaults are sound")
 }
 
-/// Carries everything out until nobody wants anything.
+/// Runs all nodes until none has anything left to do.
 fn settle(
     nodes: &mut [Raft],
     mail: &mut Vec<(NodeId, NodeId, Message)>,

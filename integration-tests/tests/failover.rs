@@ -1,4 +1,4 @@
-//! How soon clients go on when a leader dies without a word, by the default timeouts.
+//! How soon clients go on after a leader dies silently, with the default timeouts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use tokio::time::{Instant, sleep};
 
 const MS: Duration = Duration::from_millis(1);
 
-/// A client notices after half a second. The others elect a new leader after 300 to 600 ms, or 60 to
-/// 360 ms later when votes were split; a pause of the client and a few round trips come on top.
+/// A client notices after half a second. The others elect a new leader after 300 to 600 ms, or 60
+/// to 360 ms later when votes were split; a pause of the client and a few round trips come on top.
 const GAP_MAX: Duration = Duration::from_millis(1_000);
-/// Half of the seeds do without a second election.
+/// Half of the seeds need no second election.
 const GAP_MEDIAN_MAX: Duration = Duration::from_millis(650);
 
 #[test]

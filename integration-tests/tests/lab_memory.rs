@@ -1,9 +1,10 @@
-//! The labs' bounds of memory (`kvsrv`, 2024 and 2025): what the state keeps of a client, and what it
-//! does not keep of values. The state machine is measured, since log, snapshots and connections have
-//! limits of their own, and reads through the whole service.
+//! The labs' bounds of memory (`kvsrv`, 2024 and 2025): the bytes that the state keeps for each
+//! client, and the values that it must not keep. The state machine is measured, since log,
+//! snapshots and connections have limits of their own; reads are measured through the whole
+//! service.
 //!
-//! What a process holds is measured by its resident memory, so each measurement has a process for itself:
-//! the test starts its own program again, with only itself in it.
+//! A measurement reads the resident memory of its process, so each has a process for itself: the
+//! test starts its own program again, with only itself in it.
 
 use std::process::Command as Process;
 use std::time::Duration;
@@ -22,10 +23,10 @@ use raft_core::types::{Entry, Payload};
 const MIB: u64 = 1 << 20;
 const CLIENT_COUNT: u64 = 100_000;
 
-/// What a client that wrote once costs.
+/// Bytes that a client that wrote once may cost.
 const CLIENT_BYTES_MAX: u64 = 200;
 
-/// What the allocator itself gains by some warmth; far less than what is looked for.
+/// Growth of the allocator itself during a run; far less than the growth that is looked for.
 const NOISE_BYTES: u64 = 256 << 10;
 
 /// Runs `measure` in a process of its own.
@@ -38,7 +39,7 @@ fn alone(test: &str, measure: impl FnOnce()) {
     let output = Process::new(program)
         .args(["--exact", test, "--nocapture"])
         .env(ALONE, "1")
-        // What is freed goes back to the system, whatever was freed before.
+        // Freed memory goes back to the system: fixed thresholds do not rise after a large free.
         .env("MALLOC_MMAP_THRESHOLD_", "65536")
         .env("MALLOC_TRIM_THRESHOLD_", "65536")
         .output()
@@ -50,7 +51,7 @@ fn alone(test: &str, measure: impl FnOnce()) {
     assert!(text.contains("1 passed"), "nothing was measured: {text}");
 }
 
-/// Resident memory of this process.
+/// Resident memory of this process, in bytes.
 fn resident_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("Linux tells");
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("its size too");
@@ -58,7 +59,7 @@ fn resident_bytes() -> u64 {
     kib.expect("in KiB") << 10
 }
 
-/// How much more is resident after some work.
+/// Resident memory at the start of some work, to measure its growth.
 struct Growth(u64);
 
 impl Growth {
@@ -113,7 +114,7 @@ impl State {
         Command { rules: VERSION_MIN, time_ms: self.index, action }
     }
 
-    /// `heard` is false for a client that never says that it received an answer.
+    /// If the flag is false, the client never confirms that it received a response.
     fn write(&mut self, session: SessionId, sequence: u64, heard: bool, operation: Operation) {
         let command = self.command(Action::Write {
             session,
@@ -219,7 +220,7 @@ fn mem_many_appends() {
     });
 }
 
-/// Through servers and connections: each client comes, reads, and goes.
+/// Through servers and connections: each client connects, reads, and leaves.
 #[test]
 fn mem_get_many_clients() {
     const READERS: u64 = 20_000;
@@ -235,7 +236,7 @@ fn mem_get_many_clients() {
                     assert_eq!(record.expect("it was put").value.len(), 1000);
                     client.close().await;
                 }
-                // Whatever ends with a connection has ended.
+                // Everything that ends with a connection has ended.
                 tokio::time::sleep(Duration::from_secs(60)).await;
             };
             read(READERS / 10).await;

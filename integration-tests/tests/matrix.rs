@@ -1,8 +1,8 @@
-//! Every combination of backends under the same short story: write, kill the leader, repeat a request,
-//! kill everybody, catch up by snapshot.
+//! Every combination of backends in the same short story: write, kill the leader, repeat a request,
+//! kill all nodes, catch up by snapshot.
 //!
-//! Each node has a runtime of its own, and is killed by dropping it: no farewell, no shutdown, nothing
-//! awaited. (Processes killed by signal are the business of the `kv` binary's tests.)
+//! Each node has a runtime of its own, and is killed by dropping it: no farewell, no shutdown,
+//! nothing awaited. (The `kv` binary's tests kill processes by signal.)
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -27,7 +27,7 @@ use raft_storage::memory::MemoryDisk;
 use tokio::runtime::Runtime;
 use tokio::time::Instant;
 
-/// Longer than anything here takes on a machine that is busy with other things.
+/// Longer than any step here takes on a machine that is busy with other things.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 const NODES: std::ops::RangeInclusive<u64> = 1..=3;
@@ -107,7 +107,7 @@ impl Cluster {
             .enable_all()
             .build()
             .expect("a runtime");
-        // The threads of a node that was killed let go of its directory when they notice.
+        // The threads of a node that was killed release its directory when they notice.
         let since = Instant::now();
         let server = loop {
             let start = Server::start_with(config.clone(), store.clone(), network.clone());
@@ -134,12 +134,12 @@ impl Cluster {
     fn kill(&mut self, id: u64) {
         let Running { runtime, server } = self.running.remove(&id).expect("it runs");
         self.disks[&id].crash();
-        // The runtime first: what the node would still do when it is dropped must not happen.
+        // The runtime first, so that the node can do nothing more when it is dropped.
         runtime.shutdown_timeout(PATIENCE);
         drop(server);
     }
 
-    /// Lives in the runtime of whoever calls it.
+    /// The client lives in the runtime of the caller.
     fn client(&self) -> Client {
         if let Some(local) = &self.local {
             return local.client(NODES).with_deadline(PATIENCE);
@@ -254,7 +254,7 @@ async fn holds(client: &Client, key: &'static str, expected: &str) {
     assert_eq!(record.value, expected.to_owned());
 }
 
-/// The same request enters the log twice, at whoever leads.
+/// The same request enters the log twice, through the current leader.
 async fn repeat(cluster: &Cluster, client: &Client) {
     let opening = Opening {
         nonce: Nonce(7),
@@ -290,13 +290,13 @@ async fn propose(cluster: &Cluster, command: Command) -> Output {
         let node = cluster.running[&leader].server.node();
         match node.propose_and_wait(command.encode()).await {
             Ok(output) => return output,
-            // Not leading any more, or not yet; every command here may be repeated.
+            // The node no longer leads, or does not lead yet; every command here may be repeated.
             Err(_) => tokio::task::yield_now().await,
         }
     }
 }
 
-/// Far behind, the node gets a snapshot, and what it holds is what the others hold.
+/// A node that is far behind gets a snapshot, and then holds the same as the others.
 async fn catch_up(cluster: &Cluster, away: u64) {
     let leader = cluster.leader().await;
     let goal = cluster.running[&leader].server.node().status();
@@ -315,8 +315,8 @@ async fn catch_up(cluster: &Cluster, away: u64) {
     assert!(page.records.iter().all(|(_, record)| record.value == vec![b'x'; 512]));
 }
 
-/// S5. The largest compare-and-swap that the limits allow, two values of 16 MiB and a key of 64 KiB, is
-/// replicated over QUIC, and so is a write behind it.
+/// S5. The largest compare-and-swap that the limits allow, two values of 16 MiB and a key of 64
+/// KiB, is replicated over QUIC, and so is a write behind it.
 #[test]
 fn s05_the_largest_swap_goes_over_quic() {
     let limits = Limits {

@@ -23,7 +23,7 @@ async fn elects_commits_and_reads_everywhere() {
     }
 }
 
-/// Its disk is slow, so it may not apply yet what the others have acknowledged.
+/// The follower's disk is slow, so it may not have applied yet what the others have acknowledged.
 #[tokio::test(start_paused = true)]
 async fn a_follower_answers_a_read_when_it_has_what_was_acknowledged_before() {
     let cluster = counters(1, 3, 0).await;
@@ -60,7 +60,8 @@ async fn a_follower_that_was_away_catches_up_by_snapshot() {
     assert_eq!(commands.len(), 1_000);
 }
 
-/// Nobody writes, the leader stays, and its log reaches back to all that the follower had acknowledged.
+/// No client writes, the leader stays, and its log reaches back to everything that the follower had
+/// acknowledged.
 #[tokio::test(start_paused = true)]
 async fn a_follower_that_lost_its_disk_is_filled_up_on_an_idle_cluster() {
     let mut cluster = counters(1, 3, 0).await;
@@ -76,12 +77,12 @@ async fn a_follower_that_lost_its_disk_is_filled_up_on_an_idle_cluster() {
     let is_whole = watch.wait_for(|status| status.last_applied >= 11 && !status.is_recovering);
     tokio::time::timeout(Duration::from_secs(2), is_whole).await.expect("soon").unwrap();
     assert_eq!(cluster.nodes[&leader].status().term, cluster.nodes[&lost].status().term);
-    // Its word counts again: with the third one away, it is a majority with the leader.
+    // The node is readmitted: with the third node isolated, it is a majority with the leader.
     cluster.isolate(1 + lost % 3);
     cluster.nodes[&leader].propose_and_wait(command(11)).await.unwrap();
 }
 
-/// What it had acknowledged is not given up for a node that lacks it.
+/// An acknowledged entry is not given up for a node that lacks it.
 #[tokio::test(start_paused = true)]
 async fn who_lost_its_disk_elects_nobody_who_lacks_what_was_acknowledged() {
     let mut cluster = counters(1, 3, 0).await;
@@ -103,7 +104,7 @@ async fn who_lost_its_disk_elects_nobody_who_lacks_what_was_acknowledged() {
     assert_eq!(commands, [command(1)]);
 }
 
-/// The way breaks while the snapshot is under way.
+/// The link breaks while the snapshot is under way.
 #[tokio::test(start_paused = true)]
 async fn a_snapshot_whose_transfer_breaks_off_is_sent_again() {
     let mut cluster = counters(1, 3, 2_000).await;

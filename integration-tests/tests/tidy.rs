@@ -1,4 +1,4 @@
-//! Reads the sources and keeps the walls that no compiler keeps: which floor may look at which.
+//! Reads the sources and checks the boundaries that no compiler checks: which floor may use which.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -128,16 +128,17 @@ fn features_are_chosen_in_one_place() {
     }
 }
 
-/// The tags of a file: those of cluster version 1, and those of later ones with their features.
+/// The tags of a file: those of cluster version 1, and later ones with their features.
 struct Tags {
     path: &'static str,
     of_version_1: &'static str,
     later: &'static [(&'static str, &'static str)],
 }
 
-/// S3. Each encoder of something new names the feature that brings it: every operation, kind of command
-/// and section that is not of version 1 stands beside a `Feature`, and each feature is named by an
-/// encoder, by a decoder and by the error of the gate. A new tag has to be added to one of the lists.
+/// S3. Each encoder of a new tag names the feature that introduces it: every operation, kind of
+/// command and section that is not of version 1 stands beside a `Feature`, and each feature is
+/// named by an encoder, by a decoder and by the error of the gate. A new tag has to be added to one
+/// of the lists.
 #[test]
 fn each_encoder_of_something_new_names_its_feature() {
     let files = [

@@ -1,5 +1,5 @@
-//! A node in trouble: a part of it breaks, or it runs for very long. It goes on or it stops with the
-//! reason; it never hangs.
+//! Component failures: a part of a node breaks, or a node runs for very long. The node goes on or
+//! it stops with the reason; it never hangs.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
@@ -22,11 +22,11 @@ use raft_core::types::{
 };
 use raft_storage::memory::{MemoryDisk, MemoryStorage};
 
-/// In real time: what takes longer hangs.
+/// In real time: a scenario that takes longer hangs.
 const HANG: Duration = Duration::from_secs(60);
 
-/// Runs the scenario on a paused clock, and fails if it does not end. A loop that spins keeps such a
-/// clock from moving, so no timeout inside of the runtime would notice it.
+/// Runs the scenario on a paused clock, and fails if it does not end. A loop that spins keeps such
+/// a clock from moving, so no timeout inside of the runtime would notice it.
 fn ends(scenario: impl Future<Output = ()> + Send + 'static) {
     let (done, ended) = mpsc::sync_channel(1);
     let run = std::thread::spawn(move || {
@@ -47,7 +47,7 @@ fn ends(scenario: impl Future<Output = ()> + Send + 'static) {
     }
 }
 
-/// A cluster of one, and it leads.
+/// A cluster of one node, which leads.
 async fn alone<M: StateMachine>(disk: &MemoryDisk, machine: M) -> Node<M> {
     alone_with(NodeConfig::new(1, [1], 1), disk, machine).await
 }
@@ -76,12 +76,13 @@ fn a_node_sleeps_between_its_turns_after_hours_as_well() {
 
 const SCAN_TIME: Duration = Duration::from_micros(100);
 
-/// A counter on a thread of its own, but for commands of `light` and the like. The command `wait` keeps it until it
-/// is let go, `panic` breaks it, and `light failure` is its own failure.
+/// A counter on a thread of its own, except for commands that begin with `light`, which can be
+/// applied inline. The command `wait` blocks it until the test releases it, `panic` makes it panic,
+/// and on `light failure` it returns an error.
 struct Gated {
     inner: Counter,
     gate: mpsc::Receiver<()>,
-    /// Which threads have applied commands.
+    /// Names of the threads that have applied commands.
     threads: Arc<Mutex<Vec<Option<String>>>>,
 }
 
@@ -150,7 +151,7 @@ impl StateMachine for Gated {
     }
 }
 
-/// Proposes, and waits until the command is committed and handed to the machine if that has room.
+/// Proposes, and waits until the command is committed and handed to the machine, if that has room.
 async fn hand_over(node: &Node<Gated>, command: &'static str) {
     let before = node.status().commit_index;
     node.propose(command.into(), |_| {});
@@ -175,7 +176,8 @@ async fn a_machine_that_panics_with_all_its_work_in_flight_stops_the_node() {
     );
 }
 
-/// What the machine applies at once is applied where it is, as long as it is little and in its turn.
+/// Commands that can be applied inline are applied by the event loop, as long as they are few,
+/// small and next in order.
 #[tokio::test]
 async fn few_light_commands_need_no_thread() {
     let (machine, let_go) = gated();
@@ -193,7 +195,7 @@ async fn few_light_commands_need_no_thread() {
     assert_eq!(node.propose_and_wait("heavy".into()).await, Ok(2));
     assert_eq!(applied(), [false, true]);
 
-    // What comes together is applied together.
+    // Commands that arrive together are applied together.
     let (first, second) =
         tokio::join!(node.propose_and_wait("light".into()), node.propose_and_wait("heavy".into()));
     assert_eq!((first, second), (Ok(3), Ok(4)));
@@ -245,7 +247,7 @@ async fn a_proposal_does_not_wait_for_all_queries_before_it() {
             let _ = answered.send("query");
         });
     }
-    // All of them are gathered in one turn, because nothing else runs until the test waits.
+    // All of them are gathered in one batch, because nothing else runs until the test waits.
     hand_over_counted(&node, answered).await;
     let_go.send(()).expect("it waits");
     let order: Vec<&str> = tokio::task::spawn_blocking(move || {
@@ -259,7 +261,7 @@ async fn a_proposal_does_not_wait_for_all_queries_before_it() {
     node.shutdown().await;
 }
 
-/// What waits for an answer is bounded, and whoever is turned away hears so at once.
+/// The number of requests in flight is bounded, and a request beyond the limit is rejected at once.
 #[tokio::test]
 async fn requests_beyond_the_limit_are_turned_away() {
     const LIMIT: usize = 10;
@@ -269,7 +271,7 @@ async fn requests_beyond_the_limit_are_turned_away() {
     let node = alone_with(config, &MemoryDisk::of_new_member(), machine).await;
     hand_over(&node, "wait").await;
     let (answered, answers) = mpsc::sync_channel(2 * LIMIT);
-    // One is in flight already.
+    // One request is in flight already.
     for number in 1..LIMIT + 3 {
         let answered = answered.clone();
         node.propose("x".into(), move |output| {
@@ -300,7 +302,7 @@ async fn requests_beyond_the_limit_are_turned_away() {
     node.shutdown().await;
 }
 
-/// More is committed by the time that it is written, and is not in it.
+/// Entries committed while the snapshot is written are not in it.
 #[tokio::test]
 async fn a_snapshot_is_of_what_was_applied_when_it_was_taken() {
     let mut config = NodeConfig::new(1, [1], 1);
@@ -312,7 +314,7 @@ async fn a_snapshot_is_of_what_was_applied_when_it_was_taken() {
     let founded = status.wait_for(|seen| seen.founded && seen.last_applied == seen.last_index);
     founded.await.expect("it runs");
     assert_eq!(node.status().snapshot_index, 0, "founding alone fits into the log");
-    // Together they are too much for the log, so a view is to be taken once both are applied.
+    // Together they are too much for the log, so a view is taken once both are applied.
     node.propose(Bytes::from(vec![0; 2_000]), |_| {});
     hand_over(&node, "wait").await;
     let viewed_index = node.status().commit_index;
@@ -339,10 +341,10 @@ async fn hand_over_counted(node: &Node<Gated>, answered: mpsc::SyncSender<&'stat
     committed.expect("the node does not wait for its machine").expect("it runs");
 }
 
-/// A counter that calls itself durable, and cannot take a snapshot over.
+/// A counter that claims to be durable, and cannot restore a snapshot.
 struct Durable {
     inner: Counter,
-    /// Stands for open files: as long as anything holds it, they are in use.
+    /// Stands for open files: while a reference exists, they are in use.
     files: Arc<()>,
     on_flush: fn(),
 }
@@ -417,7 +419,7 @@ async fn a_flush_that_panics_stops_the_node() {
     assert!(matches!(stopped, Err(Fatal::Internal(_))), "{stopped:?}");
 }
 
-/// Whoever then opens the same files must not hear that they are in use.
+/// A node that then opens the same files must not find them in use.
 #[tokio::test]
 async fn a_node_has_stopped_only_when_nothing_runs_any_more() {
     static BEGUN: Gate = Gate::new();
@@ -440,7 +442,7 @@ async fn a_node_has_stopped_only_when_nothing_runs_any_more() {
     assert_eq!(Arc::strong_count(&files), 1, "somebody has the files open");
 }
 
-/// Opened once.
+/// A gate that is opened once.
 struct Gate {
     is_open: Mutex<bool>,
     opened: Condvar,
@@ -487,7 +489,7 @@ async fn a_durable_machine_that_the_log_can_bring_up_to_date_is_not_restored() {
     assert_eq!(commands.len(), 10);
 }
 
-/// A disk of which one snapshot, once it was published, cannot be read any more.
+/// A disk with one published snapshot that can no longer be read.
 struct BadSector {
     inner: MemoryStorage,
     /// The index of that snapshot.
@@ -513,7 +515,7 @@ impl Storage for BadSector {
         meta: SnapshotMeta,
         expected: Option<SnapshotContent>,
     ) -> StorageResult<Box<dyn SnapshotWriter>> {
-        // What is written now is written elsewhere, also if it is the same again.
+        // A new snapshot is written elsewhere, even if it has the same index.
         self.index.store(0, Ordering::Relaxed);
         self.inner.snapshot_writer(meta, expected).await
     }
@@ -561,10 +563,10 @@ async fn a_snapshot_that_cannot_be_read_is_replaced() {
     }
     let mut status = leader.watch_status();
     let status = status.wait_for(|status| status.snapshot_index > 0).await;
-    // A copy: as long as the original is looked at, the node cannot say anything new.
+    // A copy: while the original is borrowed, the node cannot update its status.
     let status = status.expect("it runs").clone();
     disk.index.store(status.snapshot_index, Ordering::Relaxed);
-    // It has missed everything, and only a snapshot helps.
+    // The third node has missed everything, and only a snapshot helps.
     let third = start(3, Arc::new(MemoryDisk::new().storage())).await;
     let mut third = third.watch_status();
     let caught_up = third.wait_for(|third| third.last_applied >= status.last_index);

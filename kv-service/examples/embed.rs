@@ -1,8 +1,8 @@
 //! A node in an application: durable, on QUIC, with a client that talks to it directly.
 //!
 //! Usually each application process runs one node and reads its configuration from a file
-//! (`ServerConfig::read("node1.toml")`). So that this example runs by itself, it makes the certificates and
-//! starts all three nodes here.
+//! (`ServerConfig::read("node1.toml")`). So that this example runs by itself, it makes the
+//! certificates and starts all three nodes here.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use kv_service::{Client, Expect, Server};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// What an application does with the store; a node's own client finds the leader by itself.
+/// The application's use of the store. A node's own client finds the leader by itself.
 async fn application(store: &Client) -> Result<()> {
     store.put("greeting", "hello").await?;
     store.append("greeting", ", world").await?;
@@ -31,8 +31,9 @@ async fn main() -> Result<()> {
     for id in 1..=3 {
         let tls = write_certificates(&ca, dir.path(), id)?;
         let config = configuration(dir.path(), id, tls);
-        // Once in the life of a cluster: this node is a new member, and has lost nothing. An application
-        // does so on an operator's word (as `kv init` does), never because a directory is not there.
+        // Once in the life of a cluster: this node is a new member, and has lost nothing. An
+        // application does so when an operator asks for it (as `kv init` does), never because a
+        // directory is missing.
         Server::init(&config)?;
         servers.push(Server::start(config).await?);
     }

@@ -20,7 +20,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     for number in 0..10 {
         store.append("numbers", format!("{number} ")).await?;
     }
-    // A leader that goes costs no answer.
+    // No request is lost when the leader leaves.
     let leader = servers[0].status().leader_id.ok_or("a cluster that answers has a leader")?;
     servers.remove(leader as usize - 1).shutdown().await;
     store.append("numbers", "and done").await?;

@@ -1,9 +1,9 @@
-//! A cluster on a storage and a network of its own: what an application needs that keeps the log elsewhere, or
-//! has connections already.
+//! A cluster on a storage and a network of its own, for an application that keeps the log elsewhere
+//! or has connections already.
 //!
-//! The storage here counts what it is asked to write and hands it on; the network hands streams over within
-//! the process. Real ones implement the same traits, and prove them with the suites of
-//! `raft_core::testing`.
+//! The storage here counts the batches that it is asked to write and passes them on; the network
+//! passes streams on within the process. Real ones implement the same traits, and prove them with
+//! the suites of `raft_core::testing`.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,7 +19,7 @@ use raft_core::transport::channel::ChannelNetwork;
 use raft_core::types::{Batch, Loaded, NodeId, SnapshotContent, SnapshotMeta};
 use raft_storage::memory::MemoryDisk;
 
-/// Counts writes, and hands everything on.
+/// Counts writes, and passes everything on.
 struct CountingStorage<S> {
     inner: S,
     persist_count: Arc<AtomicUsize>,
@@ -93,7 +93,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let persist_count = Arc::new(AtomicUsize::new(0));
     let mut servers = Vec::new();
     for id in 1..=3 {
-        // A storage that is made for a new member says so; an empty one waits for a leader to fill it.
+        // A storage that is made for a new member says so; on an empty one a node waits for a
+        // leader that gives it all data.
         let inner = MemoryDisk::of_new_member().storage();
         let storage = CountingStorage { inner, persist_count: Arc::clone(&persist_count) };
         let connector = Arc::new(doors.clone());

@@ -1,13 +1,13 @@
 //! Tests a state machine of one's own in virtual time: three nodes that lose power while clients
-//! propose, on a network that loses and delays.
+//! propose, on a network that loses and delays messages.
 //!
 //! ```text
 //! cargo run -p kv-service --features sim --example simulate
 //! SEEDS=17..18 TRACE=1 cargo run -p kv-service --features sim --example simulate
 //! ```
 //!
-//! The first runs a hundred seeds. The second replays one of them and prints every message; a scenario
-//! that fails names the seed to replay.
+//! The first command runs a hundred seeds. The second replays one of them and prints every message.
+//! A scenario that fails names the seed to replay.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,8 +19,8 @@ use raft_core::error::ProposeError;
 use raft_core::state_machine::{MachineError, MachineResult, SnapshotSource, StateMachine};
 use raft_core::types::{Entry, Payload, Position, SnapshotMeta};
 
-/// Gives out tickets: each command asks for so many, and is told the first of them. No ticket may be
-/// given out twice, whatever happens to the nodes.
+/// Gives out tickets: each command asks for a number of tickets, and returns the first of them. No
+/// ticket may be given out twice, whatever happens to the nodes.
 #[derive(Default)]
 struct Tickets {
     position: Position,
@@ -90,10 +90,10 @@ fn number_in(bytes: &Bytes) -> MachineResult<u64> {
     Ok(u64::from_be_bytes(bytes))
 }
 
-/// Sixty requests; in every tenth round a node loses power, the leader in its turn.
+/// Sends sixty requests. In every tenth round a node loses power, the leader in its turn.
 async fn tickets_are_given_out_once(seed: u64) -> u64 {
     let configure = |config: &mut NodeConfig| {
-        // So little that snapshots are taken, and sent to nodes that were away.
+        // So small that snapshots are taken, and sent to nodes that were away.
         config.max_raft_state_bytes = 500;
     };
     let mut cluster = Cluster::with_config(seed, 3, configure, |_| Tickets::default()).await;
@@ -109,7 +109,7 @@ async fn tickets_are_given_out_once(seed: u64) -> u64 {
         let command = Bytes::copy_from_slice(&count.to_be_bytes());
         let asking = tokio::spawn(async move { node.propose_and_wait(command).await });
         if round % 10 == 5 {
-            // While the request is under way.
+            // Crash a node while the request is under way.
             tokio::time::sleep((seed + round) as u32 % 20 * ms).await;
             let victim = 1 + (leader + round / 10) % 3;
             cluster.crash(victim);
@@ -128,7 +128,7 @@ async fn tickets_are_given_out_once(seed: u64) -> u64 {
     cluster.trace.digest().hash
 }
 
-/// A request without an answer may have been executed: its tickets are lost, but given out to nobody.
+/// A request without a result may have been executed: its tickets are lost, but not given out.
 fn record(given_out: &mut BTreeMap<u64, u64>, answer: Result<u64, ProposeError>, count: u64) {
     if let Ok(first) = answer {
         let before = given_out.insert(first, count);

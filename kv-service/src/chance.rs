@@ -1,4 +1,4 @@
-//! Where chance comes from: the system's entropy, or a seed where a run has to repeat itself.
+//! Random numbers: from the system's entropy, or from a seed where a run must be repeatable.
 
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-/// Draws for one owner. Equal seeds give equal draws.
+/// The rng of one owner. Equal seeds give equal numbers.
 #[derive(Debug)]
 pub(crate) struct Chance(Mutex<StdRng>);
 
@@ -19,23 +19,23 @@ impl Chance {
         Self(Mutex::new(StdRng::seed_from_u64(seed)))
     }
 
-    /// Evenly out of `0..end`, which is not empty.
+    /// Returns a uniformly drawn number in `0..end`, which must not be empty.
     pub(crate) fn below(&self, end: usize) -> usize {
         self.lock().random_range(0..end)
     }
 
-    /// Evenly out of the range, which is not empty.
+    /// Returns a uniformly drawn number in `range`, which must not be empty.
     pub(crate) fn factor(&self, range: Range<f32>) -> f32 {
         self.lock().random_range(range)
     }
 
-    /// 128 bits, unforeseeable without the seed.
+    /// Returns 128 bits that cannot be predicted without the seed.
     pub(crate) fn nonce(&self) -> u128 {
         self.lock().random()
     }
 
     fn lock(&self) -> MutexGuard<'_, StdRng> {
-        // A draw does not stop half-way.
+        // No draw panics half-way, so a poisoned rng is consistent.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,9 +1,9 @@
 //! Log lines that a client causes: escaped, bounded in length, and bounded in number.
 //!
-//! A client chooses part of their text and how often it causes one. Text that does not print is escaped, so
-//! that a client cannot forge a line; what is long is cut; and each kind of complaint is logged once for
-//! each address and [`FORGOTTEN_AFTER`], for [`COMPLAINTS_MAX`] of them together, so that a client that
-//! tries again and again fills no disk.
+//! A client chooses part of a line's text and how often it causes one. Unprintable text is escaped,
+//! so that a client cannot forge a line. Long text is cut. Each subject is logged once for each
+//! address within [`FORGOTTEN_AFTER`], and at most [`COMPLAINTS_MAX`] complaints in all, so that a
+//! client that retries again and again cannot fill the disk.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -12,13 +12,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Characters of a text of the other side that are logged.
+/// Characters that are logged of a text that the other side chose.
 const PRINTABLE_CHARS_MAX: usize = 200;
 
-/// Complaints that are remembered; further ones are not logged until they are forgotten.
+/// Complaints that are remembered; further ones are not logged until all are forgotten.
 const COMPLAINTS_MAX: usize = 128;
 
-/// A complaint that was logged is logged again after this time, if its cause persists.
+/// All complaints are forgotten after this time, counted from the first of them. A complaint whose
+/// cause persists is then logged again.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(300);
 
 /// Reason of a complaint.
@@ -29,7 +30,7 @@ pub(crate) enum Subject {
     Refused,
     /// Bytes that are not of the protocol.
     Protocol,
-    /// Half a frame that did not go on, or answers that the client did not take.
+    /// The client stopped within a frame, or did not take its responses fast enough.
     TooSlow,
 }
 
@@ -65,7 +66,8 @@ impl Complaints {
 }
 
 impl Noted {
-    /// Its place among the complaints, unless it was noted before.
+    /// Returns the complaint's place among the remembered ones; `None` if it was noted before, or
+    /// if too many are remembered.
     fn is_new(&mut self, from: Option<IpAddr>, subject: Subject, now: Instant) -> Option<usize> {
         if self.since.is_none_or(|since| now.duration_since(since) > FORGOTTEN_AFTER) {
             *self = Self { since: Some(now), noted: BTreeSet::new() };
@@ -75,8 +77,8 @@ impl Noted {
     }
 }
 
-/// Text of the other side, for one line of a log: characters that do not print are escaped, and text beyond
-/// [`PRINTABLE_CHARS_MAX`] characters is cut.
+/// Prepares a text that the other side chose for one log line: escapes characters that do not
+/// print, and cuts text beyond [`PRINTABLE_CHARS_MAX`] characters.
 pub(crate) fn printable(text: &str) -> String {
     let mut line = String::new();
     for (count, c) in text.chars().enumerate() {
@@ -161,8 +163,8 @@ mod tests {
         fn exit(&self, _: &span::Id) {}
     }
 
-    /// S10. A client that sends a line of a log as a kind of request forges none, fills no disk, and is heard
-    /// once, though it comes again and again.
+    /// S10. A client that sends a log line as the kind of a request forges no line and fills no
+    /// disk. It is logged once, although it sends the request again and again.
     #[test]
     fn a_client_forges_no_line_and_fills_no_log() {
         let lines = Lines::default();

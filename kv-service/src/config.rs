@@ -1,7 +1,8 @@
-//! What a node and a client have to be told, as values and as TOML files.
+//! Configuration of a node and of a client, as values and as TOML files.
 //!
-//! Unknown keys are errors. Relative paths in a file are relative to the file's directory, so that a
-//! directory with its files can be used from anywhere. Everything that has a sensible default has it.
+//! Unknown keys are errors. Relative paths in a file are relative to the file's directory, so that
+//! a directory with its files can be used from anywhere. Every setting with a sensible default has
+//! one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write as _};
@@ -17,10 +18,13 @@ use crate::units::{ByteSize, duration_text};
 /// Why a configuration cannot be used; the text says what to change.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
+    /// The file cannot be read.
     #[error("{}: {source}", path.display())]
     Read { path: PathBuf, source: std::io::Error },
+    /// The file is not TOML, has unknown keys, or has values of the wrong type.
     #[error("{}: {message}", path.display())]
     Parse { path: PathBuf, message: String },
+    /// A setting does not make sense, alone or together with others.
     #[error("configuration: {0}")]
     Invalid(String),
 }
@@ -41,6 +45,7 @@ pub struct TlsFiles {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NodeAddress {
+    /// Id of the node: at least 1 and below 2^63.
     pub id: NodeId,
     /// `host:port`, UDP; for peers and clients alike.
     pub address: String,
@@ -53,32 +58,37 @@ pub enum StorageKind {
     /// In the data directory; survives everything but the loss of a majority of disks.
     #[default]
     RocksDb,
-    /// Nowhere: a node that stops has forgotten everything and must not come back under its id.
+    /// Nowhere: a node that stops has lost everything and must not come back under its id.
     Memory,
 }
 
-/// What a node takes from clients. Beyond a limit a request is refused before it reaches the log.
+/// Limits on clients. A request beyond a limit is refused before it reaches the log.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
+    /// Longest key, in bytes; at most [`KEY_BYTES_CEILING`].
     pub key_bytes_max: ByteSize,
+    /// Longest value, in bytes; at most [`VALUE_BYTES_CEILING`].
     pub value_bytes_max: ByteSize,
     /// Client connections at once; further ones are closed with a reason.
     pub client_connections_max: usize,
-    /// Part of them that one certificate may hold; further ones are closed with a reason.
+    /// Client connections that one certificate may hold at once; further ones are closed with a
+    /// reason.
     pub certificate_connections_max: usize,
-    /// Part of them that one IPv4 address, or one IPv6 network of /64, may hold; further ones are closed
-    /// with a reason.
+    /// Client connections that one IPv4 address, or one IPv6 network of /64, may hold at once;
+    /// further ones are closed with a reason.
     pub address_connections_max: usize,
-    /// Requests of one connection that are not answered yet; the node reads no further meanwhile.
+    /// Requests of one connection that are not answered yet; the node reads no further ones
+    /// meanwhile.
     pub connection_requests_max: usize,
     /// Requests of all connections that are not answered yet; further ones are answered `Busy`.
     pub requests_max: usize,
-    /// Requests larger than 32 KiB that are being received, over all connections; further ones wait, and
-    /// one that does not go on at 32 KiB a second ends its connection.
+    /// Bytes of the requests larger than 32 KiB that are being received, over all connections.
+    /// Further ones wait. A request that arrives at less than 32 KiB a second ends its connection.
     pub receive_bytes_max: ByteSize,
-    /// Responses that wait to be sent, over all connections, beyond 16 KiB for each; further reads are
-    /// answered `Busy`, and a client that takes less than 32 KiB a second loses its connection.
+    /// Bytes of responses queued and not yet sent, over all connections, beyond 16 KiB for each.
+    /// Further reads are answered `Busy`, and a client that takes less than 32 KiB a second loses
+    /// its connection.
     pub answer_bytes_max: ByteSize,
 }
 
@@ -102,32 +112,32 @@ impl Default for Limits {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum UpgradePolicy {
-    /// By itself, after `upgrade_delay`.
+    /// On its own, after `upgrade_delay`.
     #[default]
     Auto,
-    /// When an operator says `kv upgrade finalize`.
+    /// When an operator runs `kv upgrade finalize`.
     Manual,
 }
 
-/// How patient nodes are with each other.
+/// Timeouts between nodes, and between nodes and clients.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Timeouts {
-    /// A leader is heard of at least this often.
+    /// A leader sends a message to each peer at least this often.
     #[serde(with = "duration_text")]
     pub heartbeat: Duration,
-    /// A node that hears of no leader for this long, up to twice as long, campaigns.
+    /// A node that receives nothing from a leader for this long, up to twice as long, campaigns.
     #[serde(with = "duration_text")]
     pub election: Duration,
     /// A connection between nodes without a sign of life for this long is given up.
     #[serde(with = "duration_text")]
     pub peer_idle: Duration,
-    /// A node has this long to introduce itself on a new connection; it doubles with each failure, up to
-    /// 8 times as long.
+    /// A node has this long to introduce itself on a new connection. The time doubles with each
+    /// failure, up to 8 times as long.
     #[serde(with = "duration_text")]
     pub peer_hello: Duration,
-    /// A client's connection without a sign of life for this long is given up. Clients show one every
-    /// second.
+    /// A client's connection without a sign of life for this long is given up. Clients show one
+    /// every second.
     #[serde(with = "duration_text")]
     pub client_idle: Duration,
 }
@@ -144,14 +154,14 @@ impl Default for Timeouts {
     }
 }
 
-/// How long clients are remembered for exactly-once.
+/// Limits on sessions, by which the cluster remembers clients for exactly-once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SessionLimits {
     /// A session that writes nothing for this long expires.
     #[serde(with = "duration_text")]
     pub ttl: Duration,
-    /// Beyond, the session that has been quiet for longest expires.
+    /// Sessions at once; beyond, the session that has been idle for the longest is evicted.
     pub count_max: u64,
 }
 
@@ -161,46 +171,55 @@ impl Default for SessionLimits {
     }
 }
 
-/// One node.
+/// Configuration of one node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServerConfig {
     /// Lower-case letters, digits and hyphens. Nodes and clients of another cluster are refused.
     pub cluster_id: String,
+    /// Id of this node, which `nodes` must list.
     pub node_id: NodeId,
-    /// UDP. Default: this node's address in `nodes`, which then has to be a numeric one.
+    /// UDP address to listen on. Default: this node's address in `nodes`, which must then be
+    /// numeric.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listen: Option<SocketAddr>,
-    /// Made if it is not there; belongs to this node alone.
+    /// Created if it does not exist; belongs to this node alone.
     pub data_dir: PathBuf,
+    /// Where the node keeps its log and its state.
     #[serde(default)]
     pub storage: StorageKind,
-    /// When the persisted log exceeds this, the node snapshots and compacts; 0 never does.
+    /// When the persisted log exceeds this, the node takes a snapshot and compacts the log; 0
+    /// disables compaction.
     #[serde(default = "default_max_raft_state")]
     pub max_raft_state: ByteSize,
+    /// Limits on clients.
     #[serde(default)]
     pub limits: Limits,
+    /// Timeouts between nodes, and between nodes and clients.
     #[serde(default)]
     pub timeouts: Timeouts,
+    /// Limits on sessions.
     #[serde(default)]
     pub sessions: SessionLimits,
+    /// When the cluster version rises.
     #[serde(default)]
     pub upgrade: UpgradePolicy,
-    /// Time in which a newer program can be taken back: all members have supported the newer cluster
-    /// version for so long when it comes into force by itself.
+    /// Time in which a newer program can be rolled back: the newer cluster version comes into force
+    /// on its own once all members have supported it for this long.
     #[serde(default = "default_upgrade_delay", with = "duration_text")]
     pub upgrade_delay: Duration,
+    /// This node's certificate files.
     pub tls: TlsFiles,
     /// All nodes, this one included.
     pub nodes: Vec<NodeAddress>,
 }
 
-/// A day.
+/// The default of `upgrade_delay`: one day.
 pub const fn default_upgrade_delay() -> Duration {
     Duration::from_secs(24 * 3600)
 }
 
-/// 128 MiB.
+/// The default of `max_raft_state`: 128 MiB.
 pub const fn default_max_raft_state() -> ByteSize {
     ByteSize(128 << 20)
 }
@@ -233,7 +252,7 @@ impl ServerConfig {
 
     /// A node of a cluster within one process: no certificates, and a directory only if it is set.
     pub fn in_process(node_id: NodeId, nodes: impl IntoIterator<Item = NodeId>) -> Self {
-        // Neither bound nor looked up.
+        // These addresses are neither bound nor resolved.
         let address = |id| NodeAddress { id, address: format!("node-{id}:1") };
         let nodes = nodes.into_iter().map(address).collect();
         let tls = TlsFiles::default();
@@ -254,11 +273,13 @@ impl ServerConfig {
         Ok(config)
     }
 
-    /// The file that [`ServerConfig::read`] reads.
+    /// Returns the text of a file that [`ServerConfig::read`] reads.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("every field has a form in TOML")
     }
 
+    /// Checks that the settings make sense.
+    ///
     /// # Errors
     /// [`ConfigError::Invalid`] names the field and what it must be.
     pub fn check(&self) -> Result<(), ConfigError> {
@@ -296,6 +317,7 @@ impl ServerConfig {
         })
     }
 
+    /// Addresses of all nodes, this one included, by id.
     pub fn addresses(&self) -> BTreeMap<NodeId, String> {
         self.nodes.iter().map(|node| (node.id, node.address.clone())).collect()
     }
@@ -405,50 +427,54 @@ const _: () = assert!(
         <= raft_core::codec::ENTRY_BYTES_MAX
 );
 
-/// No budget and no log is larger. Sums and small multiples of it are far from the end of a u64.
+/// Largest budget in bytes, and largest `max_raft_state`. Sums and small multiples of it do not
+/// overflow a u64.
 pub const SIZE_CEILING: ByteSize = ByteSize(1 << 40);
 
-/// No `key_bytes_max` may be larger.
+/// Largest `key_bytes_max`.
 pub const KEY_BYTES_CEILING: ByteSize = ByteSize(64 << 10);
 
-/// No `value_bytes_max` may be larger.
+/// Largest `value_bytes_max`, in bytes.
 pub const VALUE_BYTES_CEILING: u64 = 16 << 20;
 
-/// A node has at most so many client connections.
+/// Largest limit on client connections of a node.
 pub const CONNECTIONS_CEILING: usize = 1 << 16;
 
-/// A node has at most so many requests in hand.
+/// Largest limit on unanswered requests of a node.
 pub const REQUESTS_CEILING: usize = 1 << 20;
 
-/// A cluster keeps at most so many sessions.
+/// Largest `sessions.count_max`.
 pub const SESSIONS_CEILING: u64 = 10_000_000;
 
-/// A cluster has at most so many nodes.
+/// Most nodes of a cluster.
 pub const NODES_CEILING: usize = 64;
 
-/// Node ids are below 2^63, as all numbers that are stored.
+/// Node ids are below 2^63, like all stored numbers.
 const NODE_ID_CEILING: NodeId = (1 << 63) - 1;
 
-/// No connection is kept for longer without a sign of life.
+/// Largest timeout of an idle connection.
 const IDLE_CEILING: Duration = Duration::from_secs(600);
 
 const ELECTION_CEILING: Duration = Duration::from_secs(24 * 3600);
 const UPGRADE_DELAY_CEILING: Duration = Duration::from_secs(365 * 24 * 3600);
 const TTL_CEILING: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// How a client finds its cluster.
+/// Configuration of a client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClientConfig {
+    /// Id of the cluster; nodes of another cluster are refused.
     pub cluster_id: String,
     /// How long an operation is retried before the client gives up.
     #[serde(with = "duration_text", default = "default_deadline")]
     pub deadline: Duration,
+    /// This client's certificate files.
     pub tls: TlsFiles,
+    /// All nodes of the cluster.
     pub nodes: Vec<NodeAddress>,
 }
 
-/// Ten seconds.
+/// The default deadline: ten seconds.
 pub const fn default_deadline() -> Duration {
     Duration::from_secs(10)
 }
@@ -457,7 +483,7 @@ impl ClientConfig {
     /// Reads and checks a file.
     ///
     /// # Errors
-    /// As [`ServerConfig::read`].
+    /// The errors of [`ServerConfig::read`].
     pub fn read(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
         let (mut config, base): (Self, _) = read(path.as_ref())?;
         config.tls.rebase(&base);
@@ -465,10 +491,13 @@ impl ClientConfig {
         Ok(config)
     }
 
+    /// Returns the text of a file that [`ClientConfig::read`] reads.
     pub fn to_toml(&self) -> String {
         toml::to_string(self).expect("every field has a form in TOML")
     }
 
+    /// Checks that the settings make sense.
+    ///
     /// # Errors
     /// [`ConfigError::Invalid`] names the field and what it must be.
     pub fn check(&self) -> Result<(), ConfigError> {
@@ -495,7 +524,7 @@ fn read<T: serde::de::DeserializeOwned>(path: &Path) -> Result<(T, PathBuf), Con
     Ok((config, path.parent().unwrap_or(Path::new("")).to_owned()))
 }
 
-/// What is wrong is said with its line.
+/// Parses TOML; an error text includes the line number.
 pub(crate) fn parse<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, String> {
     toml::from_str(text).map_err(|error| {
         let mut message = error.message().to_owned();
@@ -514,7 +543,7 @@ fn check_cluster(cluster_id: &str, nodes: &[NodeAddress]) -> Result<(), ConfigEr
         && cluster_id.chars().all(plain)
         && !cluster_id.starts_with('-')
         && !cluster_id.ends_with('-');
-    // It is part of a DNS name, for which these are the rules.
+    // The cluster id is part of a DNS name, for which these are the rules.
     require(is_label, || {
         format!(
             "cluster_id {cluster_id:?}: 1 to 63 lower-case letters, digits and hyphens, with no hyphen \
@@ -535,7 +564,7 @@ fn check_cluster(cluster_id: &str, nodes: &[NodeAddress]) -> Result<(), ConfigEr
             format!("node {id} has the address {address:?}: write host:port")
         })?;
         require(ids.insert(*id), || format!("node {id} is listed twice"))?;
-        // Names of hosts are the same in upper and lower case.
+        // Host names are case-insensitive.
         if let Some(other) = addresses.insert(address.to_ascii_lowercase(), *id) {
             let text = format!("nodes {other} and {id} have the same address {address:?}");
             return Err(ConfigError::Invalid(text));

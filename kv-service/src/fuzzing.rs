@@ -1,9 +1,10 @@
-//! The decoders of this crate as a fuzzer sees them; not part of its interface.
+//! Fuzzing entry points of this crate's decoders; not part of the public API.
 //!
-//! Each function takes any bytes. If they decode, what came out is written and read again: as the same
-//! bytes where a format has one form only (the machine's), as the same value where others may write it
-//! in another way (MessagePack, TOML). `integration-tests/fuzz` runs them, and
-//! `integration-tests/tests/decoders` on what was found.
+//! Each function takes any bytes. If they decode, the result is encoded and decoded again. The
+//! bytes must be equal where a format has one encoding of a value (the machine's formats); the
+//! values must be equal where other encoders may choose another encoding (MessagePack, TOML).
+//! `integration-tests/fuzz` runs the functions, and `integration-tests/tests/decoders` runs them on
+//! the inputs that fuzzing has found.
 
 use std::fmt::Debug;
 
@@ -18,7 +19,7 @@ use crate::protocol::{
 };
 use crate::units::ByteSize;
 
-/// The body of a frame of the client protocol, whichever side it is for.
+/// Body of a frame of the client protocol, in either direction.
 pub fn protocol(frame: &[u8]) {
     fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(body: &[u8]) {
         let mut frames = FrameBuffer::with_limit(FRAME_BYTES_MAX);
@@ -37,7 +38,7 @@ pub fn protocol(frame: &[u8]) {
     check::<Response>(frame);
 }
 
-/// A stream of the client protocol that comes in pieces; the first byte says how long they are.
+/// Stream of the client protocol that arrives in pieces; the first byte is the length of a piece.
 pub fn protocol_frames(bytes: &[u8]) {
     let Some((piece_bytes, stream)) = bytes.split_first() else { return };
     let read = |piece_bytes: usize| {

@@ -1,8 +1,8 @@
 //! A linearizable, exactly-once, replicated key-value store to link into an application.
 //!
-//! A [`Server`] is one node of a cluster, a [`Client`] talks to all of them. Both are made from a
-//! configuration ([`config`]); the backends that a node stands on are chosen by Cargo features and put
-//! together in [`wiring`].
+//! A [`Server`] is one node of a cluster; a [`Client`] talks to all of its nodes. Both are made
+//! from a configuration ([`config`]). Cargo features select the storage and network backends of a
+//! node, and [`wiring`] assembles them.
 
 mod chance;
 pub mod client;

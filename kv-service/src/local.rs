@@ -1,10 +1,10 @@
 //! Nodes and clients in one process, without sockets: for tests, and for applications that want a
 //! cluster within themselves.
 //!
-//! There are two kinds of ways. Those between nodes carry messages ([`LocalNetwork::peers`]); those
-//! between clients and nodes carry streams. Either can be made slow, lossy, or cut. What chance there
-//! is, including that of clients and nodes, comes from one seed, so that on a single-threaded runtime
-//! with a paused clock equal seeds give equal runs.
+//! There are two kinds of links. Those between nodes carry messages ([`LocalNetwork::peers`]);
+//! those between clients and nodes carry streams. Both can be made slow, lossy, or partitioned. All
+//! random choices, including those of clients and nodes, come from one seed, so that on a
+//! single-threaded runtime with a paused clock equal seeds give equal runs.
 
 mod pipe;
 #[cfg(test)]
@@ -28,10 +28,10 @@ use crate::client::Client;
 use crate::config::{ServerConfig, default_deadline};
 use crate::stream::{Connector, Stream};
 
-/// Who speaks to nodes without having been given a name.
+/// The id of all clients that were given no name.
 const NAMELESS: ClientId = 0;
 
-/// What the nodes of one process talk over. Clones are the same network.
+/// The network of the nodes and clients of one process. Clones are the same network.
 #[derive(Clone)]
 pub struct LocalNetwork {
     peers: ChannelNetwork,
@@ -40,7 +40,8 @@ pub struct LocalNetwork {
 }
 
 impl LocalNetwork {
-    /// `seed` decides whatever faults are asked for, when nodes campaign and how long clients pause.
+    /// Creates a network without faults. `seed` decides which faults happen once they are asked
+    /// for, when nodes campaign, and how long clients pause.
     pub fn new(seed: u64) -> Self {
         Self {
             peers: ChannelNetwork::new(seed),
@@ -49,24 +50,24 @@ impl LocalNetwork {
         }
     }
 
-    /// The network between the nodes, where messages can be lost, delayed and cut.
+    /// The network between the nodes, which can lose and delay messages, and partition nodes.
     pub fn peers(&self) -> &ChannelNetwork {
         &self.peers
     }
 
-    /// A client of the nodes with these ids.
+    /// Returns a client of the nodes with these ids.
     pub fn client(&self, nodes: impl IntoIterator<Item = NodeId>) -> Client {
         self.client_as(NAMELESS, nodes)
     }
 
-    /// As [`LocalNetwork::client`], with a name by which its ways to the nodes can be cut. Clients of
-    /// the same name share their fate.
+    /// Returns a client like [`LocalNetwork::client`], with a name by which it can be partitioned
+    /// from nodes. Clients of the same name share their partitions.
     pub fn client_as(&self, client: ClientId, nodes: impl IntoIterator<Item = NodeId>) -> Client {
         let connector = self.connector(client, nodes);
         Client::with_seed(Arc::new(connector), default_deadline(), self.ways.next_seed())
     }
 
-    /// A stream to a node, for whoever speaks the protocol without a [`Client`].
+    /// Opens a stream to a node, for a caller that speaks the protocol without a [`Client`].
     ///
     /// # Errors
     /// No such node runs.
@@ -74,8 +75,8 @@ impl LocalNetwork {
         self.connect_as(NAMELESS, node).await
     }
 
-    /// What all streams between clients and nodes suffer from now on; what is under way stays as it
-    /// was.
+    /// Sets the faults of all streams between clients and nodes from now on. Chunks that are under
+    /// way keep the faults they were given.
     ///
     /// # Panics
     /// If a probability or a delay makes no sense.
@@ -83,8 +84,8 @@ impl LocalNetwork {
         self.ways.set_faults(faults);
     }
 
-    /// Cuts the ways between a client and these nodes, in both directions and silently: what is written
-    /// is held, and arrives late if the way is mended before either side gives up. A new connection
+    /// Partitions a client from these nodes, in both directions and silently. Written bytes are
+    /// held, and arrive late if the partition heals before either side gives up. A new connection
     /// cannot be made.
     pub fn cut_client(&self, client: ClientId, nodes: &[NodeId]) {
         self.ways.set_cut(&nodes.iter().map(|node| (client, *node)).collect::<Vec<_>>(), true);
@@ -95,24 +96,25 @@ impl LocalNetwork {
         self.ways.set_cut(&nodes.iter().map(|node| (client, *node)).collect::<Vec<_>>(), false);
     }
 
-    /// Undoes all cuts, those between nodes too. Faults stay.
+    /// Heals all partitions, those between nodes too. Faults stay.
     pub fn heal(&self) {
         self.peers.heal();
         self.ways.heal();
     }
 
-    /// The node has lost power: from now on nothing that it says is heard by anybody, and nobody can
-    /// connect to it. A client that is connected finds out when the node comes back, as over a real
-    /// network, or by its patience. What the node's tasks still do is the caller's business.
+    /// Cuts a node's power: from now on nothing that it sends arrives, and no client can connect to
+    /// it. A connected client finds out when the node comes back, as over a real network, or by its
+    /// own timeout. Stopping the node's tasks is left to the caller.
     pub fn power_off(&self, node: NodeId) {
         self.doors().remove(&node);
         self.ways.silence(node);
-        // A new transport replaces the old one, which is not heard any more.
+        // A new transport replaces the old one, whose messages are no longer delivered.
         drop(self.peers.transport(node));
     }
 
-    /// Shows the listener whatever is written between clients and nodes from now on. It must not use the
-    /// network itself. See also [`ChannelNetwork`] for the traffic between nodes.
+    /// Shows the listener every chunk that is written between clients and nodes from now on. The
+    /// listener must not use the network itself. See also [`ChannelNetwork`] for the traffic
+    /// between nodes.
     pub fn listen(&self, listener: impl FnMut(Piece<'_>) + Send + 'static) {
         self.ways.listen(Box::new(listener));
     }
@@ -144,11 +146,13 @@ impl LocalNetwork {
         Ok(pipe.end(Side::Client))
     }
 
-    /// Puts a node on the network; its clients come in through `door`. The seed is for its own chance.
+    /// Puts a node on the network. Its clients come in through `door`. The returned seed is for the
+    /// node's own random choices.
     pub(crate) fn join(&self, config: &ServerConfig, door: mpsc::Sender<Stream>) -> Joined {
         let node = config.node_id;
         self.doors().insert(node, door);
-        // Whoever was connected to an earlier life of the node hears so.
+        // Clients that were connected to an earlier run of the node learn that their connections
+        // broke.
         self.ways.reset(node);
         Joined {
             transport: self.peers.transport(node),

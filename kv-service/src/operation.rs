@@ -1,4 +1,4 @@
-//! Requests of clients and their outcomes. Shared by the client, the server and the state machine.
+//! Operations and queries of clients and their outputs, shared by client, server and state machine.
 
 use std::fmt;
 
@@ -6,16 +6,17 @@ use bytes::Bytes;
 use raft_core::types::Index;
 use serde::{Deserialize, Serialize};
 
-/// The log index at which a change was applied; grows with every command of the whole store.
+/// The log index of the entry that made a change. No two changes of the whole store have the same
+/// revision, and later changes have larger ones.
 pub type Revision = u64;
 
-/// A client's identity for exactly-once. Whoever knows both parts may write in the session's name.
+/// A client's identity for exactly-once. Any client that knows both parts can write in the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SessionId {
     /// The log index at which the session was opened; never 0.
     pub index: Index,
-    /// Drawn by the leader that opened it, so that no other client can guess it.
+    /// Drawn by the leader that opened the session, so that no other client can guess it.
     pub nonce: Nonce,
 }
 
@@ -33,15 +34,18 @@ impl fmt::Debug for Nonce {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
+    /// The stored bytes.
     pub value: Bytes,
-    /// 1 when the key was created, one more with each change since. A key that is deleted and created
-    /// anew starts at 1 again.
+    /// 1 when the key was created, one more with each change since. A key that is deleted and
+    /// created anew starts at 1 again.
     pub version: u64,
+    /// Revision of the change that created the key.
     pub create_revision: Revision,
+    /// Revision of the last change of the key.
     pub modify_revision: Revision,
 }
 
-/// A change. Keys are not empty.
+/// A write of one key, which must not be empty.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub enum Operation {
@@ -54,6 +58,7 @@ pub enum Operation {
         key: Bytes,
         value: Bytes,
     },
+    /// Removes the key. A missing key is not an error.
     Delete {
         key: Bytes,
     },
@@ -67,11 +72,11 @@ pub enum Operation {
 
 /// The condition of a compare-and-swap.
 ///
-/// Use [`Expect::Revision`]: no two changes of the whole store have one revision. A value may come
-/// back, and a version starts again at 1 when a key is created anew, so both can hold again after
-/// changes that the client has not seen (ABA). [`Expect::Version`] is safe for keys that are never
-/// deleted, and for version 0, which creates a key; it stays because it counts changes, which etcd's
-/// clients know.
+/// Use [`Expect::Revision`]: no two changes of the whole store have the same revision. A value may
+/// come back, and a version starts again at 1 when a key is created anew, so both can hold again
+/// after changes that the client has not seen (ABA). [`Expect::Version`] is safe for keys that are
+/// never deleted, and for version 0, which creates a key. It stays because it counts changes, as
+/// etcd's clients expect.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub enum Expect {
@@ -85,7 +90,7 @@ pub enum Expect {
 }
 
 impl Operation {
-    /// The one key that it reads and changes.
+    /// The one key that the operation reads and changes.
     pub fn key(&self) -> &Bytes {
         match self {
             Operation::Put { key, .. }
@@ -96,11 +101,11 @@ impl Operation {
     }
 }
 
-/// The outcome of an executed [`Operation`].
+/// The output of an executed [`Operation`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WriteAnswer {
-    /// Where the operation was applied, whether it changed anything or not.
+    /// Log index of the entry that executed the operation, whether it changed anything or not.
     pub revision: Revision,
     /// Put, append: always. Delete: the key existed. Compare-and-swap: it swapped.
     pub changed: bool,
@@ -108,30 +113,32 @@ pub struct WriteAnswer {
     pub version: u64,
 }
 
-/// Why a request that reached the state machine had no effect. Each variant speaks of one attempt:
-/// only the client knows whether an earlier attempt of the request may have been executed.
+/// Why a request that reached the state machine had no effect. Each variant describes one attempt:
+/// only the client knows if an earlier attempt of the request may have been executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(deny_unknown_fields)]
 pub enum Refusal {
-    /// The session was closed, has expired, or was evicted: to make room for a newer one, or because
-    /// it kept the most answers when those of all sessions exceeded their limit. Its answers are
-    /// gone. This attempt was not executed. Open another session; whether an earlier attempt of the
-    /// same request was executed can no longer be told.
+    /// The session was closed, has expired, or was evicted: to make room for a newer one, or
+    /// because it kept the most outputs when those of all sessions exceeded their limit. Its
+    /// outputs are gone. This attempt was not executed. Open another session. It is no longer known
+    /// if an earlier attempt of the same request was executed.
     #[error("the session does not exist any more; open another one")]
     UnknownSession,
-    /// The client itself has said that it heard the answer of this request, so this is a duplicate
-    /// that comes late. This attempt was not executed. A client that still waits for the answer has
-    /// a session that another one used: open another session.
+    /// The client has already acknowledged the response to this request, so this is a late
+    /// duplicate. This attempt was not executed. If the client still waits for the response,
+    /// another client has used its session: open another session.
     #[error("a late duplicate: the session has already heard the answer of this request")]
     Forgotten,
-    /// Too far ahead of the lowest request that is unanswered. Not executed; wait for an answer.
+    /// The sequence number is too far ahead of the lowest unanswered request. Not executed; wait
+    /// for a response.
     #[error("too many requests of the session are unanswered; wait for an answer")]
     WindowExceeded,
-    /// The value would become larger than the limit. The request is answered by this for good: a
-    /// retry hears it again and is not executed either.
+    /// The value would become larger than the limit. Not executed, and final: the session remembers
+    /// this output, so a retry receives it again and is not executed either.
     #[error("the value would have {size_bytes} bytes, the limit is {limit_bytes}")]
     ValueTooLarge { size_bytes: u64, limit_bytes: u64 },
-    /// The key is empty or longer than the limit. The answer of the request for good.
+    /// The key is empty or longer than the limit. Not executed, and final: a retry receives this
+    /// again.
     #[error("the key has {size_bytes} bytes, it must have 1 to {limit_bytes}")]
     KeyOutOfRange { size_bytes: u64, limit_bytes: u64 },
     /// The session has executed another operation under this sequence number. This one was not
@@ -141,16 +148,17 @@ pub enum Refusal {
     OtherOperation,
 }
 
-/// A question that changes nothing.
+/// A read, which changes nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub enum Query {
     Get {
         key: Bytes,
     },
-    /// Keys in `[start, end)` in ascending order; an empty `end` is the end of all keys. Ends early
-    /// at `limit` keys (at least 1), when the page is full by bytes, or when so many keys were
-    /// examined as one query may, deleted ones included: then the page may even be empty.
+    /// Reads the keys in `[start, end)` in ascending order; an empty `end` is the end of all keys.
+    /// The page ends early at `limit` keys (at least 1), when it is full by bytes, or when one
+    /// query may examine no more keys. Deleted keys count as examined, so a page may be empty
+    /// although more keys follow.
     Scan {
         start: Bytes,
         end: Bytes,
@@ -158,28 +166,31 @@ pub enum Query {
     },
 }
 
-/// The answer to a [`Query`].
+/// The output of a [`Query`], variant for variant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub enum Answer {
+    /// The key's record; `None` if the key does not exist.
     Get(Option<Record>),
+    /// One page of the range.
     Scan(ScanPage),
 }
 
+/// One page of a scan.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ScanPage {
-    /// Possibly none although more follow: see `continue_at`.
+    /// In ascending order of keys. May be empty although more records follow: see `continue_at`.
     pub records: Vec<(Bytes, Record)>,
-    /// Start of the next page; `None` when nothing follows. It need not be a key.
+    /// Start of the next page; `None` when nothing follows. It need not be an existing key.
     pub continue_at: Option<Bytes>,
 }
 
-/// How fresh an answer has to be.
+/// How fresh the output of a read must be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub enum Consistency {
-    /// Reflects every write that completed before the question was asked (ReadIndex).
+    /// Reflects every write that completed before the read began (ReadIndex).
     #[default]
     Linearizable,
     /// The state that the asked node has applied; may be arbitrarily old.

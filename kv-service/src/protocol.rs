@@ -1,12 +1,14 @@
 //! The protocol between clients and nodes, version 2 (`docs/protocol.md`).
 //!
-//! A client opens one two-way stream and sends a [`Greeting`]: the protocol versions that it speaks,
-//! and its name. The node answers with a [`Welcome`]: the highest common version, who it is and its
-//! limits, or why it refuses. Then each [`Request`] gets one [`Response`] of the same id, in any order.
+//! A client opens one two-way stream and sends a [`Greeting`]: the protocol versions that it
+//! speaks, and its name. The node answers with a [`Welcome`]: the highest common version, the
+//! node's identity and its limits, or the reason for a refusal. Then each [`Request`] gets one
+//! [`Response`] of the same id, in any order.
 //!
-//! A frame is its length (u32, big-endian) and one value in MessagePack. The length is checked before
-//! anything is allocated, and a frame with leftovers is refused. [`Greeting`] and [`Welcome`] keep
-//! their form in every later version; all else may change with the version that they agree on.
+//! A frame is its length (u32, big-endian) and one value in MessagePack. The length is checked
+//! before anything is allocated, and a frame with leftovers is refused. [`Greeting`] and
+//! [`Welcome`] keep their form in every later version; everything else may change with the agreed
+//! version.
 
 mod frame;
 
@@ -18,10 +20,11 @@ pub use self::frame::{FRAME_BYTES_MAX, FrameBuffer, FrameError, push_frame};
 use crate::operation::Refusal;
 use crate::operation::{Answer, Consistency, Operation, Query, SessionId, WriteAnswer};
 
-/// The protocol versions that this program speaks, the best one first. Version 1 was never released.
+/// The protocol versions that this program speaks, the best one first. Version 1 was never
+/// released.
 pub const PROTOCOL_VERSIONS: [u32; 1] = [2];
 
-/// Versions that a greeting may offer; more are not looked at.
+/// Versions that a greeting may offer; further ones are ignored.
 const OFFERED_MAX: usize = 64;
 
 /// The first message of a client. Its form is the same in every version.
@@ -43,7 +46,7 @@ impl Greeting {
     /// The highest version that both sides speak.
     ///
     /// # Errors
-    /// There is none: a sentence for the client.
+    /// There is no common version; the text tells the client what to do.
     pub fn common_version(&self) -> Result<u32, String> {
         let offered = &self.versions[..self.versions.len().min(OFFERED_MAX)];
         let common = PROTOCOL_VERSIONS.iter().copied().filter(|ours| offered.contains(ours));
@@ -56,7 +59,7 @@ impl Greeting {
     }
 }
 
-/// Sentence for a client whose first bytes are no [`Greeting`], such as one of version 1.
+/// Text for a client whose first bytes are not a [`Greeting`], such as a client of version 1.
 pub fn no_greeting() -> String {
     format!(
         "the connection did not begin with a greeting of kv: this node speaks the protocol versions \
@@ -65,12 +68,13 @@ pub fn no_greeting() -> String {
     )
 }
 
-/// The node's answer to a [`Greeting`]. The form of `Refused` is the same in every version.
+/// The node's response to a [`Greeting`]. The form of `Refused` is the same in every version.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub enum Welcome {
+    /// The node accepts the connection.
     Hello(Hello),
-    /// The connection ends: why, and what to do.
+    /// The node closes the connection; the text says why, and what to do.
     Refused(String),
 }
 
@@ -82,26 +86,33 @@ pub struct Hello {
     pub version: u32,
     /// The cluster version in force ([`crate::version`]), as far as the node knows.
     pub cluster_version: u32,
+    /// The cluster to which the node belongs.
     pub cluster_id: String,
+    /// The node's id.
     pub node_id: NodeId,
+    /// The leader, as far as the node knows.
     pub leader_id: Option<NodeId>,
+    /// Longest key that the node accepts, in bytes.
     pub key_bytes_max: u64,
+    /// Longest value that the node accepts, in bytes.
     pub value_bytes_max: u64,
-    /// Requests beyond this many are not read before earlier ones are answered.
+    /// Requests of one connection that may be unanswered; the node reads no further ones meanwhile.
     pub requests_max: u64,
 }
 
+/// One request of a client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Request {
     /// Chosen by the client, unique on its connection.
     pub id: u64,
-    /// Reserved: the keys of another Raft group. Empty: the only one there is.
+    /// Reserved for the keys of another Raft group; empty for the only group there is.
     pub namespace: String,
     /// The trace that the request belongs to, for the node's slow-request log.
     pub traceparent: Option<Traceparent>,
     /// Reserved: (kind, content) of each extension.
     pub extensions: Vec<(u32, Bytes)>,
+    /// The action that the client asks for.
     pub kind: RequestKind,
 }
 
@@ -111,6 +122,8 @@ impl Request {
         Self { id, namespace: String::new(), traceparent: None, extensions: Vec::new(), kind }
     }
 
+    /// Checks that no reserved field is used.
+    ///
     /// # Errors
     /// The request uses a reserved field, which this program does not understand.
     pub fn check(&self) -> Result<(), Rejection> {
@@ -130,124 +143,155 @@ impl Request {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Traceparent {
+    /// Id of the whole trace.
     pub trace_id: u128,
+    /// Id of the calling span.
     pub parent_id: u64,
+    /// Trace flags; bit 0 is "sampled".
     pub flags: u8,
 }
 
+/// The action of a [`Request`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub enum RequestKind {
+    /// Opens a session for exactly-once writes.
     OpenSession,
     CloseSession {
         session: SessionId,
     },
+    /// Executes an operation, exactly once for each (session, sequence).
     Write {
         session: SessionId,
-        /// Numbers the session's writes from 1. A repeated one is answered and not executed again.
+        /// Number of the write in its session, from 1. A repeated number gets the remembered output
+        /// and is not executed again.
         sequence: u64,
         /// All smaller sequence numbers have been answered or given up.
         lowest_unanswered: u64,
         operation: Operation,
     },
+    /// Executes a query.
     Read {
         query: Query,
         consistency: Consistency,
     },
+    /// Asks for the node's [`NodeStatus`].
     Status,
-    /// A word of the operator about the cluster version.
+    /// Gives the node an order about the cluster version.
     Upgrade(UpgradeOrder),
 }
 
-/// What the operator wants of the cluster version.
+/// The operator's orders about the cluster version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub enum UpgradeOrder {
-    /// The leader puts the newest version that all members support into force, if the one in force is still
-    /// this one.
+    /// The leader puts the newest version that all members support into force, if the version in
+    /// force is still `above`.
     Finalize { above: u32 },
-    /// The node does not raise the version by itself, until it restarts.
+    /// The node does not raise the version on its own until it restarts.
     Hold,
     /// Undoes `Hold`.
     Release,
 }
 
+/// The node's response to one [`Request`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Response {
+    /// The id of the request.
     pub id: u64,
+    /// The result of the request.
     pub reply: Reply,
 }
 
+/// The result that a [`Response`] carries.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub enum Reply {
+    /// The session was opened.
     SessionOpened {
         session: SessionId,
         /// How many requests of the session may be unanswered.
         window: u32,
     },
+    /// The session does not exist, or no longer exists.
     SessionClosed,
+    /// The write was executed; every copy of the request gets this output.
     Written(WriteAnswer),
     /// The state machine refused: this copy of the request changed nothing.
     Refused(Refusal),
+    /// The output of a query.
     Answered(Answer),
+    /// The node's status.
     Status(Box<NodeStatus>),
-    /// The order was carried out: a sentence for the operator.
+    /// The order was carried out; the text is for the operator.
     Upgraded(String),
     /// This copy of the request surely had no effect and never will.
     Rejected(Rejection),
-    /// Whether this copy of the request took effect is not known here.
+    /// The node does not know if this copy of the request took effect, or still will; the text says
+    /// why.
     Unknown(String),
 }
 
-/// Why a node did not take a request.
+/// Why a node did not accept a request, which was therefore not executed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[serde(deny_unknown_fields)]
 pub enum Rejection {
+    /// The node is not the leader; `leader_id` is the leader, as far as the node knows.
     #[error("node does not lead")]
     NotLeader { leader_id: Option<NodeId> },
     /// Try again a little later.
     #[error("busy: {0}")]
     Busy(String),
-    /// Trying again is of no use.
+    /// A retry would be rejected again.
     #[error("{0}")]
     Invalid(String),
+    /// The node is stopping; ask another one.
     #[error("the node is shutting down")]
     ShuttingDown,
 }
 
-/// Role of a node on an empty disk that no leader has filled and that `kv init` did not make.
+/// Role of a node that started on an empty disk, was not created by `kv init`, and has received
+/// nothing from a leader.
 pub const NOT_INITIALISED: &str = "not initialised";
 
-/// Role of a node that started on an empty disk and is being filled by the leader.
+/// Role of a node that started on an empty disk and is being caught up by the leader.
 pub const RECOVERING: &str = "recovering";
 
-/// Role of a node that `kv init` has made, until it has met the other nodes of the new cluster.
+/// Role of a node that `kv init` has created, until it has met the other nodes of the new cluster.
 pub const FOUNDING: &str = "founding";
 
-/// What a node says of itself.
+/// A node's description of its own state.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NodeStatus {
+    /// The node's id.
     pub id: NodeId,
-    /// Of the operating system.
+    /// Id of its process in the operating system.
     pub pid: u32,
-    /// Of Raft, or [`NOT_INITIALISED`], [`RECOVERING`] or [`FOUNDING`].
+    /// Role in Raft, or [`NOT_INITIALISED`], [`RECOVERING`] or [`FOUNDING`].
     pub role: String,
+    /// The node's current term.
     pub term: Term,
+    /// The leader, as far as the node knows.
     pub leader_id: Option<NodeId>,
+    /// Last index that the node knows to be committed.
     pub commit_index: Index,
+    /// Last index that the node's state machine has applied.
     pub last_applied: Index,
+    /// Last index of the node's log.
     pub last_index: Index,
-    /// What `max_raft_state` is compared with.
+    /// Bytes of the persisted log, which the node compares with `max_raft_state`.
     pub log_bytes: u64,
+    /// Last index of the node's newest snapshot.
     pub snapshot_index: Index,
+    /// Reachability of each other node.
     pub peers: Vec<PeerReachability>,
+    /// Versions of the program and of the cluster.
     pub versions: Versions,
     /// While a cluster is being founded: the nodes that this one waits for.
     pub waits_for: Vec<NodeId>,
-    /// A majority of the nodes is on new or lost disks: the cluster stands still.
+    /// Set while a majority of the nodes is on new or lost disks: the cluster makes no progress.
     pub is_majority_lost: bool,
 }
 
@@ -255,12 +299,13 @@ pub struct NodeStatus {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Versions {
-    /// Of the program, such as `1.2.0`.
+    /// Version of the program, such as `1.2.0`.
     pub program: String,
     /// Cluster version in force, as far as the node knows.
     pub in_force: u32,
-    /// Cluster versions that the program supports.
+    /// Oldest cluster version that the program supports.
     pub oldest: u32,
+    /// Newest cluster version that the program supports.
     pub newest: u32,
     /// `auto`, `manual` or `held`.
     pub upgrade: String,
@@ -270,6 +315,7 @@ pub struct Versions {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PeerReachability {
+    /// The peer's id.
     pub id: NodeId,
     /// Why it cannot be reached; `None` if it can.
     pub error: Option<String>,

@@ -1,4 +1,4 @@
-//! A two-way stream of bytes between a client and a node, whatever carries it.
+//! A two-way stream of bytes between a client and a node, over any network.
 
 use std::any::Any;
 use std::net::IpAddr;
@@ -12,17 +12,19 @@ use tokio::sync::mpsc;
 /// Bytes under way in one direction of a connection within this process.
 const PIPE_BYTES: usize = 256 << 10;
 
-/// Both directions. Dropping it ends the connection.
+/// A two-way stream. Dropping it ends the connection.
 #[non_exhaustive]
 pub struct Stream {
+    /// Bytes from the other side.
     pub reader: Box<dyn AsyncRead + Send + Unpin>,
+    /// Bytes to the other side.
     pub writer: Box<dyn AsyncWrite + Send + Unpin>,
-    /// Dropped with the stream: its connection, its place among those allowed.
+    /// Dropped with the stream: its connection, and its place in the limits on connections.
     pub guard: Box<dyn Any + Send + Sync>,
     /// Address of the other side; `None` within this process.
     pub from: Option<IpAddr>,
-    /// Identity of the other side, as its certificate proves it: bounds the sessions that it may have.
-    /// Empty within this process.
+    /// Identity of the other side, as its certificate proves it: bounds the sessions that it may
+    /// have. Empty within this process.
     pub principal: Bytes,
     /// Raises the flow-control windows of the connection, which begins with small ones. Called at
     /// most once, and only for as many connections as the node has memory for.
@@ -42,21 +44,23 @@ impl Stream {
     }
 }
 
-/// How a client gets to a node.
+/// Connects a client to the nodes of its cluster.
 #[async_trait]
 pub trait Connector: Send + Sync + 'static {
     /// Every node of the cluster, in ascending order.
     fn nodes(&self) -> Vec<NodeId>;
 
+    /// Opens a stream to the node.
+    ///
     /// # Errors
-    /// Why the node cannot be reached now, for people.
+    /// The node cannot be reached now; the text says why, for people.
     async fn connect(&self, node: NodeId) -> Result<Stream, String>;
 
-    /// Ends what it keeps open. Streams break.
+    /// Closes everything that the connector keeps open. Its streams break.
     async fn close(&self);
 }
 
-/// Connects, within this process, to whoever accepts behind the door.
+/// Opens a stream, within this process, to the node that accepts the streams sent to `door`.
 pub(crate) async fn knock(door: &mpsc::Sender<Stream>) -> Result<Stream, String> {
     let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
     let closed = |_| "the node has stopped".to_owned();

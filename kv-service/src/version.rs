@@ -1,13 +1,13 @@
 //! Cluster versions: which encodings and rules all members of a cluster may use.
 //!
-//! A program supports the cluster versions [`VERSION_MIN`] to [`VERSION_MAX`]. The version in force is
-//! in the replicated configuration (`Configuration::cluster_version`); the leader raises it once every
-//! member supports the next one. Until that entry is committed, no node proposes anything that a
-//! [`Feature`] of the next version brings.
+//! A program supports the cluster versions [`VERSION_MIN`] to [`VERSION_MAX`]. The version in force
+//! is in the replicated configuration (`Configuration::cluster_version`); the leader raises it once
+//! every member supports the next one. Until that entry is committed, no node proposes anything
+//! that a [`Feature`] of the next version brings.
 //!
 //! Each encoder of something new names its feature, and each decoder refuses what is newer than
-//! [`VERSION_MAX`]: the node stops with the version to install, and skips nothing. A program that is
-//! older therefore never applies half of what a newer one meant.
+//! [`VERSION_MAX`]: the node stops with an error that names the version to install, and skips
+//! nothing. An older program therefore never applies half of what a newer one meant.
 //!
 //! The Cargo feature `pretend-version-1` builds a program of the past, for tests of upgrades: it
 //! supports version 1 only, and cannot decode what version 2 brought.
@@ -26,7 +26,7 @@ pub enum Feature {
 }
 
 impl Feature {
-    /// The cluster version that brings it.
+    /// The first cluster version that has the feature.
     pub const fn since(self) -> u32 {
         match self {
             Feature::CompareRevision => 2,

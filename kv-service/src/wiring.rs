@@ -30,7 +30,7 @@ pub enum Store {
     RocksDb,
 }
 
-/// What nodes and clients talk over.
+/// The network over which nodes and clients talk.
 #[derive(Clone)]
 #[non_exhaustive]
 pub enum Network {
@@ -56,20 +56,22 @@ pub struct Backends {
     pub transport: Arc<dyn Transport>,
     /// Streams from this node's own client to the nodes.
     pub connector: Arc<dyn Connector>,
-    /// Seed of all random choices of the node; a new one at each start, or elections may not end.
+    /// Seed of all random choices of the node. It must be a new one at each start, or elections may
+    /// not end.
     pub seed: u64,
-    /// Tells that the disk is nearly full; the node then takes no writes but deletes. `None`: never.
+    /// Returns true while the disk is nearly full; the node then accepts no writes but deletes.
+    /// `None`: the disk is never full.
     pub is_low: Option<IsLow>,
     /// Draws the nonces of sessions: from the system, unless a run has to repeat itself.
     pub(crate) chance: Chance,
-    /// The oldest and the newest cluster version that the program supports. A test of upgrades takes the
-    /// newest ones away.
+    /// The oldest and the newest cluster version that the program supports. Tests of upgrades take
+    /// the newest versions away.
     #[doc(hidden)]
     pub versions: (u32, u32),
 }
 
 impl Backends {
-    /// Backends of the caller, a state in memory, and a seed of the system.
+    /// Takes backends of the caller, and adds a state in memory and a seed from the system.
     ///
     /// # Errors
     /// The system has no entropy.
@@ -94,7 +96,7 @@ impl Backends {
     }
 }
 
-/// What the configuration names.
+/// Returns the store that the configuration names, and the default network.
 #[allow(unreachable_code, reason = "a build for clients alone has no store")]
 pub(crate) fn by_default(config: &ServerConfig) -> Result<(Store, Network), ServerError> {
     Ok((store_of(config.storage)?, network_by_default()?))
@@ -123,8 +125,8 @@ fn store_of(kind: StorageKind) -> Result<Store, ServerError> {
         #[cfg(feature = "rocksdb")]
         StorageKind::RocksDb => Ok(Store::RocksDb),
         #[cfg(feature = "memory")]
-        // It has kept no promise of an earlier life, and cannot know of one. As a new member it founds a
-        // cluster only if all others are new as well.
+        // The disk holds no promise of an earlier run, and does not show whether there was one. As
+        // a new member the node founds a cluster only if all others are new as well.
         StorageKind::Memory => Ok(Store::Memory(MemoryDisk::of_new_member())),
         #[cfg(not(all(feature = "rocksdb", feature = "memory")))]
         missing => Err(not_built_in(&format!("storage {missing:?}").to_lowercase())),
@@ -195,12 +197,12 @@ pub(crate) async fn build(
 struct Opened {
     storage: Arc<dyn Storage>,
     machine: KvMachine,
-    /// `None` of a node that leaves nothing behind.
+    /// `None` for a node that leaves nothing behind.
     identity: Option<Identity>,
     is_low: Option<IsLow>,
 }
 
-/// What tells this node's process, or its data directory, from an earlier one.
+/// Numbers that distinguish this node's process, or its data directory, from an earlier one.
 #[allow(dead_code, reason = "nodes in one process know each other without it")]
 struct Identity {
     incarnation: u64,
@@ -208,7 +210,7 @@ struct Identity {
 }
 
 impl Identity {
-    /// Of a node that leaves nothing behind.
+    /// Returns the identity of a node that leaves nothing behind.
     #[cfg(feature = "quic")]
     fn fleeting() -> Result<Self, ServerError> {
         let incarnation = u64::from_be_bytes(random_bytes()?);
@@ -241,7 +243,7 @@ async fn open_rocksdb(config: &ServerConfig) -> Result<Opened, ServerError> {
         let is_low: IsLow = Arc::new(move || {
             let is_low = dir.is_low().unwrap_or(false);
             if !is_low {
-                // If it cannot be made now, the next look tries again.
+                // If the ballast cannot be made now, the next check tries again.
                 let _ = dir.keep_ballast();
             }
             is_low

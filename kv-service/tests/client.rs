@@ -1,4 +1,5 @@
-//! The client against a node that does what a script says: what is sent again, and what is known at the end.
+//! The client against nodes that follow a script: the requests that are sent again, and the outcome
+//! that is known at the end.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -19,16 +20,16 @@ use kv_service::{Client, ClientError, Outcome};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 const DEADLINE: Duration = Duration::from_secs(5);
-/// As narrow as no server makes it.
+/// Narrower than any server makes it.
 const WINDOW: u32 = 5;
 
 const ANSWER: WriteAnswer = WriteAnswer { revision: 9, changed: true, version: 1 };
 
-/// What the node does with one write.
+/// The reaction of a node to one write.
 #[derive(Clone, Debug)]
 enum Act {
     Say(Reply),
-    /// It takes the request, and the connection breaks.
+    /// The node takes the request, and the connection breaks.
     HangUp,
     Silence,
 }
@@ -43,16 +44,16 @@ fn reject() -> Act {
     Say(Reply::Rejected(Rejection::NotLeader { leader_id: None }))
 }
 
-/// Three nodes that follow one script. Sessions are opened as often as anybody asks.
+/// Three nodes that follow one script. They open a session whenever a client asks for one.
 #[derive(Clone, Default)]
 struct Nodes(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
     acts: VecDeque<Act>,
-    /// Connecting takes two of them until the greeting can be sent, an answer takes one.
+    /// Connecting takes two round trips until the greeting can be sent, a response takes one.
     round_trip: Duration,
-    /// The last act is done again and again.
+    /// The last act is repeated.
     last: Option<Act>,
     session_count: u64,
     /// Session, sequence and lowest unanswered of each write.
@@ -133,11 +134,11 @@ impl Nodes {
 async fn say(stream: &mut DuplexStream, message: &impl serde::Serialize) {
     let mut bytes = BytesMut::new();
     push_frame(&mut bytes, message);
-    // A client that has left hears nothing.
+    // A client that has left receives nothing.
     let _ = stream.write_all(&bytes).await;
 }
 
-/// `None` when the client has left.
+/// Receives a message; `None` when the client has left.
 async fn hear<T: serde::de::DeserializeOwned>(
     stream: &mut DuplexStream,
     frames: &mut FrameBuffer,
@@ -170,7 +171,7 @@ impl Connector for Nodes {
     async fn close(&self) {}
 }
 
-/// One write, as the nodes answer it.
+/// Makes one write; the nodes answer it by the script.
 async fn write(acts: impl IntoIterator<Item = Act>) -> (Result<WriteAnswer, ClientError>, Nodes) {
     let nodes = Nodes::new(acts);
     (nodes.client().put("k", "v").await, nodes)
@@ -194,7 +195,7 @@ async fn every_attempt_has_the_same_number_and_the_next_write_the_next_one() {
     assert_eq!(nodes.writes().last(), Some(&(100, 2, 2)));
 }
 
-/// Also one number for the whole time that the write is tried.
+/// The write keeps one sequence number for as long as it is tried.
 #[tokio::test(start_paused = true)]
 async fn what_is_never_answered_is_never_sent_as_another_write() {
     let (result, nodes) = write([Silence]).await;
@@ -207,7 +208,7 @@ async fn what_is_never_answered_is_never_sent_as_another_write() {
 async fn only_what_every_attempt_denies_is_not_executed() {
     assert_eq!(outcome([reject()]).await, Outcome::NotExecuted);
     assert_eq!(outcome([HangUp]).await, Outcome::Unknown);
-    // One doubtful attempt is enough, whatever is heard later.
+    // One attempt of unknown outcome is enough, whatever later attempts return.
     assert_eq!(outcome([HangUp, reject()]).await, Outcome::Unknown);
     assert_eq!(outcome([Silence, reject()]).await, Outcome::Unknown);
     assert_eq!(outcome([reject(), HangUp, reject()]).await, Outcome::Unknown);
@@ -218,8 +219,8 @@ async fn only_what_every_attempt_denies_is_not_executed() {
     assert_eq!(outcome([HangUp, invalid()]).await, Outcome::Unknown);
 }
 
-/// The session is gone: whether an attempt whose answer was lost was executed in it, nobody can tell. A new
-/// session would execute it again.
+/// The session is gone. An attempt whose response was lost may or may not have been executed in it,
+/// and a new session would execute the write again.
 #[tokio::test(start_paused = true)]
 async fn a_doubtful_write_is_not_sent_in_a_new_session() {
     for doubtful in [HangUp, Silence, Say(Reply::Unknown("who knows".to_owned()))] {
@@ -239,8 +240,8 @@ async fn a_write_without_a_doubt_is_sent_in_a_new_session() {
     assert_eq!(nodes.writes(), [(100, 1, 1), (100, 1, 1), (200, 1, 1)]);
 }
 
-/// A refusal that the session keeps is the answer of all attempts. Another one says only that this copy was
-/// refused.
+/// A refusal that the session keeps is the response to all attempts. Any other refusal says only
+/// that this copy was refused.
 #[tokio::test(start_paused = true)]
 async fn a_refusal_speaks_for_earlier_attempts_only_if_it_is_kept() {
     let too_large = || refuse(Refusal::ValueTooLarge { size_bytes: 2, limit_bytes: 1 });
@@ -251,7 +252,8 @@ async fn a_refusal_speaks_for_earlier_attempts_only_if_it_is_kept() {
     }
 }
 
-/// S7. Nodes that are far away are reached, and an answer that takes a round trip is not asked for twice.
+/// S7. Nodes that are far away are reached, and a request whose response takes a round trip is not
+/// sent twice.
 #[tokio::test(start_paused = true)]
 async fn nodes_far_away_are_reached() {
     for round_trip_ms in [0, 200, 600, 1500] {
@@ -266,7 +268,7 @@ async fn nodes_far_away_are_reached() {
     }
 }
 
-/// S7. Within the default deadline, from the first call on.
+/// S7. The first call already fits the default deadline.
 #[tokio::test(start_paused = true)]
 async fn six_hundred_milliseconds_fit_the_default_deadline() {
     let nodes = Nodes::new([Say(Reply::Written(ANSWER))]);
@@ -275,9 +277,9 @@ async fn six_hundred_milliseconds_fit_the_default_deadline() {
     assert_eq!(nodes.client().with_deadline(deadline).put("k", "v").await, Ok(ANSWER));
 }
 
-/// S9. A session that another client has made useless, or that belongs to another one after all, is
-/// dropped: the write goes on in a new one if no attempt of it can have been executed, and in any case
-/// the next write does.
+/// S9. A session that another client has made useless, or that turns out to belong to another
+/// client, is dropped. The write goes on in a new session if no attempt of it can have been
+/// executed; the next write does so in any case.
 #[tokio::test(start_paused = true)]
 async fn a_session_that_refuses_is_dropped() {
     let ends = [
@@ -303,7 +305,7 @@ async fn a_session_that_refuses_is_dropped() {
     }
 }
 
-/// The node says how many writes may be unanswered; a further one waits.
+/// The node announces how many writes may be unanswered; a further one waits.
 #[tokio::test(start_paused = true)]
 async fn the_window_is_the_one_that_was_agreed() {
     let nodes = Nodes::new([Silence]);

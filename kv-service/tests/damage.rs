@@ -17,7 +17,7 @@ const KEY_COUNT: usize = 4000;
 async fn start(data_dir: &Path) -> Server {
     let mut config = ServerConfig::in_process(1, 1..=1);
     config.data_dir = data_dir.to_owned();
-    // So that the state is written into tables, but so few that none are merged before they are read.
+    // The state is written into tables, but so few that none are merged before they are read.
     config.max_raft_state = ByteSize(1 << 20);
     if !data_dir.exists() {
         Server::init(&config).unwrap();
@@ -37,7 +37,7 @@ fn tables_below(dir: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Does not compress, so that most bytes of a table are values.
+/// A value that does not compress, so that most bytes of a table are values.
 fn value_of(number: usize) -> Vec<u8> {
     let mut state = number as u64;
     let mut next = || {
@@ -57,8 +57,8 @@ async fn read_all(client: &Client) -> bool {
     true
 }
 
-/// S28. A query that meets a damaged block ends the node with the reason, rather than an error for each read
-/// by a node that goes on leading.
+/// S28. A query that finds a damaged block stops the node with the reason. Otherwise the node would
+/// go on leading, and fail each read.
 #[tokio::test]
 async fn a_query_that_finds_damage_stops_the_node() {
     let dir = tempfile::tempdir().unwrap();
@@ -72,7 +72,7 @@ async fn a_query_that_finds_damage_stops_the_node() {
     let largest = tables.iter().max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
     let mut bytes = fs::read(largest).unwrap();
     println!("damages {} of {} tables, {} bytes", largest.display(), tables.len(), bytes.len());
-    // Values come first; what is needed to open the table stays as it is.
+    // Values come first; the part that is needed to open the table stays as it is.
     let place = bytes.len() / 4;
     bytes[place..place + 64].fill(0xA5);
     fs::write(largest, bytes).unwrap();

@@ -52,7 +52,7 @@ impl Cluster {
         self.lose_disks(&[id]).await;
     }
 
-    /// They lose power and their disks at the same time, and start again.
+    /// These nodes lose power and their disks at the same time, and start again.
     async fn lose_disks(&mut self, ids: &[u64]) {
         for id in ids {
             self.network.power_off(*id);
@@ -120,12 +120,13 @@ async fn a_leader_that_stops_costs_no_answer_and_no_order() {
             server.shutdown().await;
             writing.await.unwrap();
         } else {
-            // As if killed: nothing is heard of it any more.
+            // As if killed: no message of it arrives.
             cluster.disks[&leader].crash();
             cluster.network.peers().isolate(leader);
             writing.await.unwrap();
             cluster.network.peers().heal();
-            // Its last write may have been durable already: then it misses its disk when it hears of another leader.
+            // Its last write may have been durable already. Then it notices the loss of its disk
+            // when it learns of another leader.
             assert!(server.stopped().await.is_err());
         }
         cluster.start(leader).await;
@@ -155,7 +156,7 @@ async fn limits_are_told_and_nothing_of_them_reaches_the_log() {
         assert_eq!(error.outcome, Outcome::NotExecuted, "{error}");
     }
     assert_eq!(client.status(cluster.leader().await).await.unwrap().last_index, before);
-    // This one grows only where it is executed, so the state machine refuses it.
+    // An append exceeds the limit only where it is executed, so the state machine refuses it.
     let error = client.append("k", vec![2; 10]).await.unwrap_err();
     assert_eq!(error.outcome, Outcome::NotExecuted, "{error}");
     assert_eq!(client.get("k").await.unwrap().unwrap().version, 1);
@@ -189,7 +190,7 @@ async fn an_expired_session_is_renewed_when_nothing_is_in_doubt() {
     .await;
     cluster.client.append("k", "1").await.unwrap();
     tokio::time::sleep(Duration::from_secs(60)).await;
-    // Another client's write carries the time that expires the first one's session.
+    // Another client's write carries the time at which the first client's session expires.
     cluster.network.client(1..=3).append("k", "2").await.unwrap();
     cluster.client.append("k", "3").await.unwrap();
     assert_eq!(cluster.client.get("k").await.unwrap().unwrap().value, "123");
@@ -227,7 +228,7 @@ async fn a_closed_client_says_so_at_once() {
     assert_eq!(other.get("k").await.unwrap().unwrap().value, "v");
 }
 
-/// Speaks the protocol by hand.
+/// A client that speaks the protocol by hand.
 struct Speaker {
     stream: Stream,
     frames: FrameBuffer,
@@ -245,7 +246,7 @@ impl Speaker {
         self.stream.writer.write_all(&bytes).await.expect("the node listens");
     }
 
-    /// `None` when the node has closed the connection.
+    /// Receives a message; `None` when the node has closed the connection.
     async fn hear<T: serde::de::DeserializeOwned>(&mut self) -> Option<T> {
         loop {
             if let Some(message) = self.frames.next_message().expect("the node makes sense") {
@@ -288,7 +289,7 @@ async fn nonsense_ends_its_own_connection_only() {
         assert_eq!(told, Some(Welcome::Refused(no_greeting())), "a sentence, and the end");
         assert!(instead_of_greeting.hear::<Welcome>().await.is_none());
     }
-    // A greeting of version 1, which no release has spoken, and one of the future.
+    // A greeting of version 1, which no release has spoken, and one of a future version.
     let of_version_1 = b"\0\0\0\x08\x91\xa6client".to_vec();
     let of_version_9 = Greeting { versions: vec![9], client: "client".to_owned() };
     let mut newer = BytesMut::new();
@@ -307,7 +308,7 @@ async fn nonsense_ends_its_own_connection_only() {
     assert_eq!(cluster.client.get("k").await.unwrap().unwrap().value, "v");
 }
 
-/// It asks for far more than fits into the node's budget, and reads nothing of it.
+/// The client asks for far more than fits into the node's budget, and reads none of it.
 #[tokio::test(start_paused = true)]
 async fn a_client_that_does_not_listen_takes_nothing_from_others() {
     let cluster = Cluster::new(|config| config.limits.answer_bytes_max = ByteSize(48 << 20)).await;
@@ -329,7 +330,7 @@ async fn a_client_that_does_not_listen_takes_nothing_from_others() {
         let client = cluster.servers[&1].client();
         assert_eq!(client.get("large 2").await.unwrap().unwrap().value.len(), 1 << 20);
     }
-    // They are given up at last, and everything they held is free again.
+    // The node closes the connections in the end, and everything they held is free again.
     tokio::time::sleep(Duration::from_secs(60)).await;
     let mut speaker = Speaker::new(&cluster, 1).await;
     speaker.greet().await;
@@ -351,9 +352,9 @@ async fn a_server_has_a_client_of_its_own_cluster() {
     assert_eq!(cluster.client.scan("from", "", 10).await.unwrap().records.len(), 3);
 }
 
-/// S11. A crowd of connections that stall in each way there is: half a large request, half a small one,
-/// responses that are not taken, silence after the greeting. The other client goes on as before, and all
-/// that stall lose their connections, by the minimum rate.
+/// S11. A crowd of connections that stall in each possible way: half a large request, half a small
+/// one, responses that are not read, silence after the greeting. The other client goes on as
+/// before, and all stalled connections are closed, by the minimum rate.
 #[tokio::test(start_paused = true)]
 async fn a_crowd_that_stalls_takes_nothing_from_others_and_is_given_up() {
     const CROWD: u64 = 200;
@@ -388,12 +389,12 @@ async fn a_crowd_that_stalls_takes_nothing_from_others_and_is_given_up() {
         client.get("small").await.unwrap().unwrap();
     }
     assert!(since.elapsed() < Duration::from_secs(1), "{:?}", since.elapsed());
-    // Long enough for the whole crowd to have its turn in the budget of received bytes.
+    // Long enough for each connection of the crowd to get its turn in the budget of received bytes.
     tokio::time::sleep(Duration::from_secs(200)).await;
     for mut speaker in half_sent {
         assert!(speaker.hear::<Response>().await.is_none(), "it is closed");
     }
-    // Those that heard no more than `Busy` hold nothing, and may stay.
+    // Connections that received no more than `Busy` hold nothing, and may stay.
     let mut closed_count = 0;
     for speaker in &mut deaf {
         let second = Duration::from_secs(1);
@@ -410,7 +411,7 @@ async fn a_crowd_that_stalls_takes_nothing_from_others_and_is_given_up() {
     assert_eq!(cluster.client.get("large").await.unwrap().unwrap().value.len(), 1 << 20);
 }
 
-/// S11. A client that takes one byte now and then makes no progress.
+/// S11. A client that reads one byte now and then makes no progress.
 #[tokio::test(start_paused = true)]
 async fn a_client_that_sips_its_responses_is_given_up() {
     let cluster = Cluster::new(|_| {}).await;
@@ -434,7 +435,8 @@ fn read_of(id: u64, query: Query) -> Request {
     Request::new(id, RequestKind::Read { query, consistency: Consistency::Stale })
 }
 
-/// S2. A node whose file names other members than its log does not start, and the operator reads both lists.
+/// S2. A node whose file names other members than its log does not start, and its error names both
+/// lists.
 #[tokio::test(start_paused = true)]
 async fn another_list_of_members_is_refused() {
     let mut cluster = Cluster::new(|_| {}).await;
@@ -454,13 +456,13 @@ async fn another_list_of_members_is_refused() {
     assert_eq!(cluster.client.get("k").await.unwrap().unwrap().value, "v");
 }
 
-/// C4. Founded disks that are lost do not come back as an empty cluster: not one of three, not two, and not
-/// all.
+/// C4. Founded disks that are lost do not come back as an empty cluster: not one of three, not two,
+/// and not all.
 #[tokio::test(start_paused = true)]
 async fn lost_disks_found_no_cluster() {
     let mut cluster = Cluster::new(|_| {}).await;
     cluster.client.put("k", "v").await.unwrap();
-    // One is filled again.
+    // One disk: the node is readmitted.
     cluster.lose_disk(1).await;
     assert_eq!(cluster.servers[&1].status().role, NOT_INITIALISED);
     let mut status = cluster.servers[&1].node().watch_status();
@@ -468,7 +470,7 @@ async fn lost_disks_found_no_cluster() {
     tokio::time::timeout(Duration::from_secs(60), filled).await.expect("it is filled").unwrap();
     assert_ne!(cluster.servers[&1].status().role, RECOVERING);
     assert_eq!(cluster.client.get("k").await.unwrap().unwrap().value, "v");
-    // Two at once: the cluster stands still, and says so.
+    // Two disks at once: the cluster stands still, and reports it.
     cluster.lose_disks(&[2, 3]).await;
     let client = cluster.client.with_deadline(Duration::from_secs(30));
     client.put("k", "w").await.unwrap_err();
@@ -476,7 +478,7 @@ async fn lost_disks_found_no_cluster() {
     for id in [2, 3] {
         assert_eq!(client.status(id).await.unwrap().role, NOT_INITIALISED);
     }
-    // All: no empty cluster appears.
+    // All disks: no empty cluster appears.
     cluster.lose_disk(1).await;
     assert!(client.put("k", "w").await.is_err());
 }

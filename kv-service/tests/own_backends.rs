@@ -15,7 +15,7 @@ use kv_service::{Client, Expect, Outcome, Server, ServerError};
 use raft_core::transport::channel::ChannelNetwork;
 use raft_storage::memory::MemoryDisk;
 
-/// The only node is reached through its own door.
+/// Connects to no other node: the only node is reached in process.
 struct Alone;
 
 #[async_trait]
@@ -88,9 +88,9 @@ impl Doors {
     }
 }
 
-/// S15. Nodes get the newer program one by one, and one of them goes back. While one is old, nothing of the
-/// newer version is proposed; after the delay it comes into force by itself, and the older program refuses
-/// to start.
+/// S15. Nodes get the newer program one by one, and one of them goes back. While one is old,
+/// nothing of the newer version is proposed; after the delay the version comes into force by
+/// itself, and the older program refuses to start.
 #[tokio::test(start_paused = true)]
 async fn a_cluster_is_upgraded_node_by_node() {
     let doors = Doors { network: ChannelNetwork::new(1), servers: Arc::default() };
@@ -128,7 +128,7 @@ async fn a_cluster_is_upgraded_node_by_node() {
     assert_eq!(client.get("k").await.unwrap().unwrap().value, "w");
 }
 
-/// The public constructor, as it is, through a restart.
+/// The public constructor, with its defaults, through a restart.
 #[tokio::test]
 async fn a_node_on_a_storage_and_a_transport_of_the_caller() {
     let (disk, is_low) = (MemoryDisk::of_new_member(), Arc::default());
@@ -140,7 +140,8 @@ async fn a_node_on_a_storage_and_a_transport_of_the_caller() {
     server.shutdown().await;
 }
 
-/// S21. A node with little room refuses writes and says why; reads and deletes go on, and make room.
+/// S21. A node with little room refuses writes and says why; reads and deletes go on, and make
+/// room.
 #[tokio::test]
 async fn a_node_with_little_room_takes_deletes_and_reads_only() {
     let (disk, is_low) = (MemoryDisk::of_new_member(), Arc::<AtomicBool>::default());

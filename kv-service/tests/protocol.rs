@@ -1,4 +1,4 @@
-//! The client protocol in bytes: what is written is read, and nothing else is taken for it.
+//! The client protocol in bytes: written messages are read back, and no other bytes are accepted.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -278,8 +278,8 @@ proptest! {
     }
 }
 
-/// A client of another make may name the fields, and write numbers as it likes. What it says beyond
-/// that is not dropped in silence.
+/// A client of another make may name the fields, and write numbers as it likes. Fields that it adds
+/// are not dropped silently.
 #[test]
 fn fields_may_be_named_and_none_is_dropped() {
     let status = Request::new(4, RequestKind::Status);
@@ -333,8 +333,8 @@ fn bytes_stay_what_they_were() {
     assert_eq!(read(&framed(body)), Ok(Some(write)));
 }
 
-/// Both sides use the highest version that both speak. The greeting of version 1 is none, and without
-/// a common version there is a sentence that names what each side speaks.
+/// Both sides use the highest version that both speak. The greeting of version 1 is not a greeting,
+/// and without a common version the refusal names the versions that each side speaks.
 #[test]
 fn versions_are_negotiated() {
     let ours = PROTOCOL_VERSIONS[0];
@@ -353,7 +353,7 @@ fn versions_are_negotiated() {
     assert!(no_greeting().contains("version 1 was never released"));
 }
 
-/// Reserved fields are not dropped in silence.
+/// Reserved fields are not dropped silently.
 #[test]
 fn reserved_fields_are_refused() {
     let request = Request::new(1, RequestKind::Status);
@@ -366,7 +366,7 @@ fn reserved_fields_are_refused() {
     assert!(matches!(extension.check(), Err(Rejection::Invalid(_))));
 }
 
-/// Threads have little stack, and a frame has room for many brackets.
+/// Threads have little stack, and a frame has room for many nested brackets.
 #[test]
 fn depth_costs_no_stack() {
     for brackets in [1_000, 1_000_000] {

@@ -1,7 +1,8 @@
 //! CRC32C (Castagnoli), for storages that bring no checksum of their own.
 //!
-//! A table of 256 words, one byte at a time: some 400 MB/s. A backend with large snapshots may prefer
-//! an implementation that uses the processor's instruction; the numbers are the same.
+//! A table of 256 words, one byte at a time: some 400 MB/s. A backend with large snapshots may
+//! prefer an implementation that uses the processor's CRC32C instruction; the checksums are the
+//! same.
 
 /// The reflected polynomial.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
@@ -24,7 +25,7 @@ const fn table() -> [u32; 256] {
     table
 }
 
-/// A checksum that grows with the bytes; its default is that of no bytes.
+/// A running checksum over bytes; the default is the checksum of no bytes.
 ///
 /// ```
 /// let mut checksum = raft_core::checksum::Crc32c::default();
@@ -42,21 +43,21 @@ impl Default for Crc32c {
 }
 
 impl Crc32c {
-    /// Adds bytes behind those so far.
+    /// Appends bytes to those so far.
     pub fn update(&mut self, bytes: &[u8]) {
         self.0 = bytes.iter().fold(self.0, |checksum, byte| {
             (checksum >> 8) ^ TABLE[usize::from(checksum as u8 ^ byte)]
         });
     }
 
-    /// The checksum of all bytes so far.
+    /// Returns the checksum of all bytes so far.
     #[must_use]
     pub fn value(self) -> u32 {
         !self.0
     }
 }
 
-/// The checksum of these bytes.
+/// Returns the checksum of these bytes.
 #[must_use]
 pub fn crc32c(bytes: &[u8]) -> u32 {
     let mut checksum = Crc32c::default();

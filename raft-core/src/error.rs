@@ -1,25 +1,28 @@
-//! What a caller hears, and why a node stops.
+//! Errors returned to callers, and the reasons why a node stops.
 
 use crate::state_machine::MachineError;
 use crate::storage::StorageError;
 use crate::types::NodeId;
 
-/// Surely had no effect, and never will.
+/// The request was not executed and never will be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Rejected {
+    /// Another node leads, or no leader is known: send the request to `leader`, or try again later.
     #[error("this node does not lead{}", hint(.leader))]
     NotLeader { leader: Option<NodeId> },
-    /// A byte budget is used up; try again a little later.
+    /// A budget is used up, or the leader cannot do this at the moment; try again a little later.
     #[error("busy: {0}; try again later")]
     Busy(&'static str),
+    /// The command exceeds the limit of this node. Sending it again cannot help.
     #[error("the command has {size_bytes} bytes, the limit is {limit_bytes}")]
     TooLarge { size_bytes: u64, limit_bytes: u64 },
     /// The cluster cannot do this now; the text says why.
     #[error("{0}")]
     Refused(String),
-    /// Another leader's entry took the place of this one.
+    /// Another leader's entry replaced this one before it was committed.
     #[error("replaced by another leader's entry before it was committed")]
     Replaced,
+    /// The node stops and takes no more requests.
     #[error("the node is shutting down")]
     ShuttingDown,
 }
@@ -31,10 +34,10 @@ fn hint(leader: &Option<NodeId>) -> String {
     }
 }
 
-/// Why a proposal has no output.
+/// A proposal that has no output.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
-    /// Surely not executed.
+    /// Not executed, and never will be.
     #[error(transparent)]
     Rejected(#[from] Rejected),
     /// May have been executed, or may yet be.
@@ -42,16 +45,19 @@ pub enum ProposeError {
     Unknown(&'static str),
 }
 
-/// Why a node stopped for good. Nothing was acknowledged that rests on what failed.
+/// The reason why a node stopped for good. It has acknowledged nothing that rests on what failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Fatal {
+    /// A write or read of the storage failed; it is never retried.
     #[error("storage failed: {0}")]
     Storage(#[from] StorageError),
+    /// The state machine cannot continue.
     #[error("the state machine failed: {0}")]
     Machine(#[from] MachineError),
+    /// The node's settings contradict each other or its data.
     #[error("configuration: {0}")]
     Config(String),
-    /// A part of the node panicked or vanished; a defect of ours.
+    /// A task of the node panicked or ended unexpectedly: a defect of this library.
     #[error("internal: {0}")]
     Internal(String),
 }

@@ -1,8 +1,8 @@
 //! The decoders of this crate as a fuzzer sees them; not part of its interface.
 //!
-//! Each function takes any bytes. If they decode, what came out must be written as the same bytes
-//! again, and must keep what the decoder promises. `integration-tests/fuzz` runs them, and
-//! `integration-tests/tests/decoders` on what was found.
+//! Each function takes any bytes. If they decode, the value must encode to the same bytes again,
+//! and must keep what the decoder promises. `integration-tests/fuzz` runs these functions on
+//! generated inputs, and `integration-tests/tests/decoders` on the inputs that were found.
 
 use bytes::Bytes;
 
@@ -21,7 +21,7 @@ pub fn message(frame: &[u8]) {
     assert_eq!(decode(Version::NEWEST, written.slice(LENGTH_BYTES..)).as_ref(), Ok(&message));
 }
 
-/// What the two ends of a snapshot transfer say: an offer, an answer, a piece.
+/// The frames of a snapshot transfer: an offer, a response, a chunk.
 pub fn snapshot_frame(frame: &[u8]) {
     if let Ok(offer) = decode_offer(frame) {
         assert_eq!(encode(&offer), frame);

@@ -1,77 +1,96 @@
-//! The port to what is replicated.
+//! The port to the replicated state machine.
 //!
-//! The methods are not `async`: a machine in memory is driven on the node's own task, and one that
-//! waits for a disk says so by [`StateMachine::blocks`] and gets a thread of its own, but for what it
-//! says that it does at once. Either way nothing but the driver calls it, one call at a time.
+//! The methods are not `async`. A machine in memory is driven on the node's own task. A machine
+//! that may wait for a disk declares so by [`StateMachine::blocks`] and gets a thread of its own,
+//! except for entries that [`StateMachine::applies_at_once`] accepts, which the event loop applies
+//! inline. Either way only the driver calls the machine, one call at a time.
 
 use bytes::Bytes;
 
 use crate::types::{Entry, Index, Position, SnapshotMeta};
 
-/// Why a state machine cannot go on; the node stops.
+/// The state machine cannot continue; the node stops. The text is shown to the operator.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct MachineError(pub String);
 
+/// The result of a call that may stop the node.
 pub type MachineResult<T> = Result<T, MachineError>;
 
 /// A deterministic machine: equal entries lead to equal states and outputs on every node, whatever
 /// the time, the locale or the order of a hash map.
 pub trait StateMachine: Send + 'static {
-    /// What a command answers to whoever proposed it.
+    /// The output of a command, returned to the caller that proposed it.
     type Output: Send + 'static;
-    /// A question that changes nothing.
+    /// A read-only request.
     type Query: Send + 'static;
+    /// The response to a query.
     type Answer: Send + 'static;
 
-    /// The last position whose effect is in this machine; after a restart the last that survived,
-    /// [`Position::ZERO`] for an empty or a volatile one. It is remembered in the same atomic write
-    /// as the data.
+    /// The last position whose effect is in this machine. After a restart it is the last one that
+    /// survived, and [`Position::ZERO`] for an empty or a volatile machine. A durable machine
+    /// stores it in the same atomic write as the data.
     fn last_applied(&self) -> Position;
 
     /// Applies entries in order, each once; the first directly follows `last_applied`. Pushes
     /// exactly one output for each `Payload::Command`, in order.
     ///
     /// # Errors
-    /// Only if this machine cannot go on at all. A command that makes no sense has an output that
-    /// says so.
+    /// Only if this machine cannot continue at all. A command that makes no sense gets an output
+    /// that says so.
     fn apply(&mut self, entries: &[Entry], outputs: &mut Vec<Self::Output>) -> MachineResult<()>;
 
+    /// Reads the state as of `last_applied`. Must not change it.
     fn query(&mut self, query: Self::Query) -> Self::Answer;
 
-    /// Whether [`StateMachine::snapshot`] may be called now. A machine that says no is asked again a
-    /// second later; the log grows meanwhile.
+    /// Returns true if [`StateMachine::snapshot`] may be called now. After a false the driver asks
+    /// again a second later; the log grows meanwhile.
     fn can_snapshot(&self) -> bool {
         true
     }
 
-    /// A consistent view of the state, in O(1); streamed later while `apply` goes on. The view may be
-    /// of an earlier index than the last applied one, but one that is not newer than the published
-    /// snapshot is of no use, and the machine is asked again a second later.
+    /// Returns a consistent view of the state, in O(1); the driver streams it later while `apply`
+    /// goes on. The view may be of an earlier index than the last applied one. A view that is not
+    /// newer than the published snapshot is dropped, and the driver asks again a second later.
+    ///
+    /// # Errors
+    /// Only if this machine cannot continue at all.
     fn snapshot(&mut self) -> MachineResult<Box<dyn SnapshotSource>>;
 
-    /// The state is about to be replaced by that of a snapshot: a call of `restore_chunk` for each
-    /// piece, then `finish_restore`. A crash in between leaves the old state or the new one.
+    /// Begins to replace the state by that of a snapshot: a call of `restore_chunk` for each chunk
+    /// follows, then `finish_restore`. A crash in between leaves the old state or the new one.
+    ///
+    /// # Errors
+    /// Only if this machine cannot continue at all.
     fn begin_restore(&mut self, meta: &SnapshotMeta) -> MachineResult<()>;
 
+    /// Takes the next bytes of the snapshot, in order.
+    ///
+    /// # Errors
+    /// Only if this machine cannot continue at all.
     fn restore_chunk(&mut self, chunk: Bytes) -> MachineResult<()>;
 
-    /// The state is now that of the snapshot; of a durable machine also after a crash.
+    /// Completes the restore: the state is now that of the snapshot. In a durable machine it also
+    /// survives a crash.
+    ///
+    /// # Errors
+    /// Only if this machine cannot continue at all.
     fn finish_restore(&mut self) -> MachineResult<()>;
 
-    /// A handle that makes durable what was applied. `None`: the machine lives in memory, and only
-    /// a stored snapshot can stand for the log.
+    /// Returns a handle that makes durable what was applied. `None`: the machine lives in memory,
+    /// and only a stored snapshot can replace the log.
     fn flusher(&self) -> Option<Box<dyn Flusher>> {
         None
     }
 
-    /// Whether calls may wait for a disk.
+    /// Returns true if calls may wait for a disk.
     fn blocks(&self) -> bool {
         false
     }
 
-    /// Whether these few entries, which come next, are surely applied without waiting for anything. Then the
-    /// driver need not wake the thread of a machine that `blocks`, which takes longer than to apply them.
+    /// Returns true if applying these few entries, the next ones in the log, cannot block. The
+    /// driver then applies them inline instead of waking the thread of a machine that `blocks`,
+    /// which takes longer than the entries do.
     fn applies_at_once(&self, entries: &[Entry]) -> bool {
         let _ = entries;
         false
@@ -83,12 +102,18 @@ pub trait SnapshotSource: Send {
     /// The last position whose effect the view contains.
     fn position(&self) -> Position;
 
-    /// The next piece, about `bytes_max` long; `None` at the end.
+    /// Returns the next chunk, about `bytes_max` long; `None` at the end.
+    ///
+    /// # Errors
+    /// Only if the state machine cannot continue; the node stops.
     fn next_chunk(&mut self, bytes_max: usize) -> MachineResult<Option<Bytes>>;
 }
 
-/// Makes a durable machine's state survive a crash; called on a thread that may wait.
+/// Makes a durable machine's state survive a crash. Called on a thread that may wait.
 pub trait Flusher: Send {
     /// Returns the index through which everything applied is now on disk.
+    ///
+    /// # Errors
+    /// Only if the state machine cannot continue; the node stops.
     fn flush(&mut self) -> MachineResult<Index>;
 }

@@ -1,33 +1,35 @@
 //! The port to the disk.
 //!
 //! A backend keeps one node's log, hard state and snapshot. It is written while the node runs and
-//! read only at boot and for snapshots: the core holds the entries behind the snapshot in memory.
+//! read only at boot and for snapshots: the core holds the entries after the snapshot in memory.
 //!
 //! The contract, checked by [`crate::testing::storage`]:
 //!
-//! * [`Storage::persist`] is atomic and durable: after a crash at any point all of a batch is there
-//!   or nothing of it, and once it has returned, all of it. Batches come one at a time, in order.
+//! * [`Storage::persist`] is atomic and durable: after a crash at any point the disk holds all of a
+//!   batch or nothing of it, and all of it once `persist` has returned. Batches come one at a time,
+//!   in order.
 //! * After *any* error the storage is poisoned: every later write fails too, and the node stops. A
 //!   failed sync is never retried, because the kernel may have dropped the dirty pages.
-//! * [`Storage::load`] returns exactly what was persisted, or an error that says what is damaged and
-//!   what to do. It cuts a torn tail that no `persist` ever acknowledged; damage anywhere else is
-//!   never taken for one.
+//! * [`Storage::load`] returns exactly what was persisted, or an error that says what is damaged
+//!   and what to do. It cuts a torn tail that no `persist` ever acknowledged; it never treats
+//!   damage elsewhere as a torn tail.
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::types::{Batch, Loaded, SnapshotContent, SnapshotMeta};
 
-/// Why storage cannot go on. Each message says what to do.
+/// A failed storage operation. Each message says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum StorageError {
     /// The operating system refused: disk full, I/O error, permission.
     #[error("{operation}: {source}")]
     Io { operation: String, source: std::io::Error },
-    /// What was read is not what was written.
+    /// The data read differs from the data written.
     #[error("{0}")]
     Corrupt(String),
-    /// The directory belongs to another node or cluster, to a newer version, or to a running process.
+    /// The directory belongs to another node or cluster, to a newer version, or to a running
+    /// process.
     #[error("{0}")]
     Refused(String),
     /// An earlier operation failed; this one was not tried.
@@ -38,55 +40,67 @@ pub enum StorageError {
     Engine { operation: String, message: String },
 }
 
+/// The result of a storage operation.
 pub type StorageResult<T> = Result<T, StorageError>;
 
 /// Log, hard state and snapshot of one node. See the module for the contract.
 #[async_trait]
 pub trait Storage: Send + Sync + 'static {
-    /// All that survived. Called once, before anything else.
+    /// Returns everything that survived. Called once, before anything else.
+    ///
+    /// # Errors
+    /// The data is damaged, or not for this node; nothing is repaired beyond a torn tail.
     async fn load(&self) -> StorageResult<Loaded>;
 
     /// Writes the batch as one atomic unit; it is on disk when this returns. A batch whose only
     /// content is a hard state that differs in `commit_index` alone needs no sync.
+    ///
+    /// # Errors
+    /// The batch may be on disk or not, and the storage is poisoned: the node stops and
+    /// acknowledges nothing that rests on the batch.
     async fn persist(&self, batch: Batch) -> StorageResult<()>;
 
-    /// Forgets the entries through `through.position`, and remembers `through` as what the log
-    /// starts behind. May be lazy about space, must be cheap, may run beside `persist`. One that
-    /// does not lead further than an earlier one, or than a snapshot that replaced the log, does
-    /// nothing. The caller sees to it that a published snapshot or the state machine itself is
-    /// durable through there.
+    /// Forgets the entries through `through.position`, and remembers `through` as the position and
+    /// configuration before the log's first entry. May be lazy about space, must be cheap, may run
+    /// beside `persist`. A compaction that does not lead further than an earlier one, or than a
+    /// snapshot that replaced the log, does nothing. The caller guarantees that a published
+    /// snapshot or the state machine itself is durable through there.
     ///
-    /// At [`Position::ZERO`](crate::types::Position::ZERO) an empty log takes the configuration that
-    /// its cluster is founded with. A compaction is durable at the latest with the next batch that is
-    /// synced.
+    /// At [`Position::ZERO`](crate::types::Position::ZERO) an empty log takes the configuration
+    /// with which its cluster is founded. A compaction is durable at the latest with the next batch
+    /// that is synced.
     async fn compact(&self, through: SnapshotMeta) -> StorageResult<()>;
 
-    /// Starts writing a snapshot. With `expected`, the bytes come from a peer: an unfinished one of
-    /// equal meta and content is resumed, and [`SnapshotWriter::finish`] verifies. Without, they
-    /// come from this node's state machine and start at 0. An unfinished snapshot of another meta
-    /// is dropped; the published one stays whole until a batch publishes the new one.
+    /// Starts writing a snapshot. With `expected`, the bytes come from a peer: an unfinished
+    /// snapshot of equal meta and content is resumed, and [`SnapshotWriter::finish`] verifies.
+    /// Without, they come from this node's state machine and start at 0. An unfinished snapshot of
+    /// another meta is dropped; the published one stays whole until a batch publishes the new one.
     async fn snapshot_writer(
         &self,
         meta: SnapshotMeta,
         expected: Option<SnapshotContent>,
     ) -> StorageResult<Box<dyn SnapshotWriter>>;
 
-    /// Opens the published snapshot, if there is one. It stays readable through this reader also
-    /// when it is withdrawn or another is published meanwhile. Fails if it is damaged;
+    /// Opens the published snapshot, if there is one. The reader stays usable when the snapshot is
+    /// withdrawn or another is published meanwhile. Fails if the snapshot is damaged;
     /// [`Storage::load`] does not, because a state machine that is durable itself may not need it.
     async fn snapshot_reader(&self) -> StorageResult<Option<Box<dyn SnapshotReader>>>;
 
-    /// Bytes of the log behind its start, as [`crate::types::Entry::size_bytes`] counts them; what
-    /// `max_raft_state` is compared with. A running count, O(1).
+    /// Bytes of the log's entries, as [`crate::types::Entry::size_bytes`] counts them; compared
+    /// with `max_raft_state`. A running count, O(1).
     fn log_bytes(&self) -> u64;
 }
 
 /// Takes the bytes of one snapshot in order.
 #[async_trait]
 pub trait SnapshotWriter: Send {
-    /// Where the next byte goes: 0, or behind what an interrupted transfer left.
+    /// Offset of the next byte: 0, or the end of the bytes that an interrupted transfer left.
     fn offset(&self) -> u64;
 
+    /// Writes the next bytes.
+    ///
+    /// # Errors
+    /// The storage is poisoned; the snapshot is not finished.
     async fn write(&mut self, chunk: Bytes) -> StorageResult<()>;
 
     /// Makes the bytes durable and ready to be published by a [`Batch`]. Fails with
@@ -97,10 +111,15 @@ pub trait SnapshotWriter: Send {
 /// Reads one published snapshot at any offset; every read is verified against the stored checksums.
 #[async_trait]
 pub trait SnapshotReader: Send {
+    /// The position and the configuration of the snapshot.
     fn meta(&self) -> &SnapshotMeta;
 
+    /// Size and checksum of all its bytes.
     fn content(&self) -> SnapshotContent;
 
-    /// At most `bytes_max` bytes from `offset`; empty at the end.
+    /// Reads at most `bytes_max` bytes from `offset`; empty at the end.
+    ///
+    /// # Errors
+    /// [`StorageError::Corrupt`] if a stored checksum does not match.
     async fn read(&mut self, offset: u64, bytes_max: usize) -> StorageResult<Bytes>;
 }

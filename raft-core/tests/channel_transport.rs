@@ -1,4 +1,5 @@
-//! The channel transport keeps the contract, with and without delays, paused and on real threads.
+//! The channel transport passes the transport contract suite with and without delays, with losses,
+//! on a paused clock and on real threads.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,7 +67,7 @@ async fn keeps_the_contract_on_threads() {
     contract::all(async || InProcess::with(slow())).await;
 }
 
-/// The suite sees what it is there to see.
+/// The suite detects a violation: a network that reorders messages fails it.
 #[tokio::test(start_paused = true)]
 #[should_panic(expected = "out of order")]
 async fn a_network_that_reorders_does_not_keep_the_contract() {

@@ -1,27 +1,27 @@
-//! Behaviour as scripts: what happens to a small cluster, and everything that it then does.
+//! Behaviour as scripts: inputs to a small cluster, and everything that it does in response.
 //!
-//! `UPDATE_GOLDENFILES=1 cargo test -p raft-core --test golden` writes the outputs anew; read them
-//! before they are committed. The scripts speak this language; nodes have one digit:
+//! `UPDATE_GOLDENFILES=1 cargo test -p raft-core --test golden` rewrites the outputs; read them
+//! before you commit them. The script language follows; a node is one digit:
 //!
 //! ```text
-//! cluster nodes=3 [slow=12] [term=4] [OPTION=VALUE..]   a new cluster; disks 1 and 2 write when told
+//! cluster nodes=3 [slow=12] [term=4] [OPTION=VALUE..]   a new cluster; disks 1, 2 write when told
 //! cluster 1=1.1.2 2=1 3=1 term=2       the same, of nodes whose logs hold no-ops of these terms
 //! timeout N          its next deadline passes: an election timeout, or a leader's next heartbeat
 //! rush N             the same, but no time passes for the others
-//! elect N            a timeout, and everything is delivered; it must win
-//! deliver [from=N] [to=N] [kind=WORD] [count=N]   in order, and what comes of it too
-//! drop, repeat       like deliver, but lose what is under way, or put a copy behind it
-//! write N [count=1]  its disk writes batches (all, unless told)
+//! elect N            a timeout, and everything is delivered; N must win
+//! deliver [from=N] [to=N] [kind=WORD] [count=N]   in order, including messages sent meanwhile
+//! drop, repeat       like deliver, but lose the messages in flight, or append a copy of them
+//! write N [count=1]  its disk writes batches (by default all)
 //! propose N WORD..   read N   transfer N TO   unreachable N PEER
-//! snapshot N         publishes its state; compact N INDEX forgets the log through there
-//! crash N [written=1]   of what waits for the disk so much survives;   restart N
-//! partition 1 23     groups no longer hear each other; heal
+//! snapshot N         publishes its state; compact N INDEX drops the log through there
+//! crash N [written=1]   so many of the batches that wait for the disk survive;   restart N
+//! partition 1 23     cuts the links between the groups; heal
 //! advance MS         time passes, deadlines fire, nothing is delivered;   run MS: it is
 //! status [N]   log   show
 //! ```
 //!
-//! A line of output is `1 -> 2  t3 ...` for what 2 received from 1 in a message of term 3, `-x` for
-//! what was lost, `=>` for a snapshot; `1 writes #2` when a batch is handed to the disk, `1 wrote #2`
+//! A line of output is `1 -> 2  t3 ...` for a message of term 3 that 2 received from 1, `-x` for a
+//! lost one, `=>` for a snapshot; `1 writes #2` when a batch is handed to the disk, `1 wrote #2`
 //! when it is durable. A position is `index@term`.
 
 mod common;
@@ -187,7 +187,7 @@ fn show(envelope: &common::Envelope) -> String {
     format!("{} .. {}  {what}", envelope.from, envelope.to)
 }
 
-/// Does something with the parcels under way that fit the arguments.
+/// Delivers, drops or repeats the parcels in flight that match the arguments.
 fn network(cluster: &mut Cluster, what: &str, args: &mut ArgumentConsumer<'_>) -> Outcome<()> {
     let (from, to) = (number(args, "from")?, number(args, "to")?);
     let kind = args.take_key("kind").map(str::to_owned);

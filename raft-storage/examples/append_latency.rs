@@ -1,10 +1,10 @@
-//! Measures a durable append beside the least that it can cost on this disk.
+//! Measures a durable append, and beside it the least that one can cost on this disk.
 //!
 //! `cargo run --release -p raft-storage --example append_latency [DIRECTORY] [ROUNDS]`
 //!
-//! Each round appends in turn with [`RocksStorage`], its write-ahead files warmed, and to a bare
-//! file that was written full of zeros and is overwritten in place with `fdatasync`: the floor.
-//! Both in one run and by turns, so that a disk that is busy with something else is busy for both.
+//! Each round appends first with [`RocksStorage`], whose write-ahead files are warmed, and then to
+//! the floor: a bare file that was filled with zeros and is overwritten in place with `fdatasync`.
+//! Both take turns in one run, so that other load on the disk affects both.
 
 #![allow(clippy::disallowed_methods)] // Measures real time.
 
@@ -25,7 +25,7 @@ const ENTRY_COUNTS: [usize; 2] = [1, 256];
 /// Appends of one kind in a row.
 const TURN_APPENDS: usize = 200;
 const FLOOR_FILE_BYTES: u64 = 32 << 20;
-/// Entries that are kept behind the log's end, as a node does.
+/// Entries that are kept before the log's end, as a node does.
 const KEPT_ENTRIES: Index = 20_000;
 
 type Error = Box<dyn std::error::Error>;
@@ -120,7 +120,7 @@ impl Log {
     }
 }
 
-/// Until nothing in the directory has changed for half a second.
+/// Waits until nothing in the directory has changed for half a second.
 async fn wait_until_quiet(log: &Path) -> Result<(), Error> {
     let modified = || -> Result<_, Error> {
         let files: Result<Vec<_>, std::io::Error> = std::fs::read_dir(log)?.collect();
@@ -130,7 +130,7 @@ async fn wait_until_quiet(log: &Path) -> Result<(), Error> {
     let mut last = modified().ok();
     loop {
         tokio::time::sleep(Duration::from_millis(500)).await;
-        // A file may go while it is looked at.
+        // A file may vanish meanwhile.
         let now = modified().ok();
         if now.is_some() && now == last {
             return Ok(());

@@ -62,8 +62,8 @@ pub(crate) fn remove_if_there(path: &Path) -> Result<(), StorageError> {
     }
 }
 
-/// The content of a small file; `None` if there is none. A file of more than `bytes_max` is read no
-/// further than one byte past that.
+/// Reads a small file; `None` if there is none. Of a longer file than `bytes_max`, only one byte
+/// more than that is read.
 pub(crate) fn read_if_there(path: &Path, bytes_max: u64) -> Result<Option<Vec<u8>>, StorageError> {
     use std::io::Read;
     let file = match File::open(path) {

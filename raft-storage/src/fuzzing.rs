@@ -1,9 +1,9 @@
-//! The decoders of this crate as a fuzzer sees them; not part of its interface.
+//! Fuzz targets for the decoders of this crate; not part of its public interface.
 //!
-//! Each function takes any bytes. If they decode, what came out must be written as the same bytes
-//! again. A fuzzer does not find checksums by itself, so bytes are tried as they are and with a
-//! seal put around them. `integration-tests/fuzz` runs these, and
-//! `integration-tests/tests/decoders` on what was found.
+//! Each function takes any bytes. If they decode, the value must encode to the same bytes again. A
+//! fuzzer does not find checksums by itself, so the bytes are tried as they are and with a seal
+//! around them. `integration-tests/fuzz` runs these functions, and
+//! `integration-tests/tests/decoders` repeats them on inputs that were found.
 
 use std::fmt::Debug;
 use std::io::Cursor;
@@ -21,7 +21,7 @@ use crate::format::wal::writer::{Wal, key_of};
 use crate::format::wal::{Scan, scan_file};
 use crate::record::seal;
 
-/// Is what was decoded written as it was read?
+/// Asserts that a decoded value encodes to the bytes that were read.
 fn check<T, E: Debug>(
     bytes: &[u8],
     decoded: impl FnOnce(&[u8]) -> Result<T, E>,
@@ -32,7 +32,7 @@ fn check<T, E: Debug>(
     }
 }
 
-/// The bytes themselves, and sealed with their first one as the tag.
+/// Runs `check` on the bytes, and on the bytes sealed with their first one as the tag.
 fn plain_and_sealed(bytes: &[u8], check: impl Fn(&[u8])) {
     check(bytes);
     if let Some((tag, body)) = bytes.split_first() {
@@ -40,7 +40,7 @@ fn plain_and_sealed(bytes: &[u8], check: impl Fn(&[u8])) {
     }
 }
 
-/// The record that `put` puts, as it stands in an instance.
+/// The record that `put` adds, as it is stored.
 fn masked(put: impl FnOnce(&mut Draft)) -> Vec<u8> {
     let mut draft = Draft::default();
     put(&mut draft);
@@ -51,8 +51,8 @@ fn masked(put: impl FnOnce(&mut Draft)) -> Vec<u8> {
 
 const NONCE: u64 = 0x0123_4567_89ab_cdef;
 
-/// A record of the log's instance, or a floor. The first byte of a masked one is its tag; what
-/// follows is masked here, because a fuzzer finds no keystream by itself.
+/// Decodes a record of the log's instance, or a floor. For masked records, the first byte is the
+/// tag and the others are masked here, because a fuzzer finds no keystream by itself.
 pub fn record(bytes: &[u8]) {
     let key = &key_of(1);
     if let Some((tag, body)) = bytes.split_first() {
@@ -66,13 +66,13 @@ pub fn record(bytes: &[u8]) {
         check(bytes, mark, |mark| records::encode_batch_mark(mark, key));
         check(bytes, records::decode_snapshot_header, |one| records::encode_snapshot_header(&one));
         check(bytes, records::decode_floor, records::encode_floor);
-        // Any version is read, so that it can be named.
+        // The version of any format is read, so that an error can name it.
         if let Ok(format) = records::decode_format(bytes)
             && format.fingerprint == Some(key.fingerprint())
         {
             assert_eq!(records::encode_format(key), bytes);
         }
-        // Mostly nonsense under the mask, and survived.
+        // Mostly nonsense after unmasking; decoding must not panic.
         let _ = records::decode_entry(bytes, key);
         let _ = records::decode_log_start(bytes, key);
     });
@@ -92,7 +92,7 @@ fn masked_record(bytes: &[u8], key: &LogKey) {
     check(bytes, published, |one| masked(|draft| records::put_published(draft, &one)));
 }
 
-/// A small file of the data directory: identity, place, keys.
+/// Decodes a small file of the data directory: identity, place, keys.
 pub fn small_file(bytes: &[u8]) {
     plain_and_sealed(bytes, |bytes| {
         let identity = |bytes: &[u8]| Identity::decode(bytes, Path::new("identity"));
@@ -103,8 +103,8 @@ pub fn small_file(bytes: &[u8]) {
     });
 }
 
-/// A snapshot's file: as it is, and made of a header's body (of the length that the first byte
-/// says) and chunks of what follows.
+/// Reads a snapshot file: the bytes as they are, and a file made of a header's body (its length is
+/// the first byte) and chunks of the bytes after it.
 pub fn snapshot_file(bytes: &[u8]) {
     read_file(bytes);
     let Some((length, rest)) = bytes.split_first() else { return };
@@ -122,7 +122,7 @@ pub fn snapshot_file(bytes: &[u8]) {
     }
 }
 
-/// Returns how many bytes are in its sound chunks.
+/// Returns the number of bytes in the valid chunks.
 fn read_file(bytes: &[u8]) -> usize {
     let mut file = Cursor::new(bytes);
     let Ok((header, chunks_at)) = read_header(&mut file) else { return 0 };
@@ -146,7 +146,7 @@ fn read_file(bytes: &[u8]) -> usize {
     size_bytes
 }
 
-/// The name of a snapshot's file.
+/// Reads the name of a snapshot file.
 pub fn snapshot_name(bytes: &[u8]) {
     let Ok(name) = std::str::from_utf8(bytes) else { return };
     if let Some(serial) = serial_of(Path::new(name), "snap") {
@@ -155,9 +155,9 @@ pub fn snapshot_name(bytes: &[u8]) {
     }
 }
 
-/// Write-ahead files: the bytes as one, and two that are written as the bytes say, three to a
-/// batch. Batches that follow each other are all reached; what damages them may hide some and adds
-/// none.
+/// Scans write-ahead files: the bytes as one file, and two files of batches that the bytes
+/// describe, three bytes for each batch. Batches that follow each other must all be reached; damage
+/// may hide some and must add none.
 pub fn write_ahead_files(bytes: &[u8]) {
     let scan_of = |files: &[&Wal]| {
         let (mut scan, mut gap) = (Scan::default(), false);

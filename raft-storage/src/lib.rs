@@ -1,11 +1,12 @@
-//! Where one node keeps its log, hard state and snapshots: the adapters of
+//! Storage for the log, the hard state and the snapshots of one node: the adapters of
 //! [`raft_core::storage::Storage`].
 //!
-//! * [`memory`] is the reference for behaviour, deterministic, and injects faults.
+//! * [`memory`] is the reference for behaviour. It is deterministic, and injects faults.
 //! * [`rocksdb`] is durable: a RocksDB instance of its own for log, hard state and metadata, and
 //!   checksummed snapshot files beside it.
-//! * [`DataDir`] is the directory of one node: its identity, its lock, its places for log, state
-//!   and snapshots. A state machine that keeps its own files lives in the same directory.
+//! * [`DataDir`] is the directory of one node: its identity, its lock, and its subdirectories for
+//!   log, state and snapshots. A state machine that keeps its own files has them in the same
+//!   directory.
 //!
 //! Both backends pass the suite of [`raft_core::testing::storage`], with a crash at every [`Step`].
 //! The layout on disk is drawn in `docs/format.md`.

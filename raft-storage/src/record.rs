@@ -1,4 +1,4 @@
-//! A sealed record: what every piece that we store is wrapped in.
+//! A sealed record: the envelope of all data that this crate stores.
 //!
 //! ```text
 //! +--------+----------------+------------------+
@@ -6,8 +6,8 @@
 //! +--------+----------------+------------------+   the CRC covers tag and body
 //! ```
 //!
-//! The tag says what it is, so that a record found in another one's place is noticed. Decoding is
-//! strict: a record must be read to its last byte.
+//! The tag gives the kind of the record, so that a record in another one's place is detected.
+//! Decoding is strict: a record must be read to its last byte.
 
 use std::fmt;
 
@@ -24,7 +24,7 @@ impl fmt::Display for Damage {
 /// Length of the checksum at the end of a record.
 pub(crate) const CHECKSUM_BYTES: usize = 4;
 
-/// Seals what `body` appends.
+/// Seals the bytes that `body` appends.
 pub(crate) fn seal(tag: u8, body: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut out = vec![tag];
     body(&mut out);
@@ -83,7 +83,7 @@ impl<'a> Fields<'a> {
         Ok(u64::from_be_bytes(self.array()?))
     }
 
-    /// Nothing may be left over.
+    /// Fails if bytes are left over.
     pub(crate) fn done(self) -> Result<(), Damage> {
         match self.0.len() {
             0 => Ok(()),

@@ -1,7 +1,7 @@
-//! The places where a crash makes a difference.
+//! The points at which a crash makes a difference.
 //!
 //! A backend passes these steps in the order in which they are listed here. Tests end the process,
-//! copy the disk or cut the power at each of them, and look at what recovery finds.
+//! copy the disk or cut the power at each of them, and check the state that recovery finds.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,6 +15,7 @@ pub enum Step {
     PersistAfter,
     /// A compaction is about to be written.
     CompactBefore,
+    /// A compaction is written and not yet acknowledged.
     CompactAfter,
     /// The file of a new snapshot exists and has no content yet.
     SnapshotCreated,
@@ -33,6 +34,7 @@ pub enum Step {
 }
 
 impl Step {
+    /// All steps.
     pub const ALL: [Step; 11] = [
         Step::PersistBefore,
         Step::PersistAfter,
@@ -47,6 +49,7 @@ impl Step {
         Step::OldRemoved,
     ];
 
+    /// The name of the step, for [`Step::of_name`].
     pub const fn name(self) -> &'static str {
         match self {
             Step::PersistBefore => "persist-before",
@@ -80,11 +83,12 @@ impl fmt::Display for Step {
 pub struct StepHook(Option<Arc<dyn Fn(Step) + Send + Sync>>);
 
 impl StepHook {
+    /// A hook that calls `hook` at each step.
     pub fn new(hook: impl Fn(Step) + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(hook)))
     }
 
-    /// Tells the hook that the step is reached.
+    /// Calls the hook, if there is one.
     pub fn pass(&self, step: Step) {
         if let Some(hook) = &self.0 {
             hook(step);

@@ -17,7 +17,7 @@ async fn rocksdb_keeps_the_contract() {
     all(RocksDisk::empty).await;
 }
 
-/// The disk in memory costs nothing, so it is walked for longer.
+/// The disk in memory is cheap, so its random walks are longer.
 #[tokio::test]
 async fn memory_keeps_the_contract_on_long_walks() {
     for seed in 100..116 {

@@ -1,9 +1,9 @@
-//! A crash at every step: recovery finds what was acknowledged, and the operation that was under
-//! way whole or not at all.
+//! A crash at every step: recovery finds everything acknowledged, and the operation in progress
+//! whole or not at all.
 //!
 //! In memory, power is lost at the step. On the disk, a child process of its own stops at the step
 //! and is killed there with SIGKILL: nothing is flushed or closed, as in a crash of the process.
-//! (What a loss of power does beyond that, to bytes that were not synced, is in `damage.rs`.)
+//! (`damage.rs` tests the further effects of a loss of power on bytes that were not synced.)
 
 #![allow(clippy::unwrap_used)]
 
@@ -74,8 +74,8 @@ fn workload() -> Vec<Operation> {
     ]
 }
 
-/// Checks what was found after `acknowledged` operations of the workload, with the next one perhaps
-/// under way, and that the storage works on.
+/// Checks the state after `acknowledged` operations of the workload, with the next one perhaps in
+/// progress, and that the storage still works.
 async fn check(storage: &dyn Storage, acknowledged: usize, at: &str) {
     let operations = workload();
     let mut model = Model::new();
@@ -125,7 +125,7 @@ async fn memory_recovers_from_a_crash_at_every_step() {
             let storage = disk.open().await.unwrap();
             check(storage.as_ref(), acknowledged, &format!("{step} the {nth}. time")).await;
         }
-        // In memory the older snapshot is gone with the publication.
+        // In memory, the publication itself removes the older snapshot.
         assert!(crash_count > 0 || step == Step::OldRemoved, "the workload passes {step}");
     }
 }
@@ -145,10 +145,10 @@ async fn rocksdb_recovers_from_a_kill_at_every_step() {
     }
 }
 
-/// Bytes of a write-ahead file at the end of its life: the write buffer of `hooked`.
+/// Bytes of a full write-ahead file: the write buffer of `hooked`.
 const FULL_BYTES: u64 = 1 << 20;
 
-/// Warmed and reused write-ahead files hold the bytes of an earlier life behind the newest record.
+/// Warmed and reused write-ahead files hold the bytes of an earlier use after the newest record.
 #[tokio::test]
 async fn rocksdb_recovers_from_files_that_are_reused() {
     let directory = TempDir::new().unwrap();
@@ -194,8 +194,9 @@ async fn rocksdb_recovers_from_files_that_are_reused() {
             assert_eq!(check, Ok(()), "after round {round}");
         }
     }
-    // While the files are being warmed they grow; afterwards one grows at most at its very end. If
-    // a table is late when its file is wanted, there is one file more, which grows for one life.
+    // The files grow while they are warmed; afterwards a file grows at most at its very end. If a
+    // table is not written when its file is needed, there is one file more, which grows in its
+    // first use.
     let late_count = files.len().saturating_sub(2) as u64;
     assert!(late_count <= 2, "{} files for two lives at a time", files.len());
     let life = FULL_BYTES / 20_000 + 1;
@@ -209,12 +210,12 @@ async fn rocksdb_recovers_from_files_that_are_reused() {
     );
 }
 
-/// By inode, which stays when a file is reused under another name.
+/// Sizes of the write-ahead files by inode, which stays when a file is reused under another name.
 fn wal_sizes(path: &Path) -> BTreeMap<u64, u64> {
     let files = std::fs::read_dir(path.join("log")).unwrap().map(Result::unwrap);
     files
         .filter(|file| file.path().extension().is_some_and(|extension| extension == "log"))
-        // It may be renamed at this moment.
+        // The file may be renamed at this moment.
         .filter_map(|file| file.metadata().ok())
         .map(|metadata| (metadata.ino(), metadata.len()))
         .collect()
@@ -228,7 +229,7 @@ const AT_STEP: &str = "at the step";
 const FINISHED: &str = "finished";
 
 /// Runs the workload in a child that is killed at the step; returns how many operations it
-/// acknowledged, or `None` if it came to its end without passing the step so often.
+/// acknowledged, or `None` if the workload ended before the step was passed `nth` times.
 fn run_child_until(directory: &Path, step: Step, nth: u64) -> Option<usize> {
     let child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "child_that_is_killed", "--nocapture"])
@@ -255,7 +256,7 @@ struct KillOnDrop(Child);
 
 impl Drop for KillOnDrop {
     fn drop(&mut self) {
-        // On Unix this is SIGKILL; the lock is released when it is gone.
+        // On Unix this is SIGKILL; the lock is released when the process is gone.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
@@ -278,7 +279,8 @@ async fn child_that_is_killed() {
     let storage = open_with(Path::new(&directory), hooked(hook)).unwrap();
     storage.load().await.unwrap();
     for operation in workload() {
-        // A step of another thread: what is under way now may be done, but nothing more.
+        // Another thread has reached the step: the operation in progress may end, but no other may
+        // begin.
         if seen_count.load(Ordering::SeqCst) >= nth {
             stop_here();
         }
@@ -290,14 +292,14 @@ async fn child_that_is_killed() {
     say(FINISHED);
 }
 
-/// Until the process is killed.
+/// Waits until the process is killed.
 fn stop_here() -> ! {
     loop {
         std::thread::park();
     }
 }
 
-/// A line of its own: the test harness writes to the same output.
+/// Prints a line of its own: the test harness writes to the same output.
 fn say(word: &str) {
     println!("\n{word}");
 }

@@ -1,4 +1,4 @@
-//! Damaged directories: whatever was acknowledged is there, or the directory is refused with its
+//! Damaged directories: every acknowledged batch is there, or the directory is refused with its
 //! name and what to do. Only a tail that was never acknowledged is cut.
 
 #![allow(clippy::unwrap_used)]
@@ -22,7 +22,7 @@ use tempfile::TempDir;
 
 const BATCH_COUNT: u64 = 40;
 
-/// Entry `number` alone, which also tells apart the hard states.
+/// Entry `number` alone, with a hard state of its own.
 fn batch(number: u64) -> Batch {
     let command = Bytes::from(vec![number as u8; 3_000]);
     let entry = Entry { index: number, term: 1, payload: Payload::Command(command) };
@@ -58,7 +58,7 @@ async fn closed(path: &Path) {
     }
 }
 
-/// The same, of a process that was killed.
+/// The same directory, as a killed process leaves it.
 async fn crashed(path: &Path) {
     crashed_after(path, BATCH_COUNT).await;
 }
@@ -73,7 +73,7 @@ async fn crashed_after(path: &Path, count: u64) {
     copy_at_one_moment(directory.path(), path);
 }
 
-/// A copy that may be started, to be damaged.
+/// A copy to be damaged, which may be started.
 fn copy_of(path: &Path) -> TempDir {
     let directory = TempDir::new().unwrap();
     copy(path, directory.path()).unwrap();
@@ -117,7 +117,8 @@ struct Least {
 const ALL: Least = Least { after_flip: BATCH_COUNT, after_cut: BATCH_COUNT };
 
 /// Damages the file at many places, by flips and by cuts; returns how often the directory was
-/// refused. Otherwise `least` must have been there, and all that was there must be right.
+/// refused. Where it is not refused, at least the batches of `least` must be there, and all that is
+/// there must be right.
 async fn damage(path: &Path, file: &Path, least: Least) -> u64 {
     let relative = file.strip_prefix(path).unwrap();
     let whole = fs::read(file).unwrap();
@@ -162,7 +163,7 @@ async fn damage(path: &Path, file: &Path, least: Least) -> u64 {
 async fn no_damage_to_the_log_of_a_killed_process_loses_what_later_batches_vouch_for() {
     let directory = TempDir::new().unwrap();
     crashed(directory.path()).await;
-    // Nothing speaks of the last batch, or of what was behind a cut: neither can be told from a
+    // No mark mentions the last batch, or the batches after a cut: neither loss can be told from a
     // tail that was being written. What is left is then still the state at some earlier time.
     let least = Least { after_flip: BATCH_COUNT - 1, after_cut: 0 };
     let refused_count = damage(directory.path(), &wal(directory.path()), least).await;
@@ -218,14 +219,14 @@ async fn missing_files_are_refused_or_not_missed() {
     }
     let directory = copy_of(directory.path());
     fs::remove_dir_all(directory.path().join("log")).unwrap();
-    // The promises are gone, and the identity that they were given under is there.
+    // The node's promises are gone, and the identity under which it gave them is still there.
     let error = load(directory.path()).await.unwrap_err();
     expect_refusal(&error, directory.path(), "without a log");
 }
 
-/// Opening after a crash cuts what cannot be replayed, and the records that claim more go with it.
-/// What they claimed is written down before, so that a second start does not take the rest for the
-/// whole.
+/// Opening after a crash cuts the records that cannot be replayed, and with them the marks that
+/// claim more. Their claim is stored in the floor before, so that a second start does not take the
+/// rest for the whole.
 #[tokio::test]
 async fn what_a_crashed_log_claimed_is_claimed_at_every_later_start() {
     let directory = TempDir::new().unwrap();
@@ -251,8 +252,8 @@ async fn what_a_crashed_log_claimed_is_claimed_at_every_later_start() {
     }
 }
 
-/// S23. The oldest write-ahead file holds a vote that is in no table yet. Without it replay begins
-/// with the next file, which fits: the log was compacted there.
+/// S23. The oldest write-ahead file holds a vote that is in no table yet. Without that file, replay
+/// begins with the next one, which fits, because the log was compacted there.
 #[tokio::test]
 async fn a_missing_oldest_write_ahead_file_is_noticed() {
     let (directory, aside, killed) =
@@ -260,7 +261,7 @@ async fn a_missing_oldest_write_ahead_file_is_noticed() {
     let options = RocksOptions { direct_tables: false, ..RocksOptions::small() };
     let storage = open_with(directory.path(), options).unwrap();
     storage.load().await.unwrap();
-    // The table of the first file waits for a reader that does not come.
+    // The write of the first file's table blocks on a FIFO that has no reader.
     let fifo = aside.path().join("fifo");
     assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
     let log = directory.path().join("log");
@@ -301,7 +302,7 @@ async fn a_missing_oldest_write_ahead_file_is_noticed() {
     expect_refusal(&error, &node, "without its oldest file");
 }
 
-/// The last batch is large, and was cut off by a loss of power at any place, with anything behind.
+/// The last batch is large. A loss of power cuts it at any place, with any bytes after the cut.
 #[tokio::test]
 async fn a_tail_that_was_never_acknowledged_is_cut() {
     let (directory, images) = (TempDir::new().unwrap(), TempDir::new().unwrap());
@@ -368,7 +369,7 @@ async fn a_log_that_is_not_ours_or_newer_is_refused() {
     };
     let error = put(b"user/1", b"of a state machine".to_vec()).await;
     assert!(matches!(error, StorageError::Corrupt(_)), "{error}");
-    // Tag, magic, version, checksum: as docs/format.md says that all versions keep it.
+    // Tag, magic, version, checksum: `docs/format.md` says that all versions keep them.
     for (version, says) in [(3u16, "or a newer one"), (1, "no release")] {
         let mut other = [&b"Fraft-log"[..], &version.to_be_bytes()].concat();
         other.extend(crc32c::crc32c(&other).to_be_bytes());
@@ -459,7 +460,7 @@ async fn a_damaged_snapshot_is_never_read_as_another() {
     let error = read_snapshot(directory.path()).await.unwrap_err();
     assert!(error.to_string().contains("missing"), "{error}");
 
-    // S6. Another snapshot takes its place.
+    // S6. Another snapshot replaces it.
     let storage = open(directory.path()).unwrap();
     storage.load().await.unwrap();
     let position = Position::new(4, 21);
@@ -500,8 +501,8 @@ async fn a_withdrawn_snapshot_goes_for_good() {
     assert_eq!(load(directory.path()).await.unwrap(), after(1));
 }
 
-/// The configuration of a cluster that is founded is stored before anything is promised, and is
-/// durable at once; an entry ends that.
+/// The configuration of a new cluster is stored before the node gives any promise, and is durable
+/// at once. A log with an entry takes no other one.
 #[tokio::test]
 async fn an_empty_log_takes_its_configuration() {
     let directory = TempDir::new().unwrap();

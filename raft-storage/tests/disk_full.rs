@@ -1,8 +1,8 @@
-//! A disk that is full: the error says so, nothing more is written, and what was acknowledged is
-//! there when there is room again. And a disk that does not know all that others do.
+//! A full disk: the error says so, nothing more is written, and everything acknowledged is there
+//! when there is room again. And a file system without direct writes.
 //!
-//! It needs file systems of its own, and so the right to mount them. Without that it says on
-//! standard error that it was not run.
+//! The tests mount file systems of their own. Where that is not permitted, they say on standard
+//! error that they were not run.
 
 #![allow(clippy::unwrap_used)]
 
@@ -24,7 +24,7 @@ use tempfile::TempDir;
 struct MemoryDisk(TempDir);
 
 impl MemoryDisk {
-    /// One of so many bytes; `None` where that is not permitted.
+    /// Mounts one of this size; `None` where that is not permitted.
     fn small(size: &str) -> Option<Self> {
         Self::mount("a full disk", &["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"])
     }
@@ -32,7 +32,7 @@ impl MemoryDisk {
     fn mount(what: &str, arguments: &[&str]) -> Option<Self> {
         let directory = TempDir::new().unwrap();
         if !run("mount", arguments, &directory) {
-            // Past the capture of the test harness, so that it is seen.
+            // Written past the capture of the test harness, so that the note is visible.
             let note = format!("NOT RUN: {what} (mounting a file system is not permitted here)\n");
             std::io::stderr().write_all(note.as_bytes()).unwrap();
             return None;
@@ -61,8 +61,8 @@ fn run(program: &str, arguments: &[&str], directory: &TempDir) -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
-/// Opens again what was open in this process: a `mount` that another test starts has its lock, too,
-/// until it is another program.
+/// Opens the node again. A `mount` process that another test has just forked inherits the lock, and
+/// holds it until it executes the program.
 async fn reopen(node: &Path) -> RocksStorage {
     for _ in 0..2_000 {
         match open(node) {
@@ -103,7 +103,7 @@ async fn a_log_on_a_full_disk_keeps_what_it_acknowledged() {
         }
         assert!(acknowledged < 1_000, "12 MiB do not hold 100 MB");
     };
-    // The batch found no room, or a table that RocksDB was writing beside it did.
+    // Either the batch found no room, or a table that RocksDB was writing in the background.
     match &error {
         StorageError::Poisoned(reason) => assert!(reason.contains("No space left"), "{error}"),
         _ => expect_full(&error),
@@ -169,8 +169,8 @@ async fn a_directory_on_a_full_disk_is_not_half_made() {
     storage.persist(batch(1)).await.unwrap();
 }
 
-/// S21. Others fill the disk, and the node is killed: the restart writes a table, for which there
-/// is no room but that of the ballast.
+/// S21. Other files fill the disk, and the node restarts: replay writes a table, for which there is
+/// only the room of the ballast.
 #[tokio::test]
 async fn a_node_starts_again_on_a_full_disk_with_its_ballast() {
     for has_ballast in [true, false] {
@@ -186,7 +186,7 @@ async fn a_node_starts_again_on_a_full_disk_with_its_ballast() {
         for number in 1..=8 {
             storage.persist(batch(number)).await.unwrap();
         }
-        // Closing gives back what RocksDB has reserved for its files.
+        // Closing frees the space that RocksDB has reserved for its files.
         drop(storage);
         let filler = disk.path().join("filler");
         let mut file = std::fs::File::create(&filler).unwrap();
@@ -221,7 +221,7 @@ async fn a_disk_without_direct_writes_will_do() {
     let node = disk.path().join("node");
     let storage = open(&node).unwrap();
     storage.load().await.unwrap();
-    // A full buffer after each eleventh.
+    // The buffer is full after every eleventh batch.
     for number in 1..=50 {
         storage.persist(batch(number)).await.unwrap();
     }

@@ -1,9 +1,9 @@
 //! Whole data directories of every format that was ever written, opened from a copy.
 //!
 //! `tests/fixtures/directory-2` was written by the function at the bottom and is never altered. A
-//! new format gets a new directory beside it (`RAFT_STORAGE_WRITE_FIXTURE=<new directory> cargo
-//! test -p raft-storage --test format`), and this test opens both. `directory-1` is of before the
-//! first release and is refused.
+//! new format gets a new directory beside it
+//! (`RAFT_STORAGE_WRITE_FIXTURE=<new directory> cargo test -p raft-storage --test format`), and
+//! this test opens both. `directory-1` is from before the first release and is refused.
 
 #![allow(clippy::unwrap_used)]
 
@@ -110,10 +110,10 @@ fn a_directory_of_format_1_is_refused() {
     assert!(text.contains("version 1") && text.contains("move the data directory away"), "{text}");
 }
 
-/// As the fixture says.
+/// The incarnation in the fixture.
 const INCARNATION: u64 = 13_554_291_779_733_232_337;
 
-/// Writes a fixture if it is asked to.
+/// Writes a fixture if the environment variable is set.
 #[tokio::test]
 async fn writes_a_fixture_where_it_is_asked_to() {
     let Ok(path) = std::env::var("RAFT_STORAGE_WRITE_FIXTURE") else { return };
@@ -133,7 +133,7 @@ async fn writes_a_fixture_where_it_is_asked_to() {
     storage.persist(Batch { publish, ..Batch::default() }).await.unwrap();
     storage.compact(meta(3, 10)).await.unwrap();
     drop(storage);
-    // In a second life, so that there is a table and a write-ahead file.
+    // The storage is opened a second time, so that there is a table and a write-ahead file.
     let storage = open(path).unwrap();
     storage.load().await.unwrap();
     let batch = Batch { entries: last, hard_state: Some(HARD_STATE), ..Batch::default() };

@@ -1,4 +1,5 @@
-//! The suite against storages that break the contract: a claim that nothing fails proves nothing.
+//! The suite against storages that break the contract: a check that no storage fails proves
+//! nothing.
 
 #![allow(clippy::unwrap_used)]
 
@@ -14,9 +15,9 @@ use raft_storage::memory::{MemoryDisk, MemoryStorage};
 enum Lie {
     None,
     ForgetsVotes,
-    /// Entries first, then the hard state.
+    /// Writes the entries first, then the hard state.
     SplitsBatches,
-    /// Writes a batch when the next one comes.
+    /// Writes a batch when the next one arrives.
     AcknowledgesEarly,
     CountsOneMore,
     CompactsTooFar,
@@ -103,7 +104,7 @@ impl Storage for Liar {
         match self.lie {
             Lie::NeverVerifies => expected = None,
             Lie::ResumesAnything => {
-                // As if the earlier one was meant.
+                // Resumes the earlier snapshot, whatever was asked for.
                 let mut seen = self.seen.lock().unwrap();
                 if let Some(earlier) = seen.take_if(|earlier| earlier.1.is_some()) {
                     asked = earlier;
@@ -125,7 +126,7 @@ impl Storage for Liar {
     }
 }
 
-/// Does the suite find fault with it?
+/// Returns true if the suite fails with this lie.
 async fn is_found_out(lie: Lie) -> bool {
     let disk = move || LyingDisk { disk: MemoryDisk::new(), lie };
     let suite = tokio::spawn(async move { all(disk).await });

@@ -1,5 +1,6 @@
-//! Floods a node with first packets of handshakes: `flood HOST:PORT [PACKETS_PER_SECOND] [SECONDS]`. A tool
-//! for measurements beside a running cluster.
+//! Floods a node with first packets of handshakes:
+//! `flood HOST:PORT [PACKETS_PER_SECOND] [SECONDS]`. A tool for measurements beside a running
+//! cluster.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a tool for developers")]
 

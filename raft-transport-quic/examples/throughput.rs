@@ -1,4 +1,4 @@
-//! How fast messages pass between two nodes on loopback, both in one process.
+//! Measures how fast messages pass between two nodes on loopback, both in one process.
 //!
 //! `cargo run --release -p raft-transport-quic --example throughput`
 //!
@@ -24,7 +24,7 @@ const COMMAND_BYTES: usize = 256;
 const WINDOW: u64 = 512;
 const ROUND_TRIPS: u64 = 20_000;
 
-/// Passes everything on to a task.
+/// Passes every message on to a task.
 struct Forward(mpsc::Sender<Message>);
 
 impl Inbound for Forward {
@@ -67,7 +67,7 @@ fn append(number: u64, command: &Bytes) -> Message {
     Message::new(1, Body::Append { previous, entries: entries.collect(), commit_index: 0 })
 }
 
-/// Both run to their end in one task.
+/// Runs leader and follower to their end in one task.
 async fn appends(one: &mut Node, two: &mut Node) {
     let command = Bytes::from(vec![7; COMMAND_BYTES]);
     let leader = async {

@@ -1,8 +1,8 @@
-//! Those who dial in: peers, clients, and strangers.
+//! The accept loop: incoming handshakes of peers, clients and strangers.
 //!
-//! Each handshake runs in a task of its own, bounded in time and number, so that none holds up another. The
-//! [gate](crate::gate) decides about each before it costs any asymmetric cryptography. Nothing is granted
-//! before the certificate is verified and fits the protocol.
+//! Each handshake runs in a task of its own, bounded in time and number, so that none holds up
+//! another. The [gate](crate::gate) decides about each before it costs any asymmetric cryptography.
+//! Nothing is granted before the certificate is verified and fits the protocol.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -25,8 +25,9 @@ use crate::protocol::{PeerProtocol, Spoken, agreed};
 use crate::shared::{Refused, Shared};
 use crate::tls::{Identity, Side};
 
-/// Runs until the endpoint is closed. `clients` are those that are admitted; it has room for as many
-/// as may be connected.
+/// Accepts handshakes until the endpoint is closed. Admitted clients are sent to `clients`, a
+/// channel with room for [`client_connections_max`](crate::QuicConfig::client_connections_max) of
+/// them.
 pub(crate) async fn accept_all(shared: Arc<Shared>, clients: mpsc::Sender<ClientConnection>) {
     let mut gate = Gate::new(shared.config.handshakes_per_second);
     let start = Instant::now();
@@ -53,7 +54,7 @@ pub(crate) async fn accept_all(shared: Arc<Shared>, clients: mpsc::Sender<Client
         match verdict {
             Verdict::Refuse => incoming.refuse(),
             Verdict::Ignore => incoming.ignore(),
-            // Only a proven address cannot be asked for a proof.
+            // `retry` fails only for a proven address, and the gate never demands a proof from one.
             Verdict::Prove => drop(incoming.retry()),
             Verdict::Admit => {
                 let (shared, clients) = (shared.clone(), clients.clone());
@@ -65,13 +66,14 @@ pub(crate) async fn accept_all(shared: Arc<Shared>, clients: mpsc::Sender<Client
                 sources.insert(task.id(), source);
             }
         }
-        // A flood must not keep this loop running beside the tasks that it feeds.
+        // During a flood the loop must yield to the handshake tasks that it has spawned.
         tokio::task::consume_budget().await;
     }
     handshakes.shutdown().await;
 }
 
-/// Finds out who has dialled and hands the connection on, or returns why not.
+/// Completes the handshake, identifies the other side, and passes the connection on. Returns the
+/// reason of a refusal.
 async fn admit(
     shared: &Shared,
     incoming: Incoming,
@@ -130,7 +132,8 @@ async fn admit_as_peer(
     admit_peer(&connection);
     match Link::establish(shared, connection, &peer, protocol, verified).await {
         Ok(link) => peer.hand_over(link).await,
-        // Its certificate has proven it, so this is about the peer, whatever its address.
+        // The certificate has proven the peer, so the failure is the peer's, whatever address it
+        // dialled from.
         Err(reason) => peer.failed(&reason),
     }
 }
@@ -158,7 +161,7 @@ async fn admit_as_client(
                 debug!("a client came while the node is closing");
             }
         }
-        // It has gone, which is its right.
+        // A client may leave at any time.
         Ok(Err(_)) | Err(_) => debug!("a client left before it was greeted"),
     }
     Ok(())

@@ -1,7 +1,7 @@
-//! Bulk streams: one bidirectional stream of QUIC each, behind all messages in priority.
+//! Bulk streams: one bidirectional QUIC stream each, with a lower priority than all messages.
 //!
-//! Bytes sent wait in this stream's own window, so a slow reader holds up no other stream. A stream
-//! that is dropped before its end is reset, and so the other side sees an error and not an end.
+//! Each stream has a flow-control window of its own, so a slow reader holds up no other stream. A
+//! stream that is dropped before its end is reset: the other side gets an error and not an end.
 
 use async_trait::async_trait;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -12,7 +12,7 @@ use raft_core::transport::{BULK_FRAME_BYTES_MAX, BulkStream, TransportError};
 use crate::error::{close, printable};
 use crate::wire::frame::{FrameReader, ReadFailure};
 
-/// One stream, seen from either side.
+/// One bulk stream, on either side.
 #[derive(Debug)]
 pub(crate) struct QuicBulk {
     send: SendStream,
@@ -23,17 +23,18 @@ pub(crate) struct QuicBulk {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Sending {
     BetweenFrames,
-    /// A frame is partly written. If its future was dropped, the stream is of no more use.
+    /// A frame is partly written. If the future of that `send` was dropped, the stream stays
+    /// unusable.
     WithinFrame,
-    /// The end was said, and is on its way with what may be left before it.
+    /// The end is queued; the other side has not yet acknowledged it and all bytes before it.
     Finishing,
-    /// All has left.
+    /// The other side has acknowledged all bytes and the end.
     Finished,
 }
 
-/// Behind control (1) and log (0).
+/// Sets the priority below those of control (1) and log (0).
 pub(crate) fn bulk_priority(stream: &SendStream) {
-    // Fails only for a stream that is closed, which its user will learn by himself.
+    // Fails only for a closed stream, and the next call on the stream reports that.
     let _ = stream.set_priority(-1);
 }
 
@@ -96,7 +97,7 @@ impl BulkStream for QuicBulk {
     }
 
     async fn finish(&mut self) -> Result<(), TransportError> {
-        // After a call that was cancelled, the end is said already.
+        // An earlier call that was cancelled may have queued the end already.
         if !matches!(self.sending, Sending::Finishing | Sending::Finished) {
             self.check_between_frames()?;
             self.send.finish().map_err(|error| TransportError::new(error.to_string()))?;
@@ -117,7 +118,8 @@ impl BulkStream for QuicBulk {
 
 impl Drop for QuicBulk {
     fn drop(&mut self) {
-        // quinn would finish the stream, as if all had been said. Fails if it has ended already.
+        // Without the reset, quinn would finish the stream as if all bytes had been sent. The reset
+        // fails if the stream has ended already.
         if self.sending != Sending::Finished {
             let _ = self.send.reset(close::ABORTED);
         }

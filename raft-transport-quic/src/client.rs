@@ -1,9 +1,9 @@
-//! The client protocol's connections, seen from either side. What is said on their streams is for
-//! others; here they are made, admitted and closed.
+//! Connections of the client protocol, on both sides: they are made, admitted, greeted and closed
+//! here. Other crates define the content of their streams.
 //!
-//! A client learns only after its handshake whether the node has accepted its certificate (so it is
-//! in TLS 1.3). Therefore the node greets each client that it admits with one byte on a stream of
-//! its own, and `connect` succeeds when that has come.
+//! In TLS 1.3 a client's handshake completes before the node has checked the client's certificate.
+//! Therefore the node greets each admitted client with one byte on a stream of its own, and
+//! `connect` succeeds when that byte has arrived.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -27,15 +27,15 @@ use crate::names::Names;
 use crate::protocol::CLIENT_PROTOCOLS;
 use crate::tls::{Side, TlsConfig, check_cluster_id, node_name};
 
-/// The first byte of the node.
+/// The greeting of a node to an admitted client.
 const GREETING: &[u8] = b"k";
 
-/// One connection of the client protocol (ALPN `kv/2`), seen from either side. Cheap to clone; the
+/// One connection of the client protocol (ALPN `kv/2`), on either side. Cheap to clone; the
 /// connection closes when the last clone and the last stream are dropped.
 #[derive(Clone)]
 pub struct ClientConnection {
     connection: Arc<Connection>,
-    /// On the node's side: this client's place among those that may be connected.
+    /// On the node's side: the permit of this client, one of `client_connections_max`.
     _place: Option<Arc<OwnedSemaphorePermit>>,
 }
 
@@ -46,12 +46,13 @@ impl std::fmt::Debug for ClientConnection {
 }
 
 impl ClientConnection {
-    /// An admitted client that has not been greeted yet.
+    /// Wraps the connection of an admitted client that has not been greeted yet.
     pub(crate) fn new(connection: Connection, place: OwnedSemaphorePermit) -> Self {
         Self { connection: Arc::new(connection), _place: Some(Arc::new(place)) }
     }
 
-    /// Has the connection closed when its certificate is trusted no longer.
+    /// Registers the connection, so that it is closed when its certificate is no longer trusted.
+    /// Fails with the reason if that is so already.
     pub(crate) fn watch(
         &self,
         credentials: &Credentials,
@@ -60,7 +61,7 @@ impl ClientConnection {
         credentials.watch(&self.connection, Side::Dialling, exchange_count)
     }
 
-    /// Greets an admitted client. Fails if it has gone.
+    /// Greets an admitted client. Fails if the client has gone.
     pub(crate) async fn greet(&self) -> Result<(), QuicError> {
         let mut greeting = self.connection.open_uni().await.map_err(lost)?;
         greeting.write_all(GREETING).await.map_err(|error| QuicError::Lost(error.to_string()))?;
@@ -69,7 +70,7 @@ impl ClientConnection {
         Ok(())
     }
 
-    /// Waits until the node has greeted us.
+    /// Waits for the greeting of the node.
     async fn greeted(connection: Connection) -> Result<Self, String> {
         let mut greeting = connection.accept_uni().await.map_err(|error| describe(&error))?;
         match greeting.read_to_end(GREETING.len()).await {
@@ -83,7 +84,7 @@ impl ClientConnection {
         }
     }
 
-    /// Where the other side is.
+    /// Address of the other side.
     pub fn remote_address(&self) -> SocketAddr {
         self.connection.remote_address()
     }
@@ -97,40 +98,40 @@ impl ClientConnection {
         digest.as_ref().try_into().expect("SHA-256 has 32 bytes")
     }
 
-    /// Raises the flow-control windows of an admitted client, which begin small: 64 KiB each way, because a
-    /// client that never reads, or is never read from, fills them. The caller bounds the number of
-    /// connections with wide windows (1 MiB each way); they stay wide.
+    /// Raises the flow-control windows of an admitted client to 1 MiB in each direction; they stay
+    /// wide. They begin small (64 KiB to receive, 96 KiB to send), because a client that never
+    /// reads, or is never read from, fills them. The caller bounds the number of connections with
+    /// wide windows.
     pub fn widen(&self) {
         self.connection.set_receive_window(CLIENT_WIDE_WINDOW_BYTES.into());
         self.connection.set_send_window(CLIENT_WIDE_SEND_WINDOW_BYTES);
     }
 
-    /// Closes the connection because a limit is reached; the client is told which.
+    /// Closes the connection because a limit is reached; `reason` tells the client which one.
     pub fn refuse_busy(&self, reason: &str) {
         self.connection.close(close::BUSY, reason.as_bytes());
     }
 
-    /// Opens a stream. The other side sees it when the first byte arrives. Waits while as many streams
-    /// are open as the other side allows.
+    /// Opens a stream. Waits while the number of open streams is at the other side's limit. The
+    /// other side learns of the stream when its first byte arrives.
     ///
     /// # Errors
-    /// [`QuicError::Lost`] if the connection is gone.
+    /// [`QuicError::Lost`] if the connection is gone; nothing was sent on this stream.
     pub async fn open_stream(&self) -> Result<(SendStream, RecvStream), QuicError> {
         self.connection.open_bi().await.map_err(lost)
     }
 
-    /// The next stream that the other side opened; `None` when the connection is gone.
+    /// Waits for the next stream that the other side opens; `None` when the connection is gone.
     pub async fn accept_stream(&self) -> Option<(SendStream, RecvStream)> {
         self.connection.accept_bi().await.ok()
     }
 
-    /// Waits until the connection is gone, and says why, for people.
+    /// Waits until the connection is gone, and returns the reason as text for an operator.
     pub async fn closed(&self) -> String {
         describe(&self.connection.closed().await)
     }
 
-    /// Closes the connection at once; what is still under way is lost. The other side is told the
-    /// reason.
+    /// Closes the connection at once. Data in flight is lost. The other side receives the reason.
     pub fn close(&self, reason: &str) {
         self.connection.close(close::DONE, reason.as_bytes());
     }
@@ -148,7 +149,7 @@ pub struct ClientEndpoint {
     credentials: Credentials,
     /// When the certificates were last read.
     looked_at: Mutex<Instant>,
-    /// Attempts that failed; each takes the next address of a name.
+    /// Failed attempts. After each failure the next attempt uses another address of the name.
     failed_count: AtomicUsize,
 }
 
@@ -156,7 +157,8 @@ impl ClientEndpoint {
     /// Opens a socket. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// [`QuicError::ClusterId`], [`QuicError::Tls`] or [`QuicError::Bind`].
+    /// [`QuicError::ClusterId`] if the name cannot be a cluster's, [`QuicError::Tls`] if the
+    /// certificates cannot be used, or [`QuicError::Bind`] if there is no socket.
     pub fn new(cluster_id: &str, tls: TlsConfig) -> Result<Self, QuicError> {
         check_cluster_id(cluster_id)?;
         tls.identity(cluster_id)?;
@@ -176,20 +178,22 @@ impl ClientEndpoint {
         })
     }
 
-    /// Reads the certificates again at once, if they come from files ([`TlsConfig::read`]). They are
-    /// read again anyway before a connection is made, if that was some seconds ago. True if there were
-    /// new ones.
+    /// Reads the certificates again at once, if they come from files ([`TlsConfig::read`]). Returns
+    /// true if they had changed. [`connect`](Self::connect) reads them as well if 10 seconds have
+    /// passed since it last did.
     ///
     /// # Errors
-    /// The files cannot be read or do not fit; the certificates in use stay in use.
+    /// [`QuicError::Read`] or [`QuicError::Tls`] if the files cannot be read or do not fit; the
+    /// certificates in use stay in use.
     pub async fn reload(&self) -> Result<bool, QuicError> {
         self.credentials.reload(&self.opened.endpoint).await
     }
 
-    /// Connects to a node at `host:port`, and makes sure that it is this node.
+    /// Connects to the node `node_id` at `address` (`host:port`), and verifies the node's identity.
+    /// Gives up after 15 seconds.
     ///
     /// # Errors
-    /// [`QuicError::Connect`] says why not.
+    /// [`QuicError::Connect`] with the reason; the node has executed nothing.
     pub async fn connect(
         &self,
         node_id: NodeId,
@@ -232,7 +236,7 @@ impl ClientEndpoint {
         ClientConnection::greeted(connection).await
     }
 
-    /// Closes all connections, and waits a moment until the nodes have been told.
+    /// Closes all connections, and waits a few milliseconds until the close packets have left.
     pub async fn close(&self) {
         self.opened.close("the client is done", CLIENT_FAREWELL_TIMEOUT).await;
     }

@@ -1,4 +1,4 @@
-//! The configuration of a node's transport, and every limit with its name.
+//! The configuration of a node's transport, and all limits as named constants.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,62 +15,68 @@ use crate::tls::{Identity, TlsConfig, check_cluster_id};
 /// The settings of one node's transport.
 #[derive(Clone)]
 pub struct QuicConfig {
-    /// Nodes and clients of another cluster are refused. One DNS label.
+    /// Name of the cluster, one DNS label. Nodes and clients of another cluster are refused.
     pub cluster_id: String,
-    /// Must be what the certificate says.
+    /// Id of this node. Must be the one in the certificate.
     pub node_id: NodeId,
-    /// Which data this node has: a number drawn at random when its directory was made, and kept with
-    /// it. While a peer is connected to one, it refuses another one, so that two nodes that run under
-    /// one name do not take turns; the same one again is a restart, and replaces the old connection.
+    /// Incarnation of this node's data directory: a number drawn at random when the directory was
+    /// made, and stored in it. While a peer is connected to one incarnation of this node, it
+    /// refuses every other one, so that two nodes with one id do not replace each other's
+    /// connections in turn. A new connection of the same incarnation is a restart, and replaces the
+    /// old one.
     pub incarnation: u64,
-    /// The UDP address for peers and clients. Port 0 takes any that is free.
+    /// UDP address on which this node listens for peers and clients. Port 0 takes any free port.
     pub listen: SocketAddr,
-    /// Where the other members listen, `host:port`. Only these are talked to; this node itself may be
-    /// among them and is passed over. A peer whose own list has other ids is refused: two lists mean
-    /// two ideas of a majority.
+    /// Addresses of the other members, `host:port`. No other node is accepted as a peer. An entry
+    /// for this node itself is allowed and ignored. A peer whose own list has other ids is refused:
+    /// two lists mean two definitions of a majority.
     pub peers: BTreeMap<NodeId, String>,
-    /// 128 random bits of the cluster, drawn when it was founded; 0 while there are none. A peer with
-    /// other ones is refused: two clusters may have one name.
+    /// Random id of the cluster, drawn when it was founded; 0 while it has none. A peer with
+    /// another id is refused, because two clusters may have the same name. An id of 0 on either
+    /// side matches all.
     pub cluster_uid: u128,
     /// The oldest and the newest cluster version (formats of log and snapshots) that this program
-    /// supports, as `raft_core::consensus::Config` has them. A peer that shares none is refused.
+    /// supports, as in `raft_core::consensus::Config`. A peer that shares none of them is refused.
     pub cluster_versions: (u32, u32),
+    /// Certificates and key of this node.
     pub tls: TlsConfig,
-    /// Keep it with the node's data: with the same key after a restart, peers learn within
-    /// milliseconds that their old connections are gone. Secret.
+    /// Key of QUIC stateless resets. Secret. Store it with the node's data: if a restarted node has
+    /// the same key, its peers learn within milliseconds that their old connections are gone.
     pub reset_key: [u8; 64],
-    /// Clients connected at one time. Beyond it they are refused as busy.
+    /// Most clients connected at one time. Further ones are refused as busy.
     pub client_connections_max: usize,
-    /// Bytes of control messages that may wait for one peer. What does not fit is dropped.
+    /// Most bytes of control messages queued for one peer. A message that does not fit is dropped.
     pub control_bytes_max: u64,
-    /// Bytes of log messages that may wait for one peer. What does not fit is dropped.
+    /// Most bytes of log messages queued for one peer. A message that does not fit is dropped.
     pub log_bytes_max: u64,
-    /// How long the first attempt to reach a peer may take; it doubles with each that fails.
-    /// Short, because an attempt that began before the peer was up notices only late that it is.
+    /// Timeout of the first attempt to connect to a peer; it doubles with each failed attempt. It
+    /// is short because an attempt that began before the peer was up notices late that the peer is
+    /// up.
     pub dial_timeout: Duration,
-    /// No attempt to reach a peer takes longer, however many have failed.
+    /// Upper bound of that timeout, however many attempts have failed.
     pub dial_timeout_max: Duration,
-    /// After this long without a sign of life a connection to a peer is given up.
+    /// A connection to a peer is given up after this long without a packet from the peer.
     pub idle_timeout: Duration,
-    /// How long a peer may take to introduce itself on a new connection. It doubles with each failure of
-    /// that peer, up to 8 times as much, so that a peer far away gets in as well.
+    /// Timeout of the exchange of hellos on a new connection to a peer. It doubles with each
+    /// failure of that peer, up to 8 times this value, so that a distant peer can connect as well.
     pub hello_timeout: Duration,
-    /// From the first packet of one who dials this node until the other side is known.
+    /// Timeout of an incoming handshake, from its first packet until the other side is identified.
     pub handshake_timeout: Duration,
-    /// After this long without a sign of life a client's connection is given up.
+    /// A client's connection is given up after this long without a packet from the client.
     pub client_idle_timeout: Duration,
-    /// Handshakes a second of addresses that are not peers', at least 2; half of them of one source. What
-    /// exceeds it is refused or ignored before it costs any cryptography.
+    /// Handshakes per second from addresses that are not peers', at least 2. One source gets at
+    /// most half of them. Handshakes beyond the rate are refused or ignored before they cost any
+    /// asymmetric cryptography.
     pub handshakes_per_second: u32,
     /// How often certificates are read again, if they come from files ([`TlsConfig::read`]).
     pub tls_poll_interval: Duration,
     pub(crate) names: Names,
-    /// The newest first. A test adds versions that are not there yet.
+    /// Newest first. A test adds versions that do not exist yet.
     pub(crate) peer_protocols: Vec<PeerProtocol>,
 }
 
 impl QuicConfig {
-    /// With the default limits.
+    /// Returns a configuration with the default limits and without a cluster uid.
     pub fn new(
         cluster_id: impl Into<String>,
         node_id: NodeId,
@@ -133,7 +139,7 @@ impl QuicConfig {
         self.check_identity(&self.tls)
     }
 
-    /// The certificate is this node's.
+    /// Checks that the certificate is this node's.
     pub(crate) fn check_identity(&self, tls: &TlsConfig) -> Result<(), QuicError> {
         match tls.identity(&self.cluster_id)? {
             Identity::Node(id) if id == self.node_id => Ok(()),
@@ -160,103 +166,109 @@ impl fmt::Debug for QuicConfig {
     }
 }
 
-/// More clients than this are a mistake: each may fill [`CLIENT_WINDOW_BYTES`].
+/// Upper bound of [`QuicConfig::client_connections_max`]: each client may fill
+/// [`CLIENT_WINDOW_BYTES`].
 pub(crate) const CLIENT_CONNECTIONS_CEILING: usize = 1 << 16;
 
-/// Handshakes under way at one time.
+/// Most handshakes in progress at one time.
 pub(crate) const HANDSHAKES_MAX: usize = 256;
 
-/// Handshakes under way of one source when half of all places are taken.
+/// Most handshakes in progress from one source while at least half of [`HANDSHAKES_MAX`] are in
+/// use.
 pub(crate) const HANDSHAKES_PER_SOURCE_MAX: usize = 16;
 
-/// Handshakes that may begin at once, beyond their rate.
+/// Burst of handshakes beyond their rate.
 pub(crate) const HANDSHAKE_BURST: u32 = 64;
 
-/// The last places, which only the addresses of peers get.
+/// Part of [`HANDSHAKES_MAX`] that is reserved for the addresses of peers.
 pub(crate) const HANDSHAKES_FOR_PEERS: usize = 32;
 
-/// How often the names of peers are looked up again.
+/// Interval at which the names of peers are looked up again.
 pub(crate) const RESOLVE_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How long one look-up may take.
+/// Timeout of one look-up.
 pub(crate) const RESOLVE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How often certificates are read again.
 pub(crate) const TLS_POLL_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Pause between two attempts to reach a peer: doubles from the first to the second.
+/// Pause between two attempts to connect to a peer: doubles from `BACKOFF_MIN` to `BACKOFF_MAX`.
 pub(crate) const BACKOFF_MIN: Duration = Duration::from_millis(20);
 pub(crate) const BACKOFF_MAX: Duration = Duration::from_millis(500);
 
-/// A connection to a peer that shows nothing sends a ping this often.
+/// A quiet connection to a peer sends a ping this often.
 pub(crate) const PEER_KEEP_ALIVE: Duration = Duration::from_millis(100);
 
-/// Likewise a client's.
+/// A quiet connection of a client sends a ping this often.
 pub(crate) const CLIENT_KEEP_ALIVE: Duration = Duration::from_secs(1);
 
-/// After this long without a sign of life a client's connection is given up.
+/// A client's connection is given up after this long without a packet from the client.
 pub(crate) const CLIENT_IDLE: Duration = Duration::from_secs(5);
 
-/// How long a client waits for a connection at most. Callers have a patience of their own, which adapts to
-/// the round trip; this ends what a caller has forgotten.
+/// Timeout of one attempt to connect. Callers have shorter timeouts of their own, which adapt to
+/// the round trip; this one ends an attempt that its caller has forgotten.
 pub(crate) const CLIENT_CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A client assumes this round trip before it has measured one: a lost first packet is sent again after
-/// three of them.
+/// Round trip that a client assumes before it has measured one: a lost first packet is sent again
+/// after three times as long.
 pub(crate) const CLIENT_INITIAL_RTT: Duration = Duration::from_millis(100);
 
-/// How long closing waits for tasks before it cuts them off.
+/// How long closing waits for tasks before it aborts them.
 pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// And then for the last words to leave. They are said once; a peer that misses them learns it from a reset
-/// or notices the silence.
+/// How long closing then waits for the close packets to leave. Each is sent once. A peer that
+/// misses it learns of the end from a stateless reset, or from the idle timeout.
 pub(crate) const FAREWELL_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// A client's last words: enough to send a packet on each connection. A node does not miss the
-/// response.
+/// The same for a client: enough to send one packet on each connection. No node waits for a
+/// response from the client.
 pub(crate) const CLIENT_FAREWELL_TIMEOUT: Duration = Duration::from_millis(5);
 
 /// Streams that one client may have open at one time; further ones wait.
 pub(crate) const CLIENT_STREAMS_MAX: u32 = 64;
 
-/// Bulk streams that a peer may have open towards us at one time; further ones wait.
+/// Bulk streams that a peer may have open to this node at one time; further ones wait.
 pub(crate) const BULK_STREAMS_MAX: u32 = 8;
 
-/// Bytes on their way or unread in one stream. It bounds what a control message can find ahead of it at
-/// the receiver, and, divided by the round trip, what one stream can carry: 40 MB/s over 50 ms.
+/// Flow-control window of one stream: bytes in flight or unread. It bounds the bytes ahead of a
+/// control message at the receiver. Divided by the round trip, it bounds the throughput of one
+/// stream: 40 MB/s over 50 ms.
 pub(crate) const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 
-/// Bytes on their way or unread in all streams of one client, until its connection is widened. Memory that a
-/// client can fill on each connection, so small: 4,096 of them hold 256 MiB.
+/// Flow-control window of all streams of one client together, until its connection is widened. It
+/// is small because each client can fill it: 4,096 connections hold 256 MiB.
 pub(crate) const CLIENT_WINDOW_BYTES: u32 = 64 << 10;
 
-/// Bytes sent to one client and not acknowledged, until its connection is widened. More than
+/// Most bytes sent to one client and not acknowledged, until its connection is widened. It exceeds
 /// [`INITIAL_WINDOW_BYTES`], below which a sender would wait for [`ACK_DELAY`].
 pub(crate) const CLIENT_SEND_WINDOW_BYTES: u64 = 96 << 10;
 
-/// The same two for a connection that was widened: 20 MB/s each way over a round trip of 50 ms.
+/// The same two for a widened connection: 20 MB/s each way over a round trip of 50 ms.
 pub(crate) const CLIENT_WIDE_WINDOW_BYTES: u32 = 1 << 20;
 pub(crate) const CLIENT_WIDE_SEND_WINDOW_BYTES: u64 = 1 << 20;
 
-/// Two message streams, and bulk streams opened by either side. The window of a peer connection is the
-/// sum of its streams' windows, so that a stream that is not read can never hold up another.
+/// Flow-control window of a connection to a peer: the sum of the windows of its streams (two
+/// message streams, and the bulk streams opened by either side). So an unread stream can never hold
+/// up another one.
 pub(crate) const PEER_WINDOW_BYTES: u32 = (2 + 2 * BULK_STREAMS_MAX) * STREAM_WINDOW_BYTES;
 
-/// Bytes sent and not acknowledged. Twice the window, since what was read may not be acknowledged
-/// yet; so it is the windows that bind, stream by stream, and never this sum.
+/// Most bytes sent to a peer and not acknowledged. Twice the flow-control window, because bytes
+/// that the peer has read may not be acknowledged yet. So the limit that binds is the window of
+/// each stream, and never this sum.
 pub(crate) const PEER_SEND_WINDOW_BYTES: u64 = 2 * PEER_WINDOW_BYTES as u64;
 
-/// The largest datagram tried. Times the ten that leave in one batch (GSO) it must stay below 64 KiB.
+/// The largest datagram tried, in bytes. Ten of them leave in one batch (GSO), which must stay
+/// below 64 KiB.
 pub(crate) const MTU_MAX: u16 = 6500;
 
-/// Packets that may come in before they must be acknowledged: what is answered within [`ACK_DELAY`] carries the
-/// acknowledgement along, and needs no packet, system call and wake-up for it. What comes out of order is
-/// acknowledged at once, so losses are noticed as before.
+/// Packets that a receiver may leave unacknowledged for [`ACK_DELAY`]. A response sent within that
+/// time carries the acknowledgement, which saves a packet, a system call and a wake-up. Packets out
+/// of order are acknowledged at once, so losses are detected as early as without the delay.
 pub(crate) const UNACKNOWLEDGED_PACKETS: u32 = 8;
 pub(crate) const ACK_DELAY: Duration = Duration::from_millis(5);
 
-/// Sent on a new connection before anything is acknowledged: not less than what may stay unacknowledged, or a
-/// sender would wait for [`ACK_DELAY`].
+/// Bytes sent on a new connection before anything is acknowledged. Not less than the bytes that may
+/// stay unacknowledged, or a sender would wait for [`ACK_DELAY`].
 pub(crate) const INITIAL_WINDOW_BYTES: u64 = (UNACKNOWLEDGED_PACKETS as u64 + 1) * MTU_MAX as u64;
 
 /// Bytes that the UDP socket is asked to buffer in each direction; the system may grant less.

@@ -1,14 +1,14 @@
-//! Certificates in use: taken at the start, taken again when their files change, and compared with the
-//! connections that stand.
+//! Certificates in use: loaded at the start, exchanged when their files change, and checked against
+//! the open connections.
 //!
-//! A renewal needs no restart: the files are read every few seconds and at an explicit request, and
-//! compared by content. Certificate, key and CA are exchanged together, and only if they fit each other
-//! and this node. A set that does not fit changes nothing; the operator is warned once for each.
+//! A renewal needs no restart: the files are read every few seconds and on request, and compared by
+//! content. Certificate, key and CA are exchanged together, and only if they fit each other and
+//! this node. A set that does not fit changes nothing, and the operator is warned of it once.
 //!
-//! A connection does not outlive the trust in the other side. It is closed when a certificate of the
-//! other side's chain expires, and when the CA in use after an exchange has not issued that chain. So
-//! a new CA also answers a leaked key: at once, without a restart. Certificate revocation lists are not
-//! supported.
+//! A connection does not outlive the trust in the other side. It is closed when a certificate of
+//! the other side's chain expires, and when the CA in use after an exchange has not issued that
+//! chain. So the answer to a leaked key is a new CA: it takes effect at once, without a restart.
+//! Certificate revocation lists are not supported.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,27 +23,27 @@ use tracing::{info, warn};
 use crate::error::{QuicError, close, printable};
 use crate::tls::{Side, TlsConfig, Verifiers, expiry, wall_clock};
 
-/// An own certificate that ends within this time is warned of, once a day.
+/// A certificate of this side that expires within this time is warned of once a day.
 const EXPIRES_SOON: Duration = Duration::from_secs(14 * DAY);
 const DAY: u64 = 24 * 60 * 60;
 
 /// One set of certificates in the form that QUIC needs.
 pub(crate) struct Built {
-    /// For those who dial this node; a client has none.
+    /// For incoming connections; `None` for a client.
     pub(crate) server: Option<ServerConfig>,
     pub(crate) dialling: ClientConfig,
 }
 
-/// Checks that a set fits this node, and builds what QUIC needs of it.
+/// Checks that a set fits this node, and builds the QUIC configurations from it.
 type Build = Box<dyn Fn(&TlsConfig) -> Result<Built, QuicError> + Send + Sync>;
 
 pub(crate) struct Credentials {
     build: Build,
     current: RwLock<Current>,
     watched: Mutex<VecDeque<Watched>>,
-    /// Counts the exchanges.
+    /// Number of exchanges so far.
     exchanges: AtomicU64,
-    /// The last failure that was logged, so that it is logged once and not at each look.
+    /// The last failure that was logged, so that each failure is logged once and not at each poll.
     logged: Mutex<Option<String>>,
 }
 
@@ -52,7 +52,7 @@ struct Current {
     fingerprint: [u8; 32],
     dialling: ClientConfig,
     verifiers: Verifiers,
-    /// The day on which the end of the own certificate was warned of.
+    /// Day (since 1970) of the last warning that this side's certificate expires soon.
     warned_on: Option<u64>,
 }
 
@@ -64,10 +64,10 @@ pub(crate) struct Verified {
     pub(crate) exchange_count: u64,
 }
 
-/// Connections that are checked before other tasks run.
+/// Connections that are checked before the task yields.
 const CHECKED_AT_ONCE: usize = 16;
 
-/// A connection that stands, and the chain that the other side has shown.
+/// An open connection, and the certificate chain that the other side presented.
 struct Watched {
     connection: Weak<Connection>,
     chain: Vec<CertificateDer<'static>>,
@@ -76,7 +76,9 @@ struct Watched {
 }
 
 impl Watched {
-    /// Closes the connection unless it is trusted. False as well for one that is gone.
+    /// Returns true if the connection is still trusted, and closes it otherwise. Returns false for
+    /// a connection that is gone. With `verify` the chain is verified again, and not only its
+    /// expiry.
     fn is_trusted(&self, verifiers: &Verifiers, verify: bool) -> bool {
         let Some(connection) = self.connection.upgrade() else { return false };
         let reason = if self.expires_at <= wall_clock() {
@@ -99,7 +101,7 @@ impl std::fmt::Debug for Credentials {
 }
 
 impl Credentials {
-    /// Returns with it what the endpoint shows to those who dial.
+    /// Returns the credentials, and the server configuration for incoming connections.
     pub(crate) fn new(
         tls: TlsConfig,
         build: Build,
@@ -117,16 +119,16 @@ impl Credentials {
         Ok((credentials, server))
     }
 
-    /// How other nodes are dialled from now on.
+    /// The client configuration for new outgoing connections.
     pub(crate) fn dialling(&self) -> ClientConfig {
         self.current.read().unwrap_or_else(PoisonError::into_inner).dialling.clone()
     }
 
-    /// Reads the files again and takes over what has changed. True if that was anything. False as well
-    /// if there are no files.
+    /// Reads the files again, and uses their content if it has changed. Returns true if it had.
+    /// Returns false if it had not, or if the certificates do not come from files.
     ///
     /// # Errors
-    /// The set cannot be read or does not fit; what was in use stays in use.
+    /// The set cannot be read or does not fit; the certificates in use stay in use.
     pub(crate) async fn reload(&self, endpoint: &Endpoint) -> Result<bool, QuicError> {
         let (files, fingerprint) = {
             let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
@@ -153,7 +155,8 @@ impl Credentials {
         Ok(true)
     }
 
-    /// One look in a series: reloads, warns of what it cannot take, and closes what has expired.
+    /// Periodic poll: reloads the files, warns if they cannot be used, and closes expired
+    /// connections.
     pub(crate) async fn look(&self, endpoint: &Endpoint) {
         let failure = match self.reload(endpoint).await {
             Ok(_) => None,
@@ -176,13 +179,14 @@ impl Credentials {
         *logged = failure;
     }
 
-    /// Exchanges so far. To be taken before a handshake begins, for [`watch`](Self::watch).
+    /// Number of exchanges so far. Read it before a handshake begins, for [`watch`](Self::watch).
     pub(crate) fn exchange_count(&self) -> u64 {
         self.exchanges.load(Ordering::SeqCst)
     }
 
-    /// Watches a connection whose other side was verified in a handshake that began after so many
-    /// exchanges. If there was another one since, the chain is verified again.
+    /// Watches a connection until it is no longer trusted. `exchange_count` is the number of
+    /// exchanges before its handshake began. If there was another exchange since, the chain is
+    /// verified again.
     ///
     /// # Errors
     /// The reason for which the connection is not trusted.
@@ -205,8 +209,8 @@ impl Credentials {
             .ok_or("a certificate is needed")?;
         let connection = Arc::downgrade(connection);
         let watched = Watched { connection, chain: *chain, side, expires_at };
-        // Held until the connection is in the list: an exchange comes before, and is counted, or after,
-        // and finds the connection there.
+        // The lock is held until the connection is in the list. So an exchange comes either before,
+        // and is counted, or after, and finds the connection in the list.
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
         let is_new = self.exchange_count() != exchange_count;
         if is_new && !watched.is_trusted(&current.verifiers, true) {
@@ -217,8 +221,8 @@ impl Credentials {
         Ok(())
     }
 
-    /// Closes connections whose certificate has expired, and with `verify` those that the certificates
-    /// in use do not trust. A check costs about a tenth of a millisecond, so other tasks run in between.
+    /// Closes connections whose certificate has expired, and with `verify` those that the
+    /// certificates in use do not trust. A check takes about 0.1 ms, so the task yields in between.
     async fn close_untrusted(&self, verify: bool) {
         let count = self.watched.lock().unwrap_or_else(PoisonError::into_inner).len();
         for batch in (0..count).step_by(CHECKED_AT_ONCE) {

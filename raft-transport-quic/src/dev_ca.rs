@@ -1,8 +1,8 @@
 //! A development CA, made on the spot, so that even a throw-away cluster runs with mutual TLS.
 //!
-//! Its certificates are valid for [`LEAF_LIFETIME`], those of clients for dialling only. It knows no
-//! revocation: a leaked key is answered by a new CA. For more than development use a CA of your own that
-//! puts the same names into its certificates (see [`crate::tls`]).
+//! Its certificates are valid for [`LEAF_LIFETIME`], and a client's certificate is for dialling
+//! only. There is no revocation: the answer to a leaked key is a new CA. For more than development
+//! use a CA of your own that puts the same names into its certificates (see [`crate::tls`]).
 
 use std::fmt;
 use std::time::Duration;
@@ -41,7 +41,8 @@ impl DevCa {
     /// Makes a new CA.
     ///
     /// # Errors
-    /// [`QuicError::ClusterId`] if the name does not fit into a certificate.
+    /// [`QuicError::ClusterId`] if the name does not fit into a certificate; [`QuicError::Tls`] if
+    /// no key can be made.
     pub fn create(cluster_id: &str) -> Result<Self, QuicError> {
         check_cluster_id(cluster_id)?;
         let key = KeyPair::generate().map_err(failed)?;
@@ -58,10 +59,11 @@ impl DevCa {
         })
     }
 
-    /// Takes up a CA that was stored.
+    /// Loads a stored CA.
     ///
     /// # Errors
-    /// [`QuicError::Tls`] if certificate or key do not parse.
+    /// [`QuicError::ClusterId`] if the name does not fit into a certificate; [`QuicError::Tls`] if
+    /// certificate or key do not parse.
     pub fn from_pem(cluster_id: &str, cert_pem: &[u8], key_pem: &[u8]) -> Result<Self, QuicError> {
         check_cluster_id(cluster_id)?;
         let text = |pem: &[u8]| {
@@ -75,7 +77,7 @@ impl DevCa {
         Ok(Self { leaf_lifetime: LEAF_LIFETIME, cluster_id, cert_pem, issuer })
     }
 
-    /// The same CA, whose certificates are valid for this long from now on.
+    /// Returns the same CA; the certificates that it issues from now on are valid for `lifetime`.
     #[must_use]
     pub fn with_leaf_lifetime(mut self, lifetime: Duration) -> Self {
         self.leaf_lifetime = lifetime;
@@ -92,7 +94,7 @@ impl DevCa {
         self.issuer.key().serialize_pem()
     }
 
-    /// A certificate and a new key for a node.
+    /// Issues a certificate with a new key for a node.
     ///
     /// # Errors
     /// [`QuicError::Tls`] if no key can be made.
@@ -103,8 +105,8 @@ impl DevCa {
         self.issue(&name, name.clone(), usages)
     }
 
-    /// A certificate and a new key for a client. `name` is for people; all clients of a cluster
-    /// may do the same.
+    /// Issues a certificate with a new key for a client. `name` is informational; all clients of a
+    /// cluster have the same rights.
     ///
     /// # Errors
     /// [`QuicError::Tls`] if no key can be made.
@@ -162,7 +164,7 @@ mod tests {
         node.client(Vec::new()).unwrap();
     }
 
-    /// S18. Certificates end, and that of a client does not make a server.
+    /// S18. Certificates expire, and a client's certificate is not accepted from a server.
     #[test]
     fn s18_certificates_end_and_are_for_one_use() {
         use crate::tls::Side;

@@ -1,10 +1,11 @@
 //! UDP sockets and the settings of QUIC.
 //!
-//! The settings that matter were measured: datagrams as large as the path allows (discovered, on loopback 6500
-//! bytes instead of 1200) and batches of them in one system call halve the cost of a message.
+//! The settings that matter were measured: datagrams as large as the path allows (discovered, on
+//! loopback 6500 bytes instead of 1200) and batches of them in one system call halve the cost of a
+//! message.
 //!
-//! Until the other side is known, a connection grants no streams and little memory; [`admit_peer`] and
-//! [`admit_client`] raise that afterwards.
+//! Until the other side is known, a connection grants no streams and little memory; [`admit_peer`]
+//! and [`admit_client`] raise these limits afterwards.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -32,7 +33,8 @@ pub(crate) struct Opened {
 }
 
 impl Opened {
-    /// Closes all connections, gives the farewells a moment to leave, and frees the port.
+    /// Closes all connections, waits up to `patience` for the close packets to leave, and frees the
+    /// port.
     pub(crate) async fn close(&self, reason: &str, patience: Duration) {
         self.endpoint.close(close::DONE, reason.as_bytes());
         let _ = timeout(patience, self.endpoint.wait_idle()).await;
@@ -55,7 +57,7 @@ pub(crate) fn node_endpoint(
     open(config.listen, endpoint_config, server)
 }
 
-/// How those who dial a node are accepted.
+/// The server configuration of a node, for incoming connections.
 pub(crate) fn node_server(config: &QuicConfig, tls: QuicServerConfig) -> ServerConfig {
     let mut server = ServerConfig::with_crypto(Arc::new(tls));
     server
@@ -67,9 +69,9 @@ pub(crate) fn node_server(config: &QuicConfig, tls: QuicServerConfig) -> ServerC
     server
 }
 
-/// Connection ids without a mark of the process that drew them. Packets for quinn's usual ones are
-/// ignored by the next process; packets for these are answered with a reset, which is what tells
-/// peers that we have restarted.
+/// Random connection ids, without a mark of the process that drew them. After a restart, a node
+/// would ignore packets for quinn's usual ids. It answers packets for these ids with a stateless
+/// reset, which tells peers that the node has restarted.
 struct RandomIds;
 
 const CONNECTION_ID_BYTES: usize = 8;
@@ -128,7 +130,7 @@ fn socket(address: SocketAddr) -> std::io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
-/// How a peer is dialled.
+/// The client configuration for connections to peers.
 pub(crate) fn peer_client(config: &QuicConfig, tls: QuicClientConfig) -> ClientConfig {
     let mut transport = transport(config.idle_timeout);
     transport
@@ -142,7 +144,7 @@ pub(crate) fn peer_client(config: &QuicConfig, tls: QuicClientConfig) -> ClientC
     client
 }
 
-/// How a client dials a node.
+/// The client configuration for a client's connections to nodes.
 pub(crate) fn client_client(tls: QuicClientConfig) -> ClientConfig {
     let mut transport = transport(CLIENT_IDLE);
     transport
@@ -157,7 +159,8 @@ pub(crate) fn client_client(tls: QuicClientConfig) -> ClientConfig {
     client
 }
 
-/// For those who dial a node, until it is known who they are. Pings are the dialling side's part.
+/// Settings of an incoming connection until the other side is known. The dialling side sends the
+/// pings.
 fn accepting_transport(config: &QuicConfig) -> TransportConfig {
     let mut transport = transport(config.client_idle_timeout);
     transport
@@ -186,7 +189,7 @@ fn transport(idle: Duration) -> TransportConfig {
     transport
 }
 
-/// Grants an accepted connection what a peer needs.
+/// Raises the limits of an accepted connection to those of a peer.
 pub(crate) fn admit_peer(connection: &Connection) {
     connection.set_receive_window(PEER_WINDOW_BYTES.into());
     connection.set_send_window(PEER_SEND_WINDOW_BYTES);
@@ -194,7 +197,7 @@ pub(crate) fn admit_peer(connection: &Connection) {
     connection.set_max_concurrent_bi_streams(BULK_STREAMS_MAX.into());
 }
 
-/// Grants an accepted connection what a client needs.
+/// Raises the limits of an accepted connection to those of a client.
 pub(crate) fn admit_client(connection: &Connection) {
     connection.set_max_concurrent_bi_streams(CLIENT_STREAMS_MAX.into());
 }

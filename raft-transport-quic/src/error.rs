@@ -1,4 +1,4 @@
-//! Errors, told to the one who must act: an operator or the author of a test.
+//! Errors, written for the operator or the author of a test who must act on them.
 
 use std::borrow::Cow;
 use std::net::SocketAddr;
@@ -8,7 +8,7 @@ use quinn::{ConnectionError, TransportErrorCode, VarInt};
 
 use crate::protocol::spoken_here;
 
-/// Why the transport or a client cannot do what was asked. Every message says what to do.
+/// Errors of the transport and of a client. Every message says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum QuicError {
     /// A certificate or key file cannot be read.
@@ -38,36 +38,37 @@ pub enum QuicError {
     )]
     Bind { address: SocketAddr, source: std::io::Error },
 
-    /// No connection to the node; surely nothing was executed there on behalf of it.
+    /// No connection to the node was established, so the node has executed nothing.
     #[error("cannot connect to {address}: {reason}")]
     Connect { address: String, reason: String },
 
-    /// The connection was lost, or a stream could not be opened on it.
+    /// The connection was lost, or a stream could not be opened on it. Requests that were sent on
+    /// it before may have been executed.
     #[error("the connection is gone: {0}; connect again")]
     Lost(String),
 }
 
-/// Application close codes. The text that goes with them says more; the code is for tests and
-/// packet captures.
+/// Application close codes. The reason text says more; the code tells a regular end from a refusal,
+/// in the error text of the other side and in packet captures.
 pub(crate) mod close {
     use super::VarInt;
 
-    /// In good order.
+    /// A regular end.
     pub(crate) const DONE: VarInt = VarInt::from_u32(0);
     /// The identity or the purpose of the other side does not fit.
     pub(crate) const REFUSED: VarInt = VarInt::from_u32(1);
     /// Bytes of the other side do not decode.
     pub(crate) const PROTOCOL: VarInt = VarInt::from_u32(2);
-    /// A newer connection of the same peer took the place.
+    /// A newer connection of the same peer has replaced this one.
     pub(crate) const REPLACED: VarInt = VarInt::from_u32(3);
     /// A limit is reached; come back later.
     pub(crate) const BUSY: VarInt = VarInt::from_u32(4);
-    /// A stream given up before its end.
+    /// A stream was given up before its end.
     pub(crate) const ABORTED: VarInt = VarInt::from_u32(5);
 }
 
-/// Tells an operator why a connection ended or did not come about. Free of ports and numbers that
-/// change from one attempt to the next, so that equal causes give equal texts.
+/// Describes to an operator why a connection ended or was not established. The text has no ports or
+/// numbers that change from one attempt to the next, so that equal causes give equal texts.
 pub(crate) fn describe(error: &ConnectionError) -> String {
     match error {
         ConnectionError::TimedOut => {
@@ -116,8 +117,8 @@ pub(crate) fn describe(error: &ConnectionError) -> String {
     }
 }
 
-/// Text in which the other side has a say, for one line of a log: what does not print is escaped, so
-/// that no line can be forged, and a long text is cut.
+/// Makes text from the other side fit for one log line: escapes characters that do not print, so
+/// that no line can be forged, and cuts long text.
 pub(crate) fn printable(text: &str) -> String {
     let mut line = String::new();
     for (count, c) in text.chars().enumerate() {
@@ -125,7 +126,7 @@ pub(crate) fn printable(text: &str) -> String {
             line.push_str("...");
             break;
         }
-        // A character that a debugger would escape does not print, quotes excepted.
+        // A character that `escape_debug` escapes does not print; quotes and `\` are exceptions.
         if matches!(c, '"' | '\'' | '\\') || c.escape_debug().count() == 1 {
             line.push(c);
         } else {
@@ -135,10 +136,11 @@ pub(crate) fn printable(text: &str) -> String {
     line
 }
 
-/// Characters of a text of the other side that are told. Two lists of members fit.
+/// Most characters of a text from the other side that are shown. Two lists of members fit.
 const PRINTABLE_CHARS_MAX: usize = 500;
 
-/// Errors of rustls, in words about clusters.
+/// Advice about the set-up of the cluster for an error of rustls. `theirs` is true if the other
+/// side has reported the error.
 fn tls_hint(reason: &str, theirs: bool) -> Cow<'static, str> {
     let has = |text: &str| reason.contains(text);
     let hint = if has("UnknownIssuer")

@@ -1,8 +1,8 @@
-//! The decoders of this crate as a fuzzer sees them; not part of its interface.
+//! Fuzz targets for the decoders of this crate; not part of its public interface.
 //!
-//! Each function takes any bytes. If they decode, what came out must keep what the decoder promises,
-//! and must be read again from what is written for it. `integration-tests/fuzz` runs them, and
-//! `integration-tests/tests/decoders` on what was found.
+//! Each function takes any bytes. If they decode, the value must keep the promises of the decoder,
+//! and the encoded value must decode again. `integration-tests/fuzz` runs these functions, and
+//! `integration-tests/tests/decoders` repeats them on inputs that were found.
 
 use raft_core::codec::{FRAME_BYTES_MAX, LENGTH_BYTES};
 
@@ -10,7 +10,7 @@ use crate::tls::Identity;
 use crate::wire::frame::FrameBuffer;
 use crate::wire::hello::{HELLO_BYTES_MAX, Hello};
 
-/// The body of a hello's frame.
+/// Decodes the body of a hello's frame.
 pub fn hello(frame: &[u8]) {
     let frame = &frame[..frame.len().min(HELLO_BYTES_MAX)];
     if let Ok(hello) = Hello::decode(frame) {
@@ -18,8 +18,8 @@ pub fn hello(frame: &[u8]) {
     }
 }
 
-/// A stream that comes in pieces: how the network cuts it must not matter. The first byte says how
-/// long the pieces are.
+/// Reads a stream of frames that arrives in pieces: where the network cuts it must not matter. The
+/// first byte gives the length of the pieces.
 pub fn frames(bytes: &[u8]) {
     let Some((piece_bytes, stream)) = bytes.split_first() else { return };
     let read = |piece_bytes: usize| {
@@ -47,9 +47,9 @@ pub fn frames(bytes: &[u8]) {
     assert!(stream.starts_with(&written.collect::<Vec<u8>>()));
 }
 
-/// A certificate, which tells who is on the other side.
+/// Reads the identity of the other side from a certificate.
 pub fn certificate(der: &[u8]) {
-    // The handshake has decided about trust; here it must be read, or refused in words.
+    // The handshake decides about trust. This code must return an identity, or a reason in words.
     if let Err(refusal) = Identity::of_certificate(&der.into(), "test") {
         assert!(!refusal.is_empty());
     }

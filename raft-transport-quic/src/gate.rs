@@ -1,18 +1,22 @@
-//! The gate before each handshake: whom this node does asymmetric cryptography for, and how often.
+//! The gate before each handshake: it limits how much asymmetric cryptography this node does, and
+//! for which addresses.
 //!
-//! A handshake costs this node a key exchange, a signature and the check of a certificate, on the thread
-//! that also sends heartbeats. A datagram that asks for one costs the sender nothing. So the rate of
-//! handshakes is bounded before the first of these operations, by token buckets:
+//! A handshake costs this node a key exchange, a signature and the check of a certificate, on the
+//! thread that also sends heartbeats. A datagram that asks for one costs the sender nothing. So the
+//! rate of handshakes is bounded before the first of these operations, by token buckets:
 //!
-//! * **Peers**, known by their exact address, have a bucket each. A stranger cannot use it up: beyond a
-//!   few a second the sender proves by a Retry that it receives what is sent to that address.
-//! * **Others** prove their address, except the first few in a quiet time. A proven address takes a token
-//!   from the bucket of its source (an IPv4 address or an IPv6 /64) and from the one for all sources.
-//! * What exceeds the buckets for Retry packets, or for refusals, is ignored without a response.
+//! * **Peers**, recognised by their exact address, have a bucket each. A stranger that forges this
+//!   address cannot exhaust it: beyond a few handshakes per second the sender has to prove, by a
+//!   Retry, that it receives the packets sent to that address.
+//! * **Others** prove their address, except the first few in a quiet time. A proven address takes a
+//!   token from the bucket of its source (an IPv4 address or an IPv6 /64) and from the one for all
+//!   sources.
+//! * A request that exceeds the buckets for Retry packets, or for refusals, is ignored without a
+//!   response.
 //!
-//! Memory is fixed: sources share a table by a keyed hash, so a flood with forged addresses makes
-//! nothing grow. An address that shares a place with a busy one waits longer; which ones do changes
-//! with each start.
+//! Memory is fixed: sources share the slots of a table by a keyed hash, so a flood with forged
+//! addresses cannot make it grow. An address that shares a slot with a busy one waits longer; the
+//! key, and so the collisions, change with each start.
 
 use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
@@ -26,7 +30,7 @@ use crate::config::{
     HANDSHAKE_BURST, HANDSHAKES_FOR_PEERS, HANDSHAKES_MAX, HANDSHAKES_PER_SOURCE_MAX,
 };
 
-/// `per_second` on average, and as many as `burst` at once.
+/// A rate of `per_second` on average, with a burst of at most `burst`.
 #[derive(Clone, Copy, Debug)]
 struct Rate {
     per_second: u32,
@@ -39,12 +43,12 @@ const fn rate(per_second: u32, burst: u32) -> Rate {
 
 /// A peer dials once, and then every half second until it is connected.
 const PEER: Rate = rate(10, 16);
-/// Retry packets for the addresses of peers. A flood that forges them must not keep the peer's own first
-/// packet from being responded to.
+/// Retry packets for the addresses of peers. A flood with forged addresses must not prevent the
+/// response to a peer's own first packet.
 const PEER_RETRIES: Rate = rate(2_000, 256);
-/// Handshakes from the IP address of a peer and another port: a peer behind a translating router.
+/// Handshakes from the IP address of a peer and another port: a peer behind a NAT.
 const NEAR_PEER: Rate = rate(20, 16);
-/// Handshakes without a proof of the address. It spares clients a round trip in quiet times.
+/// Handshakes without a proof of the address. They save clients a round trip in quiet times.
 const UNPROVEN: Rate = rate(20, 32);
 /// Retry packets for all sources, and for one.
 const RETRIES: Rate = rate(4_000, 256);
@@ -52,7 +56,7 @@ const RETRIES_PER_SOURCE: Rate = rate(400, 64);
 /// Refusals. They tell a client to try another node; the rest of a flood is ignored.
 const REFUSALS: Rate = rate(200, 64);
 
-/// Sources that are told apart.
+/// Slots of the table of sources.
 const SOURCE_SLOTS: usize = 4096;
 
 /// A token bucket, as the time at which it is full again.
@@ -87,7 +91,7 @@ pub(crate) enum Verdict {
     Admit,
     /// Demand a proof that the sender receives at its address (a Retry packet).
     Prove,
-    /// Tell the sender that this node takes no more.
+    /// Tell the sender that this node accepts no more handshakes now.
     Refuse,
     /// Send nothing.
     Ignore,
@@ -97,7 +101,7 @@ pub(crate) enum Verdict {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Request {
     pub(crate) ip: IpAddr,
-    /// The sender's address is proven.
+    /// The sender has proven, by a Retry, that it receives packets at this address.
     pub(crate) is_proven: bool,
     pub(crate) origin: Origin,
 }
@@ -105,14 +109,14 @@ pub(crate) struct Request {
 /// The relation of an address to the peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// This peer listens there.
+    /// This peer listens at the address.
     Peer(NodeId),
     /// A peer has this IP address, and another port.
     NearPeer,
     Stranger,
 }
 
-/// Handshakes under way.
+/// Handshakes in progress.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Load {
     pub(crate) all: usize,
@@ -125,10 +129,11 @@ struct Source {
     proven: Bucket,
 }
 
-/// Decides about every handshake with this node. Time is an argument, measured from any fixed point.
+/// Decides about every handshake with this node. Time is an argument, measured from any fixed
+/// point.
 #[derive(Debug)]
 pub(crate) struct Gate {
-    /// For all sources together, and for one.
+    /// Rates of handshakes from proven addresses: for all sources together, and for one.
     proven_rate: Rate,
     source_rate: Rate,
     peers: BTreeMap<NodeId, Source>,
@@ -143,8 +148,8 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    /// For so many handshakes a second of addresses that are not peers', at least 2. One source has half
-    /// of them.
+    /// `handshakes_per_second` is the limit for addresses that are not peers', at least 2. One
+    /// source gets at most half of them.
     pub(crate) fn new(handshakes_per_second: u32) -> Self {
         assert!(handshakes_per_second >= 2, "the configuration was checked");
         Self {
@@ -172,7 +177,8 @@ impl Gate {
 
     fn decide_on_peer(&mut self, id: NodeId, proven: bool, load: Load, now: Duration) -> Verdict {
         let peer = self.peers.entry(id).or_default();
-        // Unproven ones have tokens of their own: a forged address must not use up the peer's.
+        // Unproven requests have a bucket of their own: a forged address must not exhaust the
+        // peer's.
         let bucket = if proven { &mut peer.proven } else { &mut peer.retries };
         let has_place = load.all < HANDSHAKES_MAX;
         if has_place && bucket.take(PEER, now) {
@@ -224,15 +230,16 @@ impl Gate {
     }
 }
 
-/// The last places are for peers, and in a crowd no source has more than a few.
+/// Returns true if there is room for a handshake from an address that is not a peer's. The last
+/// places are reserved for peers, and under load no source has more than a few.
 fn has_place(load: Load) -> bool {
     let is_crowded = load.all >= HANDSHAKES_MAX / 2;
     load.all < HANDSHAKES_MAX - HANDSHAKES_FOR_PEERS
         && !(is_crowded && load.of_this_source >= HANDSHAKES_PER_SOURCE_MAX)
 }
 
-/// The unit that is counted as one source: an IPv4 address, or the /64 of an IPv6 address, which is what one host
-/// is given.
+/// The unit that is counted as one source: an IPv4 address, or the /64 of an IPv6 address, which is
+/// the usual prefix of one host.
 pub(crate) fn source_of(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V4(ip) => IpAddr::V4(ip),
@@ -285,7 +292,8 @@ mod tests {
         counts.get(name).copied().unwrap_or(0)
     }
 
-    /// S12. 10,000 requests a second for ten seconds, in each way that a stranger has.
+    /// S12. 10,000 requests per second for ten seconds, for each kind of stranger: proven or
+    /// forged, one address or many.
     #[test]
     fn s12_no_flood_costs_more_handshakes_than_the_rate() {
         let limit = 10 * u64::from(RATE) + u64::from(HANDSHAKE_BURST);
@@ -311,8 +319,8 @@ mod tests {
         }
     }
 
-    /// S12. During a flood from others, a peer is admitted each time that it dials, a client from another
-    /// source gets in, and a peer whose address is forged needs one proof.
+    /// S12. During a flood from others, a peer is admitted each time that it dials, a client from
+    /// another source is admitted, and a peer whose address is forged needs one proof.
     #[test]
     fn s12_a_flood_starves_neither_peers_nor_other_sources() {
         let peer = |is_proven| Request { ip: v4(7), is_proven, origin: Origin::Peer(3) };
@@ -330,7 +338,7 @@ mod tests {
         assert!(count(&forged, "admit") <= 27, "{forged:?}");
         assert!(count(&forged, "prove") >= 2_000, "{forged:?}");
         assert_eq!(gate.decide(&peer(true), QUIET, Duration::from_secs(21)), Verdict::Admit);
-        // A peer behind a router that translates its port has a reserve.
+        // A peer behind a NAT has a bucket of its own.
         let near = Request { ip: v4(1), is_proven: true, origin: Origin::NearPeer };
         flood(&mut gate, 30_000, 1, 10_000, |number| stranger(v4(number), true));
         assert_eq!(gate.decide(&near, QUIET, Duration::from_secs(31)), Verdict::Admit);

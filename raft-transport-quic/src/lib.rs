@@ -1,27 +1,28 @@
-//! The adapter for the network port of `raft-core`: QUIC with mutual TLS, peers and clients on one UDP
-//! socket per node.
+//! The adapter for the network port of `raft-core`: QUIC with mutual TLS, peers and clients on one
+//! UDP socket per node.
 //!
-//! * Peers speak `raft/2`: one connection per pair, a stream per class and direction for messages, and a
-//!   stream per snapshot. [`QuicTransport`] implements
+//! * Peers speak `raft/2`: one connection per pair, a stream per class and direction for messages,
+//!   and a stream per snapshot. [`QuicTransport`] implements
 //!   [`Transport`](raft_core::transport::Transport) and keeps its contract.
-//! * Clients speak `kv/2`: [`ClientEndpoint`] connects, [`QuicTransport::accept_client`] yields those that
-//!   were admitted, and both sides see a [`ClientConnection`] with streams. What is said on them is for
-//!   others.
-//! * Both sides show a certificate of the cluster's CA, always. [`DevCa`] makes them on the spot.
+//! * Clients speak `kv/2`: [`ClientEndpoint`] connects, [`QuicTransport::accept_client`] returns
+//!   the admitted clients, and both sides get a [`ClientConnection`] with streams. Other crates
+//!   define the content of these streams.
+//! * Both sides always present a certificate of the cluster's CA. [`DevCa`] issues them for
+//!   development.
 //!
-//! It deliberately leaves out some things: it repeats no message, learns no addresses beyond its
-//! configuration, resumes no sessions, sends nothing before the other side is known, and revokes no
-//! certificates. `docs/wire.md` draws what is on the wire.
+//! It deliberately leaves out some things: it resends no dropped message, learns no addresses
+//! beyond its configuration, resumes no sessions, sends nothing before the other side is known, and
+//! revokes no certificates. `docs/wire.md` draws the bytes on the wire.
 //!
-//! How the tasks hang together; each box is a task, and what it starts ends with it:
+//! The tasks; each one ends with the task that has started it:
 //!
 //! ```text
-//!   QuicTransport ─┬─ accept loop ─── a handshake each ──▶ clients (accept_client)
-//!                  │                       │ links (hello exchanged)
-//!                  │                       ▼
-//!                  └─ supervisor per peer (dials, or is handed a link) ─┬─ writer per class ◀─ mailbox
-//!                                                                       ├─ reader per class ─▶ Inbound
-//!                                                                       └─ bulk streams     ─▶ Inbound
+//!   QuicTransport ─┬─ accept loop ── a handshake each ─▶ clients (accept_client)
+//!                  │                      │ links (hello exchanged)
+//!                  │                      ▼
+//!                  └─ supervisor per peer ─┬─ writer per class ◀─ mailbox
+//!                     (dials, or is handed ├─ reader per class ─▶ Inbound
+//!                      a link)             └─ bulk streams     ─▶ Inbound
 //! ```
 
 mod accept;

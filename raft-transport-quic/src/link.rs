@@ -1,9 +1,10 @@
 //! One connection to a peer, from the hello to its end.
 //!
-//! Each side opens one stream per class and says hello on it; a connection counts when both hellos of
-//! the other side have come and fit. (In TLS 1.3 the dialling side would otherwise believe in a
-//! connection that the other is just refusing.) Then a task per direction and class moves messages,
-//! and one takes bulk streams in. The first that ends, ends the connection.
+//! Each side opens one stream per class and sends a hello on it. A connection is established when
+//! both hellos of the other side have arrived and fit. (In TLS 1.3 the dialling side completes its
+//! handshake first. Without the hellos it would take a connection for established that the other
+//! side is just refusing.) Then one task per direction and class moves messages, and one task
+//! accepts bulk streams. The first task that ends, ends the connection.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -25,10 +26,11 @@ use crate::shared::{InboundSlot, Shared};
 use crate::wire::frame::{FrameReader, ReadFailure};
 use crate::wire::hello::{HELLO_BYTES_MAX, Hello, Members};
 
-/// Written at one time: enough for full batches of datagrams, little enough to stay fresh.
+/// Bytes written at one time: enough for full batches of datagrams, and few enough that they do not
+/// grow old in the stream.
 const WRITE_BYTES: u64 = 256 << 10;
 
-/// Control goes first.
+/// Control messages go first.
 fn priority(class: Class) -> i32 {
     match class {
         Class::Control => 1,
@@ -36,11 +38,12 @@ fn priority(class: Class) -> i32 {
     }
 }
 
-/// A connection on which both sides know each other, with a stream per class in each direction.
+/// A connection on which both sides have exchanged hellos, with a stream per class in each
+/// direction.
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) connection: Arc<Connection>,
-    /// Of the peer: which data it has.
+    /// Incarnation of the peer's data directory.
     pub(crate) incarnation: u64,
     codec: Version,
     outgoing: Vec<(Class, SendStream)>,
@@ -48,7 +51,8 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// Exchanges hellos. On failure the connection is closed, and the other side told why.
+    /// Exchanges hellos. On failure the connection is closed, and the other side receives the
+    /// reason.
     pub(crate) async fn establish(
         shared: &Shared,
         connection: Connection,
@@ -113,7 +117,7 @@ impl Link {
         self.connection.close(close::REFUSED, reason.as_bytes());
     }
 
-    /// Starts moving messages.
+    /// Starts the tasks that move messages.
     pub(crate) fn run(self, peer: Arc<Peer>, inbound: Arc<InboundSlot>) -> RunningLink {
         let mut tasks = JoinSet::new();
         for (class, stream) in self.outgoing {
@@ -153,7 +157,8 @@ fn own_hello(config: &QuicConfig, class: Class) -> Hello {
     }
 }
 
-/// The peer is the one that is meant, and has the same idea of the cluster.
+/// Checks that the peer is the expected node, of the same cluster, with the same members and a
+/// common cluster version.
 fn check_hello(own: &Hello, hello: &Hello, peer: NodeId) -> Result<(), String> {
     if hello.cluster_id != own.cluster_id {
         return Err(format!(
@@ -202,37 +207,37 @@ fn explain(failure: ReadFailure) -> String {
     }
 }
 
-/// A connection at work.
+/// An established connection and its tasks.
 #[derive(Debug)]
 pub(crate) struct RunningLink {
     connection: Arc<Connection>,
     pub(crate) incarnation: u64,
     pub(crate) since: Instant,
-    /// Each runs until the connection is of no more use to it, and says why.
+    /// Each task runs until it can no longer use the connection, and returns the reason.
     tasks: JoinSet<String>,
 }
 
 impl RunningLink {
-    /// Waits for the first task to end, and says why it did. May be cancelled.
+    /// Waits for the first task to end, and returns its reason. May be cancelled.
     pub(crate) async fn ended(&mut self) -> String {
         let reason = match self.tasks.join_next().await {
             Some(Ok(reason)) => reason,
             Some(Err(error)) => format!("a task of the connection failed: {error}"),
             None => "nothing runs on the connection".to_owned(),
         };
-        // Whatever the task saw, it follows from the end of the connection if there was one.
+        // If the connection was closed, that is the cause of any error in a task.
         self.connection.close_reason().map_or(reason, |closed| describe(&closed))
     }
 
-    /// Closes the connection and waits until nothing runs on it.
-    /// May be cancelled and called again.
+    /// Closes the connection and waits until its tasks have ended. May be cancelled and called
+    /// again.
     pub(crate) async fn stop(&mut self, code: VarInt, reason: &str) {
         self.connection.close(code, reason.as_bytes());
         self.tasks.shutdown().await;
     }
 }
 
-/// Writes what waits in the mailbox, as much as there is at a time.
+/// Writes the queued messages of the mailbox to the stream, [`WRITE_BYTES`] at a time.
 async fn write(peer: Arc<Peer>, class: Class, codec: Version, mut stream: SendStream) -> String {
     let mailbox = peer.mailbox(class);
     let mut encoder = Encoder::new(codec);
@@ -253,7 +258,7 @@ async fn write(peer: Arc<Peer>, class: Class, codec: Version, mut stream: SendSt
     }
 }
 
-/// Gives messages to the node as they come.
+/// Passes messages to the node as they arrive.
 async fn read(
     peer: NodeId,
     class: Class,
@@ -262,7 +267,7 @@ async fn read(
     inbound: Arc<InboundSlot>,
 ) -> String {
     loop {
-        // Before waiting: messages may have come together with the hello.
+        // Deliver before waiting: messages may have arrived together with the hello.
         if let Err(error) = deliver(peer, class, codec, &mut reader, &inbound) {
             return error;
         }
@@ -272,7 +277,7 @@ async fn read(
     }
 }
 
-/// Everything that is already here.
+/// Passes on all messages that are complete in the buffer.
 fn deliver(
     peer: NodeId,
     class: Class,
@@ -293,7 +298,7 @@ fn deliver(
     Ok(())
 }
 
-/// Takes bulk streams in. How many there may be at one time is QUIC's own limit on streams.
+/// Accepts bulk streams. QUIC's own limit on streams bounds their number.
 async fn accept_bulk(
     peer: NodeId,
     connection: Arc<Connection>,

@@ -1,8 +1,8 @@
-//! Messages that wait to be sent to one peer in one class.
+//! The queue of messages to one peer in one class.
 //!
-//! Bounded in bytes, those in the writer's hands included. A message that does not fit is dropped and
-//! counted, and so is every message while no connection stands: a queue of old messages would
-//! only delay the new ones.
+//! It is bounded in bytes, including the messages that the writer has taken. A message that does
+//! not fit is dropped and counted, and so is every message while there is no connection: a queue of
+//! old messages would only delay the new ones.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard};
@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 pub(crate) struct Mailbox {
     bytes_max: u64,
     state: Mutex<State>,
-    /// Something was put into an open mailbox. One writer waits for it.
+    /// Notified when an empty mailbox gets a message. One writer waits for it.
     filled: Notify,
 }
 
@@ -22,19 +22,19 @@ pub(crate) struct Mailbox {
 struct State {
     open: bool,
     waiting: VecDeque<Message>,
-    /// Charged for what waits and for what the writer has taken and not released.
+    /// Bytes of the queued messages, and of those that the writer has taken and not released.
     bytes: u64,
     dropped_count: u64,
     drop_reported: bool,
 }
 
-/// The fate of a message.
+/// Result of [`Mailbox::put`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Put {
     Waiting,
-    /// Dropped, since no connection stands.
+    /// Dropped: there is no connection.
     Closed,
-    /// Dropped for want of room; `first` time since the connection stands.
+    /// Dropped: the mailbox is full. `first` is true for the first dropped message of a connection.
     Full {
         first: bool,
     },
@@ -49,7 +49,7 @@ impl Mailbox {
         self.state.lock().expect("nothing panics while it holds a mailbox")
     }
 
-    /// Takes the message or drops it. Never waits.
+    /// Queues the message or drops it. Never waits.
     pub(crate) fn put(&self, message: Message) -> Put {
         let mut state = self.state();
         if !state.open {
@@ -72,8 +72,8 @@ impl Mailbox {
         Put::Waiting
     }
 
-    /// Waits for messages and moves about `bytes` of them, at least one, into `into`. Returns what
-    /// must be given to [`release`](Self::release) once they have been written.
+    /// Waits for messages and moves about `bytes` of them, at least one, into `into`. Returns their
+    /// size, which must be given to [`release`](Self::release) once they have been written.
     pub(crate) async fn take(&self, bytes: u64, into: &mut Vec<Message>) -> u64 {
         loop {
             let filled = self.filled.notified();
@@ -96,22 +96,22 @@ impl Mailbox {
         taken
     }
 
-    /// The messages of this charge have left.
+    /// Frees the bytes of messages that were taken and have been written.
     pub(crate) fn release(&self, bytes: u64) {
         let mut state = self.state();
         assert!(bytes <= state.bytes, "what is released was taken");
         state.bytes -= bytes;
     }
 
-    /// A message was dropped because it cannot be written. Whether it is the first that was dropped
-    /// since the connection stands.
+    /// Counts a message that is dropped because it cannot be encoded. Returns true if it is the
+    /// first dropped message of the connection.
     pub(crate) fn count_dropped(&self) -> bool {
         let mut state = self.state();
         state.dropped_count += 1;
         !std::mem::replace(&mut state.drop_reported, true)
     }
 
-    /// A connection stands.
+    /// Opens the mailbox for a new connection.
     pub(crate) fn open(&self) {
         let mut state = self.state();
         assert!(state.waiting.is_empty() && state.bytes == 0, "closing leaves it empty");
@@ -119,7 +119,7 @@ impl Mailbox {
         state.drop_reported = false;
     }
 
-    /// The connection is gone, and so is its writer. Drops what waits.
+    /// Closes the mailbox when the connection and its writer are gone. Drops the queued messages.
     pub(crate) fn close(&self) {
         let mut state = self.state();
         state.open = false;
@@ -157,7 +157,7 @@ mod tests {
         let mut taken = Vec::new();
         assert_eq!(mailbox.take(1, &mut taken).await, size);
         assert_eq!(taken, [message(1)]);
-        // In the writer's hands it still counts.
+        // A message that the writer has taken still counts.
         assert_eq!(mailbox.put(message(5)), Put::Full { first: false });
         mailbox.release(size);
         assert_eq!(mailbox.put(message(6)), Put::Waiting);

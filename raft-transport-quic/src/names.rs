@@ -1,4 +1,4 @@
-//! Names of nodes, and the addresses behind them.
+//! Resolution of the nodes' names to addresses.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -24,7 +24,7 @@ impl Names {
     /// first.
     ///
     /// # Errors
-    /// The reason, for people.
+    /// The reason, as text for an operator.
     pub(crate) async fn resolve(
         &self,
         endpoint: &Endpoint,
@@ -40,7 +40,7 @@ impl Names {
         if found.is_empty() {
             return Err(format!("`{address}` has no address that this socket can reach ({HINT})"));
         }
-        // A socket for both families wants IPv4 addresses in their mapped form.
+        // A socket for both families needs IPv4 addresses in their mapped form.
         let mapped = found.into_iter().map(|to| match to {
             SocketAddr::V4(to) if dual => SocketAddr::from((to.ip().to_ipv6_mapped(), to.port())),
             to => to,
@@ -89,8 +89,8 @@ mod tests {
         }
     }
 
-    /// S25. The first address of a name is dead for ever; the node is reached at the second. And the
-    /// gate knows a peer by the addresses of its name before the peer has ever connected.
+    /// S25. The first address of a name never answers, and the node is reached at the second one.
+    /// The gate recognises a peer by the addresses of its name before the peer has ever connected.
     #[tokio::test]
     async fn s25_all_addresses_of_a_name_are_tried_and_known() {
         let mut ports = free_ports(3);

@@ -1,10 +1,9 @@
-//! One peer: where it is, what waits for it, whether it can be reached, and who sees to its
-//! connection.
+//! One peer: its addresses, its mailboxes, its reachability, and the supervisor of its connection.
 //!
-//! The node with the lower id of a pair dials, so there is one connection and no choice between two. The
-//! supervisor is the only task that replaces the connection. On the dialling side it tries again, with
-//! growing pauses, for as long as the node lives; on the other side it waits for the next connection
-//! that [`crate::accept`] hands over.
+//! The node with the lower id of a pair dials, so there is only one connection. The supervisor is
+//! the only task that replaces the connection. On the dialling side it tries again, with growing
+//! pauses, for as long as the node lives; on the other side it waits for the next connection that
+//! [`crate::accept`] passes on.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -27,11 +26,11 @@ use crate::protocol::{Spoken, agreed};
 use crate::shared::{FORGOTTEN_AFTER, Refused, Shared, canonical};
 use crate::tls::{Identity, Side, node_name};
 
-/// Told to a node that dials while another one of its name is connected.
+/// Close reason for a node that dials while another incarnation of it is connected.
 const ANOTHER_DIRECTORY: &str =
     "another directory of the same node is running, and is connected; stop one of them";
 
-/// One peer, as all tasks know it.
+/// One peer, shared by all tasks.
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) id: NodeId,
@@ -39,42 +38,44 @@ pub(crate) struct Peer {
     control: Mailbox,
     log: Mailbox,
     state: Mutex<State>,
-    /// To the supervisor: connections that the peer dialled.
+    /// Channel to the supervisor for connections that the peer dialled.
     accepted: mpsc::Sender<Link>,
 }
 
 #[derive(Debug)]
 struct State {
     connection: Option<Connection>,
-    /// Why there is none.
+    /// Why there is no connection.
     failure: String,
     /// The failures that were logged, so that each is logged once and not per attempt.
     logged: BTreeSet<String>,
-    /// Forgotten from time to time.
+    /// Start of the period after which `logged` is cleared.
     logged_since: Instant,
-    /// The connection that stands, or else the last one, stands long enough to be worth a line.
+    /// Set once the current connection, or else the last one, has lasted [`STANDS_AFTER`]. The next
+    /// connection is then logged at once.
     stood: bool,
-    /// From where it connected last; its certificate has proven it.
+    /// Address of the peer's last connection. The certificate has proven the peer.
     last: Option<SocketAddr>,
-    /// Where its name points, as far as that is known; never empty afterwards.
+    /// Addresses of the peer's name; empty until the first look-up succeeds.
     resolved: Vec<SocketAddr>,
     /// How often [`QuicConfig::hello_timeout`] is doubled.
     hello_doublings: u32,
-    /// The log says that it stands.
+    /// Set once the current connection is logged.
     announced: bool,
 }
 
-/// Before it, a connection may be one that the other side is just refusing.
+/// A younger connection may be one that the other side is just refusing.
 const STANDS_AFTER: Duration = BACKOFF_MAX;
 
-/// A peer has 8 times the usual patience at most.
+/// Most doublings of the hello timeout: 8 times the configured one.
 const HELLO_DOUBLINGS_MAX: u32 = 3;
 
-/// Failures that are logged until a connection stands or [`FORGOTTEN_AFTER`] is over; others are not.
+/// Most failures that are logged until a connection lasts or [`FORGOTTEN_AFTER`] has passed;
+/// further ones are not logged.
 const LOGGED_MAX: usize = 8;
 
 impl Peer {
-    /// And where accepted connections come out.
+    /// Returns the peer and the receiver of the connections that it dials.
     pub(crate) fn new(
         id: NodeId,
         address: String,
@@ -118,7 +119,7 @@ impl Peer {
         self.state.lock().expect("nothing panics while it holds a peer's state")
     }
 
-    /// Takes the message or drops it.
+    /// Queues the message or drops it.
     pub(crate) fn send(&self, message: Message) {
         let class = message.class();
         if self.mailbox(class).put(message) == (Put::Full { first: true }) {
@@ -126,34 +127,35 @@ impl Peer {
         }
     }
 
-    /// The connection that stands, or why none does.
+    /// The current connection, or the reason why there is none.
     pub(crate) fn connection(&self) -> Result<Connection, String> {
         let state = self.state();
         state.connection.clone().ok_or_else(|| state.failure.clone())
     }
 
-    /// Hands over a connection that the peer has dialled. Waits for the supervisor.
+    /// Passes a connection that the peer has dialled to the supervisor. Waits while the supervisor
+    /// has another one to take.
     pub(crate) async fn hand_over(&self, link: Link) {
-        // Without a supervisor the node is closing, and so is the connection.
+        // Fails only without a supervisor: then the node is closing, and so is the connection.
         let _ = self.accepted.send(link).await;
     }
 
-    /// The peer is known to listen at this address: its name points there, or it connected from there.
-    /// A node dials from the port at which it listens.
+    /// Returns true if the peer is known to listen at this address: its name resolves to it, or the
+    /// peer has connected from it. (A node dials from the port at which it listens.)
     pub(crate) fn is_at(&self, address: SocketAddr) -> bool {
         let state = self.state();
         state.last == Some(address) || state.resolved.contains(&address)
     }
 
-    /// The peer has this IP address.
+    /// Returns true if the peer is known to have this IP address.
     pub(crate) fn is_near(&self, ip: IpAddr) -> bool {
         let state = self.state();
         let mut known = state.resolved.iter().chain(&state.last);
         known.any(|address| address.ip() == ip)
     }
 
-    /// Looks the peer's name up, for as long as the node lives. Only the dialling side would know the
-    /// address otherwise.
+    /// Looks up the peer's name again and again, for as long as the node lives. Without this, only
+    /// the dialling side would know the peer's addresses.
     pub(crate) async fn keep_resolved(&self, names: &Names, endpoint: &Endpoint) {
         if self.address.parse::<SocketAddr>().is_ok() {
             return std::future::pending().await;
@@ -173,12 +175,12 @@ impl Peer {
         Ok(found)
     }
 
-    /// How long the peer may take to introduce itself.
+    /// Timeout of the exchange of hellos with this peer.
     pub(crate) fn hello_patience(&self, config: &QuicConfig) -> Duration {
         config.hello_timeout * (1 << self.state().hello_doublings)
     }
 
-    /// It did, or did not.
+    /// Doubles that timeout after a failed exchange, and resets it after a successful one.
     pub(crate) fn introduced(&self, has_succeeded: bool) {
         let mut state = self.state();
         state.hello_doublings = match has_succeeded {
@@ -187,7 +189,7 @@ impl Peer {
         };
     }
 
-    /// Notes why a connection did not come about. One that stands is not touched by that.
+    /// Records why a connection was not established. Does nothing if there is another connection.
     pub(crate) fn failed(&self, failure: &str) {
         let mut state = self.state();
         if state.connection.is_some() {
@@ -209,14 +211,15 @@ impl Peer {
         let mut state = self.state();
         state.connection = Some(connection.clone());
         state.last = Some(canonical(connection.remote_address()));
-        // Where the last one broke at once, this may be one more of that kind.
+        // If the last connection broke at once, this one may as well: it is logged when it has
+        // lasted.
         if std::mem::take(&mut state.stood) {
             info!(peer = self.id, address = %connection.remote_address(), "connected");
             state.announced = true;
         }
     }
 
-    /// The connection is one that lasts. What went wrong before it is over.
+    /// Called when the connection has lasted [`STANDS_AFTER`]. Earlier failures are forgotten.
     fn stands(&self) {
         let mut state = self.state();
         let Some(connection) = &state.connection else { return };
@@ -239,8 +242,8 @@ impl Peer {
     }
 }
 
-/// Keeps the connection to one peer. `running` outlives the future, so that the caller who cancels it can
-/// still stop the connection in good order.
+/// Maintains the connection to one peer. `running` outlives the futures of the methods, so that a
+/// caller that cancels one can still close the connection in good order.
 pub(crate) struct Supervisor<'a> {
     pub(crate) shared: &'a Shared,
     pub(crate) peer: &'a Peer,
@@ -248,7 +251,7 @@ pub(crate) struct Supervisor<'a> {
 }
 
 impl Supervisor<'_> {
-    /// Dials, for ever.
+    /// Dials the peer and runs the connection, again and again. Never returns.
     pub(crate) async fn dial(&mut self) {
         let mut pause = BACKOFF_MIN;
         let first_patience = self.shared.config.dial_timeout;
@@ -261,14 +264,14 @@ impl Supervisor<'_> {
                     self.start(link);
                     let reason = self.ended().await;
                     self.stop(close::PROTOCOL, &reason).await;
-                    // One that broke at once is no better than an attempt that failed.
+                    // A connection that broke at once counts as a failed attempt.
                     if since.elapsed() > BACKOFF_MAX {
                         pause = BACKOFF_MIN;
                     }
                 }
                 Err(failure) => {
                     self.peer.failed(&failure);
-                    // It may be up, and far away or busy.
+                    // The peer may be up, but distant or busy.
                     let patience_max = self.shared.config.dial_timeout_max;
                     patience = (2 * patience).min(patience_max).max(first_patience);
                 }
@@ -278,7 +281,8 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Each attempt takes the next one of the peer's addresses: the first may be dead for ever.
+    /// Makes one attempt. Each attempt uses the next of the peer's addresses, because the first may
+    /// never answer.
     async fn try_dial(&self, patience: Duration, attempt: usize) -> Result<Link, String> {
         let Shared { opened, config, .. } = self.shared;
         let endpoint = &opened.endpoint;
@@ -302,7 +306,8 @@ impl Supervisor<'_> {
         Link::establish(self.shared, connection, self.peer, protocol, verified).await
     }
 
-    /// Runs what the peer dialled, always the newest, for ever.
+    /// Runs the connections that the peer dials; a new one replaces the current one. Returns when
+    /// the channel is closed.
     pub(crate) async fn accept(&mut self, accepted: &mut mpsc::Receiver<Link>) {
         loop {
             let link = tokio::select! {
@@ -316,7 +321,8 @@ impl Supervisor<'_> {
                 }
             };
             if let Some(running) = &self.running {
-                // While it lives: if its process is gone, it ends within the idle timeout.
+                // The second incarnation is refused only while the first is connected. If the
+                // process of the first is gone, its connection ends within the idle timeout.
                 if link.incarnation != running.incarnation {
                     let Self { shared, peer, .. } = self;
                     let told = format!("node {}: {ANOTHER_DIRECTORY}", peer.id);
@@ -335,7 +341,7 @@ impl Supervisor<'_> {
         self.running = Some(link.run(self.shared.peer(self.peer.id), self.shared.inbound.clone()));
     }
 
-    /// Waits until the connection is of no more use, and says why. For ever without one.
+    /// Waits until the connection ends, and returns the reason. Never returns if there is none.
     async fn ended(&mut self) -> String {
         let Some(running) = &mut self.running else { return std::future::pending().await };
         let stands = running.since + STANDS_AFTER;
@@ -346,10 +352,11 @@ impl Supervisor<'_> {
         running.ended().await
     }
 
-    /// Ends the connection, if there is one, and tells those who count on it.
+    /// Closes the connection, if there is one, and reports the peer as unreachable.
     pub(crate) async fn stop(&mut self, code: quinn::VarInt, reason: &str) {
         let Some(running) = &mut self.running else { return };
-        // Taken only when nothing runs any more: a caller who cancels this future in between calls again.
+        // `running` is cleared only after its tasks have ended: a caller that cancels this future
+        // before calls again.
         running.stop(code, reason).await;
         self.running = None;
         self.peer.disconnected(reason);
@@ -359,7 +366,8 @@ impl Supervisor<'_> {
     }
 }
 
-/// Between half of it and all of it, so that two nodes do not keep missing each other in step.
+/// A random pause between half of `pause` and all of it, so that two nodes do not keep missing each
+/// other in step.
 fn jittered(pause: Duration) -> Duration {
     let chance = getrandom::u32().unwrap_or(0);
     pause / 2 + pause.mul_f64(0.5 * f64::from(chance) / f64::from(u32::MAX))

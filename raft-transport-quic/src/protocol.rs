@@ -1,8 +1,10 @@
-//! Protocol versions: what is offered when a connection is made (ALPN), and which codec follows.
+//! Protocol versions: the names that are offered when a connection is made (ALPN), and the codec of
+//! each.
 //!
-//! Each side offers all versions that it speaks, and the connection uses the newest one that both know.
-//! So a node with a new version talks to nodes that do not have it yet, and an upgrade goes node by
-//! node. A version stays in the list for as long as nodes that know no later one may be met.
+//! Each side offers all versions that it speaks, and the connection uses the newest one that both
+//! know. So a node with a new version can talk to nodes that do not have it yet, and an upgrade
+//! goes node by node. A version stays in the list for as long as nodes may run that know no later
+//! one.
 
 use raft_core::codec::Version;
 
@@ -25,9 +27,9 @@ pub(crate) const PEER_PROTOCOLS: &[PeerProtocol] =
 /// All versions of the client protocol, the newest first.
 pub(crate) const CLIENT_PROTOCOLS: &[&[u8]] = &[ALPN_KV];
 
-/// Versions that nodes and clients of this project spoke before its first release. A node takes part in
-/// the handshake of one that offers nothing newer, only to refuse it with a sentence that its operator
-/// can read.
+/// Versions that nodes and clients of this project spoke before its first release. A node accepts
+/// them in the handshake only to refuse the connection with a reason that the operator of the other
+/// side can read.
 pub(crate) const REFUSED_PROTOCOLS: &[&[u8]] = &[b"raft/1", b"kv/1"];
 
 /// The protocol of the other side of a connection.
@@ -37,7 +39,7 @@ pub(crate) enum Spoken {
     Client,
 }
 
-/// Everything that a node offers to those who dial it, in the order of preference.
+/// All protocols that a node offers on incoming connections, in order of preference.
 pub(crate) fn offered_by_node(peer_protocols: &[PeerProtocol]) -> Vec<Vec<u8>> {
     let peer = peer_protocols.iter().map(|protocol| protocol.alpn);
     let all = peer.chain(CLIENT_PROTOCOLS.iter().copied());
@@ -63,7 +65,7 @@ pub(crate) fn agreed(peer_protocols: &[PeerProtocol], alpn: &[u8]) -> Result<Spo
     ))
 }
 
-/// For error texts.
+/// The protocols of this program, for error texts.
 pub(crate) fn spoken_here() -> String {
     let peer = PEER_PROTOCOLS.iter().map(|protocol| protocol.alpn);
     let all: Vec<_> =
@@ -98,8 +100,9 @@ mod tests {
         fn on_unreachable(&self, _peer: NodeId) {}
     }
 
-    /// S15. A node of a later release, which speaks a version that does not exist yet, and a node of
-    /// this one talk to each other in the newest version that both know, whichever of them dials.
+    /// S15. A node of a later release, which speaks a version that does not exist yet, and a node
+    /// of this release talk to each other in the newest version that both know, whichever of them
+    /// dials.
     #[tokio::test]
     async fn s15_unequal_nodes_speak_the_newest_common_version() {
         const LATER: PeerProtocol = PeerProtocol { alpn: b"raft/9", codec: Version::V2 };

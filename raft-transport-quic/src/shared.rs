@@ -26,19 +26,19 @@ pub(crate) struct Shared {
     pub(crate) credentials: Credentials,
     pub(crate) peers: BTreeMap<NodeId, Arc<Peer>>,
     pub(crate) inbound: Arc<InboundSlot>,
-    /// Places for clients.
+    /// Permits for connected clients.
     pub(crate) client_places: Arc<Semaphore>,
     pub(crate) handshakes: HandshakeCounters,
     pub(crate) refusals: Refusals,
 }
 
 impl Shared {
-    /// One of the configured peers.
+    /// Returns a peer, which must be a configured one.
     pub(crate) fn peer(&self, id: NodeId) -> Arc<Peer> {
         self.peers[&id].clone()
     }
 
-    /// The relation to the peers of an address from which a handshake is asked for.
+    /// The relation of a handshake's source address to the peers.
     pub(crate) fn origin(&self, from: SocketAddr) -> Origin {
         let at = canonical(from);
         if let Some(peer) = self.peers.values().find(|peer| peer.is_at(at)) {
@@ -50,8 +50,8 @@ impl Shared {
         }
     }
 
-    /// Notes that one who dialled this node was refused, or refused this node. If it came from the address
-    /// of a peer, that is the peer's failure.
+    /// Records that an incoming connection was refused, by this node or by the other side. If it
+    /// came from the address of a peer, it is recorded as that peer's failure.
     pub(crate) fn note_refusal(&self, from: SocketAddr, what: Refused, reason: &str) {
         match self.peers.values().find(|peer| peer.is_at(canonical(from))) {
             Some(peer) => peer.failed(reason),
@@ -60,12 +60,12 @@ impl Shared {
     }
 }
 
-/// An IPv4 address in the form for both families is the same address.
+/// Turns an IPv4 address in its IPv6-mapped form into the IPv4 address.
 pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// Requests for a handshake since the start, by what became of them.
+/// Handshakes that were requested since the start, by decision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HandshakeCounts {
@@ -109,7 +109,7 @@ impl HandshakeCounters {
     }
 }
 
-/// Where messages go: nowhere before the start and after the end.
+/// The receiver of incoming messages; there is none before the start and after the end.
 #[derive(Default)]
 pub(crate) struct InboundSlot(RwLock<Option<Arc<dyn Inbound>>>);
 
@@ -129,12 +129,12 @@ impl fmt::Debug for InboundSlot {
     }
 }
 
-/// The reason for which one who dialled this node was refused.
+/// The kind of a refusal of an incoming connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Refused {
-    /// No handshake came about; the sender is unknown, and so may be its address.
+    /// The handshake failed. The sender is unknown, and its address may be forged.
     Handshake,
-    /// The certificate is of the cluster's CA, and not for what it was used.
+    /// The cluster's CA has issued the certificate, but not for this use.
     Identity,
     /// There are too many clients.
     Busy,
@@ -142,8 +142,9 @@ pub(crate) enum Refused {
     Duplicate(NodeId),
 }
 
-/// Logs each kind of refusal once for each address and time, so that repeated attempts fill no disk.
-/// Strangers have a memory of their own: they cannot keep the refusals of others out of the log.
+/// Logs each kind of refusal once per address and [`FORGOTTEN_AFTER`], so that repeated attempts do
+/// not fill the disk. Refusals of strangers are remembered separately: they cannot keep the
+/// refusals of others out of the log.
 #[derive(Debug, Default)]
 pub(crate) struct Refusals {
     strangers: Mutex<Noted>,
@@ -152,12 +153,13 @@ pub(crate) struct Refusals {
 
 #[derive(Debug, Default)]
 struct Noted {
-    /// When this memory began.
+    /// When the current period began.
     since: Option<Instant>,
     noted: BTreeSet<(IpAddr, Refused)>,
 }
 
-/// Refusals that are remembered. The one after them is said to be the last, and later ones are not logged.
+/// Most refusals that are remembered. The next one is logged as the last, and later ones are not
+/// logged.
 const REFUSALS_MAX: usize = 128;
 
 /// After this time a refusal is logged again if it still happens.
@@ -181,7 +183,7 @@ impl Refusals {
 }
 
 impl Noted {
-    /// If it has not been noted, which one it is.
+    /// Records a refusal. Returns its number if it is new and there is room for it.
     fn is_new(&mut self, from: IpAddr, what: Refused, now: Instant) -> Option<usize> {
         if self.since.is_none_or(|since| now.duration_since(since) > FORGOTTEN_AFTER) {
             *self = Self { since: Some(now), noted: BTreeSet::new() };

@@ -1,9 +1,9 @@
-//! The UDP socket of an endpoint, which closing an endpoint really closes.
+//! A UDP socket that can be closed while quinn still holds it.
 //!
-//! quinn keeps its socket for as long as a stream is held or a connection, even a dead one. A
-//! node that is started again in the same process would find its port taken because a client has kept
-//! a stream. So quinn gets this in its place: a socket that can be let go. Afterwards it swallows what
-//! is sent and receives nothing.
+//! quinn keeps its socket open for as long as a stream or a connection is held, even a dead one. A
+//! node that is started again in the same process would find its port taken because a client still
+//! holds a stream. So quinn gets this wrapper, which can release the socket. Afterwards it discards
+//! the datagrams that are sent, and receives nothing.
 
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
@@ -86,8 +86,8 @@ impl AsyncUdpSocket for ReleasableSocket {
     }
 }
 
-/// Waits until the socket takes more. The socket's own poller holds the socket, so there is one only
-/// while a task waits.
+/// Waits until the socket is writable. The socket's own poller keeps the socket open, so there is
+/// one only while a task waits.
 #[derive(Debug)]
 struct Poller {
     socket: Arc<ReleasableSocket>,

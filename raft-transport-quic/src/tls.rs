@@ -1,9 +1,9 @@
 //! Certificates, and the identities that they prove.
 //!
-//! Mutual TLS 1.3 always; a way around verification does not exist. Both sides trust one CA and
-//! nothing else. The identity of a side stands in the subject alternative names of its certificate:
-//! `node-<id>.<cluster>.raft` for a node, `client.<cluster>.kv` for a client. A node that is
-//! dialled is checked by rustls against its name; one that dials in is checked here, after rustls
+//! Always mutual TLS 1.3; verification cannot be turned off. Both sides trust one CA and nothing
+//! else. The identity of a side is in the subject alternative names of its certificate:
+//! `node-<id>.<cluster>.raft` for a node, `client.<cluster>.kv` for a client. rustls checks the
+//! name of a node that is dialled. The name of a side that dials in is checked here, after rustls
 //! has verified the chain.
 //!
 //! Sessions are not resumed, so that each connection is checked anew.
@@ -32,13 +32,13 @@ use crate::error::{QuicError, printable};
 /// Certificates and key of one node or client, PEM.
 #[derive(Clone)]
 pub struct TlsConfig {
-    /// The certificates that are trusted, one or more.
+    /// The trusted CA certificates, one or more.
     pub ca_pem: Vec<u8>,
-    /// Our certificate, followed by intermediate ones if there are any.
+    /// The certificate of this side, followed by intermediate ones if there are any.
     pub cert_pem: Vec<u8>,
-    /// The key to our certificate. Secret.
+    /// The key of that certificate. Secret.
     pub key_pem: Vec<u8>,
-    /// From where they were read, and are read again.
+    /// The files from which they are read and reloaded; `None` if they come from memory.
     files: Option<TlsFiles>,
 }
 
@@ -58,7 +58,7 @@ impl fmt::Debug for TlsConfig {
 
 impl TlsFiles {
     /// # Errors
-    /// As [`TlsConfig::read`].
+    /// Those of [`TlsConfig::read`].
     pub(crate) fn read(&self) -> Result<TlsConfig, QuicError> {
         let Self { ca, cert, key } = self;
         let read = |what, path: &Path| {
@@ -86,13 +86,14 @@ impl TlsFiles {
 }
 
 impl TlsConfig {
-    /// From memory. These are never read again.
+    /// Takes certificates and key from memory. They are never reloaded.
     pub fn from_pem(ca_pem: Vec<u8>, cert_pem: Vec<u8>, key_pem: Vec<u8>) -> Self {
         Self { ca_pem, cert_pem, key_pem, files: None }
     }
 
-    /// Reads the three files. They are read again while a node or a client uses them, so that a renewal
-    /// needs no restart. A key file that every user of the machine may read is warned of.
+    /// Reads the three files. They are read again while a node or a client uses them, so that a
+    /// renewal needs no restart. A warning is logged if every user of the machine may read the key
+    /// file.
     ///
     /// # Errors
     /// [`QuicError::Read`] names the file that cannot be read; [`QuicError::Tls`] says which of
@@ -115,18 +116,18 @@ impl TlsConfig {
         self.files.as_ref()
     }
 
-    /// When our own certificate ends.
+    /// When the certificate of this side expires.
     ///
     /// # Errors
-    /// If it does not parse.
+    /// Fails if the certificate does not parse.
     pub(crate) fn expires_at(&self) -> Result<SystemTime, QuicError> {
         expiry(&self.chain()?[0]).map_err(|reason| QuicError::Tls(reason.to_owned()))
     }
 
-    /// The identity that our own certificate proves in this cluster.
+    /// The identity that the certificate of this side proves in this cluster.
     ///
     /// # Errors
-    /// If it does not parse or names no node and no client of the cluster.
+    /// Fails if the certificate does not parse.
     pub(crate) fn identity(&self, cluster_id: &str) -> Result<Identity, QuicError> {
         Identity::of_certificate(&self.chain()?[0], cluster_id)
             .map_err(|reason| QuicError::Tls(format!("our own certificate: {reason}")))
@@ -142,7 +143,7 @@ impl TlsConfig {
         Ok(roots)
     }
 
-    /// At least one certificate, ours first.
+    /// At least one certificate, that of this side first.
     fn chain(&self) -> Result<Vec<CertificateDer<'static>>, QuicError> {
         certificates(&self.cert_pem, "certificate")
     }
@@ -170,7 +171,7 @@ impl TlsConfig {
         Ok(Verifiers { dialling, dialled })
     }
 
-    /// For the side that is dialled, with the protocols that it offers.
+    /// The configuration of the accepting side, with the protocols that it offers.
     pub(crate) fn server(&self, offered: Vec<Vec<u8>>) -> Result<QuicServerConfig, QuicError> {
         let verifiers = self.verifiers()?;
         let mut config = rustls::ServerConfig::builder_with_provider(provider())
@@ -185,7 +186,7 @@ impl TlsConfig {
         QuicServerConfig::try_from(config).map_err(|error| QuicError::Tls(error.to_string()))
     }
 
-    /// For the side that dials, with the protocols that it offers.
+    /// The configuration of the dialling side, with the protocols that it offers.
     pub(crate) fn client(&self, offered: Vec<Vec<u8>>) -> Result<QuicClientConfig, QuicError> {
         let mut config = rustls::ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&version::TLS13])
@@ -199,7 +200,7 @@ impl TlsConfig {
     }
 }
 
-/// The side of a connection on which a certificate was shown.
+/// The side that has dialled a connection. It decides how the other side's certificate is verified.
 #[derive(Clone, Debug)]
 pub(crate) enum Side {
     /// The other side has dialled.
@@ -215,7 +216,7 @@ pub(crate) struct Verifiers {
 }
 
 impl Verifiers {
-    /// Verifies a chain as its handshake did, now.
+    /// Verifies a chain as its handshake did, at the present time.
     pub(crate) fn verify(
         &self,
         side: &Side,
@@ -235,7 +236,7 @@ impl Verifiers {
     }
 }
 
-/// Certificates begin and end by the wall clock; nothing else here does.
+/// The wall clock. It is used for the validity of certificates only.
 #[allow(clippy::disallowed_methods, reason = "no decision of the store rests on it")]
 pub(crate) fn wall_clock() -> SystemTime {
     SystemTime::now()
@@ -246,7 +247,7 @@ pub(crate) fn expiry(certificate: &CertificateDer<'_>) -> Result<SystemTime, &'s
     let (_, certificate) =
         X509Certificate::from_der(certificate).map_err(|_| "the certificate cannot be parsed")?;
     let seconds = certificate.validity().not_after.timestamp();
-    // One that ended before 1970 has ended.
+    // A certificate that ended before 1970 has expired.
     let since_epoch = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
     UNIX_EPOCH.checked_add(since_epoch).ok_or("the certificate ends too late to be told")
 }
@@ -319,7 +320,8 @@ pub(crate) enum Identity {
 }
 
 impl Identity {
-    /// Reads the names of a certificate. Of several, one of the cluster decides.
+    /// Reads the identity from the names of a certificate. If it has several, the first one of this
+    /// cluster decides.
     ///
     /// # Errors
     /// The reason for the refusal, if no name is of the cluster.
@@ -385,7 +387,7 @@ fn parse_name(name: &str, cluster_id: &str) -> Option<Identity> {
         .strip_prefix("node-")?
         .parse()
         .ok()?;
-    // Written out again it must be the same: no `+1`, no leading zeros, no node 0.
+    // The name must be in its only form: no `+1`, no leading zeros, no node 0.
     (node_id != 0 && node_name(cluster_id, node_id) == name).then_some(Identity::Node(node_id))
 }
 

@@ -1,4 +1,4 @@
-//! The transport of one node: binds the socket, starts the tasks, and answers the port's calls.
+//! The transport of one node: binds the socket, starts the tasks, and implements the port's calls.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -27,26 +27,28 @@ use crate::protocol::offered_by_node;
 use crate::shared::{HandshakeCounters, HandshakeCounts, InboundSlot, Refusals, Shared};
 use crate::tls::{Identity, TlsConfig};
 
-/// How long opening a bulk stream may wait for one of those that are open to end.
+/// How long opening a bulk stream waits while as many are open as are allowed.
 const OPEN_BULK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What peers and clients are told at the end.
+/// Close reason for peers and clients at the end.
 const STOPPING: &str = "the node is stopping";
 
-/// One node's connections to its peers and from its clients. Closes when it is dropped, in good
-/// order with [`Transport::close`].
+/// One node's connections to its peers and from its clients. [`Transport::close`] closes it in good
+/// order; dropping it closes it at once.
 #[derive(Debug)]
 pub struct QuicTransport {
     pub(crate) shared: Arc<Shared>,
     local_addr: SocketAddr,
     clients: tokio::sync::Mutex<mpsc::Receiver<ClientConnection>>,
     closing: watch::Sender<bool>,
-    /// The accept loop and a supervisor per peer; whatever else runs belongs to one of them.
+    /// The accept loop, the poll of the certificates, and a supervisor per peer. All other tasks
+    /// belong to one of these.
     tasks: Mutex<JoinSet<()>>,
 }
 
 impl QuicTransport {
-    /// Opens the socket and begins to connect. What arrives is dropped until [`Transport::start`].
+    /// Opens the socket and begins to connect to the peers. Incoming messages are dropped until
+    /// [`Transport::start`].
     ///
     /// # Errors
     /// [`QuicError::Bind`] if the address cannot be used; [`QuicError::ClusterId`],
@@ -96,41 +98,41 @@ impl QuicTransport {
         }))
     }
 
-    /// Where this node listens, with the port that was found if any was asked for.
+    /// Address on which this node listens, with the actual port if port 0 was configured.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
     }
 
-    /// The next client that was admitted; `None` after closing.
+    /// Waits for the next admitted client; `None` after closing.
     pub async fn accept_client(&self) -> Option<ClientConnection> {
         self.clients.lock().await.recv().await
     }
 
-    /// Reads the certificates again at once, if they come from files ([`TlsConfig::read`]). They are
-    /// read again every [`QuicConfig::tls_poll_interval`] anyway. True if there were new ones. Connections
-    /// whose other side the new CA does not trust are closed.
+    /// Reads the certificates again at once, if they come from files ([`TlsConfig::read`]). Returns
+    /// true if they had changed. They are read every [`QuicConfig::tls_poll_interval`] as well.
+    /// Connections whose other side the new CA does not trust are closed.
     ///
     /// # Errors
-    /// The files cannot be read, or do not fit each other or this node; the certificates in use stay in
-    /// use.
+    /// [`QuicError::Read`] or [`QuicError::Tls`] if the files cannot be read, or do not fit each
+    /// other or this node; the certificates in use stay in use.
     ///
     /// [`TlsConfig::read`]: crate::TlsConfig::read
     pub async fn reload(&self) -> Result<bool, QuicError> {
         self.shared.credentials.reload(&self.shared.opened.endpoint).await
     }
 
-    /// What became of the handshakes that others asked for since the start.
+    /// Handshakes that were requested since the start, by decision.
     pub fn handshake_counts(&self) -> HandshakeCounts {
         self.shared.handshakes.read()
     }
 
-    /// Messages for the peer that were dropped since the start, by class; 0 for a stranger.
+    /// Messages for the peer that were dropped since the start, by class; 0 if the node is not a
+    /// peer.
     pub fn dropped_count(&self, peer: NodeId, class: Class) -> u64 {
         self.shared.peers.get(&peer).map_or(0, |peer| peer.mailbox(class).dropped_count())
     }
 
-    /// The protocol version that is spoken with the peer now, as its ALPN; `None` while no connection
-    /// stands.
+    /// The protocol version in use with the peer, as its ALPN; `None` while there is no connection.
     pub fn protocol_with(&self, peer: NodeId) -> Option<String> {
         let connection = self.shared.peers.get(&peer)?.connection().ok()?;
         let (_, alpn) =
@@ -145,7 +147,8 @@ impl QuicTransport {
     }
 }
 
-/// What is shown to those who dial this node, and how it dials its peers.
+/// Builds the credentials for dialling peers, and the server configuration for incoming
+/// connections.
 fn credentials(config: &QuicConfig) -> Result<(Credentials, Option<ServerConfig>), QuicError> {
     let of = config.clone();
     let build = move |tls: &TlsConfig| {
@@ -160,7 +163,7 @@ fn credentials(config: &QuicConfig) -> Result<(Credentials, Option<ServerConfig>
     Credentials::new(config.tls.clone(), Box::new(build))
 }
 
-/// Looks after the certificates until the transport closes.
+/// Polls the certificates until the transport closes.
 async fn keep_current(shared: Arc<Shared>, mut closing: watch::Receiver<bool>) {
     let looking = async {
         loop {
@@ -207,7 +210,7 @@ impl Transport for QuicTransport {
     }
 
     fn entry_bytes_max(&self) -> u64 {
-        // It must fit into a frame, and together with its message into an empty mailbox.
+        // An entry must fit into a frame, and together with its message into an empty mailbox.
         let (previous, entries) = (Position::ZERO, Vec::new());
         let message = Message::new(0, Body::Append { previous, entries, commit_index: 0 });
         let mailbox_bytes = self.shared.config.log_bytes_max.saturating_sub(message.size_bytes());
@@ -234,7 +237,7 @@ impl Transport for QuicTransport {
         self.shared.opened.endpoint.close(close::DONE, STOPPING.as_bytes());
         let mut tasks =
             std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
-        // They have been told to end; whatever has not by then is cut off.
+        // The tasks are ending. Those that have not ended at the timeout are aborted.
         let ended = timeout(CLOSE_TIMEOUT, async { while tasks.join_next().await.is_some() {} });
         if ended.await.is_err() {
             tasks.shutdown().await;

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use common::{cluster, control};
 use raft_core::transport::{BULK_FRAME_BYTES_MAX, BulkStream, Transport};
 
-/// What had left before may still come; then it is broken, and stays so.
+/// Asserts that the stream breaks: frames sent before may still arrive, and then every call fails.
 async fn breaks(far: &mut dyn BulkStream) {
     let end = loop {
         match far.receive().await {
@@ -47,7 +47,7 @@ async fn streams_that_nobody_reads_hold_up_no_message() {
     let refused = nodes[0].transport.open_bulk(2).await.err().unwrap();
     assert!(refused.0.contains("too many"), "{refused}");
 
-    // Dropped by their reader, they end at the writer, and make room for others.
+    // When the reader drops the streams, their writers end and make room for other streams.
     unread.clear();
     for writer in writers {
         writer.await.unwrap();
@@ -67,8 +67,8 @@ async fn a_stream_dropped_while_it_finishes_has_no_end() {
     let (_, mut far) = nodes[1].inbound.bulk().await;
     assert_eq!(far.receive().await, Ok(Some(Bytes::from_static(b"first"))));
     near.send(frame).await.unwrap();
-    // Given up at once, and again. Asked without a pause, because a timer, and be it of no time,
-    // lets the tasks run that send and acknowledge.
+    // Begun and given up, twice. Polled by hand, because even a timer of zero length would let the
+    // tasks run that send and acknowledge.
     for _ in 0..2 {
         let finishing = pin!(near.finish());
         assert!(finishing.poll(&mut Context::from_waker(Waker::noop())).is_pending());

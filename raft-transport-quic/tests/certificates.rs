@@ -13,7 +13,7 @@ use raft_transport_quic::{ClientConnection, ClientEndpoint, DevCa, TlsConfig};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
-/// Three files of one node or client, as an operator exchanges them.
+/// The three files of one node or client, as an operator exchanges them.
 struct Files {
     dir: TempDir,
 }
@@ -98,7 +98,7 @@ async fn s18_a_renewed_certificate_is_taken_without_a_restart() {
     setup.pair_is_undisturbed().await;
 }
 
-/// S18. Nobody has to tell the node: it looks by itself.
+/// S18. The node notices changed files by itself, without a call of `reload`.
 #[tokio::test]
 async fn s18_changed_files_are_noticed() {
     let setup = Setup::new(Duration::from_millis(20)).await;
@@ -147,14 +147,14 @@ async fn s18_a_set_that_does_not_fit_keeps_the_earlier_one() {
     setup.pair_is_undisturbed().await;
 }
 
-/// S18. A new CA is the answer to a leaked key: it ends the connections of the old one at once.
+/// S18. A new CA is the answer to a leaked key: it ends the connections of the old CA at once.
 #[tokio::test]
 async fn s18_a_new_ca_ends_the_connections_of_the_old_one() {
     let setup = Setup::new(NEVER).await;
     let (endpoint, client, _there) = setup.client(&setup.ca).await;
     let new_ca = DevCa::create("test").unwrap();
     let renewed = new_ca.issue_node(1).unwrap();
-    // Both CAs at first: nobody is turned away.
+    // Both CAs are trusted at first, so no connection is closed.
     let both = [renewed.ca_pem.clone(), setup.ca.cert_pem().into()].concat();
     let first = TlsConfig::from_pem(both, renewed.cert_pem.clone(), renewed.key_pem.clone());
     setup.files.write(&first);
@@ -171,7 +171,7 @@ async fn s18_a_new_ca_ends_the_connections_of_the_old_one() {
     setup.client(&new_ca).await;
 }
 
-/// S18. A connection ends with the certificate that opened it, on both sides of it.
+/// S18. A connection ends, on both sides, when the certificate expires with which it was opened.
 #[tokio::test]
 async fn s18_a_connection_does_not_outlive_its_certificate() {
     let ca = DevCa::create("test").unwrap().with_leaf_lifetime(Duration::from_secs(3));
@@ -196,7 +196,7 @@ async fn s18_a_connection_does_not_outlive_its_certificate() {
     two.fails_with(1, "xpired").await;
 }
 
-/// A client that lives long takes a new certificate as well.
+/// A long-lived client takes a renewed certificate as well.
 #[tokio::test]
 async fn a_client_takes_a_renewed_certificate() {
     let setup = Setup::new(NEVER).await;

@@ -1,4 +1,4 @@
-//! The client protocol's connections.
+//! Connections of the client protocol.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -8,11 +8,11 @@ use common::{Node, addresses, config, control};
 use raft_core::transport::Transport;
 use raft_transport_quic::{ClientConnection, ClientEndpoint, DevCa, QuicError};
 
-/// Answers every stream with what came on it.
+/// Sends the bytes of every stream back.
 async fn echo(connection: ClientConnection) {
     while let Some((mut send, mut receive)) = connection.accept_stream().await {
         if let Ok(bytes) = receive.read_to_end(1 << 20).await {
-            // A client that has gone needs no answer.
+            // A client that has gone needs no response.
             let _ = send.write_all(&bytes).await;
         }
     }
@@ -70,7 +70,7 @@ async fn clients_and_nodes_talk_to_a_node() {
 async fn beyond_the_limit_clients_are_told_to_come_later() {
     let Setup { ca, address, node } = one_node(1).await;
     let endpoint = ClientEndpoint::new("test", ca.issue_client("me").unwrap()).unwrap();
-    // This one never opens a stream, and that is all it can do.
+    // The first client never opens a stream; it only takes the one place.
     let first = endpoint.connect(1, &address).await.unwrap();
     let first_there = node.transport.accept_client().await.unwrap();
     let error = endpoint.connect(1, &address).await.unwrap_err();
@@ -121,7 +121,7 @@ async fn clients_do_not_disturb_peers() {
     let endpoint = ClientEndpoint::new("test", ca.issue_client("me").unwrap()).unwrap();
     let client = endpoint.connect(2, &peers[&2]).await.unwrap();
     let (mut send, _receive) = client.open_stream().await.unwrap();
-    // Nobody reads that; it fills its window and waits.
+    // The node never reads this stream; the writer fills its window and waits.
     let flood = tokio::spawn(async move { while send.write_all(&[0; 4096]).await.is_ok() {} });
     for id in 0..100 {
         one.send(2, control(id));

@@ -1,4 +1,4 @@
-//! QUIC keeps the contract of the port, on one thread and on several.
+//! The QUIC transport keeps the contract of the port, on one thread and on several.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

@@ -51,9 +51,9 @@ async fn cluster() -> Cluster {
     Cluster { ca, peers, two, three }
 }
 
-/// S12. 10,000 first packets a second from strangers without a certificate. The node begins as many
-/// handshakes as its rate allows, its peers stay connected, a peer that starts meanwhile gets in, and
-/// so does a client.
+/// S12. 10,000 first packets per second from strangers without a certificate. The node begins only
+/// as many handshakes as its rate allows and its peers stay connected. A peer that starts meanwhile
+/// is admitted, and so is a client.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn s12_a_flood_of_strangers_disturbs_nobody() {
     let Cluster { ca, peers, two, three } = cluster().await;
@@ -76,7 +76,8 @@ async fn s12_a_flood_of_strangers_disturbs_nobody() {
     let counts = two.transport.handshake_counts();
     let seconds = begun.elapsed().as_secs_f64();
     let admitted = counts.admitted - before.admitted;
-    // Without a proof 20 a second and 32 at once; some for node 1 and the client.
+    // Handshakes without a proof: 20 per second and a burst of 32; and some for node 1 and the
+    // client.
     let allowed = (20.0 * seconds) as u64 + 32 + 16;
     assert!(admitted <= allowed, "{admitted} of {sent} in {seconds:.1} s: {counts:?}");
     let asked = counts.proof_demanded + counts.refused + counts.ignored;
@@ -109,8 +110,8 @@ async fn s12_a_client_that_connects_without_end_is_held_to_a_rate() {
     let seconds = begun.elapsed().as_secs_f64();
     hammering.iter().for_each(tokio::task::JoinHandle::abort);
     let admitted = counts.admitted - before.admitted;
-    // Half of the rate is one source's, and 64 at once. Beside it, what needs no proof, and what is kept for
-    // the IP addresses of peers, which is this one.
+    // One source has half of the rate and a burst of 64. Added to that are handshakes that need no
+    // proof, and those from the IP address of a peer, which the client has here.
     let allowed = ((100.0 + 20.0 + 20.0) * seconds) as u64 + 64 + 32 + 16;
     assert!(admitted <= allowed, "{admitted} in {seconds:.1} s: {counts:?}");
     assert!(counts.refused + counts.ignored > 0, "it was not held back: {counts:?}");

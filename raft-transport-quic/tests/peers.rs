@@ -1,4 +1,4 @@
-//! Peers that know each other: order, classes, overload, restarts.
+//! Connections between peers: order, classes, overload, restarts.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -85,14 +85,15 @@ async fn what_does_not_fit_is_dropped_and_the_rest_arrives() {
     assert!(seen.into_iter().eq((0..fits).map(|id| (1, control(id)))));
     nodes[0].send(2, control(7));
     assert_eq!(nodes[1].inbound.messages(1).await, [(1, control(7))]);
-    // One that fits no frame is dropped alone.
+    // A message that fits into no frame is dropped alone.
     nodes[0].send(2, append(0, &[49 << 20]));
     nodes[0].send(2, append(0, &[1]));
     assert_eq!(nodes[1].inbound.messages(1).await, [(1, append(0, &[1]))]);
     assert_eq!(nodes[0].transport.dropped_count(2, Class::Log), 1);
 }
 
-/// A node in a runtime of its own, so that it can vanish without a word as a killed process does.
+/// A node in a runtime of its own, so that it can vanish without closing its connections, as a
+/// killed process does.
 struct Process {
     runtime: Option<tokio::runtime::Runtime>,
     node: Option<Node>,
@@ -117,7 +118,7 @@ impl Process {
 
     fn kill(&mut self) {
         let runtime = self.runtime.take().unwrap();
-        // From another thread, since a runtime must not wait within a runtime.
+        // On another thread, since a runtime must not wait within a runtime.
         std::thread::scope(|scope| {
             scope.spawn(|| runtime.shutdown_timeout(Duration::from_secs(10)));
         });
@@ -146,7 +147,8 @@ async fn reaches(from: &Node, to: &Node, peer: u64) {
     }
 }
 
-/// The idle timeout is far away, so only the reset of the old connection can be what tells.
+/// The idle timeout is long, so only the reset of the old connection can tell node 1 of the
+/// restart.
 #[tokio::test]
 async fn a_dialled_peer_that_was_killed_is_back_within_a_second() {
     let ca = DevCa::create("test").unwrap();
@@ -221,7 +223,7 @@ async fn another_directory_of_a_node_is_refused_while_the_first_lives() {
     let mut settings = config(&ca, 1, &peers);
     let mut one = Process::start(settings.clone());
     two.connected_to(1).await;
-    // Random, so neither the lower nor the higher is the right one.
+    // Incarnations are random, so neither the lower nor the higher one is the right one.
     for incarnation in [0, u64::MAX] {
         settings.incarnation = incarnation;
         settings.listen.set_port(0);
@@ -231,7 +233,7 @@ async fn another_directory_of_a_node_is_refused_while_the_first_lives() {
         twin.transport.close().await;
     }
     assert!(two.inbound.wait("nothing", |seen| Some(seen.unreachable.is_empty())).await);
-    // The first does not say goodbye. It is missed after the idle timeout.
+    // The killed node closes nothing. Its connection ends after the idle timeout.
     one.kill();
     let twin = Node::start(settings).await;
     reaches(&twin, &two, 2).await;
@@ -270,7 +272,7 @@ async fn far_away(to: String, delay: Duration) -> String {
     address
 }
 
-/// S7. The round trip is longer than the patience for a hello; it doubles with each failure.
+/// S7. The round trip is longer than the hello timeout, which doubles with each failure.
 #[tokio::test]
 async fn s07_peers_far_apart_get_to_know_each_other() {
     let ca = DevCa::create("test").unwrap();

@@ -1,4 +1,5 @@
-//! Whoever has no business here is told why, the operator can read it, and nobody else notices.
+//! Refused connections: the refused side learns the reason, the operator can read it, and no other
+//! connection is disturbed.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -17,7 +18,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::time::timeout;
 
-/// Two nodes that talk to each other throughout, and know a third that is played by the test.
+/// Two nodes that talk to each other throughout; the test plays the third.
 struct Pair {
     ca: DevCa,
     peers: std::collections::BTreeMap<u64, String>,
@@ -35,7 +36,7 @@ impl Pair {
         Self { ca, peers, two, three }
     }
 
-    /// Messages still pass, and nothing was lost before.
+    /// Asserts that messages still pass, and that no connection was lost before.
     async fn is_undisturbed(&self) {
         for id in 0..10 {
             self.two.send(3, control(id));
@@ -50,7 +51,7 @@ impl Pair {
     }
 }
 
-/// Dials node 2 as anybody with anything.
+/// Dials node 2 with any certificate and any protocol.
 struct Stranger {
     endpoint: quinn::Endpoint,
     connection: quinn::Connection,
@@ -157,7 +158,7 @@ async fn a_node_with_certificates_of_another_ca_is_told_so_on_both_sides() {
     let one = Node::start(config(&strange, 1, &pair.peers)).await;
     let told = one.fails_with(2, "CA").await;
     assert!(told.contains("of one CA on all nodes"), "{told}");
-    // It came from where node 1 is expected.
+    // It dialled from the address at which node 1 is expected.
     pair.two.fails_with(1, "CA").await;
     pair.is_undisturbed().await;
 }
@@ -194,7 +195,7 @@ async fn a_certificate_of_another_node_is_found_at_the_start() {
     assert!(matches!(error, QuicError::Bind { .. }) && error.to_string().contains("port"));
 }
 
-/// What a peer may say, byte for byte.
+/// A frame with this body, as a peer sends it.
 fn framed(body: &[u8]) -> Bytes {
     [&(body.len() as u32).to_be_bytes(), body].concat().into()
 }
@@ -280,7 +281,7 @@ async fn a_peer_that_talks_nonsense_is_cut_off() {
         let stranger = Stranger::dial(pair.address(), Some(&tls), &tls, b"raft/2").await.unwrap();
         let mut open = Vec::new();
         for bytes in streams {
-            // It may be cut off while it still speaks.
+            // The node may close the connection while the test still writes.
             if let Ok(mut stream) = stranger.connection.open_uni().await {
                 let _ = stream.write_all(&bytes).await;
                 open.push(stream);
@@ -295,8 +296,9 @@ async fn a_peer_that_talks_nonsense_is_cut_off() {
     }
 }
 
-/// S2, C3. A list of members that was edited on one node only ends at the hello, and the operators of
-/// both nodes read both lists. The node with the edited list must not count another majority.
+/// S2, C3. If the list of members was edited on one node only, the hello is refused, and the
+/// operators of both nodes can read both lists. The node with the edited list must not count
+/// another majority.
 #[tokio::test]
 async fn s02_nodes_with_different_members_refuse_each_other() {
     let pair = Pair::new().await;
@@ -310,7 +312,7 @@ async fn s02_nodes_with_different_members_refuse_each_other() {
     assert!(told.contains("1, 2, 3 by") && told.contains("1, 2, 3, 4, 5 by"), "{told}");
     pair.is_undisturbed().await;
     one.transport.close().await;
-    // With the list of the others it is welcome.
+    // With the same list as the others the node is accepted.
     let one = Node::start(config(&pair.ca, 1, &pair.peers)).await;
     one.connected_to(2).await;
 }
@@ -329,7 +331,7 @@ async fn nodes_of_clusters_with_different_uids_refuse_each_other() {
     let two = Node::start(with_uid(2, 8)).await;
     one.fails_with(2, "another cluster with the name `test`").await;
     two.transport.close().await;
-    // One that has no uid yet is no stranger.
+    // A node that has no uid yet is accepted.
     let _two = Node::start(with_uid(2, 0)).await;
     one.connected_to(2).await;
 }
@@ -355,7 +357,7 @@ async fn garbage_on_the_port_disturbs_nobody() {
     }
 }
 
-/// They know how to begin, and never go on.
+/// Strangers begin handshakes and never complete them.
 #[tokio::test]
 async fn handshakes_that_never_end_disturb_nobody() {
     let pair = Pair::new().await;
@@ -364,7 +366,7 @@ async fn handshakes_that_never_end_disturb_nobody() {
         .map(|_| {
             let (to, tls) = (pair.address(), tls.clone());
             tokio::spawn(async move {
-                // Given up in the middle, without a word.
+                // Given up in the middle, without closing.
                 let dial = Stranger::dial(to, Some(&tls), &tls, b"raft/2");
                 let _ = timeout(Duration::from_millis(3), dial).await;
             })

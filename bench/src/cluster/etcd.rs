@@ -1,5 +1,5 @@
 //! A cluster of etcd processes in its best shape for this comparison: defaults for everything that
-//! touches speed or safety, a quota that a run cannot reach, no TLS, and little said in its log.
+//! touches speed or safety, a quota that a run cannot reach, no TLS, and a quiet log.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,9 +14,10 @@ use tokio::time::sleep;
 use super::{Processes, scratch, until};
 use crate::load::Store;
 
-/// etcd stops taking writes when its database reaches the quota; 8 GiB is the largest it recommends.
+/// etcd stops taking writes when its database reaches the quota; 8 GiB is the largest that it
+/// recommends.
 const QUOTA_BYTES: u64 = 8 << 30;
-/// How long a member may take to answer a question about itself.
+/// How long a member may take to return its status.
 const STATUS_TIMEOUT: Duration = Duration::from_millis(500);
 /// Longer than the 100 ms between two commits of etcd's backend.
 const COMMIT_INTERVAL: Duration = Duration::from_millis(150);
@@ -68,7 +69,7 @@ impl EtcdCluster {
         Ok(cluster)
     }
 
-    /// What the binary calls itself.
+    /// Returns the name and version that the binary prints.
     pub(crate) fn version(args: &EtcdArgs) -> anyhow::Result<String> {
         let output = Command::new(&args.etcd).arg("--version").output();
         let output = output.with_context(|| {
@@ -95,7 +96,7 @@ impl EtcdCluster {
         .await
     }
 
-    /// The member that leads now.
+    /// Returns the number of the member that leads now.
     pub(crate) async fn leader(&mut self) -> anyhow::Result<usize> {
         let endpoints = self.endpoints.clone();
         let mut leader = None;
@@ -121,8 +122,8 @@ impl EtcdCluster {
         self.processes.pids()
     }
 
-    /// Connections, all to the leader: a follower would only forward what is written, and ask the
-    /// leader before it reads.
+    /// Opens connections, all to the leader: a follower would only forward writes, and ask the
+    /// leader before each read.
     pub(crate) async fn connect(&mut self, count: usize) -> anyhow::Result<Vec<EtcdStore>> {
         let leader = self.leader().await?;
         let mut stores = Vec::new();
@@ -134,7 +135,7 @@ impl EtcdCluster {
         Ok(stores)
     }
 
-    /// Connections to each of the members, for clients that go on when one of them dies.
+    /// Opens connections to all members in turn, for clients that go on when one of them dies.
     pub(crate) async fn connect_to_each(&self, count: usize) -> anyhow::Result<Vec<EtcdStore>> {
         let mut stores = Vec::new();
         for number in 0..count {
@@ -144,8 +145,9 @@ impl EtcdCluster {
         Ok(stores)
     }
 
-    /// After a burst of writes etcd 3.4 keeps a read buffer of that size and copies it on each read,
-    /// until two commits have passed that leave the keys alone. Leases do that.
+    /// Lets etcd shrink its read buffers. After a burst of writes, etcd 3.4 keeps a read buffer of
+    /// that size and copies it on each read, until two commits have passed that leave the keys
+    /// alone. Granting a lease makes such a commit.
     pub(crate) async fn clear_read_buffers(&self) -> anyhow::Result<()> {
         let mut client = Client::connect(&self.endpoints[..], None).await?;
         for _ in 0..3 {
@@ -158,7 +160,7 @@ impl EtcdCluster {
     }
 }
 
-/// Own id, the leader's (0: none), and what is applied.
+/// Returns the member's id, its leader's id (0: none), and its applied index.
 async fn status(endpoint: &str) -> Option<(u64, u64, u64)> {
     let options = ConnectOptions::new().with_timeout(STATUS_TIMEOUT);
     let mut client = Client::connect([endpoint], Some(options)).await.ok()?;

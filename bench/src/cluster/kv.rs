@@ -1,5 +1,5 @@
-//! A cluster of `kv serve` processes, as `kv dev` sets one up: defaults for everything, mutual TLS with
-//! certificates made on the spot, each node's data in a directory of its own.
+//! A cluster of `kv serve` processes, as `kv dev` sets one up: defaults for everything, mutual TLS
+//! with certificates made on the spot, each node's data in a directory of its own.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,16 +19,16 @@ use super::{Processes, scratch, until};
 use crate::load::Store;
 
 const CLUSTER: &str = "bench";
-/// How long a node may take to say how it is.
+/// How long a node may take to return its status.
 const STATUS_DEADLINE: Duration = Duration::from_millis(500);
 
-/// Which binary, and where.
+/// The `kv` binary, its data directory and its ports.
 #[derive(Clone, Debug, clap::Args, serde::Serialize)]
 pub(crate) struct KvArgs {
     /// The `kv` binary [default: built by cargo from the workspace above]
     #[arg(long, value_name = "FILE")]
     pub(crate) kv: Option<PathBuf>,
-    /// Below which the servers keep their data; should be on the disk that is to be measured
+    /// Directory for the servers' data; should be on the disk that is to be measured
     #[arg(long, value_name = "DIR", default_value = "data")]
     pub(crate) dir: PathBuf,
     /// Ports from this one on
@@ -36,7 +36,7 @@ pub(crate) struct KvArgs {
     pub(crate) base_port: u16,
 }
 
-/// What a cluster departs from the defaults in.
+/// The settings of a cluster that may differ from the defaults.
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
     pub(crate) nodes: u64,
@@ -71,7 +71,8 @@ impl KvCluster {
             NodeAddress { id, address: format!("127.0.0.1:{port}") }
         };
         let nodes: Vec<NodeAddress> = (1..=setup.nodes).map(address).collect();
-        // All files before the first node: each reads the certificate of the CA, which this rewrites.
+        // All files are written before the first node starts: each node reads the CA's certificate,
+        // which `write_tls` writes again.
         let config_file = |id| dir.path().join(format!("node{id}.toml"));
         for id in 1..=setup.nodes {
             let name = format!("node{id}");
@@ -115,7 +116,7 @@ impl KvCluster {
         Ok(())
     }
 
-    /// The node that leads now, counted from 0.
+    /// Returns the number of the node that leads now, counted from 0.
     pub(crate) async fn leader(&mut self) -> anyhow::Result<usize> {
         let client = self.connect_one()?.with_deadline(STATUS_DEADLINE);
         let mut leader = None;
@@ -148,7 +149,7 @@ impl KvCluster {
         self.processes.pids()
     }
 
-    /// Clients, each with a session and connections of its own.
+    /// Opens clients, each with a session and connections of its own.
     pub(crate) fn connect(&self, count: usize) -> anyhow::Result<Vec<KvStore>> {
         (0..count).map(|_| Ok(KvStore(self.connect_one()?))).collect()
     }
@@ -157,7 +158,7 @@ impl KvCluster {
         Ok(Client::connect(&self.client)?)
     }
 
-    /// What the nodes take on the disk.
+    /// Returns the bytes on the disk that the nodes take.
     pub(crate) fn disk_bytes(&self) -> anyhow::Result<u64> {
         bytes_below(self.dir.path())
     }
@@ -185,7 +186,8 @@ fn bytes_below(dir: &Path) -> anyhow::Result<u64> {
     Ok(bytes)
 }
 
-/// Names relative to the directory, as a node's file has them.
+/// Writes the files of one identity. Their names are relative to the directory, as in a node's
+/// configuration file.
 fn write_tls(dir: &Path, name: &str, tls: &TlsConfig) -> anyhow::Result<TlsFiles> {
     let files = TlsFiles {
         ca: "ca.pem".into(),
@@ -203,7 +205,7 @@ fn absolute(dir: &Path, files: TlsFiles) -> TlsFiles {
     TlsFiles { ca: dir.join(ca), cert: dir.join(cert), key: dir.join(key) }
 }
 
-/// Has cargo build the binary as it is released, and asks it where it put it.
+/// Lets cargo build the binary as it is released. Returns the path that cargo reports.
 pub(crate) fn build() -> anyhow::Result<PathBuf> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     eprintln!("building kv (the first time takes 5 to 15 minutes: RocksDB is compiled)");
@@ -228,12 +230,12 @@ pub(crate) fn build() -> anyhow::Result<PathBuf> {
 pub(crate) struct KvStore(Client);
 
 impl KvStore {
-    /// What just this node, counted from 0, says of itself.
+    /// Returns the status of this node alone, counted from 0.
     pub(crate) async fn status(&self, number: usize) -> anyhow::Result<NodeStatus> {
         Ok(self.0.with_deadline(STATUS_DEADLINE).status(number as u64 + 1).await?)
     }
 
-    /// Ends its session.
+    /// Ends the client's session.
     pub(crate) async fn close(&self) {
         self.0.close().await;
     }

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 const PATIENCE: Duration = Duration::from_secs(180);
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
-/// A directory of our own below `parent`; gone when dropped.
+/// Creates a directory of our own below `parent`; it is removed when dropped.
 pub(crate) fn scratch(parent: &Path) -> anyhow::Result<TempDir> {
     std::fs::create_dir_all(parent)
         .and_then(|()| tempfile::Builder::new().prefix("bench-").tempdir_in(parent))
@@ -41,7 +41,7 @@ impl Processes {
         Self { members: Vec::new() }
     }
 
-    /// Starts a further server, which writes what it says to `log`.
+    /// Starts a further server, whose output goes to `log`.
     pub(crate) fn add(&mut self, command: Command, log: PathBuf) -> anyhow::Result<()> {
         self.members.push(Member { command, log, child: None });
         self.start(self.members.len() - 1)
@@ -68,13 +68,15 @@ impl Processes {
         Ok(())
     }
 
-    /// Of those that were started and not killed.
+    /// Returns the ids of the processes that were started and not killed.
     pub(crate) fn pids(&self) -> Vec<u32> {
         self.members.iter().filter_map(|member| Some(member.child.as_ref()?.id())).collect()
     }
 
+    /// Checks that no server has ended by itself.
+    ///
     /// # Errors
-    /// A server has ended by itself; the end of what it said.
+    /// A server has ended by itself; the text shows the end of its output.
     pub(crate) fn ensure_running(&mut self) -> anyhow::Result<()> {
         for (number, member) in self.members.iter_mut().enumerate() {
             let Some(child) = &mut member.child else { continue };
@@ -92,16 +94,16 @@ impl Processes {
 impl Drop for Processes {
     fn drop(&mut self) {
         for number in 0..self.members.len() {
-            // One that does not run needs no killing.
+            // An error means that the server does not run.
             let _ = self.kill(number);
         }
     }
 }
 
-/// Asks until it is so.
+/// Polls a condition until it holds.
 ///
 /// # Errors
-/// It does not become so, or a server ends.
+/// The condition does not hold within [`PATIENCE`], or a server ends.
 async fn until(
     processes: &mut Processes,
     what: &str,

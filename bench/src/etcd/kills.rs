@@ -1,10 +1,11 @@
-//! The leader killed with -9 under load: how long no write succeeds, and how long until the cluster is
-//! whole again once the process is started again. kv and etcd take turns.
+//! The leader killed with -9 under load: how long no write succeeds, and how long until the cluster
+//! is whole again once the process is started again. kv and etcd take turns.
 //!
-//! The gap is the longest time between two successful writes of any client, around the kill. An etcd
-//! client sits on one member; when that one does not answer within 100 ms (several times what a write
-//! takes under this load) or refuses, it goes on to the next: what was forwarded to a dead leader is
-//! lost, and nobody tells. A kv client does that by itself.
+//! The gap is the longest time between two successful writes of any client, around the kill. An
+//! etcd client stays with one member. If that member refuses a write, or does not respond within
+//! 100 ms (several times what a write takes under this load), the client goes on to the next one: a
+//! write that was forwarded to a dead leader is lost without an error. A kv client does that by
+//! itself.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -24,9 +25,9 @@ use crate::figures::Spread;
 use crate::load::{self, Store, key};
 use crate::report::{Report, number, with_range};
 
-/// How long a client of etcd waits for the member it sits on.
+/// How long an etcd client waits for its member.
 const MEMBER_PATIENCE: Duration = Duration::from_millis(100);
-/// A client that was refused rests before it asks again.
+/// Pause of a client after a write that failed.
 const REST_AFTER_ERROR: Duration = Duration::from_millis(5);
 
 #[derive(Clone, Debug, clap::Args, Serialize)]
@@ -147,7 +148,7 @@ enum Patient {
 }
 
 impl Patient {
-    /// Whether it succeeded.
+    /// Returns true if the write succeeded.
     async fn put(&mut self, key: Bytes, value: Bytes) -> bool {
         match self {
             Patient::Kv(store) => store.put(key, value).await.is_ok(),
@@ -163,7 +164,8 @@ impl Patient {
     }
 }
 
-/// Writes, kills, writes on; the longest time without a success, and how many there were.
+/// Writes, kills the leader, and writes on. Returns the longest time without a successful write,
+/// and the number of successful writes.
 async fn gap(
     clients: Vec<Patient>,
     processes: &mut Processes,

@@ -1,7 +1,7 @@
 //! The durable cluster against etcd: three processes each, on this machine's disk and loopback.
 //!
-//! Both clusters stay up for the whole run, and take turns: in each round of each case first the one,
-//! then the other, is asked, and the next round begins with the other.
+//! Both clusters stay up for the whole run, and take turns: each round of each case asks first the
+//! one, then the other, and the next round begins with the other.
 
 pub(crate) mod kills;
 
@@ -22,7 +22,7 @@ pub(crate) struct Args {
     kv: KvArgs,
     #[command(flatten)]
     etcd: EtcdArgs,
-    /// What to ask
+    /// Operations to measure
     #[arg(long, value_delimiter = ',', default_value = "put,get,mixed")]
     ops: Vec<Op>,
     /// Requests under way at once; a list
@@ -35,14 +35,14 @@ pub(crate) struct Args {
     keys: u64,
     #[arg(long, default_value_t = 256)]
     value_bytes: usize,
-    /// After each case of puts, the same clients put again by a timetable: this share of what etcd bore. 0 leaves
-    /// it out
+    /// After each case of puts, the same clients put again by a timetable, at this share of etcd's
+    /// rate. 0 leaves it out
     #[arg(long, default_value_t = 0.9)]
     paced_share: f64,
     /// Turns that each side gets in each case
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Of one turn
+    /// Length of one turn
     #[arg(long, default_value = "3s", value_parser = humantime::parse_duration)]
     #[serde(with = "crate::etcd::seconds")]
     duration: Duration,
@@ -63,7 +63,7 @@ pub(crate) mod seconds {
     }
 }
 
-/// Our own threads are one: the other cores belong to the servers.
+/// A runtime of one thread: the other cores belong to the servers.
 pub(crate) fn one_thread() -> anyhow::Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
 }
@@ -132,7 +132,8 @@ struct Sides {
 }
 
 impl Sides {
-    /// Asks both, in turns that change their order from round to round; returns ours and theirs.
+    /// Asks both, in turns that change their order from round to round. Returns the figures of kv
+    /// and of etcd.
     async fn take_turns(
         &mut self,
         shape: &Shape,

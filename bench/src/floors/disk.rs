@@ -1,4 +1,5 @@
-//! The disk: a record written and synced, again and again, into a file that has its full size already.
+//! The disk: a record written and synced, again and again, into a file that has its full size
+//! already.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -16,7 +17,7 @@ use crate::figures::latencies;
 
 const FILE_BYTES: u64 = 16 << 20;
 
-/// So many writers at once, each with a file of its own.
+/// Measures this many writers at once, each with a file of its own.
 pub(super) fn synced_writes(args: &Args, writers: usize) -> anyhow::Result<Histogram<u64>> {
     let dir = scratch(&args.kv.dir)?;
     let writer = |number: usize| {
@@ -33,7 +34,7 @@ pub(super) fn synced_writes(args: &Args, writers: usize) -> anyhow::Result<Histo
     Ok(all)
 }
 
-/// Filled with zeros and synced, so that later syncs have no blocks to allocate.
+/// Creates a file filled with zeros and synced, so that later syncs have no blocks to allocate.
 fn preallocated(path: &Path) -> anyhow::Result<File> {
     let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
     let zeros = vec![0; 1 << 20];

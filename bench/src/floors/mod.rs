@@ -1,9 +1,10 @@
-//! A single client's put beside what it is made of: syncs, round trips, copies, each alone and bare.
+//! A single client's put beside its parts: syncs, round trips, copies, each measured alone.
 //!
-//! A put by one client waits for a round trip of the client's request, and within it for a round trip
-//! from the leader to a follower, and within that for the follower's disk, which the leader's own disk
-//! runs beside. So one synced write and two round trips are what no implementation over this network
-//! and on this disk goes below; the rest is ours. The pieces and the put take turns in each round.
+//! A put by one client waits for the round trip of the client's request; within that, for a round
+//! trip from the leader to a follower; and within that, for the follower's disk, while the leader's
+//! own disk works beside it. So no implementation over this network and on this disk is faster than
+//! one synced write and two round trips; the rest is our cost. The parts and the put take turns in
+//! each round.
 
 mod disk;
 mod network;
@@ -31,13 +32,13 @@ pub(crate) struct Args {
     value_bytes: usize,
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Of each measurement in a round
+    /// Length of each measurement in a round
     #[arg(long, default_value = "1s", value_parser = humantime::parse_duration)]
     #[serde(with = "seconds")]
     duration: Duration,
 }
 
-/// How often a put waits for it, one after the other, and what it is.
+/// A part of a put, and how often a put waits for it, one after the other.
 struct Floor {
     name: &'static str,
     in_a_put: f64,
@@ -125,7 +126,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-/// Copies of one value, each timed as the share of many.
+/// Measures copies of one value, each as the share of many.
 #[allow(clippy::disallowed_methods, reason = "a floor is measured in real time")]
 fn copies(args: &Args) -> Histogram<u64> {
     const TOGETHER: u32 = 1024;

@@ -1,5 +1,5 @@
-//! The network: a value sent to another thread over loopback, and sent back. Each side has a runtime
-//! and a thread of its own, as processes have.
+//! The network: a value sent to another thread over loopback, and sent back. Each side has a
+//! runtime and a thread of its own, as processes have.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -51,7 +51,7 @@ pub(super) fn udp(args: &Args) -> anyhow::Result<Histogram<u64>> {
     Ok(measured)
 }
 
-/// Each datagram, to whom it came from.
+/// Sends each datagram back to its sender.
 async fn send_back(socket: UdpSocket, bytes: usize) -> anyhow::Result<()> {
     let mut buffer = vec![0; bytes];
     loop {
@@ -60,7 +60,7 @@ async fn send_back(socket: UdpSocket, bytes: usize) -> anyhow::Result<()> {
     }
 }
 
-/// Over one long-lived stream.
+/// Measures round trips over one long-lived stream.
 pub(super) fn quic(args: &Args) -> anyhow::Result<Histogram<u64>> {
     let bytes = args.value_bytes;
     let (server_config, client_config) = certified()?;

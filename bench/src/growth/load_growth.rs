@@ -1,4 +1,5 @@
-//! Throughput and latencies against what grows.
+//! Throughput and latencies against the size of values and state and the number of nodes, clients
+//! and sessions.
 
 use super::{Args, Case, KEYS, VALUE_BYTES, cluster, tell, turn};
 use crate::cluster::kv::Setup;
@@ -13,7 +14,7 @@ fn cases<T>(all: &[T], name: impl Fn(&T) -> String) -> Vec<Case> {
     all.iter().map(|one| Case { name: name(one), rounds: Vec::new() }).collect()
 }
 
-/// The case of this number, or the first one.
+/// Returns the place of the wanted case, or of the first one.
 fn base<T: PartialEq>(all: &[T], wanted: &T) -> usize {
     all.iter().position(|one| one == wanted).unwrap_or(0)
 }
@@ -49,7 +50,7 @@ pub(super) async fn nodes(args: &Args, report: &mut Report) -> anyhow::Result<()
     Ok(())
 }
 
-/// A state only grows, so a small one stays beside it as the base case.
+/// A state only grows, so a cluster with a small one runs beside it as the base case.
 pub(super) async fn keys(args: &Args, report: &mut Report) -> anyhow::Result<()> {
     let (small, small_stores) = cluster(args, &Setup::default()).await?;
     load::load_keys(&small_stores, KEYS, VALUE_BYTES).await?;
@@ -91,7 +92,8 @@ pub(super) async fn clients(args: &Args, report: &mut Report) -> anyhow::Result<
     Ok(())
 }
 
-/// Sessions that others have opened and left; beside it a cluster without them.
+/// Puts against the number of sessions that other clients opened and left open; beside it a cluster
+/// without them.
 pub(super) async fn sessions(args: &Args, report: &mut Report) -> anyhow::Result<()> {
     let (few, few_stores) = cluster(args, &Setup::default()).await?;
     let mut beside = args.clone();
@@ -100,7 +102,7 @@ pub(super) async fn sessions(args: &Args, report: &mut Report) -> anyhow::Result
     let mut opened = 0;
     for count in &args.sessions {
         for number in opened..*count {
-            // A client that goes away without a word: its session stays.
+            // The client does not close its session, so the session stays.
             let mut store = many.connect(1)?.remove(0);
             store.put(load::key(number as u64), load::random_value(VALUE_BYTES)).await?;
         }

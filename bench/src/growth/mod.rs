@@ -1,5 +1,6 @@
-//! How the durable cluster bears growth: larger values, clusters and states, more clients and sessions;
-//! what snapshots and compaction cost those who write meanwhile; how long restarts and laggards take.
+//! How the durable cluster bears growth: larger values, clusters and states, more clients and
+//! sessions; how much snapshots and compaction slow down clients that write meanwhile; how long a
+//! restart and a node's catching up take.
 //!
 //! Each part compares cases with a base case of its own, within rounds.
 
@@ -25,7 +26,7 @@ use crate::report::{Report, middle, with_range};
 pub(crate) struct Args {
     #[command(flatten)]
     kv: KvArgs,
-    /// What to measure
+    /// Parts to measure
     #[arg(
         long,
         value_delimiter = ',',
@@ -59,7 +60,7 @@ pub(crate) struct Args {
     catch_up: Vec<u64>,
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// Of one turn
+    /// Length of one turn
     #[arg(long, default_value = "3s", value_parser = humantime::parse_duration)]
     #[serde(with = "seconds")]
     duration: Duration,
@@ -109,7 +110,7 @@ const CLIENTS: usize = 64;
 const CONNECTIONS: usize = 8;
 const KEYS: u64 = 10_000;
 const VALUE_BYTES: usize = 256;
-/// In parts that are told in MB, values are of this size, so that filling a large state takes a while
+/// Bytes of a value in the parts whose cases are in MB, so that filling a large state takes a while
 /// and not an hour.
 const MB_VALUE_BYTES: usize = 1024;
 
@@ -165,7 +166,7 @@ async fn cluster(args: &Args, setup: &Setup) -> anyhow::Result<(KvCluster, Vec<K
     Ok((cluster, stores))
 }
 
-/// How many keys of values for parts told in MB make up so many.
+/// Returns how many keys make up this many MB, with values of [`MB_VALUE_BYTES`].
 fn keys_of_mb(mb: u64) -> u64 {
     (mb * 1_000_000).div_ceil(MB_VALUE_BYTES as u64)
 }
@@ -176,7 +177,7 @@ struct Case {
     rounds: Vec<Figures>,
 }
 
-/// Cases beside the base case, which is one of them.
+/// Reports cases beside the base case, which is one of them.
 fn tell(report: &mut Report, title: &str, cases: &[Case], base: usize) {
     let columns = [
         "case",
@@ -208,7 +209,7 @@ fn tell(report: &mut Report, title: &str, cases: &[Case], base: usize) {
     }
 }
 
-/// A turn in one cluster.
+/// Measures one turn in one cluster.
 async fn turn(cluster: &KvCluster, stores: &[KvStore], shape: &Shape) -> anyhow::Result<Figures> {
     load::run(stores, shape, &cluster.pids()).await
 }

@@ -1,5 +1,5 @@
-//! How long a restart takes against what there is to read, and how fast a node that missed something
-//! catches up while the others go on under load.
+//! How long a restart takes against the amount of data to read, and how fast a node that missed
+//! entries catches up while the others go on under load.
 
 use std::time::Duration;
 
@@ -19,8 +19,8 @@ const SMALL: ByteSize = ByteSize(4 << 20);
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(10);
 const CATCH_UP_PATIENCE: Duration = Duration::from_secs(300);
 
-/// All nodes are killed with -9 and started at once; until a write succeeds, and until all nodes hold
-/// all of it.
+/// Kills all nodes with -9 and starts them at once. Measures the time until a write succeeds, and
+/// until all nodes have applied everything.
 pub(super) async fn restart(args: &Args, report: &mut Report) -> anyhow::Result<()> {
     let columns = ["MB", "in", "first write after ms", "all nodes whole after ms"];
     report.begin_table("restart of all three nodes after kill -9", &columns);
@@ -55,8 +55,9 @@ pub(super) async fn restart(args: &Args, report: &mut Report) -> anyhow::Result<
     Ok(())
 }
 
-/// A follower is killed, misses so much, and comes back while clients go on writing: how fast it gets
-/// to where the leader was when it came back, and how much slower the clients are meanwhile.
+/// Kills a follower, lets it miss this much, and starts it again while clients go on writing.
+/// Measures how fast it reaches the leader's commit index at its start, and how much slower the
+/// clients are meanwhile.
 pub(super) async fn catch_up(args: &Args, report: &mut Report) -> anyhow::Result<()> {
     let columns = [
         "MB missed",

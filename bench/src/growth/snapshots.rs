@@ -1,7 +1,8 @@
-//! Snapshots and compaction beneath a load: what clients notice of them, and what they write.
+//! Snapshots and compaction under load: how much they slow clients down, and how much they write.
 //!
-//! For each engine and size of the state, a cluster that snapshots whenever its log exceeds 16 MiB,
-//! beside one that never does. "Longest" is the longest wait of any client for any answer.
+//! For each engine and size of the state: a cluster that takes a snapshot whenever its log exceeds
+//! 16 MiB, beside one that never does. "Longest" is the longest wait of any client for any
+//! response.
 
 use kv_service::units::ByteSize;
 use serde_json::json;

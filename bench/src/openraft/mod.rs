@@ -1,8 +1,8 @@
 //! The core and its driver against openraft: three nodes in one process, logs in memory, messages
 //! passed as values, a state machine that does nothing, empty requests.
 //!
-//! Each turn builds a cluster on a runtime of its own, so that neither side inherits memory, timers or
-//! a full log. Nodes and clients share the worker threads.
+//! Each turn builds a cluster on a runtime of its own, so that neither side inherits memory, timers
+//! or a full log. Nodes and clients share the worker threads.
 
 mod kv;
 mod peer;
@@ -34,7 +34,7 @@ pub(crate) struct Args {
     /// Turns that each side gets in each case
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Of one turn
+    /// Length of one turn
     #[arg(long, default_value = "2s", value_parser = humantime::parse_duration)]
     #[serde(with = "crate::etcd::seconds")]
     duration: Duration,
@@ -53,7 +53,7 @@ pub(crate) struct Args {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 enum PeerNetwork {
-    /// As a stream: the next append does not wait for the answer to the last one
+    /// As a stream: the next append does not wait for the response to the last one
     Pipelined,
     /// One at a time to each follower, which is what its own benchmark does
     Sequential,
@@ -68,7 +68,7 @@ enum PeerClients {
     Apart,
 }
 
-/// Latencies that all clients together keep, each the first ones of its measured time.
+/// Latencies kept by all clients together: each client keeps the first ones of its measured time.
 const LATENCIES_MAX: usize = 1 << 18;
 
 /// A running cluster that commits empty commands.
@@ -113,7 +113,7 @@ fn measure_kv(args: &Args, workers: usize, clients: usize) -> anyhow::Result<Fig
     let runtime = threads(workers)?;
     runtime.block_on(async {
         let cluster = kv::Cluster::start().await?;
-        // Spawned, so that it runs on a worker and not on this thread beside them.
+        // Spawned, so that it runs on a worker thread and not on this thread beside them.
         let figures = tokio::spawn(closed_loop(cluster.leader(), clients, args.clone())).await??;
         cluster.stop().await;
         Ok(figures)

@@ -1,5 +1,5 @@
-//! The other side: openraft with as little around it as its ports allow, and the settings of its own
-//! minimal benchmark. Log and vote sit behind a lock that nobody contends for; an append is reported
+//! The other side: openraft with as little around it as its ports allow, and the settings of its
+//! own minimal benchmark. Log and vote sit behind a lock without contention; an append is reported
 //! durable at once.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -63,7 +63,7 @@ type Node = Raft<Types, Machine>;
 const NODES: [u64; 3] = [0, 1, 2];
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// An empty request, and the answer to it.
+/// An empty request, and the response to it.
 #[derive(Clone, Debug)]
 pub(super) struct Nothing;
 
@@ -108,7 +108,7 @@ impl Cluster {
 
     pub(super) async fn stop(self) {
         for node in self.nodes.into_values() {
-            // It ran until here, and nobody asks any more.
+            // The node ran until here, and no client needs it any longer.
             let _ = node.shutdown().await;
         }
     }

@@ -22,7 +22,7 @@ struct Node {
 }
 
 impl Nodes {
-    /// The first of them leads.
+    /// Starts three nodes, of which the first leads.
     pub(super) fn start() -> anyhow::Result<Self> {
         let mut nodes = Vec::new();
         for id in NODES {
@@ -44,7 +44,8 @@ impl Nodes {
         Ok(trio)
     }
 
-    /// Everything that a node wants done, until it wants nothing; returns the commands it applied.
+    /// Carries out everything that a node wants done, until it wants nothing. Returns the number of
+    /// commands that it applied.
     fn carry_out(&mut self, place: usize) -> usize {
         let mut applied = 0;
         loop {

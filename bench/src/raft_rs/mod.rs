@@ -1,10 +1,11 @@
-//! The pure core alone against raft-rs: three values in one thread, messages passed as values, no I/O,
-//! no clock. What is left is what the protocol itself costs a processor.
+//! The pure core alone against raft-rs: three values in one thread, messages passed as values, no
+//! I/O, no clock. The remaining cost is the CPU time of the protocol itself.
 //!
-//! A turn lets the leader, then each follower, take in what came and carry out what follows; a write
-//! is durable at once and an applied entry is counted and forgotten. So many proposals of 256 bytes
-//! are outstanding: as many as the leader committed in a turn are proposed, as one batch, before the
-//! next. Both sides keep the last entries of the log and forget the others now and then.
+//! In a turn the leader, then each follower, takes in its messages and carries out what follows; a
+//! write is durable at once, and an applied entry is counted and dropped. The number of outstanding
+//! proposals (of 256 bytes by default) is fixed: as many as the leader committed in a turn are
+//! proposed, as one batch, before the next. Both sides keep the last entries of the log and drop
+//! the others now and then.
 
 mod kv;
 mod peer;
@@ -19,9 +20,9 @@ use crate::report::Report;
 
 /// Entries kept behind what is applied, more than a follower can lag.
 const KEPT_ENTRIES: u64 = 16_384;
-/// So many more may gather before they are forgotten.
+/// Further entries that may gather before they are dropped.
 const FORGET_EVERY: u64 = 16_384;
-/// Turns between two looks at the clock.
+/// Turns between two readings of the clock.
 const TURNS_PER_LOOK: usize = 16;
 
 #[derive(Clone, Debug, clap::Args, Serialize)]
@@ -34,7 +35,7 @@ pub(crate) struct Args {
     /// Turns that each side gets in each case
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Of one turn
+    /// Length of one turn
     #[arg(long, default_value = "1s", value_parser = humantime::parse_duration)]
     #[serde(with = "crate::etcd::seconds")]
     duration: Duration,
@@ -45,10 +46,10 @@ pub(crate) struct Args {
 
 /// Three nodes with a leader.
 trait Trio {
-    /// Gives the leader so many commands at once.
+    /// Proposes these commands to the leader, as one batch.
     fn propose(&mut self, commands: Vec<Vec<u8>>);
 
-    /// Each node once; returns how many commands the leader committed.
+    /// Runs each node once. Returns how many commands the leader committed.
     fn turn(&mut self) -> usize;
 }
 

@@ -1,4 +1,5 @@
-//! The other side: three `RawNode`s of raft-rs on its own storage in memory, driven as its guide says.
+//! The other side: three `RawNode`s of raft-rs on its own storage in memory, driven as its guide
+//! says.
 
 use anyhow::{Context, ensure};
 use raft::eraftpb::{Entry, Message, MessageType};
@@ -22,7 +23,7 @@ struct Node {
 }
 
 impl Nodes {
-    /// The first of them leads.
+    /// Starts three nodes, of which the first leads.
     pub(super) fn start() -> anyhow::Result<Self> {
         let logger = Logger::root(Discard, o!());
         let mut nodes = Vec::new();
@@ -56,7 +57,8 @@ impl Nodes {
         }
     }
 
-    /// Everything that a node wants done, until it wants nothing; returns the commands it applied.
+    /// Carries out everything that a node wants done, until it wants nothing. Returns the number of
+    /// commands that it applied.
     fn carry_out(&mut self, place: usize) -> usize {
         let mut applied = 0;
         while self.nodes[place].raw.has_ready() {

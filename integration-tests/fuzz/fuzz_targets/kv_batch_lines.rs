@@ -1,6 +1,6 @@
 #![no_main]
-// The lines of `kv batch` are read within the binary. Its own files are compiled here, with the little
-// that they need of their neighbours.
+// The lines of `kv batch` are decoded inside the binary crate. Its files are compiled here, with
+// stubs for the few things that they need of their neighbours.
 #![allow(dead_code, reason = "answers are not written here")]
 
 #[path = "../../../kv-service/src/bin/kv/batch/codec.rs"]

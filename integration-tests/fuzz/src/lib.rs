@@ -1,4 +1,5 @@
-//! What all targets share: a decoder is run, and what it takes of memory is held against what it was given.
+//! Shared by all targets: runs a decoder and checks the memory that it allocates against the size
+//! of its input.
 
 mod memory;
 

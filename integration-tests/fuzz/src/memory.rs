@@ -1,14 +1,17 @@
-//! No decoder takes memory because a length says so. Shared by the fuzz targets, the replay in
-//! `integration-tests/tests/decoders`, and the tests of the `kv` binary.
+//! Checks that no decoder allocates memory only because a length field claims a size. Shared by the
+//! fuzz targets, the replay in `integration-tests/tests/decoders`, and the tests of the `kv`
+//! binary.
 
-/// What may be taken for a start: buffers, and what serde reserves for a claimed length at most.
+/// Bytes allowed regardless of the input: buffers, and the most that serde reserves for a claimed
+/// length.
 const START_BYTES_MAX: u64 = 4 << 20;
 
-/// What a byte may come to: an empty command, of one byte, becomes an entry, which is kept in a vector
-/// that has just grown, twice over because what was decoded is written and read again.
+/// Bytes allowed for each byte of input. The worst case is an empty command: its one byte becomes
+/// an entry, in a vector that has just grown, and it exists twice, because the decoded value is
+/// encoded and decoded again.
 const BYTES_PER_BYTE_MAX: u64 = 1024;
 
-/// Runs the decoder and counts.
+/// Runs the decoder and checks the peak of the memory that it allocates.
 pub(crate) fn within_bounds(bytes: &[u8], decoder: fn(&[u8])) {
     let taken = allocation_counter::measure(|| decoder(bytes)).bytes_max;
     let allowed = START_BYTES_MAX + BYTES_PER_BYTE_MAX * bytes.len() as u64;
@@ -19,7 +22,7 @@ pub(crate) fn within_bounds(bytes: &[u8], decoder: fn(&[u8])) {
 mod tests {
     use super::*;
 
-    /// As no decoder may be: it believes the length that comes first.
+    /// A decoder with the bug that the check looks for: it trusts the length prefix.
     fn believes_a_length(bytes: &[u8]) {
         let Some((claimed, rest)) = bytes.split_first_chunk::<4>() else { return };
         let mut body = Vec::with_capacity(u32::from_be_bytes(*claimed) as usize);
@@ -39,7 +42,7 @@ mod tests {
         within_bounds(&(beyond as u32).to_be_bytes(), believes_a_length);
     }
 
-    /// No piece of it is large, and it is given back before the end.
+    /// No single allocation is large, and all are freed before the end.
     #[test]
     #[should_panic(expected = "bytes of memory were taken for 2 bytes")]
     fn a_count_that_is_believed_is_noticed() {

@@ -1,12 +1,13 @@
-//! What the values that were seen tell by themselves, on a key whose writes can be told apart.
+//! Conclusions from the observed values alone, on a key whose writes can be told apart.
 //!
-//! If no two writes of a key have the same value, and (where there are appends) none is the beginning
-//! of another, then a value can be read as the list of the writes that made it: a put or swap and the
+//! If no two writes of a key have the same value, and (where there are appends) none is a prefix of
+//! another, then a value can be read as the list of the writes that made it: a put or swap and the
 //! appends that followed. As each write takes effect at most once, each has one predecessor, each
-//! value was there during one stretch of time, and no two writes follow the same value. What
-//! contradicts this is found here, without any search; and the search knows where each write belongs.
+//! value existed during one stretch of time, and no two writes follow the same value.
+//! Contradictions to this are found here, without any search, and the search learns where each
+//! write belongs.
 //!
-//! On other keys [`Chains::of`] is `None`, and the search does without.
+//! On other keys [`Chains::of`] returns `None`, and the search works without chains.
 
 use bytes::Bytes;
 use kv_service::operation::{Expect, Operation};
@@ -14,7 +15,8 @@ use kv_service::operation::{Expect, Operation};
 use super::history::{Call, Outcome, Request, quoted};
 use super::{Rule, Violation};
 
-/// Index of a write in [`Chains::writers`]; also names the value that it made, if that was seen.
+/// Index of a write in [`Chains::writers`]. It also names the value that the write made, if that
+/// value was observed.
 pub(super) type WriterId = usize;
 
 pub(super) struct Writer<'a> {
@@ -25,23 +27,23 @@ pub(super) struct Writer<'a> {
     pub(super) link: Option<Link>,
 }
 
-/// Where a write took effect, as somebody saw.
+/// Place of a write in its chain, proved by a value that a call observed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Link {
     /// The write before it; `None` for the first of a chain.
     pub(super) parent: Option<WriterId>,
     pub(super) root: WriterId,
     pub(super) depth: usize,
-    /// A call that saw the value that this write made, or one that begins with it.
+    /// A call that observed the value that this write made, or one that begins with it.
     witness: usize,
-    /// Who took effect upon this value, as somebody saw.
+    /// The write that took effect on this value, if a call observed that.
     pub(super) successor: Option<WriterId>,
 }
 
 pub(super) struct Chains<'a> {
     /// Sorted by value.
     pub(super) writers: Vec<Writer<'a>>,
-    /// For each call of the key the value that it saw, or expected and found.
+    /// For each call of the key, the value that it observed, or expected and found.
     pub(super) seen: Vec<Option<WriterId>>,
     /// Parents before their successors.
     pub(super) linked: Vec<WriterId>,
@@ -49,7 +51,7 @@ pub(super) struct Chains<'a> {
     has_appends: bool,
 }
 
-/// The value that must have been there when the call took effect.
+/// The value that must have been stored when the call took effect.
 pub(super) fn seen_value(call: &Call) -> Option<&Bytes> {
     match (&call.request, &call.outcome) {
         (_, Outcome::Got(seen)) => seen.value.as_ref(),
@@ -67,7 +69,7 @@ fn is_append(call: &Call) -> bool {
 
 impl<'a> Chains<'a> {
     /// # Errors
-    /// The values that were seen contradict each other or the writes.
+    /// The observed values contradict each other or the writes.
     pub(super) fn of(calls: &'a [&'a Call]) -> Result<Option<Self>, Violation> {
         let writes = calls.iter().enumerate().filter(|(_, call)| {
             call.written().is_none_or(|written| written.changed != Some(false))
@@ -93,7 +95,8 @@ impl<'a> Chains<'a> {
         Ok(Some(chains))
     }
 
-    /// Reads the values in sorted order, so of each only what the one before did not begin with.
+    /// Reads the values in sorted order, so that each costs only the part that the value before it
+    /// does not share.
     fn read_all(&mut self) -> Result<(), Violation> {
         let mut values: Vec<(&Bytes, usize)> = self
             .calls
@@ -103,7 +106,7 @@ impl<'a> Chains<'a> {
             .collect();
         values.sort_unstable();
         let mut previous: &[u8] = &[];
-        // The writes of the value read last, each with where its part ends.
+        // The writes that make up the value read last, each with the offset at which its part ends.
         let mut path: Vec<(usize, WriterId)> = Vec::new();
         for (value, at) in values {
             let common = previous.iter().zip(value).take_while(|(one, other)| one == other).count();
@@ -129,7 +132,7 @@ impl<'a> Chains<'a> {
         Ok(())
     }
 
-    /// Whose value `rest` begins with; there is at most one.
+    /// Finds the write whose value is a prefix of `rest`; there is at most one.
     fn next_writer(&self, rest: &[u8], at: usize) -> Result<WriterId, Violation> {
         let after = self.writers.partition_point(|writer| writer.value.as_ref() <= rest);
         let found = after.checked_sub(1).filter(|id| match self.has_appends {
@@ -195,7 +198,8 @@ impl<'a> Chains<'a> {
         Ok(())
     }
 
-    /// The chain of the value that the call saw or made, and how far the chain had come.
+    /// For each call, the chain of the value that it observed or made, and how far the chain had
+    /// come.
     pub(super) fn links_of_calls(&self) -> Vec<Option<Link>> {
         let mut links: Vec<Option<Link>> =
             self.seen.iter().map(|seen| seen.and_then(|id| self.writers[id].link)).collect();

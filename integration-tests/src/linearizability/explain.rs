@@ -1,9 +1,9 @@
-//! Where to look, when no order explains the answers of a key.
+//! Finds the place to look at when no order explains the responses of a key.
 //!
-//! What was answered up to some time is a history of its own, in which all that was still under way
-//! has an unknown outcome. Whatever is added later repairs nothing, so the first answer that has no
-//! explanation is found by halving. The report names it, the value in the best attempt, and what could
-//! not be placed after it.
+//! The responses up to some time are a history of their own, in which every call still under way
+//! has an unknown outcome. Later responses repair nothing, so the first response without an
+//! explanation is found by bisection. The report names it, the value at the end of the best
+//! attempt, and the calls that could not be placed after that.
 
 use super::chains::Chains;
 use super::history::{Call, Outcome, quoted};
@@ -12,7 +12,8 @@ use super::problem::Problem;
 use super::search::{Found, Furthest, Search};
 use super::{Rule, Violation};
 
-/// Calls that lead to where the search got stuck, and calls that it could not place.
+/// Most calls in a report that lead to where the search got stuck, and most calls that it could not
+/// place.
 const LED_THERE_MAX: usize = 4;
 const STUCK_MAX: usize = 8;
 
@@ -26,8 +27,8 @@ pub(super) fn no_order(calls: &[&Call], budget_steps: u64) -> Violation {
         let known = known_at(calls, time);
         search(&known, budget_steps).0 == Found::NoOrder
     };
-    // The last answer is without order, as the whole history is. If the steps do not suffice for a
-    // part, then it is taken to have one: the excerpt is longer then.
+    // The last response has no explanation, since the whole history has none. A part for which the
+    // steps do not suffice is taken to have one; the excerpt is then longer.
     let first = answers.partition_point(|time| !without_order(*time));
     let time = answers[first.min(answers.len() - 1)];
     let known = known_at(calls, time);
@@ -35,7 +36,7 @@ pub(super) fn no_order(calls: &[&Call], budget_steps: u64) -> Violation {
     tell(&known, time, &furthest, &value)
 }
 
-/// What was known of the calls at this time.
+/// The calls that had begun by `time`, with the outcomes known by then.
 fn known_at(calls: &[&Call], time: u64) -> Vec<Call> {
     let begun = calls.iter().filter(|call| call.called_at <= time);
     begun
@@ -49,7 +50,7 @@ fn known_at(calls: &[&Call], time: u64) -> Vec<Call> {
         .collect()
 }
 
-/// The search, how far it came, and which value it found there.
+/// Runs the search; returns its verdict, how far it came, and the value that it had reached.
 fn search(calls: &[Call], budget_steps: u64) -> (Found, Vec<Call>, String) {
     let calls: Vec<&Call> = calls.iter().collect();
     let Ok(chains) = Chains::of(&calls) else {

@@ -1,9 +1,9 @@
-//! What the clients of a run did and heard, as the checker wants to be told it.
+//! The calls of a run's clients and the responses that they received: the input of the checker.
 //!
 //! One [`Call`] for each operation that a client began, however often it was sent: retries within a
-//! client are one call. Times come from one monotonic clock, in any unit: `called_at` is taken before
-//! anything is sent, `returned_at` after the answer was received. A call that has no answer yet when
-//! the run ends is recorded as [`Outcome::Unknown`], never left out.
+//! client are one call. Times come from one monotonic clock, in any unit: `called_at` is taken
+//! before anything is sent, `returned_at` after the response was received. A call that has no
+//! response yet when the run ends is recorded as [`Outcome::Unknown`], never left out.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +12,7 @@ use bytes::Bytes;
 use kv_service::client::{self, ClientError};
 use kv_service::operation::{Expect, Operation, Record, Revision, WriteAnswer};
 
-/// What a client asked for.
+/// The operation that a client asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Request {
     Get { key: Bytes },
@@ -51,7 +51,7 @@ impl Request {
         }
     }
 
-    /// The value that it writes if it takes effect.
+    /// The value that the request writes if it takes effect.
     pub(super) fn new_value(&self) -> Option<&Bytes> {
         match self {
             Request::Write(
@@ -64,23 +64,23 @@ impl Request {
     }
 }
 
-/// What a get saw. What is `None` here was not told, and is not checked.
+/// The response to a get. A field that is `None` was not reported, and is not checked.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// `None`: there was no such key. This is always told.
+    /// `None`: there was no such key. Always reported.
     pub value: Option<Bytes>,
     pub version: Option<u64>,
     pub create_revision: Option<Revision>,
     pub modify_revision: Option<Revision>,
-    /// The index that the node had applied when it answered. No client hears it; a harness that
-    /// looks into the nodes may know it.
+    /// The index that the node had applied when it answered. Clients do not receive it; a harness
+    /// that looks into the nodes may know it.
     pub served_at: Option<Revision>,
 }
 
-/// What the answer of a write told.
+/// The response to a write. A field that is `None` was not reported, and is not checked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Written {
-    /// Always told of a compare-and-swap: whether it swapped.
+    /// True if the write changed the key. Always reported for a compare-and-swap.
     pub changed: Option<bool>,
     /// The key's version afterwards.
     pub version: Option<u64>,
@@ -91,22 +91,23 @@ pub struct Written {
 pub enum Outcome {
     Got(Seen),
     Written(Written),
-    /// It surely had no effect and never will.
+    /// The operation had no effect and never will.
     NotExecuted,
-    /// It may have had its effect once, or may have it at any time after the call, even after the
-    /// client gave up.
+    /// The operation may have had its effect once, or may have it at any time after the call, even
+    /// after the client gave up.
     Unknown,
 }
 
 /// One operation of one client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
-    /// For the reader of a report; the checker draws nothing from it. A client may have several
-    /// calls under way.
+    /// Shown in reports; the checker draws no conclusion from it. A client may have several calls
+    /// under way.
     pub client: u64,
     pub request: Request,
     pub called_at: u64,
-    /// With an unknown outcome: when the client gave up, which says nothing about the effect.
+    /// With an unknown outcome: the time at which the client gave up, which says nothing about the
+    /// effect.
     pub returned_at: u64,
     pub outcome: Outcome,
 }
@@ -133,7 +134,7 @@ impl Call {
         Self { client, request: Request::get(key), called_at, returned_at, outcome }
     }
 
-    /// A call of [`kv_service::client::Client::write`] or of what is short for it.
+    /// A call of [`kv_service::client::Client::write`] or one of its shorthands.
     pub fn of_write(
         client: u64,
         operation: Operation,
@@ -155,12 +156,12 @@ impl Call {
         self.request.key()
     }
 
-    /// It was answered, and had its effect if it has one.
+    /// Returns true if the call was answered; it then had its effect, if it has one.
     pub fn is_ok(&self) -> bool {
         matches!(self.outcome, Outcome::Got(_) | Outcome::Written(_))
     }
 
-    /// It may have changed the key without anybody telling.
+    /// Returns true for a write of unknown outcome: it may have changed the key, unreported.
     pub(super) fn is_open_write(&self) -> bool {
         self.outcome == Outcome::Unknown && matches!(self.request, Request::Write(_))
     }
@@ -179,7 +180,8 @@ impl Call {
         }
     }
 
-    /// It was answered and did change the key. A delete may not have told whether it did.
+    /// Returns true if the call was answered and did change the key. The response to a delete may
+    /// not report whether it did.
     pub(super) fn surely_changed(&self) -> bool {
         let Some(written) = self.written() else { return false };
         match &self.request {
@@ -226,7 +228,7 @@ impl History {
     }
 
     /// # Panics
-    /// If the call contradicts itself: that is an error of the harness.
+    /// If the call contradicts itself, which is an error of the harness.
     pub fn push(&mut self, call: Call) {
         call.assert_sound();
         self.calls.push(call);
@@ -326,7 +328,7 @@ pub(super) fn text(bytes: &[u8]) -> String {
     bytes.escape_ascii().to_string()
 }
 
-/// Long values are shown by their ends: of what was appended, the last is what matters.
+/// Quotes a value. A long one is shown by its two ends, since the newest append is at the end.
 pub(super) fn quoted(bytes: &[u8]) -> String {
     const SHOWN_BYTES_MAX: usize = 96;
     if bytes.len() <= SHOWN_BYTES_MAX {

@@ -1,12 +1,12 @@
-//! The values of a key that matter: those that were seen or compared with, and their beginnings.
+//! The values of a key that matter: those that were observed or compared with, and their prefixes.
 //!
-//! A value that is not the beginning of any of these can never be seen again, whatever is appended to
-//! it. All such values are one, [`Value::Dead`]; this is what keeps the search small. The others are
-//! kept as a place in the sorted values, so a value of any length is a few numbers.
+//! A value that is not a prefix of any of these can never be observed again, whatever is appended
+//! to it. All such values are one, [`Value::Dead`], which keeps the search small. Every other value
+//! is kept as a range of the sorted values, so a value of any length is a few numbers.
 
 use bytes::Bytes;
 
-/// What is stored under a key, as far as anybody could tell the difference.
+/// The value stored under a key, up to differences that no client could observe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Value {
     Missing,
@@ -21,7 +21,7 @@ pub(super) enum Value {
 
 #[derive(Debug)]
 pub(super) struct Live {
-    /// Sorted, each once.
+    /// Sorted, without duplicates.
     values: Vec<Bytes>,
 }
 
@@ -33,7 +33,7 @@ impl Live {
         Self { values }
     }
 
-    /// The value `from` with `tail` at its end; nothing counts as empty.
+    /// Appends `tail` to the value `from`; a missing value counts as empty.
     pub(super) fn extend(&self, from: Value, tail: &[u8]) -> Value {
         let (first, end, len) = match from {
             Value::Dead => return Value::Dead,
@@ -54,12 +54,12 @@ impl Live {
         }
     }
 
-    /// The value itself.
+    /// The value with these bytes.
     pub(super) fn place(&self, value: &[u8]) -> Value {
         self.extend(Value::Missing, value)
     }
 
-    /// Whether the bytes occur anywhere in a live value.
+    /// Returns true if the bytes occur anywhere in a live value.
     pub(super) fn contains(&self, bytes: &[u8]) -> bool {
         if bytes.is_empty() {
             return true;

@@ -1,24 +1,26 @@
-//! Did the store behave as one copy that does one operation at a time, each between its call and its
-//! return? Herlihy and Wing's question, asked of what clients heard and of nothing else.
+//! Checks that the store behaved as one copy that executes one operation at a time, each between
+//! its call and its return: linearizability (Herlihy and Wing), decided from the responses that
+//! clients received and from nothing else.
 //!
-//! A harness records a [`History`] and gives it to [`assert_linearizable`]. If it has the log that the
-//! nodes applied, it gives that as well, to [`assert_linearizable_with_log`]: then nothing is left to
-//! search, and it is also checked that each write is in the log once, and that nothing else is.
+//! A harness records a [`History`] and gives it to [`assert_linearizable`]. A harness that has the
+//! log that the nodes applied gives that as well, to [`assert_linearizable_with_log`]: then nothing
+//! is left to search, and it is also checked that each write is in the log once, and that nothing
+//! else is.
 //!
-//! | layer | what it decides | cost |
+//! | step | what it decides | cost |
 //! |---|---|---|
-//! | oracles | finds what is wrong at sight: phantom, lost, duplicated, stale, versions or revisions that fall | O(n log n) |
-//! | witness | where answers carry revisions the log's order is the linearization: replays it. Exact | O(n log n) |
-//! | search | per key, for an order that explains all answers (Wing and Gong, Lowe). Exact | steps, bounded |
+//! | oracles | phantom, lost, duplicated, stale values; falling versions, revisions | O(n log n) |
+//! | witness | responses that carry revisions: replays the order of the log. Exact | O(n log n) |
+//! | search | per key: an order for all responses (Wing and Gong, Lowe). Exact | steps, bounded |
 //!
-//! An order must also agree with the revisions that were told, since the store claims that its log is
-//! the order; so a history can be in violation by its revisions alone. Operations on one key make up
-//! the search, which is enough: linearizability is local. The witness of a log is one order of all.
+//! An order must also agree with the reported revisions, since the store claims that its log is the
+//! order; so revisions alone can put a history in violation. The search handles one key at a time,
+//! which is enough: linearizability is local. The witness of a log is one order of all keys.
 //!
-//! [`Verdict::Unknown`] is not a pass. Rules that keep histories decidable: values unique per key and
-//! none the beginning of another (end each with a separator), so that each value tells who wrote it;
-//! some reads; few unknown outcomes; keys that change once in a while. Everything else is decided too,
-//! if the steps suffice.
+//! [`Verdict::Unknown`] is not a pass. Rules that keep histories decidable: values unique per key
+//! and none a prefix of another (end each with a separator), so that each value tells which call
+//! wrote it; some reads; few unknown outcomes; keys that change once in a while. Other histories
+//! are decided too, if the steps suffice.
 
 mod chains;
 mod explain;
@@ -40,33 +42,33 @@ use self::problem::Problem;
 use self::search::{Found, Search};
 pub use self::witness::Applied;
 
-/// Steps for each key that [`assert_linearizable`] allows: about a second, and tens of megabytes.
+/// Steps that [`assert_linearizable`] allows for each key: about a second, and tens of megabytes.
 pub const STEPS_PER_KEY: u64 = 20_000_000;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Linearizable,
     Violation(Violation),
-    /// It could not be told, for this reason. Not a pass.
+    /// Not decided, for this reason. Not a pass.
     Unknown(String),
 }
 
-/// What kind of wrong it is, as far as that could be told.
+/// The kind of a violation, as far as it could be determined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
-    /// A value was seen that nobody can have written (by then).
+    /// A value was observed that no client can have written (by then).
     Phantom,
-    /// What was answered as not executed had an effect.
+    /// An operation that was answered as not executed had an effect.
     Refused,
     /// One write had an effect twice.
     Duplicated,
-    /// What was acknowledged is not there.
+    /// An acknowledged write is missing.
     Lost,
-    /// An answer does not know what was known before it was asked for.
+    /// A response misses a change that was known before the call began.
     Stale,
-    /// Versions or revisions are not those of one order.
+    /// Versions or revisions do not fit one order.
     Order,
-    /// No order of the operations explains all answers.
+    /// No order of the operations explains all responses.
     NoOrder,
 }
 
@@ -76,7 +78,8 @@ pub struct Violation {
     pub rule: Rule,
     pub key: Bytes,
     pub story: String,
-    /// The calls that contradict each other; for [`Rule::NoOrder`] those where the search got stuck.
+    /// The calls that contradict each other; for [`Rule::NoOrder`] the calls at which the search
+    /// got stuck.
     pub calls: Vec<Call>,
 }
 
@@ -100,7 +103,7 @@ impl fmt::Display for Violation {
 }
 
 /// Decides the history; `budget_steps` bounds the search of each key. The same history has the same
-/// verdict, on every machine.
+/// verdict on every machine.
 pub fn check(history: &History, budget_steps: u64) -> Verdict {
     if let Err(violation) = oracles::check_revisions(history) {
         return Verdict::Violation(violation);
@@ -120,9 +123,9 @@ pub fn check(history: &History, budget_steps: u64) -> Verdict {
     Verdict::Unknown(format!("{budget_steps} steps did not suffice for the keys: {keys}"))
 }
 
-/// As [`check`], by the log: every write that was applied, with effect or without, each at its
-/// revision, up to all that the history tells of. What the session table answered from memory is not
-/// applied again, and not in this log.
+/// Decides the history like [`check`], but by the log. `log` holds every write that was applied,
+/// with or without effect, each at its revision, up to everything that the history reports. A
+/// response that the session table repeats is not applied again, and not in this log.
 pub fn check_with_log(history: &History, log: impl IntoIterator<Item = Applied>) -> Verdict {
     let at_sight = || -> Result<(), Violation> {
         oracles::check_revisions(history)?;
@@ -138,15 +141,15 @@ pub fn check_with_log(history: &History, log: impl IntoIterator<Item = Applied>)
 }
 
 /// # Panics
-/// With a report, if the history is not linearizable, if that could not be told, or if nothing in it
-/// succeeded, which proves nothing.
+/// With a report, if the history is not linearizable, if that could not be decided, or if no call
+/// in it succeeded, since such a history proves nothing.
 #[track_caller]
 pub fn assert_linearizable(history: &History) {
     assert_passed(history, check(history, STEPS_PER_KEY));
 }
 
 /// # Panics
-/// As [`assert_linearizable`].
+/// Under the conditions of [`assert_linearizable`].
 #[track_caller]
 pub fn assert_linearizable_with_log(history: &History, log: impl IntoIterator<Item = Applied>) {
     assert_passed(history, check_with_log(history, log));
@@ -162,13 +165,14 @@ fn assert_passed(history: &History, verdict: Verdict) {
     }
 }
 
-/// Whether the calls of one key have an order; `false` if it cannot be told.
+/// Returns true if the calls of one key have an order, and false if the steps did not suffice to
+/// decide.
 fn check_key(calls: &[&Call], budget_steps: u64) -> Result<bool, Violation> {
     let chains = Chains::of(calls)?;
     oracles::check_key(calls, chains.as_ref())?;
     match witness::check_key(calls) {
         Some(Ok(())) => return Ok(true),
-        // Writes of unknown outcome may explain what the others do not.
+        // Writes of unknown outcome may explain the contradiction.
         Some(Err(violation)) if !calls.iter().any(|call| call.is_open_write()) => {
             return Err(violation);
         }

@@ -1,11 +1,12 @@
-//! What is wrong at sight. Every finding is a proof; that nothing is found proves nothing.
+//! Violations that need no search. Every finding is a proof; the absence of findings proves
+//! nothing.
 
 use super::chains::{Chains, WriterId};
 use super::history::{Call, History, Request};
 use super::{Rule, Violation};
 use kv_service::operation::Operation;
 
-/// What a call tells of a number that only grows.
+/// A call, and what it implies about a number that only grows.
 struct Point<'a> {
     call: &'a Call,
     /// The number was at least this when the call returned.
@@ -13,14 +14,14 @@ struct Point<'a> {
     claim: Claim,
 }
 
-/// What must hold of what others reached before the call began.
+/// The condition on numbers that other calls reached before this call began.
 enum Claim {
     Nothing,
     AtMost(u64),
     Below(u64),
 }
 
-/// Finds a call that does not know what was reached before it began.
+/// Finds a call that contradicts a number that was reached before it began.
 fn check_growth(mut points: Vec<Point>, rule: Rule, story: &str) -> Result<(), Violation> {
     points.sort_by_key(|point| point.call.called_at);
     let mut by_return: Vec<usize> = (0..points.len()).collect();
@@ -81,7 +82,7 @@ pub(super) fn check_key(calls: &[&Call], chains: Option<&Chains>) -> Result<(), 
     Ok(())
 }
 
-/// Whoever sees a value sees that of the last change.
+/// A read observes the last change, never an earlier one.
 fn check_changes(calls: &[&Call]) -> Result<(), Violation> {
     let points = calls.iter().filter_map(|call| {
         if let Some(modified) = call.seen().and_then(|seen| seen.modify_revision) {
@@ -93,7 +94,7 @@ fn check_changes(calls: &[&Call]) -> Result<(), Violation> {
     check_growth(points.collect(), Rule::Stale, "it did not see the last change")
 }
 
-/// Versions grow for as long as nobody deletes.
+/// Versions grow as long as the key is not deleted.
 fn check_versions(calls: &[&Call]) -> Result<(), Violation> {
     let deletes = calls.iter().any(|call| {
         matches!(call.request, Request::Write(Operation::Delete { .. }))
@@ -104,7 +105,7 @@ fn check_versions(calls: &[&Call]) -> Result<(), Violation> {
     }
     let points = calls.iter().filter_map(|call| {
         if let Some(seen) = call.seen() {
-            // A key that is missing has version 0, whether that was told or not.
+            // A key that is missing has version 0, reported or not.
             let version = if seen.value.is_some() { seen.version? } else { 0 };
             return Some(Point { call, reached: version, claim: Claim::AtMost(version) });
         }
@@ -118,14 +119,14 @@ fn check_versions(calls: &[&Call]) -> Result<(), Violation> {
     check_growth(points.collect(), Rule::Stale, "a version is older than one that was known")
 }
 
-/// A value does not go back to what it was some appends ago.
+/// An observed value never goes back to what it was before a known append.
 fn check_progress(calls: &[&Call], chains: &Chains) -> Result<(), Violation> {
     let mut of_chain: Vec<Vec<Point>> = Vec::new();
     of_chain.resize_with(chains.writers.len(), Vec::new);
     for (at, link) in chains.links_of_calls().into_iter().enumerate() {
         let Some(link) = link.filter(|_| calls[at].is_ok()) else { continue };
         let depth = link.depth as u64;
-        // A swap expected a value and made another one: what it made is what it is linked by.
+        // A swap expected one value and made another; its link is that of the value it made.
         of_chain[link.root].push(Point {
             call: calls[at],
             reached: depth,
@@ -136,8 +137,8 @@ fn check_progress(calls: &[&Call], chains: &Chains) -> Result<(), Violation> {
     of_chain.into_iter().try_for_each(|points| check_growth(points, Rule::Stale, story))
 }
 
-/// A chain that was broken cannot be seen any more. What breaks it: a put, a delete or a swap that
-/// began after the chain did, and an append that began then and that is in no value.
+/// A broken chain cannot be observed again. It is broken by a put, a delete or a swap that began
+/// after the chain did, and by an append that began then and is part of no observed value.
 fn check_breaks(calls: &[&Call], chains: &Chains) -> Result<(), Violation> {
     let mut linked = vec![false; calls.len()];
     chains.linked.iter().for_each(|id| linked[chains.writers[*id].at] = true);
@@ -148,8 +149,8 @@ fn check_breaks(calls: &[&Call], chains: &Chains) -> Result<(), Violation> {
             _ => calls[*at].surely_changed(),
         })
         .collect();
-    // For each breaker, the one that returns first of those that begin no earlier. The calls are
-    // sorted by when they began.
+    // For each breaker, the one that returns first among the breakers that begin no earlier. The
+    // calls are sorted by the time at which they began.
     let mut first_of_rest: Vec<usize> = breakers.clone();
     for at in (1..breakers.len()).rev() {
         let (one, rest) = (first_of_rest[at - 1], first_of_rest[at]);
@@ -179,8 +180,8 @@ fn check_breaks(calls: &[&Call], chains: &Chains) -> Result<(), Violation> {
     Ok(())
 }
 
-/// A time at which the chain of this value surely existed already; `None` if that is not known. A key
-/// that is only appended to has one chain, which exists from the start.
+/// A time at which the chain of this value surely existed already; `None` if none is known. A key
+/// that receives only appends has one chain, which exists from the start.
 fn began_at(chains: &Chains, id: WriterId, resets: bool) -> Option<u64> {
     if !resets {
         return Some(0);
@@ -190,7 +191,7 @@ fn began_at(chains: &Chains, id: WriterId, resets: bool) -> Option<u64> {
     root.is_ok().then_some(root.returned_at)
 }
 
-/// A number, and a call that told it.
+/// A number, and a call that reported it.
 type Told<'a> = Option<(u64, &'a Call)>;
 
 fn tell<'a>(told: &mut Told<'a>, number: Option<u64>, call: &'a Call) -> Result<(), Violation> {

@@ -1,20 +1,23 @@
-//! One key's calls, made ready to be searched: what each does to the little that matters of the key.
+//! The calls of one key, prepared for the search: the effect of each on the few properties of the
+//! key that matter.
 //!
-//! The reductions, each of which keeps the answer as it is:
+//! The reductions, none of which changes the verdict:
 //!
-//! - What was not executed, and reads of unknown outcome, are left out. Writes of unknown outcome may
-//!   come at any time after their call, or never.
-//! - Values are [`Live`] or dead. Versions and revisions are kept only if somebody was told of them.
-//! - A *spoiler* is a write after which the value is dead, whatever it was before. Where nobody could
-//!   tell (no delete, no swap, no version), one of unknown outcome is left out.
-//! - A read that fits is next: later it could only get in the way. So is an answered spoiler of a value
-//!   that is dead, where nobody could tell.
-//! - Writes of unknown outcome that do the same, such as deletes or spoilers, are used in the order of
-//!   their calls: the one that was called first can stand wherever the other could.
-//! - A write that was seen (see [`Chains`]) must make the value that was seen, and a value that was
-//!   seen is not left before all its readers have read it, but by the write that was seen to follow.
-//! - Without deletes a version does not come again either, and is left in the same way.
-//! - Writes with revisions come in that order, and reads between those that their revisions tell.
+//! - Calls that were not executed, and reads of unknown outcome, are left out. Writes of unknown
+//!   outcome may take effect at any time after their call, or never.
+//! - Values are [`Live`] or dead. Versions and revisions are kept only if a call depends on them.
+//! - A *spoiler* is a write after which the value is dead, whatever it was before. A spoiler of
+//!   unknown outcome is left out where no call could notice it (no delete, no swap, no version).
+//! - A read that fits is placed next: later it could only get in the way. So is an answered spoiler
+//!   while the value is dead, where no call could notice it.
+//! - Writes of unknown outcome that do the same, such as deletes or spoilers, are used in the order
+//!   of their calls: the one that was called first can stand wherever another could.
+//! - A write whose value was observed (see [`Chains`]) must make that value. An observed value is
+//!   left only after all its readers have read it, and only by the write that was observed to
+//!   follow it.
+//! - Without deletes a version does not come again either, and is left under the same conditions.
+//! - Writes with revisions come in that order, and reads between the writes that their revisions
+//!   name.
 
 use std::collections::HashMap;
 
@@ -25,17 +28,17 @@ use super::chains::{Chains, seen_value};
 use super::history::{Call, Request, Seen};
 use super::live::{Live, Value};
 
-/// Index of an item.
+/// Index in [`Problem::items`].
 pub(super) type ItemId = usize;
 
-/// What matters of a key.
+/// The properties of a key that matter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct State {
     pub(super) value: Value,
-    /// 0 if missing, or if nobody was told.
+    /// 0 if the key is missing, or if no call depends on versions.
     pub(super) version: u64,
-    /// Revision of the last change; 0 if missing, if its writer did not hear it, or if nobody was
-    /// told.
+    /// Revision of the last change. 0 if the key is missing, if the writer did not receive the
+    /// revision, or if no call depends on revisions.
     modified: u64,
 }
 
@@ -59,26 +62,27 @@ pub(super) struct Item<'a> {
     told_changed: Option<bool>,
     told_version: Option<u64>,
     revision: Option<u64>,
-    /// The value that somebody saw it make.
+    /// The value that the item made, if a call observed it.
     made: Option<Value>,
     /// How many writes with revisions must have come before: at least, and at most.
     pub(super) window: (usize, usize),
-    /// Of unknown outcome: does the same as this one, and comes after it.
+    /// For an item of unknown outcome: the item with the same effect that has to be used first.
     pub(super) after: Option<ItemId>,
-    /// It can make another value of a dead one.
+    /// True if the item can turn a dead value into another one.
     pub(super) resets: bool,
-    /// It has an answer that a dead value does not give.
+    /// True if the response of the item is impossible while the value is dead.
     pub(super) needs_life: bool,
     idles: Idles,
 }
 
-/// Where an item may be next without a choice, as it changes nothing there and is not needed later.
+/// When an item may be placed next without a choice: it changes nothing there, and is not needed
+/// later.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Idles {
     Never,
-    /// It never changes anything.
+    /// Always: the item never changes anything.
     Always,
-    /// A dead value stays dead, and the item could do nothing but spoil another one.
+    /// While the value is dead: it stays dead, and the item could only spoil a live value.
     Dead,
 }
 
@@ -88,7 +92,7 @@ impl Item<'_> {
     }
 }
 
-/// What must have happened before a value or a version is left that was seen and never comes again.
+/// Conditions for leaving a value or a version that was observed and never comes again.
 #[derive(Default)]
 pub(super) struct Station {
     pub(super) readers: u32,
@@ -96,24 +100,25 @@ pub(super) struct Station {
 }
 
 pub(super) struct Problem<'a> {
-    /// First those that were answered, then those of unknown outcome; each by the time of the call.
+    /// The answered items, then those of unknown outcome; each group in the order of the calls.
     pub(super) items: Vec<Item<'a>>,
     pub(super) answered: usize,
     pub(super) live: Live,
     pub(super) stations: Vec<Station>,
     pub(super) station_of: HashMap<Value, usize>,
-    /// For each item the stations at which it reads: of a value, and of a version.
+    /// For each item, the stations at which it reads: one of a value, and one of a version.
     pub(super) reads_at: Vec<[Option<usize>; 2]>,
-    /// The stations of versions, on a key that nobody deletes.
+    /// The stations of versions. Empty if the key may have been deleted.
     pub(super) station_of_version: HashMap<u64, usize>,
     versions_told: bool,
     modified_told: bool,
-    /// Revisions that writers heard, in order.
+    /// Revisions that writers received, in order.
     ranks: Vec<u64>,
 }
 
 impl<'a> Problem<'a> {
-    /// `calls` are those of one key, by the time of the call, and `chains` is of them.
+    /// `calls` are those of one key, in the order in which they were called; `chains` was made from
+    /// them.
     pub(super) fn new(calls: &[&'a Call], chains: Option<&Chains>) -> Self {
         let taken_up: Vec<usize> = (0..calls.len())
             .filter(|at| calls[*at].is_ok() || calls[*at].is_open_write())
@@ -137,7 +142,7 @@ impl<'a> Problem<'a> {
             }),
             ranks: Vec::new(),
         };
-        // Nobody can tell a value that was spoiled from one that was not, but by reading it.
+        // Only a read can tell a spoiled value from another.
         let dull = !problem.versions_told
             && taken_up.iter().all(|at| match &calls[*at].request {
                 Request::Get { .. } => true,
@@ -170,7 +175,8 @@ impl<'a> Problem<'a> {
         problem
     }
 
-    /// Nothing is lost if the item is next: it fits, changes nothing, and could do no good later.
+    /// Returns true if nothing is lost by placing the item next: it fits, changes nothing, and
+    /// could do no good later.
     pub(super) fn is_idle(&self, state: State, id: ItemId) -> bool {
         let item = &self.items[id];
         let idles = match item.idles {
@@ -181,7 +187,8 @@ impl<'a> Problem<'a> {
         idles && !item.is_ranked() && self.step(state, id) == Some(state)
     }
 
-    /// The state after the item took effect; `None` if its answer would have been another one.
+    /// Returns the state after the item took effect, or `None` if its response would have been
+    /// different.
     pub(super) fn step(&self, state: State, id: ItemId) -> Option<State> {
         let item = &self.items[id];
         let (changed, value) = match &item.effect {
@@ -224,8 +231,8 @@ impl<'a> Problem<'a> {
         fits.then_some(after)
     }
 
-    /// Where the writer of the state did not hear its revision, a swap does what it was answered; one
-    /// that was not answered need not be placed at all if it changes nothing.
+    /// Where the writer of the state did not receive its revision, a swap has the effect that its
+    /// response reports. A swap without a response that changes nothing need not be placed at all.
     fn revision_matches(&self, state: State, expected: u64, told_changed: Option<bool>) -> bool {
         match (state.value == Value::Missing, state.modified) {
             (true, _) => expected == 0,
@@ -243,8 +250,8 @@ impl<'a> Problem<'a> {
         state.modified == modified || (state.modified == 0 && !told_to_its_writer)
     }
 
-    /// Writes after which the value is dead, whatever it was before; of the answered ones only where
-    /// the chains tell.
+    /// Marks the writes after which the value is dead, whatever it was before. Answered writes are
+    /// marked only where the chains prove it.
     fn spoilers(&self, calls: &[&Call], taken_up: &[usize], chains: Option<&Chains>) -> Vec<bool> {
         let mut spoilers = vec![false; calls.len()];
         if let Some(chains) = chains {
@@ -334,7 +341,7 @@ impl<'a> Problem<'a> {
             self.items[*id].window = (rank, rank);
         }
         self.ranks = ranked.iter().map(|(revision, _)| *revision).collect();
-        // For each rank, the first from there on that surely changed the key.
+        // For each rank, the first rank from there on whose write surely changed the key.
         let mut next_change = vec![usize::MAX; ranked.len() + 1];
         for (rank, (_, id)) in ranked.iter().enumerate().rev() {
             let changed = self.items[*id].call.surely_changed();
@@ -353,7 +360,8 @@ impl<'a> Problem<'a> {
         }
     }
 
-    /// Chains the items of unknown outcome that do the same.
+    /// Links each item of unknown outcome to the one with the same effect that was called before
+    /// it.
     fn find_equals(&mut self, order: &[usize], spoilers: &[bool]) {
         let mut last: HashMap<Option<&Request>, ItemId> = HashMap::new();
         for id in self.answered..self.items.len() {
@@ -362,7 +370,7 @@ impl<'a> Problem<'a> {
         }
     }
 
-    /// Takes over what the chains tell.
+    /// Adds the constraints that the chains prove.
     fn bind(&mut self, order: &[usize], chains: &Chains, call_count: usize) {
         let mut item_of: Vec<Option<ItemId>> = vec![None; call_count];
         order.iter().enumerate().for_each(|(id, at)| item_of[*at] = Some(id));
@@ -391,14 +399,15 @@ impl<'a> Problem<'a> {
                     self.stations[station].readers += 1;
                     self.reads_at[id][0] = Some(station);
                 }
-                // It saw the value and took it away. If another one follows as well, then the search
-                // will not get past here, whoever is noted.
+                // The call observed the value and replaced it. If another write follows the value
+                // as well, the search cannot pass this station, whichever of the two is noted.
                 _ => self.stations[station].successor = Some(id),
             }
         }
     }
 
-    /// Without deletes each version is there once, and the change that told the next one ends it.
+    /// Without deletes each version exists once, and the change that reported the next version ends
+    /// it.
     fn bind_versions(&mut self) {
         for (id, item) in self.items.iter().enumerate() {
             let (version, changes) = match item.effect {
@@ -406,7 +415,8 @@ impl<'a> Problem<'a> {
                 _ if item.told_changed == Some(false) => (item.told_version, false),
                 _ => (item.told_version, true),
             };
-            // The first version is made of none, and a change that told 0 fits nowhere.
+            // The first change leaves version 0, a missing key. A change that reported 0 fits
+            // nowhere.
             let Some(version) = version.and_then(|told| told.checked_sub(u64::from(changes)))
             else {
                 continue;
@@ -425,7 +435,7 @@ impl<'a> Problem<'a> {
     }
 }
 
-/// The value that the call saw or was to compare with.
+/// The value that the call observed or was to compare with.
 fn compared(call: &Call) -> Option<Bytes> {
     match &call.request {
         Request::Write(Operation::CompareAndSwap { expect: Expect::Value(expected), .. }) => {
@@ -435,7 +445,7 @@ fn compared(call: &Call) -> Option<Bytes> {
     }
 }
 
-/// Whether the version matters for the answer of the call.
+/// Returns true if the version matters for the response of the call.
 fn tells_version(call: &Call) -> bool {
     let by_version = matches!(
         call.request,

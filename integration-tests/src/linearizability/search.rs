@@ -1,14 +1,15 @@
-//! Looks for an order of one key's calls that explains all answers: Wing and Gong's search with Lowe's
-//! memory of what was tried, without recursion.
+//! Searches for an order of one key's calls that explains all responses: Wing and Gong's search
+//! with Lowe's memory of visited states, without recursion.
 //!
-//! The events of the answered calls are a list by time, in which a call is *liftable* if it comes
-//! before the first return: it may be the next in the order. Lifting takes both its events out, going
-//! back puts them in again. Writes of unknown outcome have no return and are kept apart; they are tried
-//! last, as they need not be used at all.
+//! The events of the answered calls are a list by time. A call is *liftable* if it comes before the
+//! first return: it may be the next in the order. Lifting takes both its events out of the list;
+//! backtracking puts them in again. Writes of unknown outcome have no return and are kept apart.
+//! They are tried last, as they need not be used at all.
 //!
-//! What may be next and is idle, such as a read that fits, is next: it can only get in the way later.
-//! So the choice is only between changes. What was tried is the set of lifted calls with the state; a set is kept as the
-//! words of its bits from the first that is not full, so the size does not grow with the history.
+//! An idle call that may be next, such as a read that fits, is placed next: it can only get in the
+//! way later. So the choice is only between changes. A visited state is the set of lifted calls
+//! together with the state of the key. A set is kept as the words of its bits from the first word
+//! that is not full, so the size does not grow with the history.
 
 use std::collections::HashSet;
 
@@ -22,7 +23,7 @@ pub(super) enum Found {
     OutOfSteps,
 }
 
-/// How far the search came at best.
+/// The furthest point that the search reached.
 #[derive(Clone, Debug)]
 pub(super) struct Furthest {
     pub(super) order: Vec<ItemId>,
@@ -31,7 +32,7 @@ pub(super) struct Furthest {
 
 const BITS: usize = u64::BITS as usize;
 
-/// Place in the list of events; 0 is its head, and what the last event is followed by.
+/// Place in the list of events. 0 is the head of the list, which also follows the last event.
 type Event = usize;
 
 fn call_event(id: ItemId) -> Event {
@@ -46,7 +47,7 @@ fn is_call(event: Event) -> bool {
     event % 2 == 1
 }
 
-/// What is to be tried next: an event of the list, or an item of unknown outcome.
+/// The next candidate: an event of the list, or an item of unknown outcome.
 #[derive(Clone, Copy, Debug)]
 enum Cursor {
     Event(Event),
@@ -55,10 +56,10 @@ enum Cursor {
 
 /// A choice that was made, and how to take it back.
 struct Frame {
-    /// Items that were in the order before.
+    /// Length of the order before the choice.
     order_len: usize,
     state: State,
-    /// What to try instead.
+    /// The next candidate to try instead.
     next: Cursor,
 }
 
@@ -71,7 +72,8 @@ pub(super) struct Search<'a> {
     order: Vec<ItemId>,
     frames: Vec<Frame>,
     tried: HashSet<(Box<[u64]>, State)>,
-    /// Lifted items: the answered ones, then from a word of their own the others.
+    /// Bits of the lifted items. The answered items come first; the others start at a word of their
+    /// own.
     lifted: Vec<u64>,
     /// Words of `lifted` below this one are full.
     full_words: usize,
@@ -88,7 +90,7 @@ impl<'a> Search<'a> {
         let count = problem.answered;
         let mut events: Vec<(u64, bool, Event)> = Vec::with_capacity(2 * count);
         for (id, item) in problem.items[..count].iter().enumerate() {
-            // At one time calls come before returns: intervals that touch overlap.
+            // At equal times calls come before returns: intervals that touch overlap.
             events.push((item.call.called_at, false, call_event(id)));
             events.push((item.call.returned_at, true, call_event(id) + 1));
         }
@@ -125,7 +127,7 @@ impl<'a> Search<'a> {
         self.search()
     }
 
-    /// As [`Search::run`]; also tells how far it came.
+    /// Runs the search like [`Search::run`], and returns how far it came.
     pub(super) fn run_and_tell(mut self) -> (Found, Furthest) {
         self.furthest = Some(Furthest { order: Vec::new(), state: self.state });
         let found = self.search();
@@ -150,7 +152,7 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Lifts all that may be next and is idle.
+    /// Lifts every idle item that may be next.
     fn settle(&mut self) {
         let mut event = self.next[0];
         while is_call(event) && self.take_step() {
@@ -158,7 +160,7 @@ impl<'a> Search<'a> {
             if self.is_in_window(id) && self.problem.is_idle(self.state, id) {
                 self.lift(id);
             }
-            // What was lifted is followed by what now stands in its place.
+            // After a lift, the event that now stands in the lifted event's place follows.
             event = match self.is_lifted(id) {
                 true => self.next[self.previous[event]],
                 false => self.next[event],
@@ -166,7 +168,7 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Makes the first choice from `cursor` on that is possible.
+    /// Makes the first possible choice from `cursor` on; returns `false` if there is none.
     fn choose(&mut self, mut cursor: Cursor) -> bool {
         let problem = self.problem;
         let mut first_return = None;
@@ -207,7 +209,7 @@ impl<'a> Search<'a> {
         false
     }
 
-    /// Takes choices back until there is another one; `false` if there is none.
+    /// Takes choices back until another one is possible; returns `false` if there is none.
     fn go_back(&mut self) -> bool {
         while let Some(frame) = self.frames.pop() {
             if self.steps_left == 0 {
@@ -237,7 +239,7 @@ impl<'a> Search<'a> {
         (least..=most).contains(&self.ranked_lifted)
     }
 
-    /// When the first of those returned that are still in the list.
+    /// Time of the first return that is still in the list.
     fn first_return(&self) -> u64 {
         let mut event = self.next[0];
         while is_call(event) {
@@ -247,7 +249,8 @@ impl<'a> Search<'a> {
         self.problem.items[item_of(event)].call.returned_at
     }
 
-    /// Called by then, not used yet, and those that do the same are used up.
+    /// Returns true if the item was called by then, is not used yet, and the items with the same
+    /// effect that were called before it are used up.
     fn may_use_open(&self, id: ItemId, first_return: u64) -> bool {
         let item = &self.problem.items[id];
         !self.is_lifted(id)
@@ -255,7 +258,7 @@ impl<'a> Search<'a> {
             && item.after.is_none_or(|before| self.is_lifted(before))
     }
 
-    /// Whether this item may end a value and a version that do not come again.
+    /// Returns true if this item may end the current value and version, which do not come again.
     fn may_leave_by(&self, id: ItemId, after: State) -> bool {
         let leaves = |station: Option<&usize>| {
             let Some(station) = station else { return true };
@@ -268,13 +271,13 @@ impl<'a> Search<'a> {
                 || leaves(problem.station_of_version.get(&self.state.version)))
     }
 
-    /// Something is left that a dead value never allows.
+    /// Returns true if the value stays dead, and an item is left that needs it alive.
     fn is_hopeless(&self) -> bool {
         let dead = self.state.value == Value::Dead;
         dead && self.resets_left == 0 && self.needing_life_left > 0
     }
 
-    /// Remembers what is lifted and the state; `false` if that was tried before.
+    /// Remembers the lifted items with the state; returns `false` if that pair was visited before.
     fn is_new(&mut self) -> bool {
         let open_from = self.problem.answered.div_ceil(BITS);
         while self.full_words > 0 && self.lifted[self.full_words - 1] != u64::MAX {
@@ -288,7 +291,8 @@ impl<'a> Search<'a> {
             count += self.lifted[end].count_ones() as usize;
             end += 1;
         }
-        // How many words are full tells where the answered ones end: the others are always as many.
+        // The number of full words tells where the words of the answered items end: the others are
+        // always as many.
         let mut set = Vec::with_capacity(1 + end - self.full_words + self.lifted.len() - open_from);
         set.push(self.full_words as u64);
         set.extend_from_slice(&self.lifted[self.full_words..end]);

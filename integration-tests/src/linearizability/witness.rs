@@ -1,11 +1,11 @@
-//! The log is the order: replays it and compares every answer, then looks whether the order agrees
-//! with time.
+//! The log is the order: replays it, compares every response, and checks that the order agrees with
+//! time.
 //!
-//! A write is at its revision. A read is at the index it was served at, if that is known, otherwise as
-//! early as what it saw and what was known before it allow; if that is too late for what follows, then
-//! so is any other place. Without a log only a key can be decided of which every answered write told
-//! its revision; its writes of unknown outcome are taken not to have happened, so a contradiction
-//! proves something only if there are none.
+//! A write is placed at its revision. A read is placed at the index it was served at, if that is
+//! known, otherwise at the earliest index that its result and the responses before it allow; if
+//! that is too late for the calls that follow, so is any other place. Without a log, only a key
+//! whose answered writes all reported their revisions can be decided. Its writes of unknown outcome
+//! are then assumed not to have happened, so a contradiction is a proof only if there are none.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -15,7 +15,7 @@ use kv_service::operation::{Expect, Operation, Revision};
 use super::history::{Call, History, Outcome, Request, Seen, quoted};
 use super::{Rule, Verdict, Violation};
 
-/// A write that the nodes executed, whether it changed something or not.
+/// A write that the nodes executed, with or without an effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Applied {
     pub revision: Revision,
@@ -28,17 +28,17 @@ struct Placed<'a> {
     call: &'a Call,
 }
 
-/// What a key holds after a change.
+/// The content of a key after a change.
 #[derive(Clone, Copy, Debug)]
 struct Content {
-    /// Which of the texts of the key, and how much of it.
+    /// Which of the key's texts, and how many bytes of it.
     text: usize,
     len: usize,
     version: u64,
     created: Revision,
 }
 
-/// The contents of a key over the revisions. A text only grows, so contents share it.
+/// The contents of a key over the revisions. A text only grows, so several contents share it.
 #[derive(Default)]
 struct Timeline {
     texts: Vec<Vec<u8>>,
@@ -97,7 +97,7 @@ impl Timeline {
         (true, content.map_or(0, |content| content.version))
     }
 
-    /// Index of the last change up to there; `None` before the first.
+    /// Index of the last change at or before the revision; `None` before the first.
     fn change_at(&self, revision: Revision) -> Option<usize> {
         self.changes.partition_point(|(at, _)| *at <= revision).checked_sub(1)
     }
@@ -112,7 +112,7 @@ impl Timeline {
             && told(seen.modify_revision, modified)
     }
 
-    /// The first index from `floor` on at which this was to be seen.
+    /// The first index from `floor` on at which a get could have returned `seen`.
     fn place(&self, seen: &Seen, floor: Revision) -> Option<Revision> {
         if let Some(served_at) = seen.served_at {
             let fits = served_at >= floor && self.shows(self.change_at(served_at), seen);
@@ -143,7 +143,7 @@ impl Timeline {
     }
 }
 
-/// Decides the calls of one key by their revisions; `None` if they do not tell enough.
+/// Decides the calls of one key by their revisions; `None` if an answered write reported none.
 pub(super) fn check_key(calls: &[&Call]) -> Option<Result<(), Violation>> {
     let answered = calls.iter().filter(|call| call.is_ok());
     let mut placed = Vec::new();
@@ -171,9 +171,9 @@ pub(super) fn check_log(history: &History, mut log: Vec<Applied>) -> Verdict {
     }
 }
 
-/// Finds for each entry of the log whose it is. Those with answers are told by their revision. The
-/// others are told by what they do: where several calls do the same, the one that was called first is
-/// the earliest in the log, since it could be wherever another one could.
+/// Finds the call of each entry of the log. Answered calls are identified by their revision. The
+/// others are identified by their operation: where several calls ask for the same, the one that was
+/// called first gets the earliest entry, since it could stand wherever another one could.
 fn place_all<'a>(calls: &[&'a Call], log: &[Applied]) -> Result<Vec<Placed<'a>>, Violation> {
     let mut answered: BTreeMap<Revision, &Call> =
         calls.iter().filter_map(|call| Some((call.written()?.revision?, *call))).collect();
@@ -208,7 +208,7 @@ fn place_all<'a>(calls: &[&'a Call], log: &[Applied]) -> Result<Vec<Placed<'a>>,
     }
 }
 
-/// Nothing that was called is left for this entry.
+/// The violation of an entry for which no call is left.
 fn nobodys(calls: &[&Call], applied: &Applied) -> Violation {
     let Applied { revision, operation } = applied;
     let same = calls.iter().filter(
@@ -254,7 +254,7 @@ fn replay(placed: &[Placed], calls: &[&Call]) -> Result<(), Violation> {
     check_time(placed, calls, &keys)
 }
 
-/// Gives every read a place, and looks whether places grow with time.
+/// Gives every read a place, and checks that places grow with time.
 fn check_time(
     placed: &[Placed],
     calls: &[&Call],
@@ -271,7 +271,8 @@ fn check_time(
     let mut floor: (Revision, Option<&Call>) = (0, None);
     for at in 0..events.len() {
         let (call, revision) = events[at];
-        // Whatever returned before this call was called before it, so it has its place.
+        // Every call that returned before this one began was also called before it, so it has its
+        // place.
         while let Some(other) =
             returned.next_if(|other| events[*other].0.returned_at < call.called_at)
         {

@@ -1,8 +1,9 @@
-//! Which `kv` is run: the one that was built together with the tests, and no other.
+//! The `kv` binary under test: the one that was built together with the tests, and no other.
 //!
-//! `cargo test --workspace` puts it beside the test's own binary. Cargo does not know that these tests
-//! need it, so a run of this package alone could meet an old one; what it was built of is compared with
-//! what there is now. The environment variable `KV_BIN` names another one, which is taken as it is.
+//! `cargo test --workspace` puts it beside the test's own binary. Cargo does not know that these
+//! tests need it, so a run of this package alone could find an old one; the files that it was built
+//! from are therefore compared with the present ones. The environment variable `KV_BIN` names
+//! another binary, which is used unchecked.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -10,19 +11,20 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::SystemTime;
 
-/// The program that a node is.
+/// The program that a node runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Program {
     /// `kv` as it was built together with the tests.
     #[default]
     Current,
-    /// The same sources, built to support cluster version 1 and no later one: `kv-version-1` beside `kv`.
+    /// The same sources, built to support cluster version 1 and no later one: `kv-version-1` beside
+    /// `kv`.
     Previous,
 }
 
 impl Program {
     /// # Panics
-    /// If it was not built, or not of these sources.
+    /// If it was not built, or not from these sources.
     pub(super) fn path(self) -> PathBuf {
         match self {
             Program::Current => kv().to_owned(),
@@ -44,7 +46,7 @@ impl Program {
 /// The program to start nodes with.
 ///
 /// # Panics
-/// If there is none, or not of these sources.
+/// If there is none, or if it was not built from these sources.
 fn kv() -> &'static Path {
     static FOUND: OnceLock<(PathBuf, File)> = OnceLock::new();
     let (path, _open) = FOUND.get_or_init(|| {
@@ -52,7 +54,7 @@ fn kv() -> &'static Path {
         let file = File::open(&path).unwrap_or_else(|error| {
             panic!("{} cannot be opened ({error}): {ADVICE}", path.display())
         });
-        // Another build may put another program into its place meanwhile; this one stays open.
+        // Another build may replace the file meanwhile; the open file stays the same program.
         let held = PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()));
         (if held.exists() { held } else { path }, file)
     });
@@ -66,7 +68,7 @@ const ADVICE: &str = "run `cargo test --workspace`, or first `cargo build -p kv-
 const PREVIOUS: &str = "kv-version-1";
 const ADVICE_PREVIOUS: &str = "run `scripts/previous`, with --release for tests in that profile";
 
-/// Where cargo puts the programs of the profile that the tests are built with.
+/// The directory for programs of the profile that the tests are built with.
 fn profile() -> PathBuf {
     let own = std::env::current_exe().expect("a test knows where it is");
     // target/PROFILE/deps/THIS
@@ -82,8 +84,8 @@ fn built_with_us() -> PathBuf {
     let kv = profile.join("kv");
     let built = modified(&kv).unwrap_or_else(|| panic!("there is no {}: {ADVICE}", kv.display()));
     let workspace = workspace();
-    // Cargo writes it for what it was asked to build, and not always for what tests need: it may be
-    // missing, or speak of an earlier build.
+    // Cargo writes this file for the targets that it was asked to build, and not always for those
+    // that tests need: it may be missing, or describe an earlier build.
     let rule = profile.join("kv.d");
     let rule_is_of_this_build = modified(&rule).is_some_and(|written| written >= built);
     let sources = match std::fs::read_to_string(rule) {
@@ -106,7 +108,7 @@ fn modified(path: &Path) -> Option<SystemTime> {
     path.metadata().and_then(|file| file.modified()).ok()
 }
 
-/// All that `kv` can be built of.
+/// All files that `kv` can be built from.
 fn sources_in(workspace: &Path) -> Vec<PathBuf> {
     let mut folders: Vec<PathBuf> =
         ["raft-core", "raft-storage", "raft-transport-quic", "kv-service"]
@@ -123,7 +125,7 @@ fn sources_in(workspace: &Path) -> Vec<PathBuf> {
     sources
 }
 
-/// The words behind the colon of a make rule; blanks in names are escaped.
+/// The files after the colon of a make rule; blanks in names are escaped.
 fn prerequisites(rule: &str) -> Vec<PathBuf> {
     let names =
         rule.lines().next().and_then(|line| line.split_once(": ")).map_or("", |both| both.1);

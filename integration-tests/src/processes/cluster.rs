@@ -1,9 +1,9 @@
-//! A cluster of real processes: laid out as `kv dev` does, but each node finds its peers through the
-//! relays of [`Network`].
+//! A cluster of real processes: laid out as by `kv dev`, except that each node finds its peers
+//! through the relays of [`Network`].
 //!
 //! ```text
 //!   DIR/ca.pem, client.{pem,key}     certificates of a development CA
-//!   DIR/nodeN.{toml,pem,key,log}     what node N is told, and what it said
+//!   DIR/nodeN.{toml,pem,key,log}     configuration, certificate, key and log of node N
 //!   DIR/nodeN/                       its data, here or on a disk of its own
 //! ```
 
@@ -45,17 +45,17 @@ const CLIENT_FILE: &str = "client.toml";
 const STATUS_DEADLINE: Duration = Duration::from_millis(300);
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(20);
 
-/// Clusters want the machine for themselves, or their clocks tell nothing.
+/// Clusters run one at a time: under the load of another one, time limits would mean nothing.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 
 /// Settings of a cluster that differ from the usual ones.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// How many nodes there are: [`NODES`], or more of them.
+    /// Number of nodes: that of [`NODES`], or more.
     pub node_count: u64,
     /// Small, so that snapshots are taken all the time.
     pub max_raft_state: ByteSize,
-    /// Where a node's data is, if not beside its configuration.
+    /// Data directories of nodes that are not beside their configuration.
     pub data: BTreeMap<NodeId, PathBuf>,
     /// True if single writes and syncs are to fail, see [`super::preload`].
     pub file_faults: bool,
@@ -83,7 +83,7 @@ pub struct Cluster {
     pub nodes: BTreeMap<NodeId, Node>,
     /// How each group of clients reaches the nodes.
     client_configs: BTreeMap<NodeId, ClientConfig>,
-    /// For questions about status, past all relays; opens no session.
+    /// For status requests, past all relays; opens no session.
     observer: Client,
     /// How a client reaches the nodes past all relays.
     direct: ClientConfig,
@@ -96,7 +96,7 @@ impl Cluster {
     /// Starts all nodes, and waits until a write succeeds.
     ///
     /// # Panics
-    /// Like everything here, if something does not go as it has to.
+    /// If any step fails, like every function here.
     pub async fn start(plan: Plan) -> Self {
         let mut cluster = Self::prepare(plan).await;
         for node in cluster.nodes.values_mut() {
@@ -106,7 +106,7 @@ impl Cluster {
         cluster
     }
 
-    /// Lays everything out, initialises the nodes, and starts nothing.
+    /// Lays out all files, initialises the nodes, and starts none of them.
     ///
     /// # Panics
     /// If the machine has no room for it.
@@ -139,7 +139,7 @@ impl Cluster {
             write_tls(dir.path(), "client", &ca.issue_client("faults").expect("a certificate"));
         let client_config = |at: &dyn Fn(NodeId) -> SocketAddr| ClientConfig {
             cluster_id: CLUSTER_ID.to_owned(),
-            // That it is fast enough is asked by `serves_within`.
+            // `serves_within` checks that it is fast enough.
             deadline: PATIENCE,
             tls: tls.clone(),
             nodes: members(&addresses, at),
@@ -154,7 +154,7 @@ impl Cluster {
         Self { network, nodes, client_configs, observer, direct, ca, dir, _turn: turn }
     }
 
-    /// Where there is room for a test's own files.
+    /// Directory with room for a test's own files.
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
@@ -164,12 +164,12 @@ impl Cluster {
         self.client_of(CLIENTS[0])
     }
 
-    /// One of a group of [`CLIENTS`].
+    /// A client of one of the groups [`CLIENTS`].
     pub fn client_of(&self, group: NodeId) -> Client {
         Client::connect(&self.client_configs[&group]).expect("a client")
     }
 
-    /// A client that knows no other node than this one, and reaches it past all relays.
+    /// A client that knows only this node, and reaches it past all relays.
     pub fn client_of_node(&self, id: NodeId) -> Client {
         let mut config = self.direct.clone();
         config.nodes.retain(|node| node.id == id);
@@ -196,15 +196,15 @@ impl Cluster {
         self.ca.issue_client(name).expect("a certificate")
     }
 
-    /// How to make clients of a group, for code that does not have the cluster.
+    /// Configuration for clients of a group, for code that does not have the cluster.
     pub fn client_config(&self, group: NodeId) -> ClientConfig {
         self.client_configs[&group].clone()
     }
 
-    /// Runs a command of `kv` as an operator would; its standard output.
+    /// Runs a command of `kv` as an operator would; returns its standard output.
     ///
     /// # Errors
-    /// The command failed; its standard error.
+    /// The standard error of a command that failed.
     pub async fn kv(&self, arguments: &[&str]) -> Result<String, String> {
         let mut command = Command::new(Program::Current.path());
         command.arg("--config").arg(self.dir.path().join(CLIENT_FILE)).args(arguments);
@@ -232,7 +232,7 @@ impl Cluster {
         asked.join_all().await.into_iter().flatten().collect()
     }
 
-    /// Waits until of all that answer the one with the highest term leads, and says which.
+    /// Waits until the highest term among the nodes that answer has a leader; returns the leader.
     pub async fn leader(&self) -> NodeId {
         let mut found = None;
         eventually("a leader", async || {
@@ -243,14 +243,14 @@ impl Cluster {
         found.expect("just found")
     }
 
-    /// The leader in the highest term that can be seen.
+    /// The leader in the highest term that the nodes report.
     pub async fn leader_now(&self) -> Option<NodeId> {
         let seen = self.statuses().await;
         let term = seen.iter().map(|status| status.term).max()?;
         seen.iter().find(|status| status.role == "leader" && status.term == term).map(|s| s.id)
     }
 
-    /// The others.
+    /// The other nodes of a cluster of three.
     pub fn peers_of(&self, id: NodeId) -> [NodeId; 2] {
         match id {
             1 => [2, 3],
@@ -274,10 +274,10 @@ impl Cluster {
         }
     }
 
-    /// A new client's write succeeds in this time; how long it took.
+    /// Checks that a new client's write succeeds within `time`; returns how long it took.
     ///
     /// # Panics
-    /// If it does not; what the nodes say of themselves is told.
+    /// If it does not, with a description of all nodes.
     pub async fn serves_within(&self, time: Duration) -> Took {
         let watch = Stopwatch::start(&self.pids());
         let written = self.client().put("probe", "").await;
@@ -289,12 +289,13 @@ impl Cluster {
         }
     }
 
-    /// Processes of the nodes that run.
+    /// Process ids of the nodes that run.
     fn pids(&self) -> Vec<u32> {
         self.nodes.values().filter_map(Node::pid_if_running).collect()
     }
 
-    /// Every node has applied what the leader had committed when this was called, and its word counts.
+    /// Waits until every node has applied what the leader had committed at the time of the call,
+    /// and until its votes and acknowledgements are counted.
     pub async fn converges(&self) {
         let leader = self.leader().await;
         let commit = self.status(leader).await.map_or(0, |status| status.commit_index);
@@ -318,7 +319,8 @@ impl Cluster {
         .await;
     }
 
-    /// Waits until a node that was emptied is filled. The file of the snapshot goes soon after.
+    /// Waits until an emptied node has installed a snapshot. The file of the snapshot is removed
+    /// soon after.
     pub async fn is_filled(&self, id: NodeId) {
         eventually("a snapshot to have arrived", async || {
             self.status(id).await.is_some_and(|status| status.snapshot_index > 0)
@@ -326,11 +328,11 @@ impl Cluster {
         .await;
     }
 
-    /// Empties the node, has it filled, and kills it while the snapshot that has replaced its log is on
-    /// its disk. Returns that file.
+    /// Empties the node, lets it receive a snapshot, and kills it while the snapshot that has
+    /// replaced its log is on its disk. Returns that file.
     ///
     /// # Panics
-    /// If the moment is missed again and again.
+    /// If the moment is missed in every attempt.
     pub async fn kill_with_snapshot(&mut self, id: NodeId) -> PathBuf {
         const ATTEMPTS: u64 = 50;
         for attempt in 0..ATTEMPTS {
@@ -349,7 +351,8 @@ impl Cluster {
                 () = watched => {}
                 () = eventually("a snapshot to have arrived", is_over) => {}
             }
-            // The batch that publishes it, and then the flush that makes it superfluous.
+            // Vary the moment: it has to fall between the batch that publishes the snapshot and the
+            // flush that makes it superfluous.
             sleep(Duration::from_millis(attempt % 10 * 2)).await;
             self.node(id).kill().await;
             if let Some(file) = files_below(&snapshots, ".snap").pop()
@@ -361,7 +364,7 @@ impl Cluster {
         panic!("{ATTEMPTS} times the snapshot was gone or not yet published");
     }
 
-    /// The disk of a node that does not run has a published snapshot.
+    /// Returns true if the disk of a node that does not run has a published snapshot.
     async fn has_published(&self, id: NodeId) -> bool {
         let dir = DataDir::open(&self.nodes[&id].data, CLUSTER_ID, id).expect("no process uses it");
         let storage = RocksStorage::open(Arc::new(dir), RocksOptions::default());
@@ -369,20 +372,20 @@ impl Cluster {
         loaded.snapshot.is_some()
     }
 
-    /// Waits, and has the log grow meanwhile: tables are written by that.
+    /// Waits until `holds`, and writes meanwhile: the log grows, and tables are written.
     pub async fn writes_until(&self, what: &str, mut holds: impl FnMut() -> bool) {
         let client = self.client().with_deadline(RECOVERY);
         let mut number = 0_u8;
         eventually(what, async || {
             number = number.wrapping_add(1);
-            // Its success is not what counts: the leader may be the one that fails.
+            // The write need not succeed: the leader may be the node that fails.
             let _ = client.put(format!("more/{}", number % 16), vec![number; 32 << 10]).await;
             holds()
         })
         .await;
     }
 
-    /// Takes away all that a node has.
+    /// Kills the node and removes all its data.
     ///
     /// # Panics
     /// If its directory cannot be removed.
@@ -391,14 +394,15 @@ impl Cluster {
         std::fs::remove_dir_all(&self.nodes[&id].data).expect("no process uses it");
     }
 
-    /// Takes away all that a node has, once the others do not need it: it has to be sent a snapshot
-    /// when it is started again.
+    /// Removes all data of a node, once the others do not need it. The node has to be sent a
+    /// snapshot when it is started again.
     ///
     /// # Panics
     /// If its directory cannot be removed.
     pub async fn empty(&mut self, id: NodeId) {
         self.node(id).kill_if_running().await;
-        // Acknowledged from now on is on both of them; acknowledged before, once this is over.
+        // Entries acknowledged from now on are on both other nodes; entries acknowledged before are
+        // on both once this wait is over.
         let [one, other] = self.peers_of(id);
         eventually("the others to have everything", async || {
             let (one, other) = tokio::join!(self.status(one), self.status(other));
@@ -412,7 +416,7 @@ impl Cluster {
         std::fs::remove_dir_all(&self.nodes[&id].data).expect("no process uses it");
     }
 
-    /// Everything is in order: all nodes run and none has panicked. Then stops them.
+    /// Checks that all nodes run and none has panicked, then stops them.
     pub async fn finish(mut self) {
         self.no_node_has_failed();
         for node in self.nodes.values_mut().filter(|node| node.is_started()) {
@@ -425,7 +429,7 @@ impl Cluster {
         self.no_node_has_failed();
     }
 
-    /// No started process has ended, and none has panicked.
+    /// Checks that no started process has ended, and that none has panicked.
     pub fn no_node_has_failed(&mut self) {
         for node in self.nodes.values_mut() {
             if let Some(status) = node.has_ended() {
@@ -436,7 +440,7 @@ impl Cluster {
         }
     }
 
-    /// For a failure: who is how, and the last of what was said.
+    /// For a failure report: the status of each node, and the end of its log.
     pub async fn describe(&self) -> String {
         let mut text = String::new();
         for (id, node) in &self.nodes {
@@ -468,7 +472,7 @@ impl Drop for Cluster {
     }
 }
 
-/// Asks again and again: what another process does cannot be awaited.
+/// Polls the condition: events in another process cannot be awaited.
 ///
 /// # Panics
 /// If it does not hold within [`PATIENCE`].

@@ -1,9 +1,10 @@
-//! A disk for one node: an ext4 file system in a file, which can be full, freeze, lose power, and have less
-//! behind it than it promises.
+//! A disk for one node: an ext4 file system in a file. It can be full, freeze, lose power, and have
+//! less space behind it than it promises.
 //!
-//! It needs the right to mount, so [`Disk::new`] may fail, and says why. Power is lost by the file
-//! system's own shutdown request, which drops what is not on the disk yet, as losing power does; it is
-//! made through perl, since nothing safe in Rust makes requests of that kind.
+//! It needs the right to mount, so [`Disk::new`] may fail, and returns the reason. Loss of power is
+//! the file system's own shutdown request, which drops all data that is not on the disk yet, as
+//! losing power does; it is made through perl, since nothing safe in Rust makes ioctl requests of
+//! that kind.
 
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, Write};
@@ -24,7 +25,7 @@ const FILLER: &str = "filler";
 pub struct Disk {
     root: TempDir,
     is_mounted: bool,
-    /// The image lies on a file system of its own.
+    /// True if the image lies on a small file system of its own, see [`Disk::thin`].
     is_thin: bool,
 }
 
@@ -32,16 +33,16 @@ impl Disk {
     /// An empty disk.
     ///
     /// # Errors
-    /// This machine does not let us; why.
+    /// The reason, if this machine does not allow it.
     pub fn new(mebibytes: u64) -> Result<Self, String> {
         Self::make(mebibytes, None)
     }
 
-    /// An empty disk that can keep only some of the bytes it has room for. Beyond them a write succeeds and
-    /// the sync fails; a later sync succeeds, and the bytes are gone.
+    /// An empty disk that can keep fewer bytes than it has room for. Beyond that limit a write
+    /// succeeds and the sync fails; a later sync succeeds, and the bytes are gone.
     ///
     /// # Errors
-    /// This machine does not let us; why.
+    /// The reason, if this machine does not allow it.
     pub fn thin(mebibytes: u64, kept_mebibytes: u64) -> Result<Self, String> {
         Self::make(mebibytes, Some(kept_mebibytes))
     }
@@ -68,7 +69,7 @@ impl Disk {
         Ok(disk)
     }
 
-    /// Where the image lies.
+    /// Directory of the image.
     fn behind(&self) -> PathBuf {
         self.root.path().join("behind")
     }
@@ -81,7 +82,7 @@ impl Disk {
         self.root.path().join("mounted")
     }
 
-    /// Where a node may have its directory.
+    /// Path for a node's data directory.
     pub fn data(&self) -> PathBuf {
         self.mounted().join("data")
     }
@@ -93,7 +94,7 @@ impl Disk {
         Ok(())
     }
 
-    /// Drops what was not synced; nothing can be written any more.
+    /// Drops everything that was not synced; from then on nothing can be written.
     ///
     /// # Errors
     /// It cannot be done on this machine.
@@ -101,7 +102,7 @@ impl Disk {
         run("perl", &["-e", SHUTDOWN, &text(&self.mounted())])
     }
 
-    /// Power is back. No process may have a file open.
+    /// Restores power. No process may have a file open.
     ///
     /// # Panics
     /// If the file system does not come back.
@@ -111,7 +112,7 @@ impl Disk {
         self.mount().expect("it was mounted before");
     }
 
-    /// From now on, every writer waits.
+    /// Freezes the disk: from now on, every writer waits.
     ///
     /// # Errors
     /// It cannot be done on this machine.
@@ -120,10 +121,10 @@ impl Disk {
         Ok(Frozen { disk: self })
     }
 
-    /// Leaves only so many bytes, in steps of a block.
+    /// Fills the disk until only this many bytes are left, in steps of a block.
     ///
     /// # Panics
-    /// If that many are not there in the first place.
+    /// If fewer are free in the first place.
     pub fn fill_up_to(&self, left_bytes: u64) {
         let path = self.mounted().join(FILLER);
         let mut filler =
@@ -143,10 +144,10 @@ impl Disk {
         filler.sync_all().expect("what was written has its place");
     }
 
-    /// Writes files until what is behind a thin disk has so many bytes left.
+    /// Writes to a file until only this many bytes are left behind a thin disk.
     ///
     /// # Panics
-    /// If it never had as many.
+    /// If a write or a sync fails before that.
     pub fn exhaust_up_to(&self, left_bytes: u64) {
         let path = self.mounted().join(FILLER);
         let mut filler = std::fs::File::create(&path).expect("there is room for it");
@@ -156,16 +157,16 @@ impl Disk {
             if behind.f_bfree * behind.f_frsize <= left_bytes {
                 return;
             }
-            // A piece is behind the disk only once it is synced.
+            // A block takes space behind the disk only once it is synced.
             filler.write_all(&block).expect("there is room for it");
             filler.sync_all().expect("there is room for it");
         }
     }
 
-    /// A thin disk has as much behind it as it promises.
+    /// Gives a thin disk as much space behind it as it promises.
     ///
     /// # Panics
-    /// If it is no thin one.
+    /// If the disk is not thin.
     pub fn fill_in(&self) {
         run("mount", &["-o", "remount,size=100%", &text(&self.behind())]).expect("it is thin");
     }
@@ -178,7 +179,7 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         if self.is_mounted {
-            // Lazily: in a failed test a node may still be there for a moment.
+            // Unmount lazily: in a failed test a node may still use the disk for a moment.
             let _ = run("umount", &["-l", &text(&self.mounted())]);
         }
         if self.is_thin {
@@ -187,7 +188,7 @@ impl Drop for Disk {
     }
 }
 
-/// While it lives, the disk is frozen.
+/// The disk is frozen while this lives.
 pub struct Frozen<'a> {
     disk: &'a Disk,
 }
@@ -207,7 +208,7 @@ mod tests {
     use super::*;
     use crate::processes::means::not_run;
 
-    /// If the tool does not do what it says, the tests that use it prove nothing.
+    /// Checks the tool itself: if it does not do what it says, the tests that use it prove nothing.
     #[test]
     fn a_loss_of_power_takes_what_was_not_synced_and_nothing_else() {
         let mut disk = match Disk::new(32) {

@@ -1,5 +1,5 @@
-//! Faults of all system calls of a kind of a running node, made by `strace`. Single ones are made by
-//! [`super::preload`].
+//! Faults of all system calls of one kind in a running node, made by `strace`. For faults of single
+//! calls see [`super::preload`].
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -8,16 +8,16 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::node::Node;
 
-/// While it lives, system calls of the node are tampered with.
+/// System calls of the node are tampered with while this lives.
 pub struct Injection {
     tracer: Child,
 }
 
 impl Injection {
-    /// Takes hold of a running node. `faults` are what `strace` calls them: `fdatasync:error=EIO`.
+    /// Attaches to a running node. `faults` use the syntax of `strace`: `fdatasync:error=EIO`.
     ///
     /// # Errors
-    /// `strace` is not there, or may not; why.
+    /// The reason, if `strace` is missing or has no permission.
     pub fn into_node(node: &Node, faults: &[&str]) -> Result<Self, String> {
         let calls: Vec<&str> = faults.iter().filter_map(|fault| fault.split(':').next()).collect();
         let mut command = Command::new("strace");
@@ -31,10 +31,10 @@ impl Injection {
         let said = BufReader::new(tracer.stderr.take().expect("it is piped"));
         let mut told = String::new();
         let mut lines = said.lines().map_while(Result::ok);
-        // It says so once it has hold of all threads.
+        // `strace` reports when it is attached to all threads.
         for line in lines.by_ref() {
             if line.contains("attached") {
-                // The rest of its words fits into the pipe, or stops it from saying more.
+                // Drain the rest of its output: a full pipe would block it.
                 std::thread::spawn(move || lines.for_each(drop));
                 return Ok(Self { tracer });
             }
@@ -47,7 +47,7 @@ impl Injection {
 
 impl Drop for Injection {
     fn drop(&mut self) {
-        // It lets go of the node then; or it has ended with it.
+        // `strace` detaches from the node then; or it has ended together with the node.
         if let Some(pid) = Pid::from_raw(self.tracer.id().cast_signed())
             && matches!(self.tracer.try_wait(), Ok(None))
         {

@@ -1,4 +1,5 @@
-//! Where a cluster's nodes listen, and the files that they and the clients know each other by.
+//! Addresses of a cluster's nodes, and the certificate files by which nodes and clients identify
+//! each other.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
@@ -24,8 +25,8 @@ pub(super) fn write_tls(dir: &Path, name: &str, tls: &TlsConfig) -> TlsFiles {
     }
 }
 
-/// An address of the loopback network that is this cluster's alone, where the system has more than
-/// one; so no other program takes the port of a node that is down for a moment.
+/// Addresses on a loopback IP that only this cluster uses, where the system has more than one; so
+/// no other program takes the port of a node that is down for a moment.
 pub(super) fn addresses(nodes: RangeInclusive<NodeId>) -> BTreeMap<NodeId, SocketAddr> {
     static CLUSTER_COUNT: AtomicU8 = AtomicU8::new(0);
     let number = CLUSTER_COUNT.fetch_add(1, Ordering::Relaxed);

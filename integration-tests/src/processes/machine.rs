@@ -1,5 +1,5 @@
-//! How much of the machine others had. A time limit is about the program under test: while other programs
-//! have the processors, its clock stands still.
+//! Processor time that other programs took. A time limit is about the program under test: while
+//! other programs have the processors, its clock stands still.
 
 use std::time::Duration;
 
@@ -8,19 +8,19 @@ use tokio::time::Instant;
 /// Unit of the times in `/proc`, on every Linux.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// A time that is being measured.
+/// A running measurement of time.
 pub(super) struct Stopwatch {
     began: Instant,
-    /// Seconds of processors that others had, since the machine was started.
+    /// Processor seconds that other programs had, since the machine was started.
     of_others: Option<f64>,
 }
 
 /// How long something took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Took {
-    /// Without the time in which others had the processors.
+    /// Without the time in which other programs had the processors.
     pub net: Duration,
-    /// By the clock on the wall.
+    /// By the wall clock.
     pub wall: Duration,
 }
 
@@ -32,7 +32,8 @@ impl std::fmt::Display for Took {
 }
 
 impl Stopwatch {
-    /// `nodes` are the processes that belong to us, besides this one and those that it has waited for.
+    /// `nodes` are the processes that belong to the test, besides this one and the children that it
+    /// has waited for.
     pub(super) fn start(nodes: &[u32]) -> Self {
         Self { began: Instant::now(), of_others: of_others(nodes) }
     }
@@ -46,23 +47,26 @@ impl Stopwatch {
     }
 }
 
-/// Seconds of processors that went to others than us and our nodes; `None` where that cannot be told.
+/// Processor seconds that went to programs other than the test and its nodes; `None` where that
+/// cannot be read.
 fn of_others(nodes: &[u32]) -> Option<f64> {
     let stat = std::fs::read_to_string("/proc/stat").ok()?;
     let fields = stat.lines().next()?.split_whitespace().skip(1);
     let ticks: Vec<f64> = fields.map_while(|field| field.parse().ok()).collect();
     // user, nice, system, and past idle and waiting: irq, softirq, steal.
     let [user, nice, system, _, _, irq, softirq, steal, ..] = ticks[..] else { return None };
-    // With the children that were waited for.
+    // Including the children that were waited for.
     let own = process_ticks("self", 4)?;
     let nodes: f64 = nodes.iter().filter_map(|pid| process_ticks(&pid.to_string(), 2)).sum();
     Some((user + nice + system + irq + softirq + steal - own - nodes) / TICKS_PER_SECOND)
 }
 
-/// The first so many of: its own time as user and in the kernel, and the same of its children.
+/// Ticks: the first `count` of the process's own user time and kernel time, and the same of its
+/// children.
 fn process_ticks(process: &str, count: usize) -> Option<f64> {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // Its name, in brackets, may have blanks; the times are the 12th and following after it.
+    // The process name, in brackets, may have blanks. The times are the 12th field after it and
+    // those that follow.
     let (_, fields) = stat.rsplit_once(')')?;
     let times = fields.split_whitespace().skip(11).take(count);
     Some(times.filter_map(|field| field.parse::<f64>().ok()).sum())

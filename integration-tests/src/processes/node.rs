@@ -1,6 +1,7 @@
-//! One node: a process `kv serve`, its directory and what it said.
+//! One node: a `kv serve` process, its directory and its log.
 //!
-//! It holds a pipe as standard input, so that it does not outlive a test that is killed.
+//! The process stops when its standard input, a pipe, is closed: it does not outlive a test that is
+//! killed.
 
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ use tokio::time::timeout;
 use super::binary::Program;
 use super::preload::Preload;
 
-/// For whatever has to happen, on a machine that is busy with other things as well.
+/// Time limit for anything that has to happen, on a machine that is busy with other things as well.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Node {
@@ -29,7 +30,7 @@ pub struct Node {
     process: Option<Child>,
     /// Open as long as the node is to run.
     lifeline: Option<ChildStdin>,
-    /// How much of the log was there when the process was started.
+    /// Length of the log when the process was started.
     log_before: usize,
 }
 
@@ -40,7 +41,7 @@ impl Node {
         Self { id, data, config, program, log, preload, process, lifeline, log_before: 0 }
     }
 
-    /// From the next start on, the node is this program.
+    /// From the next start on, the node runs this program.
     pub fn run_as(&mut self, program: Program) {
         self.program = program;
     }
@@ -55,10 +56,10 @@ impl Node {
         std::fs::write(&self.config, config.to_toml()).expect("it can be written");
     }
 
-    /// Whenever it is started from now on, single writes and syncs of it can be made to fail.
+    /// From the next start on, single writes and syncs of the node can be made to fail.
     ///
     /// # Errors
-    /// This machine has no means for that; why.
+    /// The reason, if this machine has no means for that.
     pub fn prepare_file_faults(&mut self) -> Result<(), String> {
         self.preload = Some(Preload::new(self.log.with_extension("fault"))?);
         Ok(())
@@ -74,7 +75,7 @@ impl Node {
         self.preload.as_ref()
     }
 
-    /// Where what it says is.
+    /// Path of the node's log.
     pub fn log_path(&self) -> &Path {
         &self.log
     }
@@ -107,7 +108,7 @@ impl Node {
         command.envs(self.preload.iter().flat_map(Preload::environment));
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
         let mut process = command.spawn().expect("`kv` can be started");
-        // Apart, because waiting for a process closes its input.
+        // Taken out of the process, because waiting for a process closes its input.
         self.lifeline = process.stdin.take();
         self.process = Some(process);
     }
@@ -123,7 +124,8 @@ impl Node {
         process.id().expect("its end was not waited for")
     }
 
-    /// Bytes of memory that the process has in use (`VmRSS`); `None` where the system does not tell.
+    /// Bytes of memory that the process has in use (`VmRSS`); `None` where the system does not
+    /// report it.
     pub fn memory_bytes(&self) -> Option<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).ok()?;
         let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
@@ -136,7 +138,7 @@ impl Node {
     }
 
     /// # Panics
-    /// If there is no such process any more.
+    /// If the process does not exist.
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(self.pid().cast_signed()).expect("a process id is positive");
         kill_process(pid, signal).expect("the process is there");
@@ -150,7 +152,8 @@ impl Node {
         self.signal(Signal::CONT);
     }
 
-    /// Ends the process as a loss of power would.
+    /// Ends the process without warning (SIGKILL). Writes that were not synced stay with the
+    /// kernel.
     pub async fn kill(&mut self) {
         self.signal(Signal::KILL);
         self.ended().await;
@@ -167,7 +170,7 @@ impl Node {
         self.ended().await;
     }
 
-    /// Tells it to stop, and waits.
+    /// Asks the process to stop, and waits.
     pub async fn stop(&mut self) -> ExitStatus {
         self.signal(Signal::TERM);
         self.ended().await
@@ -190,11 +193,11 @@ impl Node {
         process.try_wait().expect("it is our child")
     }
 
-    /// Waits until the node stops of its own accord, which it must do with an error; what it said
-    /// since it was started.
+    /// Waits until the node stops of its own accord, which it must do with an error; returns its
+    /// log since the start.
     ///
     /// # Panics
-    /// If it goes on, or ends well.
+    /// If it goes on, or ends without an error.
     pub async fn gives_up(&mut self) -> String {
         let status = self.ended().await;
         let said = self.said();
@@ -202,7 +205,7 @@ impl Node {
         said
     }
 
-    /// The log's files with this ending, the newest last.
+    /// Files of the log directory with this ending, the newest last.
     pub fn log_files(&self, ending: &str) -> Vec<PathBuf> {
         files_below(&self.data.join("log"), ending)
     }
@@ -212,7 +215,7 @@ impl Node {
         self.log().split_off(self.log_before)
     }
 
-    /// The log of all its lives.
+    /// The log since the node's first start.
     pub fn log(&self) -> String {
         std::fs::read(&self.log).map_or(String::new(), |all| String::from_utf8_lossy(&all).into())
     }

@@ -1,8 +1,9 @@
-//! Faults of single writes and syncs of a running node, made by a library that is put before the C library:
-//! `preload.c`, compiled when it is first wanted. It needs a compiler, and no right.
+//! Faults of single writes and syncs of a running node, made by a library that is loaded before the
+//! C library: `preload.c`, compiled when it is first wanted. It needs a compiler, and no privilege.
 //!
-//! `strace` (see [`super::inject`]) counts for each thread, and cannot make a write shorter than it was
-//! asked to be. This can, and what is to happen once happens once in the whole process.
+//! `strace` (see [`super::inject`]) counts calls per thread, and cannot make a write shorter than
+//! requested. This library can, and a fault that is to happen once happens once in the whole
+//! process.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -13,14 +14,14 @@ use super::means::run;
 
 const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/processes/preload.c");
 
-/// A fault of a file whose path has a certain part in it.
+/// A fault of files whose path has a certain part in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileFault {
-    /// Writes write only some of their bytes, and say so, until it is taken back.
+    /// Writes write only some of their bytes, and report that, until the fault is cleared.
     ShortWrites,
-    /// One write finds no room; the ones after it would.
+    /// One write finds no room; later ones find some.
     NoRoomOnce,
-    /// One sync fails; the ones after it succeed, whatever became of the bytes.
+    /// One sync fails; later ones succeed, whatever became of the bytes.
     SyncFailsOnce,
 }
 
@@ -34,7 +35,7 @@ impl FileFault {
     }
 }
 
-/// The library, and the file by which one process is told what is to happen.
+/// The library, and the file that tells one process which fault to make.
 #[derive(Clone, Debug)]
 pub struct Preload {
     library: &'static Path,
@@ -42,32 +43,32 @@ pub struct Preload {
 }
 
 impl Preload {
-    /// For a process of which `control`, a file that is not there yet, is told.
+    /// Prepares faults of one process, controlled by `control`, a file that does not exist yet.
     ///
     /// # Errors
-    /// This machine cannot compile it; why.
+    /// The reason, if this machine cannot compile the library.
     pub fn new(control: PathBuf) -> Result<Self, String> {
         Ok(Self { library: library()?, control })
     }
 
-    /// The environment that the process needs.
+    /// The environment variables that the process needs.
     pub fn environment(&self) -> [(&'static str, &Path); 2] {
         [("LD_PRELOAD", self.library), ("KV_FAULT", &self.control)]
     }
 
-    /// From now on, in place of what was to happen before.
+    /// Sets the fault, in place of the one that was set before.
     ///
     /// # Panics
-    /// If the file that says so cannot be written.
+    /// If the control file cannot be written.
     pub fn set(&self, fault: FileFault, part: &str) {
-        // By a rename, so that no process sees half of it.
+        // Renamed into place, so that no process reads half of it.
         let written = self.control.with_extension("new");
         std::fs::write(&written, format!("{} {part}\n", fault.name())).expect("it can be written");
         std::fs::rename(&written, &self.control).expect("it can be renamed");
     }
 
     pub fn clear(&self) {
-        // A fault that happens once has removed it.
+        // A fault that happens once has removed the file.
         let _ = std::fs::remove_file(&self.control);
     }
 
@@ -78,7 +79,7 @@ impl Preload {
     }
 }
 
-/// Compiled once for all of this process.
+/// Compiles the library once per test process.
 fn library() -> Result<&'static Path, String> {
     static COMPILED: OnceLock<Result<(TempDir, PathBuf), String>> = OnceLock::new();
     let compiled = COMPILED.get_or_init(|| {
@@ -108,7 +109,7 @@ mod tests {
         dd.envs(preload.environment()).output().expect("dd is everywhere")
     }
 
-    /// If the tool does not do what it says, the tests that use it prove nothing.
+    /// Checks the tool itself: if it does not do what it says, the tests that use it prove nothing.
     #[test]
     fn the_library_does_what_it_is_told_and_once_is_once() {
         let dir = tempfile::tempdir().unwrap();

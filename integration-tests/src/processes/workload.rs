@@ -1,13 +1,13 @@
-//! Clients at work on a cluster while things go wrong, and the history of what they did.
+//! Clients at work on a cluster while faults happen, and the history of their calls.
 //!
-//! Each worker is one client that does one thing after the other: it appends to some keys, puts,
-//! swaps and deletes others, reads all of them, and puts ballast elsewhere, so that logs grow and snapshots
-//! are taken. Some deadlines are too short for any cluster, so that there are outcomes that cannot be
-//! told. A client with such an outcome is retired: what it asked for may still happen, while its
+//! Each worker is one client that does one operation after the other: it appends to some keys,
+//! puts, swaps and deletes others, reads all of them, and puts ballast elsewhere, so that logs grow
+//! and snapshots are taken. Some deadlines are too short for any cluster, so that some outcomes are
+//! unknown. A client with such an outcome is retired: its request may still be executed while its
 //! successor goes on.
 //!
-//! The values are unique and none is the beginning of another, so they tell who wrote them; all times are
-//! of one monotonic clock. That is what [`crate::linearizability`] wants.
+//! The values are unique and none is a prefix of another, so they tell which client wrote them; all
+//! times come from one monotonic clock. [`crate::linearizability`] needs both.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -27,13 +27,13 @@ use super::network::CLIENTS;
 use crate::linearizability::{Call, History, Request, STEPS_PER_KEY, Verdict, check};
 
 const WORKER_COUNT: u64 = 5;
-/// Keys that are appended to, in which nothing that was acknowledged may ever be missing.
+/// Keys that receive appends only, in which no acknowledged write may ever be missing.
 const LOG_KEY_COUNT: usize = 3;
-/// Keys to which everything else happens.
+/// Keys that receive all other operations.
 const CELL_KEY_COUNT: usize = 2;
 /// Longer than any fault with the recovery after it.
 const DEADLINE: Duration = Duration::from_secs(20);
-/// The share of operations that are given far less.
+/// The share of operations that get a far shorter deadline.
 const HASTY: f64 = 0.1;
 const BALLAST_BYTES: usize = 4 << 10;
 const THINK_TIME_US_MAX: u64 = 3_000;
@@ -52,7 +52,7 @@ struct Keys {
 }
 
 impl Workload {
-    /// Starts work on keys that no other client has used before; `name` is their beginning.
+    /// Starts work on keys that begin with `name` and that no other client has used before.
     pub fn start(cluster: &Cluster, name: &str, seed: u64) -> Self {
         let numbered = |kind: &str, count| {
             Vec::from_iter((0..count).map(|number| format!("{name}/{kind}{number}")))
@@ -88,13 +88,13 @@ impl Workload {
         self.acknowledged_count.load(Ordering::Relaxed)
     }
 
-    /// So many more writes are acknowledged.
+    /// Waits until this many more writes are acknowledged.
     pub async fn advances_by(&self, count: u64) {
         let goal = self.acknowledged_count() + count;
         eventually("the clients to get on", async || self.acknowledged_count() >= goal).await;
     }
 
-    /// Ends it; what was done.
+    /// Stops the workers and returns their history.
     pub async fn stop(mut self) -> Done {
         self.stop.store(true, Ordering::Relaxed);
         let mut history = History::new();
@@ -113,8 +113,8 @@ pub struct Done {
 }
 
 impl Done {
-    /// Reads every key and checks that this fits all that was done. What was acknowledged has to be
-    /// there for ever, so this may be asked any time later again.
+    /// Reads every key and checks that the values fit the whole history. Acknowledged writes never
+    /// disappear, so the check may be repeated at any later time.
     ///
     /// # Errors
     /// The violation, or why no verdict is possible.
@@ -167,7 +167,7 @@ impl Summary {
     }
 }
 
-/// Nanoseconds of the one clock that all histories of a process are told by.
+/// Nanoseconds of the clock that all histories of a process share.
 fn now() -> u64 {
     static START: OnceLock<Instant> = OnceLock::new();
     let since = START.get_or_init(Instant::now).elapsed();
@@ -215,7 +215,7 @@ impl Worker {
         done
     }
 
-    /// Writes something with a value that no other write has.
+    /// Makes a write whose value no other write has.
     async fn write(&mut self, operation: impl FnOnce(String) -> Operation) -> Call {
         self.serial += 1;
         let operation = operation(format!("{}.{},", self.number, self.serial));
@@ -242,7 +242,7 @@ impl Worker {
         Call::of_get(self.number, key, (called_at, now()), &heard)
     }
 
-    /// Reads, and swaps what was there, if that is so still.
+    /// Reads the key, and swaps the value if it is still the same.
     async fn swap(&mut self, key: String, done: &mut Vec<Call>) -> Call {
         use crate::linearizability::Outcome::Got;
         let read = self.read(key.clone()).await;
@@ -262,11 +262,11 @@ impl Worker {
     async fn put_ballast(&mut self) {
         let key = format!("ballast/{}", self.chance.random_range(0..32));
         let value = vec![self.chance.random::<u8>(); BALLAST_BYTES];
-        // Its success is not what counts.
+        // The write need not succeed.
         let _ = self.hurried_client().put(key, value).await;
     }
 
-    /// The client, with more or less time for what it does next.
+    /// The client, with a random deadline for its next operation.
     fn hurried_client(&mut self) -> Client {
         let deadline = match self.chance.random_bool(HASTY) {
             true => Duration::from_millis(self.chance.random_range(1..200)),

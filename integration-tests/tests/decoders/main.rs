@@ -1,5 +1,6 @@
-//! Every decoder on what the fuzzer found (`integration-tests/fuzz/corpus`), and on damaged copies of it:
-//! no panic, nothing taken by a claimed length, and what is accepted is written as it was read.
+//! Runs every decoder on the inputs that the fuzzer found (`integration-tests/fuzz/corpus`), and on
+//! damaged copies of them: no panic, no memory allocated because of a claimed length, and whatever
+//! is accepted is encoded as it was decoded.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -16,7 +17,7 @@ mod memory;
 /// The fuzz target, and the function of its crate that it runs.
 type Decoder = (&'static str, fn(&[u8]));
 
-/// The targets of the fuzzer, but for the one that is replayed by the binary's own tests.
+/// The targets of the fuzzer, except the one that the binary's own tests replay.
 const DECODERS: &[Decoder] = &[
     ("raft_message", raft_core::fuzzing::message),
     ("raft_hello", raft_transport_quic::fuzzing::hello),
@@ -88,7 +89,7 @@ fn what_was_found_is_survived() {
 #[derive(Clone, Debug)]
 enum Damage {
     Byte(Index, u8),
-    /// As where a length or a count is.
+    /// Overwrites a place with a huge number, in case a length or a count is there.
     Millions(Index),
     Cut(Index),
     Left(Index),

@@ -1,4 +1,4 @@
-//! Writes down what clients did and heard, for the checker.
+//! Records the calls of clients and their responses, for the checker.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,10 +9,10 @@ use kv_service::client::{Client, ClientError};
 use kv_service::operation::{Expect, Operation, Record, WriteAnswer};
 use kv_service::sim::{Service, Trace};
 
-/// Longer than any lab may take: whoever is not answered by then never is.
+/// Longer than any lab may take: a call without a response by then never gets one.
 pub(crate) const LAB_PATIENCE: Duration = Duration::from_secs(120);
 
-/// Everything that the clients of a run did. Clones are the same book.
+/// Everything that the clients of a run did. Clones share one record.
 #[derive(Clone)]
 pub(crate) struct Book {
     pages: Arc<Mutex<Pages>>,
@@ -32,7 +32,7 @@ impl Book {
         Self { pages: Arc::default(), trace: service.trace.clone() }
     }
 
-    /// A client that is written down. Its name is also the place it speaks from.
+    /// A client whose calls are recorded. Its name is also its place in the network.
     pub(crate) fn clerk(&self, service: &Service, name: u64) -> Clerk {
         let client = service.client(name).with_deadline(LAB_PATIENCE);
         Clerk { name, client, book: self.clone() }
@@ -48,8 +48,8 @@ impl Book {
     }
 
     /// # Panics
-    /// If what clients heard cannot be explained by one copy of the store, if that could not be told, or
-    /// if somebody still waits.
+    /// If one copy of the store cannot explain the responses, if that could not be decided, or if a
+    /// client still waits.
     pub(crate) fn check(&self) {
         let pages = self.pages();
         assert_eq!(pages.open_count, 0, "every operation returns");
@@ -73,12 +73,12 @@ impl Book {
     }
 
     fn pages(&self) -> MutexGuard<'_, Pages> {
-        // A panic under the lock is one of the test.
+        // A panic under the lock is a panic of the test.
         self.pages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A client of the labs: what it asks for has to be answered.
+/// A client of the labs: its requests have to be answered.
 #[derive(Clone)]
 pub(crate) struct Clerk {
     pub(crate) name: u64,
@@ -116,7 +116,7 @@ impl Clerk {
         self.write(Operation::Append { key, value }).await
     }
 
-    /// A put of the versioned labs: 0 is a key that does not exist.
+    /// A put of the versioned labs: version 0 stands for a key that does not exist.
     pub(crate) async fn try_put(
         &self,
         key: &str,

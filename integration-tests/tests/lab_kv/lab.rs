@@ -1,8 +1,8 @@
 //! `GenericTest` of the labs, and the profile they run under.
 //!
-//! Three iterations: clients work for five seconds and count what they appended; meanwhile the servers
-//! are thrown into random halves every second, and lose power together; in the end everything is whole
-//! again, all clients return, and what they wrote is there, each once, in order.
+//! Three iterations. Clients work for five seconds and count what they appended; meanwhile the
+//! servers are split into random halves every second, and lose power together. In the end all links
+//! are healed, all clients return, and their appends are there, each once, in order.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,15 +25,15 @@ const ITERATIONS: u64 = 3;
 const WORK: Duration = Duration::from_secs(5);
 /// How long a lab waits for elections.
 pub(crate) const ELECTION: Duration = Duration::from_secs(1);
-/// Of what may be persisted, in sizes of `max_raft_state`.
+/// Limit of the persisted log, in multiples of `max_raft_state`.
 pub(crate) const RAFT_STATE_FACTOR: u64 = 8;
 
-/// What a client writes.
+/// How a client writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Write {
-    /// Of the labs to 2024.
+    /// The labs to 2024.
     Append,
-    /// Of the labs of 2025: a get, and a put of just that version.
+    /// The labs of 2025: a get, and a put of exactly that version.
     VersionedPut,
 }
 
@@ -91,8 +91,8 @@ impl Lab {
         Self { write: Write::VersionedPut, ..self }
     }
 
-    /// The lab profile: heartbeats and elections as the handouts ask for, on a local network and disks
-    /// that take a little time, or on the labs' unreliable network.
+    /// The lab profile: heartbeats and elections as the handouts ask for, on a local network and
+    /// disks with a small latency, or on the labs' unreliable network.
     pub(crate) async fn service(&self, seed: u64) -> Service {
         let max_raft_state = ByteSize(self.max_raft_state);
         let service = Service::with_config(seed, self.server_count, move |config| {
@@ -104,8 +104,8 @@ impl Lab {
         service.slow_disks(2 * MS);
         service.network.peers().set_default_faults(match self.unreliable {
             false => LinkFaults::none().delaying(MS, 3 * MS),
-            // A tenth is lost; the rest takes up to 26 ms, and overtakes freely. Repeated messages, which
-            // the labs do not have, come on top.
+            // A tenth is lost; the rest takes up to 26 ms, and overtakes freely. Repeated messages,
+            // which the labs do not have, come on top.
             true => LinkFaults::none()
                 .losing(0.1)
                 .delaying(Duration::ZERO, 13 * MS)
@@ -167,9 +167,9 @@ impl Lab {
             }
             self.check_sizes(&service);
             let calls = (book.call_count() - before) as u64;
-            // Far fewer than when all is well: a lost piece takes its connection with it, a half of just
-            // enough servers needs every vote, and all are off for a second. The worst lab, fifteen
-            // clients of seven servers, comes to 47 to 322 in sixty seeds.
+            // Far fewer than without faults: a lost chunk takes its connection with it, a half with
+            // a bare quorum needs every vote, and all servers are off for a second. The worst lab,
+            // fifteen clients of seven servers, comes to 47 to 322 in sixty seeds.
             assert!(calls >= self.client_count, "only {calls} operations in {WORK:?}");
         }
         book.check();
@@ -187,7 +187,7 @@ impl Lab {
         service.trace.digest()
     }
 
-    /// Five seconds of trouble, or of none.
+    /// Five seconds with the lab's faults, or without any.
     async fn disturb(&self, service: &mut Service, chance: &mut StdRng, book: &Book) {
         let start = Instant::now();
         let mut plan = BTreeMap::new();
@@ -215,7 +215,8 @@ impl Lab {
         sleep_until(start + WORK).await;
     }
 
-    /// As the labs end: everything is connected again, and what can crash does so once more.
+    /// Ends an iteration as the labs do: all links are healed, and servers that may crash do so
+    /// once more.
     async fn end_of_iteration(&self, service: &mut Service) {
         if self.partitions {
             service.heal();
@@ -262,7 +263,7 @@ pub(crate) fn check_raft_state(service: &Service, max_raft_state: u64) {
     }
 }
 
-/// Each server is thrown to one of two sides; all may land on one.
+/// Puts each server on one of two sides; all may land on one.
 fn throw_into_halves(service: &Service, chance: &mut StdRng) {
     let (one, other): (Vec<u64>, Vec<u64>) = service.ids().partition(|_| chance.random());
     service.heal();
@@ -291,11 +292,11 @@ struct Worker {
     done: Arc<AtomicBool>,
 }
 
-/// What a client knows in the end.
+/// The knowledge of a client at its end.
 struct Done {
-    /// What its own key has to hold.
+    /// The expected content of its own key.
     expected: String,
-    /// How many of its versioned puts had an effect, by key.
+    /// Number of its versioned puts that had an effect, by key.
     swapped: BTreeMap<String, u64>,
 }
 
@@ -315,7 +316,8 @@ impl Worker {
                 true => self.chance.random_range(0..client_count).to_string(),
                 false => self.client.to_string(),
             };
-            // No two are equal, and none begins another: the value tells who wrote it.
+            // No two values are equal, and none is a prefix of another: the value tells which
+            // client wrote it.
             let value = format!("x {} {} {number} y", self.iteration, self.client);
             match write {
                 Write::Append => self.append(&key, &value, &mut result).await,

@@ -1,4 +1,5 @@
-//! `OnePartition`: a majority gets on, a minority does not, and what was begun there ends after.
+//! `OnePartition`: a majority gets on, a minority does not, and operations begun in the minority
+//! end after the partition.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use crate::book::Book;
 use crate::lab::{ELECTION, Lab};
 
 const SECOND: Duration = Duration::from_secs(1);
-/// Names, and so places, of clients.
+/// Names of clients, which are also their places in the network.
 const MAJORITY: u64 = 1;
 const WRITER: u64 = 2;
 const READER: u64 = 3;
@@ -32,7 +33,7 @@ fn one_partition(lab: Lab) {
         let book = Book::new(&service);
         book.clerk(&service, MAJORITY).put("1", "13").await;
 
-        // The leader is one of the minority's two.
+        // The leader is one of the two nodes of the minority.
         let leader = service.leader().await;
         let (minority, majority) = split(&service, leader);
         service.partition(&[&minority, &majority]);
@@ -65,7 +66,7 @@ fn one_partition(lab: Lab) {
         sleep(ELECTION).await;
         returns(put, "put").await;
         let seen = returns(get, "get").await;
-        // It was pending all the time, so it may see whatever was there since.
+        // The read was pending all the time, so it may return any value that was stored since.
         assert!(["14", "15", "16"].contains(&seen.as_str()), "{seen}");
         assert_eq!(clerk.value("1").await, "15", "the pending put came last");
         book.check();
@@ -79,7 +80,7 @@ async fn returns<T>(pending: JoinHandle<T>, what: &str) -> T {
     returned.expect("it is answered")
 }
 
-/// The leader and one more, and the rest.
+/// The leader and one more node, and the rest.
 fn split(service: &Service, leader: u64) -> (Vec<u64>, Vec<u64>) {
     let mut others: Vec<u64> = service.ids().filter(|id| *id != leader).collect();
     let majority = others.split_off(1);

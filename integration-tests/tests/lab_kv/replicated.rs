@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::book::{Book, Clerk};
 use crate::lab::Lab;
 
-/// A third of a heartbeat: who waits for heartbeats to commit is too slow.
+/// A third of a heartbeat: a service that waits for heartbeats to commit is too slow.
 pub(crate) const OPERATION_TIME_MAX: Duration = Duration::from_micros(33_333);
 
 #[test]
@@ -98,7 +98,7 @@ fn persist_partition_unreliable_3a() {
     Lab::new(5, 5).unreliable().crash().partitions().run();
 }
 
-/// Everything at once.
+/// All faults at once.
 const LINEARIZABLE: Lab = Lab::new(15, 7).unreliable().crash().partitions().random_keys();
 
 #[test]
@@ -106,7 +106,7 @@ fn persist_partition_unreliable_linearizable_3a() {
     LINEARIZABLE.run();
 }
 
-/// A failing run is its seed; that holds only if a seed is one run.
+/// A seed identifies a failing run only if equal seeds give equal runs.
 #[test]
 fn equal_seeds_give_equal_traces() {
     let first = run(0, async |seed| LINEARIZABLE.scenario(seed).await);

@@ -43,7 +43,7 @@ fn snapshot_rpc_3b() {
         check_raft_state(&service, lab.max_raft_state);
         assert_eq!(frames.load(Ordering::Relaxed), 0);
 
-        // The one that was away is needed for a majority.
+        // The server that was away is needed for a majority.
         service.heal();
         service.partition(&[&[1, 3], &[2]]);
         service.reach_only(3, &[1, 3]);
@@ -66,7 +66,7 @@ fn snapshot_rpc_3b() {
     });
 }
 
-/// What is kept of a client, beside its data, is small.
+/// The state that is kept for a client, beside its data, is small.
 #[test]
 fn snapshot_size_3b() {
     for_seeds(0..1, async |seed| {

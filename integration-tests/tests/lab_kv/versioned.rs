@@ -1,5 +1,5 @@
-//! The labs of 2025, where a put names the version it replaces: a compare-and-swap here. Where the labs
-//! hear `ErrMaybe`, a client of ours that gave up hears that the outcome is unknown.
+//! The labs of 2025, where a put names the version it replaces: a compare-and-swap here. Where a
+//! client of the labs gets `ErrMaybe`, a client of ours that gave up gets an unknown outcome.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -73,7 +73,7 @@ async fn put_until(clerk: &Clerk, until: Instant) -> u64 {
     count
 }
 
-/// Clients give up early, and what became of their put shows.
+/// Clients give up early, and a later read shows the outcome of their put.
 #[test]
 fn unreliable_net() {
     for_seeds(0..3, async |seed| {
@@ -126,7 +126,7 @@ fn many_clients_unreliable_lock() {
     locks(Lab::new(10, 3).unreliable());
 }
 
-/// Between acquiring and releasing, nobody else is inside.
+/// Between acquiring and releasing, no other client is inside.
 fn locks(lab: Lab) {
     for_seeds(0..1, async |seed| {
         let service = lab.service(seed).await;
@@ -156,13 +156,14 @@ fn locks(lab: Lab) {
             let count = working.await.expect("locks are acquired and released");
             holders += u64::from(count > 0);
         }
-        // Nothing is fair about this lock, but it is not one client's.
+        // This lock is not fair, but one client must not keep it for itself.
         assert!(2 * holders >= lab.client_count, "only {holders} of {} got it", lab.client_count);
         book.check();
     });
 }
 
-/// Whoever gives up in doubt looks whether it holds the lock.
+/// Acquires the lock. A client that gave up with an unknown outcome reads whether it holds the
+/// lock.
 async fn acquire(clerk: &Clerk, count: u64, chance: &mut StdRng) {
     let own = format!("held by {}, {count},", clerk.name);
     let hasty = clerk.with_deadline(Duration::from_millis(300));

@@ -1,4 +1,4 @@
-//! Lab 2B: what is proposed is agreed on, once and in order, and at a known price.
+//! Lab 2B: proposals are agreed on, once and in order, and at a known cost.
 
 use std::ops::Range;
 
@@ -20,7 +20,7 @@ fn basic_agree() {
     });
 }
 
-/// Each command goes to each peer once.
+/// Each command is sent to each peer once.
 #[test]
 fn rpc_bytes() {
     nodes(3).run(SEEDS, async |lab: &mut Lab| {
@@ -97,7 +97,7 @@ fn fail_agree() {
     });
 }
 
-/// Nothing is agreed on without a quorum; what was proposed meanwhile may be replaced.
+/// Nothing is agreed on without a quorum; commands proposed meanwhile may be replaced.
 #[test]
 fn fail_no_agree() {
     nodes(5).run(SEEDS, async |lab: &mut Lab| {
@@ -119,7 +119,7 @@ fn fail_no_agree() {
     });
 }
 
-/// Without failures the term does not change, so unlike in the labs the first try counts.
+/// Without failures the term does not change, so unlike in the labs the first try has to succeed.
 #[test]
 fn concurrent_starts() {
     nodes(3).run(SEEDS, async |lab: &mut Lab| {
@@ -144,7 +144,7 @@ fn concurrent_starts() {
     });
 }
 
-/// An old leader comes back with a tail of its own, which others have replaced.
+/// An old leader comes back with a tail of its own, which a newer leader's entries have replaced.
 #[test]
 fn rejoin() {
     nodes(3).run(SEEDS, async |lab: &mut Lab| {
@@ -166,7 +166,8 @@ fn rejoin() {
     });
 }
 
-/// Two leaders in turn gather long tails that nobody else has; going back over them takes no time.
+/// Two leaders in turn append long tails that no other node has; finding the common prefix takes no
+/// time.
 #[test]
 fn backup() {
     nodes(5).run(0..5, async |lab: &mut Lab| {
@@ -202,7 +203,7 @@ async fn agree_on(lab: &Lab, count: usize, nodes_count: usize) {
     }
 }
 
-/// Has a leader append commands that nobody will agree to for now, and waits until it has.
+/// Has a leader append commands that cannot be committed for now, and waits until it has.
 async fn appended(lab: &Lab, leader: u64, count: usize) -> Vec<Started> {
     let node = &lab.cluster.nodes[&leader];
     let target = node.status().last_index + count as u64;
@@ -212,7 +213,7 @@ async fn appended(lab: &Lab, leader: u64, count: usize) -> Vec<Started> {
     started
 }
 
-/// What an election, agreement and idleness cost, in messages of all three nodes.
+/// The cost of an election, of agreement and of idleness, in messages of all three nodes.
 #[test]
 fn count() {
     nodes(3).run(SEEDS, async |lab: &mut Lab| {

@@ -1,7 +1,7 @@
-//! Lab 2D: the log stays small, and whoever needs what was dropped from it gets a snapshot.
+//! Lab 2D: the log stays small, and a node that needs dropped entries gets a snapshot.
 //!
-//! In the labs the service asks for a snapshot after every ten commands, and the bound on what is
-//! persisted shows that the log was trimmed. Here the node watches its log by itself.
+//! In the labs the service asks for a snapshot after every ten commands, and the bound on the
+//! persisted bytes shows that the log was compacted. Here the node watches its log by itself.
 
 use std::ops::Range;
 
@@ -14,8 +14,8 @@ const SEEDS: Range<u64> = 0..4;
 /// The labs' `MAXLOGSIZE`.
 const LOG_BYTES_MAX: u64 = 2_000;
 
-/// The state outgrows this soon. Then a node waits for up to four times as much log, so as not to write
-/// the state again and again.
+/// The state soon outgrows this limit. Then a node waits for up to four times as much log, so as
+/// not to write the state again and again.
 const MAX_RAFT_STATE_BYTES: u64 = 250;
 
 const COMPACTING: Setup = nodes(3).compacting_at(MAX_RAFT_STATE_BYTES);
@@ -48,7 +48,7 @@ async fn snapshots(lab: &mut Lab, fault: Fault) {
             lab.propose(sender, lab.command());
         }
         lab.one(lab.command(), count, Retry::Yes).await;
-        // What the labs' polls take, and a snapshot less.
+        // As long as the polls of the labs take; a snapshot takes less.
         sleep(20 * MS).await;
         let log_bytes = lab.log_bytes_max();
         assert!(log_bytes < LOG_BYTES_MAX, "{log_bytes} bytes of log in round {iteration}");
@@ -67,7 +67,7 @@ async fn snapshots(lab: &mut Lab, fault: Fault) {
     }
 }
 
-/// Somebody was given a snapshot because the log could not help any more.
+/// Checks that a node was sent a snapshot, because the log no longer reached back far enough.
 fn assert_sent(lab: &Lab) {
     assert!(lab.frame_count() > 0, "no snapshot was sent");
 }
@@ -113,8 +113,8 @@ fn snapshot_install_un_crash() {
     });
 }
 
-/// All crash at once, and what was agreed on is there again. Run on both kinds of links, as the labs did in
-/// different years; and so is the next one.
+/// All nodes crash at once, and the agreed commands are there again. Runs on both kinds of links,
+/// as the labs did in different years; so does the next test.
 #[test]
 fn snapshot_all_crash() {
     for links in [Links::Reliable, Links::Unreliable] {
@@ -136,7 +136,7 @@ fn snapshot_all_crash() {
     }
 }
 
-/// A node that restarts holds its snapshot, and does not write an empty one over it.
+/// A node that restarts keeps its snapshot, and does not replace it by an empty one.
 #[test]
 fn snapshot_init() {
     for links in [Links::Reliable, Links::Unreliable] {
@@ -149,7 +149,7 @@ fn snapshot_init() {
             for node in lab.cluster.nodes.values() {
                 assert!(node.status().snapshot_index > 0, "{:?}", node.status());
             }
-            // Twice, and something is persisted in between.
+            // Twice, with a command persisted in between.
             for _ in 0..2 {
                 lab.restart_all().await;
                 let command = lab.command();

@@ -1,12 +1,12 @@
-//! The gate under all the others: a seed is a run. Every message, every applied entry and every fault is
-//! in the trace, with its time.
+//! The condition for all other tests: a seed determines a run. Every message, every applied entry
+//! and every fault is in the trace, with its time.
 
 use kv_service::sim::{Digest, run};
 
 use super::harness::{Lab, Links, Setup, nodes};
 use super::{compaction, persistence};
 
-/// Runs a test that has everything go wrong, and reduces all that happened to a number.
+/// Runs a test with many faults, and reduces its trace to a digest.
 fn trace(setup: Setup, seed: u64, test: impl AsyncFn(&mut Lab)) -> Digest {
     run(seed, async |seed| {
         let mut lab = Lab::new(seed, setup).await;

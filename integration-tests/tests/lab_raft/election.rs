@@ -8,7 +8,8 @@ use super::harness::{Lab, MS, SECOND, nodes};
 
 const SEEDS: Range<u64> = 0..20;
 
-/// A minute without failures changes neither leader nor term. (In the labs: two seconds, and a warning.)
+/// A minute without failures changes neither leader nor term. (In the labs: two seconds, and a
+/// warning.)
 #[test]
 fn initial_election() {
     nodes(3).run(SEEDS, async |lab: &mut Lab| {
@@ -32,12 +33,12 @@ fn re_election() {
         let leader2 = lab.check_one_leader().await;
         let term = lab.term(leader2);
 
-        // An old leader that comes back disturbs nobody.
+        // An old leader that comes back disturbs no other node.
         lab.connect(&[leader1]);
         assert_eq!(lab.check_one_leader().await, leader2);
         assert_eq!(lab.check_terms(), term);
 
-        // Nobody leads without a quorum, on either side.
+        // No node leads without a quorum, on either side.
         let rest = lab.after(leader2, 1);
         lab.disconnect(&[leader2, rest]);
         sleep(2 * SECOND).await;
@@ -60,7 +61,7 @@ fn many_elections() {
             let before = lab.check_one_leader().await;
             let mut cut = [(); 3].map(|()| lab.draw(1..=7));
             if iteration == 0 {
-                // Once at least: of 600 seeds one drew it never.
+                // At least once: one of 600 seeds never drew the leader.
                 cut[0] = before;
             }
             lab.disconnect(&cut);

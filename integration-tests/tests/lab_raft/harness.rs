@@ -1,4 +1,4 @@
-//! The labs' harness: networks, assertions and their exact meanings, on a simulated cluster.
+//! The labs' harness on a simulated cluster: networks, assertions and their exact meanings.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -23,7 +23,7 @@ use super::ledger::{Ledger, Outcomes, Started};
 pub(crate) const MS: Duration = Duration::from_millis(1);
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 
-/// The longest that a test of the labs may take, on their clock and on ours.
+/// The longest that a test of the labs may take, on the labs' clock and on ours.
 const TEST_DURATION_MAX: Duration = Duration::from_secs(120);
 /// How long the labs wait for an agreement: in all, and after one proposal.
 const AGREEMENT_PATIENCE: Duration = Duration::from_secs(10);
@@ -31,15 +31,15 @@ const PROPOSAL_PATIENCE: Duration = Duration::from_secs(2);
 /// The labs' `wait`: the sum of its sleeps.
 const WAIT_PATIENCE: Duration = Duration::from_secs(31);
 
-/// What the links do.
+/// The behaviour of the links.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Links {
     /// Messages arrive at once, each once, in order.
     Reliable,
-    /// Each message is lost with a probability of 10 %, and what is not takes up to 26 ms and overtakes
-    /// others freely. In the labs only requests are delayed; here answers are as well.
+    /// Each message is lost with a probability of 10 %; the others take up to 26 ms and overtake
+    /// each other freely. In the labs only requests are delayed; here responses are as well.
     Unreliable,
-    /// And two answers in three are 200 to 2,200 ms late.
+    /// `Unreliable`, and two responses in three are 200 to 2,200 ms late.
     LongReordering,
 }
 
@@ -54,7 +54,8 @@ impl Links {
     }
 }
 
-/// What the labs' thresholds are stated for: 100 ms between heartbeats, 300 to 600 ms until an election.
+/// The timeouts that the labs' thresholds are stated for: 100 ms between heartbeats, 300 to 600 ms
+/// until an election.
 pub(crate) fn lab_profile(config: &mut NodeConfig) {
     config.raft.heartbeat_interval = 100 * MS;
     config.raft.election_timeout = 300 * MS;
@@ -87,7 +88,7 @@ impl Setup {
         Self { check_quorum: false, ..self }
     }
 
-    /// Runs the test for each seed, and ends it as [`Lab::end`] says.
+    /// Runs the test for each seed, and ends it with [`Lab::end`].
     pub(crate) fn run(self, seeds: Range<u64>, test: impl AsyncFn(&mut Lab)) {
         for_seeds(seeds, async |seed| {
             let mut lab = Lab::new(seed, self).await;
@@ -97,7 +98,7 @@ impl Setup {
     }
 }
 
-/// Whether [`Lab::one`] may propose a command again.
+/// Permission for [`Lab::one`] to propose a command again.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Retry {
     Yes,
@@ -149,8 +150,8 @@ impl Lab {
         lab
     }
 
-    /// Ends a test: within the labs' time, and with all nodes, whole again, holding one state that every
-    /// answer agrees with.
+    /// Ends a test: checks that it took no longer than the labs allow, and that all nodes, with all
+    /// links healed, hold one state that every outcome agrees with.
     pub(crate) async fn end(&mut self) -> Outcomes {
         let elapsed = self.started.elapsed();
         assert!(elapsed <= TEST_DURATION_MAX, "the test took {elapsed:?}");
@@ -174,12 +175,12 @@ impl Lab {
         self.cluster.network.set_default_faults(links.faults());
     }
 
-    /// What nodes have handed to the network so far: requests and answers.
+    /// Messages that nodes have handed to the network so far: requests and responses.
     pub(crate) fn message_count(&self) -> u64 {
         self.cluster.network.stats().sent
     }
 
-    /// Those of them by which new members meet, since the test began.
+    /// The messages by which new members meet, since the test began.
     pub(crate) fn founding_count(&self) -> u64 {
         self.founding_count.load(Relaxed)
     }
@@ -189,14 +190,14 @@ impl Lab {
         self.frame_count.load(Relaxed)
     }
 
-    /// A command like no other of the run.
+    /// A command that is unique in the run.
     pub(crate) fn command(&self) -> Bytes {
         let mut next = self.next_command.borrow_mut();
         *next += 1;
         command(*next - 1)
     }
 
-    /// An even number of the range.
+    /// A uniformly distributed number of the range.
     pub(crate) fn draw(&self, range: RangeInclusive<u64>) -> u64 {
         self.chance.borrow_mut().random_range(range)
     }
@@ -205,7 +206,7 @@ impl Lab {
         self.chance.borrow_mut().random_bool(probability)
     }
 
-    /// To the microsecond, so that what follows happens between the timers of nodes as well.
+    /// To the microsecond, so that the next action also falls between the timers of nodes.
     pub(crate) async fn sleep_up_to(&self, max: Duration) {
         let micros = u64::try_from(max.as_micros()).unwrap();
         sleep(Duration::from_micros(self.draw(0..=micros))).await;
@@ -220,7 +221,7 @@ impl Lab {
         self.cluster.nodes.contains_key(&id)
     }
 
-    /// Those that run and are not cut off.
+    /// The nodes that run and are not isolated.
     pub(crate) fn connected(&self) -> Vec<NodeId> {
         let is_connected = |id: &NodeId| self.is_up(*id) && !self.cluster.is_isolated(*id);
         self.cluster.ids().filter(is_connected).collect()
@@ -244,7 +245,7 @@ impl Lab {
         self.nodes_changed();
     }
 
-    /// Power is lost and comes back.
+    /// The node loses power, if it runs, and starts again.
     pub(crate) async fn restart(&mut self, id: NodeId) {
         if self.is_up(id) {
             self.crash(id);
@@ -263,7 +264,7 @@ impl Lab {
         }
     }
 
-    /// All are told to stop at once, and have.
+    /// Stops all nodes at once, and waits until they have stopped.
     pub(crate) async fn stop_all(&mut self) {
         let nodes = std::mem::take(&mut self.cluster.nodes);
         let stops: Vec<_> = nodes
@@ -276,12 +277,12 @@ impl Lab {
         }
     }
 
-    /// Clients know who runs.
+    /// Tells the clients which nodes run.
     fn nodes_changed(&self) {
         *self.clients.nodes.lock().unwrap() = self.cluster.nodes.clone();
     }
 
-    /// For a task of its own.
+    /// Clients for a task of its own.
     pub(crate) fn clients(&self) -> Clients {
         self.clients.clone()
     }
@@ -299,14 +300,15 @@ impl Lab {
         self.clients.propose(id, command)
     }
 
-    /// Proposes to every running node; only those that believe to lead take it.
+    /// Proposes to every running node; only nodes that believe they lead accept.
     pub(crate) fn propose_everywhere(&self, command: &Bytes) -> Vec<(NodeId, Started)> {
         let started = |id: NodeId| Some((id, self.propose(id, command.clone())?));
         self.cluster.nodes.keys().copied().filter_map(started).collect()
     }
 
-    /// The labs' `checkOneLeader`: within about five seconds, one of the connected nodes leads. More than
-    /// one may believe so, each in a term of its own; the latest counts.
+    /// The labs' `checkOneLeader`: within about five seconds, one of the connected nodes leads.
+    /// Several may believe that they lead, each in a term of its own; the one in the latest term is
+    /// returned.
     pub(crate) async fn check_one_leader(&self) -> NodeId {
         for _ in 0..10 {
             sleep(self.draw(450..=549) as u32 * MS).await;
@@ -340,8 +342,9 @@ impl Lab {
         self.cluster.applied_count(number)
     }
 
-    /// The labs' `one`: within ten seconds, `count` nodes apply the command at the same number, which is
-    /// returned. Without [`Retry::Yes`] the first proposal has to get there within two seconds.
+    /// The labs' `one`: within ten seconds, `count` nodes apply the command at the same number,
+    /// which is returned. Without [`Retry::Yes`] the first proposal has to succeed within two
+    /// seconds.
     pub(crate) async fn one(&self, command: Bytes, count: usize, retry: Retry) -> u64 {
         let until = Instant::now() + AGREEMENT_PATIENCE;
         while Instant::now() < until {
@@ -356,7 +359,7 @@ impl Lab {
             let patience = Instant::now() + PROPOSAL_PATIENCE;
             let agreed = timeout_at(patience, async {
                 let Ok(number) = started.answer().await else {
-                    // As the labs do, which learn of no failure.
+                    // As in the labs, which learn of no failure.
                     return std::future::pending().await;
                 };
                 self.cluster.until(|| self.applied_count(number) >= count).await;
@@ -373,7 +376,7 @@ impl Lab {
         panic!("{command:?} was not agreed on by {count} nodes");
     }
 
-    /// The labs' `wait`: `count` nodes apply what has this number.
+    /// The labs' `wait`: `count` nodes apply the command with this number.
     pub(crate) async fn wait(&self, number: u64, count: usize) -> Bytes {
         let applied = self.cluster.until(|| self.applied_count(number) >= count);
         timeout(WAIT_PATIENCE, applied).await.expect("enough nodes get there");
@@ -386,7 +389,7 @@ impl Lab {
     }
 }
 
-/// Knows the nodes that run, and what was proposed to them. Clones are the same.
+/// Knows the nodes that run, and the proposals made to them. Clones share both.
 #[derive(Clone, Default)]
 pub(crate) struct Clients {
     nodes: Arc<Mutex<BTreeMap<NodeId, Node<Observed<Counter>>>>>,

@@ -1,7 +1,7 @@
-//! What was proposed, and what became of it.
+//! Proposals and their outcomes.
 //!
-//! An answer *done* names the number of the command, so it is checked exactly. *Surely not done* and
-//! *unknown* are checked by how often the command was applied in all.
+//! The outcome *done* names the number of the command, so it is checked exactly. *Surely not done*
+//! and *unknown* are checked by how often the command was applied in all.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -12,31 +12,31 @@ use tokio::sync::watch;
 
 pub(crate) type Answer = Result<u64, ProposeError>;
 
-/// One proposal, whose answer may be awaited.
+/// One proposal, whose outcome may be awaited.
 #[derive(Clone)]
 pub(crate) struct Started {
     answer: watch::Receiver<Option<Answer>>,
 }
 
 impl Started {
-    /// The answer, which every proposal gets.
+    /// The outcome, which every proposal gets.
     pub(crate) async fn answer(&self) -> Answer {
         let mut answer = self.answer.clone();
         let given = answer.wait_for(Option::is_some).await.expect("each proposal is answered");
         given.clone().expect("just waited for it")
     }
 
-    /// The answer, if there is one by now.
+    /// The outcome, if it is known by now.
     pub(crate) fn answer_so_far(&self) -> Option<Answer> {
         self.answer.borrow().clone()
     }
 }
 
-/// All proposals of a run. Clones are the same ledger.
+/// All proposals of a run. Clones share one ledger.
 #[derive(Clone, Default)]
 pub(crate) struct Ledger(Arc<Mutex<Vec<(Bytes, Started)>>>);
 
-/// How the proposals of a run came out.
+/// Proposals of a run, counted by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Outcomes {
     pub(crate) done_count: usize,
@@ -45,7 +45,7 @@ pub(crate) struct Outcomes {
 }
 
 impl Ledger {
-    /// Enters a proposal; what is returned takes its answer.
+    /// Enters a proposal; the returned function takes its outcome.
     pub(crate) fn enter(&self, command: Bytes) -> (Started, impl FnOnce(Answer) + Send + 'static) {
         let (sender, answer) = watch::channel(None);
         let started = Started { answer };
@@ -60,7 +60,7 @@ impl Ledger {
         self.0.lock().unwrap()
     }
 
-    /// Holds all answers against the commands that were applied, of which number 1 is the first.
+    /// Checks all outcomes against the commands that were applied, of which number 1 is the first.
     pub(crate) async fn check(&self, applied: &[Bytes]) -> Outcomes {
         let mut outcomes = Outcomes::default();
         let mut by_command: BTreeMap<Bytes, Counts> = BTreeMap::new();

@@ -1,7 +1,7 @@
-//! Lab 2C: what was agreed on survives crashes, partitions and a bad network.
+//! Lab 2C: agreed commands survive crashes, partitions and a bad network.
 //!
-//! Where many random things happen, disks and links take their time, so that they hit proposals which are
-//! under way; and the outcomes show that they did.
+//! Where many random faults happen, disks and links have latency, so that the faults hit proposals
+//! under way; the outcomes show that they did.
 
 use std::ops::Range;
 
@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::harness::{Clients, Lab, Links, MS, Retry, SECOND, nodes};
 
 const SEEDS: Range<u64> = 0..20;
-/// Of the long ones.
+/// Seeds of the long tests.
 const FEW_SEEDS: Range<u64> = 0..4;
 
 #[test]
@@ -42,8 +42,8 @@ fn persist1() {
     });
 }
 
-/// Of the three that can talk in the end, two come back from a crash with an old log: only the third can
-/// lead.
+/// Three nodes can talk in the end. Two of them come back from a crash with an old log, so only the
+/// third can lead.
 #[test]
 fn persist2() {
     nodes(5).run(SEEDS, async |lab: &mut Lab| {
@@ -91,15 +91,16 @@ fn persist3() {
     });
 }
 
-/// Disks and links that take up to so long that a node may crash, or be cut off, anywhere on the way of a
+/// Disks and links with enough latency that a node may crash, or be isolated, at any stage of a
 /// proposal.
 fn takes_time(lab: &Lab) {
     lab.cluster.slow_disks(2 * MS);
     lab.cluster.network.set_default_faults(LinkFaults::none().delaying(MS, 3 * MS));
 }
 
-/// Leaders crash just after they were given something, again and again. A leader that counted copies of an
-/// older term's entry as agreement would have it replaced after it was applied (dissertation, figure 3.7).
+/// Leaders crash just after a proposal, again and again. A leader that counted copies of an older
+/// term's entry as agreement would have it replaced after it was applied (dissertation, figure
+/// 3.7).
 pub(crate) async fn leaders_crash(lab: &mut Lab) {
     takes_time(lab);
     lab.one(lab.command(), 1, Retry::Yes).await;
@@ -148,7 +149,8 @@ fn unreliable_agree() {
     });
 }
 
-/// Leaders are cut off at any time, on links that lose; later, answers of two seconds ago arrive as well.
+/// Leaders are isolated at any time, on lossy links; later, responses of two seconds ago arrive as
+/// well.
 pub(crate) async fn leaders_are_cut_off(lab: &mut Lab) {
     lab.one(lab.command(), 1, Retry::Yes).await;
     for iteration in 0..1_000 {
@@ -184,7 +186,7 @@ fn figure8_unreliable() {
     });
 }
 
-/// Clients propose to whoever leads while nodes are cut off, crash and come back.
+/// Clients propose to the current leader while nodes are isolated, crash and come back.
 pub(crate) async fn churn(lab: &mut Lab) {
     // The cluster is founded first: all its members must meet once.
     lab.cluster.leader().await;
@@ -233,7 +235,7 @@ pub(crate) async fn churn(lab: &mut Lab) {
     }
 }
 
-/// Returns what it saw agreed on.
+/// Returns the commands that it observed as agreed on, with their numbers.
 async fn client(clients: Clients, client: u64, until: Instant) -> Vec<(u64, Bytes)> {
     let mut seen = Vec::new();
     let mut count = 0;
@@ -249,7 +251,7 @@ async fn client(clients: Clients, client: u64, until: Instant) -> Vec<(u64, Byte
         if let Ok(Ok(number)) = timeout(380 * MS, started.answer()).await {
             seen.push((number, command));
         }
-        // On an undelayed network an agreement takes no time at all.
+        // On a network without latency an agreement takes no time at all.
         sleep(MS).await;
     }
     seen

@@ -1,7 +1,8 @@
-//! The rsm part of the labs of 2025: whoever waits for an answer gets one, and it is his own.
+//! The rsm part of the labs of 2025: every caller that waits for an output gets one, and it is its
+//! own.
 //!
-//! The counter is the number of commands that were applied: each increment is a command, and the answer
-//! to it is its number.
+//! The counter is the number of applied commands: each increment is a command, and its output is
+//! its number.
 
 use std::ops::Range;
 
@@ -12,14 +13,14 @@ use super::ledger::Started;
 
 const SEEDS: Range<u64> = 0..20;
 
-/// Increments one after another, and checks what each is told.
+/// Increments one after another, and checks each output.
 async fn increment(lab: &Lab, numbers: std::ops::RangeInclusive<u64>, count: usize) {
     for number in numbers {
         assert_eq!(lab.one(lab.command(), count, Retry::Yes).await, number);
     }
 }
 
-/// All answers have come by then.
+/// Checks that all outcomes arrive within this time.
 async fn all_answered(started: &[Started], within: std::time::Duration) {
     let since = Instant::now();
     for started in started {
@@ -71,7 +72,7 @@ fn rsm_leader_failure() {
     });
 }
 
-/// Puts the leader into a minority and has it take a hundred commands that must never be executed.
+/// Isolates the leader and has it take a hundred commands that must never be executed.
 async fn begin_in_vain(lab: &mut Lab) -> (u64, Vec<Started>) {
     increment(lab, 1..=1, 3).await;
     let leader = lab.check_one_leader().await;
@@ -81,7 +82,7 @@ async fn begin_in_vain(lab: &mut Lab) -> (u64, Vec<Started>) {
     (leader, in_vain)
 }
 
-/// The old leader is back, and has been told; everybody gets on.
+/// Reconnects the old leader: its proposals fail, and the whole cluster gets on.
 async fn end_in_vain(lab: &mut Lab, leader: u64, in_vain: &[Started]) {
     lab.connect(&[leader]);
     all_answered(in_vain, SECOND).await;
@@ -92,8 +93,8 @@ async fn end_in_vain(lab: &mut Lab, leader: u64, in_vain: &[Started]) {
     increment(lab, 3..=3, 3).await;
 }
 
-/// Without a check of the quorum, as in the labs, nobody is answered before the leader hears of the next
-/// one.
+/// Without check quorum, as in the labs, no proposal gets an outcome before the leader learns of
+/// the next leader.
 #[test]
 fn rsm_leader_partition() {
     nodes(3).without_check_quorum().run(SEEDS, async |lab: &mut Lab| {
@@ -104,7 +105,8 @@ fn rsm_leader_partition() {
     });
 }
 
-/// With it, a leader without a quorum says within an election timeout or two that it does not know.
+/// With check quorum, a leader without a quorum reports unknown outcomes within an election timeout
+/// or two.
 #[test]
 fn rsm_leader_partition_with_check_quorum() {
     nodes(3).run(SEEDS, async |lab: &mut Lab| {
@@ -128,8 +130,8 @@ fn rsm_restart_replay() {
     });
 }
 
-/// A hundred are under way when all nodes are told to stop; disks take their time, so that some of them
-/// are not done by then.
+/// A hundred proposals are under way when all nodes are told to stop. Disks are slow, so some of
+/// the proposals are not done by then.
 async fn shut_down_amid_requests(lab: &mut Lab) -> Vec<Started> {
     lab.cluster.slow_disks(30 * MS);
     let leader = lab.check_one_leader().await;
@@ -152,8 +154,8 @@ fn rsm_shutdown() {
     });
 }
 
-/// What a later term puts at the index that somebody waited for does not answer him: the ledger knows whose
-/// command is where.
+/// A command that a later term puts at the index of a pending proposal is not the outcome of that
+/// proposal: the ledger knows which command is at which place.
 #[test]
 fn rsm_restart_submit() {
     nodes(3).run(SEEDS, async |lab: &mut Lab| {

@@ -1,5 +1,5 @@
-//! The definition, tried out: every order of a few calls of one key. As little like the checker as can
-//! be: whole values, no memory, no pruning.
+//! The definition, tried out: every order of a few calls of one key. As different from the checker
+//! as possible: whole values, no memory, no pruning.
 
 use bytes::Bytes;
 use integration_tests::linearizability::{Call, Outcome, Request};
@@ -9,13 +9,13 @@ use kv_service::operation::{Expect, Operation};
 struct State {
     /// Value, version, revisions of creation and last change.
     record: Option<Stored>,
-    /// Where the log is.
+    /// Last revision of the log.
     revision: u64,
 }
 
 pub(crate) struct Brute<'a> {
     calls: &'a [Call],
-    /// Hold the order to the revisions that were told. Revisions that nobody was told may be any up
+    /// True if the order must agree with the reported revisions. Unreported revisions may be any up
     /// to `revision_max`.
     by_revision: bool,
     revision_max: u64,
@@ -57,7 +57,7 @@ impl<'a> Brute<'a> {
         })
     }
 
-    /// All that can be after the call, with the answer that it had.
+    /// All possible states after the call, given its response.
     fn after(&self, state: &State, call: &Call) -> Vec<State> {
         let Request::Write(operation) = &call.request else { return self.after_get(state, call) };
         let written = match &call.outcome {

@@ -1,5 +1,5 @@
-//! The checker itself is tested: against the definition on small histories, on histories of a store
-//! that is right, and on those of stores with a bug that the answers prove.
+//! Tests of the checker itself: against the definition on small histories, on histories of a
+//! correct store, and on those of stores with a bug that the responses prove.
 //!
 //! A failure names its seed; `SEEDS=17..18 cargo test -p integration-tests --test linearizability
 //! <test>` runs just seed 17.
@@ -22,7 +22,7 @@ use kv_service::sim::seeds_to_run;
 
 use crate::store::{Bug, Mix, Workload, run};
 
-/// All seeds are run, so what is said of many holds.
+/// Returns true if all seeds are run, so that assertions about many of them hold.
 pub(crate) fn runs_all_seeds() -> bool {
     std::env::var_os("SEEDS").is_none()
 }
@@ -44,10 +44,10 @@ const BUSY: Workload = Workload {
     span: 20,
 };
 
-/// Whether answers tell versions, and revisions.
+/// Combinations of reported versions and reported revisions.
 const TOLD: [(bool, bool); 4] = [(false, false), (true, false), (false, true), (true, true)];
 
-/// With what the answers may tell, and with the kinds of operations.
+/// All combinations of reported numbers and of kinds of operations.
 fn variants(workload: Workload) -> Vec<Workload> {
     let mut variants = Vec::new();
     for mix in [MOST_KINDS, NO_SWAPS, APPENDS] {
@@ -73,7 +73,7 @@ fn a_store_that_is_right_is_never_accused() {
     }
 }
 
-/// Each bug, in hundreds of histories whose answers prove it.
+/// Checks that the bug is found in every history whose responses prove it, in hundreds of them.
 fn is_found(bug: Bug, workload: Workload, proven_min: usize) {
     let mut proven = 0;
     for workload in variants(workload) {
@@ -123,8 +123,8 @@ fn reordered_writes_are_found() {
     is_found(Bug::Reordered, BUSY, 500);
 }
 
-/// With a write, never executed, that makes values ambiguous: nothing can be told from the values
-/// alone, and the search has to find out without knowing where writes belong.
+/// Adds a write, never executed, that makes values ambiguous: the values alone prove nothing, and
+/// the search has to decide without knowing where writes belong.
 fn ambiguous(run: &store::Run) -> History {
     let mut history = run.history();
     let keys: BTreeSet<Bytes> = run.calls.iter().map(|call| call.key().clone()).collect();
@@ -153,7 +153,7 @@ fn the_search_alone_finds_the_bugs_as_well() {
     }
 }
 
-/// What large runs of real clusters look like. The steps bound the time, whatever the machine.
+/// The shape of large runs of real clusters. Steps bound the time on every machine.
 #[test]
 fn large_histories_are_decided_in_few_steps() {
     let large = Workload {
@@ -166,7 +166,7 @@ fn large_histories_are_decided_in_few_steps() {
         span: 1_000,
         ..BUSY
     };
-    // Deletes and swaps of unknown outcome leave more open, so keys have to be changed sooner.
+    // Deletes and swaps of unknown outcome leave more possibilities, so each key gets fewer calls.
     let of_most_kinds = Workload { keys: 40, mix: MOST_KINDS, ..large };
     for workload in [large, of_most_kinds] {
         for (tell_versions, tell_revisions) in TOLD {
@@ -299,7 +299,7 @@ fn a_violation_is_not_a_pass() {
     assert_linearizable(&calls.into_iter().collect());
 }
 
-/// The log of a put, an append of unknown outcome and a read that did not see it.
+/// The log of a put, an append of unknown outcome and a read that did not observe it.
 fn with_log(read: Call, log: &[(u64, Request)]) -> Verdict {
     let put = done_at(1, Request::put("k", "a;"), (1, 2), 5);
     let append = call(2, Request::append("k", "b;"), (3, 4), Outcome::Unknown);
@@ -333,7 +333,7 @@ fn the_log_tells_what_became_of_unknown_outcomes() {
     assert_eq!(judge(&[(5, &put), (6, &Request::append("k", "c;"))]), Some(Rule::Refused));
     assert_eq!(judge(&[(5, &put), (6, &Request::append("k", "d;"))]), Some(Rule::Phantom));
 
-    // Where a read was served is told by a node, not by the client.
+    // The index at which a read was served comes from a node, not from the client.
     let served = |served_at| {
         let mut read = read();
         let Outcome::Got(seen) = &mut read.outcome else { unreachable!("it is a read") };

@@ -1,4 +1,5 @@
-//! Small histories, true ones and such that were tampered with: the checker and the definition agree.
+//! Small histories, true ones and ones that were tampered with: the checker and the definition
+//! agree.
 
 use bytes::Bytes;
 use integration_tests::linearizability::{Call, Outcome, Request, STEPS_PER_KEY, Verdict, check};
@@ -30,7 +31,7 @@ fn workload(random: &mut Random) -> Workload {
     }
 }
 
-/// Makes an answer, a time or an outcome another one.
+/// Changes a response, a time or an outcome.
 fn tamper(calls: &mut [Call], random: &mut Random) {
     let values: Vec<Option<Bytes>> = calls
         .iter()
@@ -72,7 +73,7 @@ fn tamper(calls: &mut [Call], random: &mut Random) {
             Outcome::NotExecuted | Outcome::Unknown => {}
         },
     }
-    // A put changes something, whatever was tampered with; and nothing has no version.
+    // Keep the calls sound: a missing key has no version, and a key that exists has none of 0.
     for call in calls {
         if let Outcome::Got(seen) = &mut call.outcome
             && (seen.value.is_none() || seen.version == Some(0))
@@ -82,7 +83,7 @@ fn tamper(calls: &mut [Call], random: &mut Random) {
     }
 }
 
-/// It leaves nothing open about revisions.
+/// Returns true if the call leaves nothing open about revisions.
 fn all_told(call: &Call) -> bool {
     match &call.outcome {
         Outcome::Written(written) => written.revision.is_some(),
@@ -124,8 +125,8 @@ fn the_checker_agrees_with_the_definition_on_small_histories() {
         let revisions_are_exact = calls.iter().all(all_told) || calls.iter().all(none_told);
         let told: Vec<String> = calls.iter().map(Call::to_string).collect();
         let told = told.join("\n");
-        // Nothing false is said of a history that has an order, and nothing that has none passes.
-        // By revisions alone the checker may let something pass if writes did not hear theirs.
+        // A history that has an order is never accused, and one that has none never passes. By
+        // revisions alone the checker may let a history pass if writes did not receive theirs.
         assert!(found || !by_revisions, "seed {seed}: false alarm, {verdict:?}\n{told}");
         assert!(!found || by_values, "seed {seed}: missed\n{told}");
         if revisions_are_exact {

@@ -1,5 +1,5 @@
-//! A store that does one operation at a time, and histories of random clients of it. It can be told to
-//! have a bug, and then knows whether what the clients heard proves the bug.
+//! A store that executes one operation at a time, and histories of random clients of it. It can be
+//! given a bug, and then knows whether the responses that the clients received prove the bug.
 
 use std::collections::BTreeMap;
 
@@ -27,7 +27,7 @@ pub(crate) struct Workload {
     pub(crate) mix: Mix,
     pub(crate) unknown_percent: usize,
     pub(crate) refused_percent: usize,
-    /// Each value is written by one call, and none is the beginning of another.
+    /// Each value is written by one call, and none is a prefix of another.
     pub(crate) unique: bool,
     pub(crate) tell_versions: bool,
     pub(crate) tell_revisions: bool,
@@ -38,17 +38,18 @@ pub(crate) struct Workload {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Bug {
     None,
-    /// An acknowledged append is not carried out.
+    /// An acknowledged append is not executed.
     Lost,
-    /// A read shows what the last write that was known replaced.
+    /// A read returns the value that the last known write replaced.
     Stale,
-    /// An append is carried out again, some operations later.
+    /// An append is executed again, some operations later.
     Duplicated,
-    /// A read shows the last two appends the wrong way round.
+    /// A read returns the last two appends in the wrong order.
     Reordered,
 }
 
-/// What a key holds, and which calls made it: the one that replaced, and the appends since.
+/// The content of a key, and the calls that made it: the one that replaced it, and the appends
+/// since.
 #[derive(Clone, Debug)]
 struct Content {
     value: Vec<u8>,
@@ -61,7 +62,7 @@ struct Content {
 pub(crate) struct Run {
     pub(crate) calls: Vec<Call>,
     pub(crate) log: Vec<Applied>,
-    /// The bug was met, and the answers prove it.
+    /// The bug occurred, and the responses prove it.
     pub(crate) proven: bool,
 }
 
@@ -71,7 +72,7 @@ impl Run {
     }
 }
 
-/// When something happens to a call, and whether it has an effect.
+/// The times of a call, and its fate.
 struct Plan {
     client: u64,
     called_at: u64,
@@ -84,9 +85,9 @@ struct Plan {
 enum Fate {
     Answered,
     Refused,
-    /// Unknown, and it happened.
+    /// Unknown outcome; it was executed.
     Silent,
-    /// Unknown, and it did not happen.
+    /// Unknown outcome; it was not executed.
     Vanished,
 }
 
@@ -108,7 +109,7 @@ fn plans(workload: &Workload, random: &mut Random) -> Vec<Plan> {
                 }
                 _ => Fate::Answered,
             };
-            // What nobody hears of may come long after everybody gave up.
+            // An effect without a response may come long after the client gave up.
             let late = fate == Fate::Silent && random.percent(30);
             let effect_at = effect_at + if late { 20 * workload.span as u64 } else { 0 };
             Plan { client: client as u64, called_at, effect_at, returned_at, fate }
@@ -122,13 +123,13 @@ struct Store<'a> {
     workload: &'a Workload,
     random: &'a mut Random,
     keys: BTreeMap<Bytes, Option<Content>>,
-    /// All that a key ever held.
+    /// All contents that a key ever had.
     past: BTreeMap<Bytes, Vec<Option<Content>>>,
     revision: u64,
     run: Run,
 }
 
-/// Runs the clients against a store with this bug, which shows at one operation at most.
+/// Runs the clients against a store with this bug, which strikes one operation at most.
 pub(crate) fn run(workload: &Workload, bug: Bug, seed: u64) -> Run {
     let mut random = Random::new(seed);
     let plans = plans(workload, &mut random);
@@ -217,7 +218,7 @@ impl Store<'_> {
         }
     }
 
-    /// Often what is there, sometimes what was there.
+    /// Often the present content, sometimes an earlier one.
     fn expectation(&mut self, key: &Bytes) -> Expect {
         let past = self.past.get(key).map(Vec::as_slice).unwrap_or_default();
         let current = self.keys.get(key).cloned().flatten();
@@ -231,7 +232,7 @@ impl Store<'_> {
         }
     }
 
-    /// Does it, or with `lost` only says so.
+    /// Executes the request, or with `lost` only reports that it did.
     fn execute(&mut self, at: usize, request: &Request, lost: bool) -> Outcome {
         let before = self.keys.get(request.key()).cloned().flatten();
         let Request::Write(operation) = request else {
@@ -303,8 +304,9 @@ impl Store<'_> {
         }
     }
 
-    /// The value before the last change, if a call made it whose return is before the call of the
-    /// change, and the change returned before `called_at`: then it was surely gone.
+    /// A stale response: the value before the last change. It is given only if the value was surely
+    /// gone: the call that made it returned before the change was called, and the change returned
+    /// before `called_at`.
     fn stale(&self, request: &Request, called_at: u64) -> Option<Outcome> {
         let Request::Get { key } = request else { return None };
         let now = self.keys.get(key)?.as_ref()?;
@@ -349,8 +351,8 @@ impl Store<'_> {
         })
     }
 
-    /// Somebody read a value without it whose first part was there before the append began, after
-    /// the append was acknowledged.
+    /// The proof is a read that began after the append was acknowledged and returned a value
+    /// without it, whose first part was there before the append began.
     fn prove_lost(&mut self, victim: usize) {
         let append = &self.run.calls[victim];
         let proven = self.gets().any(|(get, value)| {
@@ -375,7 +377,8 @@ impl Store<'_> {
         self.run.proven = proven;
     }
 
-    /// Another read shows the last two parts of what call `at` saw, in the other order.
+    /// Returns true if another read shows the last two parts of the value of call `at` in the other
+    /// order.
     fn right_way_round_was_seen(&self, at: usize) -> bool {
         let Outcome::Got(Seen { value: Some(wrong), .. }) = &self.run.calls[at].outcome else {
             return false;

@@ -1,4 +1,4 @@
-//! Clients that are cut off from the leader, while it is in touch with its peers and with other clients.
+//! Clients that are cut off from the leader, while the leader reaches its peers and other clients.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use kv_service::client::Outcome;
 
 const SHORT: Duration = Duration::from_secs(2);
 
-/// It reads by way of the followers, and what it reads is no older than what others have written.
+/// The client reads through the followers, and reads nothing older than other clients have written.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_without_the_leader_reads_nothing_old() {
     let cluster = Cluster::start(Plan::default()).await;
@@ -35,7 +35,8 @@ async fn a_client_without_the_leader_reads_nothing_old() {
     cluster.finish().await;
 }
 
-/// The request arrives and the answer does not: it is sent again until it does, and done once.
+/// The request arrives and the response is lost: the client repeats the request until it gets the
+/// response, and the request is executed once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_that_is_lost_is_got_later_and_nothing_is_done_twice() {
     let mut cluster = Cluster::start(Plan::default()).await;
@@ -51,7 +52,7 @@ async fn an_answer_that_is_lost_is_got_later_and_nothing_is_done_twice() {
     let is_done = async || value(&near, "k").await.unwrap() == b"before,once,";
     eventually("the request to be executed", is_done).await;
     assert!(!appending.is_finished(), "the answer cannot have come");
-    // The next leader knows the answer, too.
+    // The next leader knows the response, too.
     cluster.node(leader).kill().await;
     cluster.serves_within(RECOVERY).await;
     appending.await.unwrap().unwrap();
@@ -62,7 +63,7 @@ async fn an_answer_that_is_lost_is_got_later_and_nothing_is_done_twice() {
     cluster.finish().await;
 }
 
-/// A leader without clients stays, and serves them again as soon as they are back.
+/// A leader without clients stays, and serves them again as soon as they reach it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_clients_without_the_leader_depose_nobody() {
     let cluster = Cluster::start(Plan::default()).await;

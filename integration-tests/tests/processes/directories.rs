@@ -1,4 +1,4 @@
-//! Damage that people and decay do to the directory of a node that is stopped.
+//! Damage by operators and by decay to the directory of a stopped node.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -28,21 +28,21 @@ async fn a_directory_that_is_copied_moved_or_put_back_is_refused() {
     client.put("k", "new").await.unwrap();
     cluster.converges().await;
 
-    // Put back from a backup that is older than what it has acknowledged since.
+    // A backup that is older than the node's acknowledgements since.
     cluster.node(victim).kill().await;
     fs::rename(&data, &aside).unwrap();
     copy(&backup, &data);
     cluster.node(victim).start();
     says_what_to_do(&cluster.node(victim).gives_up().await, "copy");
 
-    // Another node's.
+    // The directory of another node.
     fs::remove_dir_all(&data).unwrap();
     copy_identity(&cluster.nodes[&other].data, &data);
     cluster.node(victim).start();
     let said = cluster.node(victim).gives_up().await;
     assert!(said.contains(&format!("belongs to node {other}")), "{said}");
 
-    // Its own, back from where it was moved to.
+    // The node's own directory, moved back.
     fs::remove_dir_all(&data).unwrap();
     fs::rename(&aside, &data).unwrap();
     cluster.node(victim).start();
@@ -51,8 +51,8 @@ async fn a_directory_that_is_copied_moved_or_put_back_is_refused() {
     cluster.finish().await;
 }
 
-/// The others have everything, so a node may come back with nothing: while they are busy, and while no client
-/// asks anything of them, so that the leader learns nothing but that the node lacks what it had.
+/// The others have everything, so a node may come back with an empty disk: while they are busy, and
+/// while no client sends a request, so that the leader learns only that the node lacks its data.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_directory_that_is_wiped_is_filled_again() {
     let mut cluster = Cluster::start(Plan::default()).await;
@@ -70,7 +70,7 @@ async fn a_directory_that_is_wiped_is_filled_again() {
     cluster.node(victim).start();
     load.advances_by(100).await;
     cluster.converges().await;
-    // And is worth as much as the others.
+    // The node is readmitted: its votes and acknowledgements are counted.
     cluster.node(leader).kill().await;
     cluster.serves_within(RECOVERY).await;
     load.advances_by(20).await;
@@ -82,11 +82,11 @@ async fn a_directory_that_is_wiped_is_filled_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flipped_byte_of_the_log_is_refused_and_not_taken_for_its_end() {
-    // Nothing leaves the log.
+    // The log is never compacted.
     let plan = Plan { max_raft_state: ByteSize(0), ..Plan::default() };
     let mut cluster = Cluster::start(plan).await;
     for node in cluster.nodes.values() {
-        // From then on a file is written from its beginning to its end, and only then another.
+        // From then on files are filled one after the other, each from its beginning to its end.
         eventually("the log's files", async || node.said().contains("ready for reuse")).await;
     }
     let client = cluster.client();
@@ -102,7 +102,7 @@ async fn a_flipped_byte_of_the_log_is_refused_and_not_taken_for_its_end() {
         cluster.node(victim).start();
         let said = cluster.node(victim).gives_up().await;
         says_what_to_do(&said, "damage");
-        // A refused directory is not altered: with the byte as it was, all is well.
+        // A refused directory is not altered: with the byte restored, the node starts.
         flip(&file, place);
         cluster.node(victim).start();
         cluster.converges().await;
@@ -111,13 +111,13 @@ async fn a_flipped_byte_of_the_log_is_refused_and_not_taken_for_its_end() {
     cluster.finish().await;
 }
 
-/// The state is read when it is asked for, so damage shows late; but it never shows as another value.
+/// The state is read on demand, so damage shows late; but it never shows as another value.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flipped_byte_of_the_state_is_never_served() {
     let mut cluster = Cluster::start(Plan::default()).await;
     let client = cluster.client();
     client.put("n", NEEDLE).await.unwrap();
-    // Far enough that the state has been written to tables, and the log forgets.
+    // Enough writes that the state is in tables and the log is compacted.
     write(&client, "after", 300).await;
     cluster.converges().await;
     let damaged = cluster.leader().await;
@@ -128,7 +128,7 @@ async fn a_flipped_byte_of_the_state_is_never_served() {
     flip(&file, place);
     cluster.start_all();
     cluster.serves_within(RECOVERY).await;
-    // Until the damaged one leads, and is asked.
+    // Until the damaged node leads and serves the read.
     for _ in 0..20 {
         if cluster.node(damaged).has_ended().is_some() {
             break;
@@ -150,8 +150,8 @@ async fn a_flipped_byte_of_the_state_is_never_served() {
     cluster.finish().await;
 }
 
-/// Found in files wherever it went, and by no accident. Nothing in it is there twice, so compression
-/// leaves it as it is.
+/// Text that is found in every file it was written to, and in no other by accident. Nothing in it
+/// is repeated, so compression leaves it as it is.
 const NEEDLE: &str = "6f1d2e9b-b07a44c1-d3592e70-81c6f25a";
 
 async fn write(client: &Client, name: &str, count: u32) {
@@ -160,7 +160,7 @@ async fn write(client: &Client, name: &str, count: u32) {
     }
 }
 
-/// Where the needle is, in the newest of the files that have it.
+/// Place of the needle, in the newest of the files that have it.
 pub(crate) fn find(files: &[PathBuf], needle: &str) -> Option<(PathBuf, usize)> {
     files.iter().rev().find_map(|path| {
         let bytes = fs::read(path).unwrap();
@@ -169,8 +169,8 @@ pub(crate) fn find(files: &[PathBuf], needle: &str) -> Option<(PathBuf, usize)> 
     })
 }
 
-/// A place in a batch of the log that later batches vouch for, in the newest of the files. The values
-/// of batches are masked, their marks are not: the operation that puts it, and the batch's number.
+/// A place in a batch of the newest log file that later batches vouch for. The values of batches
+/// are masked, their marks are not: the operation that puts the mark, and the batch's number.
 pub(crate) fn middle_of_log(files: &[PathBuf]) -> Option<(PathBuf, usize)> {
     const MARK: &[u8] = &[1, 1, b'b', 33, b'B'];
     const MARK_OPERATION_BYTES: usize = 4 + 33;
@@ -187,7 +187,7 @@ pub(crate) fn middle_of_log(files: &[PathBuf]) -> Option<(PathBuf, usize)> {
         .collect();
     let (newest, _) = places.last_key_value()?;
     let at = places.get(&newest.checked_sub(LATER_BATCHES)?)?;
-    // In the first record behind the mark, of which none is shorter.
+    // In the first record behind the mark; no record is shorter.
     Some((path.clone(), at + MARK_OPERATION_BYTES + 20))
 }
 
@@ -197,7 +197,7 @@ pub(crate) fn flip(file: &Path, place: usize) {
     fs::write(file, bytes).unwrap();
 }
 
-/// Copies the files by which a directory is known.
+/// Copies the files that identify a directory.
 pub(crate) fn copy_identity(from: &Path, to: &Path) {
     fs::create_dir(to).unwrap();
     for name in ["identity", "lock", "place", "reset-key"] {

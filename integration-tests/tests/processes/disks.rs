@@ -12,7 +12,7 @@ use kv_service::units::ByteSize;
 use raft_core::types::NodeId;
 use tokio::time::sleep;
 
-/// A node that gave up has named the cause and told what to do, on its last line.
+/// Checks that a node that gave up has named the cause and told what to do, on its last line.
 #[track_caller]
 pub(crate) fn says_what_to_do(said: &str, cause: &str) {
     let last = said.lines().rev().find(|line| !line.is_empty()).unwrap_or_default();
@@ -29,7 +29,7 @@ pub(crate) fn says_what_to_do(said: &str, cause: &str) {
     assert!(advice.iter().any(|what| last.contains(what)), "what is to be done? {last}");
 }
 
-/// A node fails, the others go on, and it comes back when it is started.
+/// The node fails, the others go on, and the node comes back when it is started.
 async fn fails_and_returns(what: &str, faults: &[&str], cause: &str) {
     let mut cluster = Cluster::start(Plan::default()).await;
     for leads in [true, false] {
@@ -55,7 +55,7 @@ async fn fails_and_returns(what: &str, faults: &[&str], cause: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sync_that_fails_stops_the_node() {
-    // Whatever is synced: log, tables, snapshots, names.
+    // All syncs: of log, tables, snapshots and names.
     let faults = ["fdatasync:error=EIO", "fsync:error=EIO", "sync_file_range:error=EIO"];
     fails_and_returns("a failing sync", &faults, "Input/output error").await;
 }
@@ -73,7 +73,7 @@ async fn a_full_disk_stops_a_node_until_there_is_room() {
     let mut cluster = Cluster::start(plan).await;
     let load = Workload::start(&cluster, "full", 4);
     load.advances_by(20).await;
-    // It runs into the end of the disk in the middle of whatever it writes next.
+    // The node reaches the end of the disk in the middle of its next write.
     disk.fill_up_to(100_000);
     let said = cluster.node(victim).gives_up().await;
     says_what_to_do(&said, "No space left");
@@ -90,7 +90,7 @@ async fn a_full_disk_stops_a_node_until_there_is_room() {
     cluster.finish().await;
 }
 
-/// In three seconds, in which the slow disk gets six syncs done.
+/// Least writes in three seconds, in which the slow disk completes six syncs.
 const WRITES_BESIDE_A_SLOW_FOLLOWER: u64 = 200;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -113,8 +113,8 @@ async fn a_slow_disk_of_a_follower_slows_nobody() {
     cluster.finish().await;
 }
 
-/// Its heartbeats must not outlive its disk. Whether it steps down or not, the cluster serves while
-/// it hangs.
+/// The leader's heartbeats must not outlive its disk. The cluster serves while the disk hangs, with
+/// this leader or with another.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_disk_of_the_leader_stops_nobody() {
     let disks: Result<BTreeMap<NodeId, Disk>, String> =
@@ -152,7 +152,7 @@ async fn what_was_acknowledged_survives_a_loss_of_power_everywhere() {
         Err(why) => return not_run("a loss of power", &why),
     };
     let data = disks.iter().map(|(id, disk)| (*id, disk.data())).collect();
-    // A log that is compacted all the time, so that power is lost in the middle of that as well.
+    // The log is compacted all the time, so that power is lost in the middle of that as well.
     let plan = Plan { data, max_raft_state: ByteSize(64 << 10), ..Plan::default() };
     let mut cluster = Cluster::start(plan).await;
     for round in 0..3 {

@@ -1,4 +1,4 @@
-//! Single writes and syncs that fail once, or do less than they were asked to.
+//! Single writes and syncs that fail once, or do less than requested.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -12,12 +12,12 @@ use raft_core::types::NodeId;
 
 use super::disks::says_what_to_do;
 
-/// Files that a node writes: its log, the tables of its state as they are new and as they are merged, and the
-/// list of those tables.
+/// Files that a node writes: its log, the tables of its state when they are new and when they are
+/// merged, and the list of those tables.
 pub(crate) const KINDS_OF_FILES: [&str; 4] = [".log", ".table", ".sst", "MANIFEST"];
 
 /// The kernel promises nothing after a failed sync: the bytes may be gone for good. So a node must
-/// not go on with a log, or with a state, of which it does not know whether it is there.
+/// not go on with a log, or with a state, that may not be on disk.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sync_that_fails_once_stops_the_node_though_the_next_would_succeed() {
     for file in KINDS_OF_FILES {
@@ -57,7 +57,7 @@ async fn fails_once(fault: FileFault, file: &str, cause: &str) {
     cluster.finish().await;
 }
 
-/// A kernel may write less than it was asked to and call it a success; the writer has to go on.
+/// A kernel may write less than requested and report success; the writer has to go on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writes_that_are_short_are_completed() {
     if let Err(why) = Preload::new(PathBuf::new()) {
@@ -69,7 +69,7 @@ async fn writes_that_are_short_are_completed() {
     }
     let load = Workload::start(&cluster, "short", 11);
     load.advances_by(300).await;
-    // It recovers, and receives a snapshot, under the same conditions.
+    // The node recovers, and receives a snapshot, under the same conditions.
     let leader = cluster.leader().await;
     cluster.node(leader).kill().await;
     cluster.serves_within(RECOVERY).await;
@@ -94,8 +94,8 @@ async fn writes_that_are_short_are_completed() {
 const THIN_DISK_MEBIBYTES: u64 = 512;
 const KEPT_MEBIBYTES: u64 = 256;
 
-/// The kernel's own way of failing a sync: there is room on the disk, and nothing behind it. The sync fails
-/// once, and what was written is dropped.
+/// The kernel's own way of failing a sync: the disk has room, but no space behind it. The sync
+/// fails once, and the written bytes are dropped.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_disk_that_drops_what_it_took_stops_the_node_and_takes_nothing_that_was_acknowledged() {
     let what = "a disk that drops what it took";
@@ -116,8 +116,8 @@ async fn a_disk_that_drops_what_it_took_stops_the_node_and_takes_nothing_that_wa
         let log = cluster.nodes[&victim].log_path().to_owned();
         let gave_up = || std::fs::read_to_string(&log).unwrap().contains("the node has stopped");
         cluster.writes_until("a sync to fail", gave_up).await;
-        // The kernel can also take a sync for done and say in its own log alone that extents were not
-        // converted; then the table that was just written reads as zeros.
+        // The kernel can also report the sync as done, and note only in its own log that extents
+        // were not converted; then the table that was just written reads as zeros.
         let said = cluster.node(victim).gives_up().await;
         let reads_as_zeros = "the disk did not keep a table";
         says_what_to_do(
@@ -138,8 +138,8 @@ async fn a_disk_that_drops_what_it_took_stops_the_node_and_takes_nothing_that_wa
     cluster.finish().await;
 }
 
-/// The kernel may have dropped more than what it told of. Then the node says so, and what to do, which is
-/// done.
+/// The kernel may have dropped more than it reported. Then the node reports damage and advises the
+/// operator, and this function follows the advice.
 async fn serves_or_is_filled_again(cluster: &mut Cluster, id: NodeId) {
     let mut has_ended = false;
     eventually("the node to serve or to give up", async || {

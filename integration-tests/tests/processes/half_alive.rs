@@ -1,5 +1,5 @@
-//! A node that answers and does not work: hung disks and a hung state machine, at the leader and at a follower.
-//! The rest could serve, so it has to.
+//! A node that answers and does not work: hung disks and a hung state machine, at the leader and at
+//! a follower. The other nodes could serve, so they have to.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,8 +18,8 @@ use tokio::time::{interval, sleep};
 const DISK_MEBIBYTES: u64 = 1024;
 /// Reads come more often than heartbeats.
 const READ_EVERY: Duration = Duration::from_millis(20);
-/// A leader may hope for so long that a disk or a state machine comes back: 16 election timeouts of 300 ms, and
-/// the election after it.
+/// The longest that a leader may wait for a disk or a state machine to come back: 16 election
+/// timeouts of 300 ms, and the election after it.
 const STALLED: Duration = Duration::from_secs(10);
 
 /// More than a state keeps in memory before it waits for its disk.
@@ -30,7 +30,7 @@ fn disks(nodes: impl Iterator<Item = NodeId>) -> Result<BTreeMap<NodeId, Disk>, 
     nodes.map(|id| Ok((id, Disk::new(DISK_MEBIBYTES)?))).collect()
 }
 
-/// C9. Reads at followers, each of which asks the leader, kept the leader from looking at its disk.
+/// C9. Reads at followers, each of which asks the leader, kept the leader from checking its disk.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reads_do_not_keep_a_leader_with_a_hung_disk_in_office() {
     let disks = match disks(NODES.into_iter()) {
@@ -69,8 +69,8 @@ async fn reads_do_not_keep_a_leader_with_a_hung_disk_in_office() {
     cluster.finish().await;
 }
 
-/// C10. A follower whose disk hangs answered heartbeats, and with it the leader had a quorum that can commit
-/// nothing, while three nodes with good disks heard of a leader.
+/// C10. A follower whose disk hangs answered heartbeats. With it the leader had a quorum that can
+/// commit nothing, while three nodes with good disks observed a leader.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follower_with_a_hung_disk_keeps_no_leader_in_office() {
     let nodes = 1..=5;
@@ -101,7 +101,7 @@ async fn a_follower_with_a_hung_disk_keeps_no_leader_in_office() {
     cluster.finish().await;
 }
 
-/// C11. The log goes on and the state machine does not: the leader took writes in and answered none.
+/// C11. The log works and the state machine does not: the leader accepted writes and answered none.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_whose_state_hangs_hands_over() {
     let disks = match disks(NODES.into_iter()) {
@@ -109,7 +109,7 @@ async fn a_leader_whose_state_hangs_hands_over() {
         Err(why) => return not_run("a hung state", &why),
     };
     let mut cluster = Cluster::start(Plan::default()).await;
-    // The state of each node on a disk of its own, beside the log.
+    // Put the state of each node on a disk of its own, beside the log.
     for (id, disk) in &disks {
         assert!(cluster.node(*id).stop().await.success());
         let (here, there) = (cluster.nodes[id].data.join("state"), disk.data());
@@ -126,7 +126,8 @@ async fn a_leader_whose_state_hangs_hands_over() {
         Ok(frozen) => frozen,
         Err(why) => return not_run("a hung state", &why),
     };
-    // The state takes writes in memory until its write buffers are full; then it waits for its disk.
+    // The state takes writes in memory until its write buffers are full; then it waits for its
+    // disk.
     let client = cluster.client().with_deadline(STALLED);
     for number in 0..BUFFERED_BYTES / VALUE_BYTES {
         client.put(format!("more/{number}"), vec![number as u8; VALUE_BYTES]).await.unwrap();

@@ -1,8 +1,8 @@
-//! Clients and strangers that mean harm, beside clients that do not.
+//! Hostile clients and strangers, beside honest clients.
 //!
-//! In a run of all tests the attacks are small, and only what the nodes do is checked. With `BARS=1`
-//! (`scripts/bars`) they have the size of the promises, and the honest clients' latencies are compared with
-//! those of the time before; that wants the machine for itself.
+//! In a run of all tests the attacks are small, and only the behaviour of the nodes is checked.
+//! With `BARS=1` (`scripts/bars`) they have the promised size, and the honest clients' latencies
+//! are compared with those before the attack; that needs a machine without other load.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use raft_core::types::NodeId;
 use tokio::time::{Instant, sleep, timeout};
 
 const GIB: u64 = 1 << 30;
-/// A node's memory under attack, above what it had before.
+/// Bytes by which a node's memory may grow under attack.
 const MEMORY_BYTES_MAX: u64 = GIB;
 const CONNECTIONS: usize = 4096;
 const CONNECTIONS_SMALL: usize = 200;
@@ -24,7 +24,7 @@ const CONNECTIONS_SMALL: usize = 200;
 const P99_WHILE_STALLED: f64 = 3.0;
 const MEASURED: Duration = Duration::from_secs(10);
 const MEASURED_SMALL: Duration = Duration::from_secs(3);
-/// Within which every connection must have been tried.
+/// Time within which every connection must have been tried.
 const CONNECTING: Duration = Duration::from_secs(120);
 
 fn is_full_size() -> bool {
@@ -36,11 +36,11 @@ fn measured() -> Duration {
 }
 
 async fn start() -> Cluster {
-    // As shipped: what a small log costs is not to be in the latencies.
+    // With default settings: the latencies must not contain the cost of a small log.
     Cluster::start(Plan { max_raft_state: default_max_raft_state(), ..Plan::default() }).await
 }
 
-/// Honest clients alone.
+/// Honest clients without an attack.
 async fn undisturbed(cluster: &Cluster) -> Seen {
     let bystanders = Bystanders::start(cluster.direct_config());
     sleep(measured()).await;
@@ -69,7 +69,7 @@ async fn stalled_connections_of_one_client_take_little_memory_and_disturb_nobody
     let targets = NODES.map(|id| cluster.target(id)).into();
     let attack = Stalled::start(&tls, targets, connections);
     let mut peak = idle.clone();
-    // Others are served while the connections come.
+    // Honest clients are served while the connections are opened.
     let meanwhile = Bystanders::start(cluster.direct_config());
     let all_tried = async {
         while attack.tried_count() < NODES.len() * connections {
@@ -97,7 +97,7 @@ fn memory(cluster: &Cluster) -> Option<BTreeMap<NodeId, u64>> {
     cluster.nodes.iter().map(|(id, node)| Some((*id, node.memory_bytes()?))).collect()
 }
 
-/// A moment later no node has more than it may have.
+/// Waits a moment, and checks that no node has more memory than it may have.
 async fn watch_memory(
     cluster: &Cluster,
     idle: &BTreeMap<NodeId, u64>,

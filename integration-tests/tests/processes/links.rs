@@ -1,4 +1,4 @@
-//! Links that are bad in a way that a simulation of messages does not know: what QUIC makes of them.
+//! Links that are bad in a way that a simulation of messages does not cover: the reactions of QUIC.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use integration_tests::processes::network::Conditions;
 use integration_tests::processes::workload::Workload;
 use tokio::time::sleep;
 
-/// A leader that is reached by a quorum stays, though the third node does not hear it.
+/// A leader that reaches a quorum stays, though the third node receives nothing from it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broken_link_of_three_deposes_nobody() {
     let cluster = Cluster::start(Plan::default()).await;
@@ -30,7 +30,8 @@ async fn a_broken_link_of_three_deposes_nobody() {
     cluster.finish().await;
 }
 
-/// A node that no peer hears, or that hears no peer, does not lead, and does not raise terms either.
+/// A node whose messages reach no peer, or that receives none, does not lead, and does not raise
+/// terms either.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_link_of_one_way_deposes_a_leader_and_a_follower_disturbs_nobody() {
     let cluster = Cluster::start(Plan::default()).await;

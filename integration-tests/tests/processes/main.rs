@@ -1,6 +1,7 @@
 //! Real processes under faults; the harness is `integration_tests::processes`.
 //!
-//! `scripts/faults` runs the long form. What this machine has no means for says `NOT RUN`.
+//! `scripts/faults` runs the long form. A test whose tools are missing on this machine reports `NOT
+//! RUN`.
 
 #![allow(clippy::unwrap_used)]
 

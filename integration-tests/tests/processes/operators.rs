@@ -1,5 +1,6 @@
-//! Mistakes of operators: lists of members that differ or were edited, disks that are lost together, a node that
-//! is started where nothing was initialised. Each is refused or waited out, with words that say what to do.
+//! Mistakes of operators: lists of members that differ or were edited, disks that are lost
+//! together, a node that is started where nothing was initialised. Each is refused or waited out,
+//! with a text that says what to do.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,11 +23,11 @@ const NO_LEADER_FOR: Duration = Duration::from_secs(4);
 const SHORT: Duration = Duration::from_secs(1);
 
 const FULL_DISK_MEBIBYTES: u64 = 512;
-/// Less than a node wants to have left: a twentieth of a small disk.
+/// Less than the room that a node wants to have left, which is a twentieth of a small disk.
 const FULL_DISK_LEFT_BYTES: u64 = 16 << 20;
 
 fn add_member(config: &mut ServerConfig) {
-    // Nothing is there; no node gets as far as to dial it.
+    // No process listens there, and no node gets as far as to dial it.
     config.nodes.push(NodeAddress { id: 4, address: "127.0.0.1:9".to_owned() });
 }
 
@@ -56,7 +57,7 @@ async fn a_list_of_members_that_was_edited_on_one_node_is_refused() {
     }
 }
 
-/// C3, S2. The way in which an operator "adds" nodes: the list is edited everywhere, and one node after the
+/// C3, S2. How an operator "adds" nodes: the list is edited everywhere, and one node after the
 /// other is started again. Each refuses; none has begun to count other quorums.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_list_of_members_that_was_edited_on_all_nodes_one_by_one_is_refused_by_each() {
@@ -92,7 +93,7 @@ async fn started(compacted: bool) -> Cluster {
     cluster
 }
 
-/// Starts the node with another list; the list is as it was afterwards.
+/// Starts the node with another list, which it refuses; restores the list afterwards.
 async fn refuses_list(cluster: &mut Cluster, id: NodeId, edit: fn(&mut ServerConfig)) {
     let node = cluster.node(id);
     node.kill_if_running().await;
@@ -106,7 +107,7 @@ async fn refuses_list(cluster: &mut Cluster, id: NodeId, edit: fn(&mut ServerCon
     node.edit_config(|config| config.nodes = before.take().expect("it was kept"));
 }
 
-/// C3, S2. A typing error in one file at founding.
+/// C3, S2. A typing error in one file when the cluster is founded.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn different_lists_of_members_found_no_cluster() {
     let mut cluster = Cluster::prepare(Plan::default()).await;
@@ -144,8 +145,8 @@ fn initialise_with(
     before
 }
 
-/// C4. Two of three disks were lost at once: the third one holds what was acknowledged, and must not be
-/// outvoted by two nodes that remember nothing.
+/// C4. Two of three disks are lost at once. The third one holds the acknowledged writes, and must
+/// not be outvoted by two nodes on empty disks.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_majority_of_disks_that_is_lost_stops_the_cluster_until_one_is_back() {
     let mut cluster = Cluster::start(Plan::default()).await;
@@ -160,7 +161,7 @@ async fn a_majority_of_disks_that_is_lost_stops_the_cluster_until_one_is_back() 
     cluster.start_all();
     stays_without_leader(&cluster).await;
     say_why_there_is_no_leader(&cluster, &[1, 2]).await;
-    // The node that remembers the cluster knows more.
+    // The node that still has its disk reports more.
     let said = cluster.nodes[&3].said();
     assert!(said.contains("a majority of the nodes is on new or lost disks"), "{said}");
     // One of the lost disks is found again.
@@ -174,7 +175,7 @@ async fn a_majority_of_disks_that_is_lost_stops_the_cluster_until_one_is_back() 
     cluster.finish().await;
 }
 
-/// C4. All disks were lost: an empty cluster that takes writes would hide that.
+/// C4. All disks are lost: an empty cluster that accepts writes would hide that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_that_lost_all_disks_does_not_come_back_empty() {
     let mut cluster = Cluster::start(Plan::default()).await;
@@ -189,7 +190,7 @@ async fn a_cluster_that_lost_all_disks_does_not_come_back_empty() {
     cluster.finish().await;
 }
 
-/// C4. `kv serve` founds nothing by itself.
+/// C4. `kv serve` founds no cluster by itself.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_that_were_never_initialised_wait_and_say_so() {
     let mut cluster = Cluster::prepare(Plan::default()).await;
@@ -202,7 +203,7 @@ async fn nodes_that_were_never_initialised_wait_and_say_so() {
     cluster.finish().await;
 }
 
-/// No node leads, and no write succeeds.
+/// Checks that no node leads, and that no write succeeds.
 async fn stays_without_leader(cluster: &Cluster) {
     let began = Instant::now();
     while began.elapsed() < NO_LEADER_FOR {
@@ -215,7 +216,8 @@ async fn stays_without_leader(cluster: &Cluster) {
     client.put("refused", "").await.expect_err("there is no leader");
 }
 
-/// These nodes say that their disks are empty, and what an operator may do: in the log and in the status.
+/// Checks that these nodes report that their disks are empty and what an operator may do, in the
+/// log and in the status.
 async fn say_why_there_is_no_leader(cluster: &Cluster, nodes: &[NodeId]) {
     for id in nodes {
         let said = cluster.nodes[id].said();
@@ -227,8 +229,8 @@ async fn say_why_there_is_no_leader(cluster: &Cluster, nodes: &[NodeId]) {
     }
 }
 
-/// S21. Disks fill up together. Writes are refused while there is room for what was accepted; reads and deletes
-/// go on, no node stops, and writes go on once there is room again.
+/// S21. Disks fill up together. Writes are refused while there is still room for those that were
+/// accepted; reads and deletes go on, no node stops, and writes go on once there is room again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn disks_that_fill_up_together_stop_writes_and_no_node() {
     let disks: Result<BTreeMap<NodeId, Disk>, String> =
@@ -252,7 +254,7 @@ async fn disks_that_fill_up_together_stop_writes_and_no_node() {
         let refused = client.put(key.to_owned(), "refused").await.err();
         refused.is_some_and(|error| error.outcome == Outcome::NotExecuted)
     };
-    // Until the nodes look at their disks, writes still succeed.
+    // Writes still succeed until the nodes check their disks.
     eventually("writes to be refused", async || is_refused("probe").await).await;
     assert!(is_refused("k").await, "the disks are as full as before");
     assert_eq!(value(&client, "k").await.unwrap(), b"kept", "a refused write was executed");

@@ -14,7 +14,7 @@ use kv_service::Client;
 use super::directories::flip;
 use super::disks::says_what_to_do;
 
-/// Enough that its transfer takes seconds over a narrow link.
+/// Enough keys that a transfer of the state takes seconds over a narrow link.
 const STATE_KEYS: u32 = 96;
 const STATE_VALUE_BYTES: usize = 16 << 10;
 const NARROW_BYTES_PER_SECOND: u64 = 500_000;
@@ -40,7 +40,7 @@ async fn a_snapshot_over_a_narrow_link_holds_up_nobody() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_over_a_link_that_loses_a_fifth_holds_up_nobody() {
-    // Not as fast as the machine, or it is over before it has been interrupted.
+    // Slower than the machine, or the transfer would be over before it is interrupted.
     let lossy = Conditions { loss: 0.2, ..Conditions::narrow(2 * NARROW_BYTES_PER_SECOND) };
     is_sent_over(lossy, "lossy").await;
 }
@@ -59,7 +59,7 @@ async fn is_sent_over(conditions: Conditions, name: &str) {
     let load = Workload::start(&cluster, name, 3);
     cluster.node(lagging).start();
     cluster.receives_snapshot(lagging).await;
-    // Its part of the snapshot survives this.
+    // The received part of the snapshot survives this.
     cluster.node(lagging).kill().await;
     cluster.node(lagging).start();
     cluster.receives_snapshot(lagging).await;
@@ -71,7 +71,7 @@ async fn is_sent_over(conditions: Conditions, name: &str) {
     load.advances_by(20).await;
     load.stop().await.check(&cluster.client()).await.unwrap();
     cluster.network.heal();
-    // Everything it received is whole: it can lead.
+    // Everything the node received is whole: it can lead.
     cluster.node(leader).kill().await;
     cluster.serves_within(RECOVERY).await;
     cluster.node(leader).start();
@@ -80,7 +80,7 @@ async fn is_sent_over(conditions: Conditions, name: &str) {
     cluster.finish().await;
 }
 
-/// The first bytes of a snapshot find no room, then others in its middle.
+/// The first bytes of a snapshot find no room, then bytes in its middle.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_snapshot_that_finds_no_room_stops_the_node_until_there_is_some() {
     if let Err(why) = Preload::new(PathBuf::new()) {
@@ -122,7 +122,7 @@ async fn a_snapshot_that_finds_no_room_stops_the_node_until_there_is_some() {
     cluster.finish().await;
 }
 
-/// The leader writes the snapshot that a peer needs to a file of its own first.
+/// The leader first writes the snapshot that a peer needs to a file of its own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_without_room_for_a_snapshot_stops_and_another_sends_it() {
     if let Err(why) = Preload::new(PathBuf::new()) {
@@ -141,7 +141,7 @@ async fn a_leader_without_room_for_a_snapshot_stops_and_another_sends_it() {
     cluster.node(wiped).start();
     cluster.writes_until("a snapshot to be made", || preload.hit_count() > before).await;
     says_what_to_do(&cluster.node(leader).gives_up().await, "No space left");
-    // Two are left, and one of them does not count before it is filled up.
+    // Two nodes are left, and one of them is not counted before it is readmitted.
     cluster.node(leader).start();
     cluster.serves_within(RECOVERY).await;
     cluster.is_filled(wiped).await;
@@ -159,12 +159,12 @@ async fn a_state_is_not_restored_from_a_damaged_snapshot() {
     let leader = cluster.leader().await;
     let [victim, _] = cluster.peers_of(leader);
     let file = cluster.kill_with_snapshot(victim).await;
-    // Its snapshot is all that it has.
+    // The snapshot is all that the node has.
     let state = cluster.nodes[&victim].data.join("state");
     fs::remove_dir_all(&state).unwrap();
     let length = file.metadata().unwrap().len();
     assert!(length > u64::from(STATE_KEYS) * STATE_VALUE_BYTES as u64, "{length} bytes");
-    // In its first bytes, in what it is of, and in its last byte.
+    // In the file's first bytes, in its content, and in its last byte.
     let end = length as usize - 1;
     for place in [5, end / 2, end] {
         flip(&file, place);
@@ -172,7 +172,7 @@ async fn a_state_is_not_restored_from_a_damaged_snapshot() {
         says_what_to_do(&cluster.node(victim).gives_up().await, "damage");
         flip(&file, place);
     }
-    // And one that is cut short.
+    // And a file that is cut short.
     let bytes = fs::read(&file).unwrap();
     fs::write(&file, &bytes[..bytes.len() - 1]).unwrap();
     cluster.node(victim).start();
@@ -184,7 +184,7 @@ async fn a_state_is_not_restored_from_a_damaged_snapshot() {
     cluster.finish().await;
 }
 
-/// The copy of the leader's state is damaged while it is sent: the peer gets another one.
+/// The copy of the leader's state is damaged while it is sent: the peer gets another copy.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_damaged_snapshot_is_not_sent_to_a_peer() {
     let mut cluster = Cluster::start(Plan::default()).await;

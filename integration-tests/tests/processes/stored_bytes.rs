@@ -1,11 +1,12 @@
-//! S1. Values of an ordinary client that imitate the log, and kill -9 of all nodes: nothing that a client
-//! stored becomes raft state, no node refuses its log, and nothing that was acknowledged is missing.
+//! S1. Values of an ordinary client imitate the log, and all nodes are killed by kill -9: nothing
+//! that a client stored becomes raft state, no node refuses its log, and no acknowledged write is
+//! missing.
 //!
-//! A write-ahead file is reused once two more have been filled. So each round writes more than two files'
-//! worth of hostile values, until the newest records stand in front of what the same round stored at its
-//! beginning, and kills all nodes there.
+//! A write-ahead file is reused once two more have been filled. So each round writes more than two
+//! files' worth of hostile values, until the newest records stand in front of bytes that the same
+//! round stored at its beginning, and kills all nodes there.
 //!
-//! `FORGERY_ROUNDS` says how many rounds there are of each kind; `scripts/bars` sets it.
+//! `FORGERY_ROUNDS` sets the number of rounds of each kind; `scripts/bars` sets it.
 
 use std::collections::BTreeMap;
 
@@ -19,32 +20,32 @@ use kv_service::operation::Consistency;
 use raft_core::types::NodeId;
 use tokio::task::JoinSet;
 
-/// In a run of all tests.
+/// Number of rounds in a run of all tests.
 const ROUNDS_DEFAULT: u64 = 1;
 /// More than the two files that are filled before the first one is reused.
 const TRAFFIC_BYTES: u64 = 78 << 20;
 /// Size of one value: two files hold 256 of them.
 const VALUE_BYTES: usize = 256 << 10;
-/// From one writing of a place in a file to the next, in writes.
+/// Writes between one use of a place in a file and the next.
 const WRITES_PER_REUSE: u64 = (64 << 20) / VALUE_BYTES as u64;
-/// Values that a round keeps; the names are used again, so that the state does not grow.
+/// Keys of a round's values; they are used again, so that the state does not grow.
 const VALUE_KEYS: u64 = 64;
 const WRITES_AT_ONCE: u64 = 4;
 /// Numbers of files that the marks name.
 const FILES: std::ops::Range<u32> = 1..1_017;
-/// Small writes in a row, after each of which the nodes may be killed. Each moves the end of the records to
-/// a place from which a sled is entered with a chance of one in seven.
+/// Most small writes in a row, after each of which the nodes may be killed. Each moves the end of
+/// the records to a place from which a sled is entered with a chance of one in seven.
 const SMALL_WRITES_MAX: u64 = 100;
 /// The term of a forged hard state. Real terms stay far below it.
 const FORGED_TERM: u64 = 1_000_000_007;
-/// A term may rise by elections after a kill, by so many at the most.
+/// The most by which elections after a kill may raise the term.
 const ELECTIONS_MAX: u64 = 50;
-/// Entries that a forged batch replaces.
+/// Number of entries that a forged batch replaces.
 const NOOPS: u64 = 200;
 
 #[derive(Clone, Debug)]
 enum Hostile {
-    /// Batches far ahead of the real ones are said to be durable.
+    /// Marks that claim batches far ahead of the real ones to be durable.
     Marks,
     /// A hard state of a later term.
     HardState,
@@ -52,7 +53,7 @@ enum Hostile {
     Noops,
     /// The node's own write-ahead files, as a backup would have them.
     OwnFiles,
-    /// Those of another cluster, which has written more batches.
+    /// The write-ahead files of another cluster, which has written more batches.
     OtherFiles(Vec<Bytes>),
 }
 
@@ -67,7 +68,7 @@ async fn forged_marks_in_values_damage_no_log() {
     Attack::run(Hostile::Marks, Plan::default()).await;
 }
 
-/// S1. As shipped: logs that are not compacted while the test runs.
+/// S1. With default settings: logs that are not compacted while the test runs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn forged_marks_in_values_damage_no_log_with_default_settings() {
     Attack::run(Hostile::Marks, as_shipped()).await;
@@ -79,7 +80,7 @@ async fn a_forged_hard_state_in_values_is_not_replayed() {
     Attack::run(Hostile::HardState, Plan::default()).await;
 }
 
-/// S1. The forged entries were replayed, and a node lost acknowledged writes in silence.
+/// S1. The forged entries were replayed, and a node silently lost acknowledged writes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn forged_entries_in_values_replace_no_committed_ones() {
     Attack::run(Hostile::Noops, as_shipped()).await;
@@ -160,14 +161,14 @@ impl Attack {
         self.everything_is_everywhere().await;
     }
 
-    /// After each start the nodes fill the files that are reused first.
+    /// After each start the nodes first fill the files that are reused later.
     async fn files_are_ready_for_reuse(&self) {
         for node in self.cluster.nodes.values() {
             eventually("the log's files", async || node.said().contains("ready for reuse")).await;
         }
     }
 
-    /// The highest that a node is in.
+    /// The highest term of the nodes.
     async fn term(&self) -> u64 {
         let mut terms = Vec::new();
         for id in NODES {
@@ -206,7 +207,7 @@ impl Attack {
             Hostile::Marks => forgery::marks(FILES, self.revision + (1 << 40)),
             Hostile::HardState => forgery::hard_state(FORGED_TERM, VALUE_BYTES),
             Hostile::Noops => {
-                // The entries that are the newest when this place in the file is reached again.
+                // The entries that will be the newest when this place in the file is reached again.
                 let from = (self.revision + WRITES_PER_REUSE).saturating_sub(NOOPS / 2);
                 forgery::noops(from..from + NOOPS, term, VALUE_BYTES)
             }
@@ -223,7 +224,8 @@ impl Attack {
         piece_of_files(&self.cluster, id, number as usize)
     }
 
-    /// Moves the end of the records on by little, until a node that is killed now finds a sled there.
+    /// Moves the end of the records in small steps, until a node that is killed now would find a
+    /// sled there.
     async fn write_small_values(&mut self) {
         for number in 0..SMALL_WRITES_MAX {
             let key = format!("small/{}/{number}", self.round);
@@ -242,7 +244,7 @@ impl Attack {
         }
     }
 
-    /// By linearizable reads, and at each node from what it has itself.
+    /// Checks every value by a linearizable read, and by a stale read at each node.
     async fn everything_is_everywhere(&self) {
         self.cluster.converges().await;
         let near = NODES.map(|id| (id, self.cluster.client_of_node(id)));
@@ -258,7 +260,7 @@ impl Attack {
     }
 }
 
-/// One piece of the write-ahead files of a node as they are now.
+/// One chunk of the write-ahead files of a node as they are now.
 fn piece_of_files(cluster: &Cluster, id: NodeId, number: usize) -> Bytes {
     let files = forgery::log_files(&cluster.nodes[&id].data.join("log"));
     let (_, path) = &files[number % files.len()];
@@ -267,11 +269,11 @@ fn piece_of_files(cluster: &Cluster, id: NodeId, number: usize) -> Bytes {
     Bytes::copy_from_slice(pieces.get(number % pieces.len().max(1)).unwrap_or(&&b"gone"[..]))
 }
 
-/// Small, so that the other cluster has written more batches than the attacked one when its files have the
-/// same numbers.
+/// Small, so that the other cluster has written more batches than the attacked one by the time that
+/// its files have the same numbers.
 const VALUE_BYTES_OF_THE_OTHER: usize = 8 << 10;
 
-/// Pieces of the files of a cluster that was founded in the same way, one of each file in turn.
+/// Chunks of the files of a cluster that was founded in the same way, from each file in turn.
 async fn files_of_a_busier_cluster() -> Vec<Bytes> {
     let mut cluster = Cluster::start(Plan::default()).await;
     let log = cluster.nodes[&1].data.join("log");
@@ -291,7 +293,7 @@ async fn files_of_a_busier_cluster() -> Vec<Bytes> {
                 written_bytes += VALUE_BYTES_OF_THE_OTHER as u64;
             }
         }
-        // A file keeps its bytes until the one after the next is begun.
+        // A file keeps its bytes until the second file after it is begun.
         for (number, path) in forgery::log_files(&log).into_iter().rev().take(2) {
             files.insert(number, std::fs::read(path).unwrap_or_default());
         }

@@ -1,5 +1,5 @@
-//! Programs of two cluster versions: `kv`, and `kv-version-1`, which `scripts/previous` builds of the same
-//! sources as a program of the past. Nodes are rolled up and down under load.
+//! Programs of two cluster versions: `kv`, and `kv-version-1`, which `scripts/previous` builds from
+//! the same sources as an older program. Nodes are upgraded and downgraded under load.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use kv_service::client::Outcome;
 use kv_service::{Client, Expect};
 use raft_core::types::NodeId;
 
-/// A day in real life.
+/// A day in production.
 const UPGRADE_DELAY: Duration = Duration::from_secs(3);
 
-/// A cluster whose nodes are all the program of the past.
+/// A cluster whose nodes all run the older program.
 async fn of_the_past() -> Cluster {
     let plan = Plan { program: Program::Previous, ..Plan::default() };
     let mut cluster = Cluster::prepare(plan).await;
@@ -29,7 +29,7 @@ async fn versions_in_force(cluster: &Cluster) -> Vec<u32> {
     cluster.statuses().await.iter().map(|status| status.versions.in_force).collect()
 }
 
-/// The feature of version 2.
+/// Uses the feature of version 2.
 async fn swap(client: &Client, value: &str) -> Result<bool, String> {
     let revision = client.put("swapped", "old").await.unwrap().revision;
     match client.compare_and_swap("swapped", Expect::Revision(revision), value.to_owned()).await {
@@ -48,8 +48,9 @@ async fn becomes(cluster: &mut Cluster, id: NodeId, program: Program) {
     cluster.converges().await;
 }
 
-/// S3, S15. While one node is old, nothing of version 2 is proposed, and each node may go back. Once all are
-/// new for the delay, version 2 comes into force; from then on the old program refuses to start.
+/// S3, S15. While one node is old, nothing of version 2 is proposed, and each node may go back.
+/// Once all nodes have been new for the delay, version 2 comes into force; from then on the old
+/// program refuses to start.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_nodes_are_rolled_up_and_down_under_load() {
     let mut cluster = of_the_past().await;
@@ -69,7 +70,7 @@ async fn three_nodes_are_rolled_up_and_down_under_load() {
         let refused = swap(&client, "too early").await.unwrap_err();
         assert!(refused.contains("kv upgrade status"), "{refused}");
     }
-    // One is old, so the others may be new for as long as they like.
+    // One node is old, so version 2 stays out of force, however long the others are new.
     tokio::time::sleep(UPGRADE_DELAY * 2).await;
     assert_eq!(versions_in_force(&cluster).await, [1, 1, 1]);
     becomes(&mut cluster, 1, Program::Current).await;

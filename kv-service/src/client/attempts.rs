@@ -1,8 +1,9 @@
-//! Asks nodes until one answers or the deadline passes, and keeps account of what may have happened.
+//! Asks nodes until one answers or the deadline passes, and tracks whether the request may have
+//! been executed.
 //!
-//! An attempt is *void* when the request surely had no effect: it never left, or a node said so. Any
-//! other attempt without an answer leaves a doubt. Whoever gives up says *not executed* only while
-//! there is no doubt.
+//! An attempt is *void* when the request surely had no effect: it was never sent, or a node said
+//! so. Any other attempt without a response leaves a doubt. An operation that gives up is reported
+//! as *not executed* only if there is no doubt.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,26 +16,26 @@ use super::error::{ClientError, Reason};
 use super::links::Links;
 use crate::protocol::{Rejection, Reply, RequestKind};
 
-/// How long the first attempt waits for an answer before another node is asked as well; later ones
+/// How long the first attempt waits for a response before another node is asked as well; later ones
 /// wait twice as long each, up to [`PATIENCE_MAX`].
 const PATIENCE: Duration = Duration::from_millis(500);
 const PATIENCE_MAX: Duration = Duration::from_secs(4);
-/// Between two void attempts; with jitter, and doubling up to [`PAUSE_MAX`].
+/// Pause between two attempts, with jitter; doubles up to [`PAUSE_MAX`].
 const PAUSE: Duration = Duration::from_millis(4);
 const PAUSE_MAX: Duration = Duration::from_millis(100);
 
-/// Which node is asked.
+/// The node that is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Whom {
     /// The leader, as soon as it is known.
     Leader,
-    /// The leader, which is asked most cheaply; or any node, if that one is busy.
+    /// The leader, where a read costs least; another node if the leader is busy.
     LeaderFirst,
     /// Any node, beginning with this one.
     Any(NodeId),
 }
 
-/// A final answer, and whether an earlier attempt may have had an effect.
+/// A final response, and whether an earlier attempt may have had an effect.
 #[derive(Debug)]
 pub(super) struct Settled {
     pub(super) reply: Reply,
@@ -47,15 +48,15 @@ pub(super) struct Attempts<'a> {
     deadline: Instant,
     patience: Duration,
     pause: Duration,
-    /// A hint was followed since the last pause. It may be old, and two old ones may point at each
-    /// other: so one at a time is followed at once.
+    /// Set once a leader hint was followed, until the next pause. A hint may be stale, and two
+    /// nodes with stale hints may name each other, so only one hint is followed without a pause.
     hinted: bool,
     last: String,
     doubt: bool,
     closing: bool,
 }
 
-/// What follows from one attempt.
+/// The step after one attempt.
 enum Next {
     Settled(Reply),
     /// Ask this or another node at once.
@@ -72,13 +73,15 @@ impl<'a> Attempts<'a> {
         Self { links, whom, deadline, patience, pause, hinted, last, doubt, closing }
     }
 
-    /// An attempt of a client that is being closed.
+    /// Lets the attempts proceed although the client is closed, to close its session.
     pub(super) fn in_closing(self) -> Self {
         Self { closing: true, ..self }
     }
 
+    /// Asks nodes until one settles the request.
+    ///
     /// # Errors
-    /// The deadline passed, or no node will ever take this request.
+    /// The deadline passed, the client was closed, or no node will ever accept this request.
     pub(super) async fn run(
         mut self,
         request: impl Fn() -> RequestKind,
@@ -128,7 +131,7 @@ impl<'a> Attempts<'a> {
                 return Err(Next::Again);
             }
         };
-        // A node that is far away needs a round trip at least, however it hurries.
+        // A response of a distant node takes at least a round trip.
         let patience = self.patience.max(self.links.round_trip_patience(node));
         let until = self.deadline.min(Instant::now() + patience);
         let (why, void) = match timeout_at(until, connection.call(request())).await {
@@ -149,7 +152,7 @@ impl<'a> Attempts<'a> {
         Err(self.turn_away(node))
     }
 
-    /// The next attempt goes to another node.
+    /// Directs the next attempt to another node.
     fn turn_away(&mut self, node: NodeId) -> Next {
         match &mut self.whom {
             Whom::Leader | Whom::LeaderFirst => self.links.turn_away_from(node),

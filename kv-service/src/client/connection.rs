@@ -1,7 +1,7 @@
-//! One connection to one node: many calls on the way at once, answered in any order.
+//! One connection to one node: many calls in flight at once, answered in any order.
 //!
-//! A reader task hands answers to whoever waits for them, a writer task sends everything that has
-//! gathered in one piece. When the stream breaks, every waiting call is told so; none is left.
+//! A reader task hands each response to the call that waits for it. A writer task sends all queued
+//! requests in one piece. When the stream breaks, every waiting call fails, so none waits forever.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -18,18 +18,18 @@ use crate::protocol::{
 };
 use crate::stream::Stream;
 
-/// Requests that wait to be sent, in bytes; a further call waits for room.
+/// Bytes of requests queued and not yet sent; a further call waits for room.
 const OUTBOX_BYTES_MAX: usize = 4 << 20;
 
-/// What a buffer may keep when it is empty.
+/// Capacity in bytes that an empty buffer may keep.
 const KEPT_BYTES: usize = 1 << 20;
 
-/// Why a call has no answer.
+/// Why a call has no response.
 #[derive(Debug)]
 pub(super) enum CallError {
-    /// The request never left.
+    /// The request was never sent.
     NotSent(String),
-    /// It may have arrived.
+    /// The request may have arrived.
     Lost(String),
 }
 
@@ -42,9 +42,9 @@ pub(super) struct Connection {
 
 struct Shared {
     state: Mutex<State>,
-    /// The outbox has something, or the connection broke.
+    /// Notified when the outbox has something to send, or the connection broke.
     filled: Notify,
-    /// The outbox has room, or the connection broke.
+    /// Notified when the outbox has room, or the connection broke.
     room: Notify,
 }
 
@@ -56,7 +56,7 @@ struct State {
 }
 
 impl Connection {
-    /// Greets the node and waits for its answer.
+    /// Greets the node and waits for its [`Welcome`].
     pub(super) async fn open(stream: Stream, client: &str) -> Result<Self, String> {
         let Stream { mut reader, mut writer, guard, .. } = stream;
         let mut greeting = BytesMut::new();
@@ -97,7 +97,8 @@ impl Connection {
         self.shared.lock().broken.is_some()
     }
 
-    /// Sends one request and waits for its answer. Dropping the future forgets the answer.
+    /// Sends one request and waits for its response. Dropping the future discards the response, but
+    /// does not recall the request.
     pub(super) async fn call(&self, kind: RequestKind) -> Result<Reply, CallError> {
         let answer = loop {
             let room = self.shared.room.notified();
@@ -121,7 +122,7 @@ impl Connection {
         answer.await_reply().await
     }
 
-    /// Breaks it: waiting calls are told so.
+    /// Breaks the connection; waiting calls fail.
     pub(super) fn close(&self) {
         self.shared.break_off("the client closed the connection");
         for task in &self.tasks {
@@ -136,7 +137,7 @@ impl Drop for Connection {
     }
 }
 
-/// A call on the way; leaves no trace when it is dropped.
+/// A call in flight. Dropping it removes it from the calls that wait for a response.
 struct Waiting<'a> {
     shared: &'a Shared,
     id: u64,
@@ -190,7 +191,7 @@ async fn read(
                 Ok(Some(Response { id, reply })) => {
                     let waiting = shared.lock().waiting.remove(&id);
                     if let Some(waiting) = waiting {
-                        // Whoever waited may have given up just now.
+                        // The caller may have given up just now.
                         let _ = waiting.send(reply);
                     }
                 }

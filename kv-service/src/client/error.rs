@@ -1,8 +1,8 @@
-//! What a client hears when an operation did not succeed.
+//! Errors of a client's operations.
 
 use raft_core::types::NodeId;
 
-/// What is known about the effect of an operation that failed.
+/// Knowledge about the effect of a failed operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// It had no effect and never will.
@@ -15,25 +15,29 @@ pub enum Outcome {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {reason}", match .outcome { Outcome::NotExecuted => "not executed", Outcome::Unknown => "outcome unknown" })]
 pub struct ClientError {
+    /// Not executed, or possibly executed.
     pub outcome: Outcome,
+    /// Why the operation failed.
     pub reason: Reason,
 }
 
-/// Why; the texts say what can be done.
+/// The reason of a failure; its text is for people.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {
-    /// The deadline passed. What was last heard from a node tells why it took so long.
+    /// The deadline passed. `last` describes the last attempt, which tells why it took so long.
     #[error("no answer before the deadline; the last attempt: {last}")]
     Deadline { last: String },
     /// Key, value or another argument is outside the cluster's limits.
     #[error("{0}")]
     Invalid(String),
-    /// The cluster forgot this client's session, or refused to go on with it, while the operation was under way, so whether an
-    /// earlier attempt was executed can no longer be told.
+    /// The cluster forgot this client's session, or refused to go on with it, while the operation
+    /// was being retried. It is no longer known if an earlier attempt was executed.
     #[error("the session expired while the operation was being retried")]
     SessionExpired,
+    /// The one node that was asked cannot be reached, or did not answer in time.
     #[error("node {node} cannot be reached: {why}")]
     Unreachable { node: NodeId, why: String },
+    /// The client was closed.
     #[error("the client is closed")]
     Closed,
 }

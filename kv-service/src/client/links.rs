@@ -1,14 +1,17 @@
-//! The connections of one client: at most one to each node, made when it is needed, and the node that is
-//! believed to lead.
+//! The connections of one client, at most one to each node and opened on demand, and the node that
+//! is believed to lead.
 //!
-//! A leader that dies is named by the others until they notice. A client that believed them would wait for
-//! the dead one again; so a node that was waited for in vain is passed over for as long as that lasted, but
-//! for [`PASSED_OVER_MAX`] at most, whichever node names it. It may live, and the others may be right.
+//! After a leader dies, the other nodes still name it until they notice. A client that believed
+//! them would wait for the dead node again. So a node that did not answer in time is passed over,
+//! even if another node names it as the leader, for as long as the client had waited for it, at
+//! most [`PASSED_OVER_MAX`]. The time is short because the node may live and the others may be
+//! right.
 //!
-//! The patience of an attempt to connect adapts to the round trip, because nodes may be far away. Before
-//! any node was reached, it doubles with each attempt of the client that ends without an answer. Then four
-//! times what the slowest connection took is enough, and it doubles with the attempts at one node only,
-//! while callers wait no longer than for a node that lives: a dead node must not make each call slow.
+//! The patience of an attempt to connect adapts to the round trip, because nodes may be far away.
+//! Until a first node is reached, it doubles with each attempt of the client that ends without an
+//! answer. From then on, it is four times what the slowest connection took, and doubles only with
+//! the attempts at the same node. Callers meanwhile wait no longer than they would for a live node:
+//! a dead node must not make each call slow.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -25,24 +28,24 @@ use crate::stream::Connector;
 
 /// Patience of an attempt to connect while nothing is known about the round trip.
 const CONNECT_PATIENCE: Duration = Duration::from_millis(700);
-/// No attempt takes longer. Three round trips of two seconds fit.
+/// Longest attempt; three round trips of two seconds fit into it.
 const CONNECT_PATIENCE_MAX: Duration = Duration::from_secs(8);
-/// Attempts at a node that does not answer while others do take up to this, or what was learned. Short,
-/// because an attempt that began before the node was up notices late that it is.
+/// Longest attempt at a node that does not answer while others do, unless the learned patience is
+/// longer. Short, because an attempt that began before the node was up notices late that it is.
 const KNOWN_PATIENCE_MAX: Duration = Duration::from_secs(4);
-/// A connection takes this many times what the slowest one took, or less.
+/// An attempt may take this many times as long as the slowest connection took.
 const CONNECT_MARGIN: u32 = 4;
-/// Calls that come within this time of a failed attempt share its result.
+/// Calls within this time after a failed attempt share its error.
 const FAILURE_SHARED_FOR: Duration = Duration::from_millis(30);
-/// Others have noticed by then that their leader is dead, and a node that was restarted is not missed for
-/// longer.
+/// Longest time for which a node is passed over. Within it, the other nodes notice that their
+/// leader is dead; a node that was restarted is not avoided for longer.
 const PASSED_OVER_MAX: Duration = Duration::from_millis(500);
 
 pub(super) struct Links {
     connector: Arc<dyn Connector>,
     client_name: String,
     made_at: Instant,
-    /// Of everything that this client leaves to chance.
+    /// Random numbers of this client: for the first node to ask, and for the jitter of pauses.
     pub(super) chance: Chance,
     nodes: Vec<NodeId>,
     links: BTreeMap<NodeId, Link>,
@@ -56,14 +59,15 @@ pub(super) struct Links {
 #[derive(Default)]
 struct Link {
     live: Mutex<Option<Arc<Connection>>>,
-    /// Until when others are asked because this one was waited for in vain, in microseconds since
-    /// [`Links::made_at`]; 0 when it answered since.
+    /// End of the time in which other nodes are asked because this one did not answer, in
+    /// microseconds since [`Links::made_at`]; 0 when it has answered since.
     passed_over_until_us: AtomicU64,
-    /// What the last connection took, three round trips, in microseconds; 0 before the first.
+    /// Duration of the last successful attempt to connect, which takes three round trips, in
+    /// microseconds; 0 before the first.
     connect_us: AtomicU64,
     /// Attempts in a row that ended without an answer.
     timeout_count: AtomicU32,
-    /// Held while connecting; when and why the last attempt failed.
+    /// Held while connecting. Keeps when and why the last attempt failed.
     connecting: Arc<tokio::sync::Mutex<Option<(Instant, String)>>>,
 }
 
@@ -97,7 +101,8 @@ impl Links {
         self.target.load(Ordering::Relaxed)
     }
 
-    /// A node said who leads. False if that is of no use: the leader is unknown here, or passed over.
+    /// Aims at the leader that a node has named. Returns false, and changes nothing, if the client
+    /// does not know that node or passes it over.
     pub(super) fn aim_at(&self, leader: NodeId) -> bool {
         let useful = self.links.contains_key(&leader) && !self.is_passed_over(leader);
         if useful {
@@ -111,7 +116,7 @@ impl Links {
         until_us != 0 && self.made_at.elapsed() < Duration::from_micros(until_us)
     }
 
-    /// The node was waited for in vain since then.
+    /// Passes over a node that has not answered since `since`.
     pub(super) fn pass_over(&self, node: NodeId, since: Instant) {
         if let Some(link) = self.links.get(&node) {
             let until = self.made_at.elapsed() + since.elapsed().min(PASSED_OVER_MAX);
@@ -119,7 +124,7 @@ impl Links {
         }
     }
 
-    /// The node answered, whatever it said.
+    /// The node answered, so it is no longer passed over.
     pub(super) fn heard_from(&self, node: NodeId) {
         if let Some(link) = self.links.get(&node)
             && link.passed_over_until_us.load(Ordering::Relaxed) != 0
@@ -128,14 +133,15 @@ impl Links {
         }
     }
 
-    /// The node is of no use now: the next one is asked, unless somebody has moved on already.
+    /// Directs further calls from this node to the next one, unless another call has already done
+    /// so.
     pub(super) fn turn_away_from(&self, node: NodeId) {
         let next = self.after(node);
-        // A failure means that another call has turned away.
+        // It fails if another call has already turned away.
         let _ = self.target.compare_exchange(node, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// The next one in a round of all nodes, without those that are passed over, unless all are.
+    /// The next node in the cycle of all nodes that is not passed over; if all are, the next node.
     pub(super) fn after(&self, node: NodeId) -> NodeId {
         let place = self.nodes.iter().position(|known| *known == node).unwrap_or(0);
         let round = || self.nodes.iter().copied().cycle().skip(place + 1).take(self.nodes.len());
@@ -143,13 +149,14 @@ impl Links {
         next.or_else(|| round().next()).expect("a checked configuration names nodes")
     }
 
-    /// How long an answer of the node may be under way: what connecting took, which is three round trips.
+    /// How long a response of the node may be under way: as long as connecting took, which is three
+    /// round trips.
     pub(super) fn round_trip_patience(&self, node: NodeId) -> Duration {
         let connect_us = |link: &Link| link.connect_us.load(Ordering::Relaxed);
         Duration::from_micros(self.links.get(&node).map_or(0, connect_us))
     }
 
-    /// Enough for a connection to the slowest node that was ever reached; `None` before the first one.
+    /// Time that suffices to connect to the slowest node ever reached; `None` before the first one.
     fn learned_patience(&self) -> Option<Duration> {
         let slowest = self.links.keys().map(|node| self.round_trip_patience(*node)).max();
         let learned = slowest.filter(|took| !took.is_zero())?.saturating_mul(CONNECT_MARGIN);
@@ -170,8 +177,8 @@ impl Links {
         }
     }
 
-    /// A live connection to the node. A caller that gives up waiting does not stop the attempt: it leaves
-    /// a connection to the next caller.
+    /// Returns a live connection to the node. A caller that gives up waiting does not stop the
+    /// attempt: the connection is there for the next caller.
     pub(super) async fn connection(
         self: &Arc<Self>,
         node: NodeId,
@@ -245,7 +252,7 @@ impl Links {
         self.closed.load(Ordering::SeqCst)
     }
 
-    /// From now on no attempt is made; see [`Links::close`] for the connections.
+    /// Forbids further attempts; [`Links::close`] then breaks the connections.
     pub(super) fn begin_close(&self) {
         self.closed.store(true, Ordering::SeqCst);
     }

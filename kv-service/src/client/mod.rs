@@ -1,9 +1,9 @@
 //! The client: finds the leader, retries until the deadline, and never executes a write twice.
 //!
-//! It is cheap to clone; clones share one session and one connection to each node, over which many
-//! operations are on the way at once. Writes are numbered within the session, so a write that was sent
-//! again after a lost answer takes effect once (dissertation 6.3). Reads are linearizable unless
-//! asked otherwise.
+//! A client is cheap to clone. Clones share one session and one connection to each node, over which
+//! many operations are in flight at once. Writes are numbered within the session, so a write that
+//! is sent again after a lost response takes effect once (dissertation 6.3). Reads are linearizable
+//! unless asked otherwise.
 //!
 //! Every error says whether the operation may have happened ([`Outcome`]). A read that failed is
 //! *not executed*: it has no effect that could be unknown.
@@ -33,10 +33,10 @@ use crate::operation::{
 use crate::protocol::{FRAME_BYTES_MAX, NodeStatus, Reply, RequestKind, UpgradeOrder};
 use crate::stream::Connector;
 
-/// How long a client that is closed waits for its session to be closed.
+/// How long [`Client::close`] waits for the cluster to close the session.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Longer than anybody waits, and short enough to be added to any time.
+/// Longest deadline: longer than any caller waits, and short enough to be added to any time.
 const DEADLINE_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A client of one cluster. See the module.
@@ -52,27 +52,27 @@ struct Shared {
 }
 
 impl Client {
-    /// A client that reaches its nodes through `connector`; needs a tokio runtime. Nothing is
-    /// connected before it is needed.
+    /// Creates a client that reaches its nodes through `connector` and retries an operation until
+    /// the deadline, at most a year. Needs a tokio runtime. Connections are opened on demand.
     pub fn new(connector: Arc<dyn Connector>, deadline: Duration) -> Self {
         let name = format!("process {}", std::process::id());
         Self::with_chance(connector, deadline, name, Chance::from_system())
     }
 
-    /// As [`Client::new`]; which node it asks first and how long it pauses follow from the seed, for runs
-    /// that have to repeat themselves. Clients of one cluster need different ones.
+    /// Like [`Client::new`], for runs that must be repeatable: the seed decides which node the
+    /// client asks first and how long it pauses. Clients of one cluster need different seeds.
     pub fn with_seed(connector: Arc<dyn Connector>, deadline: Duration, seed: u64) -> Self {
         let name = format!("seed {seed:016x}");
         Self::with_chance(connector, deadline, name, Chance::from_seed(seed))
     }
 
-    /// The client of a node's own process.
+    /// The client within the process of a node.
     pub(crate) fn of_node(connector: Arc<dyn Connector>, id: NodeId, seed: u64) -> Self {
         let deadline = crate::config::default_deadline();
         Self::with_chance(connector, deadline, format!("node {id}"), Chance::from_seed(seed))
     }
 
-    /// The name is for the nodes' logs.
+    /// `name` is for the nodes' logs.
     fn with_chance(
         connector: Arc<dyn Connector>,
         deadline: Duration,
@@ -94,7 +94,7 @@ impl Client {
         self.shared.links.nodes()
     }
 
-    /// What is stored under the key; `None` if nothing is.
+    /// Returns the record stored under the key; `None` if the key does not exist.
     ///
     /// # Errors
     /// No node answered in time, or the key is outside the limits.
@@ -102,10 +102,10 @@ impl Client {
         self.get_with(key, Consistency::Linearizable).await
     }
 
-    /// As [`Client::get`], as fresh as asked.
+    /// Like [`Client::get`], with the given consistency.
     ///
     /// # Errors
-    /// As [`Client::get`].
+    /// The errors of [`Client::get`].
     pub async fn get_with(
         &self,
         key: impl Into<Bytes>,
@@ -120,7 +120,8 @@ impl Client {
     /// Stores the value.
     ///
     /// # Errors
-    /// Of every write: [`ClientError::outcome`] says whether it may have happened.
+    /// [`ClientError::outcome`] says if the write may have been executed. This holds for every
+    /// write.
     pub async fn put(
         &self,
         key: impl Into<Bytes>,
@@ -132,7 +133,7 @@ impl Client {
     /// Adds to the end of the value; a missing key counts as empty.
     ///
     /// # Errors
-    /// As [`Client::put`]; also if the value would grow beyond the cluster's limit.
+    /// The errors of [`Client::put`]; also if the value would grow beyond the cluster's limit.
     pub async fn append(
         &self,
         key: impl Into<Bytes>,
@@ -141,20 +142,20 @@ impl Client {
         self.write(Operation::Append { key: key.into(), value: value.into() }).await
     }
 
-    /// Removes the key; [`WriteAnswer::changed`] says whether it was there.
+    /// Removes the key; [`WriteAnswer::changed`] says if the key existed.
     ///
     /// # Errors
-    /// As [`Client::put`].
+    /// The errors of [`Client::put`].
     pub async fn delete(&self, key: impl Into<Bytes>) -> Result<WriteAnswer, ClientError> {
         self.write(Operation::Delete { key: key.into() }).await
     }
 
-    /// Stores the value if nothing has changed the key since a read returned this
-    /// [`Record::modify_revision`]; 0: if the key does not exist. [`WriteAnswer::changed`] says
-    /// whether it was stored. The safe compare-and-swap: see [`Expect`].
+    /// Stores the value if the key has not changed since a read returned this
+    /// [`Record::modify_revision`], or, with 0, if the key does not exist. [`WriteAnswer::changed`]
+    /// says if the value was stored. This is the safe compare-and-swap: see [`Expect`].
     ///
     /// # Errors
-    /// Those of [`Client::put`]; also if the cluster's version is below 2.
+    /// The errors of [`Client::put`]; also if the cluster's version is below 2.
     pub async fn cas_revision(
         &self,
         key: impl Into<Bytes>,
@@ -167,7 +168,7 @@ impl Client {
     /// Stores the value if the key is as expected; [`WriteAnswer::changed`] says whether it was.
     ///
     /// # Errors
-    /// Those of [`Client::put`].
+    /// The errors of [`Client::put`].
     pub async fn compare_and_swap(
         &self,
         key: impl Into<Bytes>,
@@ -178,12 +179,12 @@ impl Client {
         self.write(Operation::CompareAndSwap { key, expect, value }).await
     }
 
-    /// The keys in `[start, end)` in ascending order; an empty `end` is the end of all keys. A page
-    /// has at most `limit` records and may have fewer, even none: go on at [`ScanPage::continue_at`]
-    /// until that is `None`.
+    /// Returns the records in `[start, end)` in ascending order of keys; an empty `end` is the end
+    /// of all keys. A page has at most `limit` records and may have fewer, even none: go on at
+    /// [`ScanPage::continue_at`] until that is `None`.
     ///
     /// # Errors
-    /// As [`Client::get`].
+    /// The errors of [`Client::get`].
     pub async fn scan(
         &self,
         start: impl Into<Bytes>,
@@ -193,10 +194,10 @@ impl Client {
         self.scan_with(start, end, limit, Consistency::Linearizable).await
     }
 
-    /// As [`Client::scan`], as fresh as asked. Each page is a view of its own.
+    /// Like [`Client::scan`], with the given consistency. Each page is a view of its own.
     ///
     /// # Errors
-    /// As [`Client::get`].
+    /// The errors of [`Client::get`].
     pub async fn scan_with(
         &self,
         start: impl Into<Bytes>,
@@ -211,10 +212,10 @@ impl Client {
         }
     }
 
-    /// Any question.
+    /// Executes any query.
     ///
     /// # Errors
-    /// As [`Client::get`].
+    /// The errors of [`Client::get`].
     pub async fn query(
         &self,
         query: Query,
@@ -231,17 +232,18 @@ impl Client {
         let attempts = Attempts::new(&self.shared.links, whom, Instant::now() + self.deadline);
         let settled =
             attempts.run(|| RequestKind::Read { query: query.clone(), consistency }).await;
-        // Whatever became of the attempts, a question changes nothing.
+        // A query changes nothing, so a failed one is not executed, whatever became of its
+        // attempts.
         match settled.map_err(|error| ClientError::not_executed(error.reason))?.reply {
             Reply::Answered(answer) => Ok(answer),
             other => Err(unexpected(&other)),
         }
     }
 
-    /// Any write, exactly once.
+    /// Executes any write, exactly once.
     ///
     /// # Errors
-    /// As [`Client::put`].
+    /// The errors of [`Client::put`].
     pub async fn write(&self, operation: Operation) -> Result<WriteAnswer, ClientError> {
         check_size(match &operation {
             Operation::Put { key, value } | Operation::Append { key, value } => {
@@ -272,7 +274,7 @@ impl Client {
             match reply {
                 Reply::Written(answer) => return Ok(answer),
                 Reply::Refused(refusal) if ends_session(&refusal) => {
-                    // Whatever made the session useless, the next write has another one (S9).
+                    // The session is useless, so the next write opens another one (S9).
                     self.shared.session.forget(ticket.id);
                     if self.shared.links.is_closed() {
                         return Err(closed(doubt));
@@ -280,9 +282,9 @@ impl Client {
                     if doubt && refusal != Refusal::OtherOperation {
                         return Err(ClientError::unknown(Reason::SessionExpired));
                     }
-                    // No attempt had an effect: this is the same as not having begun.
+                    // No attempt had an effect, so the operation starts anew.
                 }
-                // The session remembers it: it is the answer of all attempts.
+                // The session remembers this refusal, so it is the output of all attempts.
                 Reply::Refused(refusal) => {
                     return Err(ClientError::not_executed(Reason::Invalid(refusal.to_string())));
                 }
@@ -291,11 +293,11 @@ impl Client {
         }
     }
 
-    /// Gives one node an order about the cluster version, and returns what it says.
+    /// Gives one node an order about the cluster version, and returns its text for the operator.
     ///
     /// # Errors
-    /// It cannot be reached, did not answer in time, or refuses; after a lost answer the order may have
-    /// been carried out.
+    /// The node cannot be reached, did not answer in time, or refuses. After a lost response the
+    /// order may have been carried out.
     pub async fn upgrade(&self, node: NodeId, order: UpgradeOrder) -> Result<String, ClientError> {
         let unreachable = |why| Reason::Unreachable { node, why };
         let asked = async {
@@ -318,10 +320,10 @@ impl Client {
             .unwrap_or_else(|_| Err(ClientError::unknown(unreachable(late()))))
     }
 
-    /// What just this node says of itself.
+    /// Returns the status of this one node.
     ///
     /// # Errors
-    /// It cannot be reached, or did not answer in time.
+    /// The node cannot be reached, or did not answer in time.
     pub async fn status(&self, node: NodeId) -> Result<NodeStatus, ClientError> {
         let asked = async {
             let connection = self.shared.links.connection(node).await?;
@@ -337,21 +339,21 @@ impl Client {
         answer.map_err(|why| ClientError::not_executed(Reason::Unreachable { node, why }))
     }
 
-    /// Closes the session, if the cluster can be reached, and the connections. Clones are closed too:
-    /// their operations fail with [`Reason::Closed`].
+    /// Closes the session, if the cluster can be reached, and the connections. Clones are closed
+    /// too: their operations fail with [`Reason::Closed`].
     pub async fn close(&self) {
         self.shared.links.begin_close();
         if let Some(session) = self.shared.session.id() {
             let deadline = Instant::now() + CLOSE_TIMEOUT.min(self.deadline);
             let attempts = Attempts::new(&self.shared.links, Whom::Leader, deadline).in_closing();
-            // If it cannot be closed it will expire.
+            // A session that cannot be closed expires.
             let _ = attempts.run(|| RequestKind::CloseSession { session }).await;
             self.shared.session.forget(session);
         }
         self.shared.links.close().await;
     }
 
-    /// A number for a write, in a session that is opened if there is none.
+    /// Returns the sequence number for a write. Opens a session first if there is none.
     async fn ticket(&self, deadline: Instant) -> Result<Ticket<'_>, ClientError> {
         let session = &self.shared.session;
         let late =
@@ -367,7 +369,8 @@ impl Client {
             }
             let attempts = Attempts::new(&self.shared.links, Whom::Leader, deadline);
             let opened = attempts.run(|| RequestKind::OpenSession).await;
-            // A session too many changes nothing that anybody asked for, and expires.
+            // An attempt may have opened a session of which no response arrived. It changes no
+            // data, and expires.
             let opened = opened.map_err(|error| ClientError::not_executed(error.reason))?;
             match opened.reply {
                 Reply::SessionOpened { session: id, window } => session.begin(id, window),
@@ -389,7 +392,7 @@ fn closed(doubt: bool) -> ClientError {
     }
 }
 
-/// What no node can be configured to take is not sent; the nodes check the rest.
+/// Rejects an operation that no node can be configured to accept; the nodes check the rest.
 fn check_size(bytes: usize) -> Result<(), ClientError> {
     const ROOM_FOR_THE_REST: usize = 4 << 10;
     if bytes > FRAME_BYTES_MAX - ROOM_FOR_THE_REST {
@@ -399,9 +402,8 @@ fn check_size(bytes: usize) -> Result<(), ClientError> {
     Ok(())
 }
 
-/// A write refused like that will be refused in this session for good. Only the client of a session
-/// knows its nonce, so a window that another one moved is a fault, and still no reason to go on
-/// failing.
+/// Returns true if the session will refuse this write forever. Only the client of a session knows
+/// its nonce, so a window that another client has moved is a fault, but no reason to go on failing.
 fn ends_session(refusal: &Refusal) -> bool {
     match refusal {
         Refusal::UnknownSession

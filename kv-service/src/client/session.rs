@@ -1,8 +1,8 @@
 //! A client's session: numbers its writes, so that each takes effect once however often it is sent.
 //!
-//! The cluster remembers the answers of a window of writes, as wide as it said when the session was
-//! opened. The window starts at the lowest sequence number that is neither answered nor given up, so a
-//! new write waits while that one is a whole window back.
+//! The cluster remembers the outputs of a window of writes, whose width it states when the session
+//! is opened. The window starts at the lowest sequence number that is neither answered nor given
+//! up. A new write waits until its number is within the window.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -21,7 +21,7 @@ pub(super) struct Session {
 
 #[derive(Default)]
 struct State {
-    /// `None` until one is opened.
+    /// `None` until a session is opened.
     id: Option<SessionId>,
     window: u64,
     next_sequence: u64,
@@ -34,7 +34,7 @@ impl State {
     }
 }
 
-/// One write's number; dropping it says that the write is answered or given up.
+/// The sequence number of one write. Dropping it records that the write is answered or given up.
 pub(super) struct Ticket<'a> {
     session: &'a Session,
     pub(super) id: SessionId,
@@ -42,7 +42,7 @@ pub(super) struct Ticket<'a> {
 }
 
 impl Session {
-    /// The holder may open a session or take a number.
+    /// Waits for the turn, whose holder may open a session or take a number.
     pub(super) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.turn.lock().await
     }
@@ -51,15 +51,15 @@ impl Session {
         self.lock().id
     }
 
-    /// A new session was opened.
+    /// Begins to number the writes of a session that was just opened.
     pub(super) fn begin(&self, id: SessionId, window: u32) {
-        // No window lets no write through: the node would refuse each of them.
+        // With a window of 0, no write would be sent, because the node would refuse each of them.
         let window = u64::from(window.max(1));
         let unanswered = BTreeSet::new();
         *self.lock() = State { id: Some(id), window, next_sequence: 1, unanswered };
     }
 
-    /// The session is of no use any more: the cluster does not know it, or refuses its writes.
+    /// Drops a session that the cluster does not know, or whose writes it refuses.
     pub(super) fn forget(&self, id: SessionId) {
         let mut state = self.lock();
         if state.id == Some(id) {
@@ -69,7 +69,8 @@ impl Session {
         self.settled.notify_one();
     }
 
-    /// The next number once the window has room; `None` if there is no session. Needs the turn.
+    /// Returns the next number once the window has room; `None` if there is no session. The caller
+    /// must hold the turn.
     pub(super) async fn ticket(
         &self,
         _turn: &tokio::sync::MutexGuard<'_, ()>,
@@ -98,7 +99,7 @@ impl Session {
 impl Ticket<'_> {
     pub(super) fn lowest_unanswered(&self) -> u64 {
         let state = self.session.lock();
-        // After a new session was begun the old one's numbers mean nothing.
+        // Once a new session has begun, the numbers of the old one mean nothing.
         if state.id == Some(self.id) { state.lowest_unanswered() } else { self.sequence }
     }
 }

@@ -1,11 +1,12 @@
-//! One connection between a client and a node of the process: a lane of bytes in each direction.
+//! One connection between a client and a node of the process: a queue of bytes in each direction.
 //!
-//! What is written at once is a piece: it gets its fate and its delay when it is written, and can be
-//! read once that delay has passed, in order. A lane is bounded ([`LANE_BYTES_MAX`]); beyond, the
-//! writer waits.
+//! The bytes of one write are a chunk. A chunk's loss and latency are decided when it is written.
+//! It can be read once its latency has passed, in order. Each direction is bounded
+//! ([`LANE_BYTES_MAX`]); beyond that the writer waits.
 //!
-//! A connection that is *held* passes nothing on, not even that a side has gone: that is a cut, or a
-//! node without power. What was written meanwhile is late when the hold ends.
+//! A connection that is *held* passes nothing on, not even that a side has gone. It is held while
+//! its link is partitioned, or while its node has no power. Bytes written meanwhile are late when
+//! the hold ends.
 
 use std::collections::VecDeque;
 use std::io;
@@ -22,7 +23,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::ways::{ClientId, Ways};
 use crate::stream::Stream;
 
-/// Bytes under way in one direction; beyond, the writer waits.
+/// Bytes under way in one direction; beyond that the writer waits.
 const LANE_BYTES_MAX: usize = 256 << 10;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +41,7 @@ impl Side {
     }
 }
 
-/// What becomes of one piece.
+/// The delivery of one chunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Fate {
     pub(super) lost: bool,
@@ -56,11 +57,11 @@ pub(super) struct Pipe {
 
 #[derive(Default)]
 struct State {
-    /// Numbered as the side that writes.
+    /// One for each direction, indexed by the side that writes.
     lanes: [Lane; 2],
-    /// The way is cut.
+    /// Set while the link is partitioned.
     cut: bool,
-    /// The node has lost power.
+    /// Set once the node has lost power.
     dead: bool,
     broken: bool,
 }
@@ -77,7 +78,7 @@ struct Lane {
 
 enum Arrival {
     Bytes(Bytes),
-    /// A piece was lost: the connection breaks.
+    /// A chunk was lost: the connection breaks when it should have arrived.
     Break,
 }
 
@@ -108,7 +109,7 @@ impl Pipe {
         Self { ways, client, node, state: Mutex::default() }
     }
 
-    /// One side of it.
+    /// Returns one side's end of the connection.
     pub(super) fn end(self: &Arc<Self>, side: Side) -> Stream {
         let reader = ReadEnd { pipe: Arc::clone(self), side, timer: None };
         let writer = WriteEnd { pipe: Arc::clone(self), side };
@@ -121,12 +122,12 @@ impl Pipe {
         state.lanes.iter_mut().for_each(Lane::wake);
     }
 
-    /// Nothing passes any more until the connection breaks.
+    /// Holds everything from now on, until the connection breaks.
     pub(super) fn kill(&self) {
         self.lock().dead = true;
     }
 
-    /// Both sides hear that the connection is gone, and what is under way is lost.
+    /// Breaks the connection: both sides get an error, and bytes under way are lost.
     pub(super) fn break_off(&self) {
         self.lock().break_off();
     }
@@ -167,11 +168,11 @@ impl State {
 struct ReadEnd {
     pipe: Arc<Pipe>,
     side: Side,
-    /// Set while the next piece is still under way.
+    /// Set while the next chunk is still under way.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-/// What a reader finds.
+/// State of a direction, as its reader finds it.
 enum Found {
     Read,
     End,
@@ -271,7 +272,8 @@ impl AsyncWrite for WriteEnd {
             room
         };
         let piece = &bytes[..bytes.len().min(room)];
-        // The ways are asked without the pipe's lock; only this end fills the lane.
+        // The delivery is decided without the pipe's lock. Only this end writes in this direction,
+        // so the room is still there.
         let fate = ways.post(*client, *node, self.side, piece);
         self.pipe.lock().lanes[self.side as usize].push(fate, piece);
         Poll::Ready(Ok(piece.len()))

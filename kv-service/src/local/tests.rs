@@ -1,4 +1,4 @@
-//! Streams between clients and nodes: order, delay, loss, cuts, power.
+//! Streams between clients and nodes: order, latency, loss, partitions, power.
 
 use std::time::Duration;
 
@@ -101,8 +101,8 @@ async fn a_node_without_power_is_silent_until_it_is_back() {
     assert!(network.connect_as(7, 1).await.is_ok());
 }
 
-/// A node that starts again numbers its read attempts from another place: an answer to one of its earlier life
-/// must not confirm a read of this one.
+/// A node that restarts numbers its read attempts from another place: a response to an attempt of
+/// an earlier run must not confirm a read of this one.
 #[test]
 fn each_life_of_a_node_has_another_seed() {
     let lives = |network_seed| {

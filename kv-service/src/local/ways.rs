@@ -1,5 +1,5 @@
-//! The ways between the clients and the nodes of a process: what becomes of each piece that is
-//! written on a stream, which ways are cut, and which streams stand.
+//! The links between the clients and the nodes of a process: the delivery of each chunk that is
+//! written on a stream, the partitioned links, and the open streams.
 //!
 //! One lock over plain data. Nothing waits under it, and no stream is touched under it.
 
@@ -13,45 +13,51 @@ use rand::{Rng, SeedableRng};
 
 use super::pipe::{Fate, Pipe, Side};
 
-/// Names a client, and the place it speaks from. 0 is whoever was given no name.
+/// Names a client and its place in the network. 0 stands for all clients that were given no name.
 pub type ClientId = u64;
 
-/// What the streams between clients and nodes suffer. The default is nothing: each piece arrives at
+/// Faults of the streams between clients and nodes. The default is none: each chunk arrives at
 /// once.
 ///
-/// A *piece* is what is written at once: one request or reply, or several that had gathered. Pieces
-/// arrive in order, so a lost one takes the connection with it, as any hole in a stream does.
+/// A *chunk* is the bytes of one write: one request or response, or several that had gathered.
+/// Chunks arrive in order, so a lost one takes the connection with it, as any hole in a stream
+/// does.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct StreamFaults {
-    /// The probability that a piece is lost. Both sides hear that the connection broke when it should
-    /// have arrived; what else is under way is lost too.
+    /// The probability that a chunk is lost. When it should have arrived, both sides learn that the
+    /// connection broke; everything else under way is lost too.
     pub loss: f64,
-    /// Each piece takes between these two.
+    /// The shortest latency of a chunk.
     pub delay_min: Duration,
+    /// The longest latency of a chunk. Latencies are drawn evenly from `delay_min` to `delay_max`.
     pub delay_max: Duration,
-    /// An attempt to connect to a node that does not run, or to which the way is cut, fails after a
-    /// time up to this.
+    /// The longest time until an attempt to connect fails, if the node does not run or the link is
+    /// partitioned. The time is drawn evenly from zero to this.
     pub refusal_delay_max: Duration,
 }
 
 impl StreamFaults {
     /// # Panics
-    /// If a probability is none, or the delay's bounds are the wrong way round: a defect of the test.
+    /// If `loss` is not a probability, or if the bounds of the latency are the wrong way round: a
+    /// defect of the test.
     fn check(&self) {
         assert!((0.0..=1.0).contains(&self.loss), "{} is not a probability", self.loss);
         assert!(self.delay_min <= self.delay_max, "the shortest delay is the longest at most");
     }
 }
 
-/// What is shown to a listener: something that was written on a stream.
+/// One chunk that was written on a stream, as it is shown to a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Piece<'a> {
+    /// The client at one end of the stream.
     pub client: ClientId,
+    /// The node at the other end.
     pub node: NodeId,
-    /// From the client to the node, rather than back.
+    /// True if the client wrote the chunk, false if the node did.
     pub to_node: bool,
+    /// The bytes of the chunk.
     pub bytes: &'a [u8],
-    /// It breaks the connection instead of arriving.
+    /// True if the chunk breaks the connection instead of arriving.
     pub lost: bool,
 }
 
@@ -63,11 +69,11 @@ struct State {
     seed: u64,
     faults: StreamFaults,
     cut: BTreeSet<(ClientId, NodeId)>,
-    /// Each way has its own, so that one does not depend on the traffic of another.
+    /// Each link has a rng of its own, so that its faults do not depend on the traffic of another.
     chances: BTreeMap<(ClientId, NodeId), StdRng>,
     streams: Vec<(ClientId, NodeId, Weak<Pipe>)>,
     listeners: Vec<Box<Listener>>,
-    /// So that equal names still draw differently.
+    /// Number of seeds given out, so that each client and each start of a node draws differently.
     seeds_given: u64,
 }
 
@@ -84,7 +90,7 @@ impl Ways {
         }))
     }
 
-    /// A seed for a client or a node, another one each time.
+    /// Returns a seed for a client or a node, another one each time.
     pub(super) fn next_seed(&self) -> u64 {
         let mut state = self.lock();
         state.seeds_given += 1;
@@ -100,7 +106,7 @@ impl Ways {
         self.lock().listeners.push(listener);
     }
 
-    /// A stream, or how long it takes to find out that there is none.
+    /// Opens a stream. If the link is partitioned, returns the time that it takes to find out.
     pub(super) fn open(
         self: &Arc<Self>,
         client: ClientId,
@@ -120,12 +126,12 @@ impl Ways {
         self.lock().refusal_delay(client, node)
     }
 
-    /// Decides what becomes of a piece, and shows it to whoever listens.
+    /// Decides the delivery of a chunk, and shows the chunk to all listeners.
     pub(super) fn post(&self, client: ClientId, node: NodeId, from: Side, bytes: &[u8]) -> Fate {
         let mut state = self.lock();
         let StreamFaults { loss, delay_min, delay_max, .. } = state.faults;
         let chance = state.chance(client, node);
-        // What cannot happen draws nothing.
+        // A fault that cannot happen draws nothing from the rng.
         let lost = loss > 0.0 && chance.random_bool(loss);
         let delay = between(chance, delay_min, delay_max);
         let to_node = from == Side::Client;
@@ -135,7 +141,7 @@ impl Ways {
         Fate { lost, delay }
     }
 
-    /// Cuts, or mends, the ways that are `chosen` among those given.
+    /// Partitions or heals the given links.
     pub(super) fn set_cut(&self, ways: &[(ClientId, NodeId)], cut: bool) {
         let mut state = self.lock();
         for way in ways {
@@ -149,6 +155,7 @@ impl Ways {
         streams.iter().for_each(|stream| stream.set_cut(cut));
     }
 
+    /// Heals all links.
     pub(super) fn heal(&self) {
         let mut state = self.lock();
         let cut = std::mem::take(&mut state.cut);
@@ -157,20 +164,20 @@ impl Ways {
         streams.iter().for_each(|stream| stream.set_cut(false));
     }
 
-    /// The node is not heard any more, and hears nothing, over what streams there are.
+    /// Holds all streams of the node that are open: nothing from it or to it arrives.
     pub(super) fn silence(&self, node: NodeId) {
         let streams = self.lock().streams(|_, to| to == node);
         streams.iter().for_each(|stream| stream.kill());
     }
 
-    /// Breaks what streams there are to the node.
+    /// Breaks all streams of the node that are open.
     pub(super) fn reset(&self, node: NodeId) {
         let streams = self.lock().streams(|_, to| to == node);
         streams.iter().for_each(|stream| stream.break_off());
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing that is done under the lock stops half-way but by a defect of a listener.
+        // Nothing that is done under the lock stops half-way, except by a defect of a listener.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -193,12 +200,12 @@ impl State {
     }
 }
 
-/// Evenly, both bounds included.
+/// Draws evenly, both bounds included.
 fn between(chance: &mut StdRng, min: Duration, max: Duration) -> Duration {
     if min == max { min } else { chance.random_range(min..=max) }
 }
 
-/// A seed of its own for whatever the parts name.
+/// Derives a seed of its own for the thing that `parts` names.
 fn derived(seed: u64, parts: &[u64]) -> u64 {
     parts.iter().fold(seed, |seed, part| StdRng::seed_from_u64(seed ^ part).random())
 }

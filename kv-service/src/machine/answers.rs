@@ -1,23 +1,23 @@
-//! The answers that a session remembers: ascending by sequence, each sequence once.
+//! The outputs that a session remembers: ascending by sequence number, each number once.
 //!
-//! Most sessions have a single client that waits for each answer before its next request, and keep one
-//! answer. It has its place here; only further ones take memory of their own, which is given back with
-//! them.
+//! Most sessions have a single client that waits for each response before its next request, and
+//! keep one output. That one is stored inline. Only further ones take memory of their own, which is
+//! freed with them.
 
 use std::collections::VecDeque;
 
 use crate::operation::{Refusal, WriteAnswer};
 
-/// The outcome of executing a request.
+/// The output of executing a write.
 pub(super) type Outcome = Result<WriteAnswer, Refusal>;
 
-/// A remembered answer. In 24 bytes, because there are as many as clients.
+/// A remembered output. In 24 bytes, because there are as many as clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Kept {
-    /// Of the operation that was executed: a repeated request must be of the same one (S9).
+    /// Digest of the executed operation: a repeated request must carry the same one (S9).
     pub(super) digest: u32,
     pub(super) kind: Kind,
-    /// Revision and version of what was written; size and limit of what was refused.
+    /// Revision and version of an executed write; size and limit, in bytes, of a refused one.
     pub(super) numbers: [u64; 2],
 }
 
@@ -26,7 +26,7 @@ const CHANGED: u8 = 1;
 const VALUE_TOO_LARGE: u8 = 2;
 const KEY_OUT_OF_RANGE: u8 = 3;
 
-/// The kinds of outcomes that are kept, by their tags in the encoding of a session.
+/// The kinds of outputs that are kept, by their tags in the encoding of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Kind {
@@ -91,7 +91,7 @@ type Answer = (u64, Kept);
 #[derive(Clone, Debug)]
 pub(super) enum Answers {
     AtMostOne(Option<Answer>),
-    /// In a box, because the queue itself is larger than one answer.
+    /// Boxed, because the queue itself is larger than one output.
     #[allow(clippy::box_collection, reason = "the size of the enum is what counts")]
     Many(Box<VecDeque<Answer>>),
 }
@@ -130,8 +130,10 @@ impl Answers {
         }
     }
 
+    /// Remembers an output.
+    ///
     /// # Panics
-    /// If there is an answer of that sequence.
+    /// If there is an output for that sequence number already.
     pub(super) fn insert(&mut self, sequence: u64, kept: Kept) {
         if let Self::AtMostOne(answer) = self {
             if answer.is_none() {
@@ -146,7 +148,7 @@ impl Answers {
         answers.insert(place, (sequence, kept));
     }
 
-    /// Forgets the answers of all lower sequences.
+    /// Forgets the outputs of all lower sequence numbers.
     pub(super) fn forget_below(&mut self, lowest: u64) {
         match self {
             Self::AtMostOne(answer) => *answer = answer.filter(|(answered, _)| *answered >= lowest),
@@ -163,7 +165,7 @@ impl Answers {
     }
 }
 
-/// How they are kept makes no difference.
+/// Compares the outputs; how they are stored makes no difference.
 impl PartialEq for Answers {
     fn eq(&self, other: &Self) -> bool {
         self.iter().eq(other.iter())
@@ -187,7 +189,7 @@ mod tests {
     }
 
     proptest! {
-        /// As a map, whose keys are taken once each and whose lower end moves up.
+        /// Model: a map in which each key is inserted once, and whose lower end moves up.
         #[test]
         fn they_are_a_map(steps in proptest::collection::vec((0..20_u64, any::<bool>()), 0..200)) {
             let (mut answers, mut map) = (Answers::new(), BTreeMap::new());

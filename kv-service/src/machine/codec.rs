@@ -1,4 +1,4 @@
-//! Numbers and counted bytes: the alphabet of the machine's formats.
+//! Numbers and length-prefixed bytes, of which the machine's formats consist.
 //!
 //! A number is a varint: seven bits a byte, the lowest first, the top bit set on all bytes but the
 //! last. Only the shortest form is read, so a value has one encoding. Reading takes slices of the
@@ -16,10 +16,10 @@ pub enum DecodeError {
     /// No version of the format has these bytes.
     #[error("malformed: {0}")]
     Malformed(&'static str),
-    /// A newer version of the format may have them; this program cannot tell what they mean.
+    /// A newer version of the format may have these bytes; this program cannot tell what they mean.
     #[error("{0}")]
     Newer(&'static str),
-    /// They need a cluster version that this program does not support.
+    /// The bytes need a cluster version that this program does not support.
     #[error("cluster version {0}")]
     NewerRules(u32),
 }
@@ -40,10 +40,10 @@ pub(crate) const fn malformed(what: &'static str) -> DecodeError {
 /// Bytes of a varint, at most.
 pub(crate) const VARINT_BYTES_MAX: usize = 10;
 
-/// Reads front to back.
+/// Reads bytes from front to back.
 pub(crate) struct Reader<'a> {
     bytes: &'a Bytes,
-    /// The end of `bytes` that is not read yet.
+    /// The part of `bytes` that is not read yet.
     rest: &'a [u8],
 }
 
@@ -56,7 +56,7 @@ impl<'a> Reader<'a> {
         self.rest.is_empty()
     }
 
-    /// Bytes that are read already.
+    /// Number of bytes read so far.
     pub(crate) fn position(&self) -> usize {
         self.bytes.len() - self.rest.len()
     }
@@ -99,7 +99,7 @@ impl<'a> Reader<'a> {
         u32::try_from(self.varint()?).map_err(|_| malformed("a number has more than 32 bits"))
     }
 
-    /// A field that no version up to this program's has used: 0.
+    /// Reads a field that no version up to this program's has used: it must be 0.
     pub(crate) fn reserved(&mut self, what: &'static str) -> DecodeResult<()> {
         match self.varint()? {
             0 => Ok(()),
@@ -115,7 +115,7 @@ impl<'a> Reader<'a> {
         Ok(self.bytes.slice(start..self.position()))
     }
 
-    /// Nothing may be left.
+    /// Checks that no bytes are left.
     pub(crate) fn finish(self) -> DecodeResult<()> {
         match self.is_empty() {
             true => Ok(()),
@@ -124,7 +124,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The varint at the start, and its length in bytes.
+/// Reads the varint at the start; returns it and its length in bytes.
 pub(crate) fn read_varint(bytes: &[u8]) -> DecodeResult<(u64, usize)> {
     let bounded = &bytes[..bytes.len().min(VARINT_BYTES_MAX)];
     let mut number = 0;
@@ -169,8 +169,8 @@ pub(crate) fn len_bytes(bytes: &[u8]) -> usize {
     varint_bytes(bytes.len() as u64)
 }
 
-/// The numbers of a record: its revisions are in order, and each change since the first one took a
-/// revision of its own. So there is always a next version.
+/// Checks the numbers of a record: its revisions are in order, and each change since the first one
+/// took a revision of its own. So the next version does not overflow.
 pub(crate) fn check_versions(
     version: u64,
     create_revision: Revision,

@@ -1,11 +1,12 @@
 //! Commands: the entries of the log, as the machine understands them, and their bytes (format 2).
 //!
-//! Everything that decides about a command's effect travels in it: the cluster version whose rules
-//! hold, the leader's time, the limits in force, the session. So nodes of unequal configuration still
-//! reach equal states.
+//! Everything that decides a command's effect travels in the command: the cluster version whose
+//! rules hold, the leader's time, the limits in force, the session. So nodes with different
+//! configurations still reach equal states.
 //!
 //! ```text
-//!   format u8 = 2 | rules | kind u8 | namespace | principal | auth_revision | time_ms | body | extensions
+//!   format u8 = 2 | rules | kind u8 | namespace | principal | auth_revision | time_ms
+//!                 | body | extensions
 //!
 //!   kind 1 open    nonce 16 bytes  ttl_ms  window  session_count_max
 //!                  principal_session_count_max  name_len  name
@@ -24,15 +25,17 @@
 //!        7                   reserved: transaction of several keys
 //! ```
 //!
-//! Numbers are varints (`codec`) but where a width is given. `format` and `rules` keep their places in
+//! Numbers are varints (`codec`) unless a width is given. `format` and `rules` keep their places in
 //! every later format, so that each program can name the version to install. `rules` is the cluster
-//! version in force when the command was proposed; an operation of a later version than `rules` is
-//! refused. `namespace`, `principal` and `auth_revision` are reserved and 0, `extensions` is the
-//! length of a reserved section (a lease of the key, a trace) and 0: one byte each.
+//! version in force when the command was proposed; an operation that needs a later version than
+//! `rules` is refused. `namespace`, `principal` and `auth_revision` are reserved and 0.
+//! `extensions` is the length of a reserved section (a lease of the key, a trace) and 0. Each of
+//! these four takes one byte.
 //!
-//! [`Command::encode`] is total: its bytes decode to the command, whatever the fields hold. The log
-//! therefore never holds a command of this program that no node can apply. Decoding is strict, and
-//! tells what is newer from what is malformed only for the sake of its error: a node stops at either.
+//! [`Command::encode`] is total: its bytes decode to the command, whatever the fields hold, if the
+//! program supports `rules`. The log therefore never holds a command of this program that no node
+//! can apply. Decoding is strict. It distinguishes newer from malformed bytes only for the text of
+//! its error: a node stops at either.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -46,8 +49,8 @@ use crate::version::{Feature, VERSION_MAX, has};
 /// every cluster version so far: to change it takes a [`Feature`].
 pub const KEY_BYTES_LIMIT: usize = 64 << 10;
 
-/// The longest value that the machine stores, in bytes, whatever limit a command carries. A rule, as
-/// [`KEY_BYTES_LIMIT`] is.
+/// The longest value that the machine stores, in bytes, whatever limit a command carries. A rule of
+/// every cluster version so far, like [`KEY_BYTES_LIMIT`].
 pub const VALUE_BYTES_LIMIT: usize = 64 << 20;
 
 /// The only format that is written, and read. Format 1 was never released.
@@ -71,25 +74,27 @@ const NONCE_BYTES: usize = 16;
 pub struct Command {
     /// The cluster version in force at the node that proposes, at least [`Command::rules_min`].
     pub rules: u32,
-    /// *Replicated time*: the proposing leader stamps the machine's clock as it was when it took
-    /// office plus the monotonic time since. The machine's clock is the largest that it has seen.
+    /// *Replicated time* in milliseconds: the machine's clock when the proposing leader took
+    /// office, plus the monotonic time since then. The machine's clock is the largest time that a
+    /// command carried.
     pub time_ms: u64,
+    /// The action that the command executes.
     pub action: Action,
 }
 
-/// The effect of a [`Command`].
+/// The action of a [`Command`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Opens a session; its id is the index of the entry and the nonce.
     OpenSession(Opening),
-    /// Ends a session; one that does not exist (any more) is ended already.
+    /// Ends a session; a session that does not exist is not an error.
     CloseSession { session: SessionId },
     /// Executes an operation, exactly once for each (session, sequence).
     Write {
         session: SessionId,
         /// The request's number in its session, chosen by the client.
         sequence: u64,
-        /// The client has the answers of all requests below this one.
+        /// All smaller sequence numbers have been answered or given up.
         lowest_unanswered: u64,
         limits: WriteLimits,
         operation: Operation,
@@ -99,7 +104,7 @@ pub enum Action {
 /// The terms of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Opening {
-    /// Drawn by the leader.
+    /// Random bits, drawn by the leader.
     pub nonce: Nonce,
     /// The session expires once its last activity is longer ago than this.
     pub ttl_ms: u64,
@@ -117,12 +122,12 @@ pub struct Opening {
 /// Limits of a write, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WriteLimits {
-    /// Of the key; [`KEY_BYTES_LIMIT`] holds anyway.
+    /// Longest key; [`KEY_BYTES_LIMIT`] holds anyway.
     pub key_bytes_max: u64,
-    /// Of the value that results; [`VALUE_BYTES_LIMIT`] holds anyway.
+    /// Longest value that may result; [`VALUE_BYTES_LIMIT`] holds anyway.
     pub value_bytes_max: u64,
-    /// Of the answers that all sessions together remember, each counted as
-    /// [`ANSWER_BYTES`](super::ANSWER_BYTES). Beyond, the session with the most answers is evicted.
+    /// Most bytes of outputs that all sessions together remember, each output counted as
+    /// [`ANSWER_BYTES`](super::ANSWER_BYTES). Beyond, the session with the most outputs is evicted.
     pub answer_bytes_max: u64,
 }
 
@@ -320,7 +325,7 @@ fn operation_feature(operation: &Operation) -> Option<Feature> {
     }
 }
 
-/// Tag, value and, of a swap, its condition.
+/// Tag, value, and the condition of a swap.
 fn parts(operation: &Operation) -> (u8, Option<&Bytes>, Option<&Expect>) {
     match operation {
         Operation::Put { value, .. } => (PUT, Some(value), None),
@@ -370,8 +375,9 @@ fn encode_operation(operation: &Operation, out: &mut BytesMut) {
     }
 }
 
-/// CRC-32C of an operation's encoding: tells a repeated request from another one of the same number.
-/// It is no secret and proves nothing; the nonce keeps other clients out of a session.
+/// CRC-32C of an operation's encoding, which tells a repeated request from a different one with the
+/// same sequence number. It is no secret and proves nothing; the nonce keeps other clients out of a
+/// session.
 pub(super) fn digest(encoded_operation: &[u8]) -> u32 {
     crc32c::crc32c(encoded_operation)
 }
@@ -391,7 +397,7 @@ fn decode_operation(reader: &mut Reader, rules: u32) -> DecodeResult<Operation> 
         return Ok(Operation::Delete { key: reader.bytes(key_len)? });
     }
     let value_len = reader.varint()?;
-    // Of a swap: a length, a version or a revision.
+    // For a swap: a length, a version or a revision.
     let number = if matches!(tag, PUT | APPEND) { 0 } else { reader.varint()? };
     let (key, value) = (reader.bytes(key_len)?, reader.bytes(value_len)?);
     let swap = |key, value, expect| Operation::CompareAndSwap { key, expect, value };

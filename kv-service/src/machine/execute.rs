@@ -1,7 +1,7 @@
 //! Operations on keys.
 //!
-//! Each reads its key, decides, then writes: an operation that is refused or that changes nothing has
-//! touched nothing. The revision of a change is the index of its entry.
+//! Each operation reads its key, decides, then writes: an operation that is refused or changes
+//! nothing has touched nothing. The revision of a change is the index of its entry.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use raft_core::state_machine::MachineResult;
@@ -48,8 +48,8 @@ pub(super) fn execute(
     }
 }
 
-/// Returns true if the operation reads nothing of its key but the versions, and moves no value: its
-/// cost does not grow with the value.
+/// Returns true if the operation reads only the versions of its key: its cost does not grow with
+/// the size of the stored value.
 pub(super) fn reads_versions_only(operation: &Operation) -> bool {
     match operation {
         Operation::Put { .. }

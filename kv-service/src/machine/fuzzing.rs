@@ -1,5 +1,5 @@
-//! The machine's decoders as a fuzzer sees them: commands, the stream of a snapshot, and the values of the
-//! durable engine. See `crate::fuzzing`.
+//! Fuzzing entry points of the machine's decoders: commands, the stream of a snapshot, and the
+//! values of the durable engine. See `crate::fuzzing`.
 
 use bytes::{Bytes, BytesMut};
 use raft_core::state_machine::{MachineResult, StateMachine};
@@ -49,10 +49,11 @@ pub fn stored_state(bytes: &[u8]) {
     }
 }
 
-/// A snapshot's stream. What is taken over must be a state: it comes out as a stream again, and clients
-/// can go on with it.
+/// The stream of a snapshot. A stream that is accepted must hold a valid state: it can be written
+/// as a stream again, and clients can continue with it.
 pub fn snapshot_stream(bytes: &[u8]) {
-    // Behind start and section head. The announcement was checked when it came.
+    // Behind the start and the section's header. The numbers are bounded, because the announced
+    // position of a real snapshot was checked when it was received.
     let sections = Bytes::copy_from_slice(bytes.get(13..).unwrap_or_default());
     let mut reader = Reader::new(&sections);
     let mut number = || reader.varint().unwrap_or(0).min(INDEX_MAX - 100);
@@ -88,7 +89,7 @@ fn stream(machine: &mut KvMachine) -> Vec<u8> {
     bytes
 }
 
-/// A new session changes every kind of thing that is there, and all sessions end.
+/// Opens a session, appends to the first records in it, and then ends all sessions.
 fn go_on(machine: &mut KvMachine) {
     let query = Query::Scan { start: Bytes::new(), end: Bytes::new(), limit: 3 };
     let Ok(Reply::Read(Answer::Scan(page))) = machine.query(Question::Read(query)) else {

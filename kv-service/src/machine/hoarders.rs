@@ -1,16 +1,17 @@
-//! Which sessions remember the most answers: the first to be evicted when the answers of all sessions
-//! exceed their limit.
+//! Finds the sessions that remember the most outputs: they are evicted first when the outputs of
+//! all sessions exceed their limit.
 //!
-//! Nothing here is part of the state: it follows from the sessions, and is built again when they are
+//! Nothing here is part of the state: it follows from the sessions, and is rebuilt when they are
 //! restored.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use raft_core::types::Index;
 
-/// Sessions by how many answers they remember, in classes: 2 to 3, 4 to 7, 8 to 15, ...
+/// Sessions by how many outputs they remember, in classes: 2 to 3, 4 to 7, 8 to 15, ...
 ///
-/// A class changes rarely, and a session with one answer, as most have, is in none.
+/// A session changes its class rarely. A session with at most one output, as most are, is in no
+/// class.
 #[derive(Default)]
 pub(super) struct Hoarders {
     answer_count: u64,
@@ -22,7 +23,8 @@ fn class(answer_count: usize) -> Option<u32> {
 }
 
 impl Hoarders {
-    /// The session remembers another number of answers than before; 0 if it has just come or gone.
+    /// Records that a session now remembers another number of outputs; the number is 0 before it
+    /// comes and after it is gone.
     pub(super) fn recount(&mut self, id: Index, before: usize, after: usize) {
         self.answer_count = self.answer_count + after as u64 - before as u64;
         let (old, new) = (class(before), class(after));
@@ -41,12 +43,12 @@ impl Hoarders {
         }
     }
 
-    /// Of all sessions.
+    /// Number of outputs that all sessions remember.
     pub(super) fn answer_count(&self) -> u64 {
         self.answer_count
     }
 
-    /// The oldest session of the highest class; `None` if no session remembers two answers.
+    /// The oldest session of the highest class; `None` if no session remembers two outputs.
     pub(super) fn first(&self) -> Option<Index> {
         let (_, sessions) = self.by_class.last_key_value()?;
         sessions.first().copied()

@@ -1,14 +1,15 @@
-//! Which session has been idle for the longest: of one principal, of all, and by time to live.
+//! Finds the session that has been idle for the longest: of one principal, of all, and by time to
+//! live.
 //!
-//! Nothing here is part of the state: it follows from the sessions, and is built again when they are
-//! restored. Each answer is a function of the sessions alone, so it is the same on every node.
+//! Nothing here is part of the state: it follows from the sessions, and is rebuilt when they are
+//! restored. Each result is a function of the sessions alone, so it is the same on every node.
 //!
-//! Each session has one entry, in the queue of its principal and time to live: its last activity when
-//! it was queued, or later when the entry was looked at, and its id. Activity only grows, so an entry
-//! is a lower bound, and the first whose bound is exact is the session that was active the longest
-//! ago. Above those queues, each time to live has a queue of the same kind of the principals' first
-//! entries. What ends leaves stale entries, which are dropped when they are met. So activity costs
-//! nothing here, and a session costs one entry of 16 bytes.
+//! Each session has one entry in the queue of its principal and time to live: its id, and its last
+//! activity when it was queued or when the entry was last examined. Activity only grows, so an
+//! entry is a lower bound, and the first entry whose bound is exact is the session that was active
+//! the longest ago. Above those queues, each time to live has a queue of the same kind with the
+//! first entry of each principal. Sessions that end leave stale entries, which are dropped when
+//! they are met. So activity costs nothing here, and a session costs one entry of 16 bytes.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -19,7 +20,7 @@ use raft_core::types::Index;
 use super::session::Session;
 use super::sessions::SessionMap;
 
-/// Stale entries that a queue may hold beyond the live ones before it is built again.
+/// A queue is rebuilt when it holds so many more stale entries than live ones.
 const STALE_MAX: usize = 64;
 
 /// Last activity and id of a session; the order in which sessions are evicted.
@@ -31,15 +32,15 @@ type First = BinaryHeap<Reverse<(Place, Arc<[u8]>)>>;
 #[derive(Default)]
 pub(super) struct Idle {
     principals: BTreeMap<Arc<[u8]>, Principal>,
-    /// By time to live: the first entries of the principals' queues. A time to live is a setting of a
-    /// server, so there are few of them.
+    /// The first entries of the principals' queues, by time to live. A time to live is a server's
+    /// setting, so there are few different ones.
     first: BTreeMap<u64, First>,
 }
 
 #[derive(Default)]
 struct Principal {
     session_count: usize,
-    /// By time to live; none is without sessions.
+    /// By time to live; no queue is without sessions.
     queues: BTreeMap<u64, Queue>,
 }
 
@@ -70,7 +71,7 @@ impl Queue {
 }
 
 impl Idle {
-    /// A new session. It gets the copy of its principal's name that all sessions of the principal
+    /// Adds a session. It gets the copy of its principal's name that all sessions of the principal
     /// share.
     pub(super) fn insert(&mut self, id: Index, session: &mut Session) {
         if let Some((kept, _)) = self.principals.get_key_value(&session.principal) {
@@ -89,7 +90,7 @@ impl Idle {
         }
     }
 
-    /// The session has left `map`.
+    /// Removes a session that has left `map`.
     pub(super) fn remove(&mut self, session: &Session, map: &SessionMap) {
         let principal =
             self.principals.get_mut(&session.principal).expect("each session has its principal");
@@ -107,7 +108,7 @@ impl Idle {
         self.forget_stale_first(session.ttl_ms);
     }
 
-    /// A queue of the principals' first entries may hold as many stale ones as live ones.
+    /// Rebuilds a queue of the principals' first entries that holds too many stale ones.
     fn forget_stale_first(&mut self, ttl_ms: u64) {
         let Some(first) = self.first.get_mut(&ttl_ms) else { return };
         if first.len() <= 2 * self.principals.len() + STALE_MAX {
@@ -130,7 +131,7 @@ impl Idle {
         queues.filter_map(|queue| queue.first(map)).min().map(|(_, id)| id)
     }
 
-    /// Of all sessions, the one that has been idle for the longest.
+    /// The session that has been idle for the longest, of all sessions.
     pub(super) fn first(&mut self, map: &SessionMap) -> Option<Index> {
         let ttls: Vec<u64> = self.first.keys().copied().collect();
         ttls.into_iter().filter_map(|ttl_ms| self.first_of_ttl(ttl_ms, map)).min().map(|(_, id)| id)
@@ -141,7 +142,7 @@ impl Idle {
         let is_over = |ttl_ms: u64, (last_active_ms, _): Place| {
             last_active_ms.saturating_add(ttl_ms) < clock_ms
         };
-        // The bounds tell for nothing that most often none has.
+        // Most often no session has expired, and the bounds show that without a search.
         let may_be_over = |(ttl_ms, first): (&u64, &First)| {
             let Reverse((bound, _)) = first.peek()?;
             is_over(*ttl_ms, *bound).then_some(*ttl_ms)
@@ -218,7 +219,7 @@ mod tests {
     }
 
     proptest! {
-        /// The queues answer as a look at all sessions does.
+        /// The queues give the same results as a search through all sessions.
         #[test]
         fn the_queues_agree_with_a_look_at_all_sessions(
             steps in prop::collection::vec(step(), 1..300),

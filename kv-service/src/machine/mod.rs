@@ -2,18 +2,18 @@
 //!
 //! [`KvMachine`] decodes committed entries, executes each request exactly once (`sessions`,
 //! `execute`) on one of two engines (`engine`), and turns the state into a stream and back
-//! (`snapshot`). Equal entries lead to equal states on every node: everything that decides travels in
-//! the command, time and limits included.
+//! (`snapshot`). Equal entries lead to equal states on every node: everything that decides the
+//! effect of a command travels in the command, time and limits included.
 //!
 //! * Data, sessions, clock and position change together or not at all, in memory as on disk.
 //! * An entry that this program cannot decode stops the node (S3). No node skips an entry: a newer
-//!   node may have executed it. Only nodes of the cluster propose entries, and
-//!   [`Command::encode`] writes nothing that it cannot read, so an entry of no version at all is
-//!   damage or a fault of the program around the node; such a node stops as well, because whether
-//!   its peers read the same bytes cannot be told here.
+//!   node may have executed it. Only nodes of the cluster propose entries, and [`Command::encode`]
+//!   writes nothing that it cannot read. So an entry of no version at all was damaged, or was
+//!   proposed past the server. The node stops there as well, because it cannot tell if its peers
+//!   read the same bytes.
 //! * A snapshot taken by one engine can be restored by the other.
 //!
-//! Permissions, the size of frames and the source of a leader's time are the server's business.
+//! The server, not the machine, decides about permissions, the size of frames and a leader's time.
 
 mod answers;
 mod codec;
@@ -50,7 +50,7 @@ use snapshot::{SnapshotDecoder, SnapshotEncoder};
 /// How many requests of a session may be unanswered, by default (`Opening::window`).
 pub const SESSION_WINDOW: u32 = 1024;
 
-/// Bytes of the answers that all sessions remember, by default (`WriteLimits::answer_bytes_max`).
+/// Bytes of the outputs that all sessions remember, by default (`WriteLimits::answer_bytes_max`).
 pub const SESSION_ANSWER_BYTES_MAX: u64 = 64 << 20;
 
 /// About how many bytes of keys and values one page of a scan holds, at most.
@@ -59,37 +59,44 @@ pub const SCAN_PAGE_BYTES_MAX: usize = 1 << 20;
 /// Keys, deleted ones included, that one page of a scan examines at most (S13).
 pub const SCAN_WORDS_MAX: usize = 16 << 10;
 
-/// Entries and bytes that an engine holds back before it must write: a replay after a restart comes
-/// in one piece.
+/// Entries and bytes that are applied before the engine must commit, because a replay after a
+/// restart comes in one piece.
 const COMMIT_ENTRIES_MAX: usize = 1024;
 const COMMIT_BYTES_MAX: u64 = 4 << 20;
 
 /// The output of a command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Output {
+    /// A session was opened.
     SessionOpened {
         session: SessionId,
         /// How many of its requests may be unanswered.
         window: u32,
     },
-    /// Also when there was no such session.
+    /// The session is closed, or did not exist.
     SessionClosed,
+    /// The write was executed, now or by an earlier copy of the request.
     Written(WriteAnswer),
+    /// This copy of the request was not executed; [`Refusal`] tells about earlier copies.
     Refused(Refusal),
 }
 
 /// A query of the machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Question {
+    /// A client's read.
     Read(operation::Query),
-    /// The machine's clock in milliseconds of replicated time; a new leader stamps from there.
+    /// The machine's clock in milliseconds of replicated time. A new leader's timestamps continue
+    /// from it.
     ClockMs,
 }
 
-/// The answer to a [`Question`], variant for variant.
+/// The output of a [`Question`], variant for variant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
+    /// The output of a client's read.
     Read(operation::Answer),
+    /// Milliseconds of replicated time.
     ClockMs(u64),
 }
 
@@ -103,7 +110,7 @@ pub struct KvMachine {
 }
 
 impl KvMachine {
-    /// A store that lives in memory: volatile, so that a stored snapshot must stand for the log.
+    /// A store in memory. It is volatile: the log may be compacted only up to a stored snapshot.
     pub fn memory() -> Self {
         let engine = engine::memory::MemoryEngine::default();
         Self::over(Box::new(engine), Head::default(), Sessions::default())
@@ -150,7 +157,8 @@ impl KvMachine {
         })
     }
 
-    /// A version that this program does not support stops it here, before any entry under it.
+    /// Stops the node at a cluster version that this program does not support, before it applies
+    /// any entry of that version.
     fn on_configuration(
         &mut self,
         index: Index,
@@ -268,7 +276,7 @@ impl StateMachine for KvMachine {
                     execute::reads_versions_only(&operation)
                         && self.engine.writes_at_once(operation.key())
                 }
-                // Rare.
+                // Too rare to be worth a decision.
                 Ok(Command { .. }) | Err(_) => false,
             },
             Payload::Noop | Payload::Configuration(_) => false,

@@ -1,4 +1,4 @@
-//! One session: its terms, its window, the answers that it remembers, and its bytes.
+//! One session: its terms, its window, the outputs that it remembers, and its encoding.
 //!
 //! ```text
 //!   nonce 16 bytes  reserved  ttl_ms  window  last_active_ms  lowest_unanswered
@@ -8,7 +8,7 @@
 //!                2 value too large, 3 key out of range: size_bytes  limit_bytes
 //! ```
 //!
-//! Numbers are varints (`codec`) but where a width is given.
+//! Numbers are varints (`codec`) unless a width is given.
 
 use std::sync::Arc;
 
@@ -18,13 +18,13 @@ use super::answers::{Answers, Kept, Kind};
 use super::codec::{DecodeError, DecodeResult, Reader, malformed, put_len, put_varint};
 use crate::operation::Nonce;
 
-/// What one remembered answer counts against the limit of all sessions, in bytes. A rule of every
+/// Bytes that one remembered output counts against the limit of all sessions. A rule of every
 /// cluster version so far.
 pub const ANSWER_BYTES: u64 = 64;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Session {
-    /// Of [`Session::nonce`]. As bytes, because a `u128` would be padded.
+    /// [`Session::nonce`] as bytes, because a `u128` would be padded.
     pub(super) nonce_bytes: [u8; 16],
     /// The name in the certificate of the client that opened it.
     pub(super) principal: Arc<[u8]>,
@@ -42,7 +42,7 @@ impl Session {
         Nonce(u128::from_le_bytes(self.nonce_bytes))
     }
 
-    /// About the bytes of [`Session::encode`], and of the memory that it takes.
+    /// About the bytes that [`Session::encode`] writes, and that the session takes in memory.
     pub(super) fn size_bytes(&self) -> usize {
         const HEAD_BYTES: usize = 64;
         HEAD_BYTES + self.principal.len() + self.answers.len() * ANSWER_BYTES as usize
@@ -171,7 +171,7 @@ mod tests {
         )
     }
 
-    /// The number of answers is believed up to the window, and beyond it nothing is read for it.
+    /// A claimed number of outputs is accepted up to the window; beyond it, none of them is read.
     #[test]
     fn a_window_of_answers_is_read_and_no_more() {
         const WINDOW: u64 = 1024;

@@ -1,9 +1,9 @@
-//! Exactly once: the table of sessions, and the answers that each of them remembers.
+//! Exactly once: the table of sessions, and the outputs that each of them remembers.
 //!
 //! A client opens a session and numbers its requests. It may send many before it receives the first
-//! answer, and send each again; so a request can be in the log many times, in any order. It is
-//! executed the first time; its answer is kept, and given again, until the client says, by
-//! `lowest_unanswered`, that it has received it.
+//! response, and send each again, so a request can be in the log many times, in any order. The
+//! machine executes it the first time, keeps its output, and returns that output again until the
+//! client says, by `lowest_unanswered`, that it has received it.
 //!
 //! ```text
 //!     forgotten         answered or not, at most `window`              too far ahead
@@ -11,19 +11,18 @@
 //!                  lowest_unanswered
 //! ```
 //!
-//! * What is below `lowest_unanswered` is a late duplicate, and is refused, never executed again.
-//! * A session that is not in the table is refused, never opened on the fly: it may be one that
-//!   has expired, and its request one that was executed.
+//! * A request below `lowest_unanswered` is a late duplicate. It is refused, never executed again.
+//! * A request of a session that is not in the table is refused. The session is never opened on the
+//!   fly: it may have expired after it executed this very request.
 //! * A session is named by its index and the nonce that the leader drew: a client that knows the
 //!   index alone can neither write in it nor end it.
 //! * A repeated sequence number with another operation is refused, not answered (S9).
 //! * A refusal by this table changes nothing, and is no activity of the session.
 //!
-//! Sessions expire by replicated time, and are evicted when there are too many, of one principal or
-//! of all, the one with the oldest activity first; the order is kept in queues (`idle`), so that a
-//! command costs O(log n). When the answers that all sessions
-//! remember exceed their limit in bytes, the sessions with the most answers are evicted (S11). An
-//! evicted session is an unknown one from then on.
+//! Sessions expire by replicated time. When there are too many, of one principal or of all, the one
+//! with the oldest activity is evicted first; queues keep that order (`idle`), so that a command
+//! costs O(log n). When the outputs that all sessions remember exceed their limit in bytes, the
+//! sessions with the most outputs are evicted (S11). An evicted session is unknown from then on.
 //! (RIFL, Lee et al. 2015; dissertation 6.3.)
 
 use std::collections::BTreeSet;
@@ -43,22 +42,22 @@ use crate::operation::{Refusal, SessionId};
 /// All sessions at one moment, by index; a clone is O(1).
 pub(super) type SessionMap = OrdMap<Index, Arc<Session>>;
 
-/// The place of a write in its session, and the operation that it is of.
+/// The place of a write in its session, and its operation's digest.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
     pub(super) session: SessionId,
     pub(super) sequence: u64,
     pub(super) lowest_unanswered: u64,
-    /// Of the operation.
+    /// Digest of the operation's encoding.
     pub(super) digest: u32,
 }
 
 /// The decision about a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Admission {
-    /// It is new: execute it and hand the outcome to [`Sessions::answer`].
+    /// The request is new: execute it and hand its output to [`Sessions::answer`].
     Execute,
-    /// It was executed before; this was the outcome.
+    /// The request was executed before; this was its output.
     Answered(Outcome),
     Refused(Refusal),
 }
@@ -69,7 +68,7 @@ pub(super) struct Sessions {
     map: SessionMap,
     idle: Idle,
     hoarders: Hoarders,
-    /// Touched since the engine last wrote; with repetitions, and also those that are gone.
+    /// Sessions that changed or ended since the engine's last commit, with repetitions.
     changed: Vec<Index>,
 }
 
@@ -89,7 +88,7 @@ impl Sessions {
         self.changed.clear();
     }
 
-    /// Ends the sessions whose last activity is longer ago than they allow.
+    /// Ends the sessions whose last activity is longer ago than their time to live.
     pub(super) fn expire(&mut self, clock_ms: u64) {
         while let Some(id) = self.idle.expired(clock_ms, &self.map) {
             self.end(id);
@@ -168,8 +167,9 @@ impl Sessions {
         kept.map_or(Admission::Execute, |kept| Admission::Answered(kept.outcome()))
     }
 
-    /// Keeps the outcome of a request that was just admitted for execution. Evicts sessions until
-    /// the answers of all are within `answer_bytes_max`; the one that answers may be among them.
+    /// Keeps the output of a request that was just admitted for execution. Evicts sessions until
+    /// the outputs of all are within `answer_bytes_max`; the request's own session may be among
+    /// them.
     pub(super) fn answer(&mut self, place: &Place, outcome: Outcome, answer_bytes_max: u64) {
         let id = place.session.index;
         let session = Arc::make_mut(self.map.get_mut(&id).expect("it was admitted"));
@@ -182,8 +182,8 @@ impl Sessions {
         }
     }
 
-    /// Takes over a session from a snapshot or from disk, in ascending order of ids. `through` is the
-    /// index of the state: later ones have not been opened, and will be.
+    /// Adds a session from a snapshot or from disk, in ascending order of ids. `through` is the
+    /// index of the state: a session with a larger id cannot have been opened yet.
     pub(super) fn restore(
         &mut self,
         id: Index,
@@ -232,7 +232,7 @@ mod tests {
         Place { session, sequence, lowest_unanswered, digest: 3 }
     }
 
-    /// Each commit costs what changed, not what there is.
+    /// A commit costs what changed, not what there is.
     #[test]
     fn what_was_written_is_not_written_again() {
         let changes = |sessions: &Sessions| -> Vec<(Index, bool)> {
@@ -254,14 +254,13 @@ mod tests {
         sessions.close(place(9, 0, 0).session);
         assert_eq!(changes(&sessions), [(1, false), (2, true)]);
         sessions.clear_changed();
-        // The second one was active later.
+        // Session 2 was active later.
         sessions.expire(1001);
         assert_eq!(changes(&sessions), [(3, false)]);
         assert_eq!(sessions.len(), 1);
     }
 
-    /// The queue of a principal stays as long as its sessions are many, however many have come and
-    /// gone.
+    /// A principal's queue is as long as its number of sessions, however many have come and gone.
     #[test]
     fn ended_sessions_leave_nothing_behind() {
         let mut sessions = Sessions::default();

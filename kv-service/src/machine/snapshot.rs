@@ -11,14 +11,14 @@
 //!   4 end       session_count  record_count                                       once, last
 //! ```
 //!
-//! Numbers in payloads are varints (`codec`). `rules` is the newest cluster version that the state may
-//! hold: an older program refuses the stream and names the version to install, as it does for a
+//! Numbers in payloads are varints (`codec`). `rules` is the newest cluster version that the state
+//! may need: an older program refuses the stream and names the version to install, as it does for a
 //! section or a record of an unknown kind. The other flags of a record are reserved, as on disk.
 //!
-//! Sessions come before records. Both sides need memory for one section at a time. The storage below
-//! guards the bytes by checksums; decoding is strict all the same, and refuses everything that the
-//! encoder would not have written: a stream that ends early, out of order, or with something behind
-//! its end, and sessions and records that the state at its index cannot hold.
+//! Sessions come before records. Sender and receiver need memory for one section at a time. The
+//! storage below protects the bytes by checksums. Decoding is strict all the same, and refuses
+//! everything that the encoder would not have written: a stream that ends early, is out of order,
+//! or goes on after its end, and sessions and records that the state at its index cannot hold.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use raft_core::state_machine::{MachineError, MachineResult, SnapshotSource};
@@ -56,7 +56,7 @@ const PLAIN: u8 = 0;
 /// Where the encoder ends a section, in bytes; the last session or record may exceed it.
 const SECTION_BYTES_TARGET: usize = 64 << 10;
 
-/// The largest section that a decoder gathers: a record of the largest size and those before it.
+/// The largest section that a decoder buffers: a record of the largest size and those before it.
 const SECTION_BYTES_MAX: usize =
     SECTION_BYTES_TARGET + RECORD_HEAD_BYTES_MAX + KEY_BYTES_LIMIT + VALUE_BYTES_LIMIT;
 
@@ -75,7 +75,7 @@ pub(super) struct SnapshotEncoder {
     view: Box<dyn View>,
     stage: Stage,
     record_count: u64,
-    /// Encoded and not yet handed out: less than a section and the room that was asked for.
+    /// Encoded bytes that the caller has not taken: less than a section and the requested chunk.
     out: BytesMut,
 }
 
@@ -185,7 +185,7 @@ fn decode_record(reader: &mut Reader) -> DecodeResult<(Bytes, Record)> {
     Ok((key, Record { value, version, create_revision, modify_revision }))
 }
 
-/// Takes the stream in arbitrary cuts and hands records on to an engine.
+/// Decodes the stream from chunks of any size, and hands the records to an engine.
 pub(super) struct SnapshotDecoder {
     expected: Position,
     buffer: BytesMut,
@@ -300,7 +300,7 @@ impl SnapshotDecoder {
         if record.modify_revision > last_revision {
             return Err(malformed("a record is newer than the state"));
         }
-        // No key is empty, so the first is above the empty one.
+        // No key is empty, so the first one is above the initial `last_key`.
         if key <= self.last_key {
             return Err(malformed("records are out of order"));
         }
@@ -318,7 +318,8 @@ impl SnapshotDecoder {
         Ok(())
     }
 
-    /// All pieces are in: the state beside the records, which the engine holds.
+    /// Called after the last chunk. Returns the state other than the records, which the engine
+    /// holds.
     pub(super) fn finish(self) -> MachineResult<(Head, Sessions)> {
         match self.head {
             Some(head) if self.ended && self.buffer.is_empty() => Ok((head, self.sessions)),

@@ -6,14 +6,17 @@ use rmp_serde::decode::Error;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// No frame is longer: room for the largest value, or a page of a scan, and what goes with it.
+/// Longest frame in bytes, without its length: it has room for the largest write or a page of a
+/// scan, and for the fields around it.
 pub const FRAME_BYTES_MAX: usize = 40 << 20;
 
 /// Why bytes are not a frame of this protocol; the connection cannot go on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
+    /// The frame is longer than the reader accepts; both numbers are in bytes.
     #[error("a frame of {length} bytes, the limit is {limit}")]
     TooLong { length: usize, limit: usize },
+    /// The frame is not a value of the expected type.
     #[error("not a message of this protocol: {0}")]
     Malformed(String),
 }
@@ -30,7 +33,7 @@ pub fn push_frame(out: &mut BytesMut, message: &impl Serialize) {
     out[start..start + LENGTH_BYTES].copy_from_slice(&length.to_be_bytes());
 }
 
-/// Cuts what was received into frames.
+/// Splits received bytes into frames.
 #[derive(Debug)]
 pub struct FrameBuffer {
     received: BytesMut,
@@ -38,21 +41,24 @@ pub struct FrameBuffer {
 }
 
 impl FrameBuffer {
-    /// A longer frame is refused when its length is known, before anything is kept for it.
+    /// Creates an empty buffer. A longer frame is refused when its length is known, before any
+    /// memory is reserved for it.
     pub fn with_limit(frame_bytes_max: usize) -> Self {
         Self { received: BytesMut::new(), limit: frame_bytes_max.min(FRAME_BYTES_MAX) }
     }
 
+    /// Changes the limit for the frames that follow.
     pub fn set_limit(&mut self, frame_bytes_max: usize) {
         self.limit = frame_bytes_max.min(FRAME_BYTES_MAX);
     }
 
-    /// Where received bytes go; make sure of some room first by [`FrameBuffer::reserve`].
+    /// Buffer for received bytes; call [`FrameBuffer::reserve`] before each read into it.
     pub fn input(&mut self) -> &mut BytesMut {
         &mut self.received
     }
 
-    /// Makes room for a fair piece. Nothing is reserved because a frame announces it.
+    /// Reserves room for one read. The amount is fixed: a frame that announces its length reserves
+    /// nothing.
     pub fn reserve(&mut self) {
         const PIECE_BYTES: usize = 64 << 10;
         self.received.reserve(PIECE_BYTES);
@@ -77,10 +83,10 @@ impl FrameBuffer {
 }
 
 fn decode<T: DeserializeOwned>(frame: &[u8]) -> Result<T, FrameError> {
-    // Over a slice: a reader would be asked for keys and values piece by piece.
+    // From a slice: a reader would be called for keys and values piece by piece.
     let mut rest = Deserializer::from_read_ref(frame);
     let message = T::deserialize(&mut rest).map_err(|e| FrameError::Malformed(e.to_string()))?;
-    // At the end there is not even the first byte of a value, of whatever type.
+    // At the end of the frame, decoding a value of any type fails at its first byte.
     match <()>::deserialize(&mut rest) {
         Err(Error::InvalidMarkerRead(_)) => Ok(message),
         Ok(()) | Err(_) => Err(FrameError::Malformed("bytes are left over".to_owned())),

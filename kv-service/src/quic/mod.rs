@@ -25,21 +25,24 @@ use crate::version::{VERSION_MAX, VERSION_MIN};
 /// How long a client may take to open its stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why a client cannot be made; nothing has been connected yet.
+/// The reason why a client cannot be made; nothing has been connected yet.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientSetupError {
+    /// The configuration makes no sense.
     #[error(transparent)]
     Config(#[from] crate::config::ConfigError),
+    /// A certificate or key cannot be read, or the socket cannot be bound.
     #[error(transparent)]
     Tls(#[from] raft_transport_quic::QuicError),
 }
 
 impl Client {
-    /// A client as its configuration says; needs a tokio runtime. Nothing is connected before it is
-    /// needed.
+    /// Makes a client from its configuration; needs a tokio runtime. A connection is made when it
+    /// is first needed.
     ///
     /// # Errors
-    /// The configuration makes no sense, or a certificate cannot be read.
+    /// The configuration makes no sense, a certificate cannot be read, or the socket cannot be
+    /// bound.
     pub fn connect(config: &ClientConfig) -> Result<Client, ClientSetupError> {
         config.check()?;
         let TlsFiles { ca, cert, key } = &config.tls;
@@ -75,7 +78,7 @@ impl Connector for QuicConnector {
     }
 }
 
-/// Binds a node's socket; its clients come in through `door`.
+/// Binds a node's socket. Its clients come in through `door`.
 pub(crate) async fn join(
     config: &ServerConfig,
     incarnation: u64,
@@ -114,7 +117,7 @@ pub(crate) async fn join(
     Ok((transport, Arc::new(connector)))
 }
 
-/// Each client opens one stream; one that takes its time delays no other.
+/// Accepts clients. Each opens one stream; a client that takes its time delays no other.
 async fn accept(transport: Arc<QuicTransport>, places: Arc<Places>, door: mpsc::Sender<Stream>) {
     let complaints = Complaints::default();
     while let Some(connection) = transport.accept_client().await {
@@ -137,10 +140,11 @@ async fn accept(transport: Arc<QuicTransport>, places: Arc<Places>, door: mpsc::
             let wide = connection.clone();
             let mut stream = Stream::new(reader, writer, (connection, place));
             stream.from = Some(from);
-            // All clients of a cluster have the same name; half of the digest tells them apart.
+            // All clients of a cluster have the same name; half of their certificate's digest tells
+            // them apart.
             stream.principal = Bytes::copy_from_slice(&certificate[..certificate.len() / 2]);
             stream.widen = Some(Box::new(move || wide.widen()));
-            // A closed door means that the node is stopping.
+            // An error means that the node is stopping.
             let _ = door.send(stream).await;
         });
     }

@@ -1,8 +1,9 @@
 //! Shares of the client connections: how many one certificate, and one address, may hold.
 //!
-//! Without them a single client could take all connections of a node, and no other would get in. The
-//! certificate counts by its digest, since all clients of a cluster carry the same name. IPv6 addresses
-//! count by /64, which is what one customer of a provider gets.
+//! Without these shares a single client could take all connections of a node and lock out the
+//! others. A certificate is counted by its digest, since all clients of a cluster carry the same
+//! name. An IPv6 address is counted by its /64, which is the network that one customer of a
+//! provider gets.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -58,7 +59,7 @@ impl Places {
     /// Takes a place.
     ///
     /// # Errors
-    /// Which share is used up; nothing was taken then.
+    /// Text that names the share that is used up. Nothing was taken then.
     pub(crate) fn take(
         self: &Arc<Self>,
         certificate: CertificateDigest,
@@ -102,7 +103,7 @@ impl Drop for Place {
 fn give_back<K: Ord>(counts: &mut BTreeMap<K, usize>, key: &K) {
     let count = counts.get_mut(key).expect("a place is counted until it is dropped");
     *count -= 1;
-    // An entry that stayed would let strangers' addresses gather.
+    // Entries that stayed would pile up, one for each address that ever connected.
     if *count == 0 {
         counts.remove(key);
     }

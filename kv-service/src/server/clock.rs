@@ -1,9 +1,9 @@
-//! Where replicated time comes from.
+//! The time that a leader stamps on commands.
 //!
-//! Sessions expire by the machine's clock, which every node moves by the stamps in the log. A leader
-//! stamps what the machine's clock showed when it took office, plus the time that it has led since. So
-//! replicated time never runs faster than a leader's clock, stands still while nobody leads, and no
-//! wall clock that jumps can expire a session.
+//! Sessions expire by the state machine's clock, which every node advances by the stamps in the
+//! log. A leader stamps the machine's clock as it was when the leader took office, plus the time
+//! that it has led since. So replicated time never runs faster than a leader's clock, stands still
+//! while there is no leader, and a wall clock that jumps cannot expire a session.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -14,18 +14,19 @@ use tokio::time::{Instant, sleep};
 
 use crate::machine::{KvMachine, Question, Reply};
 
-/// Before a busy node is asked for its clock again.
+/// Pause before a busy node is asked for its clock again.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 #[derive(Default)]
 pub(super) struct ReplicatedClock {
-    /// The machine's clock when this node took office, and when that was.
+    /// The machine's clock in milliseconds when this node took office, and when that was. `None`
+    /// unless this node leads and has learned the clock.
     office: Mutex<Option<(u64, Instant)>>,
 }
 
 impl ReplicatedClock {
-    /// What a command is stamped with. 0 moves no clock: this node has not led long enough to know
-    /// better.
+    /// Milliseconds to stamp on a command. 0 advances no clock: this node does not lead, or has not
+    /// led long enough to know the machine's clock.
     pub(super) fn now_ms(&self) -> u64 {
         let office = self.office.lock().unwrap_or_else(PoisonError::into_inner);
         office.map_or(0, |(clock_ms, since)| clock_ms + since.elapsed().as_millis() as u64)
@@ -35,7 +36,7 @@ impl ReplicatedClock {
         *self.office.lock().unwrap_or_else(PoisonError::into_inner) = office;
     }
 
-    /// Follows the node's leadership until the node is gone.
+    /// Follows the node's leadership until the node has stopped.
     pub(super) async fn follow(&self, node: &Node<KvMachine>) {
         let mut watch = node.watch();
         loop {
@@ -49,7 +50,8 @@ impl ReplicatedClock {
                         sleep(RETRY_PAUSE).await;
                         continue;
                     }
-                    // Deposed before it knew, or stopping: the next change tells.
+                    // The node was deposed before the watch showed it, or is stopping: the next
+                    // change of the watch tells which.
                     Ok(Ok(Reply::Read(_)) | Err(_)) | Err(_) => {}
                 }
             }

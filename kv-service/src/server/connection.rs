@@ -20,8 +20,8 @@ use crate::stream::Stream;
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 const GREETING_BYTES_MAX: usize = 1 << 10;
 
-/// A client takes its responses at 32 KiB a second at least, with 10 s of slack; otherwise its connection
-/// ends, because the responses are memory of the node.
+/// A client takes its responses at 32 KiB a second at least, with 10 s of slack. Otherwise the node
+/// ends the connection, because unsent responses are memory of the node.
 const RESPONSE_RATE: Pace = Pace::new(32 << 10, Duration::from_secs(10));
 
 /// Runs until the client leaves, misbehaves, or the server has shut down.
@@ -62,7 +62,7 @@ pub(super) async fn serve(shared: Arc<Shared>, stream: Stream) {
     }
 }
 
-/// Tells a client why it is not served, as far as it listens.
+/// Tells a client why it is not served. Errors are ignored, because the client may have left.
 async fn refuse(why: String, writer: &mut (dyn AsyncWrite + Send + Unpin)) {
     let mut frame = BytesMut::new();
     push_frame(&mut frame, &Welcome::Refused(why));
@@ -73,7 +73,7 @@ async fn refuse(why: String, writer: &mut (dyn AsyncWrite + Send + Unpin)) {
     let _ = timeout(GREETING_TIMEOUT, told).await;
 }
 
-/// Reads requests until there are no more, and says why.
+/// Reads requests until there are no more, and returns the reason.
 async fn read(
     shared: &Arc<Shared>,
     outbox: &Arc<Outbox>,
@@ -82,7 +82,8 @@ async fn read(
 ) -> Ended {
     let open_max = shared.config.limits.connection_requests_max;
     loop {
-        // Before the request is received: one that waited here would be memory that no budget counts.
+        // Wait before the request is received: a request held while waiting here would be memory
+        // that no budget counts.
         outbox.room(open_max).await;
         let request = match receiving.next::<Request>().await {
             Ok(request) => request,
@@ -100,20 +101,20 @@ async fn read(
             shared.handle(kind, id, principal, outbox);
         }
     }
-    // The client has asked all it wanted to; responses under way still reach it.
+    // The client sends no more requests; responses under way still reach it.
     outbox.emptied().await;
     Ended::Left
 }
 
-/// Sends responses until the outbox is closed. Returns true if the stream broke or the outbox was closed,
-/// false if the client is too slow.
+/// Sends responses until the outbox is closed. Returns true if the stream broke or the outbox was
+/// closed, false if the client is too slow.
 async fn write(outbox: &Outbox, writer: &mut (dyn AsyncWrite + Send + Unpin)) -> bool {
     let mut sending = Sending::new();
     let mut pace = RESPONSE_RATE;
     while outbox.take(&mut sending) {
         if sending.bytes.is_empty() {
             outbox.sent(&mut sending);
-            // It has taken everything, and is not behind any more.
+            // The client has taken everything, so it is no longer behind.
             pace.reset();
             outbox.filled.notified().await;
             continue;

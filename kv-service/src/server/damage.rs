@@ -1,7 +1,7 @@
-//! Damage that a query finds: the node stops, and another one leads and answers.
+//! Damage that a query finds: the node stops, so that another node takes over and answers.
 //!
-//! A block of the state that cannot be read is not needed to apply writes, so nothing else would notice it.
-//! A node that went on would answer the same read with an error again and again, as the leader.
+//! A block of the state that cannot be read is not needed to apply writes, so nothing else would
+//! notice it. A leader that went on would answer the same read with an error again and again.
 
 use std::sync::{Arc, OnceLock};
 
@@ -16,7 +16,7 @@ pub(super) struct Damage {
 }
 
 impl Damage {
-    /// A query could not read the state. The first report counts.
+    /// Records that a query could not read the state. Only the first report is kept.
     pub(super) fn report(&self, error: &MachineError) {
         let text = format!("a query found damage in the state of this node: {}", error.0);
         let _ = self.found.set(Arc::new(Fatal::Machine(MachineError(text))));

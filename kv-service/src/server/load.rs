@@ -1,9 +1,9 @@
 //! Requests and memory that a node holds for all of its clients together.
 //!
-//! Each connection has a small free part, which lets a client with small requests go on whatever the others
-//! do. Beyond it, received frames and unsent responses come out of two budgets that all connections
-//! share. A connection's share of the responses is a part of what is *free*, so that a crowd of clients
-//! that do not read never uses the budget up.
+//! Each connection has a small free part, so that a client with small requests makes progress
+//! whatever the others do. Beyond it, received frames and unsent responses are charged to two
+//! budgets that all connections share. A connection may hold only a fraction of the *free* response
+//! budget, so that a crowd of clients that do not read never uses the budget up.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -12,13 +12,14 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
 use crate::config::Limits;
 
-/// Connections that have wide windows at one time; the others send and receive 64 KiB for each round trip.
+/// Connections that have wide windows at one time; the others send and receive 64 KiB for each
+/// round trip.
 const WIDE_CONNECTIONS_MAX: usize = 64;
 
-/// The budget of received bytes is counted in these.
+/// Unit in which the budget of received bytes is counted.
 const RECEIVE_UNIT_BYTES: usize = 1 << 10;
 
-/// One connection may use this part of the free budget of responses.
+/// One connection may hold this fraction, 1 / `SHARE`, of the free response budget.
 const SHARE: u64 = 16;
 
 pub(super) struct Load {
@@ -26,7 +27,8 @@ pub(super) struct Load {
     pending_count: AtomicUsize,
     /// Bytes of responses queued and not yet sent.
     answer_bytes: AtomicU64,
-    /// The part of unsent and expected responses that is beyond the free part of each connection.
+    /// Bytes of unsent and expected responses beyond the free part of each connection, summed over
+    /// all connections.
     charged_bytes: AtomicU64,
     answer_bytes_max: u64,
     receive_budget: Arc<Semaphore>,
@@ -34,7 +36,7 @@ pub(super) struct Load {
     less: Notify,
 }
 
-/// One request in the node's hands.
+/// Counts one request as pending, from the hand-over to the node until it is dropped.
 pub(super) struct Pending(Arc<Load>);
 
 impl Load {
@@ -57,8 +59,8 @@ impl Load {
         Pending(Arc::clone(self))
     }
 
-    /// Waits for room to receive so many bytes, in the order of the requests. The room is given back when
-    /// the permit is dropped.
+    /// Waits for room to receive so many bytes; callers are served in order. Dropping the permit
+    /// gives the room back.
     pub(super) async fn receive(&self, bytes: usize) -> OwnedSemaphorePermit {
         let units = bytes.div_ceil(RECEIVE_UNIT_BYTES);
         let units = u32::try_from(units).expect("a frame is smaller than 4 GiB");
@@ -81,7 +83,7 @@ impl Load {
         self.less.notify_waiters();
     }
 
-    /// Changes what a connection holds beyond its free part.
+    /// Changes a connection's charge: the bytes that it holds beyond its free part.
     pub(super) fn recharge(&self, from: u64, to: u64) {
         if to >= from {
             self.charged_bytes.fetch_add(to - from, Ordering::Relaxed);
@@ -100,12 +102,12 @@ impl Load {
         charge <= self.free_bytes() / SHARE
     }
 
-    /// No response beyond the free part of a connection would fit.
+    /// Returns true if no response beyond the free part of a connection would fit.
     pub(super) fn is_full(&self) -> bool {
         self.free_bytes() == 0
     }
 
-    /// No request is in the node's hands, and no response waits to be sent.
+    /// Returns true if no request is pending in the node, and no response waits to be sent.
     pub(super) fn is_quiet(&self) -> bool {
         self.pending_count.load(Ordering::Relaxed) == 0
             && self.answer_bytes.load(Ordering::Relaxed) == 0
@@ -126,7 +128,7 @@ impl Load {
         loop {
             let less = self.less.notified();
             tokio::pin!(less);
-            // Listens before it looks, so that no change in between is missed.
+            // Registers before it checks, so that no change in between is missed.
             less.as_mut().enable();
             if self.is_quiet() {
                 return;

@@ -1,10 +1,11 @@
 //! One node of the store: the replicated state machine, and the service that clients talk to.
 //!
-//! Limits hold at the door, for all clients together: connections, received bytes, requests not answered
-//! yet, bytes of responses not sent yet. What does not fit is answered `Busy` or not read yet; nothing is
-//! shed silently. A client that sends or takes less than a minimum rate loses its connection.
+//! Limits are enforced on admission, for all clients together: connections, received bytes,
+//! requests not answered yet, bytes of responses not sent yet. A request beyond a limit is answered
+//! `Busy` or not read yet; nothing is shed silently. A client that sends or takes bytes below a
+//! minimum rate loses its connection.
 //!
-//! [`Server::shutdown`] turns new requests away, answers those under way, hands leadership over, and
+//! [`Server::shutdown`] rejects new requests, answers those under way, hands leadership over, and
 //! then stops the node.
 
 mod clock;
@@ -48,23 +49,28 @@ use crate::protocol::{FRAME_BYTES_MAX, Hello};
 use crate::stream::{Connector, Stream, knock};
 use crate::wiring::{self, Backends, Network, Store};
 
-/// How long a node that shuts down waits for answers under way.
+/// How long a node that shuts down waits for responses under way.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Clients of this process that wait to be accepted.
+/// Clients of this process that may wait to be accepted.
 const BACKLOG: usize = 64;
 
-/// Why a node cannot start, or stopped. Each text says what to do.
+/// The reason why a node cannot start, or why it stopped. Each text says what to do.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ServerError {
+    /// The configuration makes no sense. Nothing was changed.
     #[error(transparent)]
     Config(Arc<ConfigError>),
+    /// The data directory is refused, in use, or damaged, or the disk failed.
     #[error(transparent)]
     Storage(Arc<StorageError>),
+    /// The address is taken, or a certificate cannot be read or does not fit.
     #[error("{0}")]
     Network(String),
+    /// A backend is not built in, or the system has no entropy.
     #[error("{0}")]
     Unavailable(String),
+    /// The node stopped by itself. It acknowledged nothing that rests on the failed part.
     #[error(transparent)]
     Fatal(Arc<Fatal>),
 }
@@ -98,9 +104,9 @@ struct Shared {
     config: ServerConfig,
     node: Node<KvMachine>,
     transport: Arc<dyn Transport>,
-    /// Of the node.
+    /// Replicated time, to stamp on commands.
     clock: ReplicatedClock,
-    /// Of the nonces of sessions.
+    /// The rng that draws the nonces of sessions.
     chance: Chance,
     load: Arc<Load>,
     complaints: Complaints,
@@ -118,28 +124,29 @@ impl Server {
     ///
     /// # Errors
     /// The configuration makes no sense, the data directory is refused or damaged, the address is
-    /// taken, a certificate does not fit. Nothing was changed then.
+    /// taken, or a certificate does not fit. Nothing was changed then.
     pub async fn start(config: ServerConfig) -> Result<Self, ServerError> {
         let (store, network) = wiring::by_default(&config)?;
         Self::start_with(config, store, network).await
     }
 
-    /// Makes the data directory of a node of a cluster that has never existed: the node may found that
-    /// cluster with the other new nodes, once all of them have met. [`Server::start`] on a directory that is
-    /// not there starts a node of unknown past, which waits for a leader to give it all data: so no empty
-    /// cluster appears where disks were lost.
+    /// Makes the data directory of a node of a cluster that has never existed. Such a node may
+    /// found the cluster with the other new nodes, once all of them have met. Without it,
+    /// [`Server::start`] starts a node of unknown past, which waits for a leader to give it all
+    /// data: so no empty cluster appears where disks were lost.
     ///
     /// # Errors
-    /// The configuration makes no sense, or the directory holds a node's data; nothing was changed then.
+    /// The configuration makes no sense, or the directory holds a node's data. Nothing was changed
+    /// then.
     pub fn init(config: &ServerConfig) -> Result<(), ServerError> {
         config.check()?;
         wiring::init(config)
     }
 
-    /// As [`Server::start`], on a store and a network of the caller's choice.
+    /// Starts a node like [`Server::start`], on a store and a network of the caller's choice.
     ///
     /// # Errors
-    /// As [`Server::start`].
+    /// The same as those of [`Server::start`].
     pub async fn start_with(
         config: ServerConfig,
         store: Store,
@@ -151,11 +158,12 @@ impl Server {
         Self::launch(config, backends, door, clients).await
     }
 
-    /// As [`Server::start`], on a storage and a transport of the caller's own. Streams of clients come in by
-    /// [`Server::serve`]. `kv-service/examples/own_backends.rs` shows one.
+    /// Starts a node like [`Server::start`], on a storage and a transport that the caller
+    /// implements. The caller passes each client's stream to [`Server::serve`].
+    /// `kv-service/examples/own_backends.rs` is an example.
     ///
     /// # Errors
-    /// As [`Server::start`].
+    /// The same as those of [`Server::start`].
     pub async fn start_on(config: ServerConfig, backends: Backends) -> Result<Self, ServerError> {
         config.check()?;
         let (door, clients) = mpsc::channel(BACKLOG);
@@ -216,7 +224,7 @@ impl Server {
         let of_end = Arc::clone(&shared);
         tokio::spawn(async move {
             tokio::select! {
-                // [`Server::stopped`] tells the reason.
+                // [`Server::stopped`] returns the reason.
                 _ = of_end.node.stopped() => {}
                 fatal = of_end.damage.found() => {
                     tracing::error!("{fatal}; the node stops, so that another one answers");
@@ -231,22 +239,23 @@ impl Server {
         Ok(Self { shared, client })
     }
 
-    /// Serves one client of a network of the caller's own ([`Server::start_on`]), until it leaves. How many
-    /// clients there may be, and who they are, is for the caller to check.
+    /// Serves one client that connected over a network of the caller's own ([`Server::start_on`]),
+    /// until the client leaves. The caller authenticates clients and limits their number.
     pub fn serve(&self, stream: Stream) {
         tokio::spawn(connection::serve(Arc::clone(&self.shared), stream));
     }
 
-    /// A client of the cluster that this node belongs to; talks to this node without a network.
+    /// Returns a client of this node's cluster. It talks to this node without a network.
     pub fn client(&self) -> Client {
         self.client.clone()
     }
 
+    /// Returns this node's role, positions and versions, and the reachability of its peers.
     pub fn status(&self) -> crate::protocol::NodeStatus {
         self.shared.status()
     }
 
-    /// The node below: who leads, and a status that can be watched.
+    /// Returns the underlying Raft node, whose leadership and status can be watched.
     pub fn node(&self) -> &Node<KvMachine> {
         &self.shared.node
     }
@@ -254,27 +263,29 @@ impl Server {
     /// Resolves when the node has stopped: `Ok` after a shutdown.
     ///
     /// # Errors
-    /// Why it stopped by itself. Nothing was acknowledged that rests on what failed.
+    /// The reason why it stopped by itself. Nothing was acknowledged that rests on what failed.
     pub async fn stopped(&self) -> Result<(), ServerError> {
         self.shared.node.stopped().await.map_err(ServerError::Fatal)?;
         self.shared.damage.known().map_or(Ok(()), |fatal| Err(ServerError::Fatal(fatal)))
     }
 
-    /// Closes this node's own client, answers what is under way, hands leadership over, and stops.
-    /// Returns when nothing runs any more. An answer that does not reach its client any more is not
-    /// lost: the client asks again elsewhere, and a write is not executed twice.
+    /// Closes this node's own client, answers requests under way, hands leadership over, and stops.
+    /// Returns when the node has stopped; tasks that serve connections may end a moment later. A
+    /// response that no longer reaches its client is not lost: the client retries elsewhere, and a
+    /// write is not executed twice.
     pub async fn shutdown(&self) {
         let shared = &self.shared;
         self.client.close().await;
         shared.draining.store(true, Ordering::Relaxed);
-        // Whoever is not answered in time hears "unknown", and retries elsewhere.
+        // A client whose request is not answered in time learns that its outcome is unknown, and
+        // retries elsewhere.
         let _ = timeout(DRAIN_TIMEOUT, shared.load.quiet()).await;
         shared.node.shutdown().await;
         shared.closed.send_replace(true);
     }
 }
 
-/// The driver's configuration for the service's.
+/// Derives the driver's configuration from the service's.
 fn node_config(config: &ServerConfig, seed: u64, versions: (u32, u32)) -> NodeConfig {
     let mut node = NodeConfig::new(config.node_id, config.nodes.iter().map(|node| node.id), seed);
     node.raft.heartbeat_interval = config.timeouts.heartbeat;
@@ -286,7 +297,8 @@ fn node_config(config: &ServerConfig, seed: u64, versions: (u32, u32)) -> NodeCo
     node
 }
 
-/// How many clients there may be is the network's business: it turns one away before it costs much.
+/// The network limits the number of clients, because it can turn one away before that one costs
+/// much.
 async fn accept(shared: Arc<Shared>, mut clients: mpsc::Receiver<Stream>) {
     loop {
         let stream = tokio::select! {
@@ -313,7 +325,7 @@ impl Shared {
         }
     }
 
-    /// The largest frame of a request.
+    /// Bytes of the largest request frame.
     fn request_bytes_max(&self) -> usize {
         usize::try_from(self.config.limits.request_bytes_max())
             .map_or(FRAME_BYTES_MAX, |bytes| bytes.min(FRAME_BYTES_MAX))
@@ -325,12 +337,12 @@ impl Shared {
 
     async fn closed(&self) {
         let mut closed = self.closed.subscribe();
-        // The sender lives in `self`.
+        // Cannot fail: the sender lives in `self`.
         let _ = closed.wait_for(|closed| *closed).await;
     }
 }
 
-/// Reaches the node of this process without a network, the others through one.
+/// Connects to the node of this process without a network, to the others through one.
 struct OwnNodeFirst {
     own_id: NodeId,
     door: mpsc::Sender<Stream>,

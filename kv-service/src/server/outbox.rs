@@ -1,12 +1,13 @@
 //! Responses on their way to one client.
 //!
-//! Responses that become ready together leave in one write. A client that does not take its responses harms
-//! only itself: the node reads no further from it while too many requests or bytes wait, and a read
-//! whose response does not fit into the connection's share of the budget is answered `Busy` instead.
+//! Responses that become ready together leave in one write. A client that does not take its
+//! responses harms only itself. The node reads no further from it while too many requests or bytes
+//! wait, and a read whose response does not fit into the connection's share of the budget is
+//! answered `Busy` instead.
 //!
-//! A connection may hold [`FREE_BYTES`] whatever the others hold; the part beyond is charged to the budget
-//! of all connections ([`Load`]). The responses of requests that were read are charged in advance, since an
-//! executed write must be answered.
+//! A connection may hold [`FREE_BYTES`] whatever the others hold; the part beyond is charged to the
+//! budget of all connections ([`Load`]). The responses of requests that were read are charged in
+//! advance, since an executed write must be answered.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -18,29 +19,29 @@ use super::width::Width;
 use crate::operation::Answer;
 use crate::protocol::{Rejection, Reply, Response, push_frame};
 
-/// While more bytes of responses wait, nothing more is read from the connection.
+/// While more bytes of responses wait, the node reads no further requests from the connection.
 const UNSENT_BYTES_READ_ON: usize = 4 << 20;
 
-/// Unsent responses that each connection may hold, whatever the others hold.
+/// Bytes of unsent responses that each connection may hold, whatever the others hold.
 const FREE_BYTES: u64 = 16 << 10;
 
-/// Charged for a request that was read and is not answered yet: a response without a value.
+/// Bytes charged for a request that was read and is not answered yet: a response without a value.
 const ANSWER_BYTES: u64 = 64;
 
-/// Beside keys and values, a response takes so many bytes at most for each record.
+/// Upper bound of a response's bytes for each record, beside the key and the value.
 const RECORD_OVERHEAD_BYTES: usize = 64;
 
-/// Buffers that a connection keeps when they are empty.
+/// Capacity up to which a connection keeps an empty buffer.
 const KEPT_BYTES: usize = 64 << 10;
 
-/// A client that is sent so much at once is worth a wide window.
+/// A connection whose responses reach this size in one write is widened, if a place is free.
 const WIDE_FROM_BYTES: usize = 64 << 10;
 
 pub(super) struct Outbox {
     state: Mutex<State>,
-    /// Something to send, or closed.
+    /// Notified when there is something to send, or the outbox is closed.
     pub(super) filled: Notify,
-    /// Responses have left, or closed.
+    /// Notified when responses have left, or the outbox is closed.
     settled: Notify,
     load: Arc<Load>,
     width: Width,
@@ -49,28 +50,28 @@ pub(super) struct Outbox {
 #[derive(Default)]
 struct State {
     bytes: BytesMut,
-    /// Of `bytes`, and of what the writer has taken and not sent.
+    /// Bytes in `bytes`, and in what the writer has taken and not sent.
     unsent_bytes: usize,
-    /// Of the requests that are answered in `bytes`.
+    /// Requests that are answered in `bytes`.
     answered_count: usize,
     /// Requests read whose responses have not left.
     open_count: usize,
     /// Requests read that the node has not answered.
     unanswered_count: usize,
-    /// What this connection has taken of the budget of all.
+    /// Bytes that this connection has taken from the budget of all connections.
     charged_bytes: u64,
     closed: bool,
 }
 
 impl State {
-    /// Part of the unsent and expected responses beyond [`FREE_BYTES`].
+    /// Bytes of unsent and expected responses beyond [`FREE_BYTES`].
     fn charge(&self, unsent_bytes: usize, unanswered_count: usize) -> u64 {
         let expected_bytes = ANSWER_BYTES * unanswered_count as u64;
         (unsent_bytes as u64 + expected_bytes).saturating_sub(FREE_BYTES)
     }
 }
 
-/// What the writer takes at a time.
+/// Responses that the writer sends in one go.
 pub(super) struct Sending {
     pub(super) bytes: BytesMut,
     answered_count: usize,
@@ -86,7 +87,7 @@ impl Outbox {
         &self.width
     }
 
-    /// A request was read; its response follows.
+    /// Counts a request that was read; its response follows.
     pub(super) fn open(&self) {
         let mut state = self.lock();
         state.open_count += 1;
@@ -99,7 +100,8 @@ impl Outbox {
         self.settle(|state| {
             state.open_count < open_max
                 && state.unsent_bytes <= UNSENT_BYTES_READ_ON
-                // What is charged leaves or is answered, and wakes the reader then.
+                // A charged connection has responses that are still to leave, and sending them
+                // wakes the reader.
                 && (state.charged_bytes == 0 || self.load.is_within_share(state.charged_bytes))
         })
         .await;
@@ -117,7 +119,7 @@ impl Outbox {
         }
     }
 
-    /// Takes the response to a request that was opened.
+    /// Queues the response to a request that was opened.
     pub(super) fn push(&self, id: u64, reply: Reply) {
         {
             let mut state = self.lock();
@@ -127,7 +129,8 @@ impl Outbox {
             if !state.closed {
                 let reply = match self.fits(&state, &reply) {
                     true => reply,
-                    // Decided before the response is written down, so that it takes no buffer either.
+                    // Decided before the response is encoded, so that a response that does not fit
+                    // takes no buffer either.
                     false => Reply::Rejected(Rejection::Busy(
                         "too many responses wait to be sent".to_owned(),
                     )),
@@ -138,18 +141,20 @@ impl Outbox {
         self.filled.notify_one();
     }
 
-    /// A response that carries stored values, or a status, must fit into the connection's share; the
-    /// others are small, and were charged when the request was read.
+    /// Returns true if a response may be queued. A response that carries stored values, or a
+    /// status, must fit into the connection's share; the others are small, and were charged when
+    /// the request was read.
     fn fits(&self, state: &State, reply: &Reply) -> bool {
         let Some(bytes) = size_if_large(reply) else { return true };
         let charge = state.charge(state.unsent_bytes + bytes, state.unanswered_count);
         charge == 0
             || self.load.is_within_share(charge)
-            // The only response of a connection may take more, so that each response fits somewhere.
+            // The only response of a connection may take more, so that a large one can be sent at
+            // all.
             || state.unsent_bytes == 0 && charge <= self.load.free_bytes() / 2
     }
 
-    /// Says something that no request asked for.
+    /// Queues a message that no request asked for.
     pub(super) fn push_unasked(&self, message: &impl serde::Serialize) {
         self.append(&mut self.lock(), message);
         self.filled.notify_one();
@@ -175,7 +180,7 @@ impl Outbox {
         }
     }
 
-    /// Swaps what has gathered for an emptied buffer. False once closed.
+    /// Swaps the queued responses for an emptied buffer. Returns false once closed.
     pub(super) fn take(&self, sending: &mut Sending) -> bool {
         let mut state = self.lock();
         std::mem::swap(&mut state.bytes, &mut sending.bytes);
@@ -188,11 +193,11 @@ impl Outbox {
         is_open
     }
 
-    /// What was taken has left.
+    /// Counts the responses that were taken as sent.
     pub(super) fn sent(&self, sending: &mut Sending) {
         let bytes = sending.bytes.len();
         sending.bytes.clear();
-        // One huge response must not keep its buffer for good.
+        // Otherwise the connection would keep the buffer of one huge response until it ends.
         if sending.bytes.capacity() > KEPT_BYTES {
             sending.bytes = BytesMut::new();
         }
@@ -207,7 +212,8 @@ impl Outbox {
         self.settled.notify_one();
     }
 
-    /// The connection is gone: responses are dropped from now on, also those that the writer had taken.
+    /// Closes the outbox, because the connection is gone. Responses are dropped from now on, also
+    /// those that the writer had taken.
     pub(super) fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
@@ -225,7 +231,8 @@ impl Outbox {
     }
 }
 
-/// Bytes of a response whose size somebody else than the node decides; `None` for the small ones.
+/// Upper bound of the bytes of a response that carries stored values or a status; `None` for the
+/// small ones, whose size the node alone decides.
 fn size_if_large(reply: &Reply) -> Option<usize> {
     match reply {
         Reply::Answered(Answer::Get(None)) => Some(RECORD_OVERHEAD_BYTES),
@@ -320,8 +327,8 @@ mod tests {
         assert!(!outbox.take(&mut Sending::new()));
     }
 
-    /// S11. Responses of writes are charged too, before they are executed: a client that reads none of
-    /// them is not read from any more, while small requests of another client go on.
+    /// S11. Responses of writes are charged too, before the writes are executed: the node stops
+    /// reading from a client that reads none of them, while small requests of another client go on.
     #[tokio::test]
     async fn unanswered_and_unsent_writes_are_charged() {
         let (load, outbox) = outbox_of(160_000);
@@ -354,7 +361,7 @@ mod tests {
                 outbox.push(id, answer_of(100_000));
             }
         }
-        // Refusals come on top: the reader would have stopped long before.
+        // Rejections are charged on top: in a node the reader would have stopped long before.
         assert!(load.charged_bytes() <= (32 << 20) + 1000 * 50 * ANSWER_BYTES);
         let other = Outbox::new(Arc::clone(&load), Width::new(Arc::clone(&load), None));
         for id in 0..10 {
@@ -364,7 +371,7 @@ mod tests {
         let mut sending = Sending::new();
         other.take(&mut sending);
         assert!(sending.bytes.len() > 10_000, "all ten are responses with values");
-        // A response that was refused has left no buffer behind.
+        // A response that was rejected has left no buffer behind.
         let kept: usize = crowd.iter().map(|outbox| outbox.lock().bytes.capacity()).sum();
         assert!(kept < 2 * (32 << 20) + 1000 * 2 * (64 << 10), "{kept} bytes are kept");
     }

@@ -1,8 +1,8 @@
 //! A minimum rate for a transfer whose speed the other side decides.
 //!
-//! A patience for each step alone is none: a client that moves one byte before each step ends holds memory
-//! for ever. So a transfer starts with some slack, time uses it up, and bytes restore it at the minimum
-//! rate, up to where it began.
+//! A timeout for each step alone bounds nothing: a client that moves one byte before each timeout
+//! holds memory forever. So a transfer starts with some slack. Elapsed time uses the slack up, and
+//! transferred bytes restore it at the minimum rate, up to the initial amount.
 
 use std::time::Duration;
 
@@ -21,12 +21,12 @@ impl Pace {
         Self { bytes_per_second, slack_max, slack: slack_max }
     }
 
-    /// How long the next step may take. Zero: the transfer is too slow.
+    /// Longest time that the next step may take. Zero: the transfer is too slow.
     pub(super) fn patience(&self) -> Duration {
         self.slack
     }
 
-    /// A step moved so many bytes in this time.
+    /// Records a step that moved so many bytes in this time.
     pub(super) fn on_step(&mut self, bytes: usize, took: Duration) {
         let seconds = bytes as f64 / f64::from(self.bytes_per_second);
         // A slice has less than 2^63 bytes, which is within a Duration.
@@ -34,7 +34,7 @@ impl Pace {
         self.slack = self.slack.saturating_sub(took).saturating_add(earned).min(self.slack_max);
     }
 
-    /// The transfer ended; the next one begins with the whole slack.
+    /// Ends a transfer: the next one begins with the whole slack.
     pub(super) fn reset(&mut self) {
         self.slack = self.slack_max;
     }

@@ -1,9 +1,10 @@
 //! Requests of one client as they come in, in bounded memory.
 //!
-//! A frame of up to [`FREE_BYTES`] is received in a buffer that each connection has. For a larger one its
-//! room is taken from the budget of all connections before the buffer grows, for the whole frame, so that
-//! frames of which only a part found room cannot wait for each other. A frame that has begun must come at
-//! [`FRAME_RATE`] at least; otherwise the connection ends, and its room is given back.
+//! A frame of up to [`FREE_BYTES`] is received in a buffer that each connection has. For a larger
+//! frame, room for the whole frame is taken from the budget of all connections before the buffer
+//! grows, so that no two frames with only a part of their room wait for each other. A frame that
+//! has begun must arrive at [`FRAME_RATE`] at least; otherwise the connection ends, and its room is
+//! given back.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,16 +20,18 @@ use super::pace::Pace;
 use super::width::Width;
 use crate::protocol::{FrameBuffer, FrameError};
 
-/// Receive buffer of each connection. Larger frames come out of the budget of all.
+/// Bytes of the receive buffer that each connection has. Larger frames are charged to the budget of
+/// all connections.
 const FREE_BYTES: usize = 32 << 10;
 
-/// A frame that has begun comes at 32 KiB a second at least, with 5 s of slack.
+/// A frame that has begun arrives at 32 KiB a second at least, with 5 s of slack.
 const FRAME_RATE: Pace = Pace::new(32 << 10, Duration::from_secs(5));
 
-/// A client whose requests fill half of the free buffer so often is worth a wide window.
+/// A connection on which this many reads filled half of the free buffer is widened, if a place is
+/// free.
 const FULL_READS_BEFORE_WIDE: usize = 8;
 
-/// Bytes of a frame's length.
+/// Bytes of a frame's length prefix.
 const LENGTH_BYTES: usize = 4;
 
 pub(super) struct Receiving<'a> {
@@ -38,11 +41,11 @@ pub(super) struct Receiving<'a> {
     frames: FrameBuffer,
     pace: Pace,
     full_reads: usize,
-    /// Room for the frame that is being received, if it is a large one.
+    /// Budget held for the frame that is being received, if it is a large one.
     room: Option<OwnedSemaphorePermit>,
 }
 
-/// Why no further request comes.
+/// The reason why no further request comes.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Ended {
     #[error("the client has left")]
@@ -112,7 +115,7 @@ impl<'a> Receiving<'a> {
             reading.await
         };
         match read {
-            // A broken stream is a client that has left.
+            // A broken stream means that the client has left.
             Ok(0) | Err(_) => return Err(Ended::Left),
             Ok(bytes) if bytes >= FREE_BYTES / 2 => self.full_reads += 1,
             Ok(_) => {}
@@ -123,7 +126,7 @@ impl<'a> Receiving<'a> {
         Ok(())
     }
 
-    /// A large frame was taken: its buffer goes, and its room is given back.
+    /// Frees the buffer of a large frame that was taken, and gives its room back.
     fn give_back(&mut self) {
         let input = self.frames.input();
         let rest = input.split();
@@ -153,8 +156,8 @@ mod tests {
         frame
     }
 
-    /// S11. Half of a large frame takes its room from the budget of all; it must go on, or the room is
-    /// given back. Frames that wait for room are received then, and small ones never wait.
+    /// S11. Half of a large frame holds room of the budget of all connections. It must go on, or
+    /// the room is given back and frames that wait for room are received. Small frames never wait.
     #[tokio::test(start_paused = true)]
     async fn half_a_frame_gives_its_room_back() {
         let load = load_of(1 << 20);

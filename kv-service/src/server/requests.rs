@@ -1,4 +1,4 @@
-//! From a request to the node and back to an answer.
+//! Passes requests to the node, and its results back as responses.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::protocol::{
 };
 
 impl Shared {
-    /// Sees to it that `outbox` gets exactly one answer for the request `id`.
+    /// Handles the request `id`: puts exactly one response to it into `outbox`, now or later.
     pub(super) fn handle(
         &self,
         kind: RequestKind,
@@ -58,8 +58,8 @@ impl Shared {
         }
     }
 
-    /// The terms of a new session. One certificate may have half of all sessions, so that it cannot evict
-    /// those of all others (S9).
+    /// The terms of a new session. The holders of one certificate may have half of all sessions, so
+    /// that they cannot evict the sessions of all others (S9).
     fn opening(&self, principal: &Bytes) -> Opening {
         let sessions = &self.config.sessions;
         let quota = match principal.is_empty() {
@@ -76,7 +76,8 @@ impl Shared {
         }
     }
 
-    /// The cluster version in force, as far as this node knows; never later than it is.
+    /// The cluster version in force, as far as this node knows. May lag behind the true version,
+    /// and is never ahead of it.
     pub(super) fn cluster_version(&self) -> u32 {
         let (oldest, newest) = self.versions;
         self.node.cluster_version().clamp(oldest, newest)
@@ -178,7 +179,7 @@ impl Shared {
                         "a page of a scan has at least 1 key".to_owned(),
                     ));
                 }
-                // Bounds of a scan are often a key and a little more.
+                // A bound of a scan is often a key and one byte more.
                 self.check_key(longest.saturating_sub(1).max(1))
             }
         }
@@ -272,7 +273,7 @@ fn rejection(rejected: Rejected) -> Rejection {
         Rejected::TooLarge { .. } | Rejected::Refused(_) => {
             Rejection::Invalid(rejected.to_string())
         }
-        // Another leader took over; it is known here by now, or soon.
+        // Another leader took over; this node knows it by now, or learns it soon.
         Rejected::Replaced => Rejection::NotLeader { leader_id: None },
         Rejected::ShuttingDown => Rejection::ShuttingDown,
     }

@@ -1,5 +1,5 @@
-//! Room on the node's disk: below a floor the node takes no writes that need more, so that reads, deletes and
-//! the next start stay possible.
+//! Room on the node's disk. Below a floor the node accepts no writes but deletes, so that reads,
+//! deletes and the next start stay possible.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,12 +8,13 @@ use std::time::Duration;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
-/// Returns true if the disk has less room than its floor. Called once a second, and may block for a moment.
+/// Returns true if the disk has less room than its floor. Called once a second, and may block for a
+/// moment.
 pub type IsLow = Arc<dyn Fn() -> bool + Send + Sync>;
 
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// Told to clients whose writes are refused.
+/// Text for clients whose writes are rejected.
 pub(super) const LOW: &str = "the disk of this node is nearly full, so it takes no writes but deletes: make room \
                               on it, or delete keys";
 
@@ -27,12 +28,12 @@ impl Room {
         self.is_low.load(Ordering::Relaxed)
     }
 
-    /// Looks at the disk again and again. Without a disk to look at it never ends.
+    /// Checks the disk once a second, until it is dropped. Without a disk to check it only waits.
     pub(super) async fn follow(&self, look: Option<IsLow>) {
         let Some(look) = look else { return std::future::pending().await };
         loop {
             let look = Arc::clone(&look);
-            // A look that panics is a defect of its owner; the last known state stays.
+            // A check that panics is a defect of its owner; the last known state stays.
             if let Ok(is_low) = spawn_blocking(move || look()).await
                 && self.is_low.swap(is_low, Ordering::Relaxed) != is_low
             {

@@ -1,5 +1,5 @@
-//! Log lines about the memory of a node: an operator who started it on an empty directory, or who founds a
-//! cluster, must learn what it waits for.
+//! Log lines about a node that is not yet a full member. An operator who started a node on an empty
+//! directory, or who founds a cluster, must learn what the node waits for.
 
 use std::time::Duration;
 
@@ -11,19 +11,19 @@ use tokio::time::{Instant, sleep};
 use crate::machine::KvMachine;
 use crate::protocol::{FOUNDING, NOT_INITIALISED, RECOVERING};
 
-/// A node that waits says so again after this time.
+/// A node that waits repeats its log line after this time.
 const REMINDED_AFTER: Duration = Duration::from_secs(60);
 
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(200);
 
-/// What a node is busy with before it is a member like any other.
+/// A node's stage on its way to full membership.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// An empty disk of unknown past, and no leader has filled it.
+    /// On an empty disk of unknown past; no leader has sent it anything yet.
     NotInitialised,
-    /// A leader fills a disk that was empty.
+    /// On a disk that was empty; the leader sends it all data, and then readmits it.
     Recovering,
-    /// A new member meets the other new members.
+    /// A new member that has not met all other new members yet.
     Founding {
         waits_for: Vec<NodeId>,
     },
@@ -43,7 +43,7 @@ impl Stage {
         }
     }
 
-    /// The role that the status page shows, unless it is Raft's own.
+    /// Returns the role that the status page shows, unless it is Raft's own role.
     pub(super) fn role(&self) -> Option<&'static str> {
         match self {
             Stage::NotInitialised => Some(NOT_INITIALISED),
@@ -76,9 +76,9 @@ impl Stage {
     }
 }
 
-/// Logs each change of the node's stage, reminds while it waits, and says when a majority of the disks is
-/// lost, until it is dropped. It looks at the status from time to time: a task that followed each change of
-/// it would be woken by every write.
+/// Logs each change of the node's stage, reminds while the node waits, and reports that a majority
+/// of the disks is lost. Runs until it is dropped. It polls the status, because a task that
+/// followed each change of it would be woken by every write.
 pub(super) async fn tell(node: &Node<KvMachine>) {
     let mut told = (Stage::Member, false);
     let mut told_at = Instant::now();

@@ -1,9 +1,9 @@
 //! Raising the cluster version, once all members run a program that supports a newer one.
 //!
-//! The leader raises it: by itself after all members have supported the newer version for
-//! `upgrade_delay`, if its file says `upgrade = "auto"`; otherwise when an operator says
-//! `kv upgrade finalize`. Until then every member can go back to the older program. Afterwards the older
-//! program refuses to start.
+//! The leader raises it. If its file says `upgrade = "auto"`, it does so by itself after all
+//! members have supported the newer version for `upgrade_delay`; otherwise when an operator runs
+//! `kv upgrade finalize`. Until then every member can go back to the older program. Afterwards the
+//! older program refuses to start.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,10 +16,11 @@ use crate::config::UpgradePolicy;
 use crate::machine::KvMachine;
 use crate::protocol::Rejection;
 
-/// The state of the members is looked at this often, or four times within a shorter delay.
+/// Interval at which the versions of the members are checked; a quarter of the delay if that is
+/// less.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// What one node knows of an upgrade.
+/// One node's view of an upgrade.
 pub(super) struct Upgrade {
     policy: UpgradePolicy,
     delay: Duration,
@@ -29,7 +30,7 @@ pub(super) struct Upgrade {
 
 #[derive(Default)]
 struct UpgradeState {
-    /// An operator holds the version, until this node restarts or the hold is released.
+    /// Set while an operator holds the version: until the hold is released or this node restarts.
     held: bool,
     /// The version that all members support, and since when.
     pending: Option<(u32, Instant)>,
@@ -47,7 +48,8 @@ impl Upgrade {
         state.pending = None;
     }
 
-    /// The version that all members support, if it is newer than the one in force. Known by the leader only.
+    /// The version that all members support, if it is newer than the one in force. Known by the
+    /// leader only.
     pub(super) fn supported_by_all(&self, status: &Status) -> Option<u32> {
         if status.role != RoleKind::Leader {
             return None;
@@ -57,7 +59,7 @@ impl Upgrade {
         (supported > status.cluster_version).then_some(supported)
     }
 
-    /// The version to raise to by itself, now.
+    /// The version to raise to without an operator, if the delay is over.
     fn due(&self, status: &Status, now: Instant) -> Option<u32> {
         let supported = self.supported_by_all(status);
         let mut state = self.lock();
@@ -74,7 +76,7 @@ impl Upgrade {
         (now.duration_since(since) >= self.delay).then_some(version)
     }
 
-    /// Raises the version when it is due, until it is dropped.
+    /// Raises the version when it is due. Runs until it is dropped.
     pub(super) async fn follow(&self, node: &Node<KvMachine>) {
         let pause = LOOK_AGAIN_AFTER.min(self.delay / 4).max(Duration::from_millis(10));
         loop {
@@ -85,7 +87,7 @@ impl Upgrade {
                 Ok(_) => tracing::info!(
                     "all members support cluster version {version}: it comes into force now"
                 ),
-                // The next look finds the reason gone, or another leader.
+                // The next check finds the reason gone, or another leader.
                 Err(rejected) => {
                     tracing::debug!("the cluster version was not raised to {version}: {rejected}");
                 }
@@ -105,7 +107,7 @@ impl Upgrade {
     /// The version that `Finalize` raises to.
     ///
     /// # Errors
-    /// There is none, and why.
+    /// The reason why there is none.
     pub(super) fn to_finalize(&self, status: &Status, above: u32) -> Result<u32, Rejection> {
         if status.role != RoleKind::Leader {
             return Err(Rejection::NotLeader { leader_id: status.leader_id });
@@ -171,8 +173,8 @@ mod tests {
 
     const DAY: Duration = Duration::from_secs(24 * 3600);
 
-    /// S15. The version rises after the delay, counted anew when a member goes back, and never while an
-    /// operator holds it or decides alone.
+    /// S15. The version rises after the delay, which starts anew when a member goes back. It never
+    /// rises while an operator holds it, or with the policy that leaves it to the operator.
     #[test]
     fn the_delay_counts_from_the_last_member() {
         let upgrade = Upgrade::new(UpgradePolicy::Auto, DAY, 3);

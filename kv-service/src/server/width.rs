@@ -1,8 +1,9 @@
-//! The flow-control windows of one connection: small at first, wide for some connections that need it.
+//! The flow-control windows of one connection: small at first, wide for some connections that need
+//! it.
 //!
-//! What a window admits is memory of the node for as long as the other side does not read, or the node
-//! does not. So only as many connections are widened as [`Load`] has places for, and a connection
-//! keeps its place until it ends: credit that was given to the other side cannot be taken back.
+//! A window's bytes are memory of the node for as long as the other side does not read, or the node
+//! does not. So only as many connections are widened as [`Load`] has places for. A connection keeps
+//! its place until it ends, because credit that was given to the other side cannot be taken back.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -16,7 +17,7 @@ pub(super) struct Width {
 }
 
 struct WidthState {
-    /// Taken once the connection is wide; `None` at once if its windows are fixed.
+    /// Taken when the connection is widened; `None` from the start if its windows are fixed.
     widen: Option<Box<dyn FnOnce() + Send>>,
     place: Option<OwnedSemaphorePermit>,
 }
@@ -26,7 +27,7 @@ impl Width {
         Self { load, state: Mutex::new(WidthState { widen, place: None }) }
     }
 
-    /// The connection moves much: widens it if it is not wide yet and a place is free.
+    /// Widens a connection that moves much data, if it is not wide yet and a place is free.
     pub(super) fn widen(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.widen.is_none() {

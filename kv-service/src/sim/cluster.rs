@@ -17,15 +17,16 @@ use super::leadership::{any_changed, leader_of};
 use super::observed::{Observed, Witness};
 use super::trace::Trace;
 
-/// Nodes 1 to n, what they stand on, and what can befall them. Must be made within [`run`](super::run)
-/// or another runtime with a paused clock.
+/// Nodes 1 to n with their disks and network, and the faults that a scenario injects. Must be made
+/// within [`run`](super::run) or another runtime with a paused clock.
 ///
-/// A run fails, at the latest when the cluster is dropped, if two nodes lead in a term, if two apply
-/// different entries at an index, or if one applies an entry twice or out of order.
+/// A run fails, at the latest when the cluster is dropped, if two nodes lead in a term, if two
+/// apply different entries at an index, or if one applies an entry twice or out of order.
 pub struct Cluster<M: StateMachine> {
-    /// Where messages can be lost, delayed, repeated, reordered and cut.
+    /// The network between the nodes. It can lose, delay, repeat and reorder messages, and
+    /// partition nodes.
     pub network: ChannelNetwork,
-    /// The nodes that run.
+    /// The running nodes.
     pub nodes: BTreeMap<NodeId, Node<Observed<M>>>,
     /// Every message and every applied entry.
     pub trace: Trace,
@@ -35,19 +36,20 @@ pub struct Cluster<M: StateMachine> {
     configure: Box<dyn Fn(&mut NodeConfig)>,
     machine: Box<dyn Fn(NodeId) -> M>,
     seed: u64,
-    /// So that a node draws other times after each start.
+    /// Number of starts so far. Part of each node's seed, so that a node draws other timeouts after
+    /// each start.
     start_count: u64,
 }
 
 impl<M: StateMachine> Cluster<M> {
-    /// Nodes 1 to `size`, all running, with the defaults of [`NodeConfig`]. `machine` makes a node's state
-    /// machine, each time that the node starts.
+    /// Starts nodes 1 to `size` with the defaults of [`NodeConfig`]. `machine` makes a node's state
+    /// machine each time the node starts.
     pub async fn new(seed: u64, size: u64, machine: impl Fn(NodeId) -> M + 'static) -> Self {
         Self::with_config(seed, size, |_| {}, machine).await
     }
 
-    /// As [`Cluster::new`], with what `configure` makes of the defaults. The seeds of the nodes are not
-    /// its business: they come from `seed`.
+    /// Starts a cluster like [`Cluster::new`], after `configure` has changed each node's defaults.
+    /// `configure` must leave the nodes' seeds alone: they come from `seed`.
     pub async fn with_config(
         seed: u64,
         size: u64,
@@ -77,7 +79,7 @@ impl<M: StateMachine> Cluster<M> {
         cluster
     }
 
-    /// All nodes, running or not.
+    /// The ids of all nodes, running or not.
     pub fn ids(&self) -> impl Iterator<Item = NodeId> + use<M> {
         1..=self.disks.len() as NodeId
     }
@@ -87,10 +89,10 @@ impl<M: StateMachine> Cluster<M> {
         &self.disks[&id]
     }
 
-    /// Starts a node that does not run, on what its disk holds.
+    /// Starts a node that does not run, on the content of its disk.
     ///
     /// # Panics
-    /// If it runs, or if what the disk holds does not make sense to it.
+    /// If the node runs, or if the content of its disk does not make sense to it.
     pub async fn start(&mut self, id: NodeId) {
         assert!(!self.nodes.contains_key(&id), "node {id} runs");
         let seed = self.seed.wrapping_mul(1_000).wrapping_add(self.start_count);
@@ -105,41 +107,52 @@ impl<M: StateMachine> Cluster<M> {
         self.nodes.insert(id, node.expect("a node of a healthy disk starts"));
     }
 
-    /// Stops a node in good order: leadership is handed over, all is written.
+    /// Stops a node in good order: it hands leadership over and writes everything.
+    ///
+    /// # Panics
+    /// If the node does not run.
     pub async fn stop(&mut self, id: NodeId) {
         let node = self.nodes.remove(&id).expect("it runs");
         self.trace.note(format_args!("{id} stops"));
         node.shutdown().await;
     }
 
-    /// Power is lost: what was not synced is gone, and nothing that the node says is heard any more. Who
-    /// waits for an answer of it hears that the outcome is unknown.
+    /// Cuts a node's power: writes that were not synced are lost, and nothing that the node sends
+    /// arrives any longer. A caller that waits for one of its results learns that the outcome is
+    /// unknown.
+    ///
+    /// # Panics
+    /// If the node does not run.
     pub fn crash(&mut self, id: NodeId) {
         self.trace.note(format_args!("{id} crashes"));
         self.disks[&id].crash();
         drop(self.network.transport(id));
         let node = self.nodes.remove(&id).expect("it runs");
-        // What is left of it can neither write nor be heard; it need not go on for the rest of the run.
+        // The rest of the node can neither write nor send. It is shut down, so that it does not go
+        // on for the rest of the run.
         tokio::spawn(async move { node.shutdown().await });
     }
 
-    /// As [`Cluster::crash`], and the disk is gone: the node starts again on an empty one, and fills up from
-    /// the others.
+    /// Crashes a node like [`Cluster::crash`] and destroys its disk. The node's next start is on an
+    /// empty disk, and it recovers with the data of the others.
+    ///
+    /// # Panics
+    /// If the node does not run.
     pub fn lose_disk(&mut self, id: NodeId) {
         self.crash(id);
         self.trace.note(format_args!("{id} loses its disk"));
         self.disks.insert(id, MemoryDisk::new());
     }
 
-    /// Cuts all links of the node, in both directions, without a word to anybody. It stays cut off over
-    /// restarts.
+    /// Partitions a node from all others, in both directions and silently. It stays partitioned
+    /// when it restarts.
     pub fn isolate(&mut self, id: NodeId) {
         self.trace.note(format_args!("{id} is cut off"));
         self.network.isolate(id);
         self.isolated.insert(id);
     }
 
-    /// Mends the links of an isolated node to all that are not isolated.
+    /// Heals the links between an isolated node and all nodes that are not isolated.
     pub fn reconnect(&mut self, id: NodeId) {
         self.trace.note(format_args!("{id} is connected again"));
         self.isolated.remove(&id);
@@ -149,19 +162,19 @@ impl<M: StateMachine> Cluster<M> {
         }
     }
 
-    /// Whether the node is cut off by [`Cluster::isolate`].
+    /// Returns true if the node is partitioned by [`Cluster::isolate`].
     pub fn is_isolated(&self, id: NodeId) -> bool {
         self.isolated.contains(&id)
     }
 
-    /// Undoes all cuts. Faults of links stay.
+    /// Heals all partitions. Faults of links stay.
     pub fn heal(&mut self) {
         self.trace.note(format_args!("all links are mended"));
         self.isolated.clear();
         self.network.heal();
     }
 
-    /// Every write of every node takes so long, half of it after it has taken effect.
+    /// Makes every write of every node take this long, half of it after the write has taken effect.
     pub fn slow_disks(&self, latency: Duration) {
         let latency = Latency { before: latency / 2, after: latency / 2 };
         for disk in self.disks.values() {
@@ -169,23 +182,23 @@ impl<M: StateMachine> Cluster<M> {
         }
     }
 
-    /// Waits until a majority follows a running node.
+    /// Waits until a majority follows a running node, and returns that node.
     pub async fn leader(&self) -> NodeId {
         let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
         self.leader_among(&ids).await
     }
 
-    /// Waits until one of these leads, and is followed by so many of these that they are a majority
-    /// of the cluster.
+    /// Waits until one of these nodes leads and is followed by so many of them that they are a
+    /// majority of the cluster, and returns that node.
     ///
     /// # Panics
-    /// If one of them does not run.
+    /// If one of these nodes does not run.
     pub async fn leader_among(&self, ids: &[NodeId]) -> NodeId {
         let nodes = ids.iter().map(|id| (*id, self.nodes[id].watch())).collect();
         leader_of(nodes, self.disks.len()).await
     }
 
-    /// Waits until the condition holds, looking again whenever the status of a running node changes.
+    /// Waits until the condition holds. Checks it whenever the status of a running node changes.
     pub async fn until(&self, condition: impl Fn() -> bool) {
         let mut watches: Vec<_> = self.nodes.values().map(Node::watch_status).collect();
         loop {
@@ -197,30 +210,31 @@ impl<M: StateMachine> Cluster<M> {
         }
     }
 
-    /// How many commands have been applied by whichever nodes. Commands are numbered from 1, in the order
-    /// in which they are applied; what else a log holds, such as a new leader's first entry, does not
-    /// count.
+    /// Number of commands that at least one node has applied. Commands are numbered from 1, in the
+    /// order in which they are applied; other entries, such as a new leader's no-op, are not
+    /// counted.
     pub fn command_count(&self) -> u64 {
         self.witness.command_count()
     }
 
-    /// The command of that number, if a node has applied it.
+    /// The command with this number, if a node has applied it.
     pub fn command(&self, number: u64) -> Option<Bytes> {
         self.witness.command(number).map(|(_, command)| command)
     }
 
-    /// How many running nodes have applied the command of that number.
+    /// Number of running nodes that have applied the command with this number.
     pub fn applied_count(&self, number: u64) -> usize {
         let Some((index, _)) = self.witness.command(number) else { return 0 };
         let has_applied = |node: &&Node<_>| node.status().last_applied >= index;
         self.nodes.values().filter(has_applied).count()
     }
 
-    /// Has the leader commit one more command, and waits until all running nodes have applied that and
-    /// whatever came before it. Returns the index through which they agree. The network has to be whole.
+    /// Has the leader commit one more command, and waits until all running nodes have applied it
+    /// and every entry before it. Returns the index through which they agree. No node may be
+    /// partitioned meanwhile.
     ///
     /// # Panics
-    /// If two nodes have applied different entries, or the outcome of the command is unknown.
+    /// If two nodes have applied different entries, or if the outcome of the command is unknown.
     pub async fn converged(&self, command: Bytes) -> Index {
         loop {
             let leader = self.leader().await;
@@ -237,9 +251,11 @@ impl<M: StateMachine> Cluster<M> {
         }
     }
 
+    /// Checks the history of the run so far.
+    ///
     /// # Panics
-    /// If two nodes have led in a term or applied different entries at an index, or if one has left the
-    /// order.
+    /// If two nodes have led in a term or applied different entries at an index, or if a node has
+    /// applied an entry twice or out of order.
     pub fn check(&self) {
         if let Some(violation) = self.witness.violation() {
             panic!("{violation}");
@@ -247,7 +263,7 @@ impl<M: StateMachine> Cluster<M> {
     }
 }
 
-/// A node that stops because of a violation is noticed, whatever the scenario looked at.
+/// Reports a violation that stopped a node, even if the scenario did not look at that node.
 impl<M: StateMachine> Drop for Cluster<M> {
     fn drop(&mut self) {
         match self.witness.violation() {

@@ -1,4 +1,4 @@
-//! Waits for a leader, as the nodes themselves see it.
+//! Waits for a leader, as the nodes themselves see the leadership.
 
 use std::future::poll_fn;
 use std::task::Poll;
@@ -7,8 +7,8 @@ use raft_core::driver::Leadership;
 use raft_core::types::NodeId;
 use tokio::sync::watch;
 
-/// Waits until one of these leads, and is followed by so many of these that they are a majority of
-/// the `size` nodes of the cluster.
+/// Waits until one of `nodes` leads and is followed by so many of them that they are a majority of
+/// the `size` nodes of the cluster. Returns its id.
 pub(super) async fn leader_of(
     mut nodes: Vec<(NodeId, watch::Receiver<Leadership>)>,
     size: usize,
@@ -28,7 +28,7 @@ pub(super) async fn leader_of(
     }
 }
 
-/// Waits for a change of one of these. A node that has stopped changes no more.
+/// Waits until one of these changes. The watch of a node that has stopped does not change again.
 pub(super) async fn any_changed<'a, T: 'a>(
     watches: impl Iterator<Item = &'a mut watch::Receiver<T>>,
 ) {

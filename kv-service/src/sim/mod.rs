@@ -1,32 +1,34 @@
-//! A whole cluster in virtual time: disks in memory that lose power, a network that loses, delays and
-//! cuts, and one seed that decides everything.
+//! A whole cluster in virtual time: disks in memory that lose power, a network that loses, delays
+//! and partitions, and one seed that decides everything.
 //!
-//! This is how the store tests itself, and it is public so that you can test your own state machine, or
-//! an application on top of the store, in the same way. Nothing of the node is a model: the driver that
-//! is simulated is the driver that ships, and only disk, network and clock are replaced.
+//! This is how the store tests itself, and it is public so that you can test your own state
+//! machine, or an application on top of the store, in the same way. No part of the node is a model:
+//! the driver that is simulated is the driver that ships, and only disk, network and clock are
+//! replaced.
 //!
 //! * [`run`] runs a scenario once, [`for_seeds`] once for each seed of a range. Each run has a
-//!   single-threaded runtime and a paused clock of its own: an hour of virtual time in which nothing
-//!   happens takes no time, and two runs of a seed are the same run.
-//! * [`Cluster`] is the nodes around your [`StateMachine`](raft_core::state_machine::StateMachine), and
-//!   what can befall them: [`Cluster::crash`], [`Cluster::isolate`], faults of links and disks. It
-//!   watches what every node applies, and fails the run when two differ.
-//! * [`Service`] is the whole store: servers, sessions, and clients that retry over streams which are
-//!   slow, break, or are cut.
-//! * [`Trace`] is all that happened in a run, reduced to a number: the test that equal seeds give equal
-//!   runs compares two of them.
+//!   single-threaded runtime and a paused clock of its own: an hour of virtual time in which
+//!   nothing happens takes no time, and two runs of a seed are the same run.
+//! * [`Cluster`] runs nodes around your [`StateMachine`](raft_core::state_machine::StateMachine),
+//!   and injects faults: [`Cluster::crash`], [`Cluster::isolate`], faults of links and disks. It
+//!   checks every entry that a node applies, and fails the run when two nodes differ.
+//! * [`Service`] is the whole store: servers, sessions, and clients that retry over streams which
+//!   are slow, break, or are partitioned.
+//! * [`Trace`] reduces everything that happened in a run to a number. The test that equal seeds
+//!   give equal runs compares two of them.
 //!
-//! The nodes are members of a cluster that was founded just before, so none has to wait for the others.
+//! The nodes are new members of a cluster that is being founded: the first leader is elected once
+//! all of them have met.
 //!
 //! # A failing run is its seed
 //!
-//! When a scenario panics, the seed and the command that replays it are printed. The environment variable
-//! `SEEDS`, such as `0..1000` or `17..18`, takes the place of the range that a test was written with,
-//! and `TRACE=1` prints every message and every applied entry of a run with its time.
+//! When a scenario panics, the seed and the command that replays it are printed. The environment
+//! variable `SEEDS`, such as `0..1000` or `17..18`, replaces the range that a test was written
+//! with, and `TRACE=1` prints every message and every applied entry of a run with its time.
 //!
-//! A run repeats itself only if all that it does comes from the seed and the paused clock. So a
-//! scenario, and a state machine, must not read a wall clock, draw from the system's randomness,
-//! iterate over a `HashMap`, or start threads.
+//! A run repeats itself only if everything that it does comes from the seed and the paused clock.
+//! So a scenario, and a state machine, must not read a wall clock, draw from the system's
+//! randomness, iterate over a `HashMap`, or start threads.
 //!
 //! # Example
 //!
@@ -91,7 +93,7 @@
 //! assert_eq!(run(17, survives), run(17, survives), "a seed is a run");
 //! ```
 //!
-//! `examples/simulate.rs` is a longer one.
+//! `examples/simulate.rs` is a longer example.
 
 mod cluster;
 mod leadership;

@@ -1,9 +1,9 @@
-//! Watches what every node of a cluster applies.
+//! Checks every entry that a node of a cluster applies.
 //!
-//! Raft promises that no term has two leaders (Election Safety, dissertation 3.2) and that no two nodes
-//! ever apply different entries at one index (State Machine Safety); the driver, that each node applies
-//! them in order and each once. Here that is checked with every message of a leader and every entry,
-//! whatever else a test looks at.
+//! Raft promises that no term has two leaders (Election Safety, dissertation 3.2) and that no two
+//! nodes ever apply different entries at one index (State Machine Safety). The driver promises that
+//! each node applies entries in order and each entry once. Both promises are checked here with
+//! every message of a leader and every applied entry, whatever else a test checks.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,7 +17,7 @@ use raft_core::types::{
 
 use super::Trace;
 
-/// What the nodes of one cluster have done. It grows with the run.
+/// The history of the nodes of one cluster. It grows with the run.
 pub(super) struct Witness {
     trace: Trace,
     state: Mutex<State>,
@@ -25,11 +25,11 @@ pub(super) struct Witness {
 
 #[derive(Default)]
 struct State {
-    /// The first to be applied at its index, by whichever node.
+    /// For each index the entry that was applied there first, by any node.
     entries: BTreeMap<Index, Entry>,
-    /// Which of the entries are commands, in order.
+    /// Indexes of the entries that are commands, in order.
     commands: Vec<Index>,
-    /// Who has spoken as the leader of a term.
+    /// For each term the first node that sent a message as its leader.
     leaders: BTreeMap<Term, NodeId>,
     violation: Option<String>,
 }
@@ -64,13 +64,13 @@ impl Witness {
         self.state().commands.len() as u64
     }
 
-    /// What two nodes, or a node and its own order, disagree about.
+    /// The first violation: two nodes that disagree, or a node that left its own order.
     pub(super) fn violation(&self) -> Option<String> {
         self.state().violation.clone()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // A violation panics only once it has been written down.
+        // A violation is recorded before it panics, so the state is whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -92,7 +92,8 @@ impl Witness {
         state.fail(violation);
     }
 
-    /// Is called by the network, where a panic would hit whoever just sends; so it is noted only.
+    /// Records a second leader, and does not panic: the network calls this, and a panic would hit
+    /// the node that sends just then.
     fn led(&self, term: Term, node: NodeId) {
         let mut state = self.state();
         let first = *state.leaders.entry(term).or_insert(node);
@@ -115,14 +116,16 @@ impl Witness {
 }
 
 impl State {
-    /// A panic of the state machine stops its node; what the scenario hears is the violation.
+    /// Records the first violation and panics. The panic stops the node; the scenario reports the
+    /// violation.
     fn fail(&mut self, violation: String) {
         let violation = self.violation.get_or_insert(violation).clone();
         panic!("{violation}");
     }
 }
 
-/// The state machine of a node of a [`Cluster`](super::Cluster): yours, watched.
+/// The state machine of a node of a [`Cluster`](super::Cluster): wraps yours, and checks the
+/// entries that it applies.
 pub struct Observed<M> {
     node: NodeId,
     machine: M,

@@ -1,30 +1,30 @@
-//! Runs a scenario on a clock of its own, and says how to run it again.
+//! Runs a scenario on a clock of its own, and prints how to replay it if it fails.
 
 use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
 
-/// The longest run of a scenario, in the time of the paused clock: an hour. What takes longer does not
-/// get anywhere.
+/// The longest run of a scenario, in the time of the paused clock: an hour. A scenario that takes
+/// longer makes no progress.
 const SCENARIO_PATIENCE: Duration = Duration::from_secs(3_600);
 
 /// Runs the scenario once for each seed, each time on a runtime and a paused clock of its own. The
 /// environment variable `SEEDS`, such as `0..1000` or `17..18`, takes the place of the range.
 ///
 /// # Panics
-/// If a run does, or does not end within an hour of its clock; the seed is printed. Also if `SEEDS` is
-/// not a range.
+/// If a run panics, or does not end within an hour of its clock; the seed is printed. Also if
+/// `SEEDS` is not a range.
 pub fn for_seeds(seeds: Range<u64>, scenario: impl AsyncFn(u64)) {
     for seed in seeds_to_run(seeds) {
         run(seed, &scenario);
     }
 }
 
-/// Runs the scenario once, on a single-threaded runtime and a paused clock of its own, and returns what
-/// it returns. Tasks that the scenario leaves behind are dropped.
+/// Runs the scenario once, on a single-threaded runtime and a paused clock of its own, and returns
+/// the scenario's result. Tasks that the scenario leaves behind are dropped.
 ///
 /// # Panics
-/// If the run does, or does not end within an hour of its clock; the seed is printed.
+/// If the run panics, or does not end within an hour of its clock; the seed is printed.
 pub fn run<T>(seed: u64, scenario: impl AsyncFn(u64) -> T) -> T {
     let _guard = SeedOfPanic(seed);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -38,10 +38,11 @@ pub fn run<T>(seed: u64, scenario: impl AsyncFn(u64) -> T) -> T {
     })
 }
 
-/// The seeds that the environment variable `SEEDS` tells, such as `0..1000`, or else these.
+/// Returns the range in the environment variable `SEEDS`, such as `0..1000`, or `seeds` if it is
+/// not set.
 ///
 /// # Panics
-/// If the variable is something else.
+/// If the variable is not a range.
 pub fn seeds_to_run(seeds: Range<u64>) -> Range<u64> {
     let Ok(text) = std::env::var("SEEDS") else { return seeds };
     let (first, end) = text.split_once("..").expect("SEEDS is a range, such as 0..1000");
@@ -63,7 +64,7 @@ impl Drop for SeedOfPanic {
     }
 }
 
-/// What runs the test that is on this thread, if Cargo has started it.
+/// Returns the command that repeats the test on this thread, if Cargo has started the test.
 fn command_of_this_test() -> Option<String> {
     let package = std::env::var("CARGO_PKG_NAME").ok()?;
     let folder = std::env::var("CARGO_MANIFEST_DIR").ok()?;

@@ -1,4 +1,4 @@
-//! The whole store: servers with sessions, clients that retry, and what can befall both.
+//! The whole store: servers with sessions, clients that retry, and faults of both.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,8 +20,8 @@ use crate::wiring::{Network, Store};
 /// Servers 1 to n of one store, on disks in memory, and the network between them and their clients.
 /// Must be made within [`run`](super::run) or another runtime with a paused clock.
 ///
-/// A delay costs no time but that of the paused clock. Without any, neither disk nor network takes
-/// time, and a client in a loop does its work without the clock ever moving: give the network a delay
+/// A delay costs only time of the paused clock. Without any delay, neither disk nor network takes
+/// time, and a client in a loop works without the clock ever advancing: give the network a delay
 /// ([`LocalNetwork::set_stream_faults`]) where time matters.
 ///
 /// ```
@@ -33,7 +33,10 @@ use crate::wiring::{Network, Store};
 /// let survives = async |seed| {
 ///     let mut service = Service::new(seed, 3).await;
 ///     let ms = Duration::from_millis(1);
-///     service.network.peers().set_default_faults(LinkFaults::none().losing(0.1).delaying(ms, 5 * ms));
+///     service
+///         .network
+///         .peers()
+///         .set_default_faults(LinkFaults::none().losing(0.1).delaying(ms, 5 * ms));
 ///     service.network.set_stream_faults(StreamFaults {
 ///         loss: 0.1,
 ///         delay_max: 5 * ms,
@@ -54,23 +57,24 @@ use crate::wiring::{Network, Store};
 /// assert_eq!(run(17, survives), run(17, survives), "a seed is a run");
 /// ```
 pub struct Service {
-    /// Where messages between nodes, and streams between clients and nodes, are delayed, lost and cut.
+    /// The network. It can delay, lose and partition messages between nodes, and streams between
+    /// clients and nodes.
     pub network: LocalNetwork,
-    /// The nodes that run.
+    /// The running servers.
     pub servers: BTreeMap<NodeId, Server>,
-    /// Every message between nodes, and everything that is written between clients and nodes.
+    /// Every message between nodes, and every chunk that is written between clients and nodes.
     pub trace: Trace,
     disks: BTreeMap<NodeId, MemoryDisk>,
     configure: Box<dyn Fn(&mut ServerConfig)>,
 }
 
 impl Service {
-    /// Servers 1 to `size`, all running, with the defaults of [`ServerConfig::in_process`].
+    /// Starts servers 1 to `size` with the defaults of [`ServerConfig::in_process`].
     pub async fn new(seed: u64, size: u64) -> Self {
         Self::with_config(seed, size, |_| {}).await
     }
 
-    /// As [`Service::new`], with what `configure` makes of the defaults.
+    /// Starts a store like [`Service::new`], after `configure` has changed each server's defaults.
     pub async fn with_config(
         seed: u64,
         size: u64,
@@ -97,24 +101,24 @@ impl Service {
         service
     }
 
-    /// All servers, running or not.
+    /// The ids of all servers, running or not.
     pub fn ids(&self) -> impl Iterator<Item = NodeId> + use<> {
         1..=self.disks.len() as NodeId
     }
 
-    /// The disk of a server, to look at what it holds, to make it slow, fail, or lose power at a chosen
-    /// step.
+    /// The disk of a server, to inspect its content, or to make it slow, fail, or lose power at a
+    /// chosen step.
     pub fn disk(&self, id: NodeId) -> &MemoryDisk {
         &self.disks[&id]
     }
 
-    /// A client that reaches all servers. Those of one name are at one place: what cuts one of them off
-    /// cuts them all off ([`Service::reach_only`]). Each has a session of its own.
+    /// Returns a client that reaches all servers. Clients of one name share a place in the network:
+    /// a partition hits all of them ([`Service::reach_only`]). Each has a session of its own.
     pub fn client(&self, name: ClientId) -> Client {
         self.network.client_as(name, self.ids())
     }
 
-    /// From now on the clients of that name reach these servers and no others.
+    /// Partitions the clients of this name from all servers but these, from now on.
     pub fn reach_only(&self, name: ClientId, servers: &[NodeId]) {
         self.trace.note(format_args!("client {name} reaches {servers:?} only"));
         let beyond: Vec<NodeId> = self.ids().filter(|id| !servers.contains(id)).collect();
@@ -122,10 +126,11 @@ impl Service {
         self.network.cut_client(name, &beyond);
     }
 
-    /// Starts a server that does not run, on what its disk holds.
+    /// Starts a server that does not run, on the content of its disk.
     ///
     /// # Panics
-    /// If it runs, or if its configuration or what the disk holds does not make sense to it.
+    /// If the server runs, or if its configuration or the content of its disk does not make sense
+    /// to it.
     pub async fn start(&mut self, id: NodeId) {
         assert!(!self.servers.contains_key(&id), "server {id} runs");
         self.trace.note(format_args!("{id} starts"));
@@ -137,55 +142,58 @@ impl Service {
         self.servers.insert(id, server.expect("a server of a healthy disk starts"));
     }
 
-    /// Stops a server in good order: requests are answered, leadership is handed over.
+    /// Stops a server in good order: it answers its requests and hands leadership over.
     ///
     /// # Panics
-    /// If it does not run.
+    /// If the server does not run.
     pub async fn stop(&mut self, id: NodeId) {
         let server = self.servers.remove(&id).expect("it runs");
         self.trace.note(format_args!("{id} stops"));
         server.shutdown().await;
     }
 
-    /// Power is lost: what was not synced is gone, and nothing that the server says is heard any more.
-    /// Clients find out by their patience, or when the server is back.
+    /// Cuts a server's power: writes that were not synced are lost, and nothing that the server
+    /// sends arrives any longer. Its clients find out by their timeouts, or when the server is
+    /// back.
     ///
     /// # Panics
-    /// If it does not run.
+    /// If the server does not run.
     pub fn crash(&mut self, id: NodeId) {
         self.trace.note(format_args!("{id} crashes"));
         let server = self.servers.remove(&id).expect("it runs");
         self.network.power_off(id);
         self.disks[&id].crash();
-        // What is left of it can neither write nor be heard; it need not go on for the rest of the run.
+        // The rest of the server can neither write nor send. It is shut down, so that it does not
+        // go on for the rest of the run.
         tokio::spawn(async move { server.node().shutdown().await });
     }
 
-    /// As [`Service::crash`], and the disk is gone: the server starts again on an empty one, and fills up
-    /// from the others.
+    /// Crashes a server like [`Service::crash`] and destroys its disk. The server's next start is
+    /// on an empty disk, and it recovers with the data of the others.
     ///
     /// # Panics
-    /// If it does not run.
+    /// If the server does not run.
     pub fn lose_disk(&mut self, id: NodeId) {
         self.crash(id);
         self.trace.note(format_args!("{id} loses its disk"));
         self.disks.insert(id, MemoryDisk::new());
     }
 
-    /// Cuts all links between servers of different groups, besides what is cut already. Clients are not
-    /// affected.
+    /// Partitions servers of different groups from each other, besides the partitions that exist
+    /// already. Clients are not affected.
     pub fn partition(&self, groups: &[&[NodeId]]) {
         self.trace.note(format_args!("partition {groups:?}"));
         self.network.peers().partition(groups);
     }
 
-    /// Undoes all cuts, of clients too. Faults stay.
+    /// Heals all partitions, those of clients too. Faults stay.
     pub fn heal(&self) {
         self.trace.note(format_args!("all ways are mended"));
         self.network.heal();
     }
 
-    /// Every write of every server takes so long, half of it after it has taken effect.
+    /// Makes every write of every server take this long, half of it after the write has taken
+    /// effect.
     pub fn slow_disks(&self, latency: Duration) {
         let latency = Latency { before: latency / 2, after: latency / 2 };
         for disk in self.disks.values() {
@@ -193,24 +201,25 @@ impl Service {
         }
     }
 
-    /// Waits until a majority follows a running server.
+    /// Waits until a majority follows a running server, and returns that server.
     pub async fn leader(&self) -> NodeId {
         let ids: Vec<NodeId> = self.servers.keys().copied().collect();
         self.leader_among(&ids).await
     }
 
-    /// Waits until one of these leads, and is followed by so many of these that they are a majority
-    /// of the cluster.
+    /// Waits until one of these servers leads and is followed by so many of them that they are a
+    /// majority of the cluster, and returns that server.
     ///
     /// # Panics
-    /// If one of them does not run.
+    /// If one of these servers does not run.
     pub async fn leader_among(&self, ids: &[NodeId]) -> NodeId {
         let nodes = ids.iter().map(|id| (*id, self.servers[id].node().watch())).collect();
         leader_of(nodes, self.disks.len()).await
     }
 
-    /// Waits until all running servers have applied all that is committed now, and returns what is
-    /// stored, by the word of each. Nobody may write meanwhile, and the network has to be whole.
+    /// Waits until all running servers have applied everything that is committed now, compares
+    /// their records, and returns them. No client may write meanwhile, and no server may be
+    /// partitioned.
     ///
     /// # Panics
     /// If two servers hold different records.
@@ -235,7 +244,7 @@ impl Service {
     }
 }
 
-/// Everything that a server holds, whether or not it is up to date.
+/// All records that a server holds, whether or not it is up to date.
 async fn records_of(server: &Server) -> Vec<(Bytes, Record)> {
     let mut records = Vec::new();
     let mut start = Bytes::new();

@@ -1,8 +1,8 @@
-//! All that happened in a run, in order, reduced to a number.
+//! Everything that happened in a run, in order, reduced to a number.
 //!
-//! Events are hashed as they come and not kept, so a trace costs the same whether the run is long or
-//! short. With `TRACE=1` in the environment they are printed as well; two runs that should have been the
-//! same are then told apart by comparing what they printed.
+//! Events are hashed as they come and not kept, so a trace costs the same memory for a long run as
+//! for a short one. With `TRACE=1` in the environment events are printed as well. If two runs
+//! should have been the same and are not, comparing their prints shows the first difference.
 
 use std::fmt::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,10 +20,12 @@ struct State {
     is_printed: bool,
 }
 
-/// What a trace comes to. Equal runs have equal digests, and different ones almost surely do not.
+/// The digest of a trace. Equal runs have equal digests, and different ones almost surely do not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Digest {
+    /// Number of events noted.
     pub event_count: u64,
+    /// Hash of all events with their times.
     pub hash: u64,
 }
 
@@ -34,7 +36,7 @@ impl Default for Trace {
 }
 
 impl Trace {
-    /// An empty trace, whose time starts now.
+    /// Creates an empty trace, whose time starts now.
     pub fn new() -> Self {
         Self(Arc::new(Mutex::new(State {
             started: Instant::now(),
@@ -58,20 +60,20 @@ impl Trace {
         let mut state = self.state();
         let at_micros = state.started.elapsed().as_micros();
         state.digest.event_count += 1;
-        // Neither a hash nor a line of standard error refuses anything worth telling.
+        // Writing to a hash cannot fail.
         let _ = writeln!(state.digest, "{at_micros} {event}");
         if state.is_printed {
             eprintln!("{at_micros:>12} us  {event}");
         }
     }
 
-    /// What the trace comes to so far.
+    /// The digest of the events so far.
     pub fn digest(&self) -> Digest {
         self.state().digest
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // An event whose text panics while it is made is one that the run dies of.
+        // An event whose formatting panics fails the run, so a half-hashed event does no harm.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,10 +1,10 @@
-//! What the binary says when there is no cluster, or the input is wrong.
+//! Complaints of the binary when there is no cluster, or the input is wrong.
 
 use std::net::UdpSocket;
 
 use crate::cluster::kv;
 
-/// The command ends with code 2, "surely not executed", and says this.
+/// Checks that the command ends with code 2, "surely not executed", and this complaint.
 fn refuses(args: &[&str], dir: &std::path::Path, complaint: &str) {
     let output = kv(args, dir);
     let stderr = String::from_utf8_lossy(&output.stderr);

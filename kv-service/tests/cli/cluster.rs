@@ -12,10 +12,10 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::Value;
 
 const KV: &str = env!("CARGO_BIN_EXE_kv");
-/// For whatever has to happen, on a machine that is busy with other things as well.
+/// Time limit for anything that has to happen, on a machine that is busy with other things as well.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Clusters want the machine for themselves.
+/// Clusters run one at a time: each needs the machine for itself.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 pub(crate) struct Cluster {
@@ -34,7 +34,7 @@ struct Supervisor {
 impl Cluster {
     /// Starts `kv dev` in a new directory and waits until it says that it is ready.
     pub(crate) fn start() -> Self {
-        // A test that failed leaves nothing behind that another one could trip over.
+        // A failed test leaves nothing behind that could affect another one.
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         let root = tempfile::tempdir().unwrap();
         let mut cluster = Self {
@@ -74,7 +74,7 @@ impl Cluster {
         self.heard("Ctrl-C stops all nodes");
     }
 
-    /// Waits until the supervisor says it.
+    /// Waits until the supervisor prints the text; returns the line.
     pub(crate) fn heard(&self, text: &str) -> String {
         let supervisor = self.supervisor.as_ref().unwrap();
         loop {
@@ -94,7 +94,7 @@ impl Cluster {
         supervisor.child.wait().unwrap()
     }
 
-    /// Asks the supervisor to stop, and loses patience when it has begun to.
+    /// Asks the supervisor to stop, and again once it has begun to stop.
     pub(crate) fn down_at_once(&mut self) -> ExitStatus {
         kill(self.supervisor.as_ref().unwrap().child.id(), Signal::INT);
         self.heard("stopping");
@@ -110,7 +110,7 @@ impl Cluster {
         Command::new(KV).args(args).env("KV_CONFIG", self.client_config()).output().unwrap()
     }
 
-    /// Runs a client command that cannot print, and returns its exit code and its complaints.
+    /// Runs a client command that cannot print, and returns its exit code and its standard error.
     pub(crate) fn kv_into(&self, stdout: Stdio, args: &[&str]) -> (i32, String) {
         let mut command = Command::new(KV);
         command.args(args).env("KV_CONFIG", self.client_config()).stdin(Stdio::null());
@@ -129,7 +129,7 @@ impl Cluster {
         stdout
     }
 
-    /// What `kv status --json` says of each node.
+    /// The nodes as `kv status --json` reports them.
     pub(crate) fn nodes(&self) -> Vec<Value> {
         let output = self.kv(&["status", "--json"]);
         let status: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -168,7 +168,7 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         if let Some(mut supervisor) = self.supervisor.take() {
             kill(supervisor.child.id(), Signal::TERM);
-            // A panic in a panic would hide the first one.
+            // Ignored: a panic in a panic would hide the first one.
             let _ = supervisor.child.wait();
         }
     }
@@ -199,7 +199,7 @@ impl Batch {
         self.receive()
     }
 
-    /// No further requests.
+    /// Ends the requests.
     pub(crate) fn close(&mut self) {
         self.stdin = None;
     }
@@ -236,7 +236,7 @@ pub(crate) fn is_alive(pid: u32) -> bool {
     test_kill_process(Pid::from_raw(pid.cast_signed()).unwrap()).is_ok()
 }
 
-/// Looks again and again: what another process does cannot be awaited.
+/// Polls the condition: events in another process cannot be awaited.
 pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let step = Duration::from_millis(20);
     for _ in 0..PATIENCE.as_millis() / step.as_millis() {

@@ -42,7 +42,7 @@ fn a_newcomer_reads_and_writes() {
     assert_eq!(ok(&["scan", "--prefix", "list/", "--json"]).lines().count(), 3);
     assert_eq!(ok(&["scan"]).lines().count(), 5);
 
-    // What the cluster refuses surely has no effect, and says why.
+    // A refused request surely has no effect, and the complaint says why.
     let refused = cluster.kv(&["put", "", "value", "--json"]);
     assert_eq!(refused.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("key is empty"));
@@ -180,7 +180,7 @@ fn appends_survive_the_leader_once_each_and_in_order() {
     cluster.heard("is back");
     assert!(cluster.nodes().iter().all(|node| node["reachable"] == true));
 
-    // All stop, all come back, and nothing is lost.
+    // All nodes stop, all come back, and nothing is lost.
     let pids: Vec<u32> = cluster.nodes().iter().map(pid).collect();
     assert!(cluster.down(Signal::INT).success());
     assert!(!pids.into_iter().any(is_alive));
@@ -240,7 +240,7 @@ fn what_cannot_be_told_is_unknown() {
     let lost = batch.ask(r#"{"op":"put","key":"k","value":"during","deadline_ms":1500}"#);
     assert_eq!(lost["outcome"], "unknown", "{lost}");
     assert!(lost["error"].as_str().unwrap().contains("deadline"), "{lost}");
-    // A question has no effect that could be unknown.
+    // A read has no effect that could be unknown.
     let question = batch.ask(r#"{"op":"get","key":"k","deadline_ms":300}"#);
     assert_eq!(question["outcome"], "not_executed", "{question}");
     for follower in followers {
@@ -292,7 +292,7 @@ fn a_node_is_run_by_hand_from_a_file_and_from_flags() {
     for args in [&["serve", "--config", file.as_str()][..], &flags[..]] {
         let mut by_hand = spawn(args, &cluster.dir);
         eventually("the node to answer", || cluster.nodes()[place]["pid"] == by_hand.id());
-        // Its directory is in use now, so nobody else gets it.
+        // Its directory is in use now, so a second process does not get it.
         let second = kv(&["serve", "--config", &file], &cluster.dir);
         assert_eq!(second.status.code(), Some(2));
         kill(by_hand.id(), Signal::TERM);
@@ -321,13 +321,13 @@ fn nodes_do_not_outlive_a_killed_supervisor() {
     assert_eq!(contradiction.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&contradiction.stderr).contains("has 3 nodes"));
 
-    // Killed and started at once: what is left of the nodes is waited for.
+    // Killed and started at once: the new supervisor waits for the nodes of the old one to end.
     cluster.up(&["--max-raft-state", "1MiB"]);
     cluster.down(Signal::KILL);
     cluster.up(&[]);
     assert_eq!(cluster.kv_ends(0, &["get", "k"]), "v\n");
 
-    // A node that does not react is killed, at once if it is asked for twice.
+    // A node that does not react is killed, at once if the supervisor is asked twice.
     let pids: Vec<u32> = cluster.nodes().iter().map(pid).collect();
     kill(pids[0], Signal::STOP);
     assert!(cluster.down_at_once().success());

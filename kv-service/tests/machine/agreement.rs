@@ -1,5 +1,5 @@
-//! Every engine, the model, and each other's snapshots agree, whatever is applied in whatever
-//! batches, and whatever restarts in between.
+//! Every engine agrees with the model, and with the snapshots of the others, for any entries in any
+//! batches, with any restarts in between.
 
 use bytes::Bytes;
 use kv_service::machine::{
@@ -13,15 +13,15 @@ use raft_core::types::{Configuration, Entry, Payload};
 use crate::model::Model;
 use crate::{command, next_entry, restore, scan_all, session_at, snapshot_bytes};
 
-/// One machine under test, with the ways in which it can go down and come back.
+/// A machine under test that can be restarted.
 pub(crate) trait Subject {
     fn machine(&mut self) -> &mut KvMachine;
 
-    /// Comes back as after a stop, or as after a crash; what it lost is replayed from `log`.
+    /// Restarts as after a stop, or as after a crash; lost entries are replayed from `log`.
     fn restart(&mut self, crash: bool, log: &[Entry]);
 }
 
-/// Comes back from a snapshot, as a volatile machine does.
+/// A volatile machine: it restarts from a snapshot, or after a crash from the log.
 pub(crate) struct InMemory(pub(crate) KvMachine);
 
 impl Subject for InMemory {
@@ -48,7 +48,7 @@ pub(crate) enum Step {
         ttl_ms: u64,
         window: u32,
         count_max: u64,
-        /// Of a principal, and which one.
+        /// The limit of sessions of a principal, and the principal.
         quota: (u64, u8),
     },
     Close {
@@ -60,15 +60,15 @@ pub(crate) enum Step {
         slot: usize,
         sequence: u64,
         lowest: u64,
-        /// Of the value, and of the answers of all sessions.
+        /// The limits of the value, and of the remembered outputs of all sessions.
         max: (u64, u64),
         operation: Operation,
     },
     Noop,
     Configuration,
-    /// What has gathered is applied as one batch.
+    /// Applies the pending entries as one batch.
     Apply,
-    /// Each machine is given the snapshot of the next one.
+    /// Gives each machine the snapshot of the next one.
     Exchange {
         chunk_bytes: usize,
     },
@@ -159,7 +159,7 @@ pub(crate) fn agree(subjects: &mut [Box<dyn Subject>], steps: &[Step]) {
 struct Run {
     model: Model,
     log: Vec<Entry>,
-    /// Not yet applied, and the output that is expected.
+    /// Payloads that are not yet applied, with their expected outputs.
     pending: Vec<(Payload, Option<Output>)>,
     ids: Vec<SessionId>,
 }
@@ -230,7 +230,8 @@ impl Run {
             let machine = subject.machine();
             assert_eq!(next_entry(machine, Payload::Noop).index, first_index);
             let mut outputs = Vec::new();
-            // Asked or not, it does the same; what it looked up to answer, it may remember.
+            // This question must not change the result; the machine may only cache the versions
+            // that it looked up.
             if first_index.is_multiple_of(2) {
                 machine.applies_at_once(&entries);
             }

@@ -44,7 +44,7 @@ fn action() -> impl Strategy<Value = Action> {
     ]
 }
 
-/// Any command at all, a key outside the limits included.
+/// Any command, also one with a key outside the limits.
 fn command() -> impl Strategy<Value = Command> {
     (number(), action()).prop_map(|(time_ms, action)| {
         let mut command = Command { rules: VERSION_MIN, time_ms, action };
@@ -67,7 +67,7 @@ proptest! {
         prop_assert!(Command::decode(&Bytes::from(longer)).is_err());
     }
 
-    /// Whatever is accepted is what the encoder writes: no two byte strings mean the same.
+    /// Accepted bytes are those that the encoder writes: no two byte strings mean the same.
     #[test]
     fn garbage_is_refused_or_canonical(bytes in proptest::collection::vec(0u8..6, 0..80)) {
         let bytes = Bytes::from(bytes);
@@ -136,15 +136,15 @@ const SWAP_BY_REVISION: &[u8] = b"\x02\x02\x03\0\0\0\x01\
     \x02\x07\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x03\x04\x05\x06\x08\
     \x06\x01\x03\x2aknew\0";
 
-/// S3, S16. The operation of version 2 is a command to a program that supports it, and the reason to
-/// stop for one that does not: also for this one, built to pretend so.
+/// S3, S16. A program that supports version 2 decodes its operation as a command. Any other
+/// program, also this one when it is built to pretend so, gets the reason to stop.
 #[test]
 fn what_version_2_brought_needs_version_2() {
     let decoded = Command::decode(&Bytes::from_static(SWAP_BY_REVISION));
     if VERSION_MAX < 2 {
         let error = decoded.unwrap_err();
         assert!(error.is_newer() && error.to_string() == "cluster version 2", "{error}");
-        // Nor the operation under rules that it knows.
+        // Nor does it decode the operation under rules that it knows.
         let mut older = SWAP_BY_REVISION.to_vec();
         older[1] = 1;
         assert!(Command::decode(&Bytes::from(older)).unwrap_err().is_newer());

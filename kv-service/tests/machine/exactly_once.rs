@@ -67,11 +67,11 @@ fn a_late_duplicate_is_forgotten_and_not_executed() {
     write_above(&mut machine, session, 2, 2, append("k", "2"));
     let late = write_above(&mut machine, session, 1, 1, append("k", "1"));
     assert_eq!(late, Output::Refused(Refusal::Forgotten));
-    // Also one that was never seen.
+    // Also a number that was never used.
     let contradiction = write_above(&mut machine, session, 3, 4, append("k", "3"));
     assert_eq!(contradiction, Output::Refused(Refusal::Forgotten));
     assert_eq!(value(&mut machine, "k").unwrap(), "12");
-    // The refused one did not move the window.
+    // The refused write did not move the window.
     assert!(matches!(
         write_above(&mut machine, session, 3, 2, append("k", "3")),
         Output::Written(_)
@@ -92,7 +92,7 @@ fn the_window_is_bounded() {
     let huge = write_above(&mut machine, session, u64::MAX, 1, put("k", "w"));
     assert_eq!(huge, Output::Refused(Refusal::WindowExceeded));
     assert_eq!(value(&mut machine, "k").unwrap(), "v");
-    // It is not an answer: once there is room, the same request is executed.
+    // The refusal is not remembered: once there is room, the same request is executed.
     assert!(matches!(
         write_above(&mut machine, session, last + 1, 2, put("k", "w")),
         Output::Written(_)
@@ -114,7 +114,8 @@ fn an_unknown_session_is_refused_not_opened() {
     assert_eq!(value(&mut machine, "k").unwrap(), "x");
 }
 
-/// A refusal by the operation is its answer: executing the retry instead could succeed by now.
+/// A refusal by the operation is its output: a retry that was executed instead could succeed by
+/// now.
 #[test]
 fn a_refused_operation_stays_refused() {
     let mut machine = KvMachine::memory();
@@ -149,8 +150,8 @@ fn a_retry_after_a_restore_is_still_a_retry() {
 
 const UNKNOWN: Output = Output::Refused(Refusal::UnknownSession);
 
-/// S9. The index of a session is public; without its nonce a client can neither write in it, nor move
-/// its window, nor end it.
+/// S9. The index of a session is public; without its nonce a client can neither write in it, nor
+/// move its window, nor end it.
 #[test]
 fn a_session_belongs_to_the_client_that_has_its_nonce() {
     let mut machine = KvMachine::memory();
@@ -170,8 +171,8 @@ fn a_session_belongs_to_the_client_that_has_its_nonce() {
     assert_eq!(value(&mut machine, "k").unwrap(), "xz");
 }
 
-/// S9. A repeated sequence number of another operation is refused: its client must not take the first
-/// one's answer for its own. The refusal survives a restore.
+/// S9. A repeated sequence number with another operation is refused: its client must not take the
+/// output of the first operation for that of the second. The refusal survives a restore.
 #[test]
 fn a_number_answers_for_one_operation_only() {
     let mut machine = KvMachine::memory();
@@ -235,8 +236,8 @@ fn a_principal_evicts_its_own_sessions() {
     assert_eq!(snapshot_bytes(&mut machine, 1 << 16), snapshot_bytes(&mut restored, 1 << 16));
 }
 
-/// S11. The answers of all sessions are bounded in bytes, by a limit in the command. The session that
-/// remembers the most is evicted, not one that is merely idle.
+/// S11. The remembered outputs of all sessions are bounded in bytes, by a limit in the command. The
+/// session that remembers the most is evicted, not one that is merely idle.
 #[test]
 fn remembered_answers_are_bounded_in_bytes() {
     const ANSWER_COUNT_MAX: u64 = 100;
@@ -255,7 +256,7 @@ fn remembered_answers_are_bounded_in_bytes() {
     let size_before = snapshot_bytes(&mut machine, 1 << 16).len();
     let hoarders: Vec<SessionId> = (0..9).map(|_| open(&mut machine, 0, 1000, 1000)).collect();
     let mut evicted_count = 0;
-    // None of them ever says that it received an answer.
+    // No session ever confirms that its client received a response.
     for sequence in 1..=50 {
         for hoarder in &hoarders {
             match write_within(&mut machine, *hoarder, sequence, 1) {

@@ -37,7 +37,7 @@ fn a_refused_request_keeps_nothing_alive() {
     assert_eq!(write_at(&mut machine, 1101, session, 6), UNKNOWN);
 }
 
-/// A new leader may stamp a little less than its predecessor did.
+/// A new leader's timestamps may be a little lower than its predecessor's.
 #[test]
 fn the_clock_does_not_go_back() {
     let mut machine = KvMachine::memory();
@@ -59,7 +59,7 @@ fn the_longest_idle_gives_way() {
     for session in [one, three, four] {
         assert!(matches!(write_at(&mut machine, 6, session, 2), Output::Written(_)));
     }
-    // A smaller cap takes effect with the next one; the newest always stays.
+    // A smaller limit takes effect with the next session; the newest session always stays.
     let five = open(&mut machine, 7, 1000, 0);
     for session in [one, three, four] {
         assert_eq!(write_at(&mut machine, 8, session, 3), UNKNOWN);

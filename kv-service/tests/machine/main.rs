@@ -1,4 +1,4 @@
-//! The state machine of the store, seen from outside: what Raft calls, and what it hears.
+//! The state machine of the store, seen from outside: the calls that Raft makes, and their results.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
@@ -36,7 +36,7 @@ fn apply_command(machine: &mut KvMachine, command: &Command) -> Output {
     outputs.remove(0)
 }
 
-/// The nonce of every session here: what is guessed is another one.
+/// The nonce of every session here; a guessed nonce is another one.
 const NONCE: Nonce = Nonce(0x0123_4567_89ab_cdef);
 
 /// A command of a cluster of the newest version.
@@ -67,7 +67,7 @@ fn open(machine: &mut KvMachine, time_ms: u64, ttl_ms: u64, session_count_max: u
     opened(machine, &open_command(time_ms, ttl_ms, session_count_max))
 }
 
-/// A session with that index, whether it was opened or not.
+/// A session with that index, opened or not.
 fn session_at(index: u64) -> SessionId {
     SessionId { index, nonce: NONCE }
 }

@@ -1,4 +1,4 @@
-//! What the machine should do, written as plainly as can be: no shared structure, no order kept.
+//! The specified behaviour of the machine, as plain as can be: no shared structure, no order kept.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -86,7 +86,7 @@ impl Model {
         Output::SessionOpened { session, window: opening.window.max(1) }
     }
 
-    /// Until there are at most so many of these.
+    /// Evicts idle sessions until at most `count_max` of these are left.
     fn evict_idle(&mut self, of: impl Fn(&ModelSession) -> bool, count_max: usize) {
         loop {
             let these = self.sessions.iter().filter(|(_, session)| of(session));
@@ -105,7 +105,9 @@ impl Model {
             if (count as u64).saturating_mul(ANSWER_BYTES) <= answer_bytes_max {
                 return;
             }
-            // Of those with twice as many answers the oldest, and without any the one that idles.
+            // Sessions are classed by powers of two of their remembered outputs. Evict the oldest
+            // session of the highest class; in the lowest class, evict the one that has been idle
+            // for the longest time.
             let class = |session: &ModelSession| session.answers.len().max(1).ilog2();
             let (_, evicted) = self
                 .sessions

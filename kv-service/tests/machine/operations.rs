@@ -1,4 +1,4 @@
-//! What each operation does, and what reads see.
+//! The effect of each operation, and the results of reads.
 
 use bytes::Bytes;
 use kv_service::machine::{KvMachine, Output, SCAN_PAGE_BYTES_MAX};
@@ -51,7 +51,7 @@ fn versions_and_revisions_tell_a_keys_history() {
     assert_eq!(answer, WriteAnswer { revision: 5, changed: true, version: 0 });
     let answer = client.write(delete);
     assert_eq!(answer, WriteAnswer { revision: 6, changed: false, version: 0 });
-    // A key that comes back starts anew.
+    // A key that is created again starts with version 1.
     client.write(append("k", "c"));
     let record = get(&mut client.machine, "k").unwrap();
     assert_eq!((record.version, record.create_revision), (1, 7));
@@ -104,8 +104,8 @@ fn a_page_is_bounded_by_bytes() {
     assert_eq!(page.continue_at, Some(text("c")));
 }
 
-/// S16. Between a read and its swap the key was deleted and created anew: its version is the same, its
-/// revision is not.
+/// S16. Between a read and its swap the key was deleted and created anew: the version is the same,
+/// the revision is not.
 #[test]
 fn a_swap_by_revision_has_no_aba() {
     let mut client = Client::new();
@@ -127,7 +127,8 @@ fn a_swap_by_revision_has_no_aba() {
     assert!(client.write(swap("new", Expect::Revision(0), "d")).changed);
 }
 
-/// A key outside the limits is refused for good and changes nothing, whatever the proposer let through.
+/// A key outside the limits is refused for good and changes nothing, even if the proposer let it
+/// through.
 #[test]
 fn keys_are_within_the_limits_of_their_command() {
     let mut client = Client::new();
@@ -161,7 +162,7 @@ fn entries_that_are_no_commands_move_the_position_only() {
     assert_eq!(value(&mut client.machine, "k").unwrap(), "v");
 }
 
-/// The text with which the machine stops at an entry.
+/// The text of the error with which the machine stops at an entry.
 fn stops_at(machine: &mut KvMachine, bytes: Bytes) -> String {
     let entry = next_entry(machine, Payload::Command(bytes));
     let mut outputs = Vec::new();
@@ -171,8 +172,8 @@ fn stops_at(machine: &mut KvMachine, bytes: Bytes) -> String {
     error
 }
 
-/// S3. A node that does not know the version, the kind or the operation of a committed command stops,
-/// and names the version to install. It never goes on without the command.
+/// S3. A node that does not know the version, the kind or the operation of a committed command
+/// stops, and names the version to install. It never goes on without the command.
 #[test]
 fn a_command_of_a_newer_version_stops_the_node() {
     let mut client = Client::new();
@@ -183,7 +184,7 @@ fn a_command_of_a_newer_version_stops_the_node() {
         bytes[at] = to;
         Bytes::from(bytes)
     };
-    // The session's index and nonce, sequence, and the numbers behind it.
+    // The operation's tag stands before two lengths, the key, the value and the extensions.
     let operation_at = known.len() - 1 - 2 - 3;
     assert_eq!(known[operation_at], 1, "a put");
     let newer = VERSION_MAX as u8 + 1;
@@ -214,7 +215,7 @@ fn a_command_of_a_newer_version_stops_the_node() {
     }
     assert_eq!(value(&mut client.machine, "k").unwrap(), "v");
 
-    // Nor does it take part in a cluster that has gone on to that version.
+    // Nor does the machine take part in a cluster that has gone on to that version.
     let configuration =
         Configuration { cluster_version: newer.into(), ..Configuration::of_voters([1]) };
     let entry = next_entry(&client.machine, Payload::Configuration(Box::new(configuration)));
@@ -222,8 +223,8 @@ fn a_command_of_a_newer_version_stops_the_node() {
     assert!(error.contains(&format!("cluster version {newer}")), "{error}");
 }
 
-/// S3. Bytes that no version has written stop the node as well: whether its peers hold the same ones
-/// cannot be told here. Format 1 is named, since no release has it.
+/// S3. Bytes that no version has written stop the node as well: the machine cannot tell whether its
+/// peers hold the same bytes. Format 1 is named in the error, since no release has it.
 #[test]
 fn an_entry_of_no_version_stops_the_node() {
     let mut client = Client::new();

@@ -1,4 +1,4 @@
-//! The engine on disk: what a crash finds at each moment.
+//! The engine on disk: the state that a crash leaves at each moment.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,7 +22,7 @@ fn open_at(path: &Path) -> KvMachine {
     let options = RocksStateOptions {
         block_cache_bytes: 1 << 20,
         write_buffer_bytes: 1 << 20,
-        // A few keys, so that some are forgotten.
+        // Room for a few keys, so that some are evicted.
         recent_keys_bytes: 1 << 10,
         ..RocksStateOptions::default()
     };
@@ -33,20 +33,21 @@ fn flusher(machine: &KvMachine) -> Box<dyn Flusher> {
     machine.flusher().unwrap()
 }
 
-/// What a crash at this moment would leave: the files as they are, with nothing written on closing.
+/// The files that a crash at this moment would leave, without anything that is written on closing.
 fn crash_image(path: &Path) -> TempDir {
     loop {
         let image = TempDir::new().unwrap();
         match copy(path, image.path()) {
             Ok(()) => return image,
-            // RocksDB removes what it needs no more in the background: this was not one moment.
+            // RocksDB removes obsolete files in the background: this was not one moment.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => panic!("{error}"),
         }
     }
 }
 
-/// The manifest first: while it is copied, files may still be added, but none that it names may go.
+/// Copies the manifest first: files may be added while it is copied, but none that it names may be
+/// removed.
 fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
     let mut entries: Vec<_> = std::fs::read_dir(from)?.collect::<Result<_, _>>()?;
     let is_manifest = |name: std::ffi::OsString| name.to_string_lossy().starts_with("MANIFEST");
@@ -132,7 +133,7 @@ fn a_crash_goes_back_to_what_was_flushed_and_replay_leads_on() {
         }
     }
     let image = crash_image(directory.path());
-    // Only now: what is in a view may be written sooner.
+    // Only now: a view may cause its entries to be written sooner.
     let expected = snapshot_bytes(&mut machine, 1000);
     let mut survivor = open_at(image.path());
     assert_eq!(survivor.last_applied(), Position::new(1, 5));
@@ -140,14 +141,14 @@ fn a_crash_goes_back_to_what_was_flushed_and_replay_leads_on() {
     survivor.apply(&log[5..], &mut Vec::new()).unwrap();
     assert_eq!(snapshot_bytes(&mut survivor, 1000), expected);
 
-    // A stop writes the rest.
+    // A clean stop writes the rest.
     drop(machine);
     let mut machine = open_at(directory.path());
     assert_eq!(snapshot_bytes(&mut machine, 1000), expected);
 }
 
-/// RocksDB flushes when a memtable is full, in the middle of anything: what a crash finds is then the
-/// state right after some batch, never records of one and the position or sessions of another.
+/// RocksDB flushes a memtable when it is full, in the middle of anything. A crash then finds the
+/// state right after some batch, never the records of one and the position or sessions of another.
 #[test]
 fn a_crash_finds_the_state_after_a_whole_batch() {
     /// Enough for a few memtables of the smallest size, and too few to be compacted.
@@ -210,14 +211,14 @@ fn a_crash_finds_the_state_after_a_whole_batch() {
     panic!("no memtable was flushed on its own");
 }
 
-/// The log is compacted through what a flush says. Writes go on meanwhile: none of them may be taken for
-/// flushed, and none may be flushed in part.
+/// The log is compacted through the index that a flush promises. Writes go on meanwhile: none of
+/// them may be taken for flushed, and none may be flushed in part.
 #[test]
 fn a_flush_promises_nothing_that_comes_during_it() {
     /// Fewer than RocksDB would compact, which removes files while they are copied.
     const FLUSH_COUNT: u64 = 3;
     let directory = TempDir::new().unwrap();
-    // Nothing is flushed but what is asked for.
+    // Large, so that nothing is flushed without a request.
     let options =
         RocksStateOptions { write_buffer_bytes: 64 << 20, ..RocksStateOptions::default() };
     let mut machine = KvMachine::rocksdb(directory.path(), options).unwrap();
@@ -252,7 +253,8 @@ fn a_flush_promises_nothing_that_comes_during_it() {
         let (promised, mut survivor) = (promised.unwrap(), survivor.unwrap());
         let survived = survivor.last_applied().index;
         assert!(promised > 1 && survived >= promised, "{promised} promised, {survived} there");
-        // Data and position are of one moment: the session was opened first, and each entry is a write.
+        // Data and position are of one moment: the session was opened first, and each entry is a
+        // write.
         assert_eq!(get(&mut survivor, "k").unwrap().version, survived - 1);
     }
 }
@@ -313,7 +315,7 @@ fn a_crash_in_a_restore_leaves_the_old_state_or_the_new_one() {
     assert_eq!(snapshot_bytes(&mut machine, 1 << 16), bytes);
     assert_eq!(flusher.flush().unwrap(), position.index, "the handle follows");
 
-    // The view is of the old state still; once it is gone, so is the old state.
+    // The view still shows the old state; once the view is gone, so is the old state.
     let mut seen = Vec::new();
     while let Some(chunk) = view.next_chunk(1000).unwrap() {
         seen.extend_from_slice(&chunk);
@@ -338,7 +340,7 @@ fn an_interrupted_restore_can_start_again() {
     assert_eq!(snapshot_bytes(&mut open_at(directory.path()), 1 << 16), bytes);
 }
 
-/// Versions are remembered by key; after a restore they are those of the new state.
+/// Versions are cached by key; after a restore the cache holds those of the new state.
 #[test]
 fn a_version_after_a_restore_follows_the_restored_one() {
     let directory = TempDir::new().unwrap();
@@ -362,7 +364,8 @@ fn a_version_after_a_restore_follows_the_restored_one() {
     assert_eq!(scan_all(&mut machine), scan_all(&mut other));
 }
 
-/// Nothing that may wait for the disk, or costs more the more there is, is done on the loop.
+/// Work that may wait for the disk, or that grows with the amount of data, is not done on the event
+/// loop.
 #[test]
 fn what_is_in_memory_is_written_at_once() {
     let at_once = |machine: &KvMachine, command: Command| {
@@ -403,7 +406,7 @@ fn what_is_in_memory_is_written_at_once() {
     assert!(!at_once(&machine, open_command(0, 1, 1)));
     let noop = next_entry(&machine, Payload::Noop);
     assert!(!machine.applies_at_once(&[noop]));
-    // More than one block of the table: the last is read when it is opened.
+    // More than one block of the table: the last block is read when the table is opened.
     for sequence in 2..=20 {
         write(&mut machine, session, sequence, put(&format!("b{sequence}"), &"x".repeat(1000)));
     }
@@ -419,7 +422,7 @@ fn what_is_in_memory_is_written_at_once() {
     assert_eq!(answer.version, 2);
 }
 
-/// A directory that cannot be opened says why, and is left as it is.
+/// The error for a directory that cannot be opened; the directory is left as it is.
 fn refusal(path: &Path) -> String {
     match KvMachine::rocksdb(path, RocksStateOptions::default()) {
         Ok(_) => panic!("opened"),
@@ -448,7 +451,7 @@ fn what_is_not_ours_is_refused() {
         assert_eq!(generations(directory.path()).len(), 1, "nothing was removed");
     }
 
-    // A state that is named and not there is not taken for an empty one.
+    // A state that is named and missing is not taken for an empty one.
     let directory = TempDir::new().unwrap();
     drop(open_at(directory.path()));
     std::fs::write(directory.path().join("current"), "kv-state 2\ngeneration 5\n").unwrap();
@@ -456,7 +459,7 @@ fn what_is_not_ours_is_refused() {
     assert_eq!(generations(directory.path()).len(), 1, "nothing was removed");
 }
 
-/// A view is of the moment at which it was taken, whatever is flushed and compacted under it.
+/// A view shows the moment at which it was taken, whatever is flushed and compacted under it.
 #[test]
 fn a_view_does_not_change() {
     let directory = TempDir::new().unwrap();
@@ -480,7 +483,8 @@ fn a_view_does_not_change() {
     assert_eq!(values, [Some("old".to_owned()), Some("old".to_owned()), None]);
 }
 
-/// Newer words count: a key that was deleted is not found in an older table, nor is a session that ended.
+/// Newer changes win: a key that was deleted is not found in an older table, nor is a session that
+/// ended.
 #[test]
 fn what_is_gone_stays_gone() {
     let directory = TempDir::new().unwrap();
@@ -539,7 +543,7 @@ fn numbered(number: u64) -> String {
     format!("n{number:08}")
 }
 
-/// A machine whose keys were all deleted, but for one behind them.
+/// A machine whose keys were all deleted, except for the last one.
 struct Deleted {
     machine: KvMachine,
     session: SessionId,
@@ -547,7 +551,7 @@ struct Deleted {
 }
 
 impl Deleted {
-    /// Pages are at most a few percent of them.
+    /// Number of keys: a page covers at most a few percent of them.
     const KEY_COUNT: u64 = 250_000;
 
     fn apply_to_all(&mut self, operation: impl Fn(u64) -> Operation) {
@@ -571,8 +575,8 @@ impl Deleted {
         assert!(matches!(output, Output::Written(_)), "{output:?}");
     }
 
-    /// Scans to the one key that is alive, with a write beside each page. Tells `page_passed` how
-    /// many numbers each page went over.
+    /// Scans to the one key that is alive, with a write beside each page. Reports to `page_passed`
+    /// how many numbers each page went over.
     fn scan(&mut self, mut page_passed: impl FnMut(u64)) -> u64 {
         let (mut at, mut passed, mut page_count) = (text("n"), 0, 0);
         loop {
@@ -595,16 +599,16 @@ impl Deleted {
     }
 }
 
-/// S13. A page of a scan over deleted keys examines a bounded number of them, in a layer as in a
-/// table, and in a table of which compactions have made RocksDB's own deletions. It may be empty, and
-/// writes go on between the pages.
+/// S13. A page of a scan over deleted keys examines a bounded number of them, in a memtable as in a
+/// table, and in a table whose deletions compactions have turned into RocksDB's own tombstones. It
+/// may be empty, and writes go on between the pages.
 #[test]
 fn a_scan_over_deleted_keys_is_bounded_work() {
     const WORDS_MAX: u64 = SCAN_WORDS_MAX as u64;
-    /// RocksDB's own deletions, which a page may pass over in addition.
+    /// RocksDB's own tombstones, which a page may pass over in addition.
     const SKIPPED_MAX: u64 = 100_000;
     let directory = TempDir::new().unwrap();
-    // All of it is one layer, so that nothing is compacted before it is looked at.
+    // Everything is one memtable, so that nothing is compacted before it is scanned.
     let options =
         RocksStateOptions { write_buffer_bytes: 256 << 20, ..RocksStateOptions::default() };
     let mut machine = KvMachine::rocksdb(directory.path(), options).unwrap();
@@ -641,7 +645,7 @@ fn a_scan_over_deleted_keys_is_bounded_work() {
         deleted.scan(|_| {
             let now = skipped(&perf);
             let work = now - before;
-            // Of each table a word is looked at to be passed over.
+            // A page also examines the records of each table that it passes over.
             assert!(work <= SKIPPED_MAX + 3 * WORDS_MAX, "{work} skipped in round {round}");
             before = now;
         });

@@ -1,4 +1,4 @@
-//! The stream of a snapshot: whole or refused, and undisturbed by what comes later.
+//! The stream of a snapshot: whole or refused, and undisturbed by later writes.
 
 use kv_service::machine::KvMachine;
 use kv_service::version::VERSION_MAX;
@@ -59,7 +59,7 @@ fn what_was_announced_must_come() {
 }
 
 /// S3. The start of a stream of another format, and a head under rules that this program does not
-/// support: each is refused by a sentence that says what to start.
+/// support: each is refused with a text that says which program to start.
 #[test]
 fn a_stream_of_another_version_is_refused_by_name() {
     let position = Position::new(1, 9);
@@ -81,7 +81,7 @@ fn a_stream_of_another_version_is_refused_by_name() {
     assert!(refusal(b"something else").contains("no snapshot of this state machine"));
 }
 
-/// The format is a promise: streams of it are stored and sent.
+/// The format is a promise: such streams are stored and sent.
 #[test]
 fn bytes_stay_what_they_were() {
     let mut machine = KvMachine::memory();
@@ -108,7 +108,7 @@ fn bytes_stay_what_they_were() {
     assert!(restored(machine.last_applied(), &expected).is_ok());
 }
 
-/// A stream of position (1, 9), section by section.
+/// A stream of position (1, 9) with these sections.
 fn crafted(sections: &[(u8, Vec<u8>)]) -> Vec<u8> {
     crafted_under(1, sections)
 }
@@ -124,7 +124,7 @@ fn crafted_under(rules: u64, sections: &[(u8, Vec<u8>)]) -> Vec<u8> {
     bytes
 }
 
-/// Varints.
+/// Encodes the numbers as varints.
 fn numbers(numbers: &[u64]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for number in numbers {
@@ -138,7 +138,8 @@ fn numbers(numbers: &[u64]) -> Vec<u8> {
     bytes
 }
 
-/// A session as it is in a stream, with answers at these places behind `lowest_unanswered`.
+/// A session as it is in a stream, with remembered outputs at these places after
+/// `lowest_unanswered`.
 fn session(id: u64, lowest_unanswered: u64, places: &[u64]) -> Vec<u8> {
     let mut bytes = numbers(&[id]);
     bytes.extend_from_slice(&[7; 16]);
@@ -158,8 +159,8 @@ fn record(key: u8, versions: [u64; 3]) -> Vec<u8> {
     bytes
 }
 
-/// Sessions and records that no machine at that index can hold: they would be taken for those that are
-/// opened and written later, or leave no room for a next version.
+/// Sessions and records that no machine at that index can hold: they would be taken for ones that
+/// are opened and written later, or leave no room for a next version.
 #[test]
 fn what_the_state_cannot_hold_is_refused() {
     let position = Position::new(1, 9);
@@ -192,7 +193,8 @@ fn what_the_state_cannot_hold_is_refused() {
 }
 
 proptest! {
-    /// Checksums are the storage's; here damage must be refused or be a state, and never a panic.
+    /// Checksums are the storage's task. Here a damaged stream is refused or is a valid state, and
+    /// never causes a panic.
     #[test]
     fn damage_never_panics(at in any::<usize>(), to in any::<u8>()) {
         let mut machine = sample();

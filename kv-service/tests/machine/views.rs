@@ -1,4 +1,4 @@
-//! Views of the engine on disk, beside the thread that writes its layers.
+//! Views of the engine on disk, beside the thread that writes its memtables.
 
 use std::sync::mpsc;
 use std::time::Duration;
@@ -9,11 +9,11 @@ use tempfile::TempDir;
 
 use crate::{open, put, write};
 
-/// More views than layers may wait to be written.
+/// More views than immutable memtables may wait to be written.
 const VIEWS_COUNT: u64 = 10;
 
-/// S17. Each view freezes a layer. If the writer thread did not hear of it, the writes that follow would
-/// wait for ever.
+/// S17. Each view makes a memtable immutable. If the writer thread did not learn of it, the writes
+/// that follow would never return.
 #[test]
 fn s17_views_do_not_keep_the_writes_that_follow_waiting() {
     let (done, ended) = mpsc::sync_channel(1);

@@ -29,17 +29,17 @@ use transport::TcpTransport;
 fn addresses() -> BTreeMap<NodeId, SocketAddr> {
     let rows = std::iter::repeat_with(|| free_ports(3));
     let rows = rows.map(|row| row.map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port))));
-    // The ports are free for UDP.
+    // `free_ports` finds ports that are free for UDP.
     let is_free = |address: &SocketAddr| TcpListener::bind(address).is_ok();
     let mut free = rows.filter(|row| row.clone().all(|address| is_free(&address)));
     (1..).zip(free.next().unwrap()).collect()
 }
 
-/// The running servers of a cluster, the way that clients take to them.
+/// Connects clients to the running servers of a cluster.
 #[derive(Clone, Default)]
 struct Doors {
     servers: Arc<Mutex<BTreeMap<NodeId, Server>>>,
-    /// The nodes that a client may ask.
+    /// The nodes that a client may use.
     nodes: Vec<NodeId>,
 }
 

@@ -1,4 +1,4 @@
-//! The rules that each message of a correct node keeps, whatever the state of the receiver.
+//! The rules that every message of a correct node keeps, whatever the state of the receiver.
 
 use super::CodecError;
 use crate::types::{
@@ -6,8 +6,9 @@ use crate::types::{
     TERM_MAX, Term,
 };
 
-/// Checks what a receiver cannot bear to be wrong: terms and indexes that leave no room to count on,
-/// entries that are not in a row, terms of entries that fall or pass the message's.
+/// Checks the values that a receiver relies on: terms and indexes must leave room to count on,
+/// entries must be contiguous, and their terms must neither fall nor exceed the term of the
+/// message.
 ///
 /// # Errors
 /// [`CodecError::Rule`]. The transport drops the message; [`decode`](super::decode) has checked

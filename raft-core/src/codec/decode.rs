@@ -1,7 +1,7 @@
 //! Frames to messages.
 //!
-//! Refused is all that a correct sender never sends: unknown kinds, values left over, lengths that do
-//! not add up, and what [`check`] refuses.
+//! Rejects everything that a correct sender never sends: unknown kinds, values left over, lengths
+//! that do not add up, and what [`check`] rejects.
 
 use std::collections::BTreeSet;
 
@@ -18,8 +18,8 @@ use crate::types::{
     Term,
 };
 
-/// The message in a frame, without the frame's length. Commands are slices of `frame`, which stays
-/// alive for as long as one of them.
+/// Decodes the message in a frame, without the frame's length prefix. Commands are slices of
+/// `frame`, which stays alive for as long as one of them.
 ///
 /// # Errors
 /// [`CodecError`]: the sender runs another version or is not a node. The transport should close the
@@ -186,9 +186,10 @@ impl Header<'_> {
     }
 }
 
-/// Checks an extension section: fields that later versions add behind the fields of a header or a
-/// hello, through its end. Each is a key and a length in MessagePack, `[key, length]`, and as many
-/// bytes; keys ascend. A reader passes over the keys that it does not know. No key is known today.
+/// Checks an extension section: the fields that later versions add after the fields of a header or
+/// a hello, through its end. Each is a key and a length in MessagePack, `[key, length]`, and that
+/// number of bytes; keys ascend. A reader skips the keys that it does not know. No key is known
+/// today.
 ///
 /// # Errors
 /// [`CodecError`] if the bytes are not such a section, or more than 1 KiB.
@@ -210,7 +211,7 @@ pub fn skip_extensions(section: &[u8]) -> Result<(), CodecError> {
     Ok(())
 }
 
-/// A set has one form: each member once, in ascending order.
+/// Decodes a set of node ids from its one valid form: each id once, in ascending order.
 fn in_order(ids: Vec<NodeId>) -> Result<BTreeSet<NodeId>, CodecError> {
     if ids.len() > MEMBERS_MAX {
         return Err(CodecError::Rule("a configuration has too many members"));
@@ -221,7 +222,7 @@ fn in_order(ids: Vec<NodeId>) -> Result<BTreeSet<NodeId>, CodecError> {
     Ok(ids.into_iter().collect())
 }
 
-/// No words of the sender: they would end up in the log of this node.
+/// Describes the error without bytes of the sender, which would end up in the log of this node.
 fn explain(error: &rmp_serde::decode::Error) -> &'static str {
     use rmp_serde::decode::Error;
     match error {
@@ -234,7 +235,7 @@ fn explain(error: &rmp_serde::decode::Error) -> &'static str {
     }
 }
 
-/// Entries as they come out, with their indexes, bounded in bytes.
+/// The entries decoded so far, with their indexes, bounded in bytes.
 struct Entries {
     last_index: Index,
     list: Vec<Entry>,

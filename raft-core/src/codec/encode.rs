@@ -8,7 +8,8 @@ use super::{
 };
 use crate::types::{Body, Configuration, Entry, Message, Payload, ReadOutcome};
 
-/// From this size on a command is passed on as it is; smaller ones are cheaper to copy together.
+/// Commands of this size and more are written from their own buffer; smaller ones are cheaper to
+/// copy together.
 const PASS_ON_BYTES_MIN: usize = 4 << 10;
 
 /// Gathers frames for one write.
@@ -72,7 +73,7 @@ impl Encoder {
         }
     }
 
-    /// All that was pushed since the last call, to be written in this order.
+    /// Takes everything pushed since the last call, to be written in this order.
     pub fn take(&mut self) -> Vec<Bytes> {
         let mut chunks = std::mem::take(&mut self.chunks);
         if !self.tail.is_empty() {
@@ -94,7 +95,7 @@ fn put<T: Serialize>(to: &mut BytesMut, value: T) {
         .expect("memory takes everything, and the values are plain");
 }
 
-/// Kind, group, term, and the number of a sender that recovers.
+/// Writes kind, group, term, and the number of a recovering sender.
 fn put_head(to: &mut BytesMut, kind: u8, message: &Message) {
     let flag = if message.recovering.is_some() { kind::FROM_RECOVERING } else { 0 };
     put(to, kind + flag);
@@ -173,8 +174,8 @@ fn put_header(to: &mut BytesMut, message: &Message) {
     }
 }
 
-/// Entries that share a head: commands of one term are numerous and share a run; a no-op or a
-/// configuration is rare and is a run of its own.
+/// Splits entries into runs that share a head. Commands of one term are numerous and share a run; a
+/// no-op or a configuration is rare and is a run of its own.
 fn runs(entries: &[Entry]) -> impl Iterator<Item = &[Entry]> {
     entries.chunk_by(|one, next| {
         command(one).is_some() && command(next).is_some() && one.term == next.term

@@ -1,14 +1,14 @@
 //! Messages as bytes, for every transport that leaves the process.
 //!
-//! A transport encodes each [`Message`] into a frame and decodes it at the other end; the format is a
-//! public promise, drawn in `docs/wire.md` of the QUIC transport and fixed by `tests/fixtures`.
-//! A [`Version`] names one format. Two nodes agree on a version when they connect, with means of the
+//! A transport encodes each [`Message`] into a frame and decodes it at the other end. The format is
+//! a public promise, drawn in `docs/wire.md` of the QUIC transport and fixed by `tests/fixtures`. A
+//! [`Version`] names one format. Two nodes agree on a version when they connect, by means of the
 //! transport (QUIC: the ALPN), and use it for the life of that connection.
 //!
-//! [`decode`] is the door of a node: bytes become a message here and nowhere else, and all that can be
-//! checked without state is checked ([`check`]). Memory is taken for bytes that are there, never for a
-//! length that is claimed. A transport that moves messages by other means (serde, a remote procedure
-//! call) passes each message through [`check`] before it delivers it.
+//! [`decode`] is the one place where bytes become a message, and it checks everything that can be
+//! checked without state ([`check`]). Memory is allocated for bytes that are there, never for a
+//! length that the sender claims. A transport that moves messages by other means (serde, a remote
+//! procedure call) passes each message through [`check`] before it delivers it.
 //!
 //! ```
 //! use bytes::Bytes;
@@ -43,7 +43,8 @@ use crate::types::Message;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Version {
-    /// Of the first release. (Version 1 was never released, and no decoder for it is left.)
+    /// The format of the first release. (Version 1 was never released, and no decoder for it is
+    /// left.)
     V2,
 }
 
@@ -52,33 +53,35 @@ impl Version {
     pub const NEWEST: Self = Self::V2;
 }
 
-/// Size of the length prefix of a frame: u32, big endian, the bytes that follow it.
+/// Size of a frame's length prefix: a big-endian u32, the number of bytes that follow it.
 pub const LENGTH_BYTES: usize = 4;
 
-/// The largest entry that a frame carries, in bytes as [`Entry::size_bytes`] counts them. A node that
-/// accepts larger commands could append an entry that it can never replicate, and all later entries
-/// would wait behind it; so [`Node::start`] compares its limit with
+/// The largest entry that a frame carries, in bytes as [`Entry::size_bytes`] counts them. A node
+/// that accepts larger commands could append an entry that it can never replicate, and all later
+/// entries would wait behind it; so [`Node::start`] compares its limit with
 /// [`Transport::entry_bytes_max`](crate::transport::Transport::entry_bytes_max).
 ///
 /// [`Entry::size_bytes`]: crate::types::Entry::size_bytes
 /// [`Node::start`]: crate::driver::Node::start
 pub const ENTRY_BYTES_MAX: u64 = 48 << 20;
 
-/// Room in a frame beside its largest entry: what [`Message::size_bytes`] adds for the message itself.
+/// Room in a frame beside its largest entry: the bytes that [`Message::size_bytes`] adds for the
+/// message itself.
 const ROOM_BYTES: u64 = 1 << 10;
 
-/// The largest frame, in bytes without its length prefix. Also the limit of [`Message::size_bytes`],
-/// so that a frame of many small entries does not become much more memory than it has bytes.
+/// The largest frame, in bytes without its length prefix. Also the limit of
+/// [`Message::size_bytes`], so that a frame of many small entries does not become much more memory
+/// than it has bytes.
 pub const FRAME_BYTES_MAX: usize = (ENTRY_BYTES_MAX + ROOM_BYTES) as usize;
 
-/// The Raft group of all messages today. The number keeps its place in each header, so that several
-/// groups can share a connection later.
+/// The Raft group of all messages today. Each header reserves a place for the number, so that
+/// several groups can share a connection later.
 const GROUP: u64 = 0;
 
-/// The extension section of a header has at most this many bytes; the length of each extension counts.
+/// Most bytes in the extension section of a header; the length field of each extension counts.
 const EXTENSIONS_BYTES_MAX: usize = 1 << 10;
 
-/// The most members that a set of a configuration may have in a message. Ids take much more memory in a
+/// Most members that a set of a configuration may have in a message. Ids take much more memory in a
 /// set than on the wire.
 const MEMBERS_MAX: usize = 4096;
 
@@ -99,7 +102,7 @@ mod kind {
     pub(super) const RECOVERED: u8 = 12;
     pub(super) const FOUNDING: u8 = 13;
 
-    /// Added to the others if the sender recovers.
+    /// Added to the kind if the sender recovers.
     pub(super) const FROM_RECOVERING: u8 = 64;
 }
 
@@ -110,14 +113,15 @@ mod run {
     pub(super) const CONFIGURATION: u8 = 2;
 }
 
-/// The second value of an answer to a request for a read index.
+/// The second value of the response to a request for a read index.
 mod outcome {
     pub(super) const CONFIRMED: u8 = 0;
     pub(super) const NOT_LEADER: u8 = 1;
     pub(super) const BUSY: u8 = 2;
 }
 
-/// Why a message is not written, or bytes are not a message. No text of the sender is repeated.
+/// A message that cannot be written, or bytes that are not a message. The texts repeat no bytes of
+/// the sender.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CodecError {
@@ -126,10 +130,10 @@ pub enum CodecError {
         "a message of {size_bytes} bytes, where {max_bytes} are allowed; run equal versions and limits"
     )]
     TooLarge { size_bytes: u64, max_bytes: u64 },
-    /// The bytes have another form.
+    /// The bytes do not have the form of a message.
     #[error("undecodable message: {0}; run equal versions")]
     Undecodable(&'static str),
-    /// The form is right, and no correct node sends the content.
+    /// The form is right, but no correct node sends the content.
     #[error("refused message: {0}")]
     Rule(&'static str),
 }

@@ -1,4 +1,4 @@
-//! The format against its fixtures, against itself, and against bytes that no node sends.
+//! Tests the format against its fixtures, against itself, and against bytes that no node sends.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::types::{
     Body, Configuration, Entry, INDEX_MAX, Member, Payload, Position, ReadOutcome, TERM_MAX,
 };
 
-/// One frame with its length.
+/// One frame with its length prefix.
 fn encode(message: &Message) -> Vec<u8> {
     let mut encoder = Encoder::new(Version::V2);
     encoder.push(message).unwrap();
@@ -57,7 +57,7 @@ fn joint() -> Configuration {
     }
 }
 
-/// One per kind, and one per kind of entry.
+/// One message per kind, and one entry per kind.
 fn fixtures() -> Vec<(&'static str, Message)> {
     let last = Position::new(3, 300);
     let entries = vec![
@@ -113,8 +113,8 @@ fn unhex(text: &str) -> Vec<u8> {
     text.split_whitespace().map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect()
 }
 
-/// The bytes of a fixture. With `WRITE_FIXTURES` set, one that is missing is written: a format that is
-/// new. An existing one is never overwritten: a format that changed needs another version.
+/// Returns the bytes of a fixture. With `WRITE_FIXTURES` set, a missing one is written: the format
+/// is new. An existing one is never overwritten: a changed format needs another version.
 fn fixture(name: &str, encoded: &[u8]) -> Vec<u8> {
     let path = fixture_folder("raft-2").join(format!("{name}.hex"));
     if !path.exists() && std::env::var_os("WRITE_FIXTURES").is_some() {
@@ -187,7 +187,7 @@ fn commands_are_slices_of_the_frame() {
     assert_eq!(command.as_ptr(), frame[frame.len() - 3..].as_ptr());
 }
 
-/// S5. One limit follows from the other: the largest entry fits into a frame, one more byte does not.
+/// S5. The two limits agree: the largest entry fits into a frame, one more byte does not.
 #[test]
 fn the_largest_entry_fits_into_a_frame() {
     let of_size = |size_bytes: u64| {
@@ -222,7 +222,7 @@ fn append_header(previous_term: u8, run_count: u8, runs: &[u8]) -> Vec<u8> {
     header
 }
 
-/// Of one command.
+/// A run of one command: `[kind 1, term]`, then the array of its length.
 fn run(term: u8, length: u8) -> [u8; 5] {
     [0x92, 1, term, 0x91, length]
 }
@@ -235,7 +235,7 @@ fn entries_keep_the_rules_of_a_log() {
     let expected = vec![command(3, 10, b"x"), command(5, 11, b"y")];
     assert!(matches!(good.body, Body::Append { entries, .. } if entries == expected));
 
-    // [2, term 3], then the configuration: voters, outgoing, learners, records and four numbers.
+    // `[2, term 3]`, then the configuration: voters, outgoing, learners, records and four numbers.
     let configuration = |sets: &[u8]| {
         let mut run = vec![0x92, 2, 3, 0x98];
         run.extend_from_slice(sets);
@@ -282,7 +282,7 @@ fn entries_keep_the_rules_of_a_log() {
     assert!(decode(Bytes::from_static(&[0, 0, 0, 9, 9, 0, 5, 1])).is_err(), "header too long");
 }
 
-/// A later minor version adds fields; this one passes over those that it does not know.
+/// A later minor version adds fields; this version skips the fields it does not know.
 #[test]
 fn unknown_extensions_are_passed_over_within_bounds() {
     let with = |extensions: &[u8]| {
@@ -311,7 +311,7 @@ fn unknown_extensions_are_passed_over_within_bounds() {
     long[4] += 1;
     long.push(0);
     assert!(with(&long).is_err(), "one byte too many");
-    // Behind the entries as well.
+    // After the entries as well.
     let mut header = append_header(3, 1, &run(3, 1));
     header.extend_from_slice(b"\x92\x01\x01z");
     assert!(decode(frame(&header, b"x")).is_ok());
@@ -322,13 +322,13 @@ fn claims_of_millions_cost_nothing() {
     // A run whose array of lengths claims four billion.
     let claim = append_header(3, 1, &[0x92, 1, 3, 0xdd, 0xff, 0xff, 0xff, 0xff]);
     assert!(decode(frame(&claim, b"")).is_err());
-    // Empty commands that are all there and weigh more than a message may.
+    // Empty commands that are all there, and are charged more than a message may be.
     let count = 2_000_000u32;
     let mut many = append_header(3, 1, &[0x92, 1, 3, 0xdd]);
     many.extend_from_slice(&count.to_be_bytes());
     many.resize(many.len() + count as usize, 0);
     assert!(decode(frame(&many, b"")).is_err());
-    // Four billion members, and more of them than a configuration has.
+    // A claim of four billion members, and more members than a configuration may have.
     for claim in [&[0xdd, 0xff, 0xff, 0xff, 0xff, 1][..], &[0xdc, 0x20, 0]] {
         let mut header = append_header(3, 1, &[0x92, 2, 3, 0x98]);
         header.extend_from_slice(claim);
@@ -400,7 +400,7 @@ fn numbers_from_which_no_node_can_count_on_are_refused() {
     assert_eq!(decode_frame(&encode(&last)), Ok(last));
 }
 
-/// A transport without this codec has the same door.
+/// [`check`] alone refuses these messages, for a transport that does not use this codec.
 #[test]
 fn entries_that_are_not_in_a_row_are_refused() {
     let append = |entries| append(5, Position::new(3, 9), entries);
@@ -418,7 +418,7 @@ fn entries_that_are_not_in_a_row_are_refused() {
     }
 }
 
-/// A message that decodes keeps the rules, and is written again as bytes that decode to the same.
+/// A message that decodes keeps the rules, and encodes to bytes that decode to the same message.
 fn check_decoded(frame: Bytes) {
     let Ok(message) = decode(frame) else { return };
     assert_eq!(check(&message), Ok(()));

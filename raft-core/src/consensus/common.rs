@@ -1,4 +1,5 @@
-//! What every role owns: term and vote, the log, who the members are, and what is on its way out.
+//! The state that every role shares: term and vote, the log, the members, and the outgoing messages
+//! and reports.
 
 use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
@@ -26,9 +27,10 @@ pub(super) struct Common {
     pub(super) term: Term,
     pub(super) voted_for: Option<NodeId>,
     memory: Memory,
-    /// What `memory` becomes once this batch is on disk.
+    /// The value that `memory` takes once this batch is on disk.
     next_memory: Option<(PersistId, Memory)>,
-    /// Drawn at this start, unless the memory was intact; names this life of the node to the others.
+    /// Distinguishes this start of the node from earlier ones. Drawn at each start; 0 if the memory
+    /// was intact.
     number: u64,
     /// Only in term 0 of a cluster that is being founded.
     pub(super) founding: Option<Founding>,
@@ -38,21 +40,22 @@ pub(super) struct Common {
     hard_state_changed: bool,
     pub(super) log: Log,
     pub(super) chance: Chance,
-    /// To be published by the next batch.
+    /// The snapshot that the next batch publishes.
     pub(super) publish: Option<PublishSnapshot>,
     /// The next batch withdraws the published snapshot.
     withdraw_snapshot: bool,
-    /// The last applied index when it last moved, or when nothing was left to apply, and when that was.
+    /// The last applied index, and the time when it last moved or nothing was left to apply.
     applied_at: (Index, Time),
-    /// The operator was told that a majority of the disks is lost, since a leader was last received.
+    /// The operator was told that a majority of the disks is lost, since the last message of a
+    /// leader.
     pub(super) told_majority_lost: bool,
     /// The operator was told that the members' programs have no version in common.
     told_versions_differ: bool,
-    /// The leader's term in which the operator was told of a refused configuration.
+    /// The term in which the operator was last told of a refused configuration.
     pub(super) told_refusal_in: Term,
-    /// A snapshot replaced the log, and the state machine does not have it yet.
+    /// A snapshot that replaced the log, while the state machine does not have it yet.
     pub(super) restoring: Option<SnapshotMeta>,
-    /// That snapshot, once it is published and until it was handed out.
+    /// That snapshot, once it is published and until a [`Ready`](super::Ready) carries it.
     pub(super) restore: Option<SnapshotMeta>,
 
     pub(super) messages: Vec<(NodeId, Message)>,
@@ -68,7 +71,8 @@ pub(super) struct Common {
 
 hash_of!(PersistInFlight { publish; left out: id, since });
 
-/// By hand for the sake of the batches' numbers, which here count from the last one.
+/// Written by hand so that the numbers of batches count from the last one: equal states hash alike,
+/// no matter how many batches came before.
 impl Hash for Common {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let Self {
@@ -149,14 +153,15 @@ impl Common {
         common
     }
 
-    /// A new member of a cluster that has no term yet makes itself known, if it is to vote.
+    /// Starts founding, if this node is a new voter of a cluster that has no term yet.
     fn begin_founding(&mut self, now: Time) {
         let is_new = matches!(self.memory, Memory::New | Memory::Met);
         if !is_new {
             return;
         }
         if self.term > 0 {
-            // Written in one batch with the term, so only by hand. Then nothing is known.
+            // `memory` is written in one batch with the term, so only a hand-edited disk gets here.
+            // Then nothing is known of the node's promises.
             self.forget_promises();
         } else if self.is_voter() {
             self.founding = Some(Founding::new(self.number, self.voting_peers(), now));
@@ -170,17 +175,17 @@ impl Common {
         self.hard_state_changed = true;
     }
 
-    /// This node's votes and acknowledgements are counted.
+    /// Returns true if this node's votes and acknowledgements are counted.
     pub(super) fn counts(&self) -> bool {
         self.memory.counts()
     }
 
-    /// The number that this node's messages carry while it is not counted.
+    /// Returns the number that this node's messages carry while it is not counted.
     pub(super) fn recovering(&self) -> Option<u64> {
         (!self.counts()).then_some(self.number)
     }
 
-    /// An empty disk of unknown past.
+    /// Returns true on an empty disk of unknown past.
     pub(super) fn has_lost_memory(&self) -> bool {
         self.memory == Memory::Lost
     }
@@ -190,7 +195,9 @@ impl Common {
         self.log.configuration()
     }
 
-    /// A new node whose every other voter has met it counts as soon as that is on disk.
+    /// Makes a new node count as soon as it is on disk that every other voter has met it. Waits,
+    /// and tells the operator, while this program does not support the newest version that all
+    /// voters know.
     pub(super) fn meet_all(&mut self, now: Time) {
         let Some(founding) = &mut self.founding else { return };
         if founding.all_have_met() {
@@ -230,8 +237,9 @@ impl Common {
         }
     }
 
-    /// This node may ask for votes: it votes, its promises are all on its disk, nothing of it hangs,
-    /// and if its cluster is being founded, all other voters have met too.
+    /// Returns true if this node may ask for votes: it is a voter, it counts, its disk and its
+    /// state machine do not hang, and if its cluster is being founded, all other voters have met
+    /// too.
     pub(super) fn may_campaign(&self, now: Time) -> bool {
         let is_founded = self.founding.as_ref().is_none_or(Founding::all_have_met);
         self.is_voter()
@@ -263,20 +271,22 @@ impl Common {
         now + self.config.election_timeout + self.draw_spread()
     }
 
-    /// When to ask again if votes were split: whoever won them instead is heard before.
+    /// Returns when to campaign again if votes were split: the interval leaves time to receive the
+    /// heartbeat of another candidate that won.
     pub(super) fn draw_retry_deadline(&mut self, now: Time) -> Time {
         now + self.config.heartbeat_interval + self.draw_spread()
     }
 
-    /// What sets the nodes' timeouts apart.
+    /// Draws the random part of a timeout, which keeps nodes from campaigning at the same moment.
     fn draw_spread(&mut self) -> Duration {
         let timeout = self.config.election_timeout.as_micros();
         let micros = u64::try_from(timeout).expect("a timeout is far below 2^64 us");
         Duration::from_micros(self.chance.below(micros))
     }
 
-    /// A new term, in which this node has not voted. A member of a new cluster that has met all others
-    /// is an ordinary node from its first term on; one that has not was wiped (`founding`, rule 4).
+    /// Enters a new term, in which this node has not voted. A member of a new cluster that has met
+    /// all others is an ordinary node from its first term on; one that has not was wiped
+    /// (`founding`, rule 4).
     pub(super) fn adopt_term(&mut self, term: Term) {
         assert!(term > self.term, "terms only grow");
         self.term = term;
@@ -298,8 +308,8 @@ impl Common {
         }
     }
 
-    /// This node counts again, from the term of `leader` on, as soon as that is on disk. It may have
-    /// voted in that term and forgotten it, so it votes for no other node in it.
+    /// Makes this node count again, from the term of `leader` on, as soon as that is on disk. It
+    /// may have voted in that term and forgotten it, so it votes for no other node in it.
     pub(super) fn recover_under(&mut self, leader: NodeId) {
         if self.next_memory.is_some() {
             return;
@@ -312,7 +322,7 @@ impl Common {
         }
     }
 
-    /// Tells the operator once a term that this node refuses what its leader sends.
+    /// Tells the operator, once per term, that this node refuses what its leader sends.
     pub(super) fn tell_refusal(&mut self, alarm: String) {
         if std::mem::replace(&mut self.told_refusal_in, self.term) != self.term {
             self.alarms.push(alarm);
@@ -323,7 +333,7 @@ impl Common {
         Message { recovering: self.recovering(), ..Message::new(term, body) }
     }
 
-    /// For what promises nothing about this node's disk.
+    /// Sends a message that promises nothing about this node's disk.
     pub(super) fn send(&mut self, to: NodeId, body: Body) {
         self.send_at_term(to, self.term, body);
     }
@@ -333,8 +343,8 @@ impl Common {
         self.messages.push((to, self.message(term, body)));
     }
 
-    /// For what rests on a write: leaves when everything decided so far is on disk. May be addressed
-    /// to this node itself, which then hears it like any other.
+    /// Sends a message that rests on a write, once everything decided so far is on disk. A message
+    /// to this node itself is then handled like one of a peer.
     pub(super) fn send_when_durable(&mut self, to: NodeId, body: Body) {
         let message = self.message(self.term, body);
         if self.has_unpersisted() {
@@ -342,16 +352,17 @@ impl Common {
         } else if let Some(newest) = self.persists.back() {
             self.gate.hold(newest.id, to, message);
         } else if to == self.config.id {
-            // Nothing to wait for, yet it has to go through the gate to be heard.
+            // No write to wait for, but only the gate delivers a message to this node itself.
             self.gate.hold(self.last_persist_id, to, message);
         } else {
             self.messages.push((to, message));
         }
     }
 
-    /// The log is full, and will have room again without a word from anybody: at least half of what
-    /// it may hold is committed, which is applied, covered by a snapshot and forgotten. What is not
-    /// committed may need the very entry that is refused, so it does not count.
+    /// Returns true if the log is full and will have room again without any further message: at
+    /// least half of its limit is committed, so it will be applied, covered by a snapshot and
+    /// compacted. Uncommitted entries do not count, because they may need the very entry that is
+    /// refused.
     pub(super) fn log_waits_for_compaction(&self) -> bool {
         let committed_bytes = self.log.bytes() - self.log.uncommitted_bytes();
         let bytes_max = self.config.log_bytes_max;
@@ -374,7 +385,7 @@ impl Common {
         }
     }
 
-    /// The next batch, if there is something to write and room for one more at the disk.
+    /// Returns the next batch, if there is something to write and room for one more at the disk.
     pub(super) fn take_persist(&mut self, now: Time) -> Option<Persist> {
         if !self.has_unpersisted() || self.persists.len() >= self.config.persists_in_flight_max {
             return None;
@@ -382,7 +393,7 @@ impl Common {
         let publish = self.publish.take();
         let withdraw_snapshot = std::mem::take(&mut self.withdraw_snapshot) && publish.is_none();
         let (truncate_from, entries) = self.log.take_unpersisted();
-        // It rides along for free, and the commit index with it.
+        // The hard state costs nothing extra in a batch, and takes the commit index along.
         let hard_state = Some(self.hard_state());
         self.hard_state_changed = false;
         self.last_persist_id += 1;
@@ -395,7 +406,8 @@ impl Common {
         })
     }
 
-    /// Batches through `id` are on disk. Returns what they published.
+    /// Reports that the batches through `id` are on disk. Returns the snapshots that they
+    /// published.
     pub(super) fn on_persisted(&mut self, id: PersistId) -> Vec<PublishSnapshot> {
         assert!(id <= self.last_persist_id, "only what was handed out can be persisted");
         let mut published = Vec::new();
@@ -418,29 +430,29 @@ impl Common {
         self.persists.front().map_or(self.last_persist_id, |oldest| oldest.id - 1)
     }
 
-    /// The disk has not answered for longer than a leader may wait.
+    /// Returns true if the oldest batch has been outstanding for longer than a leader may wait.
     pub(super) fn disk_is_stuck(&self, now: Time) -> bool {
         self.persists
             .front()
             .is_some_and(|oldest| now.since(oldest.since) >= self.config.disk_patience)
     }
 
-    /// Notes when the applied index last moved; to be called before entries are handed out.
+    /// Notes when the applied index last moved. Call it before entries are handed out.
     pub(super) fn note_applied(&mut self, now: Time) {
         if self.applied_at.0 != self.log.last_applied() || !self.log.has_work_at_machine() {
             self.applied_at = (self.log.last_applied(), now);
         }
     }
 
-    /// The state machine has been given entries, and has applied none for longer than a leader may wait.
+    /// Returns true if the state machine has been given entries, and has applied none for longer
+    /// than a leader may wait.
     pub(super) fn machine_is_stuck(&self, now: Time) -> bool {
         self.log.has_work_at_machine()
             && self.applied_at.0 == self.log.last_applied()
             && now.since(self.applied_at.1) >= self.config.stall_patience
     }
 
-    /// No snapshot that is published is needed any more: withdraw it with the next batch, unless that
-    /// batch publishes one.
+    /// Withdraws the published snapshot with the next batch, unless that batch publishes one.
     pub(super) fn withdraw_snapshot(&mut self) {
         self.withdraw_snapshot = true;
     }
@@ -450,10 +462,11 @@ impl Common {
     }
 }
 
-/// A link that carries less (2 Mbit/s) is no better than one that is cut.
+/// The slowest link for which a leader waits, in bytes per millisecond (2 Mbit/s). A slower one is
+/// treated as partitioned.
 const BYTES_PER_MS_MIN: u64 = 256;
 
-/// The time that so many bytes may take on a link before a leader that waits for them steps down.
+/// The time for which a leader waits for so many bytes on a link before it steps down.
 pub(super) fn time_for(bytes: u64) -> Duration {
     Duration::from_millis(bytes / BYTES_PER_MS_MIN)
 }

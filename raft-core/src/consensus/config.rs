@@ -1,57 +1,65 @@
-//! The numbers that govern one node, checked once.
+//! The limits and times of one node, checked once.
 
 use std::time::Duration;
 
 use crate::types::NodeId;
 
-/// Limits and times of the core. Every limit says what happens when it is reached.
+/// Limits and times of the core. Each limit states what happens when it is reached.
 #[derive(Clone, Debug, Hash)]
 pub struct Config {
     /// This node; not 0.
     pub id: NodeId,
-    /// A follower that hears nothing campaigns after a time drawn from `[t, 2t)`; a leader that does
-    /// not hear a quorum for `t` steps down; a voter that heard its leader within `t` refuses others. A
-    /// candidate that somebody refuses asks again once `heartbeat_interval` and a part of `t` have passed.
+    /// The minimal election timeout `t`. A follower without a message of a leader campaigns after a
+    /// time drawn from `[t, 2t)`. A leader without responses of a quorum for `t` steps down. A
+    /// voter that received a message of its leader within `t` refuses candidates. A candidate that
+    /// is refused a vote tries again after `heartbeat_interval` and a random part of `t` (with
+    /// `pre_vote`).
     pub election_timeout: Duration,
-    /// How often an otherwise silent leader speaks. At most a third of `election_timeout`.
+    /// The interval between heartbeats. At most a third of `election_timeout`.
     pub heartbeat_interval: Duration,
-    /// An append carries entries up to here (a single larger entry travels alone).
+    /// Bytes of entries in one append; a single larger entry travels alone.
     pub append_bytes_max: u64,
-    /// Appends in flight to one peer; beyond, the next one gathers.
+    /// Appends in flight to one peer; beyond, entries gather for the next one.
     pub inflight_count_max: usize,
+    /// Bytes of entries in flight to one peer, exceeded by at most one append; beyond, entries
+    /// gather.
     pub inflight_bytes_max: u64,
-    /// Entries not yet committed; beyond, proposals are rejected `Busy`.
+    /// Bytes of entries not yet committed; beyond, proposals are rejected `Busy`.
     pub uncommitted_bytes_max: u64,
-    /// Entries kept behind the last compaction; beyond, proposals are rejected `Busy`, and a
-    /// follower takes no more of its leader. `u64::MAX` for a log that is never compacted.
+    /// Bytes of entries kept since the last compaction; beyond, proposals are rejected `Busy`, and
+    /// a follower takes no more of its leader's entries. `u64::MAX` for a log that is never
+    /// compacted.
     pub log_bytes_max: u64,
-    /// Entries handed out and not yet reported applied; beyond, the rest waits.
+    /// Bytes of entries handed out and not yet reported applied; beyond, the rest waits.
     pub apply_bytes_max: u64,
-    /// Batches handed to storage and not yet reported; beyond, the next one gathers. Those that wait for one
-    /// that is being written are written together.
+    /// Batches handed to storage and not yet reported durable; beyond, writes gather for the next
+    /// one. Batches that wait while another is being written are written together.
     pub persists_in_flight_max: usize,
     /// Reads that wait for a quorum; beyond, they are rejected `Busy`.
     pub reads_waiting_max: usize,
     /// A batch outstanding for this long makes a leader step down: heartbeats must not outlive the
     /// ability to append.
     pub disk_patience: Duration,
-    /// A leader whose commit index, or whose state machine, owes progress and makes none for this long
+    /// A leader whose commit index or state machine owes progress and makes none for this long
     /// steps down: heartbeats must not outlive the ability to commit and to apply.
     pub stall_patience: Duration,
-    /// The oldest and the newest cluster version that this program supports. It refuses to start on a
-    /// log of another one.
+    /// The oldest cluster version that this program supports. It refuses to start on the log of a
+    /// founded cluster that uses an older one.
     pub version_min: u32,
+    /// The newest cluster version that this program supports. It refuses to start on a log of a
+    /// newer one.
     pub version_max: u32,
-    /// Ask before campaigning, so that a node that was cut off does not disturb (9.6).
+    /// Ask for pre-votes before campaigning, so that a node that was partitioned does not disturb
+    /// the others (9.6).
     pub pre_vote: bool,
-    /// Step down without a quorum, and stick to a leader that is heard (6.2, 4.2.3).
+    /// Step down without a quorum, and refuse candidates while a leader is observed (6.2, 4.2.3).
     pub check_quorum: bool,
-    /// Where all randomness comes from. Draw it from the operating system at each start: the number
+    /// The seed of all randomness. Draw it from the operating system at each start: the number
     /// under which a node recovers, and the numbers of its read attempts, must not repeat (C2).
     pub seed: u64,
 }
 
-/// A configuration that cannot work, and what to change.
+/// Settings that cannot work, and what to change.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(pub String);
@@ -82,6 +90,8 @@ impl Config {
         }
     }
 
+    /// Checks that the settings do not contradict each other.
+    ///
     /// # Errors
     /// Names the first setting that contradicts itself or another one.
     pub fn validate(&self) -> Result<(), ConfigError> {
@@ -167,7 +177,7 @@ mod tests {
         }
     }
 
-    /// What is just allowed.
+    /// The smallest values that are allowed.
     #[test]
     fn the_least_of_everything_is_fine() {
         let heartbeat_interval = Duration::from_millis(1);

@@ -1,14 +1,14 @@
 //! The configuration that is in force at each index of the log.
 //!
-//! A configuration is in force from the moment its entry is appended (4.1). So appending pushes one,
-//! truncating pops, compacting folds the older ones into the one at the log's start, and a snapshot
-//! carries the one in force at its position, never a newer one.
+//! A configuration is in force from the moment its entry is appended (4.1). So appending pushes
+//! one, truncating pops, compacting folds the older ones into the one at the log's start, and a
+//! snapshot carries the one in force at its position, never a newer one.
 
 use std::collections::VecDeque;
 
 use crate::types::{Configuration, Index};
 
-/// The configuration at the log's start, and those in the log behind it, by rising index.
+/// The configuration at the log's start, and those of the entries after it, by rising index.
 #[derive(Clone, Debug, Hash)]
 pub(super) struct Configurations {
     at_start: Configuration,
@@ -20,17 +20,18 @@ impl Configurations {
         Self { at_start, changes: VecDeque::new() }
     }
 
-    /// The one in force now, committed or not.
+    /// Returns the one in force now, committed or not.
     pub(super) fn latest(&self) -> &Configuration {
         self.changes.back().map_or(&self.at_start, |(_, configuration)| configuration)
     }
 
-    /// Index of the entry that brought the latest one; `None` if the log's start has it.
+    /// Returns the index of the entry that brought the latest one; `None` if it is the one at the
+    /// log's start.
     pub(super) fn latest_index(&self) -> Option<Index> {
         self.changes.back().map(|(index, _)| *index)
     }
 
-    /// The one in force at an index of the log.
+    /// Returns the one in force at an index of the log.
     pub(super) fn at(&self, index: Index) -> &Configuration {
         let change = self.changes.iter().rev().find(|(change, _)| *change <= index);
         change.map_or(&self.at_start, |(_, configuration)| configuration)
@@ -41,14 +42,14 @@ impl Configurations {
         self.changes.push_back((index, configuration));
     }
 
-    /// The entries from `index` on are gone, and the configurations that they brought with them.
+    /// Drops the configurations of the entries from `index` on, which were truncated.
     pub(super) fn truncate_from(&mut self, index: Index) {
         while self.latest_index().is_some_and(|last| last >= index) {
             self.changes.pop_back();
         }
     }
 
-    /// The log now starts behind `index`.
+    /// Makes the log start after `index`.
     pub(super) fn compact(&mut self, index: Index) {
         while self.changes.front().is_some_and(|(first, _)| *first <= index) {
             let (_, configuration) = self.changes.pop_front().expect("just seen");
@@ -65,8 +66,8 @@ mod tests {
         Configuration { cluster_version, ..Configuration::of_voters([1, 2, 3]) }
     }
 
-    /// C8. A snapshot carries the configuration at its own position, also while a newer one is in the
-    /// log, and a truncation brings the earlier one back.
+    /// C8. A snapshot carries the configuration at its own position, also while a newer one is in
+    /// the log, and a truncation brings the earlier one back.
     #[test]
     fn c8_each_index_has_its_own() {
         let mut configurations = Configurations::new(version(1));

@@ -1,4 +1,4 @@
-//! Appends sent to one peer and not answered: a window bounded in count and in bytes.
+//! Appends sent to one peer and not yet acknowledged: a window bounded in count and in bytes.
 
 use std::collections::VecDeque;
 
@@ -57,7 +57,7 @@ impl Inflights {
         }
     }
 
-    /// When the oldest unanswered append left.
+    /// Returns when the oldest unacknowledged append was sent.
     pub(super) fn oldest_sent_at(&self) -> Option<Time> {
         self.appends.front().map(|append| append.sent_at)
     }

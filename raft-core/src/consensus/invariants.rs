@@ -1,9 +1,11 @@
-//! What must hold of one node after every step; O(n), so for tests. Properties that span nodes are
-//! checked by whoever sees them all.
+//! Invariants that must hold for one node after every step; O(n), so for tests. A test that runs
+//! several nodes checks the properties that span them.
 
 use super::Raft;
 use super::role::Role;
 
+/// Checks all invariants of one node.
+///
 /// # Panics
 /// If the node violates an invariant of its own.
 pub fn check(raft: &Raft) {
@@ -24,7 +26,7 @@ fn pointers_are_in_order(raft: &Raft) {
 fn batches_are_bounded(raft: &Raft) {
     let common = raft.common();
     assert!(common.persists_in_flight() <= common.config.persists_in_flight_max);
-    // One answer per peer and kind is typical; growth without bound would be a leak.
+    // One response per peer and kind is typical; growth without bound would be a leak.
     assert!(common.gate.len() <= 10_000, "the gate holds {} messages", common.gate.len());
 }
 

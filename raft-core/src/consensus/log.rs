@@ -1,4 +1,4 @@
-//! The entries behind the last compaction, and the marks that move over them.
+//! The entries after the last compaction, and the indexes that move over them.
 //!
 //! ```text
 //!   compacted │ 4 5 6 7 8 9 10 11 12 13 14 15
@@ -10,10 +10,10 @@
 //!   last_applied <= durable_index <= last_index
 //! ```
 //!
-//! The log promises that a committed entry is never truncated, and that `durable_index` never covers
-//! an entry of which the disk holds another version, also when the same indexes are overwritten
-//! while earlier writes are still under way (the ABA case): a truncation shortens what the batches
-//! in flight may claim.
+//! The log promises that a committed entry is never truncated, and that `durable_index` never
+//! covers an entry of which the disk holds another version. That holds even if the same indexes are
+//! overwritten while earlier writes are still in flight (the ABA case): a truncation shortens what
+//! the batches in flight may claim.
 //!
 //! Sections 3.5, 5.1, 10.2.1.
 
@@ -23,12 +23,14 @@ use super::configurations::Configurations;
 use super::ready::PersistId;
 use crate::types::{Configuration, Entry, Index, Payload, Position, Term};
 
-/// An append whose previous position is not in this log.
+/// The reason why an append was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AppendRefusal {
-    /// The last position that could agree with the sender's log.
+    /// The append's previous position is not in this log. Carries the last position that could
+    /// agree with the sender's log.
     Conflict(Position),
-    /// It would truncate what is committed: somebody's disk or identity is broken.
+    /// It conflicts with this committed index: a disk was rolled back, or two nodes share an
+    /// identity.
     ConflictsWithCommitted(Index),
 }
 
@@ -39,7 +41,7 @@ struct InFlight {
     through: Index,
 }
 
-// Batches complete in order, so their order alone says which is which.
+// Batches complete in order, so their order identifies them.
 hash_of!(InFlight { through; left out: id });
 
 #[derive(Clone, Debug, Hash)]
@@ -51,12 +53,12 @@ pub(super) struct Log {
     uncommitted_bytes: u64,
     snapshot_index: Index,
     last_applied: Index,
-    /// Handed out to be applied through here; not before `last_applied`.
+    /// Entries through here were handed out to be applied; not before `last_applied`.
     handed_index: Index,
     handed_bytes: u64,
     commit_index: Index,
     durable_index: Index,
-    /// Entries after this one were in no batch yet.
+    /// Entries after this one have been in no batch yet.
     taken_index: Index,
     /// The next batch must truncate from here first.
     truncate_from: Option<Index>,
@@ -139,7 +141,7 @@ impl Log {
         self.bytes
     }
 
-    /// Size of the first append that holds what is to be committed next.
+    /// Returns the size of the first append that holds the entry to be committed next.
     pub(super) fn next_append_bytes(&self, append_bytes_max: u64) -> u64 {
         let next = self.entry(self.commit_index + 1).map_or(0, Entry::size_bytes);
         next.max(self.uncommitted_bytes.min(append_bytes_max))
@@ -154,7 +156,7 @@ impl Log {
         self.entries.get(usize::try_from(offset).ok()?)
     }
 
-    /// The term at an index of this log or at its start; `None` beyond either end.
+    /// Returns the term at an index of this log or at its start; `None` beyond either end.
     pub(super) fn term_at(&self, index: Index) -> Option<Term> {
         if index == self.start.index {
             return Some(self.start.term);
@@ -162,22 +164,22 @@ impl Log {
         self.entry(index).map(|entry| entry.term)
     }
 
-    /// The configuration in force now: the latest one appended.
+    /// Returns the configuration in force now: the latest one appended.
     pub(super) fn configuration(&self) -> &Configuration {
         self.configurations.latest()
     }
 
-    /// The configuration in force at an index of this log.
+    /// Returns the configuration in force at an index of this log.
     pub(super) fn configuration_at(&self, index: Index) -> &Configuration {
         self.configurations.at(index)
     }
 
-    /// The latest configuration is committed.
+    /// Returns true if the latest configuration is committed.
     pub(super) fn configuration_is_committed(&self) -> bool {
         self.configurations.latest_index().is_none_or(|index| index <= self.commit_index)
     }
 
-    /// Entries were handed out to be applied, and were not reported applied.
+    /// Returns true if entries were handed out to be applied, and were not reported applied.
     pub(super) fn has_work_at_machine(&self) -> bool {
         self.handed_index > self.last_applied
     }
@@ -186,7 +188,8 @@ impl Log {
         self.term_at(position.index) == Some(position.term)
     }
 
-    /// Of the entries behind `after` through `through`, as far as they are in this log.
+    /// Returns the size of the entries after `after` through `through`, as far as they are in this
+    /// log.
     fn bytes_between(&self, after: Index, through: Index) -> u64 {
         let place = |index: Index| {
             let place = usize::try_from(index.saturating_sub(self.start.index));
@@ -195,7 +198,8 @@ impl Log {
         self.entries.range(place(after)..place(through)).map(Entry::size_bytes).sum()
     }
 
-    /// Entries from an index on, as many as `bytes_max` allows but at least one if there is one.
+    /// Returns entries from an index on, as many as `bytes_max` allows but at least one if there is
+    /// one.
     pub(super) fn slice(&self, from: Index, through: Index, bytes_max: u64) -> Vec<Entry> {
         assert!(from >= self.first_index() && through <= self.last_index());
         let skip = usize::try_from(from - self.first_index()).expect("a log fits into memory");
@@ -207,14 +211,15 @@ impl Log {
             bytes <= bytes_max
         };
         let fitting = self.entries.range(skip..skip + count).take_while(fits).count();
-        // Counted first: a slice that grows is copied again and again.
+        // Counted first, because a slice that grows is copied again and again.
         let taken = fitting.max(count.min(1));
         self.entries.range(skip..skip + taken).cloned().collect()
     }
 
-    /// The largest position at or before `index_max` whose term is at most `term_max`: where two
-    /// logs could agree, skipping a whole diverging term at a time (3.5, last paragraphs). Behind
-    /// the start nothing is known, and what is compacted is committed, so that is the last resort.
+    /// Returns the largest position at or before `index_max` whose term is at most `term_max`:
+    /// where two logs could agree, skipping a whole diverging term at a time (3.5, last
+    /// paragraphs). Nothing is known before the start. Entries through the start are committed, so
+    /// the start is the last resort.
     pub(super) fn last_possible_match(&self, index_max: Index, term_max: Term) -> Position {
         let mut index = index_max.min(self.last_index());
         while let Some(entry) = self.entry(index) {
@@ -226,7 +231,7 @@ impl Log {
         self.start
     }
 
-    /// A leader's own new entries.
+    /// Appends a leader's own new entries.
     pub(super) fn append(&mut self, entries: impl IntoIterator<Item = Entry>) {
         for entry in entries {
             assert_eq!(entry.index, self.last_index() + 1, "entries are contiguous");
@@ -240,16 +245,17 @@ impl Log {
         }
     }
 
-    /// A leader's append: entries that follow `previous`. Truncates from the first that conflicts;
-    /// a shorter message that agrees deletes nothing, so a late one does no harm. Returns the index
-    /// through which this log now agrees with the sender's, and where it was truncated.
+    /// Merges a leader's append: entries that follow `previous`. Truncates from the first that
+    /// conflicts; a shorter message that agrees deletes nothing, so a late one does no harm.
+    /// Returns the index through which this log now agrees with the sender's, and where it was
+    /// truncated.
     pub(super) fn merge(
         &mut self,
         previous: Position,
         entries: Vec<Entry>,
     ) -> Result<(Index, Option<Index>), AppendRefusal> {
         let last_new_index = previous.index + entries.len() as u64;
-        // What lies behind the start is committed and thus equal: begin where this log begins.
+        // Entries through the start are committed and thus equal: begin where this log begins.
         let skip = self.start.index.saturating_sub(previous.index);
         if skip == 0 && !self.contains(previous) {
             let before = previous.index.saturating_sub(1).min(self.last_index());
@@ -288,7 +294,7 @@ impl Log {
         }
         self.configurations.truncate_from(index);
         if index <= self.taken_index {
-            // Storage has been given something from here on.
+            // Storage has been given entries from here on.
             let earlier = self.truncate_from.unwrap_or(index);
             self.truncate_from = Some(earlier.min(index));
             self.taken_index = index - 1;
@@ -299,7 +305,7 @@ impl Log {
         self.durable_index = self.durable_index.min(index - 1);
     }
 
-    /// Returns whether the commit index moved. It never falls and never passes the end.
+    /// Returns true if the commit index moved. It never falls and never passes the end of the log.
     pub(super) fn commit_to(&mut self, index: Index) -> bool {
         let index = index.min(self.last_index());
         if index <= self.commit_index {
@@ -311,7 +317,8 @@ impl Log {
         true
     }
 
-    /// What the next batch must contain of the log, if anything; from now on it counts as taken.
+    /// Takes the truncation and the entries that the next batch must contain; from now on they
+    /// count as taken.
     pub(super) fn take_unpersisted(&mut self) -> (Option<Index>, Vec<Entry>) {
         let truncate_from = self.truncate_from.take();
         let entries = if self.taken_index < self.last_index() {
@@ -341,7 +348,8 @@ impl Log {
         }
     }
 
-    /// Committed entries that are on this disk and were not handed out yet, while the credit lasts.
+    /// Takes the committed entries that are on this disk and were not handed out yet, while the
+    /// credit lasts.
     pub(super) fn take_committed(&mut self, credit_bytes: u64) -> Vec<Entry> {
         let through = self.commit_index.min(self.durable_index);
         if self.handed_index >= through || self.handed_bytes >= credit_bytes {
@@ -359,7 +367,7 @@ impl Log {
         if index <= self.last_applied {
             return;
         }
-        // What a snapshot replaced was never handed out as entries.
+        // Entries that a snapshot replaced were never handed out.
         let applied_bytes = self.bytes_between(self.last_applied, index);
         self.handed_bytes = self.handed_bytes.saturating_sub(applied_bytes);
         self.last_applied = index;
@@ -368,7 +376,7 @@ impl Log {
         }
     }
 
-    /// State through `index` survives a crash without the log.
+    /// Notes that the state through `index` survives a crash without the log.
     pub(super) fn on_state_durable(&mut self, index: Index) {
         assert!(index <= self.last_applied);
         self.snapshot_index = self.snapshot_index.max(index);
@@ -389,7 +397,7 @@ impl Log {
         Some(self.start)
     }
 
-    /// The last index such that the entries behind it take at most `bytes`.
+    /// Returns the smallest index such that the entries after it take at most `bytes`.
     pub(super) fn index_leaving_bytes(&self, bytes: u64) -> Index {
         let mut left = 0;
         for entry in self.entries.iter().rev() {
@@ -401,7 +409,7 @@ impl Log {
         self.start.index
     }
 
-    /// The log does not contain the snapshot's position: it starts anew behind it. Nothing of it is
+    /// Starts the log anew after a snapshot whose position it does not contain. Nothing of it is
     /// durable before the batch that publishes the snapshot.
     pub(super) fn replace_by_snapshot(&mut self, position: Position, configuration: Configuration) {
         assert!(position.index > self.commit_index && !self.contains(position));
@@ -421,7 +429,7 @@ impl Log {
         }
     }
 
-    /// The state machine holds the state of the snapshot that replaced the log.
+    /// Notes that the state machine holds the state of the snapshot that replaced the log.
     pub(super) fn on_restored(&mut self, index: Index) {
         assert!(index == self.start.index && self.last_applied < index);
         assert!(self.durable_index >= index, "restored only after it was published");
@@ -435,7 +443,7 @@ impl Log {
         uncommitted.map(Entry::size_bytes).sum()
     }
 
-    /// The marks are in order, the counters agree with the entries.
+    /// Asserts that the indexes are in order, and that the counters agree with the entries.
     pub(super) fn check(&self) {
         let restoring = self.last_applied < self.start.index;
         assert!(self.commit_index <= self.last_index());

@@ -1,20 +1,21 @@
-//! Raft, told as prose.
+//! The Raft consensus algorithm.
 //!
-//! A cluster agrees on a log. Time is cut into terms; in each, at most one node leads. The leader
-//! puts commands at the end of its log and sends them to the others; an entry that a majority has on
-//! disk is committed and will never change; committed entries are applied in order, everywhere alike.
+//! A cluster agrees on a log. Time is divided into terms; in each, at most one node leads. The
+//! leader appends commands to its log and sends them to the others; an entry that a majority has on
+//! disk is committed and will never change; every node applies the committed entries in the same
+//! order.
 //!
-//! This module is pure: no async, no I/O, no clock, no entropy, no unordered map. [`Raft`] is a value.
-//! Things are told to it (a message came, the deadline passed, a batch is on disk) and it collects
-//! what should be done in a [`Ready`]. So a failing run is a seed, and an error of the disk or of the
-//! network cannot happen here.
+//! This module is pure: no async, no I/O, no clock, no entropy, no unordered map. [`Raft`] is a
+//! value. The driver reports events to it (a message arrived, the deadline passed, a batch is on
+//! disk), and it collects the resulting work in a [`Ready`]. So a failing run is a seed, and an
+//! error of the disk or of the network cannot happen here.
 //!
 //! | dissertation | here |
 //! |---|---|
 //! | 3.3 terms, roles | `raft`: the one place that changes role and term |
 //! | 3.4 election, 9.6 pre-vote | `role::candidate`; timers in `role::follower` |
 //! | 3.5 replication | `role::leader::replication`, `progress`, `inflights`, `log` |
-//! | 3.6 safety: election restriction, commit rule, no-op | `raft::on_vote`, `role::leader::commit` |
+//! | 3.6 election restriction, commit rule, no-op | `raft::on_vote`, `role::leader::commit` |
 //! | 3.8 persisted state | `ready`: what is held back until it is on disk |
 //! | 3.10 leadership transfer | `role::leader::transfer` |
 //! | 4.3 joint majorities | `quorum` |
@@ -26,14 +27,14 @@
 //! | 4.1 the configuration in force | `configurations` |
 //! | 10.2.1 the leader's disk beside the network | `ready`: appends are not held back |
 //!
-//! What it promises, beside the five properties of figure 3.2: nothing in a [`Ready`] rests on a
-//! write that is not durable, so whoever drives it may do everything in it at once, in any order.
+//! Guarantee, beside the five properties of figure 3.2: nothing in a [`Ready`] rests on a write
+//! that is not durable, so the driver may process everything in it at once, in any order.
 //!
-//! Left out for now: changes of the members (chapter 4). A configuration entry that names other members
-//! is refused. The types and quorums know learners and joint configurations already.
+//! Left out for now: changes of the members (chapter 4). A configuration entry that names other
+//! members is refused. The types and quorums support learners and joint configurations already.
 
-/// `Hash` for a type whose every field is named: those that decide what a node does next, and those
-/// that only say when, or by what chance.
+/// Implements `Hash` for a type by naming every field. The fields before `left out` decide what a
+/// node does next. Those left out only decide when, or come from the rng.
 macro_rules! hash_of {
     ($type:ident { $($field:ident),+; left out: $($left_out:ident),+ }) => {
         impl std::hash::Hash for $type {
@@ -68,7 +69,7 @@ pub use ready::{Persist, PersistId, ReadState, Ready, RoleChange};
 pub use role::RoleKind;
 pub use status::{PeerStatus, Status};
 
-/// Chance from a seed (splitmix64): small, and equal on every platform.
+/// A seeded rng (splitmix64): small, and equal on every platform.
 #[derive(Clone, Debug)]
 pub(crate) struct Chance(u64);
 

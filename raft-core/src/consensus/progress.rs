@@ -1,4 +1,4 @@
-//! What a leader knows of one peer.
+//! A leader's knowledge of one peer.
 //!
 //! ```text
 //!            accepted                 next entries compacted
@@ -8,21 +8,25 @@
 //!     └──────────────── sent, or failed, or acknowledged ◀──────────┘
 //! ```
 //!
-//! Probe sends one append and waits: the place where the logs agree is not known yet. Replicate
-//! sends ahead within the window. Snapshot sends nothing until the snapshot's fate is known.
+//! Probe sends one append and waits: the index through which the logs agree is not known yet.
+//! Replicate sends ahead within the window. Snapshot sends nothing until the snapshot was sent or
+//! has failed.
 
 use super::inflights::Inflights;
 use super::recovery::Recovery;
 use super::status::PeerStatus;
 use crate::types::{Index, NodeId, Time};
 
+/// The mode in which a leader sends entries to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ProgressState {
-    /// `paused` after the one probe was sent, until an answer, or the answer to a heartbeat.
+    /// One append at a time. `paused`: the probe was sent, and neither it nor a later heartbeat was
+    /// responded to.
     Probe {
         paused: bool,
     },
     Replicate,
+    /// A snapshot is being sent, and no entries.
     Snapshot,
 }
 
@@ -30,19 +34,20 @@ pub enum ProgressState {
 pub(super) struct Progress {
     /// The peer recovers, or has recovered under this leader.
     pub(super) recovery: Option<Recovery>,
-    /// Known to be on the peer's disk and equal to ours through here.
+    /// The peer has on disk, and equal to the leader's, all entries through here.
     pub(super) match_index: Index,
     /// The next entry to send.
     pub(super) next_index: Index,
     pub(super) state: ProgressState,
     pub(super) inflights: Inflights,
-    /// When the peer last spoke to this leader in its term.
+    /// When the peer last sent this leader a message of its term.
     pub(super) last_heard: Time,
-    /// The newest heartbeat round that the peer answered.
+    /// The newest heartbeat round to which the peer responded.
     pub(super) acked_round: u64,
     /// The largest commit index sent with an append.
     pub(super) commit_sent: Index,
-    /// A paused probe waits until then for its answer; afterwards the next sign of life brings another.
+    /// A paused probe waits until then for its response; after that, the next heartbeat response
+    /// causes another probe.
     pub(super) probe_again_at: Time,
     pub(super) refused_probes: RefusedProbes,
     /// The newest cluster version that the peer supports; 0 before its first response.
@@ -55,20 +60,20 @@ hash_of!(Progress {
     left out: last_heard, probe_again_at
 });
 
-/// Probes in a row, at what the peer had acknowledged, that it refused.
+/// Consecutive probes, at an index that the peer had acknowledged, that it refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct RefusedProbes {
     count: u32,
-    /// The last probe was refused already; a copy of its refusal is none of the next.
+    /// The refusal of the last probe was counted; a duplicate of it must not count again.
     pub(super) is_last_refused: bool,
 }
 
-/// Probes that a peer refuses before the operator is told.
+/// The number of refused probes at which the operator is told.
 const REFUSED_PROBES_MAX: u32 = 5;
 
 impl Progress {
-    /// The peer refuses an append at an index that it had acknowledged. Returns true once that is
-    /// certain enough to tell the operator, and not again.
+    /// Counts a refused append at an index that the peer had acknowledged. Returns true, once only,
+    /// when that is certain enough to tell the operator.
     pub(super) fn is_probe_refused(&mut self, previous_index: Index) -> bool {
         let is_probe = self.state == ProgressState::Probe { paused: true }
             && previous_index == self.match_index
@@ -108,7 +113,7 @@ impl Progress {
         }
     }
 
-    /// The peer has started on a disk of which nothing is known.
+    /// The peer has started on a disk whose past is unknown.
     pub(super) fn start_over(&mut self, recovery: Recovery, next_index: Index) {
         self.recovery = Some(recovery);
         self.match_index = 0;
@@ -116,12 +121,12 @@ impl Progress {
         self.become_probe(next_index, false);
     }
 
-    /// The peer's word does not count.
+    /// Returns true if the peer's votes and acknowledgements are not counted.
     pub(super) fn recovers(&self) -> bool {
         self.recovery.is_some_and(|recovery| !recovery.is_over)
     }
 
-    /// Starts over behind what is known to match.
+    /// Probes from `next_index`.
     pub(super) fn become_probe(&mut self, next_index: Index, paused: bool) {
         assert!(next_index > self.match_index);
         self.state = ProgressState::Probe { paused };
@@ -135,7 +140,7 @@ impl Progress {
         self.inflights.clear();
     }
 
-    /// The peer's log agrees through `match_index`. Returns whether that is news.
+    /// The peer's log agrees through `match_index`. Returns true if that advanced.
     pub(super) fn on_accepted(&mut self, match_index: Index, log_start_index: Index) -> bool {
         let advanced = match_index > self.match_index;
         self.match_index = self.match_index.max(match_index);
@@ -143,12 +148,12 @@ impl Progress {
         self.inflights.free_through(self.match_index);
         match self.state {
             ProgressState::Replicate => {}
-            // What was to be probed beyond is a guess.
+            // A next index beyond `match_index + 1` was a guess.
             ProgressState::Probe { .. } => {
                 self.next_index = self.match_index + 1;
                 self.state = ProgressState::Replicate;
             }
-            // Whatever becomes of the snapshot: the log itself can serve this peer again.
+            // The log itself can serve this peer again, whether or not the snapshot arrives.
             ProgressState::Snapshot if self.match_index >= log_start_index => {
                 self.next_index = self.match_index + 1;
                 self.state = ProgressState::Replicate;
@@ -158,7 +163,8 @@ impl Progress {
         advanced
     }
 
-    /// The peer lives: probe again, unless the answer to the last probe may still be on its way.
+    /// The peer responds: probe again, unless the response to the last probe may still be in
+    /// flight.
     pub(super) fn on_heartbeat_answer(&mut self, now: Time) {
         if let ProgressState::Probe { paused } = &mut self.state
             && now >= self.probe_again_at

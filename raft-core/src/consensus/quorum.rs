@@ -4,18 +4,21 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::types::{Configuration, NodeId};
 
-/// How a vote stands.
+/// The state of a vote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum VoteResult {
+    /// A quorum has granted it.
     Won,
     /// A majority can no longer be reached.
     Lost,
+    /// It depends on votes that have not arrived.
     Pending,
 }
 
-/// The largest value that a quorum has reached: at least a majority of the voters, and of the
-/// outgoing voters while joint, are at it or beyond. Durable indexes, confirmed rounds and times
-/// last heard are all judged by it. An empty configuration has reached nothing: `T::default()`.
+/// Returns the largest value that a quorum has reached: at least a majority of the voters, and of
+/// the outgoing voters while joint, are at it or beyond. Used for durable indexes, confirmed rounds
+/// and the times when voters last sent a message. An empty configuration has reached nothing:
+/// `T::default()`.
 pub fn reached_by_quorum<T: Ord + Copy + Default>(
     configuration: &Configuration,
     value_of: impl Fn(NodeId) -> T,
@@ -37,10 +40,13 @@ fn reached_by_majority<T: Ord + Copy + Default>(
     }
     let mut values: Vec<T> = voters.iter().map(|voter| value_of(*voter)).collect();
     values.sort_unstable();
-    // Of 2k+1 sorted values the middle one, of 2k the lower of the two, has a majority at or above.
+    // A majority is at or above the middle one of 2k+1 sorted values, and the lower middle one of
+    // 2k.
     values[(values.len() - 1) / 2]
 }
 
+/// Counts votes, true for granted. Nodes that are not voters are ignored; a joint configuration
+/// needs both majorities (4.3).
 pub fn vote_result(configuration: &Configuration, votes: &BTreeMap<NodeId, bool>) -> VoteResult {
     let incoming = majority_result(&configuration.voters, votes);
     if !configuration.is_joint() {

@@ -1,9 +1,10 @@
 //! The facade: one node's Raft as a value.
 //!
-//! Things are told to it by `step`, `on_timeout`, `propose`, `read_index`, and the `on_*` reports of
-//! what was done; [`Raft::ready`] gives what is to be done next. This is the one place that changes
-//! role and term: `messages` holds the one match over (role, message), written out in full,
-//! `transitions` what it means to become something, `snapshots` what replaces the log.
+//! The driver reports events through `step`, `on_timeout`, `propose`, `read_index` and the `on_*`
+//! methods, and [`Raft::ready`] returns the work to do next. This is the one place that changes
+//! role and term: `messages` holds the one match over (role, message), written out in full;
+//! `transitions` enters and leaves roles; `snapshots` replaces the log, or a prefix of it, by a
+//! snapshot.
 
 mod messages;
 mod snapshots;
@@ -23,29 +24,35 @@ use super::{Config, ConfigError, PeerStatus, Status};
 use crate::error::Rejected;
 use crate::types::{Configuration, Index, Loaded, NodeId, Position, PublishSnapshot, Term, Time};
 
-/// What a node starts from.
+/// The state from which a node starts.
 #[derive(Clone, Debug)]
 pub struct Boot {
+    /// The state that storage returned.
     pub loaded: Loaded,
-    /// What the state machine holds, after restoring the snapshot if it held less than the log's
-    /// start.
+    /// The last position whose effect is in the state machine, after it restored the snapshot if it
+    /// held less than the log's start.
     pub last_applied: Position,
     /// The members as the operator names them. In force while the log has no configuration; after
-    /// that it must name the same members.
+    /// that this must name the same members.
     pub bootstrap: Configuration,
 }
 
-/// Two nodes that hash alike do the same when the same happens to them, but for what depends on time
-/// and chance: those are left out, so that the states of a node can be told apart and counted.
+/// One node's Raft.
+///
+/// `Hash` covers the state that decides what the node does next, and leaves out times and the rng,
+/// so that a test can tell a node's states apart and count them. Two nodes of equal hash react to
+/// equal events alike, except for timing and random draws.
 #[derive(Clone, Debug, Hash)]
 pub struct Raft {
     common: Common,
     role: Role,
-    /// What was last reported of role, term and leader.
+    /// Role, term and leader as last reported.
     reported: RoleChange,
 }
 
 impl Raft {
+    /// Starts a node as a follower from what its disk holds.
+    ///
     /// # Errors
     /// If the configuration contradicts itself, or state machine and log do not belong together.
     pub fn new(config: Config, boot: Boot, now: Time) -> Result<Self, ConfigError> {
@@ -116,8 +123,8 @@ impl Raft {
         }
     }
 
-    /// Asks for an index that, once applied here, makes a read linearizable. The answer comes as a
-    /// `ReadState` with this id, which must be unique.
+    /// Asks for an index that, once applied here, makes a read linearizable. The outcome arrives as
+    /// a `ReadState` with this id, which must be unique.
     ///
     /// # Errors
     /// No leader is known, or too many reads wait.
@@ -141,7 +148,7 @@ impl Raft {
     /// Hands leadership to `to`, or to the voter whose log is furthest (3.10).
     ///
     /// # Errors
-    /// This node does not lead, or `to` is not another voter.
+    /// This node does not lead, or `to` is not another voter, or its disk was lost.
     pub fn transfer_leadership(&mut self, now: Time, to: Option<NodeId>) -> Result<(), Rejected> {
         match &mut self.role {
             Role::Leader(leader) => leader.transfer(&self.common, now, to),
@@ -151,7 +158,7 @@ impl Raft {
         }
     }
 
-    /// All batches through `id` are on disk.
+    /// Reports that all batches through `id` are on disk.
     pub fn on_persisted(&mut self, now: Time, id: PersistId) {
         for PublishSnapshot { meta, replaces_log } in self.common.on_persisted(id) {
             if !replaces_log {
@@ -167,32 +174,33 @@ impl Raft {
         }
     }
 
-    /// The state machine has applied everything through `index`, or restored the snapshot at it.
+    /// Reports that the state machine has applied everything through `index`, or restored the
+    /// snapshot at `index`.
     pub fn on_applied(&mut self, index: Index) {
         match &self.common.restoring {
             Some(meta) if meta.index() == index => {
                 self.common.log.on_restored(index);
                 self.common.restoring = None;
             }
-            // Entries from before the snapshot that replaced them.
+            // These entries were replaced by the snapshot that is being restored.
             Some(_) => {}
             None => self.common.log.on_applied(index),
         }
     }
 
-    /// The transport lost the connection to a peer.
+    /// Reports that the transport lost the connection to a peer.
     pub fn on_unreachable(&mut self, now: Time, peer: NodeId) {
         if let Role::Leader(leader) = &mut self.role {
             leader.on_unreachable(&self.common, now, peer);
         }
     }
 
-    /// Lets all members use what `version` has brought, from the moment when the entry that says so is
-    /// committed ([`Status::cluster_version`]). Returns the position of that entry.
+    /// Lets all members use the formats of `version`, once the entry that says so is committed
+    /// ([`Status::cluster_version`]). Returns the position of that entry.
     ///
     /// # Errors
-    /// Nothing was appended: this node does not lead, another change of the configuration is not yet
-    /// committed, the version is not newer, or a member is not known to support it.
+    /// Nothing was appended: this node does not lead, another change of the configuration is not
+    /// yet committed, the version is not newer, or a member is not known to support it.
     pub fn raise_cluster_version(&mut self, version: u32) -> Result<Position, Rejected> {
         match &mut self.role {
             Role::Leader(leader) => leader.raise_cluster_version(&mut self.common, version),
@@ -202,14 +210,14 @@ impl Raft {
         }
     }
 
-    /// The published snapshot is not needed any more: the next batch withdraws it, unless that batch
-    /// publishes another one. The state machine must be durable at the log's start.
+    /// Withdraws the published snapshot with the next batch, unless that batch publishes another
+    /// one. The state machine must be durable at the log's start.
     pub fn withdraw_snapshot(&mut self) {
         self.common.withdraw_snapshot();
     }
 
-    /// What is to be done now. Call it once all events at hand are told, so that they share messages
-    /// and batches; and again after each report.
+    /// Returns the work to do now. Call it once all events at hand are reported, so that they share
+    /// messages and batches; and again after each completion.
     pub fn ready(&mut self, now: Time) -> Ready {
         self.release_gate(now);
         if let Role::Leader(leader) = &mut self.role {
@@ -237,7 +245,7 @@ impl Raft {
         }
     }
 
-    /// When this node campaigns, or sends its next heartbeats, if nothing else happens.
+    /// Returns when this node campaigns, or sends its next heartbeats, if nothing else happens.
     pub fn election_deadline(&self) -> Time {
         match &self.role {
             Role::Follower(follower) => follower.next_deadline(),
@@ -246,7 +254,7 @@ impl Raft {
         }
     }
 
-    /// When `on_timeout` is due if nothing else happens.
+    /// Returns when `on_timeout` is due if nothing else happens.
     pub fn next_deadline(&self) -> Time {
         let founding = self.common.founding.as_ref().map_or(Time::NEVER, Founding::deadline);
         let of_role = match &self.role {
@@ -257,37 +265,44 @@ impl Raft {
         of_role.min(founding)
     }
 
+    /// Returns the leader of this term, if this node knows it.
     pub fn leader(&self) -> Option<NodeId> {
         self.role.leader(self.common.id())
     }
 
+    /// Returns the present role.
     pub fn role(&self) -> RoleKind {
         self.role.kind()
     }
 
-    /// This node's votes and acknowledgements are not counted: its disk was empty or new when it
-    /// started, and it was neither readmitted by a leader nor has it met all other new members.
+    /// Returns true if this node's votes and acknowledgements are not counted: its disk was empty
+    /// or new when it started, and since then no leader has readmitted it and it has not met all
+    /// other new voters.
     pub fn is_recovering(&self) -> bool {
         !self.common.counts()
     }
 
+    /// Returns the current term.
     pub fn term(&self) -> Term {
         self.common.term
     }
 
+    /// Returns the last index that the state machine reported applied.
     pub fn last_applied(&self) -> Index {
         self.common.log.last_applied()
     }
 
+    /// Returns the index through which every entry is known committed.
     pub fn commit_index(&self) -> Index {
         self.common.log.commit_index()
     }
 
+    /// Returns the index of the last entry, durable or not.
     pub fn last_index(&self) -> Index {
         self.common.log.last_index()
     }
 
-    /// What this leader knows of a peer.
+    /// Returns the progress of a peer; `None` unless this node leads.
     pub fn peer(&self, id: NodeId) -> Option<PeerStatus> {
         match &self.role {
             Role::Leader(leader) => leader.peer_status(id),
@@ -295,24 +310,28 @@ impl Raft {
         }
     }
 
+    /// Returns the index through which state survives a crash without the log.
     pub fn snapshot_index(&self) -> Index {
         self.common.log.snapshot_index()
     }
 
+    /// Returns the index before the log's first entry.
     pub fn log_start_index(&self) -> Index {
         self.common.log.start().index
     }
 
-    /// Less than half of the log's byte budget is used.
+    /// Returns true if less than half of the log's byte budget is used.
     pub fn log_has_room(&self) -> bool {
         self.common.log.bytes() < self.common.config.log_bytes_max / 2
     }
 
-    /// A snapshot has replaced the log and the state machine has not yet taken it over.
+    /// Returns true while a snapshot has replaced the log and the state machine has not yet
+    /// restored it.
     pub fn is_restoring(&self) -> bool {
         self.common.restoring.is_some()
     }
 
+    /// Returns a copy of this node's state for operators.
     pub fn status(&self) -> Status {
         let log = &self.common.log;
         let committed = log.configuration_at(log.commit_index());
@@ -349,7 +368,8 @@ impl Raft {
         &self.role
     }
 
-    /// Lets out what has become durable. What this node says to itself it hears at once.
+    /// Sends the held messages whose batches are durable. A message to this node itself is handled
+    /// at once.
     fn release_gate(&mut self, now: Time) {
         for (to, message) in self.common.gate.release(self.common.persisted_id()) {
             if to == self.common.id() {
@@ -361,7 +381,8 @@ impl Raft {
     }
 }
 
-/// The log's configuration can be served by this program, and has the members that the operator names.
+/// Checks that this program supports the log's configuration, and that it has the members that the
+/// operator names.
 fn check_configuration(
     config: &Config,
     stored: &Configuration,

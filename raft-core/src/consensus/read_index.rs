@@ -1,20 +1,21 @@
 //! Reads that wait for a quorum to confirm the leader (6.4).
 //!
 //! A read is linearizable at the leader's commit index as of any moment after it was asked, if a
-//! quorum still followed that leader at some moment after that. Heartbeat rounds are numbered; a
-//! read waits for the answers to a round that *started* after it came in, so an answer to an older
-//! round confirms nothing. Reads that come in while a round is under way share the next one.
+//! quorum still followed that leader at some moment after that. Heartbeat rounds are numbered. A
+//! read waits for the responses to a round that *started* after the read came in, so a response to
+//! an older round confirms nothing. Reads that come in while a round is under way share the next
+//! one.
 
 use std::collections::VecDeque;
 
 use crate::types::{Index, NodeId};
 
-/// Whose read it is.
+/// The origin of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Reader {
-    /// Of this node's driver, by its id.
+    /// This node's driver, with the driver's id for the read.
     Local(u64),
-    /// Of a follower that forwarded it, by the follower's id for the attempt.
+    /// A follower that forwarded reads, with its id for the attempt.
     Peer(NodeId, u64),
 }
 
@@ -41,12 +42,12 @@ impl ReadQueue {
         self.waiting.len() + self.confirming_count
     }
 
-    /// Whether a round should start now: somebody waits and no round is under way.
+    /// Returns true if a round should start now: reads wait and no round is under way.
     pub(super) fn wants_round(&self) -> bool {
         !self.waiting.is_empty() && self.confirming.is_empty()
     }
 
-    /// A round starts; everybody who waits is confirmed by it, at the commit index of now.
+    /// A round starts. It will confirm all waiting reads at `read_index`, the present commit index.
     pub(super) fn on_round_started(&mut self, round: u64, read_index: Index) {
         if self.waiting.is_empty() {
             return;
@@ -57,7 +58,7 @@ impl ReadQueue {
         self.confirming.push_back(Confirming { round, read_index, readers });
     }
 
-    /// A quorum answered `round` (or a later one): what waited for it is confirmed.
+    /// A quorum responded to `round` (or a later one). Returns the reads that this confirms.
     pub(super) fn take_confirmed(&mut self, round: u64) -> Vec<(Reader, Index)> {
         let mut confirmed = Vec::new();
         while let Some(first) = self.confirming.front()
@@ -70,7 +71,7 @@ impl ReadQueue {
         confirmed
     }
 
-    /// Leadership ended: nobody is confirmed.
+    /// Removes all reads, unconfirmed, because leadership ended.
     pub(super) fn drain(&mut self) -> Vec<Reader> {
         let confirming = self.confirming.drain(..).flat_map(|batch| batch.readers);
         let mut readers: Vec<Reader> = confirming.collect();
@@ -84,7 +85,7 @@ impl ReadQueue {
 mod tests {
     use super::*;
 
-    /// I3: an answer to a round from before the read does not confirm it.
+    /// I3: a response to a round from before the read does not confirm it.
     #[test]
     fn only_a_later_round_confirms() {
         let mut queue = ReadQueue::default();

@@ -1,9 +1,11 @@
-//! Owns the state machine: applies what is committed, answers queries, takes views, restores.
+//! Owns the state machine: applies committed entries, answers queries, takes views, restores
+//! snapshots.
 //!
-//! The loop feeds it at most [`WORK_IN_FLIGHT_MAX`] pieces of work; what comes up meanwhile gathers
-//! into the next one, so the slower the machine, the larger its batches. A machine that may wait for
-//! a disk runs on a thread of its own, another on a task. A few small entries that the machine says it
-//! applies at once are applied on the loop's own task: to wake another takes longer.
+//! The loop feeds it at most [`WORK_IN_FLIGHT_MAX`] pieces of work. Work that comes up meanwhile
+//! gathers into the next piece, so the slower the machine, the larger its batches. A machine that
+//! may wait for a disk runs on a thread of its own, any other on a task. A few small entries that
+//! the machine can apply inline ([`StateMachine::applies_at_once`]) are applied on the event loop's
+//! own task, because waking another task takes longer.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -22,32 +24,36 @@ use crate::types::{Entry, Index, Payload, SnapshotMeta};
 
 pub(super) const WORK_IN_FLIGHT_MAX: usize = 2;
 
-/// How long queries are answered while entries may wait to be applied; each may be a large scan.
+/// Longest time that queries are answered in a row while entries may be waiting to be applied. A
+/// time and not a count, because each query may be a large scan.
 const ANSWER_TIME: Duration = Duration::from_millis(2);
 
-/// How long answers are held back for others that follow: those of one connection then leave in one write, and
-/// whoever sends them is woken once. One that took longer waits for no other.
+/// How long the answers to queries are held back so that those that follow can join them: answers
+/// of one connection then leave in one write, and the task that sends them is woken once. A query
+/// that takes longer than this is answered as soon as it is done.
 const GATHER_TIME: Duration = Duration::from_micros(25);
 
-/// How many entries may be applied on the loop's task, and of how many bytes: it has more to do.
+/// Limits of the entries that are applied inline on the event loop's task, in number and bytes. The
+/// loop has other work to do.
 const AT_ONCE_COUNT_MAX: usize = 64;
 const AT_ONCE_BYTES_MAX: u64 = 64 << 10;
 
-/// How much of a snapshot is handed to the machine at a time, in bytes.
+/// Bytes of a snapshot handed to the machine at a time.
 pub(super) const RESTORE_CHUNK_BYTES: usize = 256 << 10;
 
-/// A query and who asked.
+/// A query, and the reply handle of its caller.
 type Query<M> = (<M as StateMachine>::Query, Reply<<M as StateMachine>::Answer, Rejected>);
 
-/// An answer and who waits for it.
+/// The answer to a query, and the reply handle of its caller.
 type Answer<M> = (Reply<<M as StateMachine>::Answer, Rejected>, <M as StateMachine>::Answer);
 
 pub(super) type Queries<M> = Vec<Query<M>>;
 
-/// Done in the order of the fields; queries that take long may be answered later than what follows.
+/// A piece of work, done in the order of the fields. Queries that [`ANSWER_TIME`] cuts off are
+/// answered later, after the view is taken and between later pieces.
 pub(super) struct Work<M: StateMachine> {
     pub(super) entries: Vec<Entry>,
-    /// Who waits for the output of which entry, by ascending index.
+    /// Reply handles of the commands that callers wait for, by ascending index.
     pub(super) replies: Vec<(Index, ProposeReply<M::Output>)>,
     pub(super) restore: Option<SnapshotMeta>,
     pub(super) queries: Queries<M>,
@@ -72,7 +78,8 @@ impl<M: StateMachine> Work<M> {
             && !self.take_view
     }
 
-    /// Entries and nothing else, and so few that they need no thread if they wait for nothing.
+    /// Returns true if the work is a few small entries and nothing else, so that it may be applied
+    /// inline.
     fn is_small(&self) -> bool {
         let Self { entries, replies: _, restore, queries, take_view } = self;
         let is_nothing_else = restore.is_none() && queries.is_empty() && !take_view;
@@ -82,7 +89,7 @@ impl<M: StateMachine> Work<M> {
     }
 }
 
-/// The state machine as the loop sees it: gathers work and hands it over as credit allows.
+/// The event loop's side of the apply task: gathers work and hands it over as credit allows.
 pub(super) struct ApplyFeed<M: StateMachine> {
     sender: mpsc::Sender<Work<M>>,
     applier: Arc<Mutex<Applier<M>>>,
@@ -95,10 +102,12 @@ impl<M: StateMachine> ApplyFeed<M> {
         Self { sender, applier, gathered: Work::new(), in_flight: 0 }
     }
 
-    /// Hands over what has gathered if the machine has room, or does it here if the machine has nothing else to do
-    /// and does this at once. False: the machine is gone, and has said why.
+    /// Hands the gathered work over if the machine has room. If the apply task is idle and the
+    /// machine can apply the work without waiting, applies it inline instead. Returns false if the
+    /// machine failed or its task is gone; the reason has been reported.
     pub(super) fn flush(&mut self) -> bool {
-        // Work that it took along is never reported, so that there will be no room any more.
+        // Checked first: work that was lost with the task is never reported done, so `in_flight`
+        // would stay at its limit forever.
         if self.sender.is_closed() {
             return false;
         }
@@ -107,7 +116,7 @@ impl<M: StateMachine> ApplyFeed<M> {
         }
         self.in_flight += 1;
         let work = std::mem::replace(&mut self.gathered, Work::new());
-        // Nothing is before it.
+        // In order: no earlier work is in flight.
         if self.in_flight == 1
             && work.is_small()
             && let Ok(mut applier) = self.applier.try_lock()
@@ -128,9 +137,9 @@ pub(super) struct Applier<M: StateMachine> {
     storage: Arc<dyn Storage>,
     inbox: Arc<Inbox<M>>,
     outputs: Vec<M::Output>,
-    /// Not answered yet; bounded by the requests in flight.
+    /// Queries not answered yet; bounded by the limit of requests in flight.
     queries: VecDeque<Query<M>>,
-    /// Not handed out yet; none is left when `answer` returns.
+    /// Answers not handed to their callers yet; empty when `answer` returns.
     answers: Vec<Answer<M>>,
 }
 
@@ -140,7 +149,8 @@ impl<M: StateMachine> Applier<M> {
         Self { machine, storage, inbox, outputs, queries, answers }
     }
 
-    /// Works until the loop is gone or the machine fails. Whoever else holds the lock does so for an instant.
+    /// Runs until the event loop is gone or the machine fails. The event loop is the only other
+    /// holder of the lock, and holds it only while it applies a small piece of work inline.
     pub(super) async fn run(shared: Arc<Mutex<Self>>, mut works: mpsc::Receiver<Work<M>>) {
         let inbox = Arc::clone(&shared.lock().await.inbox);
         let watchdog = Watchdog::new(&inbox, "the state machine");
@@ -160,7 +170,8 @@ impl<M: StateMachine> Applier<M> {
                 Err(TryRecvError::Disconnected) => break,
             };
             has_queries = !applier.queries.is_empty();
-            // The loop, once it hears that this is done, finds nobody with the machine.
+            // Unlocked before the report, so that the event loop, once it takes the report, can
+            // lock the machine to apply inline.
             drop(applier);
             match reports {
                 Ok(reports) => reports.into_iter().for_each(|report| inbox.push_report(report)),
@@ -176,7 +187,8 @@ impl<M: StateMachine> Applier<M> {
         watchdog.ended_well();
     }
 
-    /// On the loop's task. False: the machine failed, which is reported.
+    /// Applies entries on the event loop's task. Returns false if the machine failed; the failure
+    /// is reported.
     fn apply_at_once(&mut self, work: Work<M>) -> bool {
         let applied = work.entries.last().map(|last| last.index);
         let result = self.apply(&work.entries, work.replies);
@@ -188,7 +200,7 @@ impl<M: StateMachine> Applier<M> {
         is_well
     }
 
-    /// Answers what was asked, in order, for a while.
+    /// Answers queued queries in order, until none is left or [`ANSWER_TIME`] is over.
     fn answer(&mut self) {
         let since = Instant::now();
         let mut gathered_since = since;
@@ -209,7 +221,8 @@ impl<M: StateMachine> Applier<M> {
         }
     }
 
-    /// Returns what is to be reported, in this order.
+    /// Does one piece of work. Returns the reports for the event loop, in the order in which they
+    /// must be sent.
     async fn work(&mut self, work: Work<M>) -> Result<Vec<Report>, Fatal> {
         let Work { entries, replies, restore, queries, take_view } = work;
         let mut applied = self.machine.last_applied().index;
@@ -231,7 +244,8 @@ impl<M: StateMachine> Applier<M> {
         self.queries.extend(queries);
         self.answer();
         let mut reports = vec![Report::Applied(applied)];
-        // A snapshot is of what is known to be applied.
+        // Reported after `Applied`: the core accepts a snapshot only of entries that it knows to be
+        // applied.
         if take_view {
             reports.push(match self.machine.can_snapshot() {
                 true => Report::ViewTaken(self.machine.snapshot()?),

@@ -1,4 +1,4 @@
-//! From what survived to a running node.
+//! Starts a node: loads storage, brings the state machine up to date, spawns the node's tasks.
 
 use std::sync::Arc;
 
@@ -59,7 +59,7 @@ pub(super) async fn start<M: StateMachine>(
             .name(format!("apply-{}", config.raft.id))
             .spawn(move || {
                 runtime.block_on(applying);
-                // Nobody may be waiting any more.
+                // The task that waits for this may be gone with the runtime.
                 let _ = done.send(());
             })
             .map_err(|error| Fatal::Internal(format!("starting the apply thread: {error}")))?;
@@ -118,7 +118,7 @@ pub(super) async fn start<M: StateMachine>(
     Ok(Node { shared: Arc::new(shared) })
 }
 
-/// The parts of a running node, for its end.
+/// The parts of a running node that its end has to wait for.
 struct Supervised<M: StateMachine> {
     running: JoinHandle<Result<(), Fatal>>,
     abort: Arc<Notify>,
@@ -132,7 +132,8 @@ struct Supervised<M: StateMachine> {
 }
 
 impl<M: StateMachine> Supervised<M> {
-    /// Waits for the loop to end, ends the other parts, and returns when nothing runs any more.
+    /// Waits for the event loop to end, ends the other parts, and returns once all tasks have
+    /// ended.
     async fn run(self) -> Result<(), Fatal> {
         let Self { mut running, abort, inbox, transport, .. } = self;
         let Self { writer, applying, applier, blocks, tasks_ended, .. } = self;
@@ -161,7 +162,7 @@ impl<M: StateMachine> Supervised<M> {
         };
         // The loop's ends of the channels are gone, so these two finish what they have and end.
         let (_, _) = (writer.await, applying.await);
-        // The last that holds the machine: dropping it may wait for the disk once more.
+        // The last reference to the machine: dropping the machine may wait for the disk once more.
         if blocks {
             let _ = tokio::task::spawn_blocking(move || drop(applier)).await;
         } else {
@@ -207,9 +208,10 @@ async fn find_published(
     Ok(loaded.snapshot.as_ref().map(of))
 }
 
-/// A machine that holds less than the published snapshot is given it: one that lives in memory, one
-/// that was interrupted before it took over a leader's snapshot. A durable one that the log can bring
-/// up to date is spared that: replaying a few entries is cheaper than writing the whole state.
+/// Restores the machine from the published snapshot if the machine holds less: a machine that lives
+/// in memory, or one that was interrupted before it took over a leader's snapshot. A durable
+/// machine that the log can bring up to date is not restored: replaying a few entries is cheaper
+/// than writing the whole state.
 async fn bring_up_to_date<M: StateMachine>(
     loaded: &Loaded,
     storage: &dyn Storage,

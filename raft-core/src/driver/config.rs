@@ -9,7 +9,7 @@ use crate::types::NodeId;
 /// The largest `max_raft_state_bytes`: a petabyte. Budgets that are multiples of it stay in range.
 pub const MAX_RAFT_STATE_BYTES_CEILING: u64 = 1 << 50;
 
-/// How one node is run.
+/// Settings of one node.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
     /// The core's own settings.
@@ -22,7 +22,8 @@ pub struct NodeConfig {
     pub max_raft_state_bytes: u64,
     /// A larger command is rejected `TooLarge`.
     pub command_bytes_max: u64,
-    /// Proposals, queries and transfers not yet answered; beyond, they are rejected `Busy`.
+    /// Requests that are not yet answered. Beyond, a further one is rejected `Busy`; leadership
+    /// transfers and requests for snapshots, which have no reply, are dropped.
     pub requests_in_flight_max: usize,
     /// A snapshot transfer that makes no progress for this long is given up and started again.
     pub snapshot_patience: Duration,
@@ -50,6 +51,8 @@ impl NodeConfig {
         }
     }
 
+    /// Checks that the settings can work.
+    ///
     /// # Errors
     /// Names the first setting that cannot work.
     pub fn validate(&self) -> Result<(), ConfigError> {
@@ -68,8 +71,8 @@ impl NodeConfig {
         require(!self.read_patience.is_zero(), "read_patience must be positive")
     }
 
-    /// The core's settings. Its log budget follows from `max_raft_state_bytes`: compaction must have
-    /// room to lag, yet a log that is never compacted must not be cut off.
+    /// Returns the core's settings. The log budget follows from `max_raft_state_bytes`: compaction
+    /// needs room to lag, and a log that is never compacted must not have a limit.
     pub(super) fn fitted(&self) -> Config {
         assert!(self.max_raft_state_bytes <= MAX_RAFT_STATE_BYTES_CEILING, "validated");
         let mut raft = self.raft.clone();

@@ -1,8 +1,8 @@
 //! The loop that owns the core.
 //!
-//! A turn takes everything that came in, tells it to the core, carries out what the core wants, and
-//! sees to snapshots. What came in together thus shares one append, one batch on disk and one read
-//! round; a lone request waits for nothing.
+//! A turn takes all queued inputs, feeds them to the core, carries out the core's `Ready`, and
+//! advances snapshots. Inputs that arrive together thus share one append, one batch on disk and one
+//! read round; a lone request waits for no other.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -28,11 +28,11 @@ use crate::types::{Entry, Index, NodeId, ReadOutcome, SnapshotMeta, Time};
 /// The longest sleep of the loop: a deadline may be [`Time::NEVER`], which no timer can hold.
 const SLEEP_MAX: Duration = Duration::from_secs(3600);
 
-/// Receivers of the status that wait for no change: the one that [`Node::status`](super::Node::status)
-/// reads.
+/// Status receivers that never wait for a change: the one that
+/// [`Node::status`](super::Node::status) reads.
 const UNWATCHED_RECEIVERS: usize = 1;
 
-/// What the loop is made of.
+/// The parts that an [`EventLoop`] is built from.
 pub(super) struct Parts<M: StateMachine> {
     pub(super) raft: Raft,
     pub(super) inbox: Arc<Inbox<M>>,
@@ -56,20 +56,20 @@ pub(super) struct EventLoop<M: StateMachine> {
     apply: ApplyFeed<M>,
     waiters: Waiters<M::Output>,
     reads: Reads<M>,
-    /// Handed to the state machine through here.
+    /// Entries through this index were handed to the state machine.
     handed_index: Index,
     snapshots: Snapshots<M>,
-    /// A snapshot that the machine is given once it is flushed.
+    /// A snapshot that waits to be restored until the machine's flush has ended.
     restore_after_flush: Option<SnapshotMeta>,
     status: watch::Sender<Status>,
     leadership: watch::Sender<Leadership>,
     is_recovering: bool,
     election_timeout: Duration,
-    /// Set by a shutdown: until when leadership may be handed over.
+    /// Set by a shutdown: the deadline for handing leadership over.
     stop_at: Option<Time>,
 }
 
-/// Queries on their way: asked of a quorum, then waiting for the state machine.
+/// Linearizable queries: those that wait for a quorum, then those that wait for the state machine.
 struct Reads<M: StateMachine> {
     next_id: u64,
     asked: BTreeMap<u64, Queries<M>>,
@@ -79,7 +79,7 @@ struct Reads<M: StateMachine> {
 }
 
 struct Confirmed<M: StateMachine> {
-    /// Answered once the entry at this index is handed to the machine.
+    /// The queries may be answered once the entry at this index is handed to the machine.
     index: Index,
     give_up_at: Time,
     queries: Queries<M>,
@@ -94,7 +94,8 @@ impl<M: StateMachine> Reads<M> {
         self.confirmed.front().map_or(Time::NEVER, |read| read.give_up_at)
     }
 
-    /// C29. This node does not catch up; another one may be further.
+    /// C29. Rejects the reads whose deadline has passed: this node does not catch up, and another
+    /// one may be further.
     fn give_up(&mut self, now: Time) {
         while self.next_deadline() <= now {
             let read = self.confirmed.pop_front().expect("it has a deadline");
@@ -164,7 +165,8 @@ impl<M: StateMachine> EventLoop<M> {
                 () = self.inbox.filled() => {}
                 () = tokio::time::sleep_until(self.started + wake_at) => {}
             }
-            // Yield once: runnable tasks may be about to enqueue requests that can share this batch.
+            // Yield once: runnable tasks may be about to enqueue requests that can share this
+            // batch.
             if self.inbox.in_flight_count() > 1 {
                 tokio::task::yield_now().await;
             }
@@ -205,7 +207,8 @@ impl<M: StateMachine> EventLoop<M> {
         if self.apply.flush() { Ok(()) } else { Err(self.why_gone("the state machine")) }
     }
 
-    /// A task that goes away says why before it goes, so the reason has come in.
+    /// Returns the reason why a task ended. A task reports its failure before it ends, so the
+    /// report is in the inbox.
     fn why_gone(&self, task: &str) -> Fatal {
         let mut turn = Turn::new();
         self.inbox.take(&mut turn);
@@ -220,7 +223,8 @@ impl<M: StateMachine> EventLoop<M> {
         Time::ZERO + self.started.elapsed()
     }
 
-    /// A leader first tries to hand over, so that the others need not wait for an election timeout.
+    /// A leader first tries to hand leadership over, so that the other nodes need not wait for an
+    /// election timeout.
     fn begin_shutdown(&mut self, now: Time) {
         self.stop_at = Some(match self.raft.transfer_leadership(now, None) {
             Ok(()) => now + 2 * self.election_timeout,
@@ -335,7 +339,8 @@ impl<M: StateMachine> EventLoop<M> {
         Ok(())
     }
 
-    /// Everything in a `Ready` may be done at once; naming each field keeps any from being forgotten.
+    /// Carries out a `Ready`, whose parts may be done at once and in any order. Naming each field
+    /// keeps any from being forgotten.
     fn carry_out(&mut self, now: Time, ready: Ready) -> Result<(), Fatal> {
         let Ready {
             persist,
@@ -363,7 +368,8 @@ impl<M: StateMachine> EventLoop<M> {
             self.on_read_state(now, state);
         }
         self.release_reads();
-        // A client that is answered on the spot hears so before peers hear that its entry is committed.
+        // Fed before the messages are sent: a client whose entry is applied inline gets its
+        // response before the peers learn that the entry is committed.
         self.feed_machine()?;
         for (to, message) in messages {
             self.transport.send(to, message);
@@ -394,7 +400,8 @@ impl<M: StateMachine> EventLoop<M> {
         }
     }
 
-    /// Reads that the snapshot suffices for may follow it from now on, and not earlier.
+    /// Hands the snapshot to the machine. Only from now on may reads that it covers be handed over:
+    /// they follow it, because the machine does its work in order.
     fn give_restore(&mut self, meta: SnapshotMeta) {
         self.handed_index = meta.index();
         self.apply.gathered.restore = Some(meta);
@@ -417,7 +424,8 @@ impl<M: StateMachine> EventLoop<M> {
         }
     }
 
-    /// Work is done in order, so a query may follow once the entries that it needs are handed out.
+    /// Hands over the queries whose entries are handed over. They need not wait until these are
+    /// applied, because the machine does its work in order.
     fn release_reads(&mut self) {
         for _ in 0..self.reads.confirmed.len() {
             let read = self.reads.confirmed.pop_front().expect("counted");
@@ -440,7 +448,8 @@ impl<M: StateMachine> EventLoop<M> {
             self.waiters.fail_all("leadership was lost before the command was committed");
         }
         let now = Leadership { term, leader, is_leader };
-        // A candidate's comings and goings are nobody's business: only who leads is.
+        // Watchers are notified of a change of the leader or of its term, and not of the terms in
+        // which candidates run.
         self.leadership.send_if_modified(|before| {
             let changed = (before.leader, before.is_leader) != (leader, is_leader)
                 || (leader.is_some() && before.term != term);
@@ -451,9 +460,9 @@ impl<M: StateMachine> EventLoop<M> {
         });
     }
 
-    /// The status changes with each batch, and to notify costs more than to write it. So watchers are
-    /// notified only if there are any. They are counted under the lock under which they read, so that a
-    /// watcher that has read the status before this change is counted.
+    /// Publishes the status. It changes with each batch, and notifying costs more than writing it,
+    /// so watchers are notified only if there are any. They are counted under the lock under which
+    /// they read, so that a watcher that has read the status before this change is counted.
     fn publish_status(&self) {
         let log_bytes = self.storage.log_bytes();
         let reply_panics_count = self.inbox.panicked_count();
@@ -474,8 +483,8 @@ fn reject_all<M: StateMachine>(queries: Queries<M>, rejected: &Rejected) {
     }
 }
 
-/// However the loop ends (it returns, it panics, or its runtime is dropped), no request stays
-/// unanswered, and the node does not look like a leader any more.
+/// However the loop ends (it returns, it panics, or its runtime is dropped), every request is
+/// answered, and the node no longer looks like a leader.
 impl<M: StateMachine> Drop for EventLoop<M> {
     fn drop(&mut self) {
         drop(self.inbox.close());

@@ -7,7 +7,8 @@
 //! * messages of peers, bounded in bytes for each peer and class. A message beyond the bound is
 //!   dropped, as the network may drop it. Snapshot streams are bounded in number for each peer,
 //!   from their arrival until their end;
-//! * requests of callers, bounded in count and bytes. A request beyond the bound is rejected `Busy`.
+//! * requests of callers, bounded in count and bytes. A request beyond the bound is rejected
+//!   `Busy`.
 //!
 //! The loop takes all of them in one go, so that inputs that arrive together share batches and
 //! messages.
@@ -31,13 +32,14 @@ use crate::state_machine::{SnapshotSource, StateMachine};
 use crate::transport::{BulkStream, Inbound};
 use crate::types::{Class, Index, Message, NodeId, Position, SnapshotContent, SnapshotMeta, Term};
 
-/// Messages of one peer that wait for the loop, in bytes; beyond, further ones are dropped.
+/// Bytes of one peer's messages that wait for the event loop, for each class. Beyond, further
+/// messages are dropped.
 const PEER_CONTROL_BYTES_MAX: u64 = 1 << 20;
 const PEER_LOG_BYTES_MAX: u64 = 64 << 20;
-/// Snapshot streams of one peer that are open; beyond, a further one is aborted. A peer needs one,
-/// and a second while this node has not yet noticed the end of the first.
+/// Open snapshot streams of one peer. Beyond, a further one is aborted. A peer needs one, and a
+/// second while this node has not yet noticed the end of the first.
 const PEER_STREAMS_MAX: usize = 2;
-/// What a request is charged beyond its command, in bytes: its place in the queues.
+/// Bytes that a request is charged beyond its command, for its place in the queues.
 const REQUEST_OVERHEAD_BYTES: u64 = 256;
 
 pub(super) enum Request<M: StateMachine> {
@@ -71,7 +73,7 @@ impl<M: StateMachine> Request<M> {
     }
 }
 
-/// What became of work that the loop handed out.
+/// Completion of work that the loop handed out.
 pub(super) enum Report {
     Persisted(PersistId),
     /// Entries through the index were applied, or the snapshot at it was restored.
@@ -79,7 +81,7 @@ pub(super) enum Report {
     ViewTaken(Box<dyn SnapshotSource>),
     /// The machine does not want to give a view now.
     NoView,
-    /// `None`: it was given up before it was complete.
+    /// `None`: the snapshot was given up before it was complete.
     SnapshotWritten(Option<(SnapshotMeta, SnapshotContent)>),
     StateFlushed(Index),
     Compacted,
@@ -102,9 +104,9 @@ pub(super) enum Report {
     Failed(Fatal),
 }
 
-/// Whether a peer may send the snapshot that it offers.
+/// The event loop's decision about a snapshot that a peer offers.
 pub(super) enum Admission {
-    /// Until the stop is set.
+    /// The peer may send it until the stop is set.
     Granted(Stop),
     Refused(Answer),
 }
@@ -112,9 +114,9 @@ pub(super) enum Admission {
 /// How sending a snapshot to a peer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sent {
-    /// The peer has, or does not need, what is through this index.
+    /// The peer has the entries through this index, or does not need them.
     Through(Index),
-    /// The peer or the way to it failed; the same snapshot may be sent again.
+    /// The peer or the link to it failed; the same snapshot may be sent again.
     Interrupted,
     /// This node cannot read its own snapshot.
     Unreadable,
@@ -171,7 +173,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-/// All that came in since the last turn of the loop.
+/// All inputs that arrived since the last turn of the loop.
 pub(super) struct Turn<M: StateMachine> {
     pub(super) reports: VecDeque<Report>,
     pub(super) peers: VecDeque<(NodeId, PeerEvent)>,
@@ -204,7 +206,7 @@ struct Queues<M: StateMachine> {
     closed: bool,
 }
 
-/// The part of one peer in the queue.
+/// Share of one peer in the queued inputs.
 #[derive(Default)]
 struct PeerQueue {
     control_bytes: u64,
@@ -236,12 +238,12 @@ pub(super) struct Inbox<M: StateMachine> {
     request_bytes_max: u64,
     streams: StreamCounts,
     dropped_logged: AtomicBool,
-    /// Delivers refusals.
+    /// Runs the tasks that deliver refusals.
     runtime: tokio::runtime::Handle,
 }
 
 impl<M: StateMachine> Inbox<M> {
-    /// Needs a tokio runtime around it.
+    /// Must be called within a tokio runtime.
     pub(super) fn new(own_id: NodeId, in_flight_max: usize, request_bytes_max: u64) -> Self {
         assert!(in_flight_max > 0 && request_bytes_max > 0, "checked when the node starts");
         let (turn, peers) = (Turn::new(), BTreeMap::new());
@@ -259,8 +261,8 @@ impl<M: StateMachine> Inbox<M> {
         }
     }
 
-    /// Adds to what came in. Only the first addition wakes the loop: it does not sleep again before it has taken
-    /// everything.
+    /// Adds an input. Only the first addition wakes the loop: it does not sleep again before it has
+    /// taken everything.
     fn add(&self, mut queues: MutexGuard<'_, Queues<M>>, add: impl FnOnce(&mut Turn<M>)) {
         let is_first = queues.turn.is_empty();
         add(&mut queues.turn);
@@ -270,8 +272,8 @@ impl<M: StateMachine> Inbox<M> {
         }
     }
 
-    /// A report never waits, and is dropped only once the loop is gone: the loop granted the credit
-    /// for it. What is dropped then may hold files open, so it must not be kept.
+    /// Queues a report. It never waits, because the loop granted the credit for it. Once the loop
+    /// is gone, the report is dropped at once, because it may hold files open.
     pub(super) fn push_report(&self, report: Report) {
         let queues = self.lock();
         if queues.closed {
@@ -285,7 +287,7 @@ impl<M: StateMachine> Inbox<M> {
         self.add(self.lock(), |turn| turn.shutdown = true);
     }
 
-    /// A place for a new request, which counts once the request is accepted.
+    /// Returns a place for a new request; it counts as in flight once the request is accepted.
     pub(super) fn place(&self) -> Place {
         Place::new(&self.counts)
     }
@@ -331,7 +333,7 @@ impl<M: StateMachine> Inbox<M> {
         }
     }
 
-    /// Waits until something is there. Cancel-safe.
+    /// Waits until an input is queued. Cancel-safe.
     pub(super) async fn filled(&self) {
         loop {
             if !self.lock().turn.is_empty() {
@@ -380,8 +382,8 @@ impl<M: StateMachine> Inbox<M> {
     }
 }
 
-/// Says that a task broke unless it says before that it ended well: whoever waits for its report must
-/// not wait for ever because it panicked.
+/// Reports that a task broke, unless the task declared before that it ended well. The event loop
+/// waits for the task's report, and must not wait forever because the task panicked.
 pub(super) struct Watchdog<M: StateMachine> {
     inbox: Arc<Inbox<M>>,
     task: &'static str,
@@ -442,7 +444,7 @@ impl<M: StateMachine> Inbound for Inbox<M> {
 
     fn on_unreachable(&self, peer: NodeId) {
         let mut queues = self.lock();
-        // One that waits already says the same.
+        // An event that is queued already says the same.
         if queues.closed
             || std::mem::replace(&mut queues.peers.entry(peer).or_default().unreachable, true)
         {
@@ -457,7 +459,7 @@ mod tests {
     use super::*;
     use crate::types::{Body, Entry, Payload};
 
-    /// C27. What waits of the log does not keep heartbeats out.
+    /// C27. Queued messages of class `Log` do not keep heartbeats out.
     #[test]
     fn c27_messages_of_the_log_leave_room_for_control() {
         let message = |body| Message { term: 1, recovering: None, body };

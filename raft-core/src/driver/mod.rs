@@ -7,26 +7,26 @@
 //!                         └────────────┘ ──▶ snapshot tasks
 //! ```
 //!
-//! One owner per state: the loop owns the core, the apply task the state machine, which the loop may
-//! use for an instant while that task has nothing to do. The loop itself never waits for a component:
-//! it hands out work only against credit, so that every queue it fills has room, and the inbox always
-//! has room for the reports that the work leads to.
+//! One owner per state: the event loop owns the core, and the apply task owns the state machine,
+//! which the loop may use for an instant while that task has nothing to do. The loop itself never
+//! waits for a component: it hands out work only against credit, so that every queue it fills has
+//! room, and the inbox always has room for the reports that the work leads to.
 //!
 //! # Threads
 //!
-//! [`Node::start`] needs a tokio runtime with its time driver enabled, and runs on it: one task is the
-//! event loop, one writes to storage, one drives the state machine, and short-lived ones send and
-//! receive snapshots. A state machine that may wait for a disk ([`StateMachine::blocks`]) gets a
-//! thread of its own instead of a task. [`Node`]'s methods may be called from any thread.
+//! [`Node::start`] needs a tokio runtime with its time driver enabled, and runs on it: one task is
+//! the event loop, one writes to storage, one drives the state machine, and short-lived ones send
+//! and receive snapshots. A state machine that may wait for a disk ([`StateMachine::blocks`]) gets
+//! a thread of its own instead of a task. [`Node`]'s methods may be called from any thread.
 //!
 //! # Code of others on the loop
 //!
-//! The loop runs code that is not the driver's in three places: a `reply` that ends a proposal which
-//! was replaced or whose leader stepped down; entries that the machine can apply inline
-//! ([`StateMachine::applies_at_once`]) and their replies; and wakers of tasks that wait for a reply.
-//! That this code returns at once is a promise of the machine and of the callers, which the driver
-//! cannot enforce: a `reply` that waits delays heartbeats, and with them the node's leadership. A
-//! `reply` that panics does no harm to the node: the panic is caught.
+//! The loop runs code that is not the driver's in three places: a `reply` that ends a proposal
+//! which was replaced or whose leader stepped down; entries that the machine can apply inline
+//! ([`StateMachine::applies_at_once`]) and their replies; and wakers of tasks that wait for a
+//! reply. That this code returns at once is a promise of the machine and of the callers, which the
+//! driver cannot enforce: a `reply` that waits delays heartbeats, and with them the node's
+//! leadership. A `reply` that panics does no harm to the node: the panic is caught.
 //!
 //! # Determinism
 //!
@@ -106,12 +106,12 @@ impl<M: StateMachine> Node<M> {
     ///
     /// `reply` is called exactly once: with the output once the command is committed and applied
     /// here, or with an error that says whether the command may have been executed. It is called on
-    /// one of the node's own tasks, never on the caller's stack, and must return at once; it may call
-    /// the node. A panic in it is caught. Only when the runtime under the node is gone is a refused
-    /// `reply` called by `propose` itself.
+    /// one of the node's own tasks, never on the caller's stack, and must return at once; it may
+    /// call the node. A panic in it is caught. Only when the runtime under the node is gone is a
+    /// refused `reply` called by `propose` itself.
     ///
-    /// Callers that never wait for replies are not slowed down: beyond the limits each refused `reply`
-    /// is a task until it has run.
+    /// A caller that never waits for replies is not slowed down: beyond the limits, each refused
+    /// `reply` occupies a task until it has run.
     pub fn propose(
         &self,
         command: Bytes,
@@ -134,7 +134,8 @@ impl<M: StateMachine> Node<M> {
     /// [`Node::propose`] as a future.
     ///
     /// # Errors
-    /// As the `reply` of `propose`. Dropping the future does not withdraw the proposal.
+    /// The error says whether the command may have been executed, as for `propose`. Dropping the
+    /// future does not withdraw the proposal.
     pub async fn propose_and_wait(&self, command: Bytes) -> Result<M::Output, ProposeError> {
         let (reply, receiver) = Reply::channel(self.shared.inbox.place());
         self.propose_with(command, reply);
@@ -152,8 +153,8 @@ impl<M: StateMachine> Node<M> {
     }
 
     /// Queries the state machine, and returns at once. `reply` is called as for [`Node::propose`].
-    /// `linearizable`: the answer reflects every request that completed before this call, on any node.
-    /// Otherwise it reflects the entries that are applied here.
+    /// `linearizable`: the answer reflects every request that completed before this call, on any
+    /// node. Otherwise it reflects the entries that are applied here.
     pub fn query(
         &self,
         query: M::Query,
@@ -183,21 +184,24 @@ impl<M: StateMachine> Node<M> {
         self.shared.status.borrow().clone()
     }
 
-    /// The cluster version in force, as [`Status::cluster_version`], without a copy of the whole status.
+    /// Returns the cluster version in force ([`Status::cluster_version`]), without copying the
+    /// whole status.
     pub fn cluster_version(&self) -> u32 {
         self.shared.status.borrow().cluster_version
     }
 
-    /// Follows the status; changes are coalesced. The receiver's first wait returns at once. While there
-    /// is a receiver, each batch of entries costs a notification: drop it when it is no longer needed.
+    /// Follows the status; changes are coalesced. The receiver's first wait returns at once. While
+    /// there is a receiver, each batch of entries costs a notification: drop it when it is no
+    /// longer needed.
     pub fn watch_status(&self) -> watch::Receiver<Status> {
         let mut status = self.shared.status.clone();
-        // Changes before now were not counted for it.
+        // Changes are not notified while there is no watcher, so this receiver may have missed
+        // some.
         status.mark_changed();
         status
     }
 
-    /// Follows who leads; leader-only work of a service starts and stops with it.
+    /// Follows the leadership: a service starts and stops its leader-only work with it.
     pub fn watch(&self) -> watch::Receiver<Leadership> {
         self.shared.leadership.clone()
     }
@@ -209,21 +213,22 @@ impl<M: StateMachine> Node<M> {
         self.shared.inbox.push_request(Request::Transfer { to, place });
     }
 
-    /// Takes a snapshot of what is applied here, or flushes a durable machine, and compacts the log,
-    /// whatever the log's size. Success shows in [`Status::snapshot_index`]. Which index the snapshot
-    /// has is up to the machine ([`StateMachine::snapshot`]).
+    /// Takes a snapshot of what is applied here, or flushes a durable machine, and compacts the
+    /// log, whatever the log's size. Success shows in [`Status::snapshot_index`]. Which index the
+    /// snapshot has is up to the machine ([`StateMachine::snapshot`]).
     pub fn take_snapshot(&self) {
         let place = self.shared.inbox.place();
         self.shared.inbox.push_request(Request::Snapshot { place });
     }
 
-    /// Appends the entry that lets all members use what the cluster version has brought. It is in force once
-    /// that entry is committed ([`Status::cluster_version`]); programs that do not know the version refuse
-    /// to start from then on. Returns the position of the entry.
+    /// Appends the entry that lets all members use the features of this cluster version. The
+    /// version is in force once that entry is committed ([`Status::cluster_version`]); from then
+    /// on, programs that do not know the version refuse to start. Returns the position of the
+    /// entry.
     ///
     /// # Errors
-    /// Nothing was appended: this node does not lead, another change of the configuration is not yet
-    /// committed, the version is not newer, or a member is not known to support it.
+    /// Nothing was appended: this node does not lead, another change of the configuration is not
+    /// yet committed, the version is not newer, or a member is not known to support it.
     pub async fn raise_cluster_version(&self, version: u32) -> Result<Position, Rejected> {
         let (reply, receiver) = Reply::channel(self.shared.inbox.place());
         self.shared.inbox.push_request(Request::RaiseVersion { version, reply });
@@ -233,8 +238,8 @@ impl<M: StateMachine> Node<M> {
     /// Resolves when the node has stopped: `Ok` after [`Node::shutdown`] or [`Node::abort`].
     ///
     /// # Errors
-    /// The reason why the node could not go on. Nothing was acknowledged that rests on the part that
-    /// failed.
+    /// The reason why the node could not go on. Nothing was acknowledged that rests on the part
+    /// that failed.
     pub async fn stopped(&self) -> Result<(), Arc<Fatal>> {
         let mut stopped = self.shared.stopped.clone();
         match stopped.wait_for(Option::is_some).await {
@@ -244,7 +249,7 @@ impl<M: StateMachine> Node<M> {
     }
 
     /// Hands leadership over if this node leads (waiting up to two election timeouts), answers all
-    /// requests, and stops. Returns when nothing runs any more.
+    /// requests, and stops. Returns once all tasks of the node have ended.
     pub async fn shutdown(&self) {
         self.shared.inbox.push_shutdown();
         // The reason of a failure, if there is one, is for callers of `stopped`.
@@ -253,8 +258,8 @@ impl<M: StateMachine> Node<M> {
 
     /// Stops at once, as a crash would: no leadership is handed over, the transport is not closed
     /// (drop it, or close it), and a batch that is being written may or may not reach the disk.
-    /// Requests are answered, with *unknown* where a command may have been executed. Returns when
-    /// nothing runs any more. For tests.
+    /// Requests are answered, with *unknown* where a command may have been executed. Returns once
+    /// all tasks of the node have ended. For tests.
     pub async fn abort(&self) {
         self.shared.abort.notify_one();
         let _ = self.stopped().await;

@@ -1,5 +1,6 @@
-//! Writes batches in order, one at a time, and reports each when it is on disk. What has come up while
-//! one was written is written together: the slower the disk, the larger the batches.
+//! Writes batches in order, one at a time, and reports when they are on disk. Batches that only
+//! append and that arrive while another is being written are written together: the slower the disk,
+//! the larger the batches.
 //!
 //! After an error nothing more is written: the node stops, and what rests on the failed batch is
 //! never sent (a failed sync must not be retried).

@@ -5,8 +5,8 @@ use tokio::sync::oneshot;
 use crate::error::ProposeError;
 use crate::types::Position;
 
-/// A command on its way: first its position is known, then its outcome. Dropping the handle does not
-/// withdraw the command.
+/// Handle of a command that was proposed: tells first its position in the log, then its outcome.
+/// Dropping the handle does not withdraw the command.
 #[derive(Debug)]
 pub struct Proposal<T> {
     position: PositionOf,

@@ -3,57 +3,72 @@
 use crate::consensus::{PeerStatus, Raft, RoleKind};
 use crate::types::{Index, Memory, NodeId, Term};
 
-/// The leader, as this node believes.
+/// The leader, as far as this node knows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Leadership {
+    /// This node's term.
     pub term: Term,
+    /// The leader of the term; `None` while it is not known.
     pub leader: Option<NodeId>,
+    /// True if this node leads.
     pub is_leader: bool,
 }
 
 /// A node's state, for a status page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
+    /// This node.
     pub id: NodeId,
+    /// The role of this node in its term.
     pub role: RoleKind,
+    /// This node's term.
     pub term: Term,
+    /// The leader of the term; `None` while it is not known.
     pub leader_id: Option<NodeId>,
-    /// The disk was empty when this node started, and no leader has filled it yet: its votes and
-    /// acknowledgements are not counted.
+    /// True from a start on an empty disk until a leader has readmitted this node: meanwhile its
+    /// votes and acknowledgements are not counted.
     pub is_recovering: bool,
-    /// How much of the promises of this node its disk holds.
+    /// How many of this node's promises its disk still records.
     pub memory: Memory,
     /// While a cluster is being founded: the voters that this node waits for.
     pub waits_for: Vec<NodeId>,
-    /// So many voters are on empty disks that the others are no majority: no leader can be elected.
+    /// True if so many voters are on empty disks that the others are no majority: no leader can be
+    /// elected.
     pub is_majority_lost: bool,
-    /// The first leader's configuration is committed: the cluster exists.
+    /// True once the first leader's configuration is committed: the cluster exists.
     pub founded: bool,
-    /// Committed: all members may use what this version has brought.
+    /// The committed cluster version: all members may use its features.
     pub cluster_version: u32,
+    /// Entries through this index are known to be committed.
     pub commit_index: Index,
+    /// Entries through this index are applied on this node.
     pub last_applied: Index,
+    /// The index of the last entry in this node's log.
     pub last_index: Index,
     /// Bytes of the persisted log behind its start; compared with `max_raft_state_bytes`.
     pub log_bytes: u64,
+    /// The log is covered through this index by the published snapshot, or by the durable state
+    /// machine.
     pub snapshot_index: Index,
     /// Replies of callers that panicked since the node started.
     pub reply_panics_count: u64,
-    /// Only on a leader.
+    /// The leader's knowledge of each peer; empty on other nodes.
     pub peers: Vec<PeerStatus>,
-    /// Only on a leader: the peers that lag behind the log, and how they are filled.
+    /// Snapshots for peers that lag behind the log; empty on nodes that do not lead.
     pub transfers: Vec<SnapshotTransfer>,
 }
 
-/// How a leader fills a peer that lags behind the log.
+/// How a leader brings a peer up to date that lags behind the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SnapshotTransfer {
+    /// The peer that lags.
     pub peer: NodeId,
-    /// A snapshot is being sent now.
+    /// True while a snapshot is being sent.
     pub is_sending: bool,
-    /// How far the current or last transfer is: bytes that were sent, and bytes of the snapshot. A
-    /// transfer that was resumed begins where the last one ended.
+    /// Bytes sent of the current or last transfer. A transfer that was resumed begins where the
+    /// last one ended.
     pub sent_bytes: u64,
+    /// Bytes of the snapshot that is or was sent.
     pub size_bytes: u64,
     /// Transfers that failed since the last one that succeeded.
     pub failures_in_a_row: u32,

@@ -1,12 +1,12 @@
 //! The tasks beside the loop, none of which outlives the node.
 //!
-//! When [`Tasks`] is dropped, each task ends at its next wait. What runs on a thread that may wait
-//! cannot be stopped, and is waited for: it holds a [`Token`], and the node has stopped only when the
-//! last of them is gone. So whoever opens the same files again does not hear that they are in use.
+//! When [`Tasks`] is dropped, each task ends at its next wait. Work on a blocking thread cannot be
+//! stopped, and is waited for: it holds a [`Token`], and the node has stopped only when the last
+//! token is gone. So a caller that opens the same files again does not find them in use.
 
 use tokio::sync::{mpsc, watch};
 
-/// Held by whatever still runs. Dropped after everything else that a task holds.
+/// Held by each task that still runs. Dropped after everything else that the task holds.
 #[derive(Clone)]
 pub(super) struct Token {
     _running: mpsc::Sender<()>,
@@ -16,7 +16,7 @@ pub(super) struct Token {
 pub(super) struct Ended(mpsc::Receiver<()>);
 
 impl Ended {
-    /// Until nothing runs any more.
+    /// Waits until all tasks have ended.
     pub(super) async fn wait(mut self) {
         let sent = self.0.recv().await;
         assert!(sent.is_none(), "the channel only counts its senders");
@@ -54,7 +54,7 @@ async fn run_until_stopped(work: impl Future<Output = ()>, stop: &mut watch::Rec
     tokio::select! {
         biased;
         () = work => {}
-        // Nothing is ever sent: it only ends.
+        // Nothing is ever sent: the channel only closes.
         _ = stop.changed() => {}
     }
 }

@@ -82,7 +82,7 @@ impl Drop for Place {
     }
 }
 
-/// An error that a dropped reply stands for.
+/// The error that a dropped reply sends.
 pub(super) trait Abandoned {
     fn abandoned() -> Self;
 }
@@ -107,7 +107,7 @@ enum Receiver<T, E> {
 
 pub(super) struct Reply<T, E: Abandoned> {
     receiver: Option<Receiver<T, E>>,
-    /// Told the position of a proposal once that is appended.
+    /// Receives the position of a proposal once it is appended.
     appended: Option<oneshot::Sender<Position>>,
     place: Place,
 }

@@ -1,4 +1,5 @@
-//! Contract suites for the ports, so that anyone can prove a backend, and what their tests need.
+//! Contract suites for the ports, with which any backend can be proven, and helpers for their
+//! tests.
 
 pub mod storage;
 pub mod transport;
@@ -7,10 +8,12 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-/// UDP ports in a row that are free on loopback, for nodes that are started later, and perhaps again.
+/// Returns UDP ports in a row that are free on loopback, for nodes that are started later, and
+/// perhaps several times.
 ///
-/// They lie below those that systems hand out to whoever asks for any port, and this process gets each
-/// row once; so nobody takes a port of a node that does not run yet or is down for a moment.
+/// The ports lie below those that operating systems assign to sockets that ask for any port, and
+/// this process gets each row once. So no other socket takes the port of a node that does not run
+/// yet or is down for a moment.
 ///
 /// # Panics
 /// If there is no such row.

@@ -1,6 +1,6 @@
 //! The contract of [`Storage`] as a suite: one function per claim, for any backend.
 //!
-//! A backend brings a [`Disk`], and its test calls [`all`] with a way to make empty ones:
+//! A backend brings a [`Disk`], and its test calls [`all`] with a function that makes empty ones:
 //!
 //! ```
 //! # use raft_core::testing::storage::{Disk, all};
@@ -9,12 +9,12 @@
 //! }
 //! ```
 //!
-//! A claim that does not hold panics with a text that names it. What survives a crash is compared
-//! with a [`Model`], the contract in thirty lines of state; [`random_operations`] walks both through
-//! the same operations from a seed, so that a failure can be repeated.
+//! A claim that does not hold panics with a text that names it. The state that survives a crash is
+//! compared with a [`Model`], the contract in thirty lines of state; [`random_operations`] walks
+//! both through the same operations from a seed, so that a failure can be repeated.
 //!
-//! What the suite leaves out: damage to the bytes on the disk (only a backend knows its format), a
-//! crash at each step inside an operation (only a backend knows its steps), and speed.
+//! Not covered: damage to the bytes on the disk (only a backend knows its format), a crash at each
+//! step inside an operation (only a backend knows its steps), and speed.
 
 mod claims;
 mod model;
@@ -44,15 +44,15 @@ pub use self::snapshots::{
     another_snapshot_drops_the_unfinished_one,
 };
 
-/// What outlives the processes that use it, and the means to end them.
+/// A disk that outlives the processes that use it, and the means to end them.
 #[async_trait]
 pub trait Disk: Send + Sync {
-    /// Starts a process on it. The suite drops the storage of an earlier one, and its readers and
-    /// writers, before.
+    /// Starts a process on this disk. The suite drops the storage, readers and writers of an
+    /// earlier process before.
     async fn open(&self) -> StorageResult<Arc<dyn Storage>>;
 
-    /// The process dies at this moment, without a chance to close anything; what it had not synced
-    /// may be lost. What it still has in hand afterwards reaches this disk no more.
+    /// Kills the process at this moment, without a chance to close anything. Bytes that it had not
+    /// synced may be lost. Bytes that it still tries to write afterwards do not reach this disk.
     async fn crash(&self);
 }
 
@@ -62,7 +62,7 @@ const SEEDS: [u64; 6] = [1, 2, 3, 4, 5, 6];
 /// Operations of one random walk of [`all`].
 const OPERATION_COUNT: usize = 120;
 
-/// Every claim, each on an empty disk of its own.
+/// Checks every claim, each on an empty disk of its own.
 ///
 /// # Panics
 ///
@@ -90,7 +90,7 @@ pub async fn all<D: Disk>(empty: impl Fn() -> D) {
     }
 }
 
-/// Opens and loads, which must go well.
+/// Opens and loads; both must succeed.
 async fn start(disk: &impl Disk) -> (Arc<dyn Storage>, Loaded) {
     let storage = must("open", disk.open().await);
     let loaded = must("load", storage.load().await);
@@ -134,7 +134,7 @@ fn meta(term: Term, index: Index) -> SnapshotMeta {
     SnapshotMeta::new(Position::new(term, index), configuration)
 }
 
-/// Bytes that repeat with no period that a block size has.
+/// Pseudo-random bytes, which do not repeat with the period of any block size.
 fn content_bytes(seed: u64, len: usize) -> Bytes {
     let mut random = Random::new(seed);
     (0..len).map(|_| random.below(251) as u8).collect()

@@ -1,17 +1,19 @@
 //! The port to the network.
 //!
 //! A transport takes messages and may lose, repeat, delay and reorder them; the core is made for
-//! that. What it must not do is wait, grow without bound, or lie about who is speaking. The
-//! contract, checked by [`crate::testing::transport`]:
+//! that. It must not wait, grow without bound, or name a wrong sender. The contract, checked by
+//! [`crate::testing::transport`]:
 //!
 //! * [`Transport::send`] returns at once. Each peer and class has a mailbox bounded in bytes; what
 //!   does not fit is dropped and counted.
 //! * Messages of one class arrive in order or not at all while a connection lasts; one class never
 //!   waits behind another, nor either behind a bulk stream.
-//! * A peer that comes back with another disk is another one: what it sent from the old one does not
-//!   arrive after what it sends from the new one, and what was meant for the old one does not reach it.
-//! * [`Inbound`] learns the peer's authenticated identity. A message reaches it only if it keeps the
-//!   rules of [`codec::check`](crate::codec::check); the decoder of [`crate::codec`] sees to that.
+//! * A peer that comes back with another disk is a new incarnation: no message that it sent from
+//!   the old disk arrives after those that it sends from the new one, and no message for the old
+//!   one reaches the new one.
+//! * [`Inbound`] learns the peer's authenticated identity. A message reaches it only if it keeps
+//!   the rules of [`codec::check`](crate::codec::check), which the decoder of [`crate::codec`]
+//!   enforces.
 
 pub mod channel;
 
@@ -36,8 +38,8 @@ pub trait Transport: Send + Sync + 'static {
 
     /// The largest entry that reaches a peer, in bytes as
     /// [`Entry::size_bytes`](crate::types::Entry::size_bytes) counts them. A node does not start if
-    /// its limit for commands allows more: a larger entry would be appended, never be replicated, and
-    /// hold up all later ones.
+    /// its limit for commands allows more: a larger entry would be appended, never be replicated,
+    /// and hold up all later ones.
     fn entry_bytes_max(&self) -> u64;
 
     /// Opens a stream for a snapshot. It yields to the other classes.
@@ -46,21 +48,24 @@ pub trait Transport: Send + Sync + 'static {
     /// If the peer cannot be reached now.
     async fn open_bulk(&self, to: NodeId) -> Result<Box<dyn BulkStream>, TransportError>;
 
-    /// Whether a connection to the peer stands, or why not. For status pages.
+    /// Returns `Ok` if the peer is connected, or else the reason why it is not. For status pages.
     fn reachability(&self, peer: NodeId) -> Result<(), TransportError>;
 
-    /// Closes all connections and stops delivering; ends when nothing runs any more.
+    /// Closes all connections and stops delivering. Returns once all tasks of the transport have
+    /// ended.
     async fn close(&self);
 }
 
 /// Receives from peers. Implementations return at once and drop what they have no room for.
 pub trait Inbound: Send + Sync {
+    /// A message arrived from a peer, whose identity is authenticated.
     fn on_message(&self, from: NodeId, message: Message);
 
     /// A peer opened a bulk stream to this node.
     fn on_bulk(&self, from: NodeId, stream: Box<dyn BulkStream>);
 
-    /// The connection to the peer was lost: what was sent and not answered is probably gone.
+    /// The connection to the peer was lost: messages that it has not acknowledged are probably
+    /// lost.
     fn on_unreachable(&self, peer: NodeId);
 }
 
@@ -71,11 +76,11 @@ pub trait BulkStream: Send {
     /// [`BULK_FRAME_BYTES_MAX`] bytes.
     async fn send(&mut self, frame: Bytes) -> Result<(), TransportError>;
 
-    /// The next frame; `None` when the other side has finished sending in good order.
+    /// Returns the next frame; `None` when the other side has finished sending in good order.
     async fn receive(&mut self) -> Result<Option<Bytes>, TransportError>;
 
-    /// Says that no more frames follow from this side, and waits until those sent have left or the
-    /// stream broke.
+    /// Ends the sending direction, and waits until the frames sent before have left or the stream
+    /// broke.
     async fn finish(&mut self) -> Result<(), TransportError>;
 }
 
@@ -85,6 +90,7 @@ pub trait BulkStream: Send {
 pub struct TransportError(pub String);
 
 impl TransportError {
+    /// An error with this text.
     pub fn new(message: impl Into<String>) -> Self {
         Self(message.into())
     }

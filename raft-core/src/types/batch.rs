@@ -1,4 +1,4 @@
-//! What storage writes as one, and what it gives back at boot.
+//! The unit that storage writes, and what it returns at boot.
 
 use super::{Entry, HardState, Index, SnapshotMeta};
 
@@ -7,23 +7,24 @@ use super::{Entry, HardState, Index, SnapshotMeta};
 pub struct Batch {
     /// Make a finished snapshot the published one.
     pub publish: Option<PublishSnapshot>,
-    /// Withdraw the published snapshot: no reader can open it from now on, and its bytes are removed
-    /// once no open reader needs them. Not together with `publish`.
+    /// Withdraw the published snapshot: no reader can open it from now on, and its bytes are
+    /// removed once no open reader needs them. Not together with `publish`.
     pub withdraw_snapshot: bool,
     /// Forget the entries from this index on (a conflicting tail).
     pub truncate_from: Option<Index>,
     /// Contiguous; the first directly follows what the log holds after the steps above.
     pub entries: Vec<Entry>,
+    /// The hard state to remember, if this batch writes one.
     pub hard_state: Option<HardState>,
 }
 
 impl Batch {
-    /// It can be written together with the batch before it.
+    /// Returns true if the batch can be written together with the batch before it.
     pub(crate) fn only_appends(&self) -> bool {
         self.publish.is_none() && !self.withdraw_snapshot && self.truncate_from.is_none()
     }
 
-    /// Takes over the next batch, which only appends: one write then does what two would have done.
+    /// Takes over the next batch, which only appends: one write then does the work of two.
     pub(crate) fn absorb(&mut self, next: Batch) {
         assert!(next.only_appends());
         let last = self.entries.last().map(|entry| entry.index);
@@ -34,25 +35,26 @@ impl Batch {
     }
 }
 
-/// Publishing is part of a [`Batch`] and not of the snapshot's writer, because a snapshot that
-/// replaces the log must do so in order with the log's own writes.
+/// A finished snapshot to publish. Publishing is part of a [`Batch`] and not of the snapshot's
+/// writer, because a snapshot that replaces the log must do so in order with the log's own writes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PublishSnapshot {
-    /// Of a snapshot whose writer has finished.
+    /// The meta of a snapshot whose writer has finished.
     pub meta: SnapshotMeta,
-    /// The log does not contain `meta.position`: forget all of it and start behind the snapshot.
+    /// The log does not contain `meta.position`: forget all of it and start after the snapshot.
     pub replaces_log: bool,
 }
 
-/// All that survived.
+/// Everything that survived on disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Loaded {
+    /// The last hard state written; the default on an empty disk.
     pub hard_state: HardState,
-    /// What the log starts behind: position and configuration of the last compaction, or of a
-    /// snapshot that replaced the log. Default for a log that starts at index 1.
+    /// Position and configuration before the log's first entry: those of the last compaction, or of
+    /// a snapshot that replaced the log. Default for a log that starts at index 1.
     pub log_start: SnapshotMeta,
-    /// The published snapshot. Its index is at least `log_start`'s unless the state machine itself
-    /// vouches for the state (then there may be none).
+    /// The published snapshot. Its index is at least that of `log_start`, unless the state machine
+    /// itself holds a durable state (then there may be no snapshot).
     pub snapshot: Option<SnapshotMeta>,
     /// Contiguous, the first at `log_start.index() + 1`.
     pub entries: Vec<Entry>,

@@ -1,4 +1,4 @@
-//! Who votes and who learns.
+//! The members of the cluster: voters, learners, and the records kept about them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::NodeId;
 
-/// One member, beyond its id. The core reads `incarnation` and `wants_vote` only.
+/// One member, beyond its id. So far the core only stores and replicates it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Member {
@@ -21,8 +21,9 @@ pub struct Member {
     pub context: Bytes,
 }
 
-/// The members of the cluster, and what all members have agreed on about the cluster. While `outgoing` is not empty the configuration is joint (4.3):
-/// every decision needs a majority of `voters` *and* of `outgoing`.
+/// The members of the cluster, and what all members have agreed on about the cluster. While
+/// `outgoing` is not empty the configuration is joint (4.3): every decision needs a majority of
+/// `voters` *and* of `outgoing`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Configuration {
@@ -32,24 +33,24 @@ pub struct Configuration {
     /// The voters of the configuration that is being left; empty unless joint.
     #[serde(deserialize_with = "in_order")]
     pub outgoing: BTreeSet<NodeId>,
-    /// Replicated to, not counted.
+    /// The learners: replicated to, not counted.
     #[serde(deserialize_with = "in_order")]
     pub learners: BTreeSet<NodeId>,
-    /// Records of members; a member without one has the default record. Never of a node that is not
-    /// in one of the three sets.
+    /// Records of members, by id. A member without one has the default record; a node in none of
+    /// the three sets has none.
     pub members: BTreeMap<NodeId, Member>,
-    /// Ids below it were given out and are never given out again; 0 while the ids come from the
-    /// operators' files.
+    /// Ids below this one were given out and are never given out again; 0 while the ids come from
+    /// the operators' files.
     pub next_id: NodeId,
     /// The first leader has taken office: the cluster exists.
     pub founded: bool,
     /// Counts restores and recoveries of the cluster.
     pub generation: u32,
-    /// Members use only formats that this version, or an earlier one, has brought; 0 before founding.
+    /// The newest version whose formats the members may use; 0 before founding.
     pub cluster_version: u32,
 }
 
-/// A set has one form: each member once, in ascending order. No node has the id 0.
+/// Decodes a set of node ids from its one valid form: each id once, from 1 on, in ascending order.
 fn in_order<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeSet<NodeId>, D::Error> {
     struct InOrder;
 
@@ -61,7 +62,7 @@ fn in_order<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeSet<NodeI
         }
 
         fn visit_seq<A: SeqAccess<'de>>(self, mut members: A) -> Result<Self::Value, A::Error> {
-            // Grows with what is there, whatever length was claimed.
+            // The set grows with the ids that are there, whatever length the input claims.
             let mut set = BTreeSet::new();
             while let Some(member) = members.next_element::<NodeId>()? {
                 if member <= set.last().copied().unwrap_or(0) {
@@ -82,24 +83,27 @@ impl Configuration {
         Self { voters: voters.into_iter().collect(), ..Self::default() }
     }
 
-    /// Nobody votes: a node that has not been told its cluster.
+    /// Returns true if there are no voters: the node has not been told its cluster.
     pub fn is_empty(&self) -> bool {
         self.voters.is_empty()
     }
 
+    /// Returns true while two sets of voters must agree (4.3).
     pub fn is_joint(&self) -> bool {
         !self.outgoing.is_empty()
     }
 
+    /// Returns true for an incoming or an outgoing voter.
     pub fn is_voter(&self, node: NodeId) -> bool {
         self.voters.contains(&node) || self.outgoing.contains(&node)
     }
 
+    /// Returns true for a voter or a learner.
     pub fn is_member(&self, node: NodeId) -> bool {
         self.is_voter(node) || self.learners.contains(&node)
     }
 
-    /// Every member once, in ascending order.
+    /// Returns every member once, in ascending order.
     pub fn members(&self) -> BTreeSet<NodeId> {
         let mut members = self.voters.clone();
         members.extend(&self.outgoing);
@@ -107,17 +111,18 @@ impl Configuration {
         members
     }
 
+    /// Number of voters, outgoing voters and learners; a node in two sets counts twice.
     pub fn member_count(&self) -> usize {
         self.voters.len() + self.outgoing.len() + self.learners.len()
     }
 
-    /// Voters, outgoing voters and learners are the same as in `other`.
+    /// Returns true if voters, outgoing voters and learners are the same as in `other`.
     pub fn has_members_of(&self, other: &Self) -> bool {
         (&self.voters, &self.outgoing, &self.learners)
             == (&other.voters, &other.outgoing, &other.learners)
     }
 
-    /// The charge of a configuration in every byte budget: an id each, and what is recorded of members.
+    /// Bytes that a configuration is charged in every budget: each member's id, and its record.
     pub fn size_bytes(&self) -> u64 {
         let contexts = self.members.values().map(|member| 32 + member.context.len() as u64);
         8 * self.member_count() as u64 + contexts.sum::<u64>()

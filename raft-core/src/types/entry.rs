@@ -5,34 +5,39 @@ use serde::{Deserialize, Serialize};
 
 use super::{Configuration, Index, Position, Term};
 
-/// What an entry is charged beyond its payload wherever bytes are counted: its place in the log in memory, what
-/// shares its payload, and what a store keeps beside it. A fixed number, so that every node counts alike.
+/// Bytes that an entry is charged beyond its payload wherever bytes are counted: its place in the
+/// log in memory, the bookkeeping that shares its payload, and what a store keeps beside it. A
+/// fixed number, so that every node counts alike.
 pub const ENTRY_OVERHEAD_BYTES: u64 = 96;
 
-/// What an entry carries.
+/// The content of an entry.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Payload {
-    /// A new leader's first entry (3.6.2, 6.4): it lets the leader commit, and so learn, what is
-    /// committed. The state machine sees only its position.
+    /// A new leader's first entry (3.6.2, 6.4). Committing it commits all entries before it, and so
+    /// the leader learns the commit index. The state machine observes only its position.
     Noop,
     /// Opaque to Raft; for the state machine.
     Command(Bytes),
-    /// In force at every node from the moment it is appended (4.1). In a box: it is rare and large, and
-    /// entries are moved all the time.
+    /// A configuration, in force at every node from the moment it is appended (4.1). Boxed, because
+    /// it is rare and large, and entries are moved all the time.
     Configuration(Box<Configuration>),
 }
 
 /// Index, term and payload. The payload is shared, so a clone is cheap.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Entry {
+    /// Its place in the log.
     pub index: Index,
+    /// Term of the leader that appended it.
     pub term: Term,
+    /// Its content.
     pub payload: Payload,
 }
 
 const _: () = assert!(size_of::<Entry>() <= 56, "entries are moved all the time");
 
 impl Entry {
+    /// Term and index.
     pub fn position(&self) -> Position {
         Position::new(self.term, self.index)
     }

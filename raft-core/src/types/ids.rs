@@ -10,14 +10,14 @@ pub type NodeId = u64;
 /// Leadership clock; 0 before the first election.
 pub type Term = u64;
 
-/// No node gets here by counting. A term beyond it, taken over, would leave no room to count on, so
-/// every decoder refuses it.
+/// Largest valid term. No node gets here by counting. A node that adopted a term beyond it would
+/// have no room to count on, so every decoder rejects such a term.
 pub const TERM_MAX: Term = (1 << 63) - 1;
 
 /// A place in the log; the first entry is at 1, so 0 is "before everything".
 pub type Index = u64;
 
-/// As [`TERM_MAX`], for the place of something that is stored, or sent to be stored.
+/// Largest valid index of an entry that is stored, or sent to be stored; see [`TERM_MAX`].
 pub const INDEX_MAX: Index = (1 << 63) - 1;
 
 /// Term and index of one entry. Two entries of equal position are the same entry, and so are all
@@ -28,7 +28,9 @@ pub const INDEX_MAX: Index = (1 << 63) - 1;
 )]
 #[serde(deny_unknown_fields)]
 pub struct Position {
+    /// Term of the leader that appended the entry.
     pub term: Term,
+    /// Its place in the log.
     pub index: Index,
 }
 
@@ -36,11 +38,12 @@ impl Position {
     /// Before the first entry.
     pub const ZERO: Position = Position { term: 0, index: 0 };
 
+    /// The position of the entry of this term and index.
     pub const fn new(term: Term, index: Index) -> Self {
         Self { term, index }
     }
 
-    /// Whether a log can go on from here.
+    /// Returns true if a log can continue from here.
     pub const fn is_in_range(self) -> bool {
         self.term <= TERM_MAX && self.index <= INDEX_MAX
     }

@@ -1,4 +1,4 @@
-//! What nodes say to each other.
+//! Messages between nodes.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,15 +9,16 @@ use super::{Entry, Index, Position, Term};
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Message {
     /// The sender's current term. (In a `PreVote` too: the term it would campaign in is one more,
-    /// and nobody adopts a term from it.)
+    /// and no receiver adopts a term from a `PreVote`.)
     pub term: Term,
-    /// The sender may have lost what it once promised (`consensus::recovery`); a number drawn anew
-    /// whenever it starts in that state.
+    /// Set if the sender may have lost promises it once gave (`consensus::recovery`): a number
+    /// drawn anew at each start in that state.
     pub recovering: Option<u64>,
+    /// The request or response.
     pub body: Body,
 }
 
-/// The fate of a request for a read index.
+/// The outcome of a request for a read index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ReadOutcome {
     /// A quorum confirmed the leader: apply through this index, then read.
@@ -29,7 +30,7 @@ pub enum ReadOutcome {
 }
 
 impl ReadOutcome {
-    /// The index, if the read was confirmed.
+    /// Returns the index, if the read was confirmed.
     pub fn index(self) -> Option<Index> {
         match self {
             ReadOutcome::Confirmed(index) => Some(index),
@@ -38,22 +39,26 @@ impl ReadOutcome {
     }
 }
 
+/// The content of a message.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Body {
-    /// "Would you vote for me?" (9.6), with the position of the sender's last entry.
+    /// RequestVote without consequences (9.6): asks if the receiver would grant a vote, with the
+    /// position of the sender's last entry.
     PreVote {
         last: Position,
     },
-    /// The message's term is the request's if granted, else the answering node's own.
+    /// Responds to a `PreVote`. The message's term is the request's if granted, else the
+    /// responder's own.
     PreVoteAnswer {
         granted: bool,
     },
-    /// RequestVote (3.4). `transfer`: the leader itself asked for this election (3.10), so voters need
-    /// not stick to it.
+    /// RequestVote (3.4). `transfer`: the leader itself asked for this election (3.10), so voters
+    /// need not stick to it.
     Vote {
         last: Position,
         transfer: bool,
     },
+    /// Responds to a `Vote`; a grant is on the voter's disk.
     VoteAnswer {
         granted: bool,
     },
@@ -73,19 +78,21 @@ pub enum Body {
         previous_index: Index,
         hint: Position,
     },
-    /// "I lead." `round` numbers the leader's rounds, so that an answer confirms just the round
-    /// that it answers (6.4). `commit_index` never exceeds what the receiver has acknowledged.
+    /// Asserts leadership. `round` numbers the leader's rounds, so that a response confirms only
+    /// the round to which it responds (6.4). `commit_index` never exceeds what the receiver has
+    /// acknowledged.
     Heartbeat {
         round: u64,
         commit_index: Index,
     },
-    /// `version_max`: the newest cluster version that the answering program supports.
+    /// Responds to a `Heartbeat`. `version_max`: the newest cluster version that the responder's
+    /// program supports.
     HeartbeatAnswer {
         round: u64,
         version_max: u32,
     },
     /// A follower asks for a read index on behalf of reads that wait there. `id` is unique to the
-    /// attempt.
+    /// attempt; the `ReadIndexAnswer` repeats it.
     ReadIndex {
         id: u64,
     },
@@ -93,22 +100,23 @@ pub enum Body {
         id: u64,
         outcome: ReadOutcome,
     },
-    /// Campaign at once (leadership transfer, 3.10), if the receiver's log ends at `last`, as the
-    /// leader believes. A receiver that has lost its disk since does not.
+    /// Campaign at once (leadership transfer, 3.10), if the receiver's log ends at or after `last`,
+    /// as the leader believes. A receiver that has lost its disk since does not.
     TimeoutNow {
         last: Position,
     },
-    /// The leader has seen to it that nothing which the receiver promised before it started under this
-    /// number can matter any more: its word counts again (`consensus::recovery`).
+    /// Readmits a recovering receiver: its votes and acknowledgements are counted again. The leader
+    /// has made sure that no promise which the receiver gave before it started under this number
+    /// can matter (`consensus::recovery`).
     Recovered {
         number: u64,
     },
-    /// A new member of a cluster that is being founded makes itself known (`consensus::founding`).
+    /// A new member of a cluster that is being founded announces itself (`consensus::founding`).
     /// Only in term 0.
     Founding {
         /// Drawn anew whenever the sender starts.
         number: u64,
-        /// The number of the receiver, if the sender has received it.
+        /// The number of the receiver, if the sender has received one.
         heard: Option<u64>,
         /// The sender's memory is [`Memory::Met`](super::Memory::Met), and that is on its disk.
         met: bool,
@@ -117,7 +125,8 @@ pub enum Body {
     },
 }
 
-/// Messages of one class stay in order and share a stream; one class never waits behind another.
+/// A class of messages. Messages of one class stay in order and share a stream; one class never
+/// waits behind another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Class {
     /// Small and urgent: elections, heartbeats, reads.
@@ -127,14 +136,17 @@ pub enum Class {
 }
 
 impl Class {
+    /// Every class.
     pub const ALL: [Class; 2] = [Class::Control, Class::Log];
 }
 
 impl Message {
+    /// A message of a sender that does not recover.
     pub fn new(term: Term, body: Body) -> Self {
         Self { term, recovering: None, body }
     }
 
+    /// The class in which the message travels.
     pub fn class(&self) -> Class {
         match &self.body {
             Body::Append { .. } | Body::AppendAccepted { .. } | Body::AppendRejected { .. } => {
@@ -154,7 +166,7 @@ impl Message {
         }
     }
 
-    /// Whether it answers another message, as the reply of a remote procedure call does.
+    /// Returns true if it is the response to another message.
     pub fn is_answer(&self) -> bool {
         match &self.body {
             Body::PreVoteAnswer { .. }
@@ -174,7 +186,8 @@ impl Message {
         }
     }
 
-    /// What the message is charged in a bounded mailbox: its entries, and a little for the rest.
+    /// Bytes that the message is charged in a bounded mailbox: its entries, and a little for the
+    /// rest.
     pub fn size_bytes(&self) -> u64 {
         const HEADER_BYTES: u64 = 64;
         match &self.body {

@@ -1,4 +1,4 @@
-//! Plain data: what the core, the ports and the adapters speak about. Nothing here does anything.
+//! Plain data, shared by the core, the ports and the backends. Nothing here acts.
 
 mod batch;
 mod configuration;

@@ -4,25 +4,28 @@ use std::fmt;
 use std::ops::{Add, Sub};
 use std::time::Duration;
 
-/// Microseconds on a monotonic clock with an arbitrary start. The core never reads a clock: whoever
-/// drives it says what time it is, so a run can be replayed.
+/// Microseconds on a monotonic clock with an arbitrary start. The core never reads a clock: the
+/// caller passes the time in, so that a run can be replayed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(u64);
 
 impl Time {
+    /// The start of the clock.
     pub const ZERO: Time = Time(0);
     /// Later than every time that occurs.
     pub const NEVER: Time = Time(u64::MAX);
 
+    /// A time that many microseconds after [`Time::ZERO`].
     pub const fn from_micros(micros: u64) -> Self {
         Time(micros)
     }
 
+    /// Microseconds since [`Time::ZERO`].
     pub const fn as_micros(self) -> u64 {
         self.0
     }
 
-    /// Time passed since `earlier`; zero if that lies ahead.
+    /// Returns the time passed since `earlier`; zero if `earlier` is later.
     pub fn since(self, earlier: Time) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
     }

@@ -1,4 +1,4 @@
-//! What a node wants done, done; each piece is shown to the oracle first.
+//! Processes each `Ready` of a node. The oracle checks every part of it.
 
 use raft_core::consensus::{Persist, Ready, RoleKind, invariants};
 use raft_core::types::{Entry, NodeId, Position, SnapshotMeta};
@@ -87,8 +87,8 @@ impl Cluster {
         }
     }
 
-    /// Shows the oracle what this node newly regards as committed. While the disk is slow, the last
-    /// batch may be older than the log in memory; then the rest is shown later.
+    /// Shows the oracle the entries that this node has newly learned to be committed. While the
+    /// disk is slow, the last batch may be older than the log in memory; the rest is shown later.
     fn see_commits(&mut self, id: NodeId) {
         let node = &self.nodes[&id];
         let Some(raft) = &node.raft else { return };

@@ -1,4 +1,4 @@
-//! The cluster: nodes, what is between them, and the hands that move everything.
+//! The cluster: nodes, the network between them, and the methods by which a test moves everything.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -16,16 +16,16 @@ use super::oracle::Oracle;
 pub struct Node {
     pub raft: Option<Raft>,
     pub disk: Disk,
-    /// Handed to the disk and not written yet.
+    /// Batches handed to the disk and not written yet.
     pub writing: VecDeque<Persist>,
     pub machine: Machine,
-    /// Fates of reads, in order.
+    /// Outcomes of reads, in order.
     pub reads: Vec<ReadState>,
     pub alarms: Vec<String>,
-    /// What the disk will hold once everything that was handed to it is written: the log in memory,
-    /// unless the disk is so slow that the core holds a batch back.
+    /// The disk as it will be once every batch handed to it is written. Equals the core's log in
+    /// memory, unless the disk is so slow that the core holds a batch back.
     pub log: Disk,
-    /// The oracle has seen commits through here.
+    /// The oracle has checked this node's commits through this index.
     pub(super) commit_seen: Index,
     pub(super) incarnation: u64,
 }
@@ -35,13 +35,13 @@ pub struct Cluster {
     pub flying: VecDeque<Envelope>,
     pub now: Time,
     pub oracle: Oracle,
-    /// What happened since somebody looked, one line each.
+    /// Events since the last `take_events`, one line each.
     pub events: Vec<String>,
-    /// Nodes whose batches wait until `write` is called; the others write at once.
+    /// Nodes whose batches wait until the test calls `write`; the other nodes write at once.
     pub slow_disks: BTreeSet<NodeId>,
-    /// Nodes whose state machines take what they are given, and never answer.
+    /// Nodes whose state machines accept entries and never report them as applied.
     pub hung_machines: BTreeSet<NodeId>,
-    /// Links that lose everything, from and to.
+    /// Links, as (from, to), that lose everything.
     pub(super) cut: BTreeSet<(NodeId, NodeId)>,
     pub configure: Box<dyn Fn(&mut Config)>,
     pub voters: Configuration,
@@ -49,7 +49,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Nodes 1 to `count`, all voters, that have promised nothing yet.
+    /// Nodes 1 to `count`, all of them voters that have made no promise yet.
     pub fn new(count: u64) -> Self {
         Self::with_config(count, |_| {})
     }
@@ -58,7 +58,7 @@ impl Cluster {
         Self::with_disks((1..=count).map(|id| (id, Disk::of_terms(&[], 0))).collect(), configure)
     }
 
-    /// Nodes that have lived before.
+    /// Nodes that start from existing disks.
     pub fn with_disks(
         disks: BTreeMap<NodeId, Disk>,
         configure: impl Fn(&mut Config) + 'static,
@@ -66,7 +66,9 @@ impl Cluster {
         Self::with_lost_disks(0, disks, configure)
     }
 
-    /// So many of them on disks that are new; what the lost ones held was acknowledged, and may be committed.
+    /// Starts a cluster in which `lost_disks` of the nodes have new, empty disks. Entries on the
+    /// lost disks had been acknowledged and may be committed, so the oracle counts every lost disk
+    /// as a holder of each entry.
     pub fn with_lost_disks(
         lost_disks: usize,
         disks: BTreeMap<NodeId, Disk>,
@@ -153,7 +155,7 @@ impl Cluster {
         self.events.push(line());
     }
 
-    /// Tells one node one thing, and carries out what it wants.
+    /// Gives one input to one node, then processes the resulting `Ready`s.
     pub fn with<R>(&mut self, id: NodeId, tell: impl FnOnce(&mut Raft, Time) -> R) -> R {
         let now = self.now;
         let raft = self.node_mut(id).raft.as_mut().expect("the node is up");
@@ -169,13 +171,14 @@ impl Cluster {
         self.with(to, |raft, now| raft.step(now, from, message));
     }
 
-    /// Its deadline passes now: the clock moves there, for everybody, but nobody else looks at it.
+    /// The node's election deadline passes: the clock of all nodes moves there, but only this node
+    /// looks at it.
     pub fn fire(&mut self, id: NodeId) {
         self.now = self.now.max(self.raft(id).election_deadline());
         self.with(id, Raft::on_timeout);
     }
 
-    /// The same, but only its own clock has run ahead; for everybody else no time has passed.
+    /// Like `fire`, but only this node's clock has run ahead; for all others no time has passed.
     pub fn rush(&mut self, id: NodeId) {
         let deadline = self.raft(id).election_deadline();
         self.with(id, |raft, _| raft.on_timeout(deadline));
@@ -204,7 +207,7 @@ impl Cluster {
         asked.map(|()| read)
     }
 
-    /// Writes the oldest batch that waits for this disk; returns whether there was one.
+    /// Writes the oldest batch that waits for this disk. Returns false if there was none.
     pub fn write(&mut self, id: NodeId) -> bool {
         let node = self.node_mut(id);
         let Some(Persist { id: batch_id, batch }) = node.writing.pop_front() else { return false };
@@ -214,7 +217,7 @@ impl Cluster {
         true
     }
 
-    /// Stops the node. Of what was at the disk, the first `written` batches survive.
+    /// Stops the node. The first `written` of the batches that are being written survive.
     pub fn crash(&mut self, id: NodeId, written: usize) {
         let node = self.node_mut(id);
         for Persist { batch, .. } in node.writing.drain(..).take(written) {
@@ -226,7 +229,7 @@ impl Cluster {
         self.tell(|| format!("{id} is down"));
     }
 
-    /// Of a node that is down.
+    /// Replaces the disk of a node that is down by an empty one.
     pub fn lose_disk(&mut self, id: NodeId) {
         assert!(!self.is_up(id), "node {id} is up");
         self.node_mut(id).disk = Disk::default();
@@ -247,7 +250,7 @@ impl Cluster {
         (self.configure)(&mut config);
         let last_applied = node.machine.last_applied();
         if !node.disk.loaded.log_start.configuration.is_empty() {
-            // A snapshot may have brought other members than the file names.
+            // The members in a snapshot may differ from those in the configuration file.
             bootstrap = Configuration::default();
         }
         let boot = Boot { loaded: node.disk.loaded.clone(), last_applied, bootstrap };
@@ -257,8 +260,8 @@ impl Cluster {
         self.carry_out(id);
     }
 
-    /// Takes a snapshot of the machine as it is, and publishes it, unless the log has been replaced
-    /// by a later one meanwhile.
+    /// Takes a snapshot of the machine's present state and publishes it, unless a later snapshot
+    /// has replaced the log meanwhile.
     pub fn snapshot(&mut self, id: NodeId) {
         let node = self.node_mut(id);
         let state = node.machine.clone();
@@ -271,7 +274,7 @@ impl Cluster {
         self.carry_out(id);
     }
 
-    /// Forgets the log through `index`, which a published snapshot covers.
+    /// Drops the log through `index`, which a published snapshot covers.
     pub fn compact(&mut self, id: NodeId, index: Index) {
         let node = self.node_mut(id);
         if let Some(through) = node.raft.as_mut().expect("the node is up").compact(index) {

@@ -1,4 +1,4 @@
-//! What survives a crash, and the machine, which does not.
+//! The disk, which survives a crash, and the state machine, which does not.
 
 use raft_core::types::{
     Batch, Entry, HardState, Index, Loaded, Payload, Position, SnapshotMeta, Term,
@@ -27,7 +27,7 @@ pub struct Disk {
     pub loaded: Loaded,
     /// The state of the published snapshot.
     pub state: Machine,
-    /// Written in full, and waiting for the batch that publishes it.
+    /// Snapshots written in full that wait for the batch that publishes them.
     finished: Vec<(SnapshotMeta, Machine)>,
 }
 

@@ -1,15 +1,15 @@
-//! A cluster of pure cores under full control, for scripts and paper tests. Its chance and its
-//! way to write things down serve the simulator, too.
+//! A cluster of pure cores under full control, for scripts and paper tests. The simulator also uses
+//! its rng and its rendering of messages.
 //!
-//! Nodes are values, the network is a list, the disk is a value that survives a crash, time passes
-//! when the test says so. Nothing happens by itself: a message is delivered, lost or repeated, a
-//! batch is written, a deadline passes, because somebody called the method for it. After every such
-//! step the core's own invariants are checked on the node that changed, and those that span nodes by
-//! the [`oracle`].
+//! Nodes are values, the network is a list, the disk is a value that survives a crash, and time
+//! passes when the test says so. Nothing happens by itself: a message is delivered, lost or
+//! repeated, a batch is written, a deadline passes, only because the test called the method for it.
+//! After every such step the core's own invariants are checked on the node that changed, and the
+//! [`oracle`] checks the invariants that span nodes.
 //!
-//! Left out: real bytes. A snapshot is the machine's history, cloned.
+//! Left out: real bytes. A snapshot is a clone of the machine's history.
 
-// Each test binary uses a part of it.
+// Each test binary uses a part of this module.
 #![allow(dead_code, unreachable_pub, unused_imports)]
 
 mod carry_out;

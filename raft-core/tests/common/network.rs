@@ -1,4 +1,4 @@
-//! What can happen between nodes, and how time passes.
+//! The events between nodes (delivery, loss, partitions), and the passing of time.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -11,11 +11,11 @@ use super::cluster::Cluster;
 use super::disk::Machine;
 use super::render;
 
-/// What travels.
+/// A unit of transmission.
 #[derive(Clone, Debug)]
 pub enum Parcel {
     Message(Message),
-    /// A whole snapshot; its sender, if it still lives, hears at once what became of it.
+    /// A whole snapshot. Its sender, if still running, learns the outcome at once.
     Snapshot {
         term: Term,
         meta: SnapshotMeta,
@@ -36,7 +36,7 @@ impl Cluster {
         self.cut.insert((from, to));
     }
 
-    /// Nodes of different groups no longer hear each other; the groups name every node.
+    /// Cuts all links between nodes of different groups; the groups name every node.
     pub fn partition(&mut self, groups: &[&[NodeId]]) {
         self.cut.clear();
         for one in groups {
@@ -57,7 +57,8 @@ impl Cluster {
         self.cut.clear();
     }
 
-    /// Takes a parcel out of the network and hands it over, unless the link is cut or nobody is there.
+    /// Takes a parcel out of the network and hands it to its receiver. It is lost if the link is
+    /// cut or the receiver is down.
     pub fn deliver(&mut self, position: usize) {
         let envelope = self.flying.remove(position).expect("a parcel at this position");
         let Envelope { from, to, .. } = &envelope;
@@ -131,7 +132,7 @@ impl Cluster {
         }
     }
 
-    /// Takes what a node has sent out of the network, to be looked at instead of delivered.
+    /// Takes the messages that a node has sent out of the network, to be inspected, not delivered.
     pub fn sent_by(&mut self, id: NodeId) -> Vec<(NodeId, Message)> {
         let (sent, others) = self.flying.drain(..).partition(|envelope| envelope.from == id);
         self.flying = others;
@@ -143,7 +144,7 @@ impl Cluster {
         sent.into_iter().filter_map(message).collect()
     }
 
-    /// Delivers until nothing flies any more.
+    /// Delivers until no parcel is in flight.
     pub fn settle(&mut self) {
         for _ in 0..100_000 {
             if self.flying.is_empty() {
@@ -154,7 +155,7 @@ impl Cluster {
         panic!("the cluster does not come to rest");
     }
 
-    /// Lets time pass; deadlines pass in order. With `deliver`, what is sent arrives at once.
+    /// Lets time pass. Deadlines fire in order. With `deliver`, every parcel arrives at once.
     pub fn advance(&mut self, duration: Duration, deliver: bool) {
         let end = self.now + duration;
         loop {
@@ -195,7 +196,7 @@ impl Cluster {
         assert_eq!(self.role(id), RoleKind::Leader, "node {id} did not take over");
     }
 
-    /// Delivers until only questions for votes fly.
+    /// Delivers until only pre-vote requests are in flight.
     pub fn settle_but_pre_votes(&mut self) {
         let is_other = |one: &Envelope| match &one.parcel {
             Parcel::Message(message) => {

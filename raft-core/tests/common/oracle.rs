@@ -1,13 +1,13 @@
-//! Sees all nodes at once, and holds them to the five properties of figure 3.2 and to 3.8.
+//! Observes all nodes at once and checks the five properties of figure 3.2, and 3.8.
 //!
 //! | property | how it is checked |
 //! |---|---|
 //! | election safety | one leader per term, ever; one vote per voter and term, across crashes |
 //! | leader append-only | implied by log matching and the leader's own invariants |
-//! | log matching | a position has one entry and one predecessor, whoever holds it |
+//! | log matching | a position has the same entry and the same predecessor on every node |
 //! | leader completeness | a new leader's log holds everything known committed |
-//! | state machine safety | whoever commits or applies an index has the same entry there |
-//! | durability (3.8) | votes, acknowledgements and commits rest on disks, at the moment they are given |
+//! | state machine safety | every node that commits or applies an index has the same entry there |
+//! | durability (3.8) | votes, acknowledgements and commits are on disk when they are given |
 
 use std::collections::BTreeMap;
 
@@ -19,13 +19,13 @@ use super::disk::Disk;
 pub struct Oracle {
     leaders: BTreeMap<Term, NodeId>,
     votes: BTreeMap<(Term, NodeId), NodeId>,
-    /// Every entry that ever was in some log, and what it followed.
+    /// Every entry that ever was in a log, with the position that it followed.
     history: BTreeMap<Position, (Position, Entry)>,
-    /// With the term in which it was first known to be committed.
+    /// Committed entries, each with the term in which it was first known to be committed.
     committed: BTreeMap<Index, (Term, Entry)>,
-    /// For every read that was asked: the commit index that it must not miss.
+    /// For every read in progress: the commit index that its read index must not be below.
     reads: BTreeMap<(NodeId, u64), Index>,
-    /// Disks that held what their nodes had acknowledged, and are gone.
+    /// Number of lost disks, which held entries that their nodes had acknowledged.
     lost_disks: usize,
 }
 
@@ -38,7 +38,7 @@ impl Oracle {
         self.committed.last_key_value().map_or(0, |(index, _)| *index)
     }
 
-    /// `log` is the log of the node as of now, in memory.
+    /// `log` is the node's present log in memory.
     pub fn on_leader(&mut self, node: NodeId, term: Term, log: &Disk) {
         let leader = *self.leaders.entry(term).or_insert(node);
         assert_eq!(leader, node, "election safety: two leaders in term {term}");
@@ -53,7 +53,7 @@ impl Oracle {
         }
     }
 
-    /// A log in memory took these entries; the first follows `previous`.
+    /// A node appended these entries to its log in memory; the first follows `previous`.
     pub fn on_entries(&mut self, node: NodeId, mut previous: Position, entries: &[Entry]) {
         for entry in entries {
             let known = (previous, entry.clone());
@@ -63,7 +63,7 @@ impl Oracle {
         }
     }
 
-    /// A node regards `entry` as committed.
+    /// A node has advanced its commit index to `entry`.
     pub fn on_commit<'a>(
         &mut self,
         node: NodeId,
@@ -94,26 +94,28 @@ impl Oracle {
         assert_eq!(known, Some(entry), "state machine safety: node {node} applies what is not");
     }
 
-    /// An entry came as part of a snapshot. A test may give one that no node has committed.
+    /// An entry arrived as part of a snapshot. A test may send a snapshot with an entry that no
+    /// node has committed.
     pub fn on_restored(&self, entry: &Entry) {
         if let Some((_, known)) = self.committed.get(&entry.index) {
             assert_eq!(known, entry, "state machine safety: a snapshot of something else");
         }
     }
 
-    /// A node says something; `disk` is what would survive if it crashed now.
+    /// A node sends a message; `disk` is the state that would survive if the node crashed now.
     pub fn on_send(&mut self, from: NodeId, to: NodeId, message: &Message, disk: &Disk) {
         let term = message.term;
         match message.body {
             Body::Vote { .. } => self.on_vote(from, from, term, disk),
-            // A vote that says that it does not count may be given twice.
+            // A vote marked as recovering is not counted, so a node may give it twice.
             Body::VoteAnswer { granted: true } if message.recovering.is_none() => {
                 self.on_vote(from, to, term, disk);
             }
             Body::AppendAccepted { match_index } => {
                 let hard_state = disk.loaded.hard_state;
                 assert!(hard_state.term >= term, "durability: {from} accepts before its term is");
-                // In a later term the tail may have been replaced meanwhile.
+                // In a later term the tail may have been replaced meanwhile, so only the same term
+                // is checked.
                 if hard_state.term == term {
                     let last = disk.last().index;
                     assert!(last >= match_index, "durability: {from} accepts what is not on disk");
@@ -133,7 +135,8 @@ impl Oracle {
         assert_eq!(first, candidate, "election safety: {voter} voted twice in term {term}");
     }
 
-    /// What a node gave itself went with its disk: nobody else could count it.
+    /// Forgets the votes that the node gave itself. They were lost with its disk, and no other node
+    /// can have counted them.
     pub fn forget_own_votes(&mut self, node: NodeId) {
         self.votes.retain(|(_, voter), candidate| (*voter, *candidate) != (node, node));
     }
@@ -154,7 +157,7 @@ impl Oracle {
         }
     }
 
-    /// The node crashed: nobody answers its reads any more.
+    /// Forgets the reads of a node that has crashed: it will not answer them.
     pub fn forget_reads(&mut self, node: NodeId) {
         self.reads.retain(|(reader, _), _| *reader != node);
     }

@@ -1,11 +1,11 @@
-//! Chance from a seed (xorshift64*), for runs that can be repeated.
+//! An rng with a seed (xorshift64*), so that runs can be repeated.
 
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
 impl Random {
     pub fn new(seed: u64) -> Self {
-        // Zero is the one state that xorshift never leaves.
+        // Zero is the one state that xorshift never leaves, so the lowest bit is set.
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
@@ -16,7 +16,7 @@ impl Random {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    /// The first numbers of near seeds are near.
+    /// Skips the first numbers, which are close to each other for neighbouring seeds.
     pub fn stir(&mut self) {
         for _ in 0..4 {
             self.next();
@@ -35,17 +35,17 @@ impl Random {
         &from[self.below(from.len())]
     }
 
-    /// Chances in thousandths.
+    /// Returns true with a probability of `chance` in a thousand.
     pub fn permille(&mut self, chance: u64) -> bool {
         self.between(0, 999) < chance
     }
 
-    /// Both ends included.
+    /// A number from `low` to `high`, both included.
     pub fn between(&mut self, low: u64, high: u64) -> u64 {
         low + (self.next() >> 11) % (high - low + 1)
     }
 
-    /// From `low` to `high`, each order of magnitude as likely as the next.
+    /// A number from `low` to `high`; each doubling of the range is equally likely.
     pub fn scaled(&mut self, low: u64, high: u64) -> u64 {
         let low = low.max(1);
         let high = high.max(low);
@@ -54,7 +54,7 @@ impl Random {
         self.between(from, (2 * from - 1).min(high))
     }
 
-    /// Zero, or with a chance of so many in a hundred from `low` to `high`.
+    /// A number from `low` to `high` with a probability of `chance` percent, otherwise zero.
     pub fn sometimes(&mut self, chance: usize, low: u64, high: u64) -> u64 {
         if self.percent(chance) { self.scaled(low, high) } else { 0 }
     }

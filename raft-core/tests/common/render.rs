@@ -93,7 +93,7 @@ pub fn batch(batch: &Batch) -> String {
     text.trim_start().to_owned()
 }
 
-/// The log as a disk holds it: what it starts behind, then the entries.
+/// The log on a disk: the position that it starts after, then its entries.
 pub fn log(disk: &Disk) -> String {
     let start = match disk.start().index {
         0 => String::new(),

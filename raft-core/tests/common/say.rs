@@ -1,4 +1,4 @@
-//! Messages, said shortly. Entries are no-ops: of interest is where they stand.
+//! Short constructors for messages. Entries are no-ops, because only their positions matter here.
 
 use raft_core::types::{Body, Entry, Index, Message, Payload, Position, ReadOutcome, Term};
 
@@ -18,7 +18,7 @@ pub fn pre_vote_answer(term: Term, granted: bool) -> Message {
     Message::new(term, Body::PreVoteAnswer { granted })
 }
 
-/// The entries that follow `previous` have these terms.
+/// The entries follow `previous` and have these terms.
 pub fn append(term: Term, previous: (Index, Term), terms: &[Term], commit_index: Index) -> Message {
     let entry = |(term, index): (&Term, Index)| entry(index, *term);
     let entries = terms.iter().zip(previous.0 + 1..).map(entry).collect();
@@ -45,7 +45,7 @@ pub fn timeout_now(term: Term) -> Message {
     Message::new(term, Body::TimeoutNow { last: Position::ZERO })
 }
 
-/// One of each kind, of a term.
+/// Messages of one term: one of every kind except `PreVote`, `Founding` and `Recovered`.
 pub fn everything(term: Term) -> Vec<Message> {
     vec![
         vote(term, (9, term)),

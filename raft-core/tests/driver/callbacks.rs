@@ -1,4 +1,4 @@
-//! Replies: where they are called, and what a caller's code in them may do.
+//! Reply callbacks: on which stack they run, and what a caller's code may do in them.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -25,8 +25,8 @@ async fn alone(change: impl FnOnce(&mut NodeConfig)) -> Node<Machine> {
     node
 }
 
-/// C19. A caller holds a lock over `propose`, and its callback takes the same lock: on the caller's
-/// stack that is a deadlock.
+/// C19. The caller holds a lock across `propose`, and its callback takes the same lock. A callback
+/// on the caller's stack would deadlock.
 #[tokio::test(start_paused = true)]
 async fn c19_a_refusal_is_not_delivered_on_the_callers_stack() {
     let node = alone(|config| config.requests_in_flight_max = 1).await;
@@ -65,7 +65,7 @@ async fn c19_a_refusal_is_not_delivered_on_the_callers_stack() {
     assert_eq!(error, Some(Rejected::ShuttingDown.to_string()));
 }
 
-/// C27. Queries count against the bytes that may wait for the loop, too.
+/// C27. Queries that wait for the event loop count towards its limit on waiting bytes, too.
 #[tokio::test(start_paused = true)]
 async fn c27_queries_that_wait_are_bounded_in_bytes() {
     let node = alone(|config| {
@@ -73,7 +73,7 @@ async fn c27_queries_that_wait_are_bounded_in_bytes() {
         config.command_bytes_max = 1_000;
     })
     .await;
-    // The loop runs only once this task waits, so all of them wait for it.
+    // The event loop runs only when this task yields, so all the queries wait for it.
     let (sender, mut answers) = mpsc::channel(100);
     for _ in 0..100 {
         let sender = sender.clone();
@@ -88,7 +88,8 @@ async fn c27_queries_that_wait_are_bounded_in_bytes() {
     node.shutdown().await;
 }
 
-/// C20. Wherever it is called: on the loop, at the machine, for a refusal.
+/// C20. Holds wherever the reply is called: on the event loop, at the state machine, for a
+/// rejection.
 #[tokio::test(start_paused = true)]
 async fn c20_a_reply_that_panics_does_not_stop_the_node() {
     let mut cluster = Cluster::new(1, 3);
@@ -101,7 +102,7 @@ async fn c20_a_reply_that_panics_does_not_stop_the_node() {
     assert_eq!(node.propose_and_wait("y".into()).await, Ok(2), "the node goes on");
     cluster.until("panics are counted", leader, |status| status.reply_panics_count == 3).await;
 
-    // The loop ends it, because this node leads no more.
+    // The event loop completes the proposal with an error, because this node no longer leads.
     cluster.network.isolate(leader);
     node.propose("lost".into(), |_| panic!("a caller's callback"));
     cluster.until("panics are counted", leader, |status| status.reply_panics_count == 4).await;
@@ -109,7 +110,7 @@ async fn c20_a_reply_that_panics_does_not_stop_the_node() {
     cluster.until("it follows", leader, |status| status.leader_id.is_some()).await;
 }
 
-/// C20. Not even the payload of the panic does harm.
+/// C20. The payload of the panic may itself panic when it is dropped.
 #[tokio::test(start_paused = true)]
 async fn c20_a_payload_that_panics_does_not_stop_the_node() {
     struct Explosive;
@@ -124,8 +125,8 @@ async fn c20_a_payload_that_panics_does_not_stop_the_node() {
     node.shutdown().await;
 }
 
-/// C20. The machine panics, and the replies that it holds are called within that unwinding: a panic in
-/// one of them would abort the process.
+/// C20. The state machine panics, and the replies that it holds are called during that unwinding. A
+/// second panic in one of them would abort the process.
 #[tokio::test(start_paused = true)]
 async fn c20_a_reply_may_panic_while_the_node_breaks() {
     let knobs = Arc::new(Knobs::default());
@@ -148,7 +149,7 @@ async fn c20_a_reply_may_panic_while_the_node_breaks() {
     assert!(stopped.is_err(), "the machine is broken");
 }
 
-/// A callback may call its node: there is no lock that the node holds around it.
+/// A callback may call its node: the node holds no lock while a callback runs.
 #[tokio::test(start_paused = true)]
 async fn a_reply_may_use_the_node() {
     let node = alone(|_| {}).await;
@@ -169,7 +170,7 @@ async fn a_reply_may_use_the_node() {
     node.shutdown().await;
 }
 
-/// A request that is answered makes room before its caller hears of it.
+/// A completed request leaves its place to the next before its reply is called.
 #[tokio::test(start_paused = true)]
 async fn an_answered_request_has_left_before_its_reply_is_called() {
     let node = alone(|config| config.requests_in_flight_max = 1).await;
@@ -181,8 +182,8 @@ async fn an_answered_request_has_left_before_its_reply_is_called() {
     assert_eq!(in_time("it is called", answers.recv()).await, Some(Ok(2)));
 }
 
-/// A callback that blocks holds up the loop, as documented, and nothing else: afterwards the node
-/// goes on.
+/// A callback that blocks delays the event loop, as documented, and does no other harm: afterwards
+/// the node continues.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reply_that_blocks_delays_the_node_and_no_more() {
     let node = alone(|_| {}).await;
@@ -198,14 +199,15 @@ async fn a_reply_that_blocks_delays_the_node_and_no_more() {
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     assert!(!waiting.is_finished(), "the callback did not block what it should");
     released.store(true, Ordering::SeqCst);
-    // The election timeout has passed meanwhile; a node alone leads again.
+    // The election timeout has passed meanwhile; a single node becomes leader again.
     let outcome = in_time("it goes on", waiting).await.expect("no panic");
     assert!(matches!(outcome, Ok(2) | Err(_)), "{outcome:?}");
     in_time("it leads", node.watch().wait_for(|seen| seen.is_leader)).await.expect("it runs");
     node.shutdown().await;
 }
 
-/// API finding 1. The position is known before the outcome, and names the entry.
+/// API finding 1. The caller learns a proposal's position before its outcome; the position names
+/// the entry.
 #[tokio::test(start_paused = true)]
 async fn a_proposal_tells_its_position() {
     let node = alone(|_| {}).await;

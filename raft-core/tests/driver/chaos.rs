@@ -1,7 +1,7 @@
-//! T6. Random runs of whole nodes around snapshots: large states, slow copies and transfers, receivers
-//! that are busy, senders that lose office, disks that hang for a while, and more writes than the log
-//! may hold. Afterwards all nodes hold the same, everything that was acknowledged is in it, and no copy
-//! is left that nobody needs.
+//! T6. Random runs of whole nodes around snapshots: large states, slow copies and transfers, busy
+//! receivers, senders that lose leadership, disks that hang for a while, and more writes than the
+//! log may hold. At the end all nodes hold the same state, it contains every acknowledged write,
+//! and no published snapshot is left that no node needs.
 //!
 //! `CHAOS_SEEDS=0..1000 cargo test -p raft-core --test driver chaos` tries more seeds.
 
@@ -68,7 +68,7 @@ impl Run {
         1 + self.chance.below(self.cluster.sites.len() as u64)
     }
 
-    /// Proposes at some nodes, and waits a moment for the answers.
+    /// Proposes commands to a leader, one after the other, and waits up to 2 s for each outcome.
     async fn write_some(&mut self) {
         let count = self.chance.one_of(&[1, 5, 40, 120]);
         for _ in 0..count {

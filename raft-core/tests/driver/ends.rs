@@ -1,4 +1,4 @@
-//! The ends of a node: a shutdown, an abort, a runtime that goes away. No request stays unanswered.
+//! The ends of a node: a shutdown, an abort, a runtime that is dropped. Every request is completed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +12,8 @@ use crate::support::cluster::{Cluster, in_time};
 use crate::support::machine::{Knobs, Machine};
 use crate::support::store::Disk;
 
-/// API finding 5. Stops as a crash does: leadership is not handed over, and a batch that hangs is
-/// left behind.
+/// API finding 5. `abort` stops a node as a crash does: it does not transfer leadership, and it
+/// does not wait for a batch that hangs.
 #[tokio::test(start_paused = true)]
 async fn an_aborted_node_ends_at_once_and_answers() {
     let mut cluster = Cluster::new(1, 3);
@@ -45,7 +45,7 @@ async fn an_aborted_node_ends_at_once_and_answers() {
     cluster.write("y").await;
 }
 
-/// API finding 4. Requests in every stage are answered, and the node does not look like a leader.
+/// API finding 4. Requests in every stage are completed, and the node does not look like a leader.
 #[test]
 fn a_runtime_that_goes_away_answers_all_requests() {
     let build = || {
@@ -88,7 +88,7 @@ fn a_runtime_that_goes_away_answers_all_requests() {
     other.block_on(node.stopped()).expect_err("it did not end in good order");
 }
 
-/// C24. A configuration that cannot work is refused when the node starts.
+/// C24. A node whose configuration cannot work does not start.
 #[tokio::test(start_paused = true)]
 async fn c24_a_node_without_room_for_a_command_does_not_start() {
     for change in [

@@ -1,6 +1,6 @@
 //! C31. Founding from new disks on bad networks, and the first moments after it, in virtual time.
 //!
-//! `FOUND_SEEDS` says how many seeds each test tries; 40 otherwise.
+//! `FOUND_SEEDS` is the number of seeds that each test tries (default: 40).
 
 use std::time::Duration;
 
@@ -26,13 +26,14 @@ async fn new_cluster(seed: u64, size: u64, faults: LinkFaults) -> Cluster {
     cluster
 }
 
-/// A node that believes that it leads, except one.
+/// A node, other than `except`, that believes that it leads.
 fn leader_but(cluster: &Cluster, except: Option<NodeId>) -> Option<NodeId> {
     let leads = |id: &NodeId| cluster.nodes[id].watch().borrow().is_leader;
     cluster.nodes.keys().copied().find(|id| Some(*id) != except && leads(id))
 }
 
-/// Proposes at every node that leads until a command is executed; how long that took.
+/// Proposes to a node that leads, every 20 ms, until one command is executed. Returns the time that
+/// this took, or `None` if it exceeded `patience`.
 async fn agreement(cluster: &Cluster, patience: Duration) -> Option<Duration> {
     let start = Instant::now();
     let (sender, mut executed) = tokio::sync::mpsc::channel::<()>(1);
@@ -41,7 +42,7 @@ async fn agreement(cluster: &Cluster, patience: Duration) -> Option<Duration> {
             let sender = sender.clone();
             cluster.nodes[&leader].propose("agreed".into(), move |outcome| {
                 if outcome.is_ok() {
-                    // One is enough.
+                    // One executed command is enough.
                     let _ = sender.try_send(());
                 }
             });
@@ -60,8 +61,8 @@ async fn stop(cluster: Cluster) {
     }
 }
 
-/// Three and five new disks, each message lost with a chance of a tenth, two thirds of the responses
-/// late by 0.2 to 2.2 s: a command is executed within 5 s.
+/// Three and five new disks. Each message is lost with a probability of 0.1; two thirds of the
+/// responses are 0.2 to 2.2 s late. A command is executed within 5 s.
 #[tokio::test(start_paused = true)]
 async fn c31_founding_on_a_network_that_loses_and_delays() {
     let late = (Duration::from_millis(200), Duration::from_millis(2_200));

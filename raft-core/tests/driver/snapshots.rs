@@ -1,5 +1,5 @@
-//! Snapshots of whole nodes: for peers that lag, from senders that are slow or out of office, and those
-//! that are of no use any more.
+//! Snapshots on whole nodes: for lagging peers, from senders that are slow or no longer lead, and
+//! the removal of snapshots that are no longer needed.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,7 +20,7 @@ use crate::support::store::Disk;
 
 const LIMIT_BYTES: u64 = 4_000;
 const COMMAND_BYTES: usize = 200;
-/// A snapshot of this size takes five pieces.
+/// A snapshot of this size takes five chunks.
 const PADDING_BYTES: u64 = 1 << 20;
 
 fn command(number: usize) -> Bytes {
@@ -48,7 +48,8 @@ async fn cluster(is_durable: bool) -> Cluster {
     cluster
 }
 
-/// A follower that is down while the log of the others leaves it behind. Returns both.
+/// Stops a follower until the others' logs no longer hold its next entry. Returns the leader and
+/// that follower.
 async fn leave_one_behind(cluster: &mut Cluster) -> (NodeId, NodeId) {
     let leader = cluster.leader().await;
     let behind = if leader == 3 { 2 } else { 3 };
@@ -66,8 +67,8 @@ async fn catches_up(cluster: &Cluster, node: NodeId, leader: NodeId) {
     assert_eq!(cluster.commands(node).await, cluster.commands(leader).await);
 }
 
-/// C12. The copy of the leader's state for one peer takes hours. Clients write on, the log is compacted
-/// beyond the copy, and the copy is given up for a newer one.
+/// C12. The leader's copy of its state for one peer takes hours. Clients continue to write, the log
+/// is compacted beyond the copy, and the leader abandons the copy for a newer one.
 #[tokio::test(start_paused = true)]
 async fn c12_writes_go_on_while_the_state_is_copied_for_a_peer() {
     let mut cluster = cluster(true).await;
@@ -95,12 +96,12 @@ async fn c12_writes_go_on_while_the_state_is_copied_for_a_peer() {
     assert!(knobs.views_count.load(Ordering::SeqCst) >= 2, "the outrun copy was used");
 }
 
-/// A peer that only offers snapshots.
+/// A peer that sends snapshot offers and nothing else.
 struct Sender {
     transport: Arc<ChannelTransport>,
 }
 
-/// As on the wire: an offer is `[term, meta, content]`.
+/// The offer as encoded on the wire: `[term, meta, content]`.
 #[derive(Serialize)]
 struct Offer {
     term: Term,
@@ -109,7 +110,7 @@ struct Offer {
 }
 
 impl Sender {
-    /// Offers a snapshot of 1 MiB at this index. Returns the stream and the answer.
+    /// Offers a snapshot of 1 MiB at this index. Returns the stream and the name of the response.
     async fn offer(&self, to: NodeId, term: Term, index: u64) -> (Box<dyn BulkStream>, String) {
         let configuration = Configuration { founded: true, ..Configuration::of_voters([1, 2, 3]) };
         let meta = SnapshotMeta::new(Position::new(1, index), configuration);
@@ -122,7 +123,7 @@ impl Sender {
     }
 }
 
-/// `Accept` and `Stale` are maps of one name, the others bare names.
+/// `Accept` and `Stale` are encoded as maps with one key, the others as bare names.
 fn answer_name(frame: &[u8]) -> String {
     let text = String::from_utf8_lossy(frame);
     let known = ["Accept", "Busy", "NotNeeded", "Stale", "Done"];
@@ -136,7 +137,7 @@ fn piece(offset: u64, length: usize) -> Bytes {
     frame.into()
 }
 
-/// Node 3 of three; the other two only offer snapshots.
+/// Starts node 3 of three; the other two only offer snapshots.
 async fn receiver() -> (Node<Machine>, Sender, Sender) {
     let network = ChannelNetwork::new(1);
     let sender = |id| Sender { transport: network.transport(id) };
@@ -148,7 +149,7 @@ async fn receiver() -> (Node<Machine>, Sender, Sender) {
     (node.expect("a node of a healthy disk starts"), first, second)
 }
 
-/// C13. An older leader, slow or out of office, holds the only place.
+/// C13. An older leader, slow or deposed, occupies the only place for a transfer.
 #[tokio::test(start_paused = true)]
 async fn c13_a_newer_leader_takes_the_place_of_an_older_one() {
     let (node, older, newer) = receiver().await;
@@ -166,7 +167,7 @@ async fn c13_a_newer_leader_takes_the_place_of_an_older_one() {
     let (mut stream, answer) = newer.offer(3, 6, 101).await;
     assert_eq!(answer, "Accept");
 
-    // The sender's connection broke, it tries again, and this node has not noticed.
+    // The sender's connection broke and the sender tries again, but this node has not noticed.
     let (_, answer) = newer.offer(3, 6, 101).await;
     assert_eq!(answer, "Busy");
     let ended = in_time("the earlier attempt ends", stream.receive()).await;
@@ -178,7 +179,7 @@ async fn c13_a_newer_leader_takes_the_place_of_an_older_one() {
     node.abort().await;
 }
 
-/// C13. One piece within each patience is not enough.
+/// C13. One chunk within each `snapshot_patience` is not enough.
 #[tokio::test(start_paused = true)]
 async fn c13_a_sender_must_keep_a_minimum_rate() {
     let (node, sender, _) = receiver().await;
@@ -198,7 +199,7 @@ async fn c13_a_sender_must_keep_a_minimum_rate() {
     node.abort().await;
 }
 
-/// C13. A node that leads needs nobody's snapshot.
+/// C13. A leader needs no snapshot from another node.
 #[tokio::test(start_paused = true)]
 async fn c13_a_leader_ends_what_it_receives() {
     let network = ChannelNetwork::new(1);
@@ -227,7 +228,7 @@ async fn c13_a_leader_ends_what_it_receives() {
     node.shutdown().await;
 }
 
-/// C28. Streams on which nothing is offered do not pile up: a peer has two at a time.
+/// C28. Streams without an offer do not pile up: a peer may have two open at a time.
 #[tokio::test(start_paused = true)]
 async fn c28_a_peer_has_two_open_streams() {
     let (node, sender, other) = receiver().await;
@@ -254,13 +255,13 @@ async fn c28_a_peer_has_two_open_streams() {
     node.abort().await;
 }
 
-/// C14. A peer that is busy is not asked at each heartbeat.
+/// C14. A busy peer is not offered a snapshot at each heartbeat.
 #[tokio::test(start_paused = true)]
 async fn c14_a_refused_snapshot_is_offered_less_and_less_often() {
     let cluster = cluster(false).await;
     let leader = cluster.leader().await;
     let behind = if leader == 3 { 2 } else { 3 };
-    // It writes a snapshot of its own, for hours, and so receives none.
+    // The follower writes a snapshot of its own for hours, and so it cannot receive one.
     let disk = &cluster.sites[&behind].disk;
     disk.hinder(|disk| disk.write_chunk = Duration::from_secs(36_000));
     for number in 0..40 {
@@ -292,8 +293,8 @@ async fn c14_a_refused_snapshot_is_offered_less_and_less_often() {
     cluster.until("the status tells", leader, failing(20)).await;
 }
 
-/// C15. The log is kept for a peer that is being filled, and a little longer, so that one snapshot is
-/// enough.
+/// C15. The log is kept while a peer receives a snapshot, and a little longer, so that one snapshot
+/// is enough.
 #[tokio::test(start_paused = true)]
 async fn c15_a_peer_that_is_filled_finds_its_entries_afterwards() {
     let mut cluster = cluster(true).await;
@@ -305,7 +306,7 @@ async fn c15_a_peer_that_is_filled_finds_its_entries_afterwards() {
     let before = cluster.nodes[&leader].status().snapshot_index;
     let views_count = || cluster.sites[&leader].knobs.views_count.load(Ordering::SeqCst);
     assert_eq!(views_count(), 1);
-    // More than twice the limit, and less than four times.
+    // More than twice `max_raft_state_bytes`, and less than four times.
     for number in 0..40 {
         cluster.write(command(number)).await;
     }
@@ -321,7 +322,8 @@ async fn c15_a_peer_that_is_filled_finds_its_entries_afterwards() {
     assert_eq!(views_count(), 1, "one snapshot was not enough");
 }
 
-/// C15. Beyond what is kept, the status tells how many snapshots were not enough.
+/// C15. If a peer lags beyond the log that is kept, the status shows how many snapshots were not
+/// enough.
 #[tokio::test(start_paused = true)]
 async fn c15_the_status_tells_of_a_peer_that_never_catches_up() {
     let mut cluster = cluster(true).await;
@@ -342,7 +344,7 @@ async fn c15_the_status_tells_of_a_peer_that_never_catches_up() {
     catches_up(&cluster, behind, leader).await;
 }
 
-/// S14. The copy of a durable machine's state goes once the peer has it, on both nodes.
+/// S14. The copy of a durable machine's state is removed on both nodes once the peer has it.
 #[tokio::test(start_paused = true)]
 async fn s14_a_copy_goes_once_no_peer_needs_it() {
     let mut cluster = cluster(true).await;
@@ -359,13 +361,13 @@ async fn s14_a_copy_goes_once_no_peer_needs_it() {
         .await;
         assert_eq!(disk.publications(), (1, 1), "node {id}");
     }
-    // What the machine holds is all there is, and it is enough.
+    // The machine's own state is all that is left, and it is enough to start.
     cluster.crash(behind).await;
     cluster.start(behind).await;
     catches_up(&cluster, behind, leader).await;
 }
 
-/// S6. A durable machine starts without its damaged copy, which goes.
+/// S6. A node with a durable machine starts although its published copy is damaged, and removes it.
 #[tokio::test(start_paused = true)]
 async fn s6_a_damaged_copy_does_not_keep_a_durable_node_down() {
     let mut cluster = cluster(true).await;
@@ -393,14 +395,14 @@ async fn s6_a_damaged_copy_does_not_keep_a_durable_node_down() {
     catches_up(&cluster, behind, leader).await;
 }
 
-/// S14. A volatile machine lives by its snapshot.
+/// S14. A volatile machine depends on its snapshot.
 #[tokio::test(start_paused = true)]
 async fn s14_the_snapshot_of_a_volatile_machine_stays() {
     let mut cluster = cluster(false).await;
     let (leader, behind) = leave_one_behind(&mut cluster).await;
     cluster.start(behind).await;
     catches_up(&cluster, behind, leader).await;
-    // A start finds a snapshot that covers the log's start.
+    // On a start the node finds a snapshot that covers the log's start.
     cluster.crash(behind).await;
     cluster.start(behind).await;
     tokio::time::sleep(Duration::from_secs(120)).await;
@@ -410,7 +412,8 @@ async fn s14_the_snapshot_of_a_volatile_machine_stays() {
     }
 }
 
-/// C29. A follower whose disk hangs confirms a read and never applies what it needs.
+/// C29. A follower whose disk hangs gets a confirmed read index, but never applies the entries that
+/// the read needs.
 #[tokio::test(start_paused = true)]
 async fn c29_a_confirmed_read_at_a_node_that_does_not_catch_up_ends() {
     let cluster = cluster(false).await;
@@ -427,8 +430,8 @@ async fn c29_a_confirmed_read_at_a_node_that_does_not_catch_up_ends() {
     assert!(since.elapsed() < patience + Duration::from_secs(2), "{:?}", since.elapsed());
 }
 
-/// API finding 3. A view that is not newer than the published one is asked for again a second later, and
-/// not at once.
+/// API finding 3. If a view is not newer than the published snapshot, the node asks for the next
+/// one a second later and not at once.
 #[tokio::test(start_paused = true)]
 async fn a_view_of_no_use_does_not_make_the_loop_spin() {
     let mut cluster = Cluster::new(1, 1);
@@ -445,14 +448,15 @@ async fn a_view_of_no_use_does_not_make_the_loop_spin() {
     assert!((30..=61).contains(&views_count), "{views_count} views in a minute");
 }
 
-/// Found by the simulator: a crash came between a snapshot and the compaction that it allows, and the
-/// log was full. It took no entry, so nothing was applied, and no snapshot followed.
+/// Found by the simulator: the node crashed between a snapshot and the compaction that it allows,
+/// and the log was full. The log accepted no entry, so nothing was applied, and no snapshot
+/// followed.
 #[tokio::test(start_paused = true)]
 async fn a_full_log_that_a_snapshot_covers_is_compacted_after_a_start() {
     for is_durable in [false, true] {
         let mut cluster = Cluster::new(1, 3);
         cluster.durable = is_durable;
-        // Never compacted.
+        // The log is never compacted.
         cluster.configure = Box::new(|config| config.max_raft_state_bytes = 0);
         cluster.start_all().await;
         for number in 0..200 {
@@ -474,7 +478,7 @@ async fn a_full_log_that_a_snapshot_covers_is_compacted_after_a_start() {
     }
 }
 
-/// API finding 2.
+/// API finding 2. A service can request a snapshot.
 #[tokio::test(start_paused = true)]
 async fn a_service_can_ask_for_a_snapshot() {
     for is_durable in [false, true] {
@@ -490,7 +494,7 @@ async fn a_service_can_ask_for_a_snapshot() {
     }
 }
 
-/// C3. The first start stores the voters, before any entry does.
+/// C3. The first start stores the voters before any entry is stored.
 #[tokio::test(start_paused = true)]
 async fn c3_another_list_of_voters_is_refused_before_the_cluster_is_founded() {
     let disk = Disk::of_new_member();

@@ -1,4 +1,4 @@
-//! The cluster version: raised once all members support the next one, and kept by the log.
+//! The cluster version: raised once all members support the next one, and stored in the log.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::support::cluster::in_time;
 use crate::support::machine::{Knobs, Machine};
 use crate::support::store::Disk;
 
-/// Starts the only node of a cluster, with a program that supports versions up to this one.
+/// Starts the only node of a cluster, with a program that supports versions up to `version_max`.
 async fn start(disk: &Disk, version_max: u32) -> Result<Node<Machine>, Fatal> {
     let mut config = NodeConfig::new(1, [1], 1);
     config.raft.version_max = version_max;
@@ -27,7 +27,8 @@ async fn wait_for_version(node: &Node<Machine>, version: u32) {
     in_time("the version is in force", raised).await.expect("it runs");
 }
 
-/// S15. A program that does not know the version in force refuses to start, with the version that helps.
+/// S15. A program that does not know the version in force refuses to start. The error says which
+/// program to install.
 #[tokio::test(start_paused = true)]
 async fn a_raised_version_keeps_older_programs_out() {
     let disk = Disk::of_member();

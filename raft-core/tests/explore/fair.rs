@@ -1,5 +1,5 @@
-//! From a state of the search onwards the world is kind: disks write, what is sent arrives, timers run.
-//! Then a majority must find a leader, and the leader must commit.
+//! A fair run from one state of the search: disks write, messages arrive, timers fire. A majority
+//! must then elect a leader, and the leader must commit.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -11,7 +11,7 @@ use crate::node::{AFTERWARDS, Node};
 use crate::scope::Scope;
 
 /// # Errors
-/// What did not come about.
+/// The step that the cluster did not reach, or an alarm that a node raised.
 pub fn elects_and_commits(
     scope: &Scope,
     nodes: &[&Node],
@@ -19,7 +19,7 @@ pub fn elects_and_commits(
     cut_off: Option<NodeId>,
 ) -> Result<(), String> {
     let mut cluster = cluster_of(scope, nodes);
-    // Beside what the disks had yet to let out.
+    // Added to the messages that the writes in `cluster_of` released.
     cluster.flying.extend(flying);
     if let Some(id) = cut_off {
         cluster.isolate(id);
@@ -47,7 +47,7 @@ pub fn elects_and_commits(
     alarms.map_or(Ok(()), |alarm| Err(alarm.clone()))
 }
 
-/// Lets time pass until there is an answer.
+/// Lets time pass until `answer` returns a value, or for `millis`.
 fn within<T>(
     cluster: &mut Cluster,
     millis: u64,
@@ -64,7 +64,7 @@ fn within<T>(
     None
 }
 
-/// The same nodes under the hands of a cluster, with an oracle that begins to look now.
+/// A cluster of these nodes, with an oracle that starts observing now.
 fn cluster_of(scope: &Scope, nodes: &[&Node]) -> Cluster {
     let disks: BTreeMap<_, _> = nodes.iter().map(|node| (node.id, node.disk.clone())).collect();
     let configured = scope.clone();

@@ -1,20 +1,21 @@
-//! Every state of small clusters.
+//! Explores every state of small clusters.
 //!
-//! The same [`Raft`](raft_core::consensus::Raft) that runs in production is taken through everything
-//! that can happen to two or three nodes within a scope: deadlines pass at any moment, messages arrive
-//! in any order, twice, or never, nodes crash and lose what their disks had not written. In every state
-//! the properties of figure 3.2 and the durability of 3.8 are checked, and from a sample of the states a
-//! fair run must elect a leader and commit.
+//! The same [`Raft`](raft_core::consensus::Raft) that runs in production is taken through
+//! everything that can happen to two or three nodes within a scope: deadlines pass at any moment,
+//! messages arrive in any order, twice, or never, nodes crash and lose unwritten batches. In every
+//! state the properties of figure 3.2 and the durability of 3.8 are checked. From a sample of the
+//! states a fair run must elect a leader and commit.
 //!
-//! Two nodes are searched everywhere; three, to so many steps that the tests take seconds. Each test
-//! prints its scope and how much it saw, and requires that it saw enough:
-//! `cargo test -p raft-core --test explore -- --nocapture`. `EXPLORE` changes bounds, for all tests that
-//! run: `EXPLORE="steps_max=14" cargo test --release -p raft-core --test explore crashes -- --nocapture`.
+//! Two nodes are searched exhaustively; three, to a number of steps at which the tests take
+//! seconds. Each test prints its scope and its statistics, and requires that they are large enough:
+//! `cargo test -p raft-core --test explore -- --nocapture`. `EXPLORE` changes bounds, for all tests
+//! that run: `EXPLORE="steps_max=14" cargo test --release -p raft-core --test explore crashes --
+//! --nocapture`.
 //!
-//! Left out: snapshots, reads, transfers, more than one configuration; random runs (`smoke`, the
+//! Left out: snapshots, reads, transfers, more than one configuration. Random runs (`smoke`, the
 //! simulator) cover those.
 
-// Nothing here is seen from outside.
+// Nothing here is visible outside this test binary.
 #![allow(unreachable_pub)]
 
 #[path = "../common/mod.rs"]
@@ -32,8 +33,8 @@ use std::time::Instant;
 use scope::Scope;
 use search::{Search, Seen};
 
-/// Searches the scope. What it saw must be worth the name.
-#[allow(clippy::disallowed_methods)] // How long it took is told, and decides nothing.
+/// Searches the scope, and requires that the search has covered enough to show something.
+#[allow(clippy::disallowed_methods)] // The time is only printed.
 fn explore(scope: Scope) -> Seen {
     let scope = &scope.or_as_asked();
     let start = Instant::now();
@@ -49,7 +50,8 @@ fn explore(scope: Scope) -> Seen {
     seen
 }
 
-/// Two nodes, everything: two terms, a proposal, a crash that loses what is not written, a message twice.
+/// Two nodes, exhaustively: two terms, a proposal, a crash that loses unwritten batches, a message
+/// that arrives twice.
 #[test]
 fn two_nodes() {
     let seen = explore(Scope {
@@ -65,13 +67,13 @@ fn two_nodes() {
     assert!(seen.everything, "no state is left");
 }
 
-/// Candidates of three terms and a crash.
+/// Candidates in three terms, and a crash.
 #[test]
 fn elections() {
     explore(Scope { name: "elections", term_max: 3, restarts: 1, steps_max: 8, ..Scope::PLAIN });
 }
 
-/// A leader's entries, late and twice.
+/// A leader's entries arrive late and twice.
 #[test]
 fn replication() {
     explore(Scope {
@@ -83,7 +85,7 @@ fn replication() {
     });
 }
 
-/// Batches reach the disk when they like, and a crash loses those that did not.
+/// Batches reach the disk at any time, and a crash loses those that have not.
 #[test]
 fn crashes() {
     explore(Scope {
@@ -95,7 +97,7 @@ fn crashes() {
     });
 }
 
-/// Logs as in figure 8: what a majority holds of an older term is not committed by that.
+/// Logs as in figure 8: an entry of an older term is not committed by being on a majority of disks.
 #[test]
 fn figure_8() {
     let seen = explore(Scope {
@@ -110,7 +112,7 @@ fn figure_8() {
     assert!(seen.truncations > 0, "entries were replaced");
 }
 
-/// A node that helped to commit an entry forgets it, and its vote.
+/// A node that helped to commit an entry loses its disk: the entry and its vote.
 #[test]
 fn lost_disks() {
     explore(Scope {
@@ -127,7 +129,7 @@ fn lost_disks() {
     });
 }
 
-/// Two nodes, everything, and one of them forgets everything.
+/// Two nodes, exhaustively; one of them loses its disk.
 #[test]
 fn lost_disk_of_two() {
     let seen = explore(Scope {
@@ -146,7 +148,7 @@ fn lost_disk_of_two() {
     assert!(seen.everything, "no state is left");
 }
 
-/// Two members of a new cluster, everything: both restart, one of them in the middle.
+/// Two members of a new cluster; both restart, one of them during the founding.
 #[test]
 fn founding() {
     let seen = explore(Scope {
@@ -165,8 +167,8 @@ fn founding() {
 }
 
 /// C4. A member of a founded cluster loses its disk, with entries and a vote, and the operator
-/// declares the empty one new. Batches reach the disks when they like, so that promises to and of the
-/// earlier disk are held back across the loss (T4).
+/// declares the empty disk new. Batches reach the disks at any time, so that promises to and from
+/// the earlier disk are held back across the loss (T4).
 #[test]
 fn a_lost_disk_that_is_declared_new() {
     explore(Scope {
@@ -185,7 +187,7 @@ fn a_lost_disk_that_is_declared_new() {
     });
 }
 
-/// C5, T4. The same with a disk that is simply empty.
+/// C5, T4. The same with an empty disk that is not declared new.
 #[test]
 fn lost_disks_beside_slow_disks() {
     explore(Scope {
@@ -203,7 +205,7 @@ fn lost_disks_beside_slow_disks() {
     });
 }
 
-/// Pre-vote, check quorum and heartbeats, as nodes run by default.
+/// Pre-vote, check quorum and heartbeats on, as by default.
 #[test]
 fn as_shipped() {
     explore(Scope {
@@ -216,7 +218,8 @@ fn as_shipped() {
     });
 }
 
-/// Two members of a new cluster, one of which loses its disk at any moment and is declared new again.
+/// Two members of a new cluster. One of them loses its disk at any moment and is declared new
+/// again.
 #[test]
 fn founding_and_a_lost_disk() {
     explore(Scope {

@@ -1,11 +1,11 @@
-//! One node as a value: what it is, what it has done, and what an input makes of it.
+//! One node as a value: its state, its history, and its transition for an input.
 //!
-//! Time has three moments. Everything happens at the first one, but for the answers to heartbeats:
-//! they come an hour later, so that a leader may send again what was not acknowledged. Requests for
-//! votes come at the first moment and, if that makes a difference, at the second, when nobody is
-//! loyal to a leader any more. At the third a leader has heard nobody for long. A deadline may pass
-//! at any moment. So no state depends on when something happened, and [`Raft`]'s `Hash`, which
-//! leaves time and chance out, tells the states apart.
+//! Time has three moments. Everything happens at the first, except heartbeat responses: they arrive
+//! at the second, an hour later, so that a leader may resend unacknowledged entries. Requests for
+//! votes arrive at the first moment and, if it makes a difference, also at the second, when no node
+//! rejects them out of loyalty to a leader. At the third moment a leader has received nothing for a
+//! long time. A deadline may pass at any moment. So no state depends on when something happened,
+//! and [`Raft`]'s `Hash`, which leaves out time and rng, identifies a state.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -27,21 +27,21 @@ const MUCH_LATER: Time = Time::from_micros(3 * HOUR_US);
 /// Every deadline has passed.
 pub const AFTERWARDS: Time = Time::from_micros(4 * HOUR_US);
 
-/// What can happen to a node, beside a message.
+/// An input to a node. A message is given separately, by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Input {
-    /// The message of this number arrives; `late` for a request for votes.
+    /// The message of this number arrives. `late`: at the second moment, for a request for votes.
     Message {
         number: u32,
         late: bool,
     },
     Deadline,
-    /// A leader finds that it has not heard a quorum.
+    /// A leader finds that no quorum has contacted it.
     Lonely,
     Propose,
     /// The oldest batch reaches the disk.
     Write,
-    /// A crash, of what waits for the disk so many batches survive, and a new start.
+    /// A crash and a new start. The first `written` of the waiting batches survive.
     Restart {
         written: u8,
     },
@@ -54,17 +54,17 @@ pub struct Node {
     pub id: NodeId,
     pub raft: Raft,
     pub disk: Disk,
-    /// Counts the disks that this node has had.
+    /// Number of disks that this node has lost; also seeds the node's rng.
     disk_number: u64,
-    /// The terms on the disk that it lost.
+    /// The terms of the entries on the disk that the node lost.
     pub lost: Vec<Term>,
     pub writing: VecDeque<Persist>,
     pub machine: Machine,
-    /// The terms that it has led, also before a crash.
+    /// The terms that the node has led, also before a crash.
     pub led: BTreeSet<Term>,
-    /// Every entry that it has known to be committed, with the term in which it learned that.
+    /// Every entry that the node has known to be committed, with the term in which it learned that.
     pub committed: Vec<(Position, Term)>,
-    /// Remembers the votes that were given, and holds what is said against the disk.
+    /// Remembers the votes given, and checks each message sent against the disk.
     oracle: Oracle,
 }
 
@@ -103,7 +103,8 @@ impl Node {
         hasher.finish()
     }
 
-    /// What becomes of the node, and what it says. `message` is the one that arrives.
+    /// Returns the node after this input, and the messages that it sends. `message` is the one that
+    /// arrives.
     pub fn after(
         &self,
         scope: &Scope,
@@ -184,7 +185,7 @@ impl Node {
             role_change,
             alarms,
         } = ready;
-        // A majority of the disks may be lost.
+        // This alarm is legitimate: a majority of the disks may be lost.
         let is_due = |alarm: &String| alarm.starts_with("no leader can be elected");
         assert!(alarms.iter().all(is_due), "node {} raises an alarm: {alarms:?}", self.id);
         assert!(restore.is_none() && snapshot_published.is_none() && snapshot_requests.is_empty());
@@ -227,7 +228,7 @@ impl Node {
 }
 
 fn start(scope: &Scope, id: NodeId, disk_number: u64, disk: &Disk) -> Raft {
-    // Chance decides nothing here but under which number the node starts: a disk's own.
+    // The rng decides only the node's identifying number, so each disk gives another one.
     let mut config = Config::new(id, 1_000 * disk_number + id);
     scope.configure(&mut config);
     let bootstrap =

@@ -1,4 +1,4 @@
-//! What must hold of all nodes together, in every state. What one node can violate alone is checked
+//! Properties that span nodes, checked in every state. The properties of a single node are checked
 //! where it acts, in `node`.
 
 use raft_core::consensus::RoleKind;
@@ -6,21 +6,22 @@ use raft_core::types::{Body, Index, Message, Term};
 
 use crate::node::Node;
 
-/// What the properties and the search look at, taken from a node once.
+/// The part of a node that the properties and the search look at, extracted once.
 #[derive(Clone, Debug)]
 pub struct Facts {
     pub role: RoleKind,
     pub term: Term,
     pub batches_at_disk: usize,
-    /// The term that a crash cannot take back.
+    /// The term on disk, which survives a crash.
     durable_term: Term,
     led: Vec<Term>,
     /// The terms of the entries, from index 1.
     pub memory: Vec<Term>,
     disk: Vec<Term>,
-    /// The disk that it lost, until it has recovered.
+    /// The terms on the disk that the node lost, until it has recovered.
     lost: Vec<Term>,
-    /// The terms of the entries that it ever knew to be committed, and in which term it learned that.
+    /// The terms of the entries that the node ever knew to be committed, each with the term in
+    /// which it learned that.
     pub committed: Vec<(Term, Term)>,
 }
 
@@ -46,8 +47,9 @@ impl Facts {
         self.role == RoleKind::Leader
     }
 
-    /// Whether a message to this node is void now and for ever: it answers what the node did as
-    /// candidate or leader of a term, it is that no longer, and the disk will not let it be that again.
+    /// Returns true if no future state of this node will act on the message: it responds to a
+    /// request that the node sent as candidate or leader of a term, the node no longer has that
+    /// role in that term, and the term on its disk prevents that it has it again.
     pub fn never_heeds(&self, message: &Message) -> bool {
         let asked_as = match message.body {
             Body::PreVoteAnswer { .. } => return message.term < self.durable_term,
@@ -126,7 +128,7 @@ fn is_complete(leader: &Facts, nodes: &[&Facts]) -> Result<(), String> {
     Ok(())
 }
 
-/// Below the last entry that both hold, all are equal.
+/// Returns true if the logs are equal below the last entry that they share.
 fn match_up(one: &[Term], other: &[Term]) -> bool {
     let mut both = one.iter().zip(other).rev().skip_while(|(a, b)| a != b);
     both.all(|(a, b)| a == b)

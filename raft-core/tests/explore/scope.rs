@@ -1,4 +1,4 @@
-//! How far a search goes. Everything that could go on for ever has a bound here.
+//! The bounds of a search. Everything that could go on without end has a bound here.
 
 use std::time::Duration;
 
@@ -8,43 +8,44 @@ use raft_core::types::{NodeId, Term};
 #[derive(Clone, Debug)]
 pub struct Scope {
     pub name: &'static str,
-    /// The nodes' logs at the start, by the terms of their entries; all of them are in `term` and
-    /// have voted for nobody.
+    /// The nodes' logs at the start, by the terms of their entries. All nodes are in `term` and
+    /// have not voted.
     pub logs: &'static [&'static [Term]],
     pub term: Term,
-    /// Who would campaign beyond it does nothing.
+    /// A node that would campaign beyond this term does nothing.
     pub term_max: Term,
     pub proposals: u8,
     pub restarts: u8,
-    /// Nodes that start anew on an empty disk.
+    /// Restarts on an empty disk.
     pub lost_disks: u8,
-    /// The operator initialises them as members of a new cluster.
+    /// The operator initialises the empty disks as those of members of a new cluster.
     pub lost_disks_are_new: bool,
-    /// The first entries of node 1's log are committed, and known to be to those that hold them.
+    /// Number of entries at the start of node 1's log that are committed. The nodes that hold these
+    /// entries know that they are committed.
     pub committed: usize,
     /// The cluster is being founded, from disks that the operator has just initialised.
     pub is_founding: bool,
-    /// Messages that arrive twice.
+    /// Number of messages that arrive twice.
     pub duplicates: u8,
-    /// Rounds of heartbeats after the one with which a leader takes office.
+    /// Rounds of heartbeats after the first one, which a new leader sends.
     pub heartbeats: u8,
-    /// Otherwise every heartbeat is lost.
+    /// If false, every heartbeat is lost.
     pub heartbeats_arrive: bool,
-    /// Each batch is written when the search says so, and a crash loses those that are not. Otherwise
-    /// a batch is on disk before anything else happens.
+    /// Each batch is written when the search says so, and a crash loses the unwritten ones. If
+    /// false, a batch is on disk before anything else happens.
     pub slow_disks: bool,
     /// Each append carries one entry.
     pub single_entries: bool,
     pub pre_vote: bool,
     pub check_quorum: bool,
-    /// One in so many states is asked whether the cluster can still elect and commit.
+    /// Starts a fair run (see `fair`) from one in so many states.
     pub fair_run_every: u64,
-    /// The search ends here, if it has not been everywhere before.
+    /// The search ends after this many steps, even if states are left.
     pub steps_max: u32,
 }
 
 impl Scope {
-    /// Three new nodes, two terms, plain Raft; to be changed by whoever names a scope.
+    /// Three new nodes, two terms, plain Raft: the base of every other scope.
     pub const PLAIN: Scope = Scope {
         name: "plain",
         logs: &[&[], &[], &[]],
@@ -67,7 +68,7 @@ impl Scope {
         steps_max: u32::MAX,
     };
 
-    /// With what `EXPLORE` says instead: words like `term_max=4` or `slow_disks=1`.
+    /// Replaces bounds by those in `EXPLORE`: words like `term_max=4` or `slow_disks=1`.
     pub fn or_as_asked(mut self) -> Self {
         let asked = std::env::var("EXPLORE").unwrap_or_default();
         for word in asked.split_whitespace() {
@@ -97,7 +98,8 @@ impl Scope {
         1..=self.logs.len() as NodeId
     }
 
-    /// At the start nobody differs from anybody but by number, so it is node 1 that acts first.
+    /// Returns true if all nodes start with the same log. They then differ only by number, so only
+    /// node 1 needs to act first.
     pub fn starts_alike(&self) -> bool {
         self.logs.iter().all(|log| *log == self.logs[0])
     }
@@ -108,7 +110,7 @@ impl Scope {
         if self.single_entries {
             config.append_bytes_max = 1;
         }
-        // The disk is as slow as the search wants.
+        // No patience ends: the search decides how slow a disk is.
         config.disk_patience = Duration::from_secs(1_000_000);
         config.stall_patience = config.disk_patience;
     }

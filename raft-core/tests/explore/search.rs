@@ -1,9 +1,9 @@
-//! Breadth first through all worlds of a scope.
+//! Breadth-first search through all worlds of a scope.
 //!
-//! A node is a function: the same node state and the same input give the same node state and the same
-//! messages. So each such step is taken once with the real [`Raft`](raft_core::consensus::Raft) and
-//! remembered, and a step of the world is a look into a table. The first violation that is found is
-//! one of the shortest.
+//! A node is a function: the same node state and the same input give the same node state and the
+//! same messages. So each such step runs once on the real [`Raft`](raft_core::consensus::Raft) and
+//! is remembered; a step of the world is a table look-up. The first violation found has one of the
+//! shortest possible histories.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
@@ -20,28 +20,29 @@ use crate::properties::{self, Facts};
 use crate::scope::Scope;
 use crate::world::{Action, BuildMix, Left, World};
 
-/// What one input made of one node state.
+/// The result of one input to one node state.
 #[derive(Debug)]
 struct Outcome {
     node: u32,
     sent: Vec<u32>,
 }
 
-/// What a search has seen; without enough of it, it has shown nothing.
+/// Statistics of a search. A search with small numbers has shown nothing.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     pub states: u64,
     pub transitions: u64,
     /// Steps from the start to the last new state.
     pub depth: u32,
-    /// No state of the scope is left; else none within so many steps.
+    /// True if no state of the scope is left; otherwise, all states within `depth` steps were
+    /// visited.
     pub everything: bool,
     pub node_states: u64,
     pub node_steps: u64,
     pub fair_runs: u64,
-    /// The most entries that a node knew to be committed.
+    /// The largest number of entries that a node knew to be committed.
     pub committed_max: u64,
-    /// The last term that was led.
+    /// The highest term that had a leader.
     pub term_led_max: u64,
     /// Node steps in which entries were replaced.
     pub truncations: u64,
@@ -56,12 +57,12 @@ pub struct Search<'a> {
     message_numbers: HashMap<(NodeId, NodeId, Message), u32>,
     outcomes: HashMap<(u32, Input), Option<Rc<Outcome>>, BuildMix>,
     visited: HashSet<u64, BuildMix>,
-    /// For each world in the order in which it was found: from which one, and how.
+    /// For each world, in the order of discovery: its predecessor and the action that led to it.
     found_by: Vec<(u32, Action)>,
     seen: Seen,
 }
 
-/// A world that was found, and its number.
+/// A newly discovered world, and its number.
 type Found = (u32, World);
 
 impl<'a> Search<'a> {
@@ -80,10 +81,10 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Visits every world, or every one within so many steps.
+    /// Visits every world, or every one within `steps_max` steps.
     ///
     /// # Errors
-    /// The first violation, and how it comes about.
+    /// The first violation, and the steps that lead to it.
     pub fn run(mut self) -> Result<Seen, String> {
         let nodes = self.scope.ids().map(|id| Node::new(self.scope, id)).collect::<Vec<_>>();
         let nodes = nodes.into_iter().map(|node| self.number_node(node)).collect();
@@ -106,7 +107,7 @@ impl<'a> Search<'a> {
         Ok(self.seen)
     }
 
-    /// Checks a world that was not seen before.
+    /// Checks a world unless it was visited before.
     fn discover(
         &mut self,
         world: World,
@@ -117,7 +118,7 @@ impl<'a> Search<'a> {
             return Ok(None);
         }
         let number = self.found_by.len() as u32;
-        // The first world was found by nobody, and nobody asks how.
+        // The first world has no predecessor; its entry is never read.
         let nothing = Action { node: 0, input: Input::Deadline, twice: false };
         self.found_by.push(found_by.unwrap_or((0, nothing)));
         self.seen.states += 1;
@@ -138,23 +139,24 @@ impl<'a> Search<'a> {
         Ok(Some((number, world)))
     }
 
-    /// From this world, with all nodes or all but one, a fair run must elect and commit.
+    /// Requires that a fair run from this world, with all nodes or all but one, elects and commits.
     fn run_fairly(&mut self, number: u32, world: &World, chance: u64) -> Result<(), String> {
         let nodes =
             world.nodes.iter().map(|node| &self.nodes[*node as usize].0).collect::<Vec<_>>();
         let count = nodes.len() as u64;
-        // A cluster that has lost a majority of its disks stands still, and is to.
+        // A cluster that has lost a majority of its disks stands still, as it must.
         let counting = nodes.iter().filter(|node| !node.raft.is_recovering()).count();
-        // Also one of two members, wiped while the other may have told of a term that a crash took back.
+        // So may a founding cluster of two after the loss of one disk: the other member may have
+        // announced a term that it then lost in a crash.
         let is_founding = self.scope.is_founding && self.scope.lost_disks == 0;
         if counting <= nodes.len() / 2 && !is_founding {
             return Ok(());
         }
         self.seen.fair_runs += 1;
-        // A node that has lost its disk recovers with the help of all.
+        // A node that has lost its disk needs all others to recover.
         let recovers = nodes.iter().any(|node| node.raft.is_recovering());
         let cut_off = (count > 2 && !recovers).then(|| chance % (count + 1)).filter(|id| *id != 0);
-        // What is under way arrives first, or never.
+        // The messages in flight either all arrive first, or are all lost.
         let arriving: &[u32] =
             if (chance / (count + 1)).is_multiple_of(2) { &world.network[..] } else { &[] };
         let envelope = |message: &u32| {
@@ -184,7 +186,8 @@ impl<'a> Search<'a> {
                     return Err(self.story(number, &what));
                 }
             };
-            // At most the message would be gone, and it may stay under way for ever as it is.
+            // At most the message would be consumed. It may as well stay in the network forever, so
+            // this is no new case.
             let says_nothing_new =
                 outcome.sent.iter().all(|sent| world.network.binary_search(sent).is_ok());
             if outcome.node == before && says_nothing_new {
@@ -198,7 +201,7 @@ impl<'a> Search<'a> {
                 after.network.retain(|message| *message != number);
             }
             if action.input == Input::LoseDisk {
-                // Of the network it is asked that two disks of one node are not mixed up.
+                // The network is required not to mix up two disks of one node.
                 let lost = NodeId::from(action.node) + 1;
                 after.network.retain(|message| {
                     let (from, to, _) = &self.messages[*message as usize];
@@ -228,7 +231,8 @@ impl<'a> Search<'a> {
             if facts.leads() {
                 push(Input::Propose, false);
             }
-            // A member of a new cluster is woken for its word more often than for its candidacy.
+            // A founding member also wakes up to send its founding messages, more often than to
+            // campaign.
             let is_founding = self.scope.is_founding && facts.term == 0;
             if is_founding || facts.leads() && self.scope.check_quorum {
                 push(Input::Lonely, false);
@@ -258,7 +262,7 @@ impl<'a> Search<'a> {
         actions
     }
 
-    /// Drops what the node that just acted will never heed again, not even after a crash.
+    /// Drops the messages that the node that just acted will never act on, not even after a crash.
     fn forget_what_is_void(&self, place: usize, world: &mut World) {
         let facts = &self.nodes[world.nodes[place] as usize].1;
         world.network.retain(|number| {
@@ -267,7 +271,7 @@ impl<'a> Search<'a> {
         });
     }
 
-    /// `None` if the input leads out of the scope.
+    /// Returns `None` if the input leads out of the scope.
     fn outcome(&mut self, before: u32, input: Input) -> Result<Option<Rc<Outcome>>, String> {
         if let Some(known) = self.outcomes.get(&(before, input)) {
             return Ok(known.clone());
@@ -324,7 +328,7 @@ impl<'a> Search<'a> {
         number
     }
 
-    /// How a world comes about, and what is wrong there.
+    /// Describes the steps that lead to a world, and the violation there.
     fn story(&self, number: u32, what: &str) -> String {
         let mut steps = Vec::new();
         let mut at = number;
@@ -361,7 +365,7 @@ impl<'a> Search<'a> {
     }
 }
 
-/// What a failed assertion said.
+/// The message of a failed assertion.
 fn said(panic: Box<dyn std::any::Any + Send>) -> String {
     let text = panic.downcast_ref::<String>().cloned();
     let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));

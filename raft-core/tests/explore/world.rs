@@ -1,6 +1,6 @@
-//! A state of the whole: which node state each node is in, which messages are under way, and how much
-//! of the scope is used up. Node states and messages are numbers here, so that a world is small and is
-//! told from others by a few words.
+//! A state of the whole cluster: the state of each node, the messages in flight, and the unused
+//! part of the scope. Node states and messages are numbers here, so that a world is small and cheap
+//! to compare.
 
 use std::hash::{BuildHasherDefault, Hasher};
 
@@ -10,12 +10,12 @@ use crate::scope::Scope;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct World {
     pub nodes: Vec<u32>,
-    /// Sorted. Two messages that say the same are one; what may be lost may stay here for ever.
+    /// Sorted, without duplicates. A message that may be lost may also stay here forever.
     pub network: Vec<u32>,
     pub left: Left,
 }
 
-/// What the scope still allows.
+/// The unused part of the scope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Left {
     pub proposals: u8,
@@ -25,13 +25,13 @@ pub struct Left {
     pub heartbeats: u8,
 }
 
-/// One thing happens.
+/// One input to one node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Action {
     /// Counted from 0.
     pub node: u8,
     pub input: Input,
-    /// The message that arrives stays under way.
+    /// The message that arrives also stays in flight.
     pub twice: bool,
 }
 
@@ -41,7 +41,7 @@ impl Left {
         Self { proposals, restarts, lost_disks, duplicates, heartbeats }
     }
 
-    /// After an action of the scope; `None` if it is used up.
+    /// The rest after this action; `None` if the scope does not allow the action.
     pub fn after(mut self, action: Action, leads: bool) -> Option<Self> {
         let budget = match action.input {
             Input::Propose => &mut self.proposals,
@@ -59,7 +59,8 @@ impl Left {
 }
 
 impl World {
-    /// 64 bits of hash: for ten million states the chance that two share it is about 3 in a million.
+    /// A hash of 64 bits: among ten million states the probability that two share it is about 3 in
+    /// a million.
     pub fn fingerprint(&self) -> u64 {
         let Left { proposals, restarts, lost_disks, duplicates, heartbeats } = self.left;
         let mut hasher = Mix::default();

@@ -1,11 +1,11 @@
-//! The list of scenarios that the core is held to, so that none is forgotten.
+//! The list of scenarios that the core is tested against, so that none is forgotten.
 //!
-//! They were gathered from the papers and from the test suites of other implementations, and are
-//! numbered by subject: E elections, Q pre-vote and check quorum, A replication and commit, F flow
-//! control, S snapshots, I reads, X transfers, D durability and the contract of `Ready`. C are the
-//! findings of a review of the core. Membership is not on the list: it does not change at run time. A
-//! scenario has a test whose name begins with its number (`e5_one_round_of_votes`), or a line here that
-//! names the test elsewhere, or the reason why it cannot occur.
+//! The scenarios were gathered from the papers and from the test suites of other implementations,
+//! and are numbered by subject: E elections, Q pre-vote and check quorum, A replication and commit,
+//! F flow control, S snapshots, I reads, X transfers, D durability and the contract of `Ready`. C
+//! are the findings of a review of the core. Membership is not on the list: it does not change at
+//! run time. A scenario has a test whose name begins with its number (`e5_one_round_of_votes`), or
+//! a line here that names the test elsewhere or the reason why the scenario cannot occur.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -26,7 +26,7 @@ const SUBJECTS: [(char, u32); 9] = [
 enum Instead {
     /// A test of this name in this file of the workspace.
     Test(&'static str, &'static str),
-    /// Why it cannot occur here.
+    /// The reason why the scenario cannot occur here.
     CannotOccur(&'static str),
 }
 use Instead::{CannotOccur, Test};
@@ -96,8 +96,8 @@ fn tests_in(source: &str) -> Vec<String> {
     names
 }
 
-/// The scenario that a name begins with. `s3_8_..` is section 3.8 and no scenario, and `s05_..` is finding
-/// S5 of the review of the other crates.
+/// The scenario that a name begins with. `s3_8_..` is section 3.8 and no scenario; `s05_..` is
+/// finding S5 of the review of the other crates.
 fn scenario_of(name: &str) -> Option<&str> {
     let (number, rest) = name.split_once('_')?;
     let digits = number.strip_prefix(|subject: char| subject.is_ascii_lowercase())?;
@@ -107,7 +107,7 @@ fn scenario_of(name: &str) -> Option<&str> {
     (is_number && rest.starts_with(|next: char| next.is_ascii_lowercase())).then_some(number)
 }
 
-/// The tests of this crate by the scenarios that they are named after.
+/// The tests of this crate, by scenario.
 fn tests_by_scenario() -> BTreeMap<String, Vec<String>> {
     let crate_root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut folders = ["src", "tests/paper", "tests/driver"].map(|it| crate_root.join(it)).to_vec();

@@ -31,7 +31,7 @@ fn with_role(role: RoleKind) -> Cluster {
     cluster
 }
 
-/// E1, 3.3: whoever sees a larger term takes it over, and a candidate or leader becomes a follower.
+/// E1, 3.3: a node that receives a larger term adopts it; a candidate or leader becomes a follower.
 #[test]
 fn e1_a_larger_term_makes_a_follower() {
     for role in ROLES {
@@ -44,7 +44,7 @@ fn e1_a_larger_term_makes_a_follower() {
     }
 }
 
-/// E2, 3.3: a request of a smaller term is refused; neither role nor term nor log changes.
+/// E2, 3.3: a message of a smaller term is rejected; neither role nor term nor log changes.
 #[test]
 fn e2_a_smaller_term_changes_nothing() {
     for role in ROLES {
@@ -57,8 +57,9 @@ fn e2_a_smaller_term_changes_nothing() {
             cluster.step(3, 1, message.clone());
             let after = cluster.status(1);
             assert_eq!(after, before, "{message:?}");
-            // If it is answered at all, then with the larger term, and not as if it were a request of that:
-            // a candidate would take the refusal of its old request for that of its newer one.
+            // If the node responds at all, the response has the larger term and is no vote
+            // response: a candidate would take the refusal of its older request for one of its
+            // newer request.
             for (_, answer) in cluster.sent_by(1) {
                 assert_eq!(answer.term, before.term);
                 assert!(!matches!(answer.body, Body::VoteAnswer { .. }), "{message:?}");
@@ -67,7 +68,7 @@ fn e2_a_smaller_term_changes_nothing() {
     }
 }
 
-/// E3, 3.4: every node starts as a follower, and stays one while it hears a leader.
+/// E3, 3.4: every node starts as a follower, and stays one while a leader contacts it.
 #[test]
 fn e3_a_new_node_follows() {
     let mut cluster = Cluster::new(3);
@@ -77,8 +78,8 @@ fn e3_a_new_node_follows() {
     assert_eq!((cluster.leader(), cluster.raft(1).term()), (Some(1), 1));
 }
 
-/// E4, 3.4: after a timeout a follower or candidate takes the next term, votes for itself and asks all
-/// others, with the position of its last entry.
+/// E4, 3.4: after a timeout a follower or candidate increments its term, votes for itself and
+/// requests votes from all others, with the position of its last entry.
 #[test]
 fn e4_a_timeout_starts_an_election() {
     for role in [Follower, Candidate] {
@@ -96,7 +97,8 @@ fn e4_a_timeout_starts_an_election() {
     }
 }
 
-/// E5, 3.4: a majority of grants elects; a majority of refusals ends the candidacy; else it goes on.
+/// E5, 3.4: a majority of grants elects; a majority of refusals ends the candidacy; otherwise it
+/// continues.
 #[test]
 fn e5_one_round_of_votes() {
     let cases: &[(u64, &[NodeId], &[NodeId], RoleKind)] = &[
@@ -127,8 +129,8 @@ fn e5_one_round_of_votes() {
     }
 }
 
-/// 3.4: a voter is counted once, however often its answer comes, and its first answer counts; who is not a
-/// voter is not counted.
+/// 3.4: a voter is counted once, even if it responds repeatedly, and its first response counts. A
+/// response from a non-voter is not counted.
 #[test]
 fn s3_4_each_voter_counts_once() {
     let mut cluster = Cluster::with_config(5, no_pre_vote);
@@ -145,7 +147,7 @@ fn s3_4_each_voter_counts_once() {
     assert_eq!(cluster.role(1), Leader);
 }
 
-/// E6, 3.4: one vote a term, to who comes first; the same candidate may ask again.
+/// E6, 3.4: one vote per term, first come first served; the same candidate may ask again.
 #[test]
 fn e6_first_come_first_served() {
     for first in [2, 3] {
@@ -164,7 +166,7 @@ fn e6_first_come_first_served() {
     }
 }
 
-/// E7, 3.4: a candidate that hears from a leader of its own or of a larger term follows it.
+/// E7, 3.4: a candidate that is contacted by a leader of its own or of a larger term follows it.
 #[test]
 fn e7_a_candidate_recognizes_the_leader() {
     for (role, leader) in [(Candidate, 3), (PreCandidate, 2)] {
@@ -180,7 +182,7 @@ fn e7_a_candidate_recognizes_the_leader() {
     }
 }
 
-/// E8, 3.4: timeouts are drawn from [t, 2t) anew each time, for followers and for candidates.
+/// E8, 3.4: each timeout is drawn anew from [t, 2t), for followers and for candidates.
 #[test]
 fn e8_timeouts_are_random() {
     let timeout = Config::new(1, 1).election_timeout;
@@ -198,7 +200,8 @@ fn e8_timeouts_are_random() {
     }
 }
 
-/// E9, 3.4: so it is rare that two of five time out within a hundredth of the timeout of each other.
+/// E9, 3.4: so it is rare that two nodes of five time out within a hundredth of the timeout of each
+/// other.
 #[test]
 fn e9_timeouts_seldom_collide() {
     let mut collisions = 0;
@@ -215,7 +218,8 @@ fn e9_timeouts_seldom_collide() {
     assert!(collisions <= 150, "{collisions} of 500 rounds");
 }
 
-/// E10, 3.6.1: a voter refuses who is less up to date: by last term first, then by length. Equal is enough.
+/// E10, 3.6.1: a voter rejects a candidate whose log is less up to date: by last term first, then
+/// by length. An equal log is enough.
 #[test]
 fn e10_the_election_restriction() {
     let cases: &[(&[u64], (u64, u64), bool)] = &[
@@ -240,12 +244,12 @@ fn e10_the_election_restriction() {
             _ => None,
         });
         assert_eq!(granted, *expected, "{log:?} asked by {last:?}");
-        // Either way the larger term is taken over.
+        // Either way the larger term is adopted.
         assert_eq!(cluster.raft(1).term(), 3);
     }
 }
 
-/// E11: a candidate or leader has voted for itself, so it refuses others in its own term.
+/// E11: a candidate or leader has voted for itself, so it rejects others in its own term.
 #[test]
 fn e11_refused_by_who_runs_itself() {
     for role in [Candidate, Leader] {
@@ -258,7 +262,7 @@ fn e11_refused_by_who_runs_itself() {
     }
 }
 
-/// E12: a request of a larger term is granted from any role, if the log allows, and remembered.
+/// E12: a vote request of a larger term is granted in any role, if the log allows, and stored.
 #[test]
 fn e12_a_larger_term_is_granted_from_any_role() {
     for role in ROLES {
@@ -272,8 +276,9 @@ fn e12_a_larger_term_is_granted_from_any_role() {
     }
 }
 
-/// E13, 3.6.1: node 3 has an entry of term 2 that is on no majority. Node 1, with an entry of term 1, loses
-/// term 2, in which others have voted, wins term 3, and its log replaces that entry everywhere.
+/// E13, 3.6.1: node 3 has an entry of term 2 that is not on a majority. Node 1, with an entry of
+/// term 1, loses the election of term 2, in which others have voted. It wins term 3, and its log
+/// replaces that entry everywhere.
 #[test]
 fn e13_a_newer_log_can_be_overwritten() {
     let mut disks: std::collections::BTreeMap<_, _> = [&[1][..], &[1], &[2], &[], &[]]
@@ -296,7 +301,7 @@ fn e13_a_newer_log_can_be_overwritten() {
     }
 }
 
-/// E14: everybody can be elected, again and again.
+/// E14: every node can be elected, repeatedly.
 #[test]
 fn e14_leadership_goes_round() {
     for pre_vote in [true, false] {
@@ -310,7 +315,8 @@ fn e14_leadership_goes_round() {
     }
 }
 
-/// E15: after a partition heals, the candidate with the shorter log does not win, and terms meet.
+/// E15: after a partition heals, the candidate with the shorter log does not win, and the terms
+/// become equal.
 #[test]
 fn e15_duelling_candidates() {
     for pre_vote in [true, false] {
@@ -329,8 +335,8 @@ fn e15_duelling_candidates() {
     }
 }
 
-/// E17: the own vote becomes durable after the candidate has followed another leader of that term. It
-/// does not make a leader.
+/// E17: a candidate's own vote becomes durable after the candidate has followed another leader of
+/// that term. The vote does not make it a leader.
 #[test]
 fn e17_a_late_own_vote() {
     let mut cluster = Cluster::with_config(3, no_pre_vote);
@@ -343,8 +349,8 @@ fn e17_a_late_own_vote() {
     assert_eq!((cluster.role(1), cluster.status(1).leader), (Follower, Some(2)));
 }
 
-/// E19, 3.3: no role is skipped. Answers that another role waits for change nothing, however many
-/// come; and a leader's deadline never makes it campaign.
+/// E19, 3.3: no role is skipped. Responses meant for another role change nothing, however many
+/// arrive, and a leader's deadline never makes it campaign.
 #[test]
 fn e19_no_role_is_skipped() {
     for (role, answer) in [
@@ -372,8 +378,8 @@ fn e19_no_role_is_skipped() {
     assert_eq!((cluster.role(1), cluster.raft(1).term()), (Candidate, 2), "one step at a time");
 }
 
-/// E21, 3.4: there is at most one leader in a term; if two claim it, something is broken, and the second
-/// is not believed by anybody.
+/// E21, 3.4: a term has at most one leader. If two nodes claim to lead a term, the invariant is
+/// broken: the second claim is ignored and raises an alarm.
 #[test]
 fn e21_a_second_leader_of_a_term_is_not_believed() {
     let mut cluster = Cluster::with_config(3, plain);
@@ -387,7 +393,8 @@ fn e21_a_second_leader_of_a_term_is_not_believed() {
     assert_eq!((cluster.role(1), cluster.node(1).alarms.len()), (Leader, 1));
 }
 
-/// E22: who is not a voter does not campaign, but votes: its configuration may be older than the question.
+/// E22: a node that is not a voter does not campaign, but it votes: its configuration may be older
+/// than the candidate's.
 #[test]
 fn e22_learners_vote_and_do_not_campaign() {
     use raft_core::consensus::{Boot, Raft};
@@ -416,7 +423,7 @@ fn e22_learners_vote_and_do_not_campaign() {
     assert_eq!(learner.ready(now).messages, [(1, say::vote_answer(1, true))]);
 }
 
-/// E23: slow questions and answers do no harm. A grant of an old term elects nobody.
+/// E23: late requests and responses do no harm. A grant of an older term does not elect.
 #[test]
 fn e23_late_grants_count_for_their_term_only() {
     let mut cluster = Cluster::with_config(3, no_pre_vote);
@@ -425,12 +432,13 @@ fn e23_late_grants_count_for_their_term_only() {
     assert_eq!((cluster.role(1), cluster.raft(1).term()), (Candidate, 2));
     cluster.step(2, 1, say::vote_answer(1, true));
     assert_eq!(cluster.role(1), Candidate);
-    // What is still under way settles it.
+    // The messages still in flight complete the election.
     cluster.settle();
     assert_eq!(cluster.role(1), Leader);
 }
 
-/// 3.4: who grants a vote waits a whole timeout before it tries itself; who refuses does not.
+/// 3.4: a node that grants a vote waits a whole timeout before it campaigns; one that rejects does
+/// not.
 #[test]
 fn s3_4_granting_resets_the_timer() {
     for (last, granted) in [((9, 9), true), ((0, 0), false)] {
@@ -442,7 +450,7 @@ fn s3_4_granting_resets_the_timer() {
     }
 }
 
-/// 3.4: a new leader speaks at once, so that nobody else starts an election.
+/// 3.4: a new leader sends heartbeats at once, so that no other node starts an election.
 #[test]
 fn s3_4_a_new_leader_speaks_at_once() {
     let mut cluster = Cluster::with_config(3, no_pre_vote);
@@ -459,8 +467,9 @@ fn s3_4_a_new_leader_speaks_at_once() {
     }
 }
 
-/// C22. Terms have an end, which every decoder enforces. A peer that makes one up gets no node there, nor
-/// beyond: neither a node's disk nor its messages hold a term that others would refuse.
+/// C22. Terms have a maximum, which every decoder enforces. A message with a larger term is
+/// ignored, and a node at the maximum does not campaign. So neither a node's disk nor its messages
+/// hold a term that others would reject.
 #[test]
 fn c22_there_is_no_term_after_the_last() {
     let mut cluster = Cluster::with_config(3, no_pre_vote);

@@ -1,5 +1,5 @@
-//! Flow control: how far a leader sends ahead of what a peer has acknowledged, and what it does when
-//! something on the way was lost.
+//! Flow control: how far a leader sends ahead of a peer's acknowledgements, and how it recovers
+//! when a message was lost.
 
 use std::time::Duration;
 
@@ -13,9 +13,9 @@ use crate::common::{Cluster, Disk, say};
 use crate::replication::{appends, led, peer};
 use crate::{no_pre_vote, plain};
 
-/// F1: while it is not known where the logs agree, one append is sent, and the next one only after an answer or
-/// an election timeout. (Peers take a heartbeat interval; but a peer that lives and says nothing has most often
-/// no room in its log, or a slow disk.)
+/// F1: while the leader does not know where the logs agree, it sends one append, and the next one
+/// only after a response or an election timeout. (Other implementations wait one heartbeat
+/// interval; but a peer that is alive and does not respond usually has a full log or a slow disk.)
 #[test]
 fn f1_a_probe_is_sent_once() {
     let mut cluster = Cluster::with_config(3, no_pre_vote);
@@ -40,7 +40,8 @@ fn f1_a_probe_is_sent_once() {
     assert_eq!(peer(&cluster, 2).state, Replicate);
 }
 
-/// F2: once it is known where the logs agree, entries are sent ahead of their acknowledgements.
+/// F2: once the leader knows where the logs agree, it sends entries ahead of their
+/// acknowledgements.
 #[test]
 fn f2_entries_are_sent_ahead() {
     let mut cluster = led();
@@ -54,7 +55,7 @@ fn f2_entries_are_sent_ahead() {
     assert_eq!(appends(&cluster.sent_by(1), 2), expected);
 }
 
-/// F3: within a window of appends; acknowledgements free it in order.
+/// F3: the leader sends ahead within a window of appends; acknowledgements free it in order.
 #[test]
 fn f3_the_window() {
     let mut cluster = Cluster::with_config(3, |config| {
@@ -70,7 +71,7 @@ fn f3_the_window() {
     cluster.step(2, 1, say::accepted(1, 1));
     assert_eq!(peer(&cluster, 2).inflight_count, 3);
     cluster.flying.clear();
-    // One append takes all that has gathered. What it says must be so.
+    // Node 2 accepts an empty append, and its acknowledgement is lost.
     cluster.step(1, 2, say::append(1, (1, 1), &[], 1));
     cluster.flying.clear();
     assert!(appends(&cluster.sent_by(1), 2).is_empty());
@@ -91,7 +92,7 @@ fn f3_the_window_in_bytes() {
     assert_eq!(sent, [(1, 1, 1), (2, 1, 1), (3, 1, 1)], "a window that is not full takes one more");
 }
 
-/// F4: an acknowledgement frees all that it covers, a stale or repeated one nothing.
+/// F4: an acknowledgement frees all appends that it covers; a stale or repeated one frees none.
 #[test]
 fn f4_stale_acknowledgements_free_nothing() {
     let mut cluster = Cluster::with_config(3, |config| {
@@ -102,7 +103,7 @@ fn f4_stale_acknowledgements_free_nothing() {
     for _ in 0..6 {
         cluster.propose(1, "a").expect("it leads");
     }
-    // Let 2 have what it is going to acknowledge.
+    // Node 2 receives the entries that it is about to acknowledge.
     for (to, message) in cluster.sent_by(1).into_iter().filter(|(to, _)| *to == 2) {
         cluster.step(1, to, message);
     }
@@ -118,8 +119,8 @@ fn f4_stale_acknowledgements_free_nothing() {
     }
 }
 
-/// F5: the window is full and the follower acknowledges nothing, but it lives: once per election timeout it is
-/// asked where it stands, with one append, and again as long as that is so.
+/// F5: the window is full and the follower acknowledges nothing, but it is alive. Once per election
+/// timeout the leader probes it with one append, and repeats that until it acknowledges.
 #[test]
 fn f5_a_full_window_of_a_follower_that_acknowledges_nothing() {
     let mut cluster = Cluster::with_config(3, |config| {
@@ -145,8 +146,8 @@ fn f5_a_full_window_of_a_follower_that_acknowledges_nothing() {
     }
 }
 
-/// F7: what was sent ahead is lost in the middle; the follower refuses what does not fit, and has everything
-/// without anybody waiting for a timer.
+/// F7: two appends in the middle of a sequence are lost. The follower rejects those that do not
+/// fit, and has all entries before any timer fires.
 #[test]
 fn f7_a_gap_is_closed_at_once() {
     let mut cluster = led();
@@ -167,8 +168,8 @@ fn f7_a_gap_is_closed_at_once() {
     assert_eq!((peer(&cluster, 2).state, peer(&cluster, 2).match_index), (Replicate, 5));
 }
 
-/// F8: the leader compacts what a follower with a full window still lacks. When it is found to lack it, a
-/// snapshot is sent, and replication goes on behind it.
+/// F8: the leader compacts entries that a follower with a full window still lacks. When the leader
+/// learns this, it sends a snapshot, and replication continues behind it.
 #[test]
 fn f8_compacted_while_a_follower_is_throttled() {
     let mut cluster = Cluster::with_config(3, |config| {
@@ -195,8 +196,8 @@ fn f8_compacted_while_a_follower_is_throttled() {
     assert_eq!(cluster.node(3).machine, cluster.node(1).machine);
 }
 
-/// F9: to a peer that is gone nothing is sent but heartbeats, however much is proposed and however often its
-/// connection breaks; at its first sign of life it gets what it lacks.
+/// F9: a peer that is down receives only heartbeats, however much is proposed and however often its
+/// connection breaks. At its first sign of life it receives the entries that it lacks.
 #[test]
 fn f9_no_storm_to_a_peer_that_is_gone() {
     let mut cluster = led();
@@ -219,7 +220,8 @@ fn f9_no_storm_to_a_peer_that_is_gone() {
     assert_eq!(cluster.node(3).machine, cluster.node(1).machine, "within a heartbeat interval");
 }
 
-/// F6: a broken connection, or a gap that the follower notices, leads back to what is known to match.
+/// F6: after a broken connection, or a gap that the follower notices, the leader goes back to the
+/// last index known to match.
 #[test]
 fn f6_a_gap_leads_back_to_a_probe() {
     let start = || {
@@ -242,7 +244,8 @@ fn f6_a_gap_leads_back_to_a_probe() {
     assert!(matches!(peer(&cluster, 2).state, ProgressState::Probe { paused: true }));
 }
 
-/// F10: replication waits for no timer: with silent timers all is delivered and committed.
+/// F10: replication waits for no timer: without any timeout all entries are delivered and
+/// committed.
 #[test]
 fn f10_replication_needs_no_timer() {
     let mut cluster = led();
@@ -254,8 +257,8 @@ fn f10_replication_needs_no_timer() {
     assert_eq!((cluster.now, cluster.node(3).machine.applied.len()), (now, 51));
 }
 
-/// A probe that was lost with its connection is sent again soon after the peer is heard, and not after an
-/// election timeout.
+/// A probe that was lost with its connection is sent again soon after the peer responds, and not
+/// only after an election timeout.
 #[test]
 fn a_probe_lost_with_its_connection_is_sent_again_soon() {
     let mut cluster = Cluster::with_config(3, no_pre_vote);
@@ -270,7 +273,7 @@ fn a_probe_lost_with_its_connection_is_sent_again_soon() {
     assert_eq!(appends(&cluster.sent_by(1), 2), [(0, 1, 0)]);
 }
 
-/// Half of the log's budget is what a state machine that lags may let gather.
+/// A lagging state machine may let entries gather up to half of the log's budget.
 #[test]
 fn a_log_has_room_up_to_half_of_its_budget() {
     let entry_bytes = Disk::of_terms(&[1], 1).loaded.entries[0].size_bytes();
@@ -284,8 +287,9 @@ fn a_log_has_room_up_to_half_of_its_budget() {
     }
 }
 
-/// A follower whose log is full takes no more if what fills it will be compacted without a word from
-/// anybody; if half of it waits to be committed, it must take what that may hang on.
+/// A follower whose log is full accepts no more entries if at least half of its limit is committed:
+/// the log will be compacted without further messages. Otherwise it must accept entries, because
+/// the uncommitted ones may need them to be committed.
 #[test]
 fn a_full_log_takes_more_only_if_it_cannot_shrink_by_itself() {
     let terms = [1; 10];

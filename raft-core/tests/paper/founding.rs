@@ -1,4 +1,5 @@
-//! How a cluster begins, and what an empty disk may never do again afterwards (`consensus::founding`).
+//! The founding of a cluster, and the restrictions on an empty disk afterwards
+//! (`consensus::founding`).
 
 use std::collections::BTreeMap;
 
@@ -8,7 +9,8 @@ use raft_core::types::{Body, HardState, Memory, Message, NodeId};
 use crate::common::{Cluster, Disk};
 use crate::{no_pre_vote, plain};
 
-/// So many members on disks that the operator has just initialised, with the default configuration.
+/// A cluster of `count` members on disks that the operator has just initialised, with the default
+/// configuration.
 fn new_cluster(count: NodeId) -> Cluster {
     unfounded(Cluster::with_disks(new_disks(count), |_| {}))
 }
@@ -17,7 +19,7 @@ fn new_disks(count: NodeId) -> BTreeMap<NodeId, Disk> {
     (1..=count).map(|id| (id, Disk::new_member())).collect()
 }
 
-/// Replaces the configuration of the harness, which says that the cluster exists.
+/// Replaces the configuration of the test cluster, which says that the cluster exists.
 fn unfounded(mut cluster: Cluster) -> Cluster {
     for id in cluster.ids() {
         cluster.crash(id, 0);
@@ -49,7 +51,7 @@ fn wipe(cluster: &mut Cluster, id: NodeId) {
     cluster.lose_disk(id);
 }
 
-/// The operator takes the wiped member for a new one.
+/// The operator initialises the wiped member as a new one.
 fn wipe_and_initialise(cluster: &mut Cluster, id: NodeId) {
     wipe(cluster, id);
     cluster.nodes.get_mut(&id).expect("a node").disk = Disk::new_member();
@@ -77,8 +79,8 @@ fn a_cluster_is_founded_by_all_its_members() {
     assert!(cluster.leader().is_some_and(|next| next != leader));
 }
 
-/// The first leader names the newest version that all members support, also if its own program knows
-/// newer ones.
+/// The first leader names the newest version that all members support, even if its own program
+/// knows newer ones.
 #[test]
 fn a_cluster_is_founded_with_the_version_that_all_support() {
     for oldest in 1..=3 {
@@ -102,7 +104,8 @@ fn one_node_founds_a_cluster_of_its_own() {
     assert!(cluster.status(1).founded);
 }
 
-/// C31. The leader is cut off one heartbeat after its election: the others count already, and elect.
+/// C31. The leader is cut off one heartbeat after its election: the others are counted already, and
+/// elect another.
 #[test]
 fn c31_the_first_leader_is_cut_off_at_once() {
     for count in [3, 5] {
@@ -123,7 +126,7 @@ fn c31_the_first_leader_is_cut_off_at_once() {
     }
 }
 
-/// A crash in the middle of founding: the member goes on where its disk is.
+/// A member crashes in the middle of founding and continues from the state on its disk.
 #[test]
 fn a_member_that_crashes_while_founding_goes_on() {
     for steps in 0..40 {
@@ -143,7 +146,7 @@ fn a_member_that_crashes_while_founding_goes_on() {
 }
 
 /// A disk is lost in the middle of founding, and initialised again. Until a member has led, the
-/// founding goes on; after that the member recovers.
+/// founding continues; after that the member recovers.
 #[test]
 fn a_disk_that_is_lost_while_founding() {
     for steps in 0..60 {
@@ -161,8 +164,8 @@ fn a_disk_that_is_lost_while_founding() {
     }
 }
 
-/// C4. A majority of the disks is lost after founding: no node leads, and the one that remembers says
-/// why. It goes on once one of the disks is back.
+/// C4. A majority of the disks is lost after founding: no node leads, and the one that remembers
+/// reports why. The cluster continues once one of the disks is back.
 #[test]
 fn c4_a_lost_majority_stops_the_cluster() {
     let mut cluster = founded();
@@ -240,7 +243,8 @@ fn c4_a_wiped_member_that_is_declared_new_recovers() {
     }
 }
 
-/// A late word of a member's earlier life does not count for its present one.
+/// A late message that names a member's number from before its restart does not count for its
+/// present one.
 #[test]
 fn a_word_to_an_earlier_life_does_not_count() {
     let mut cluster = Cluster::with_disks(new_disks(3), no_pre_vote);

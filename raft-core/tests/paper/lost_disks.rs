@@ -1,4 +1,4 @@
-//! Members whose disk was lost, and that may have forgotten promises (`consensus::recovery`).
+//! Members whose disk was lost, and that may have lost promises with it (`consensus::recovery`).
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::common::{Cluster, Disk, say};
 use crate::replication::{led, peer};
 use crate::{no_pre_vote, only, plain};
 
-/// Node 1 leads three; node 2 has lost its disk and is down. Nobody else notices anything.
+/// Node 1 leads three; node 2 has lost its disk and is down. The other nodes notice nothing.
 fn one_disk_is_lost() -> Cluster {
     let mut cluster = led();
     cluster.propose(1, "a").expect("it leads");
@@ -24,8 +24,8 @@ fn recovers(cluster: &Cluster, id: NodeId) -> bool {
     cluster.status(id).is_recovering
 }
 
-/// On an idle cluster, under the same leader, whose log reaches back to what the follower had: it is
-/// filled up, without a word from a client.
+/// The cluster is idle, the leader is the same, and its log reaches back to the start of the
+/// follower's. The follower catches up and is readmitted without any client request.
 #[test]
 fn who_lost_its_disk_is_filled_up() {
     let mut cluster = one_disk_is_lost();
@@ -37,7 +37,7 @@ fn who_lost_its_disk_is_filled_up() {
     assert!(!recovers(&cluster, 2) && !peer(&cluster, 2).is_recovering);
 }
 
-/// Also when the leader has compacted what it lacks.
+/// The same when the leader has compacted the entries that the follower lacks.
 #[test]
 fn who_lost_its_disk_is_filled_up_by_a_snapshot() {
     let mut cluster = one_disk_is_lost();
@@ -51,14 +51,14 @@ fn who_lost_its_disk_is_filled_up_by_a_snapshot() {
     assert!(!recovers(&cluster, 2));
 }
 
-/// Its acknowledgement does not commit anything before it has recovered, and does afterwards.
+/// The recovering node's acknowledgement commits nothing; after its recovery it does.
 #[test]
 fn its_acknowledgement_does_not_count_before() {
     let mut cluster = one_disk_is_lost();
     let committed = cluster.status(1).commit_index;
     cluster.isolate(3);
     cluster.start(2);
-    // Within the time for which a leader goes on without a quorum.
+    // This is within the time for which a leader continues without a quorum.
     cluster.propose(1, "b").expect("it leads");
     cluster.run(200);
     assert_eq!(cluster.leader(), Some(1));
@@ -74,7 +74,7 @@ fn its_acknowledgement_does_not_count_before() {
     assert_eq!(cluster.status(1).commit_index, last.index, "by nodes 1 and 2");
 }
 
-/// A leader whose only company recovers steps down, and answers no reads.
+/// A leader that is contacted only by a recovering node steps down, and confirms no reads.
 #[test]
 fn its_answer_does_not_confirm_a_leader() {
     let mut cluster = one_disk_is_lost();
@@ -87,7 +87,8 @@ fn its_answer_does_not_confirm_a_leader() {
     assert_eq!(cluster.leader(), None);
 }
 
-/// Its vote, with that of one who lacks what is committed, elects nobody.
+/// The recovering node's vote, with the vote of a node that lacks a committed entry, does not
+/// elect.
 #[test]
 fn its_vote_does_not_count_before() {
     let disks = BTreeMap::from([
@@ -105,8 +106,8 @@ fn its_vote_does_not_count_before() {
     assert!(cluster.ids().iter().all(|id| !recovers(&cluster, *id)));
 }
 
-/// Without a pre-vote it asks for votes in the very term that it led. Those who elected it then do not elect its
-/// later life, which knows nothing of that term's entries.
+/// Without pre-vote the node would request votes in the very term that it led. The nodes that
+/// elected it must not elect its next incarnation, which lacks that term's entries.
 #[test]
 fn a_leader_that_lost_its_disk_does_not_lead_its_term_again() {
     let mut cluster = Cluster::with_config(5, no_pre_vote);
@@ -114,14 +115,14 @@ fn a_leader_that_lost_its_disk_does_not_lead_its_term_again() {
     while cluster.role(1) != Leader {
         cluster.deliver(0);
     }
-    // One other has entries that the later life will not know, three have none.
+    // One other node has entries that the next incarnation will lack; three have none.
     for peer in [3, 4, 5] {
         cluster.cut(1, peer);
     }
     let position = cluster.propose(1, "old").expect("it leads");
     cluster.settle();
     assert_eq!((cluster.raft(1).term(), cluster.status(2).last_index), (1, position.index));
-    // None of the others remembers to have heard a leader.
+    // After a restart no other node remembers that a leader contacted it.
     for id in cluster.ids() {
         cluster.crash(id, 0);
     }
@@ -141,8 +142,9 @@ fn a_leader_that_lost_its_disk_does_not_lead_its_term_again() {
     );
 }
 
-/// It campaigned unheard before it lost its disk, and recovers in an earlier term: what it gave itself beyond that
-/// was gone with the candidacy, and the vote is free for another.
+/// The node campaigned in isolation before it lost its disk, and recovers in an earlier term. The
+/// votes that it gave itself in later terms were lost with the candidacies, so its vote there is
+/// free.
 #[test]
 fn a_vote_for_itself_goes_with_the_disk() {
     let mut cluster = led();
@@ -168,7 +170,7 @@ fn a_vote_for_itself_goes_with_the_disk() {
     assert_eq!(cluster.node(2).disk.loaded.hard_state.voted_for, Some(3));
 }
 
-/// It may have voted in the term in which it recovers, and cannot vote in it again.
+/// The node may have voted in the term in which it recovers, and cannot vote in that term again.
 #[test]
 fn it_does_not_vote_again_in_the_term_in_which_it_recovers() {
     let mut cluster = one_disk_is_lost();
@@ -182,7 +184,7 @@ fn it_does_not_vote_again_in_the_term_in_which_it_recovers() {
     assert!(!recovers(&cluster, 2));
 }
 
-/// Lost twice: the first disk's number does not speak for the second one.
+/// The disk is lost again: the number of the first empty disk does not readmit the second one.
 #[test]
 fn a_disk_that_is_lost_again_is_filled_up_again() {
     let mut cluster = one_disk_is_lost();
@@ -197,7 +199,7 @@ fn a_disk_that_is_lost_again_is_filled_up_again() {
     cluster.run(1_000);
     assert!(!recovers(&cluster, 2));
     assert_eq!(cluster.node(2).machine, cluster.node(1).machine);
-    // Recovered for a number that is not its own: nothing.
+    // A `Recovered` message with another number has no effect.
     cluster.crash(3, 0);
     cluster.lose_disk(3);
     cluster.start(3);
@@ -208,7 +210,8 @@ fn a_disk_that_is_lost_again_is_filled_up_again() {
     assert!(recovers(&cluster, 3));
 }
 
-/// Leadership is not handed to a node whose word does not count.
+/// A leader does not transfer leadership to a node whose votes and acknowledgements are not
+/// counted.
 #[test]
 fn leadership_is_not_handed_to_it() {
     let mut cluster = one_disk_is_lost();
@@ -232,7 +235,7 @@ fn leadership_is_not_handed_to_it() {
     assert_eq!(cluster.role(3), Leader);
 }
 
-/// C31. The round that speaks for it starts at once, and not when the next heartbeat is due.
+/// C31. The heartbeat round that readmits the node starts at once, not when the next one is due.
 #[test]
 fn c31_it_is_readmitted_without_waiting_for_a_heartbeat() {
     let mut cluster = one_disk_is_lost();
@@ -244,7 +247,8 @@ fn c31_it_is_readmitted_without_waiting_for_a_heartbeat() {
     assert!(!recovers(&cluster, 2));
 }
 
-/// C31. The last response that it waits for may be that of another node: then it is told at once.
+/// C31. The last response that readmission waits for may be another node's: then the recovering
+/// node is told at once.
 #[test]
 fn c31_it_is_readmitted_by_the_last_response_of_another_node() {
     let mut cluster = one_disk_is_lost();
@@ -259,8 +263,8 @@ fn c31_it_is_readmitted_by_the_last_response_of_another_node() {
     assert!(!recovers(&cluster, 2));
 }
 
-/// A vote is not repeated to a candidate that says that it recovers: it was given to an earlier life.
-/// No node campaigns in that state; this is the second of two bars.
+/// A vote is not repeated to a candidate that is recovering: it was given to an earlier
+/// incarnation. No node campaigns while it recovers; this is the second of two barriers.
 #[test]
 fn a_vote_is_not_repeated_to_a_node_that_recovers() {
     let mut cluster = Cluster::with_config(3, plain);

@@ -1,7 +1,7 @@
-//! One test for each claim of Ongaro's dissertation about the core, and for the questions that other
-//! implementations found worth asking. A name begins with the section (`s3_4_`) or with the scenario's
-//! number (`e5_`); each states the claim, arranges a state, lets one thing happen, and looks at state
-//! and messages.
+//! One test for each claim of Ongaro's dissertation about the core, and for each scenario that
+//! other implementations found worth testing. A test name begins with the section (`s3_4_`) or with
+//! the scenario's number (`e5_`). Each test states the claim, arranges a state, gives one input,
+//! and checks state and messages.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -27,7 +27,7 @@ use common::{Cluster, Disk};
 use raft_core::consensus::Config;
 use raft_core::types::{Body, Message, NodeId, Term};
 
-/// Elections without the question before, so that a timeout is a candidacy.
+/// Elections without pre-vote, so that a timeout starts a candidacy.
 fn no_pre_vote(config: &mut Config) {
     config.pre_vote = false;
 }
@@ -49,7 +49,7 @@ fn is_vote(message: &Message) -> bool {
     matches!(message.body, Body::Vote { .. })
 }
 
-/// What the first message of this kind to `to` says.
+/// The part that `pick` takes from the first message of its kind to `to`.
 fn only<T>(sent: &[(NodeId, Message)], to: NodeId, pick: impl Fn(&Body) -> Option<T>) -> T {
     let mut found = sent.iter().filter(|(receiver, _)| *receiver == to);
     found.find_map(|(_, message)| pick(&message.body)).expect("such a message was sent")

@@ -1,4 +1,5 @@
-//! Section 3.8: what must be on disk before what is said; restarts. And what a slow disk may do meanwhile.
+//! Section 3.8: what must be on disk before a message is sent; restarts; the effects of a slow
+//! disk.
 
 use raft_core::consensus::RoleKind::{Candidate, Follower, Leader};
 use raft_core::consensus::{Boot, Config, Raft};
@@ -9,15 +10,15 @@ use raft_core::types::{
 use crate::common::{Cluster, Disk, say};
 use crate::{no_pre_vote, plain, with_logs};
 
-/// Node 1 follows; its disk writes when told.
+/// Node 1 follows; its disk writes only when the test says so.
 fn slow() -> Cluster {
     let mut cluster = Cluster::with_config(3, plain);
     cluster.slow_disks.insert(1);
     cluster
 }
 
-/// D1, 3.8: a vote, a request for votes and an acknowledgement leave when what they rest on is on disk.
-/// Refusals and answers to heartbeats promise nothing, and leave at once.
+/// D1, 3.8: a vote, a vote request and an acknowledgement are sent once the state that they promise
+/// is on disk. Refusals and heartbeat responses promise nothing, and are sent at once.
 #[test]
 fn d1_promises_wait_for_the_disk() {
     let promises = [
@@ -44,7 +45,8 @@ fn d1_promises_wait_for_the_disk() {
     assert_eq!(cluster.sent_by(1).len(), 2);
 }
 
-/// D1: a repeated vote with nothing new to write waits for the write under way, and leaves at once later.
+/// D1: a repeated vote with nothing new to write waits for the write in progress. Once that is
+/// done, a repeated vote is sent at once.
 #[test]
 fn d1_a_repeated_vote_rides_on_the_first() {
     let mut cluster = slow();
@@ -61,8 +63,8 @@ fn d1_a_repeated_vote_rides_on_the_first() {
     assert!(!cluster.write(1), "nothing was written for it");
 }
 
-/// D2: the same indexes are overwritten by terms 1, 2 and 1 again while the first writes are under way. No
-/// acknowledgement speaks for entries that have been replaced since.
+/// D2: entries of terms 1, 2 and 1 again overwrite the same indexes while the first writes are in
+/// progress. No acknowledgement covers entries that have been replaced since.
 #[test]
 fn d2_overwritten_while_being_written() {
     let mut cluster = Cluster::with_config(3, |config| {
@@ -85,7 +87,8 @@ fn d2_overwritten_while_being_written() {
     assert_eq!(cluster.node(1).disk.terms(), [1, 1, 1, 3]);
 }
 
-/// D3: committed entries are handed out within a budget of bytes; the rest follows when those are applied.
+/// D3: committed entries are handed out within a budget of bytes; the next ones follow when those
+/// are applied.
 #[test]
 fn d3_apply_is_bounded() {
     let mut config = Config::new(1, 1);
@@ -108,7 +111,8 @@ fn d3_apply_is_bounded() {
     assert_eq!(handed, [1, 2, 3, 4, 5]);
 }
 
-/// D4, 10.2.1: a leader commits what the others have, before its own disk has it, but applies it only then.
+/// D4, 10.2.1: a leader commits an entry once a majority has it on disk, even without its own disk,
+/// but applies the entry only once its own disk has it.
 #[test]
 fn d4_committed_before_the_own_disk() {
     let mut cluster = Cluster::with_config(3, no_pre_vote);
@@ -122,7 +126,8 @@ fn d4_committed_before_the_own_disk() {
     assert_eq!(cluster.status(1).last_applied, 2);
 }
 
-/// E16, D4: a node alone is its own majority, and waits for its own disk: for its vote and for each entry.
+/// E16, D4: a single node is its own majority, and waits for its own disk: for its vote and for
+/// each entry.
 #[test]
 fn e16_a_single_node_waits_for_its_disk() {
     let mut cluster = Cluster::new(1);
@@ -139,7 +144,8 @@ fn e16_a_single_node_waits_for_its_disk() {
     assert_eq!((cluster.status(1).commit_index, cluster.status(1).last_applied), (2, 2));
 }
 
-/// E18: the write of a leader's own entry completes after it was deposed: it counts for nobody.
+/// E18: the write of a leader's own entry completes after the leader was deposed: it is not
+/// counted.
 #[test]
 fn e18_a_late_write_of_a_deposed_leader() {
     let mut cluster = Cluster::with_config(3, plain);
@@ -152,7 +158,7 @@ fn e18_a_late_write_of_a_deposed_leader() {
     assert_eq!((cluster.role(1), cluster.status(1).commit_index), (Follower, 1));
 }
 
-/// D5: what changes nothing but the commit index is not written; it rides along with the next write.
+/// D5: a change of the commit index alone is not written; it is part of the next write.
 #[test]
 fn d5_the_commit_index_alone_is_not_written() {
     let mut cluster = with_logs(&[&[1, 1], &[1, 1], &[1, 1]], 1);
@@ -165,18 +171,19 @@ fn d5_the_commit_index_alone_is_not_written() {
     assert_eq!(cluster.node(1).disk.loaded.hard_state.commit_index, 2);
 }
 
-/// D6: the leader changes while batches are at the disk: the answers go to whoever asked, in its term.
+/// D6: the leader changes while batches are being written: each acknowledgement goes to the leader
+/// that sent the append, in that leader's term.
 #[test]
 fn d6_the_leader_changes_while_batches_are_under_way() {
     let mut cluster = slow();
     cluster.step(2, 1, say::append(1, (0, 0), &[1], 0));
     cluster.step(3, 1, say::append(2, (1, 1), &[2], 0));
     while cluster.write(1) {}
-    // The entry of leader 2 was not replaced, so both acknowledgements are true.
+    // The entry of node 2 was not replaced, so both acknowledgements are true.
     assert_eq!(cluster.sent_by(1), [(2, say::accepted(1, 1)), (3, say::accepted(2, 2))]);
 }
 
-/// While as many batches are at the disk as may be, what comes gathers into one.
+/// While the maximum number of batches is being written, further changes gather in one batch.
 #[test]
 fn batches_gather_while_the_disk_is_busy() {
     let mut cluster = Cluster::with_config(3, |config| {
@@ -197,7 +204,7 @@ fn batches_gather_while_the_disk_is_busy() {
     assert_eq!(last, (2, say::accepted(1, 10)));
 }
 
-/// E20, 3.8: term, vote and log survive a restart; role, leader and what was known of peers do not.
+/// E20, 3.8: term, vote and log survive a restart; role, leader and the progress of peers do not.
 #[test]
 fn e20_what_survives_a_restart() {
     let mut cluster = Cluster::with_config(3, no_pre_vote);
@@ -215,8 +222,8 @@ fn e20_what_survives_a_restart() {
     assert_eq!(cluster.sent_by(1), [(3, say::vote_answer(1, false))], "it voted for itself");
 }
 
-/// 3.8: wherever a crash cuts a row of writes, the node comes back with a state that it was in, and has
-/// promised nothing beyond it.
+/// 3.8: after a crash between any two of a series of writes, the node restarts in a state that it
+/// was in, and has promised nothing beyond that state.
 #[test]
 fn s3_8_a_crash_between_any_two_writes() {
     for written in 0..=4 {
@@ -246,7 +253,7 @@ fn s3_8_a_crash_between_any_two_writes() {
     }
 }
 
-/// S19, A20: what does not belong together is refused at the start, with words for an operator.
+/// S19, A20: a start is rejected if state machine and log do not fit together.
 #[test]
 fn s19_a_state_that_does_not_fit_the_log_is_refused() {
     let entries = |terms: &[u64]| Disk::of_terms(terms, 5).loaded.entries;
@@ -266,7 +273,8 @@ fn s19_a_state_that_does_not_fit_the_log_is_refused() {
     assert!(boot(Position::new(1, 1), gap).is_err(), "the entries in between are gone");
 }
 
-/// 3.8, A20: all nodes crash at once, again and again: what was committed is there, and is applied once.
+/// 3.8, A20: all nodes crash at once, repeatedly: every committed entry is still there, and is
+/// applied once.
 #[test]
 fn s3_8_everybody_crashes() {
     let mut cluster = Cluster::new(3);
@@ -294,7 +302,7 @@ fn s3_8_everybody_crashes() {
     assert_eq!([count(1), count(2), count(3)], [5, 5, 5]);
 }
 
-/// A vote that a crash swallowed was given to nobody, so it may be given to another.
+/// A vote that was lost in a crash was never sent, so the node may vote for another candidate.
 #[test]
 fn s3_8_an_unwritten_vote() {
     let mut cluster = slow();

@@ -6,8 +6,8 @@ use raft_core::types::{Body, Message, NodeId};
 use crate::common::{Cluster, say};
 use crate::no_pre_vote;
 
-/// Q1: a node that is cut off asks in vain for long, and its term does not grow; when it is back the leader
-/// is not disturbed.
+/// Q1: an isolated node requests pre-votes in vain for a long time, and its term does not grow.
+/// When it is back, the leader is not disturbed.
 #[test]
 fn q1_a_partitioned_node_does_not_disturb() {
     let mut cluster = Cluster::new(3);
@@ -21,7 +21,7 @@ fn q1_a_partitioned_node_does_not_disturb() {
     assert_eq!(cluster.status(3).leader, Some(1));
 }
 
-/// Q2: a pre-vote asks for the same up-to-date log as a vote.
+/// Q2: a pre-vote requires the same up-to-date log as a vote.
 #[test]
 fn q2_pre_votes_judge_the_log() {
     for (log, last, granted) in [
@@ -36,7 +36,7 @@ fn q2_pre_votes_judge_the_log() {
     }
 }
 
-/// 9.6: answering a pre-vote changes nothing: no term, no vote, no timer, nothing to write.
+/// 9.6: a pre-vote changes nothing at the voter: no term, no vote, no timer, nothing to write.
 #[test]
 fn s9_6_a_pre_vote_changes_nothing() {
     for term in [0, 1, 7] {
@@ -49,7 +49,8 @@ fn s9_6_a_pre_vote_changes_nothing() {
     }
 }
 
-/// Q3: who heard a leader within the election timeout refuses a pre-vote; later it grants.
+/// Q3: a node that a leader has contacted within the election timeout rejects a pre-vote; later it
+/// grants.
 #[test]
 fn q3_refused_while_a_leader_is_heard() {
     let mut cluster = Cluster::new(3);
@@ -64,7 +65,8 @@ fn q3_refused_while_a_leader_is_heard() {
     assert_eq!(cluster.sent_by(2), [(3, say::pre_vote_answer(1, true))]);
 }
 
-/// Q3: who asks itself has given its leader up, and is loyal no more: so two of three are enough.
+/// Q3: a node that requests pre-votes itself has given up its leader and grants them to others, so
+/// two of three nodes are enough.
 #[test]
 fn q3_who_asks_itself_is_not_loyal() {
     let mut cluster = Cluster::new(3);
@@ -77,7 +79,7 @@ fn q3_who_asks_itself_is_not_loyal() {
     assert_eq!((cluster.leader(), cluster.raft(2).term()), (Some(2), 2));
 }
 
-/// Q4: a split vote is settled in a later round.
+/// Q4: a split vote is resolved in a later round.
 #[test]
 fn q4_a_split_vote_is_settled() {
     for count in [2, 4] {
@@ -90,7 +92,7 @@ fn q4_a_split_vote_is_settled() {
     }
 }
 
-/// Q4: those who know that votes were split do not wait for a leader once more.
+/// Q4: candidates that know that the vote was split do not wait a whole election timeout again.
 #[test]
 fn q4_a_split_vote_is_settled_soon() {
     let is_settled_soon = |size: u64, seed: u64| {
@@ -101,20 +103,21 @@ fn q4_a_split_vote_is_settled_soon() {
             cluster.rush(id);
         }
         cluster.settle();
-        // Of three, one might still answer.
+        // With three nodes, the third might still respond.
         let role = if size == 2 { Follower } else { Candidate };
         assert_eq!([1, 2].map(|id| (cluster.role(id), cluster.raft(id).term())), [(role, 1); 2]);
         cluster.run(299);
         cluster.leader().is_some()
     };
-    // None is if each waits for an election timeout of at least 300 ms.
+    // None would be settled if each candidate waited for an election timeout of at least 300 ms.
     for size in [2, 3] {
         let settled_count = (0..100).filter(|seed| is_settled_soon(size, *seed)).count();
         assert!(settled_count >= 80, "{settled_count} of 100 with {size} nodes");
     }
 }
 
-/// Q4: only whoever was refused hurries, once, and only if it begins again with a pre-vote.
+/// Q4: only a candidate that was refused retries early, once, and only if it begins again with a
+/// pre-vote.
 #[test]
 fn q4_nobody_else_asks_again_before_its_timeout() {
     let timeout = std::time::Duration::from_millis(300);
@@ -145,7 +148,7 @@ fn q4_nobody_else_asks_again_before_its_timeout() {
     assert!(hurried_count >= 30, "{hurried_count} of 50");
 }
 
-/// A candidate that looks at the clock late has not missed its chance.
+/// A candidate whose timer fires late starts a new candidacy.
 #[test]
 fn a_candidate_that_oversleeps_asks_again() {
     let mut cluster = Cluster::new(3);
@@ -157,7 +160,8 @@ fn a_candidate_that_oversleeps_asks_again() {
     assert!(cluster.raft(1).election_deadline() > late, "a new candidacy");
 }
 
-/// Q5: the leader is cut off, and a node of a smaller term is back: still somebody is elected.
+/// Q5: the leader is isolated, and a node of a smaller term is back: a leader is elected
+/// nevertheless.
 #[test]
 fn q5_a_node_of_a_smaller_term_completes_an_election() {
     let mut cluster = Cluster::new(3);
@@ -175,8 +179,9 @@ fn q5_a_node_of_a_smaller_term_completes_an_election() {
     assert_ne!(cluster.role(leader), Leader);
 }
 
-/// Q6: a node whose term ran ahead (it used no pre-vote) comes back: the leader's messages are answered
-/// with that term, and the cluster settles in it, if that node asks its voters again, or in a later one.
+/// Q6: a node whose term ran ahead, because it used no pre-vote, comes back. It responds to the
+/// leader's messages with that term. The cluster settles in that term, if the node requests votes
+/// again, or in a later one.
 #[test]
 fn q6_an_inflated_term_is_absorbed() {
     let mut cluster = Cluster::with_config(3, |config| config.pre_vote = config.id != 3);
@@ -192,7 +197,8 @@ fn q6_an_inflated_term_is_absorbed() {
     assert!(cluster.ids().iter().all(|id| cluster.status(*id).leader == Some(leader)));
 }
 
-/// Q7, 6.2: a leader that hears a quorum within each election timeout stays, whoever of the others it is.
+/// Q7, 6.2: a leader stays if it receives from a quorum within each election timeout, whichever the
+/// members of the quorum are.
 #[test]
 fn q7_a_leader_that_hears_a_quorum_stays() {
     for heard in [[2, 3], [3, 5], [4, 5]] {
@@ -206,8 +212,8 @@ fn q7_a_leader_that_hears_a_quorum_stays() {
     }
 }
 
-/// Q8, 6.2: a leader that does not hear a quorum becomes a follower in the same term, and says nothing
-/// more.
+/// Q8, 6.2: a leader that receives from no quorum becomes a follower in the same term and falls
+/// silent.
 #[test]
 fn q8_without_a_quorum_a_leader_falls_silent() {
     let mut cluster = Cluster::new(5);
@@ -221,7 +227,7 @@ fn q8_without_a_quorum_a_leader_falls_silent() {
     assert_eq!(cluster.status(1).leader, None);
 }
 
-/// 6.2: how long it takes is the election timeout, counted from when the quorum was last heard.
+/// 6.2: a leader gives up an election timeout after its last contact with a quorum.
 #[test]
 fn s6_2_a_leader_gives_up_after_an_election_timeout() {
     let mut cluster = Cluster::new(3);
@@ -236,8 +242,8 @@ fn s6_2_a_leader_gives_up_after_an_election_timeout() {
     assert!((300..=360).contains(&took), "{took} ms: a timeout, and at most a heartbeat more");
 }
 
-/// Q9, 4.2.3: a vote request within the minimal election timeout after hearing a leader is not even looked at;
-/// neither is the term. Afterwards it is granted.
+/// Q9, 4.2.3: within the minimal election timeout after contact with a leader, a node ignores vote
+/// requests, including their term. Afterwards it grants them.
 #[test]
 fn q9_voters_stick_to_their_leader() {
     let mut cluster = Cluster::with_config(3, no_pre_vote);
@@ -253,7 +259,8 @@ fn q9_voters_stick_to_their_leader() {
     assert_eq!(cluster.sent_by(2), [(3, say::vote_answer(5, true))]);
 }
 
-/// Q10: the candidate that nobody looks at is not stuck: its answer to a heartbeat deposes the leader.
+/// Q10: a candidate whose requests are ignored is not stuck: its response to a heartbeat deposes
+/// the leader.
 #[test]
 fn q10_a_stuck_candidate_is_freed() {
     let mut cluster = Cluster::with_config(3, no_pre_vote);
@@ -268,8 +275,8 @@ fn q10_a_stuck_candidate_is_freed() {
     assert!(cluster.leader().is_some());
 }
 
-/// Q11: a node that does not vote never campaigns, is loyal like everybody, and answers requests for
-/// votes like everybody: the asker may know a newer configuration.
+/// Q11: a learner never campaigns. It ignores and grants vote requests as a voter does: the
+/// candidate may know a newer configuration.
 #[test]
 fn q11_a_learner_is_loyal_and_does_not_campaign() {
     use raft_core::consensus::{Boot, Config, Raft};
@@ -314,8 +321,9 @@ fn q11_a_learner_is_loyal_and_does_not_campaign() {
     assert_eq!(answers(&mut learner, now), expected);
 }
 
-/// Q14: a node that hears its leader does not campaign, although its own words do not arrive. But a leader
-/// that is heard and hears nobody steps down, so that the others are free.
+/// Q14: a node that receives from its leader does not campaign, although its own messages do not
+/// arrive. But a leader whose messages arrive and that receives none steps down, so that the others
+/// are free to elect another.
 #[test]
 fn q14_one_way_isolation() {
     let mut cluster = Cluster::new(3);
@@ -331,7 +339,7 @@ fn q14_one_way_isolation() {
     assert!([2, 3].contains(&cluster.leader().expect("a leader")));
 }
 
-/// Q15: pre-votes without end do not disturb a leader.
+/// Q15: endless pre-vote requests do not disturb a leader.
 #[test]
 fn q15_pre_vote_spam() {
     let mut cluster = Cluster::new(3);
@@ -345,7 +353,7 @@ fn q15_pre_vote_spam() {
     assert_eq!((cluster.leader(), cluster.raft(1).term()), (Some(1), 1));
 }
 
-/// A leader whose disk does not answer must not keep others from leading: heartbeats must not outlive the
+/// A leader whose disk hangs must not keep others from leading: heartbeats must not outlive the
 /// ability to append.
 #[test]
 fn a_leader_with_a_stuck_disk_steps_down() {
@@ -360,8 +368,8 @@ fn a_leader_with_a_stuck_disk_steps_down() {
     assert!([2, 3].contains(&cluster.leader().expect("another leader")));
 }
 
-/// C31. A request or its response may be lost. A candidate asks the voters that have not answered again, once
-/// per heartbeat interval, and not those that have; so does a pre-candidate.
+/// C31. A request or its response may be lost. Once per heartbeat interval a candidate asks the
+/// voters again that have not responded, and only those; so does a pre-candidate.
 #[test]
 fn c31_a_candidate_asks_again() {
     for pre_vote in [false, true] {

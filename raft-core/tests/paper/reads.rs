@@ -19,7 +19,7 @@ fn led() -> Cluster {
     cluster
 }
 
-/// I1: a read, on the leader or on a follower, gets an index that no completed write lies behind.
+/// I1: a read, on the leader or on a follower, gets an index that covers every completed write.
 #[test]
 fn i1_reads_see_what_was_committed_before() {
     let mut cluster = led();
@@ -33,7 +33,7 @@ fn i1_reads_see_what_was_committed_before() {
     }
 }
 
-/// I1: so does a read on a learner, which asks its leader like any follower.
+/// I1: a read on a learner does, too; the learner asks its leader as a follower does.
 #[test]
 fn i1_learners_read_as_well() {
     let bootstrap = Configuration {
@@ -62,7 +62,7 @@ fn i1_learners_read_as_well() {
     assert_eq!(states, [ReadState { id: 2, outcome: ReadOutcome::Confirmed(5) }]);
 }
 
-/// I2: a new leader answers no read before an entry of its own term is committed.
+/// I2: a new leader confirms no read before an entry of its own term is committed.
 #[test]
 fn i2_a_new_leader_holds_reads() {
     let mut cluster = led();
@@ -71,7 +71,7 @@ fn i2_a_new_leader_holds_reads() {
         cluster.deliver(0);
     }
     cluster.read(2).expect("it leads");
-    // Heartbeats are answered, appends are not.
+    // Heartbeats and their responses are delivered, appends are not.
     let is_append = |message: &Message| matches!(message.body, Body::Append { .. });
     while let Some(at) = cluster.flying.iter().position(|one| match &one.parcel {
         crate::common::Parcel::Message(message) => !is_append(message),
@@ -84,7 +84,7 @@ fn i2_a_new_leader_holds_reads() {
     assert_eq!(cluster.node(2).reads[0].outcome, ReadOutcome::Confirmed(3));
 }
 
-/// I3: only a round of heartbeats that began after the read came in confirms it.
+/// I3: only a round of heartbeats that began after the read arrived confirms it.
 #[test]
 fn i3_an_older_round_confirms_nothing() {
     let mut cluster = led();
@@ -103,7 +103,7 @@ fn i3_an_older_round_confirms_nothing() {
     assert_eq!(cluster.node(1).reads.len(), 1);
 }
 
-/// I3: a majority must answer, of five as well; an answer that comes twice counts once.
+/// I3: a majority must respond, also of five; a repeated response is counted once.
 #[test]
 fn i3_a_majority_confirms() {
     let mut cluster = Cluster::with_config(5, no_pre_vote);
@@ -117,8 +117,8 @@ fn i3_a_majority_confirms() {
     assert_eq!(cluster.node(1).reads.len(), 1);
 }
 
-/// C26. The reads that a leader keeps for its followers are bounded; beyond, it answers that it is
-/// busy, which is not the answer of a node that does not lead.
+/// C26. A leader keeps a bounded number of its followers' reads. Beyond the limit it responds
+/// `Busy`, which is not the response of a node that does not lead.
 #[test]
 fn c26_a_question_beyond_the_limit_is_answered_busy() {
     let mut cluster = Cluster::with_config(3, |config| {
@@ -140,7 +140,7 @@ fn c26_a_question_beyond_the_limit_is_answered_busy() {
     assert_eq!(answers(cluster.sent_by(1)), [(2, refused)]);
 }
 
-/// Reads that come while a round is under way share the next one.
+/// Reads that arrive while a round is in progress share the next one.
 #[test]
 fn reads_share_rounds() {
     let mut cluster = led();
@@ -155,7 +155,7 @@ fn reads_share_rounds() {
     assert_eq!(cluster.node(1).reads.len(), 10);
 }
 
-/// I4: an answer to an earlier question of a follower, repeated, does not answer a later one.
+/// I4: a repeated response to an earlier request of a follower does not confirm a later one.
 #[test]
 fn i4_a_repeated_answer_confirms_no_later_read() {
     let mut cluster = led();
@@ -176,12 +176,13 @@ fn i4_a_repeated_answer_confirms_no_later_read() {
     assert_ne!(first, second);
     cluster.step(1, 3, answer);
     assert_eq!(cluster.node(3).reads.len(), 1);
-    // After an election timeout it asks again, under a third number.
+    // After an election timeout the follower asks again, under a third number.
     cluster.fire(3);
     assert_ne!(question(&mut cluster), second);
 }
 
-/// I5: a read fails when the node that should confirm it leads no longer; it is never answered by it.
+/// I5: a read fails when the node that should confirm it no longer leads. That node never confirms
+/// it later.
 #[test]
 fn i5_reads_fail_with_the_leader() {
     let mut cluster = led();
@@ -191,7 +192,7 @@ fn i5_reads_fail_with_the_leader() {
     assert_eq!(cluster.node(1).reads, [ReadState { id: 1, outcome: ReadOutcome::NotLeader }]);
     cluster.step(2, 1, say::heartbeat_answer(1, 2));
     assert_eq!(cluster.node(1).reads.len(), 1);
-    // At a follower: when it turns to another leader, or campaigns.
+    // At a follower: when it follows another leader, or campaigns.
     for turn in [0, 1] {
         let mut cluster = led();
         cluster.read(3).expect("a leader is known");
@@ -203,7 +204,8 @@ fn i5_reads_fail_with_the_leader() {
     }
 }
 
-/// I5: who does not lead says so to a follower that asks, so that it need not wait.
+/// I5: a node that does not lead says so to a follower that asks, so that the follower need not
+/// wait.
 #[test]
 fn i5_a_question_to_who_does_not_lead() {
     let mut cluster = led();
@@ -212,7 +214,8 @@ fn i5_a_question_to_who_does_not_lead() {
     assert_eq!(cluster.sent_by(2), [(3, none)]);
 }
 
-/// I9: the index can lie ahead of what the reader has applied; it waits for that, not for the clock.
+/// I9: the read index may exceed the reader's last_applied; the reader waits for that entry, not
+/// for a timer.
 #[test]
 fn i9_the_index_may_lie_ahead() {
     let mut cluster = led();
@@ -225,7 +228,8 @@ fn i9_the_index_may_lie_ahead() {
     assert_eq!(cluster.node(3).reads[0].outcome, ReadOutcome::Confirmed(3));
 }
 
-/// I6: what waits is bounded; beyond, reads are refused, and taken again later.
+/// I6: the number of waiting reads is bounded; beyond it reads are rejected, and accepted again
+/// later.
 #[test]
 fn i6_waiting_reads_are_bounded() {
     let mut cluster = Cluster::with_config(3, |config| {
@@ -248,7 +252,8 @@ fn i6_waiting_reads_are_bounded() {
     }
 }
 
-/// I10: a restarted node answers no read by itself; alone, it first commits an entry of its term.
+/// I10: a restarted node confirms no read by itself; a single node first commits an entry of its
+/// new term.
 #[test]
 fn i10_no_read_after_a_restart_without_a_new_entry() {
     let mut cluster = Cluster::new(1);
@@ -266,7 +271,7 @@ fn i10_no_read_after_a_restart_without_a_new_entry() {
     assert_eq!(cluster.node(1).reads, [ReadState { id: read, outcome: ReadOutcome::Confirmed(3) }]);
 }
 
-/// I11: a leader that is cut off confirms nothing, however long.
+/// I11: an isolated leader confirms no read, however long it waits.
 #[test]
 fn i11_a_leader_without_a_quorum_confirms_nothing() {
     let mut cluster = Cluster::with_config(3, plain);

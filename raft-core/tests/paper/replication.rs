@@ -33,8 +33,8 @@ pub(crate) fn appends(sent: &[(NodeId, Message)], to: NodeId) -> Vec<(Index, usi
     sent.iter().filter_map(append).collect()
 }
 
-/// A1, 3.4: an idle leader speaks to all peers at each interval, and says no more of the commit index than
-/// the peer has acknowledged.
+/// A1, 3.4: an idle leader sends heartbeats to all peers at each interval. The commit index in a
+/// heartbeat is at most the index that the peer has acknowledged.
 #[test]
 fn a1_heartbeats() {
     let mut cluster = led();
@@ -48,7 +48,8 @@ fn a1_heartbeats() {
     assert_eq!(sent, [(2, say::heartbeat(1, 2, 2)), (3, say::heartbeat(1, 2, 1))]);
 }
 
-/// A2, 3.5: a proposal is appended to the leader's log and sent to all at once, with the position before it.
+/// A2, 3.5: a proposal is appended to the leader's log and sent to all peers at once, with the
+/// position before it.
 #[test]
 fn a2_a_proposal_is_appended_and_sent() {
     let mut cluster = led();
@@ -61,7 +62,8 @@ fn a2_a_proposal_is_appended_and_sent() {
     }
 }
 
-/// A3, 3.5: an entry is committed when a majority has it on disk, the leader counted, and not before.
+/// A3, 3.5: an entry is committed once a majority, including the leader, has it on disk, and not
+/// before.
 #[test]
 fn a3_a_majority_commits() {
     let cases: &[(u64, &[NodeId], bool)] = &[
@@ -91,7 +93,7 @@ fn a3_a_majority_commits() {
     }
 }
 
-/// A4, 3.6.2: a new leader commits its predecessors' entries together with one of its own.
+/// A4, 3.6.2: a new leader commits its predecessors' entries together with one of its own term.
 #[test]
 fn a4_older_entries_are_committed_with_the_first_own_one() {
     for log in [&[][..], &[2], &[1, 2], &[1]] {
@@ -106,8 +108,8 @@ fn a4_older_entries_are_committed_with_the_first_own_one() {
     }
 }
 
-/// A5, 3.6.2, figure 8: acknowledgements of entries of older terms commit nothing; one of an own-term entry
-/// commits everything before it.
+/// A5, 3.6.2, figure 8: acknowledgements of entries of older terms commit nothing. An acknowledged
+/// entry of the leader's own term commits everything before it.
 #[test]
 fn a5_only_own_entries_commit_by_counting() {
     for (match_index, expected) in [(1, 0), (2, 0), (3, 3)] {
@@ -116,7 +118,7 @@ fn a5_only_own_entries_commit_by_counting() {
         cluster.flying.clear();
         cluster.step(2, 1, say::vote_answer(3, true));
         cluster.flying.clear();
-        // Let 2 really have what it says.
+        // Node 2 receives the entries that it is about to acknowledge.
         cluster.step(1, 2, say::append(3, (0, 0), &[1, 2, 3][..match_index as usize], 0));
         cluster.flying.clear();
         cluster.step(2, 1, say::accepted(3, match_index));
@@ -124,8 +126,8 @@ fn a5_only_own_entries_commit_by_counting() {
     }
 }
 
-/// A6, 3.5: a follower refuses what does not stand on an entry of its log, and names the last position that
-/// could be common.
+/// A6, 3.5: a follower rejects an append whose previous entry is not in its log, and names the last
+/// position that the logs may share.
 #[test]
 fn a6_the_consistency_check() {
     type Case = ((Index, Term), Option<(Index, Term)>);
@@ -150,8 +152,8 @@ fn a6_the_consistency_check() {
     }
 }
 
-/// A7, 3.5: from the first conflict on, and only then, entries are replaced; a shorter append that agrees
-/// deletes nothing.
+/// A7, 3.5: entries are replaced from the first conflict on, and only if there is one. A shorter
+/// append without a conflict deletes nothing.
 #[test]
 fn a7_conflicts_are_replaced() {
     type Case<'a> = ((Index, Term), &'a [Term], &'a [Term]);
@@ -172,7 +174,8 @@ fn a7_conflicts_are_replaced() {
     }
 }
 
-/// A8, figure 7: the leader brings followers into agreement that miss entries, have more, or both.
+/// A8, figure 7: the leader repairs the logs of followers that miss entries, have extra ones, or
+/// both.
 #[test]
 fn a8_figure_7() {
     let leader: &[Term] = &[1, 1, 1, 4, 4, 5, 5, 6, 6, 6];
@@ -194,8 +197,8 @@ fn a8_figure_7() {
     }
 }
 
-/// A9, 3.5: the commit index of an append speaks for the log through its last entry, not for a tail beyond
-/// it; and never lets the follower's commit index fall.
+/// A9, 3.5: the commit index of an append applies to the log through the append's last entry, not
+/// to a tail beyond it. It never moves the follower's commit index back.
 #[test]
 fn a9_commit_through_the_last_new_entry() {
     type Case<'a> = ((Index, Term), &'a [Term], Index, Index);
@@ -210,7 +213,8 @@ fn a9_commit_through_the_last_new_entry() {
         ((0, 0), &[], 9, 0),
     ];
     for (previous, sent, commit_index, expected) in cases {
-        // Entry 3 of term 2 is a tail that the leader of term 3 may not have. 1 and 2 are on a majority.
+        // Entry 3 of term 2 is a tail that the leader of term 3 may lack. Entries 1 and 2 are on a
+        // majority.
         let mut cluster = with_logs(&[&[1, 2, 2], &[1, 2, 3], &[1, 2, 3]], 3);
         cluster.step(2, 1, say::append(3, *previous, sent, *commit_index));
         assert_eq!(
@@ -221,7 +225,7 @@ fn a9_commit_through_the_last_new_entry() {
     }
 }
 
-/// A10: a heartbeat moves the commit index on, and never back.
+/// A10: a heartbeat moves the commit index forward, and never back.
 #[test]
 fn a10_heartbeats_never_move_the_commit_index_back() {
     for (said, expected) in [(3, 3), (2, 2), (1, 2), (0, 2)] {
@@ -232,7 +236,8 @@ fn a10_heartbeats_never_move_the_commit_index_back() {
     }
 }
 
-/// A11, 3.5: how many refusals it takes until two logs meet: about one for each term in which they differ.
+/// A11, 3.5: the number of rejections until two logs meet is about one for each term in which they
+/// differ.
 #[test]
 fn a11_fast_back_up() {
     let cases: &[(&[Term], &[Term], usize)] = &[
@@ -260,8 +265,8 @@ fn a11_fast_back_up() {
     }
 }
 
-/// A12: a follower that lives and lags is sent what it lacks when it answers a heartbeat; one that has all is
-/// sent nothing.
+/// A12: a follower that is alive and lags receives its missing entries when it responds to a
+/// heartbeat. One that has all entries receives nothing.
 #[test]
 fn a12_a_lagging_follower_is_served_after_a_heartbeat() {
     let mut cluster = led();
@@ -275,7 +280,7 @@ fn a12_a_lagging_follower_is_served_after_a_heartbeat() {
     }
 }
 
-/// A13: late and repeated answers move nothing back.
+/// A13: late and repeated responses move nothing back.
 #[test]
 fn a13_stale_answers() {
     let mut cluster = led();
@@ -297,8 +302,8 @@ fn a13_stale_answers() {
     }
 }
 
-/// A14: the refusal of a probe, or of an append sent ahead, comes when the follower has long caught up. It
-/// must not be read as if the follower had lost its log.
+/// A14: the rejection of a probe, or of an append sent ahead, arrives long after the follower has
+/// caught up. The leader must not conclude from it that the follower has lost its log.
 #[test]
 fn a14_a_late_refusal_is_no_lost_log() {
     let mut cluster = with_logs(&[&[1, 1, 1, 2], &[1], &[1, 1, 1, 2]], 2);
@@ -329,10 +334,10 @@ fn a14_a_late_refusal_is_no_lost_log() {
     assert!(cluster.node(1).alarms.is_empty());
 }
 
-/// A15: a follower has lost what it acknowledged and does not know it: its disk was put back to an
-/// earlier state. The leader does not take its acknowledgement back and does not fill it up again as if
-/// nothing had happened: what was committed may have rested on it. (One whose disk is empty knows that it
-/// may have lost something; see `lost_disks`.)
+/// A15: a follower has lost acknowledged entries and does not know it, because its disk was
+/// restored to an earlier state. The leader does not take back the acknowledgement, and does not
+/// send the entries again as if nothing had happened: commits may have depended on them. (A node
+/// whose disk is empty knows that it may have lost something; see `lost_disks`.)
 #[test]
 fn a15_a_follower_whose_disk_was_put_back_is_not_filled_up() {
     let mut cluster = led();
@@ -350,7 +355,7 @@ fn a15_a_follower_whose_disk_was_put_back_is_not_filled_up() {
     assert_eq!(cluster.status(1).commit_index, 22, "by the others");
 }
 
-/// A16: an acknowledgement of what the leader does not have is nonsense: refused, and an operator told.
+/// A16: an acknowledgement beyond the leader's log is nonsense: it is ignored and raises an alarm.
 #[test]
 fn a16_an_acknowledgement_beyond_the_log() {
     let mut cluster = led();
@@ -360,7 +365,7 @@ fn a16_an_acknowledgement_beyond_the_log() {
     assert_eq!(cluster.node(1).alarms.len(), 1);
 }
 
-/// A17, 3.5: an append of a deposed leader is refused with the newer term; the log is unchanged.
+/// A17, 3.5: an append from a deposed leader is rejected with the newer term; the log is unchanged.
 #[test]
 fn a17_an_append_of_an_older_term() {
     let mut cluster = with_logs(&[&[1, 2], &[], &[]], 3);
@@ -370,7 +375,7 @@ fn a17_an_append_of_an_older_term() {
     assert_eq!((cluster.status(1).leader, cluster.status(1).commit_index), (None, 0));
 }
 
-/// A18: a leader that was cut off with a tail of its own takes its successor's log.
+/// A18: a leader that was isolated with a tail of its own adopts its successor's log.
 #[test]
 fn a18_a_deposed_leader_takes_the_new_log() {
     let mut cluster = Cluster::with_config(3, plain);
@@ -389,7 +394,7 @@ fn a18_a_deposed_leader_takes_the_new_log() {
     assert_eq!(cluster.node(1).disk.terms(), [1, 2, 2]);
 }
 
-/// A19: who does not lead takes no proposal, and says who does, if it knows.
+/// A19: a node that does not lead rejects proposals, and names the leader if it knows it.
 #[test]
 fn a19_proposals_elsewhere_are_rejected() {
     let mut cluster = led();
@@ -400,8 +405,8 @@ fn a19_proposals_elsewhere_are_rejected() {
     assert_eq!(rejected(&mut cluster, 2), Rejected::NotLeader { leader: None });
 }
 
-/// A20: committed entries are handed out in pages, and the node crashes between two of them: after the
-/// restart nothing is skipped, and nothing is known to be less committed than what the disk remembers.
+/// A20: committed entries are handed out in pages, and the node crashes between two pages. After
+/// the restart no entry is skipped, and the commit index is not below the one on disk.
 #[test]
 fn a20_pages_of_commits_and_a_restart() {
     for snapshot in [false, true] {
@@ -424,14 +429,14 @@ fn a20_pages_of_commits_and_a_restart() {
         cluster.start(2);
         assert!(cluster.status(2).commit_index >= remembered.max(if snapshot { 8 } else { 0 }));
         cluster.run(500);
-        // The machine itself refuses a gap.
+        // The machine asserts that there is no gap.
         assert_eq!(cluster.node(2).machine, cluster.node(1).machine);
         assert_eq!(cluster.status(2).last_applied, 8);
     }
 }
 
-/// A21: what is not committed is bounded in bytes; a single larger command below the bound is taken, a new
-/// leader's no-op always. When all is committed, nothing is counted any more.
+/// A21: uncommitted entries are bounded in bytes. A single larger command is accepted while the
+/// total is below the bound, and a new leader's no-op always. Committed entries are not counted.
 #[test]
 fn a21_uncommitted_bytes_are_bounded() {
     let mut cluster = Cluster::with_config(3, |config| {
@@ -444,7 +449,7 @@ fn a21_uncommitted_bytes_are_bounded() {
     cluster.propose(1, &large).expect("below the bound before");
     assert!(matches!(cluster.propose(1, "a"), Err(Rejected::Busy(_))));
     cluster.heal();
-    // The uncommitted entry does not keep a new leader from its no-op.
+    // The uncommitted entry does not prevent a new leader from appending its no-op.
     cluster.now = cluster.now + Duration::from_millis(400);
     cluster.fire(1);
     cluster.run(2_000);
@@ -453,7 +458,7 @@ fn a21_uncommitted_bytes_are_bounded() {
     cluster.propose(1, &large).expect("all is committed");
 }
 
-/// A24: the commit index travels with the next message, not with the next heartbeat.
+/// A24: the commit index is sent with the next message, not only with the next heartbeat.
 #[test]
 fn a24_the_commit_index_travels_at_once() {
     let mut cluster = led();
@@ -464,7 +469,7 @@ fn a24_the_commit_index_travels_at_once() {
     }
 }
 
-/// 3.5: a leader never overwrites or deletes entries of its own log, whatever it is told.
+/// 3.5: a leader never overwrites or deletes entries of its own log, whatever it receives.
 #[test]
 fn s3_5_a_leader_only_appends() {
     let mut cluster = led();
@@ -477,8 +482,8 @@ fn s3_5_a_leader_only_appends() {
     assert_eq!(cluster.role(1), Leader);
 }
 
-/// An append from a leader whose disk was rolled back to before what this node has compacted. It must not get
-/// in behind the start, neither quietly nor with a panic.
+/// The leader's disk was rolled back to before the entries that this node has compacted. The node
+/// must not accept its append behind the log's start, neither silently nor with a panic.
 #[test]
 fn an_append_that_contradicts_the_compacted_log_is_refused() {
     for terms in [&[1, 1, 1, 1][..], &[1, 1, 3], &[1, 1, 1]] {
@@ -487,7 +492,7 @@ fn an_append_that_contradicts_the_compacted_log_is_refused() {
         cluster.settle();
         cluster.elect_again(2);
         cluster.settle();
-        // 3 holds nothing but a start: 3@2.
+        // Node 3's log is empty and starts after 3@2.
         cluster.snapshot(3);
         cluster.compact(3, 3);
         assert_eq!(cluster.node(3).disk.start(), raft_core::types::Position::new(2, 3));
@@ -512,8 +517,8 @@ fn a_follower_answers_its_leader_only() {
     assert_eq!(index, 2);
 }
 
-/// A follower whose log is full takes no more entries until it has compacted what is committed. It
-/// follows the commit index meanwhile, disturbs nobody, and catches up.
+/// A follower whose log is full accepts no more entries until it has compacted committed ones.
+/// Meanwhile it follows the commit index and does not disturb the others; then it catches up.
 #[test]
 fn a_full_log_takes_no_more_until_it_is_compacted() {
     let mut cluster = Cluster::with_config(3, |config| {

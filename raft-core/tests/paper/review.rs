@@ -1,6 +1,6 @@
-//! One test or more for each finding of the review of the core, C1 to C31, as far as the core alone can
-//! show it. A name begins with the finding's number; findings about whole nodes are in `tests/driver`,
-//! those about founding in `founding`, and `catalogue` has the whole list.
+//! One or more tests for each finding of the review of the core, C1 to C31, as far as the core
+//! alone can show it. A test name begins with the finding's number. Findings about whole nodes are
+//! in `tests/driver`, those about founding in `founding`; `catalogue` has the whole list.
 
 use std::time::Duration;
 
@@ -16,9 +16,9 @@ fn peer_of(cluster: &Cluster, leader: u64, id: u64) -> PeerStatus {
     cluster.status(leader).peers.into_iter().find(|peer| peer.id == id).expect("a peer")
 }
 
-/// C1. The leader of term 2 sends the first heartbeat after a follower's disk loss with the commit index that
-/// the lost disk had acknowledged. Meanwhile the old leader has filled the empty disk with other entries. The
-/// oracle of the harness objects in the last `settle`.
+/// C1. After a follower's disk loss the leader of term 2 must not send a heartbeat with the commit
+/// index that the lost disk had acknowledged: meanwhile the old leader has replicated other entries
+/// to the empty disk. Otherwise the oracle objects in the last `settle`.
 fn heartbeat_for_the_lost_disk(configure: fn(&mut Config)) {
     let mut cluster = Cluster::with_config(3, configure);
     cluster.fire(1);
@@ -40,7 +40,7 @@ fn lose_and_refill(cluster: &mut Cluster) {
     cluster.settle();
     assert_eq!(peer_of(cluster, 3, 2).match_index, 3);
     assert_eq!(cluster.status(3).commit_index, 3);
-    // Node 2 loses its disk. No message is under way.
+    // Node 2 loses its disk. No message is in flight.
     cluster.crash(2, 0);
     cluster.lose_disk(2);
     assert!(cluster.flying.is_empty());
@@ -63,15 +63,16 @@ fn c1_heartbeat_for_the_lost_disk_plain() {
     heartbeat_for_the_lost_disk(plain);
 }
 
-/// The same with the default configuration. All of it happens within one election timeout: no clock moves after
-/// node 1's last heartbeat.
+/// The same with the default configuration. All of it happens within one election timeout: no clock
+/// moves after node 1's last heartbeat.
 #[test]
 fn c1_heartbeat_for_the_lost_disk_check_quorum() {
     let mut cluster = Cluster::with_config(3, |_| {});
     cluster.fire(1);
     cluster.settle();
     assert_eq!(cluster.role(1), Leader);
-    // Node 1 hands over to node 3. The TimeoutNow is late, and node 1 gives the transfer up.
+    // Node 1 transfers leadership to node 3. The TimeoutNow is late, and node 1 abandons the
+    // transfer.
     cluster.with(1, |raft, now| raft.transfer_leadership(now, Some(3))).expect("a voter");
     let told = cluster.flying.iter().position(|envelope| {
         matches!(&envelope.parcel, Parcel::Message(Message { body: Body::TimeoutNow { .. }, .. }))
@@ -90,9 +91,9 @@ fn c1_heartbeat_for_the_lost_disk_check_quorum() {
     lose_and_refill(&mut cluster);
 }
 
-/// C2. A disk that is lost twice comes back under another number, because the seed is drawn at each
-/// start and has no default. Under the same number the leader would take the empty disk for the
-/// filled one, and the oracle would object in the last `run`.
+/// C2. A disk that is lost twice comes back with another number, because the seed is drawn at each
+/// start and has no default. With the same number the leader would mistake the empty disk for the
+/// one that it has replicated to, and the oracle would object in the last `run`.
 #[test]
 fn c2_disk_lost_twice() {
     let mut cluster = Cluster::with_config(3, plain);
@@ -112,7 +113,7 @@ fn c2_disk_lost_twice() {
     cluster.crash(2, 0);
     cluster.lose_disk(2);
     cluster.start(2);
-    // Node 3 answers heartbeats. Appends to it are lost, so it stays behind.
+    // Node 3 responds to heartbeats. Appends to it are lost, so it stays behind.
     cluster.heal();
     for _ in 0..3 {
         cluster.rush_heartbeat(1);
@@ -132,8 +133,8 @@ fn c2_disk_lost_twice() {
     cluster.run(3_000);
 }
 
-/// C2. After a restart a follower draws another number for its read, so a late answer to the read
-/// before the restart does not answer the new one. The oracle would object in the last `step`.
+/// C2. After a restart a follower draws another number for its read, so a late response to the read
+/// before the restart does not confirm the new one. The oracle would object in the last `step`.
 #[test]
 fn c2_read_attempts_do_not_repeat() {
     let mut cluster = Cluster::with_config(3, |_| {});
@@ -176,12 +177,13 @@ fn c2_read_attempts_do_not_repeat() {
     assert!(stale.is_none(), "a read was confirmed at an index before the last commit: {stale:?}");
 }
 
-/// C5. Votes that voters hold back behind slow disks for a node's earlier incarnation elect the later one, whose
-/// disk is empty. The oracle objects as soon as node 2 leads.
+/// C5. Behind slow disks voters hold back votes for a node's earlier incarnation. These votes must
+/// not elect its next incarnation, whose disk is empty. Otherwise the oracle objects as soon as
+/// node 2 leads.
 #[test]
 fn c5_votes_for_the_lost_disk() {
     let mut cluster = Cluster::with_config(3, plain);
-    // Node 2 does not vote in term 1, so it forgets no vote of it.
+    // Node 2 does not vote in term 1, so it loses no vote of that term.
     cluster.isolate(2);
     cluster.fire(1);
     cluster.settle();
@@ -192,14 +194,14 @@ fn c5_votes_for_the_lost_disk() {
     assert_eq!(cluster.status(1).commit_index, 2);
     assert_eq!(cluster.status(2).last_index, 2);
     cluster.slow_disks.extend([1, 3]);
-    // Node 2 is a candidate of term 2 with the whole log. Both votes wait for the disks of the voters.
+    // Node 2 is a candidate in term 2 with the whole log. Both votes wait for the voters' disks.
     cluster.rush(2);
     cluster.settle();
     assert_eq!((cluster.raft(1).term(), cluster.raft(3).term()), (2, 2));
     cluster.crash(2, 0);
     cluster.lose_disk(2);
     assert!(cluster.flying.is_empty(), "no message is under way");
-    // Node 2 restarts on an empty disk without contact to a peer. It would count up to term 2 again.
+    // Node 2 restarts on an empty disk without contact to a peer. It must not reach term 2 again.
     cluster.isolate(2);
     cluster.start(2);
     cluster.rush(2);
@@ -213,8 +215,8 @@ fn c5_votes_for_the_lost_disk() {
     assert_ne!(cluster.role(2), Leader);
 }
 
-/// C6. An entry that names other members would be in force at no node, or at some. It is refused whole:
-/// neither appended nor acknowledged, and the operator is told.
+/// C6. A configuration entry that names other members would take effect on some nodes or none. The
+/// follower rejects the whole append: it neither appends nor acknowledges it, and raises an alarm.
 #[test]
 fn c6_a_configuration_of_other_members_is_refused() {
     for others in [&[2][..], &[1, 2], &[1, 2, 3, 4], &[1, 2, 4]] {
@@ -243,7 +245,7 @@ fn c9_control_hung_disk_without_reads() {
     assert_ne!(cluster.leader(), Some(1), "it stepped down");
 }
 
-/// C9. Steady reads at a follower keep a leader in office whose disk has hung for a minute.
+/// C9. Steady reads at a follower do not keep a leader in office whose disk has hung for a minute.
 #[test]
 fn c9_hung_disk_with_steady_follower_reads() {
     let mut cluster = led();
@@ -268,7 +270,7 @@ fn c9_hung_disk_with_steady_follower_reads() {
     );
 }
 
-/// C9. The same with reads at the leader, by clients that give up and ask again.
+/// C9. The same with reads at the leader, from clients that give up and ask again.
 #[test]
 fn c9_hung_disk_with_steady_leader_reads() {
     let mut cluster = led();
@@ -284,7 +286,7 @@ fn c9_hung_disk_with_steady_leader_reads() {
     assert_ne!(cluster.leader(), Some(1), "node 1 leads after 60 s with a hung disk");
 }
 
-/// C10. A follower with a hung disk answers heartbeats. It keeps a leader in office that cannot commit, although
+/// C10. A follower with a hung disk must not keep a leader in office that cannot commit, while
 /// nodes 2, 4 and 5 are connected and their disks work.
 #[test]
 fn c10_heartbeats_of_a_follower_outlive_its_disk() {
@@ -307,8 +309,8 @@ fn c10_heartbeats_of_a_follower_outlive_its_disk() {
     );
 }
 
-/// C10. A follower whose disk has hung for as long as a leader may wait answers no heartbeats, and does so
-/// again once its disk works: it could acknowledge no entries meanwhile.
+/// C10. A follower whose disk has hung for `disk_patience` does not respond to heartbeats, because
+/// it cannot acknowledge entries. Once its disk works, it responds again.
 #[test]
 fn c10_a_follower_with_a_hung_disk_answers_no_heartbeats() {
     let mut cluster = led();
@@ -329,8 +331,8 @@ fn c10_a_follower_with_a_hung_disk_answers_no_heartbeats() {
     assert!(answers(&mut cluster));
 }
 
-/// C22. A peer sends the last term that the decoders let pass. The node counts beyond it, and writes that term to
-/// its disk, which then does not load.
+/// C22. A peer sends the last term that the decoders accept. The node must not count beyond it:
+/// with such a term its disk would not load.
 #[test]
 fn c22_the_last_term() {
     let mut cluster = led();
@@ -341,7 +343,7 @@ fn c22_the_last_term() {
 }
 
 /// C16. A voter whose disk hangs grants no pre-vote, because it could not write the vote that would
-/// follow, and does not let itself be told to campaign.
+/// follow. It does not obey a `TimeoutNow` either.
 #[test]
 fn c16_a_voter_with_a_hung_disk_takes_no_part_in_elections() {
     let mut cluster = Cluster::with_config(3, |_| {});
@@ -356,7 +358,7 @@ fn c16_a_voter_with_a_hung_disk_takes_no_part_in_elections() {
     cluster.flying.clear();
     cluster.step(1, 2, say::timeout_now(1));
     assert_eq!((cluster.role(2), cluster.raft(2).term()), (Follower, 1));
-    // Its leader has been silent for longer than a follower is loyal.
+    // Its leader has been silent for longer than a follower sticks to a leader.
     cluster.now = cluster.now + Duration::from_millis(2_000);
     cluster.step(3, 2, Message::new(1, Body::PreVote { last: Position::new(1, last) }));
     let granted = |body: &Body| match body {
@@ -366,8 +368,8 @@ fn c16_a_voter_with_a_hung_disk_takes_no_part_in_elections() {
     assert!(!crate::only(&cluster.sent_by(2), 3, granted));
 }
 
-/// C23. A peer that lost acknowledged entries without losing its disk refuses at the very index that
-/// it acknowledged. The leader can prove it, so it says so.
+/// C23. A peer that lost acknowledged entries without losing its disk rejects at the very index
+/// that it acknowledged. That proves the loss to the leader, so the leader raises an alarm.
 #[test]
 fn c23_a_peer_whose_disk_was_rolled_back_is_reported() {
     let mut cluster = led();
@@ -388,7 +390,7 @@ fn c23_a_peer_whose_disk_was_rolled_back_is_reported() {
     assert_eq!(alarms.len(), 1, "said once: {alarms:?}");
 }
 
-/// C25. A pre-candidate that grants its vote waits for the winner for a whole timeout.
+/// C25. A pre-candidate that grants its vote waits a whole election timeout for the winner.
 #[test]
 fn c25_a_pre_candidate_that_grants_waits() {
     let mut cluster = Cluster::with_config(3, |_| {});
@@ -402,8 +404,8 @@ fn c25_a_pre_candidate_that_grants_waits() {
     assert!(cluster.raft(2).election_deadline() >= cluster.now + timeout);
 }
 
-/// C30. A peer that has just lost its disk is told to campaign by a leader that believes it to be up
-/// to date. It does not, and the leader is not deposed.
+/// C30. A leader that believes a peer to be up to date tells it to campaign, but the peer has just
+/// lost its disk. The peer does not campaign, and the leader is not deposed.
 #[test]
 fn c30_no_campaign_on_the_word_about_a_lost_disk() {
     let mut cluster = Cluster::with_config(3, |_| {});
@@ -419,8 +421,8 @@ fn c30_no_campaign_on_the_word_about_a_lost_disk() {
     assert_eq!((cluster.leader(), cluster.raft(1).term()), (Some(1), 1));
 }
 
-/// C30. The leader believes that a follower's log ends where its own does. A follower whose log ends
-/// earlier, because its disk was rolled back, does not campaign either.
+/// C30. The leader believes that a follower's log ends where its own does. A follower whose log
+/// ends earlier, because its disk was rolled back, does not campaign either.
 #[test]
 fn c30_no_campaign_with_a_shorter_log_than_the_leader_believes() {
     for (last, campaigns) in [((1, 2), false), ((2, 1), false), ((1, 1), true)] {
@@ -431,7 +433,7 @@ fn c30_no_campaign_with_a_shorter_log_than_the_leader_believes() {
     }
 }
 
-/// Delivers control messages only: the stream of the log class is stuck.
+/// Delivers control messages only: messages of the log class are lost.
 fn settle_without_log(cluster: &mut Cluster) {
     while let Some(envelope) = cluster.flying.front() {
         match &envelope.parcel {
@@ -441,8 +443,8 @@ fn settle_without_log(cluster: &mut Cluster) {
     }
 }
 
-/// C10. Heartbeats flow, and appends do not arrive: a leader whose commit index owes progress, and makes
-/// none, steps down although a quorum answers. One with nothing to commit goes on.
+/// C10. Heartbeats arrive and appends do not. A leader that has entries to commit, and whose commit
+/// index stalls, steps down although a quorum responds. A leader with nothing to commit stays.
 #[test]
 fn c10_a_leader_whose_commit_index_stalls_steps_down() {
     let mut cluster = Cluster::with_config(3, |_| {});
@@ -464,8 +466,8 @@ fn c10_a_leader_whose_commit_index_stalls_steps_down() {
     assert!(!leads_through(2 * stall_patience).0, "it leads on, and commits nothing");
 }
 
-/// C11. The state machine of a leader takes entries and never answers, while log and network work: the
-/// leader steps down, campaigns no more, and the others go on.
+/// C11. A leader's state machine accepts entries and never applies them, while log and network
+/// work. The leader steps down and does not campaign again, and the others continue.
 #[test]
 fn c11_a_leader_whose_machine_hangs_steps_down() {
     let mut cluster = Cluster::with_config(3, |_| {});

@@ -12,8 +12,8 @@ use raft_core::types::{
 use crate::common::{Cluster, Disk, Envelope, Parcel, say};
 use crate::{no_pre_vote, plain};
 
-/// Messages with entries wait for a link of this rate, in order; the mailbox holds so many bytes, and
-/// drops what does not fit. All other messages arrive at once.
+/// Links on which messages with entries wait, in order, for the link's rate. Each link's mailbox
+/// holds `mailbox_bytes_max` and drops the messages beyond. All other messages arrive at once.
 struct SlowLinks {
     bytes_per_ms: u64,
     mailbox_bytes_max: u64,
@@ -91,8 +91,9 @@ fn big(cluster: &mut Cluster, leader: NodeId, bytes: usize) {
     cluster.propose(leader, &command).expect("it leads");
 }
 
-/// A client proposes 4 MiB, the default `command_bytes_max`, again whenever no log has it any more. Links
-/// of 6 Mbit/s.
+/// A client proposes a command of 4 MiB, the default `command_bytes_max`, and again whenever no log
+/// holds it. The links have 6 Mbit/s. Returns the milliseconds spent, the last term, and 1 if the
+/// command was applied.
 fn slow_link_commits_one_large_command(stall: bool) -> (u64, u64, u64) {
     let mut cluster = Cluster::with_config(3, move |config| {
         if !stall {
@@ -128,7 +129,8 @@ fn control_large_command_on_a_slow_link() {
     assert_eq!((term, committed), (1, 1), "after {spent} ms");
 }
 
-/// With it the leader steps down before the command has arrived, time and again.
+/// With the stall rule it commits, too: the leader does not step down each time before the command
+/// has arrived.
 #[test]
 fn large_command_on_a_slow_link() {
     let (spent, term, committed) = slow_link_commits_one_large_command(true);
@@ -136,8 +138,9 @@ fn large_command_on_a_slow_link() {
     assert_eq!(committed, 1, "not committed after {spent} ms, in term {term}");
 }
 
-/// Nodes 2 and 3 have lost their disks, node 3 was filled up beyond node 1 and not readmitted.
-/// Node 1 must say that a majority is lost, also if node 3 refuses because its log is longer.
+/// Nodes 2 and 3 have lost their disks; node 3 received entries beyond node 1's and was not
+/// readmitted. Node 1 must report that a majority is lost, even if node 3 rejects it because of its
+/// longer log.
 #[test]
 fn a_lost_majority_that_refuses_is_noticed() {
     let mut cluster = Cluster::new(3);
@@ -168,7 +171,8 @@ fn a_lost_majority_that_refuses_is_noticed() {
     );
 }
 
-/// A follower on an older program refuses the leader's snapshot: how often is it offered?
+/// A follower with an older program refuses the leader's snapshot. The leader must not offer it in
+/// a loop.
 #[test]
 fn a_refused_snapshot_is_not_offered_in_a_loop() {
     let mut cluster = Cluster::with_config(3, |config| config.version_max = 2);
@@ -194,7 +198,7 @@ fn a_refused_snapshot_is_not_offered_in_a_loop() {
             }
         }
     }
-    // Without time passing.
+    // Delivers without letting time pass.
     let mut steps = 0;
     while !cluster.flying.is_empty() && steps < 2_000 {
         cluster.deliver(0);
@@ -209,7 +213,7 @@ fn a_refused_snapshot_is_not_offered_in_a_loop() {
     );
 }
 
-/// Refused entries: how many alarms in a minute?
+/// A follower that refuses an entry must not raise its alarm again and again.
 #[test]
 fn a_refused_entry_is_not_told_again_and_again() {
     let mut cluster = Cluster::with_config(3, |config| config.version_max = 2);
@@ -243,7 +247,8 @@ fn new_members(
     rafts.collect()
 }
 
-/// Runs plain nodes, with disks that write at once; returns the alarms and the entries that each applied.
+/// Runs plain nodes, with disks that write at once. Returns the alarms, and the entries that each
+/// applied.
 fn run_rafts(
     rafts: &mut BTreeMap<NodeId, Raft>,
     millis: u64,
@@ -284,7 +289,7 @@ fn run_rafts(
     (alarms, applied)
 }
 
-/// Programs without a common version found a cluster.
+/// If programs without a common version found a cluster, each member must be able to restart.
 #[test]
 fn programs_without_a_common_version() {
     let mut rafts = new_members(&[&[1, 2, 3], &[1, 2, 3], &[1, 2, 3]], |id, config| {
@@ -318,13 +323,13 @@ fn programs_without_a_common_version() {
     );
 }
 
-/// One member says that its newest version is 0, or a leader names version 0.
+/// A peer claims that its newest version is 0. The founded cluster must be able to restart.
 #[test]
 fn version_zero_from_a_peer() {
     let mut rafts = new_members(&[&[1, 2, 3], &[1, 2, 3], &[1, 2, 3]], |_, config| {
         (config.version_min, config.version_max) = (1, 2);
     });
-    // Node 3 is replaced by one that says 0.
+    // Node 3 does not run: the test sends a message in its name, with version 0.
     let mut bad = new_members(&[&[1, 2, 3], &[1, 2, 3], &[1, 2, 3]], |_, config| {
         config.version_max = 1;
     });
@@ -377,8 +382,8 @@ fn version_zero_from_a_peer() {
     );
 }
 
-/// A snapshot names other members: entries that do are refused, the snapshot is taken, and the node
-/// does not start any more.
+/// Entries that name other members are refused. A snapshot that names them must be refused, too, or
+/// the node could not start again.
 #[test]
 fn a_snapshot_of_other_members_is_refused_like_an_entry() {
     let mut cluster = Cluster::with_config(3, no_pre_vote);
@@ -396,7 +401,7 @@ fn a_snapshot_of_other_members_is_refused_like_an_entry() {
     }
 }
 
-/// Rule 3: a node that has taken note of a member that has not met does not campaign.
+/// Rule 3: a node that has learned of a member that has not met all others does not campaign.
 #[test]
 fn a_pre_candidate_does_not_campaign_once_a_member_has_not_met() {
     let disks = (1..=3).map(|id| (id, Disk::new_member())).collect();
@@ -409,7 +414,7 @@ fn a_pre_candidate_does_not_campaign_once_a_member_has_not_met() {
     for id in cluster.ids() {
         cluster.start(id);
     }
-    // Until one asks for pre-votes.
+    // Runs until a node requests pre-votes.
     let candidate = loop {
         let candidate = cluster.ids().into_iter().find(|id| cluster.role(*id) == PreCandidate);
         if let Some(candidate) = candidate {
@@ -432,7 +437,7 @@ fn a_pre_candidate_does_not_campaign_once_a_member_has_not_met() {
     assert_eq!(cluster.raft(candidate).term(), 0, "rule 3");
 }
 
-/// A peer that claims to lead in term 0 must not be believed.
+/// A node must not follow a peer that claims to lead in term 0.
 #[test]
 fn no_node_leads_in_term_0() {
     let disks = (1..=3).map(|id| (id, Disk::default())).collect();

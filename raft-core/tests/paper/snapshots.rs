@@ -1,4 +1,4 @@
-//! Chapter 5: snapshots, compaction, and bringing up a peer whose entries are gone.
+//! Chapter 5: snapshots, compaction, and catching up a peer whose next entries are compacted.
 
 use raft_core::consensus::OfferAnswer::{NotNeeded, Stale, Wanted};
 use raft_core::consensus::RoleKind::{Candidate, Follower, Leader};
@@ -8,7 +8,8 @@ use raft_core::types::{Configuration, NodeId, Position, SnapshotMeta};
 use crate::common::{Cluster, Machine, Parcel, say};
 use crate::{no_pre_vote, plain, with_logs};
 
-/// Node 1 leads and has compacted its log through 4, its end; node 3 was down and has entry 1 only.
+/// Node 1 leads and has compacted its log through its end, index 4; node 3 was down and has only
+/// entry 1.
 fn lagging() -> Cluster {
     let mut cluster = Cluster::with_config(3, no_pre_vote);
     cluster.elect(1);
@@ -24,7 +25,7 @@ fn lagging() -> Cluster {
     cluster
 }
 
-/// The leader hears from 3 and finds that only a snapshot helps.
+/// Node 3 has responded to the leader, which has found that node 3 needs a snapshot.
 fn sending() -> Cluster {
     let mut cluster = lagging();
     cluster.fire(1);
@@ -46,7 +47,7 @@ fn meta(index: u64, term: u64) -> SnapshotMeta {
     SnapshotMeta::new(Position::new(term, index), configuration)
 }
 
-/// Offers and gives a snapshot of no-ops to node 1, from 2.
+/// Offers node 1 a snapshot of no-ops, from node 2, and hands it over if it is wanted.
 fn give(cluster: &mut Cluster, term: u64, state_terms: &[u64]) -> bool {
     let applied = (1..).zip(state_terms).map(|(index, term)| say::entry(index, *term)).collect();
     let state = Machine { applied };
@@ -62,7 +63,7 @@ fn give(cluster: &mut Cluster, term: u64, state_terms: &[u64]) -> bool {
     cluster.with(1, |raft, now| raft.on_snapshot_received(now, 2, term, meta))
 }
 
-/// S1, 5: a peer that needs entries which are gone is sent a snapshot, and no entries meanwhile.
+/// S1, 5: a peer that needs compacted entries receives a snapshot, and no entries meanwhile.
 #[test]
 fn s1_a_lagging_peer_gets_a_snapshot() {
     let mut cluster = sending();
@@ -74,7 +75,7 @@ fn s1_a_lagging_peer_gets_a_snapshot() {
     assert!(sent.contains(&(3, say::heartbeat(1, 3, 1))), "heartbeats go on: {sent:?}");
 }
 
-/// S1, S3, S11: it takes the snapshot over, gets the entries behind it, and has what everybody has.
+/// S1, S3, S11: the peer installs the snapshot, receives the entries after it, and catches up.
 #[test]
 fn s11_the_lagging_peer_catches_up() {
     let mut cluster = sending();
@@ -86,7 +87,7 @@ fn s11_the_lagging_peer_catches_up() {
     assert_eq!(cluster.status(3).log_start_index, 4);
 }
 
-/// S2: a failed snapshot leads back to a probe that waits for a sign of life.
+/// S2: after a failed snapshot the leader probes, once the peer gives a sign of life.
 #[test]
 fn s2_a_snapshot_fails() {
     let mut cluster = sending();
@@ -99,7 +100,7 @@ fn s2_a_snapshot_fails() {
     assert_eq!(cluster.node(3).machine, cluster.node(1).machine);
 }
 
-/// S3: after a snapshot the leader probes behind it.
+/// S3: after a snapshot the leader probes at the index after it.
 #[test]
 fn s3_a_snapshot_succeeds() {
     let mut cluster = sending();
@@ -111,7 +112,7 @@ fn s3_a_snapshot_succeeds() {
     assert_eq!(cluster.sent_by(1), [(3, say::append(1, (4, 1), &[], 4))]);
 }
 
-/// S4: the peer's acknowledgement may come before the report that the snapshot was sent.
+/// S4: the peer's acknowledgement may arrive before the completion of the transfer.
 #[test]
 fn s4_the_acknowledgement_comes_first() {
     let mut cluster = sending();
@@ -123,7 +124,7 @@ fn s4_the_acknowledgement_comes_first() {
     assert_eq!(third(&cluster).state, ProgressState::Replicate);
 }
 
-/// S5: an older snapshot than the log's start helps only so far; the next one is sent then.
+/// S5: a snapshot older than the log's start is not enough; the next one is sent after it.
 #[test]
 fn s5_a_snapshot_that_is_too_old_by_now() {
     let mut cluster = sending();
@@ -141,7 +142,7 @@ fn s5_a_snapshot_that_is_too_old_by_now() {
     assert_eq!(cluster.node(3).machine, cluster.node(1).machine);
 }
 
-/// S6, S13: nothing is sent to a peer that is not heard, and the others are served meanwhile.
+/// S6, S13: a silent peer is sent no snapshot, and the others are served meanwhile.
 #[test]
 fn s6_a_silent_peer_gets_nothing() {
     let mut cluster = lagging();
@@ -154,7 +155,8 @@ fn s6_a_silent_peer_gets_nothing() {
     assert_eq!(cluster.node(2).machine, cluster.node(1).machine);
 }
 
-/// S6: also when a snapshot has arrived there that is too old by now: the next one waits for a sign of life.
+/// S6: this also holds after a snapshot that has become too old: the next one waits for a sign of
+/// life.
 #[test]
 fn s6_the_next_snapshot_waits_for_a_sign_of_life() {
     let mut cluster = sending();
@@ -172,7 +174,7 @@ fn s6_the_next_snapshot_waits_for_a_sign_of_life() {
     assert_eq!(third(&cluster).state, ProgressState::Snapshot);
 }
 
-/// S7: a snapshot behind the commit index is not wanted; an offer of an old term is stale.
+/// S7: a snapshot below the commit index is not needed; an offer of an older term is stale.
 #[test]
 fn s7_what_is_not_needed() {
     let mut cluster = with_logs(&[&[1, 1, 1], &[1, 1, 1], &[1, 1, 1]], 2);
@@ -185,7 +187,7 @@ fn s7_what_is_not_needed() {
     assert_eq!(offer(1, 9), Stale { term: 2 });
 }
 
-/// S7: a snapshot that the log agrees with replaces nothing: it only tells how far the log is committed.
+/// S7: a snapshot whose position is in the log replaces nothing; it only advances the commit index.
 #[test]
 fn s7_a_snapshot_that_agrees_with_the_log() {
     let mut cluster = with_logs(&[&[1, 1, 1], &[1, 1, 1], &[1, 1, 1]], 1);
@@ -195,7 +197,8 @@ fn s7_a_snapshot_that_agrees_with_the_log() {
     assert!(cluster.sent_by(1).contains(&(2, say::accepted(2, 2))));
 }
 
-/// S10, 5: a snapshot that the log does not contain replaces all of it, in the batch that publishes it.
+/// S10, 5: a snapshot whose position is not in the log replaces the whole log, in the batch that
+/// publishes it.
 #[test]
 fn s10_a_snapshot_replaces_a_conflicting_log() {
     let mut cluster = with_logs(&[&[1, 2, 2, 2, 2], &[1, 1, 3], &[1, 1, 3]], 3);
@@ -214,7 +217,7 @@ fn s10_a_snapshot_replaces_a_conflicting_log() {
     assert_eq!(cluster.sent_by(1), [(2, say::accepted(3, 3))]);
 }
 
-/// S16: a second, newer snapshot comes before the first was written: the newer one counts.
+/// S16: a second, newer snapshot arrives before the first is written: the newer one is installed.
 #[test]
 fn s16_a_newer_snapshot_while_one_is_taken_over() {
     let mut cluster = with_logs(&[&[], &[1, 1, 3, 3], &[1, 1, 3, 3]], 3);
@@ -229,7 +232,8 @@ fn s16_a_newer_snapshot_while_one_is_taken_over() {
     );
 }
 
-/// S16: entries that follow the snapshot are taken while it is still being written, and applied after it.
+/// S16: entries after the snapshot are accepted while it is being written, and are applied after
+/// it.
 #[test]
 fn s16_entries_while_a_snapshot_is_taken_over() {
     let mut cluster = with_logs(&[&[], &[1, 1, 3, 3], &[1, 1, 3, 3]], 3);
@@ -241,7 +245,7 @@ fn s16_entries_while_a_snapshot_is_taken_over() {
     assert_eq!(cluster.status(1).last_applied, 4);
 }
 
-/// S16, S18: a crash before the batch leaves the old state; after it, the new one.
+/// S16, S18: a crash before the batch is written leaves the old state; after it, the new one.
 #[test]
 fn s18_a_crash_while_a_snapshot_is_taken_over() {
     for (written, start_index) in [(0, 0), (1, 3)] {
@@ -255,7 +259,7 @@ fn s18_a_crash_while_a_snapshot_is_taken_over() {
     }
 }
 
-/// A snapshot of a leader that has been deposed meanwhile is still a snapshot of what is committed.
+/// A snapshot from a leader that was deposed meanwhile still contains only committed entries.
 #[test]
 fn s16_the_term_changes_during_a_transfer() {
     let mut cluster = with_logs(&[&[1], &[1, 1, 3], &[1, 1, 3]], 3);
@@ -271,7 +275,7 @@ fn s16_the_term_changes_during_a_transfer() {
     assert!(cluster.sent_by(1).is_empty(), "the old leader is told nothing");
 }
 
-/// Gives node 1 a snapshot at 3@3 in which the members are these.
+/// Gives node 1 a snapshot at 3@3 with this configuration.
 fn given_members(members: Configuration) -> Cluster {
     let mut cluster = with_logs(&[&[], &[1, 1, 3], &[1, 1, 3]], 3);
     let applied = [1, 1, 3].iter().zip(1..).map(|(term, index)| say::entry(index, *term)).collect();
@@ -287,7 +291,8 @@ fn given_members(members: Configuration) -> Cluster {
     cluster
 }
 
-/// S8: who the members are, and whose votes are needed, comes with the snapshot: also while it is joint.
+/// S8: the snapshot carries the configuration: the members, and whose votes are needed, also while
+/// it is joint.
 #[test]
 fn s8_the_configuration_comes_with_the_snapshot() {
     let joint = Configuration {
@@ -320,8 +325,8 @@ fn s8_the_configuration_comes_with_the_snapshot() {
     }
 }
 
-/// S9: a node that is no voter of the snapshot's configuration takes the state over and does not campaign
-/// any more, also after a restart: whether it is a learner or was removed.
+/// S9: a node that is not a voter in the snapshot's configuration installs the snapshot and no
+/// longer campaigns, also after a restart. This holds for a learner and for a removed node.
 #[test]
 fn s9_a_node_that_the_snapshot_does_not_count() {
     let removed = Configuration::of_voters([2, 3]);
@@ -342,8 +347,8 @@ fn s9_a_node_that_the_snapshot_does_not_count() {
     }
 }
 
-/// S12: while a snapshot is being built, entries are appended, committed and applied; what is published then
-/// is what was begun, and the next one can follow.
+/// S12: while a snapshot is being built, entries are appended, committed and applied. The snapshot
+/// is published at the position at which it was begun, and the next one can follow.
 #[test]
 fn s12_a_snapshot_that_takes_long() {
     let mut cluster = Cluster::with_config(3, no_pre_vote);
@@ -368,8 +373,8 @@ fn s12_a_snapshot_that_takes_long() {
     assert_eq!(cluster.raft(1).snapshot_index(), 4);
 }
 
-/// S13: the peer that a snapshot is under way to cannot be reached: the others are served, and the log is
-/// compacted, as if it were not there.
+/// S13: the target of a snapshot is unreachable. The others are served and the log is compacted as
+/// if the target did not exist.
 #[test]
 fn s13_a_target_that_cannot_be_reached_holds_nobody_up() {
     let mut cluster = sending();
@@ -392,7 +397,8 @@ fn s13_a_target_that_cannot_be_reached_holds_nobody_up() {
     assert_eq!(cluster.node(3).machine, cluster.node(1).machine);
 }
 
-/// 5.1: each node takes its own snapshots; a snapshot of what the log no longer contains is not published.
+/// 5.1: each node takes its own snapshots; a snapshot at a position that the log no longer contains
+/// is not published.
 #[test]
 fn s5_1_own_snapshots() {
     let mut cluster = lagging();
@@ -403,7 +409,7 @@ fn s5_1_own_snapshots() {
     assert_eq!(cluster.raft(3).snapshot_index(), 4, "the one it was sent");
 }
 
-/// 5.1: one at a time is published, and what the core tells of its log follows.
+/// 5.1: one snapshot is published at a time, and the core's log start and last_applied follow.
 #[test]
 fn s5_1_one_at_a_time() {
     let mut cluster = lagging();
@@ -414,7 +420,7 @@ fn s5_1_one_at_a_time() {
     assert!(!raft.publish_snapshot(meta(4, 1)), "the first one is not on its way yet");
 }
 
-/// What a state machine holds durably may be forgotten by the log, as far as it is applied.
+/// The durable state of a state machine allows compaction like a snapshot, up to last_applied.
 #[test]
 fn a_durable_state_stands_for_the_log() {
     let mut cluster = lagging();
@@ -426,8 +432,8 @@ fn a_durable_state_stands_for_the_log() {
     assert_eq!((left(0), left(u64::MAX)), (4, 0));
 }
 
-/// 5.1, A22: after compaction the log still knows the position it starts behind, so appends that stand on it
-/// are taken; an append from before is taken from where the log begins.
+/// 5.1, A22: after compaction the log still knows the position that it starts after, so it accepts
+/// appends that follow this position. Of an earlier append it accepts the part after its start.
 #[test]
 fn a22_the_start_of_a_compacted_log() {
     let mut cluster = lagging();
@@ -453,7 +459,7 @@ fn s14_a_log_compacted_to_its_tip() {
     assert_eq!(cluster.node(3).machine, cluster.node(1).machine);
 }
 
-/// A node that claims this node's own identity offers a snapshot: refused, and an operator told.
+/// A snapshot offer in the node's own name is rejected.
 #[test]
 fn an_offer_in_the_own_name() {
     for lead in [false, true] {

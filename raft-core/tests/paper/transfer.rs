@@ -1,4 +1,4 @@
-//! Section 3.10: handing leadership over.
+//! Section 3.10: leadership transfer.
 
 use raft_core::consensus::RoleKind::{Candidate, Follower, Leader};
 use raft_core::error::Rejected;
@@ -25,8 +25,8 @@ fn told(cluster: &mut Cluster) -> Vec<NodeId> {
     sent.iter().filter_map(told).collect()
 }
 
-/// X1: a successor that has everything is told at once, and campaigns at once: no pre-vote, and the voters
-/// do not stick to the leader that wants this.
+/// X1: an up-to-date successor is told at once and campaigns at once, without pre-vote. The voters
+/// do not stick to their leader, because the leader wants the transfer.
 #[test]
 fn x1_to_an_up_to_date_node() {
     let mut cluster = led();
@@ -37,7 +37,7 @@ fn x1_to_an_up_to_date_node() {
     assert_eq!(cluster.now, now, "nobody waited for a timeout");
 }
 
-/// X1: without a name, it is whoever is furthest.
+/// X1: if no successor is named, the leader chooses the voter with the highest match_index.
 #[test]
 fn x1_to_whoever_is_furthest() {
     let mut cluster = led();
@@ -48,7 +48,7 @@ fn x1_to_whoever_is_furthest() {
     assert_eq!(told(&mut cluster), [2]);
 }
 
-/// X2: a successor that lags is brought up to date first.
+/// X2: a lagging successor is caught up first.
 #[test]
 fn x2_to_a_slow_node() {
     let mut cluster = led();
@@ -59,7 +59,7 @@ fn x2_to_a_slow_node() {
     assert!(cluster.node(2).machine.last_applied().index >= 3);
 }
 
-/// X2: also with a snapshot.
+/// X2: also by a snapshot.
 #[test]
 fn x2_after_a_snapshot() {
     let mut cluster = led();
@@ -75,7 +75,7 @@ fn x2_after_a_snapshot() {
     assert_eq!(cluster.leader(), Some(3));
 }
 
-/// X3: to itself or to a stranger: refused.
+/// X3: a transfer to the leader itself or to a node that is no member is rejected.
 #[test]
 fn x3_to_nobody() {
     let mut cluster = led();
@@ -90,7 +90,7 @@ fn x3_to_nobody() {
     assert!(transfer(&mut alone, None).is_err());
 }
 
-/// X5: while it is under way proposals are refused, and nothing of them is appended.
+/// X5: during a transfer proposals are rejected, and nothing of them is appended.
 #[test]
 fn x5_no_proposals_meanwhile() {
     let mut cluster = led();
@@ -102,7 +102,8 @@ fn x5_no_proposals_meanwhile() {
     cluster.propose(2, "a").expect("the successor takes them");
 }
 
-/// X4: the successor does not answer, and after an election timeout the leader goes on.
+/// X4: the successor does not respond; after an election timeout the leader accepts proposals
+/// again.
 #[test]
 fn x4_the_successor_is_dead() {
     let mut cluster = led();
@@ -114,7 +115,7 @@ fn x4_the_successor_is_dead() {
     cluster.propose(1, "a").expect("it leads again");
 }
 
-/// X6: somebody else's election ends it like any leadership.
+/// X6: the election of another node ends the transfer, as it ends any leadership.
 #[test]
 fn x6_a_higher_term_ends_it() {
     let mut cluster = led();
@@ -123,7 +124,8 @@ fn x6_a_higher_term_ends_it() {
     assert_eq!((cluster.role(1), cluster.status(1).leader), (Follower, Some(3)));
 }
 
-/// X8: naming the same node again does not prolong it; another one replaces it.
+/// X8: a second transfer to the same node does not extend the first; one to another node replaces
+/// it.
 #[test]
 fn x8_a_second_transfer() {
     let mut cluster = led();
@@ -140,7 +142,8 @@ fn x8_a_second_transfer() {
     assert_eq!(cluster.leader(), Some(3));
 }
 
-/// X9: "campaign at once" counts only from the leader, in its term, and for a follower.
+/// X9: `TimeoutNow` is obeyed only if it comes from the leader, in its term, and only by a
+/// follower.
 #[test]
 fn x9_timeout_now_from_others_is_ignored() {
     let mut cluster = led();

@@ -1,4 +1,5 @@
-//! The cluster version: which formats all members may use (`consensus::role::leader::configuration`).
+//! The cluster version: the formats that all members may use
+//! (`consensus::role::leader::configuration`).
 
 use raft_core::consensus::RoleKind::Leader;
 use raft_core::consensus::{Boot, Config, Raft};
@@ -9,7 +10,8 @@ use raft_core::types::{
 
 use crate::common::Cluster;
 
-/// Three nodes that use version 1 and support version 2, led by node 1, all of which have spoken.
+/// Three nodes that use version 1; nodes 1 and 2 support version 2, node 3 does not. Node 1 leads
+/// and has received the supported versions of all.
 fn upgraded() -> Cluster {
     let mut cluster = Cluster::with_config(3, |config| {
         config.version_max = if config.id == 3 { 1 } else { 2 };
@@ -32,7 +34,7 @@ fn restart_with(cluster: &mut Cluster, configure: fn(&mut Config)) {
     cluster.run(200);
 }
 
-/// A version is raised only once every member, also the last, has said that it knows it.
+/// The version is raised only once every member has announced that it supports the new one.
 #[test]
 fn the_last_member_decides() {
     let mut cluster = upgraded();
@@ -50,7 +52,7 @@ fn the_last_member_decides() {
     assert!(matches!(raise(&mut cluster, 2), Err(Rejected::Refused(_))), "it is in use already");
 }
 
-/// A version that was raised and not committed is gone with the entry that named it.
+/// A raised version that was not committed is reverted when its entry is truncated.
 #[test]
 fn a_truncated_version_is_taken_back() {
     let mut cluster = upgraded();
@@ -65,8 +67,9 @@ fn a_truncated_version_is_taken_back() {
     }
 }
 
-/// C8. A snapshot, and the log's start behind it, carry the configuration in force at their position. A
-/// newer one that is in the log may yet be truncated, and could not be taken out of the snapshot again.
+/// C8. A snapshot, and the log's start after it, carry the configuration in force at their
+/// position. A newer one in the log may yet be truncated, and could not be removed from the
+/// snapshot again.
 #[test]
 fn c8_a_snapshot_carries_the_configuration_of_its_position() {
     let mut cluster = upgraded();
@@ -101,7 +104,8 @@ fn start(config: Config, stored: Configuration, named: &[u64]) -> Result<Raft, S
     Raft::new(config, boot, Time::ZERO).map_err(|error| error.to_string())
 }
 
-/// A program that does not know the version of the log does not start, and says which program does.
+/// A program that does not know the log's version does not start. The error says which program
+/// does.
 #[test]
 fn a_log_of_another_version_is_refused() {
     let of = |version| Configuration {
@@ -117,7 +121,7 @@ fn a_log_of_another_version_is_refused() {
     assert!(older.contains("uses version 1") && older.contains("older program"), "{older}");
 }
 
-/// C3. The members are those that the cluster was founded with, whatever the file says today.
+/// C3. The members are those that the cluster was founded with, not those in the present file.
 #[test]
 fn c3_other_members_than_those_of_the_log_are_refused() {
     let stored = Configuration { founded: true, ..Configuration::of_voters([1, 2, 3]) };
@@ -128,7 +132,7 @@ fn c3_other_members_than_those_of_the_log_are_refused() {
     }
 }
 
-/// An entry of a version that a follower does not know is not acknowledged.
+/// A follower does not acknowledge an entry of a version that it does not know.
 #[test]
 fn an_entry_of_a_newer_version_is_refused() {
     let mut cluster = upgraded();

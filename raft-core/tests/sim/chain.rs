@@ -1,11 +1,12 @@
-//! Logs as chains of hashes: equal hashes at an index mean equal logs through it, so that two logs, or
-//! a log and a state, are compared in one step.
+//! Logs as hash chains: equal hashes at an index mean equal logs through it. So two logs, or a log
+//! and a state, are compared in one step.
 
 use std::collections::VecDeque;
 
 use raft_core::types::{Entry, Index, Payload, Position};
 
-/// A position, and the hash of everything through it. Also all that the state machine holds.
+/// A position, and the hash of all entries through it. It is also the whole state of the state
+/// machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stamp {
     pub position: Position,
@@ -24,7 +25,7 @@ impl Stamp {
         self.position.index
     }
 
-    /// After one more entry.
+    /// The stamp after one more entry.
     pub fn then(self, entry: &Entry) -> Stamp {
         assert_eq!(entry.index, self.index() + 1, "entries are contiguous");
         let mut chain = mix(mix(self.chain, entry.term), entry.index);
@@ -50,7 +51,7 @@ pub struct Stamped {
     pub stamp: Stamp,
 }
 
-/// A log behind its start.
+/// A log after its start.
 #[derive(Clone, Debug, Default)]
 pub struct Log {
     pub start: Stamp,
@@ -75,7 +76,7 @@ impl Log {
         }
     }
 
-    /// The entries behind an index, as many as there are of so many.
+    /// At most `count` entries after the index `previous`.
     pub fn slice(&self, previous: Index, count: usize) -> Vec<Entry> {
         let skip = (previous - self.start.index()) as usize;
         self.entries.iter().skip(skip).take(count).map(|stamped| stamped.entry.clone()).collect()

@@ -1,13 +1,13 @@
-//! A node's own clock: another start, another speed, never backwards.
+//! A node's own clock: it has its own origin and rate, and never runs backwards.
 
 use raft_core::types::Time;
 
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
-    /// They met here.
+    /// This clock showed `own_us` at the true time `true_us`.
     own_us: u64,
     true_us: u64,
-    /// Own microseconds in a million true ones.
+    /// Microseconds of this clock in a million true ones.
     rate: u64,
     rate_as_built: u64,
 }
@@ -21,7 +21,7 @@ impl Clock {
         Time::from_micros(self.own_us + (true_us - self.true_us) * self.rate / 1_000_000)
     }
 
-    /// The first true microsecond at which this clock shows `own`, if it is not past.
+    /// The first true microsecond at which this clock shows `own`; the anchor if that is past.
     pub fn when(&self, own: Time) -> u64 {
         let ahead_us = own.as_micros().saturating_sub(self.own_us);
         self.true_us + ahead_us.saturating_mul(1_000_000).div_ceil(self.rate)

@@ -1,5 +1,5 @@
-//! What has happened, and how often it must have happened over all fixed seeds: a fault that never
-//! strikes finds nothing.
+//! Counts of events, and the minimum of each over all fixed seeds: a fault that never occurs finds
+//! no bugs.
 
 use std::fmt::Write as _;
 
@@ -8,7 +8,8 @@ macro_rules! things {
         #[derive(Clone, Copy, Debug)]
         pub enum What { $($name,)* }
 
-        /// With the least number over the 2,000 fixed seeds, about a third of what was seen.
+        /// Names and minimums over the 2,000 fixed seeds; a minimum is about a third of the
+        /// measured count.
         const THINGS: &[(&str, u64)] = &[$(($text, $minimum),)*];
     };
 }
@@ -115,7 +116,7 @@ impl Coverage {
     }
 
     /// # Panics
-    /// If something happened too seldom for these runs to mean anything.
+    /// If an event occurred too seldom for these runs to mean anything.
     pub fn check(&self) {
         for ((text, minimum), count) in THINGS.iter().zip(&self.counts) {
             assert!(count >= minimum, "only {count} {text}, not {minimum}:\n{}", self.table());

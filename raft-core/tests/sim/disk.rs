@@ -1,14 +1,15 @@
-//! What survives a crash of one node: log, hard state, snapshot, and the state of a durable machine.
+//! One node's disk, which survives a crash: log, hard state, snapshot, and the state of a durable
+//! machine.
 //!
-//! A batch is there whole or not at all, in order: that is the contract of storage, and its own tests
-//! see to torn writes below it. What is taken in and not written is lost in a crash, from any
-//! batch on.
+//! A batch is on disk as a whole or not at all, and batches stay in order: that is the storage
+//! contract, and the storage crate's own tests cover torn writes below it. A crash loses the
+//! accepted and unwritten batches, from any batch on.
 
 use raft_core::types::{Configuration, HardState, Index, Loaded, SnapshotMeta};
 
 use crate::chain::{Log, Stamp, Stamped};
 
-/// The state at a position, as a file.
+/// The state at a position, as a snapshot file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     pub meta: SnapshotMeta,
@@ -16,11 +17,11 @@ pub struct Snapshot {
     pub size_bytes: u64,
 }
 
-/// A batch whose entries were seen by the oracle.
+/// A batch whose entries the oracle has checked.
 #[derive(Clone, Debug)]
 pub struct Write {
     pub id: u64,
-    /// On the node's own clock.
+    /// Time of acceptance, on the node's own clock.
     pub since_us: u64,
     pub publish: Option<(SnapshotMeta, bool)>,
     pub truncate_from: Option<Index>,
@@ -32,12 +33,12 @@ pub struct Write {
 pub struct Disk {
     pub hard_state: HardState,
     pub log: Log,
-    /// Of the last compaction, or of the snapshot that replaced the log.
+    /// The configuration of the last compaction, or of the snapshot that replaced the log.
     start_configuration: Box<Configuration>,
     pub snapshot: Option<Snapshot>,
-    /// Written in full, and waiting for the batch that publishes it.
+    /// A snapshot written in full that waits for the batch that publishes it.
     finished: Option<Snapshot>,
-    /// What a durable machine holds on disk.
+    /// The durable machine's state on disk.
     pub machine: Stamp,
 }
 
@@ -89,7 +90,7 @@ impl Disk {
         self.hard_state = hard_state;
     }
 
-    /// Forgets what a durable state covers.
+    /// Drops the part of the log that a durable state covers.
     pub fn compact(&mut self, through: &SnapshotMeta) {
         if through.index() <= self.log.start.index() {
             return;

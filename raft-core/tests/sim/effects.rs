@@ -1,5 +1,5 @@
-//! Facts told to a core, and what it wants in return, carried out piece by piece: in any order, with a
-//! crash between any two of them, except that batches stay in order.
+//! Inputs to a core, and the effects that it requests in return. Effects are processed one by one,
+//! in any order, with a crash between any two of them, except that batches stay in order.
 
 use std::mem;
 
@@ -29,8 +29,8 @@ impl Simulation {
         self.node(id).clock.at(self.now)
     }
 
-    /// Tells one node one thing. What it wants is done at once, or a little later together with what
-    /// else comes up.
+    /// Gives one input to one node. The resulting effects are processed at once, or a little later
+    /// together with those of the next inputs.
     pub fn with<R>(&mut self, id: NodeId, tell: impl FnOnce(&mut Raft, Time) -> R) -> R {
         let now = self.own_time(id);
         let (gather, is_calm) = (self.plan.mix.gather, self.network.calm);
@@ -50,7 +50,7 @@ impl Simulation {
         result
     }
 
-    /// Asks the node what it wants until it wants nothing.
+    /// Processes the node's `Ready`s until there is none.
     pub fn settle(&mut self, id: NodeId) {
         let now = self.own_time(id);
         for round in 0.. {
@@ -93,7 +93,8 @@ impl Simulation {
         }
     }
 
-    /// Shows the oracle everything, in the order of its making.
+    /// Splits a `Ready` into effects. The oracle checks them all first, in the order of their
+    /// creation.
     fn take_apart(&mut self, id: NodeId, ready: Ready) -> Vec<Effect> {
         let Ready {
             persist,
@@ -202,8 +203,9 @@ impl Simulation {
         self.put_on_the_way(id, to, message);
     }
 
-    /// Now and then a leader says again what it has said or need not say. Raft allows it, and this core
-    /// with its exact hints would never do it, so a follower that relies on that would go unnoticed.
+    /// Sometimes sends an append that starts further back than necessary. Raft allows a leader to
+    /// do so, but this core, with its exact hints, never does; a follower that relies on that would
+    /// go unnoticed.
     fn send_needless(
         &mut self,
         id: NodeId,
@@ -266,7 +268,7 @@ impl Simulation {
             return;
         }
         let at = node.clock.when(deadline).max(now);
-        // One that is set too early is set anew when it fires.
+        // A timer that is too early is set again when it fires.
         if at < life.timer_at || life.timer_at < now {
             life.timer_at = at;
             self.schedule(at, Event::Timer { node: id, life: life_number, at });

@@ -1,7 +1,7 @@
-//! The faults that a schedule is made of, and how a schedule is drawn.
+//! The faults that a schedule consists of, and how a schedule is drawn.
 //!
-//! Each seed takes a few kinds only, and those often: faults that meet find more than faults that are
-//! spread thin.
+//! Each seed uses only a few kinds of faults, but uses them often: faults that coincide find more
+//! bugs than faults that are spread thinly.
 
 use std::fmt;
 
@@ -10,40 +10,41 @@ use crate::plan::Mix;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Two groups that do not hear each other.
+    /// Two groups without links between them.
     Halves,
-    /// One node that nobody hears and that hears nobody.
+    /// One node without any links.
     Isolate,
-    /// One node that hears nobody.
+    /// One node that receives nothing.
     SendOnly,
-    /// One node that nobody hears.
+    /// One node whose messages do not arrive.
     HearOnly,
     /// Single links fail, each in one direction.
     OneWay,
-    /// Two groups, and one node that both hear.
+    /// Two groups, and one node with links to both.
     Bridge,
-    /// Everybody hears the neighbours only, enough of them for a majority: no two majorities are alike.
+    /// Each node has links to its neighbours only, enough of them for a majority: no two nodes
+    /// reach the same majority.
     Ring,
-    /// A line: everybody hears the one before and the one after.
+    /// A line: each node has links to the one before and the one after.
     Chain,
-    /// All links but those of one node.
+    /// All links fail except those of one node.
     Star,
     Crash,
-    /// At the next few effects, between two of them.
+    /// A crash between two of the node's next few effects.
     CrashMidway,
     CrashAll,
-    /// Whoever leads crashes, again and again (figure 8).
+    /// The leader crashes, and so does each later one (figure 8).
     CrashLeaders,
-    /// The disk takes batches and does not answer.
+    /// The disk accepts batches and does not complete them.
     HangDisk,
     SlowDisk,
-    /// The process stands still; the clock does not.
+    /// The process is paused; the clock continues.
     Pause,
     /// The clock runs at another speed.
     Skew,
     /// The clock jumps ahead.
     Jump,
-    /// What is sent from one node to another waits.
+    /// The messages on one link are held back.
     Clog,
 }
 
@@ -69,13 +70,13 @@ pub const KINDS: [Kind; 19] = [
     Kind::Clog,
 ];
 
-/// `dice` decides what is left open: which node, which links.
+/// A fault. `dice` seeds the choices left open: which node, which links.
 #[derive(Clone, Copy, Debug)]
 pub struct Fault {
     pub at_us: u64,
     pub lasts_us: u64,
     pub kind: Kind,
-    /// At whoever leads then, instead of any node.
+    /// The target is the leader at that moment, if there is one, and not any node.
     pub at_leader: bool,
     pub dice: u64,
 }
@@ -97,9 +98,9 @@ pub fn draw(random: &mut Random, mix: &Mix, candidates: &[Kind]) -> Vec<Fault> {
         return Vec::new();
     }
     let timeout_us = mix.election_timeout_us;
-    // A quiet stretch in front, so that there is something to lose.
+    // A quiet time first, so that there is something to lose.
     let mut at_us = random.between(0, 4 * timeout_us);
-    // From one after the other to many at once.
+    // The gap ranges from one fault after the other to many at once.
     let gap_us = random.scaled(timeout_us / 2, 8 * timeout_us);
     let mut faults = Vec::new();
     while at_us < mix.hostile_us && faults.len() < 200 {

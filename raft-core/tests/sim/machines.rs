@@ -1,4 +1,4 @@
-//! A node's disk and state machine at work, its crash, and its return.
+//! A node's disk and state machine at work, its crash, and its restart.
 
 use raft_core::consensus::{Boot, Raft};
 use raft_core::types::{Configuration, HardState, NodeId, Time};
@@ -35,7 +35,7 @@ impl Node {
 }
 
 impl Simulation {
-    /// Starts the oldest batch that waits, if the disk is free.
+    /// Starts writing the oldest waiting batch, if the disk is free.
     pub fn keep_disk_busy(&mut self, id: NodeId) {
         let mean_us = if self.network.calm { 200 } else { self.plan.mix.disk_mean_us };
         let node = self.node_mut(id);
@@ -54,7 +54,7 @@ impl Simulation {
         let life = self.life(id);
         life.disk_is_busy = false;
         if is_hung {
-            // It hung before this one was finished.
+            // The disk hung before this batch was finished.
             return;
         }
         let write = life.writing.pop_front().expect("the disk was busy with it");
@@ -84,10 +84,10 @@ impl Simulation {
         }
     }
 
-    /// The machine has done its oldest piece of work.
+    /// The machine has finished its oldest piece of work.
     pub fn on_applied(&mut self, id: NodeId) {
         if self.node(id).machine_hangs {
-            // It hung before this piece was finished.
+            // The machine hung before this piece was finished.
             return;
         }
         let work = self.life(id).applying.pop_front().expect("the machine was busy with it");
@@ -125,7 +125,7 @@ impl Simulation {
         self.answer_reads(id);
     }
 
-    /// Stops a node between two of its effects. Of the batches at its disk, the first few survive.
+    /// Stops a node between two of its effects. The first few of the batches at its disk survive.
     pub fn crash(&mut self, id: NodeId) {
         self.forget_waiting(id);
         let is_durable = self.plan.mix.durable_machine;
@@ -139,7 +139,7 @@ impl Simulation {
         }
         let node = self.node_mut(id);
         if is_durable && node.random.percent(30) {
-            // It had flushed more than it was asked to.
+            // The machine had flushed more than it was asked to.
             node.disk.machine = life.machine;
         }
         life.writing.into_iter().take(survive).for_each(|write| node.disk.write(write));
@@ -151,8 +151,8 @@ impl Simulation {
         self.schedule(self.now + down_us, Event::Restarts { node: id, life: life_number });
     }
 
-    /// The disk of a node that is down is replaced by an empty one, unless so many are lost already that
-    /// one more might be the last that holds what is committed.
+    /// Replaces the disk of a node that is down by an empty one. Does nothing if so many disks are
+    /// lost already that another loss might destroy the last copy of a committed entry.
     pub fn lose_disk(&mut self, id: NodeId) {
         let is_lost = |node: &&Node| node.id != id && (node.lost.is_some() || node.recovers());
         let lost = self.nodes.iter().filter(is_lost).count();
@@ -160,8 +160,8 @@ impl Simulation {
         if lost + self.oracle.majority() >= self.nodes.len() || node.lost.is_some() {
             return;
         }
-        // An operator initialises the disk again while the cluster is being founded, and sometimes by
-        // mistake later.
+        // While the cluster is being founded the operator initialises the empty disk again; later
+        // this happens sometimes, by mistake.
         let with_a_term = self.nodes.iter().filter(|node| node.disk.hard_state.term > 0).count();
         let is_initialised = with_a_term < self.oracle.majority() + 1 || self.disks.percent(30);
         self.coverage.count(What::LostDisk);
@@ -176,7 +176,7 @@ impl Simulation {
         node.promise = Promise::default();
     }
 
-    /// Of the network it is asked that two disks of one node are not mixed up.
+    /// The network is required not to mix up two disks of one node.
     fn forget_messages_of_lost_disk(&mut self, id: NodeId) {
         let messages = self.take_scheduled(
             |_, event| matches!(event, Event::Arrives { from, to, .. } if *from == id || *to == id),
@@ -247,8 +247,8 @@ impl Simulation {
     }
 }
 
-/// The state machine as a node finds it: in memory it starts from the snapshot; a durable one does so
-/// only if the log cannot bring it up to date.
+/// The state machine's state at a start. A machine in memory starts from the snapshot; a durable
+/// one does so only if the log cannot bring it up to date.
 fn bring_up_to_date(disk: &mut Disk, is_durable: bool) -> Stamp {
     let mut machine = if is_durable { disk.machine } else { Stamp::ZERO };
     if let Some(snapshot) = &disk.snapshot

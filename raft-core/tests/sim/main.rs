@@ -1,25 +1,25 @@
-//! The simulator of the core: nodes are values, network, disks and clocks are data, one seed decides
-//! everything.
+//! The simulator of the core: nodes are values, network, disks and clocks are data, and one seed
+//! decides everything.
 //!
-//! A run is a [`plan`]: a mix of chances and limits, and a schedule of faults. In its hostile part
-//! messages are lost, repeated, delayed and reordered, links are cut in nine ways, nodes crash between
-//! any two effects and lose what was not written, disks are slow or hang, processes pause, clocks run
-//! wrong; clients propose, read and hand leadership over meanwhile. Then everything is well again, or
-//! just a majority is, and the cluster must recover. After every step the node that changed is held to
-//! the invariants listed in [`oracle`] and [`watch`].
+//! A run follows a [`plan`]: a mix of probabilities and limits, and a schedule of faults. In its
+//! hostile part messages are lost, repeated, delayed and reordered, links are cut in nine patterns,
+//! nodes crash between any two effects and lose unwritten batches, disks are slow or hang,
+//! processes pause, and clocks run wrong; meanwhile clients propose, read and transfer leadership.
+//! Then all faults end, or those of a majority do, and the cluster must recover. After every step
+//! the node that changed is checked against the invariants listed in [`oracle`] and [`watch`].
 //!
 //! | | |
 //! |---|---|
 //! | `SIM_SEEDS=20000` | more fixed seeds than 2,000, and than 300 of each [`profile`] |
-//! | `SIM_SECONDS=60` | fresh seeds for as long (none otherwise); `SIM_FIRST` says which |
+//! | `SIM_SECONDS=60` | fresh seeds for as long (none otherwise); `SIM_FIRST` is the first one |
 //! | `SIM_SCALE=long` | longer runs |
 //! | `SIM_SEED=17` | the trace of one run, by the test `one_seed` |
-//! | `SIM_KEEP=0,3` `SIM_OFF=loss,skew` | of that run only these faults, and without these chances |
-//! | `SIM_THREADS=1` | runs at a time; otherwise one for each core |
+//! | `SIM_KEEP=0,3` `SIM_OFF=loss,skew` | that run with only these faults, without these chances |
+//! | `SIM_THREADS=1` | concurrent runs; by default one for each core |
 //!
-//! A failure is made smaller first, and prints the command that shows it again.
+//! A failing run is shrunk first, and the command that replays it is printed.
 
-// Nobody uses this crate.
+// A test binary: nothing in it is reachable from outside.
 #![allow(unreachable_pub)]
 
 #[path = "../common/mod.rs"]
@@ -59,7 +59,7 @@ use run::{run_quietly, run_recording, run_seeds, threads};
 use shrink::Kept;
 
 const FIXED_SEEDS: u64 = 2_000;
-/// Of each profile.
+/// Fixed seeds of each profile.
 const PROFILE_SEEDS: u64 = 300;
 
 fn setting(name: &str) -> Option<u64> {
@@ -79,7 +79,8 @@ fn now() -> Instant {
     Instant::now()
 }
 
-/// The seeds of every test run. A fault that never strikes finds nothing, so they are counted.
+/// The fixed seeds of every test run. A fault that never occurs finds no bugs, so faults are
+/// counted.
 #[test]
 fn fixed_seeds() {
     let count = setting("SIM_SEEDS").unwrap_or(FIXED_SEEDS);
@@ -91,7 +92,7 @@ fn fixed_seeds() {
     }
 }
 
-/// T3. Seeds of each profile of every test run.
+/// T3. The fixed seeds of each profile.
 #[test]
 fn fixed_seeds_of_profiles() {
     let count = setting("SIM_SEEDS").unwrap_or(PROFILE_SEEDS);
@@ -106,7 +107,7 @@ fn fixed_seeds_of_profiles() {
     }
 }
 
-/// A profile that does not bring about what it is for finds nothing.
+/// A profile that does not cause the events it is meant for finds no bugs.
 fn check_profile(profile: Profile, coverage: &coverage::Coverage) {
     let needed: &[(What, u64)] = match profile {
         Profile::Uniform => &[],
@@ -124,8 +125,8 @@ fn check_profile(profile: Profile, coverage: &coverage::Coverage) {
     }
 }
 
-/// Seeds that found something, and what. A change of what a seed draws makes other runs of them; what they found
-/// has a test of its own as well.
+/// Seeds that found a bug, and the bug. A change in what a seed draws turns them into other runs;
+/// each bug has a test of its own as well.
 const FINDINGS: [(u64, &str); 12] = [
     (623820283681, "the refusal of an old vote request was taken for the answer to a newer one"),
     (1012012784633, "entries were sent to a full log with each heartbeat"),
@@ -175,7 +176,7 @@ fn seeds_that_found_something() {
     }
 }
 
-/// Seeds that nobody has tried, where they are asked for: `scripts/soak`, and a minute of them in CI.
+/// Runs fresh seeds, if `SIM_SECONDS` is set: `scripts/soak`, and a minute of them in CI.
 #[test]
 fn fresh_seeds() {
     let Some(seconds) = setting("SIM_SECONDS").filter(|seconds| *seconds > 0) else {
@@ -189,7 +190,7 @@ fn fresh_seeds() {
     let coverage = run_seeds(first, scale(), |_| since.elapsed() < Duration::from_secs(seconds));
     report(&coverage, since.elapsed());
     for profile in PROFILES {
-        // A tenth of the time for each; the seeds of a profile differ from the fixed ones.
+        // A tenth of the time for each profile; its seeds differ from its fixed ones.
         let (first, since) = (profile.first_seed() + (first >> 16), now());
         let limit = Duration::from_millis(100 * seconds);
         let coverage = run_seeds(first, scale(), |_| since.elapsed() < limit);
@@ -209,7 +210,7 @@ fn report(coverage: &coverage::Coverage, took: Duration) {
     );
 }
 
-/// One run, told. Telling it changes nothing.
+/// Runs one seed and records its trace. Recording does not change the run.
 #[test]
 fn one_seed() {
     let seed = setting("SIM_SEED");
@@ -236,7 +237,7 @@ fn one_seed() {
     }
 }
 
-/// V27: each seed, run twice, does the same.
+/// V27: two runs of one seed are identical.
 #[test]
 fn a_seed_is_a_run() {
     let count = 40;

@@ -1,4 +1,4 @@
-//! Carries out the schedule of faults, and takes back what it did.
+//! Executes the schedule of faults, and reverts each fault at its end.
 
 use raft_core::types::NodeId;
 
@@ -7,14 +7,14 @@ use crate::coverage::What;
 use crate::fault::{Fault, Kind};
 use crate::simulation::{Event, Simulation};
 
-/// What a fault did that does not end by itself.
+/// The lasting effect of a fault, to be reverted at its end.
 #[derive(Debug)]
 pub enum Strike {
     Cut(Vec<(NodeId, NodeId)>),
     Hang(NodeId),
     Slow(NodeId),
     Skew(NodeId),
-    /// Whoever leads crashes.
+    /// The leader crashes, and so does each later one.
     CrashLeaders,
 }
 
@@ -91,7 +91,7 @@ impl Simulation {
                 let ahead_us = dice.scaled(1_000, 10_000_000_000);
                 let now = self.now;
                 self.node_mut(target).clock.jump(ahead_us, now);
-                // The state machine has had no time to work in what the clock skipped.
+                // The state machine has had no time to apply entries while the clock skipped ahead.
                 let own_time = self.own_time(target);
                 if let Some(life) = &mut self.node_mut(target).life {
                     life.applying_since = life.applying_since.map(|_| own_time);
@@ -124,7 +124,7 @@ impl Simulation {
         }
     }
 
-    /// The transport at `id` notices that its connection to `peer` broke.
+    /// The transport at `id` reports that its connection to `peer` broke.
     fn report_unreachable(&mut self, id: NodeId, peer: NodeId, dice: &mut Random) {
         let life = self.node(id).life_number;
         let at = self.now + dice.between(1, self.plan.mix.election_timeout_us / 2);
@@ -159,7 +159,7 @@ impl Simulation {
                 Kind::SendOnly => to == target,
                 Kind::HearOnly => from == target,
                 Kind::OneWay => dice.permille(chances),
-                // The last one hears both.
+                // The last node has links to both halves.
                 Kind::Bridge => {
                     let last = ids.len() - 1;
                     let half = last.div_ceil(2);
@@ -218,7 +218,7 @@ impl Simulation {
         }
     }
 
-    /// The clock was changed under a timer.
+    /// Sets the timer again after a change of the clock.
     fn wind_up(&mut self, id: NodeId) {
         if let Some(life) = self.node_mut(id).life.as_mut() {
             life.timer_at = u64::MAX;
@@ -237,7 +237,7 @@ impl Simulation {
             let down_us = dice.scaled(timeout_us / 50, 2 * timeout_us);
             self.bring_down(leader, down_us, &mut dice);
         }
-        // Mostly at once, sometimes after it got something done.
+        // Mostly soon, sometimes after the next leader has made progress.
         let gap_us = if dice.percent(30) { 2 * timeout_us } else { timeout_us / 10 };
         let at = self.now + dice.between(1, gap_us);
         self.schedule(at, Event::LeaderCrashes(number));

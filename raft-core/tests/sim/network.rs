@@ -1,7 +1,8 @@
-//! What is between the nodes: directed links, each with its own stream of chance.
+//! The network between the nodes: directed links, each with an rng of its own.
 //!
-//! Messages of one class keep their order on a link unless the mix says otherwise; a copy comes
-//! whenever it likes. A link that is cut loses what would arrive, so also what was under way.
+//! Messages of one class keep their order on a link unless the mix says otherwise; a copy arrives
+//! at any time. A link that is cut loses the messages that would arrive, including those already in
+//! flight.
 
 use raft_core::types::{Class, NodeId};
 
@@ -12,9 +13,9 @@ use crate::plan::{Mix, Plan};
 #[derive(Debug)]
 struct Link {
     random: Random,
-    /// How many faults cut it.
+    /// Number of present faults that cut this link.
     cuts: u32,
-    /// How often it was cut: what was begun before is interrupted.
+    /// Number of cuts so far: a transfer that began before a cut is interrupted.
     cut_count: u64,
     clogged_until_us: u64,
     on_the_way: u32,
@@ -25,11 +26,11 @@ struct Link {
 pub struct Network {
     count: u64,
     links: Vec<Link>,
-    /// No faults but cuts.
+    /// Set while there are no faults except cuts.
     pub calm: bool,
 }
 
-/// When a message and its copy arrive.
+/// The times at which a message and its copy arrive.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Arrivals {
     pub first_us: Option<u64>,
@@ -58,7 +59,7 @@ impl Network {
         self.links[((from - 1) * self.count + to - 1) as usize].cuts > 0
     }
 
-    /// Changes whenever either direction is cut.
+    /// A number that changes whenever either direction is cut.
     pub fn cut_count(&mut self, one: NodeId, other: NodeId) -> u64 {
         self.link(one, other).cut_count + self.link(other, one).cut_count
     }
@@ -85,7 +86,8 @@ impl Network {
         }
     }
 
-    /// A small thing that is neither lost nor repeated, such as an answer on a stream.
+    /// The delay of a small message that is neither lost nor repeated, such as a response on a
+    /// stream.
     pub fn delay_us(&mut self, from: NodeId, to: NodeId, mix: &Mix) -> u64 {
         let calm = self.calm;
         let random = &mut self.link(from, to).random;

@@ -1,4 +1,4 @@
-//! One node: the core as a value, its clock and disk, and what a driver would keep beside it.
+//! One node: the core as a value, its clock and disk, and the state that a driver would keep.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -10,7 +10,7 @@ use crate::clock::Clock;
 use crate::common::Random;
 use crate::disk::{Disk, Write};
 
-/// What this node does about a snapshot of its own.
+/// The progress of this node's own snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Own {
     Idle,
@@ -19,14 +19,14 @@ pub enum Own {
     Flushing,
 }
 
-/// For the state machine, in order.
+/// Work for the state machine, processed in order.
 #[derive(Clone, Debug)]
 pub enum Work {
     Apply(Vec<Entry>),
     Restore(SnapshotMeta),
 }
 
-/// What was seen of the node after its last step.
+/// The node's status after its last step.
 #[derive(Clone, Copy, Debug)]
 pub struct View {
     pub role: RoleKind,
@@ -39,49 +39,49 @@ pub struct View {
     pub log_bytes: u64,
 }
 
-/// What the node has told a leader to be on its disk; outlives crashes.
+/// The highest acknowledgement that the node has sent to a leader; survives crashes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Promise {
     pub term: Term,
     pub match_index: Index,
 }
 
-/// What does not survive a crash.
+/// The state of a running process, lost in a crash.
 #[derive(Debug)]
 pub struct Life {
     pub raft: Raft,
     pub view: View,
-    /// What the disk will hold once everything that was handed to it is written.
+    /// The log on disk as it will be once every batch handed to the disk is written.
     pub planned: Log,
     pub writing: VecDeque<Write>,
     pub disk_is_busy: bool,
-    /// Term and commit index when the last batch was handed out.
+    /// Term and commit index when the last batch was created.
     pub batch_term: Term,
     pub batch_commit: Index,
     pub machine: Stamp,
     pub applying: VecDeque<Work>,
-    /// When it last became leader, by its own clock.
+    /// The last time this node became leader, on its own clock.
     pub leads_since: Time,
-    /// Since when the machine has had work and has applied nothing.
+    /// The time since which the machine has had work and has applied nothing.
     pub applying_since: Option<Time>,
-    /// Reads whose index is known and not applied yet.
+    /// Confirmed reads whose index is not applied yet.
     pub reads: Vec<(usize, Index)>,
-    /// Commands proposed here that nobody was told about yet.
+    /// Commands proposed here whose outcome has not been reported yet.
     pub waiting: VecDeque<(Position, usize)>,
     pub own: Own,
     pub receiving: bool,
     pub wanted_by: BTreeSet<NodeId>,
     pub sending_to: BTreeMap<NodeId, Index>,
-    /// By peer, on the own clock: when it was last heard in this node's term as a leader.
+    /// By peer, on this node's own clock: its last message in this node's present term as leader.
     pub heard: Vec<Time>,
-    /// By peer: match indexes as last seen on a leader.
+    /// By peer: the match_index last observed on a leader.
     pub matches: Vec<Index>,
-    /// True time of the timer that is set.
+    /// True time at which the present timer fires.
     pub timer_at: u64,
     pub will_be_asked: bool,
-    /// Whose request for a vote just wound the election timer up.
+    /// The candidate and the term of the vote request that just restarted the election timer.
     pub winds_up_for: Option<(NodeId, Term)>,
-    /// Told to take over by the leader.
+    /// Set once the leader has told this node to take over.
     pub was_told: bool,
 }
 
@@ -89,24 +89,24 @@ pub struct Life {
 pub struct Node {
     pub id: NodeId,
     pub life: Option<Life>,
-    /// Counts lives; what was meant for an earlier one is dropped.
+    /// Number of starts; events for an earlier start are dropped.
     pub life_number: u64,
     pub clock: Clock,
     pub disk: Disk,
-    /// Counts disks that were lost.
+    /// Number of lost disks.
     pub disk_number: u64,
-    /// The log of the last disk that was lost, until the node has recovered: what it acknowledged is
-    /// acknowledged.
+    /// The log on the last lost disk, until the node has recovered: its acknowledgements remain
+    /// valid.
     pub lost: Option<Log>,
     pub random: Random,
     pub promise: Promise,
     pub paused_until: u64,
-    /// How many faults hang the disk.
+    /// Number of present faults that hang the disk.
     pub hung: u32,
-    /// The state machine takes work and finishes none.
+    /// Set while the state machine accepts work and finishes none.
     pub machine_hangs: bool,
     pub slowness: u64,
-    /// Crashes after so many more effects.
+    /// Effects left until the node crashes.
     pub crashes_in: Option<u64>,
     pub down_us: u64,
 }
@@ -124,28 +124,28 @@ impl Node {
         self.life.as_ref().map(|life| &life.raft)
     }
 
-    /// Its word does not count.
+    /// Returns true while the node's votes and acknowledgements are not counted.
     pub fn recovers(&self) -> bool {
         self.raft().map_or(!self.disk.hard_state.memory.counts(), Raft::is_recovering)
     }
 
-    /// Its disk is empty: nothing was written since it was lost, or since it was initialised.
+    /// Returns true if nothing was written since the disk was lost or initialised.
     pub fn is_blank(&self) -> bool {
         [HardState::default(), HardState::FOUNDING].contains(&self.disk.hard_state)
     }
 
-    /// It has acknowledged this log, and counts.
+    /// Returns true if the node has acknowledged this log, and its acknowledgement is counted.
     pub fn has_promised(&self, stamp: Stamp) -> bool {
         self.lost.as_ref().is_some_and(|log| log.at(stamp.index()) == Some(stamp))
             || (!self.recovers() && self.has_durable(stamp))
     }
 
-    /// On disk, this node holds exactly this log through here, or a state that covers it.
+    /// Returns true if the disk holds exactly this log through `stamp`, or a state that covers it.
     pub fn has_durable(&self, stamp: Stamp) -> bool {
         let log = &self.disk.log;
         match log.at(stamp.index()) {
             Some(at) => at == stamp,
-            // Whether what is covered is the same is checked when it is applied.
+            // The covered entries are compared when the state is applied.
             None => log.start.index() > stamp.index(),
         }
     }

@@ -1,18 +1,18 @@
-//! What is known by seeing all nodes at once, and what must hold of it.
+//! The invariants that span nodes, checked by observing all nodes at once.
 //!
 //! | | |
 //! |---|---|
-//! | V1 | one leader in a term, elected by the durable votes of a majority whose word counts, or of all |
-//! | V2 | one vote of each voter in a term, on disk before it leaves |
-//! | V4 | a position has one entry and one history, whoever holds it |
-//! | V5 | a new leader's log holds what is committed |
-//! | V6, V10 | a committed index has one entry for ever, and that one is applied |
-//! | V9 | committed by a leader, at an entry of its own term, with a majority of disks behind it whose nodes' word counts, or all |
-//! | V13 | a read sees what was committed when it was asked |
+//! | V1 | one leader in a term, elected by durable and counted votes of a majority |
+//! | V2 | one vote of each voter in a term, on disk before it is sent |
+//! | V4 | a position has the same entry and the same history on every node |
+//! | V5 | a new leader's log holds every committed entry |
+//! | V6, V10 | a committed index has one entry forever, and that one is applied |
+//! | V9 | a leader commits at an entry of its own term, on disk at a majority of counted nodes |
+//! | V13 | a read observes every entry that was committed when it was requested |
 //! | V19, V20 | a snapshot is the state at its position |
-//! | V22 | what was surely not done is in no log |
+//! | V22 | a command that was surely not executed is in no log |
 //!
-//! What must hold of one node between two of its steps (V3, V7, V8, V11, V24) is in `watch`.
+//! Invariants of one node between two of its steps (V3, V7, V8, V11, V24) are in `watch`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,7 +22,7 @@ use crate::chain::{Stamp, Stamped};
 use crate::node::Node;
 use crate::workload::command_id;
 
-/// An entry that was in some log.
+/// An entry that was in a log.
 #[derive(Clone, Copy, Debug)]
 struct Seen {
     term: Term,
@@ -34,23 +34,23 @@ struct Seen {
 #[derive(Clone, Copy, Debug)]
 pub struct Committed {
     pub stamp: Stamp,
-    /// Of the leader that committed it.
+    /// The term of the leader that committed it.
     pub in_term: Term,
 }
 
-/// What a client was told, or not.
+/// The outcome of a command, as reported to the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proposal {
     /// Not appended: it must be in no log.
     Refused,
     Appended(Position),
-    /// Nobody will be told.
+    /// The client will not learn the outcome.
     Unknown(Position),
-    /// Applied, and the client was told.
+    /// Applied, and reported to the client.
     Acknowledged(Position),
 }
 
-/// Who promises a vote.
+/// The voter's state when it sends a vote.
 #[derive(Debug)]
 pub struct Voter {
     hard_state: HardState,
@@ -64,19 +64,19 @@ impl Voter {
     }
 }
 
-/// A vote that left its node.
+/// A vote that its node has sent.
 #[derive(Clone, Copy, Debug)]
 struct Vote {
     candidate: NodeId,
-    /// Disks that the candidate had lost before: with the next one its candidacy goes.
+    /// Disks that the candidate had lost before; with the next loss its candidacy ends.
     candidate_disk: u64,
     counts: bool,
 }
 
-/// Who has an entry on disk.
+/// The nodes that have an entry on disk.
 #[derive(Clone, Copy, Debug)]
 pub struct Holders {
-    /// Nodes that recover are left out.
+    /// Number of holders, without those that are recovering.
     pub counting: usize,
 }
 
@@ -84,17 +84,17 @@ pub struct Holders {
 pub struct Oracle {
     majority: usize,
     leaders: BTreeMap<Term, NodeId>,
-    /// How many disks each node has lost.
+    /// Number of disks that each node has lost.
     lost_disks: BTreeMap<NodeId, u64>,
     /// By term, voter, and the voter's disk.
     votes: BTreeMap<(Term, NodeId, u64), Vote>,
-    /// By index.
+    /// Every entry seen, by index.
     seen: Vec<Vec<Seen>>,
-    /// By index; what is before the first entry is committed.
+    /// By index. The first element stands for the position before the first entry.
     committed: Vec<Committed>,
-    /// By number.
+    /// By the command's number.
     pub proposals: Vec<Proposal>,
-    /// The newest command that was acknowledged.
+    /// The number of the newest acknowledged command.
     pub last_acknowledged: Option<usize>,
 }
 
@@ -129,7 +129,7 @@ impl Oracle {
         seen.iter().rev().find(|seen| seen.term == position.term).copied()
     }
 
-    /// The stamp of a position that some log held.
+    /// The stamp of a position that a log held.
     pub fn stamp(&self, position: Position) -> Stamp {
         if position == Position::ZERO {
             return Stamp::ZERO;
@@ -140,7 +140,7 @@ impl Oracle {
         Stamp { position, chain }
     }
 
-    /// Some log holds these entries behind `previous`, or a message says so.
+    /// A node's log holds these entries after `previous`. Returns them with their stamps.
     pub fn on_entries(
         &mut self,
         node: NodeId,
@@ -157,7 +157,7 @@ impl Oracle {
         stamped.collect()
     }
 
-    /// A message says that these entries follow `previous`.
+    /// A message contains these entries after `previous`.
     pub fn on_sent_entries(&mut self, node: NodeId, previous: Stamp, entries: &[Entry]) {
         let mut last = previous;
         for entry in entries {
@@ -200,12 +200,12 @@ impl Oracle {
         *self.lost_disks.entry(id).or_default() += 1;
     }
 
-    /// Disks that a node has lost so far.
+    /// Number of disks that a node has lost so far.
     fn disk_of(&self, id: NodeId) -> u64 {
         self.lost_disks.get(&id).copied().unwrap_or(0)
     }
 
-    /// `id` promises its vote.
+    /// Node `id` sends its vote.
     pub fn on_vote(&mut self, id: NodeId, candidate: NodeId, term: Term, voter: &Voter) {
         let Voter { hard_state, disk_number, recovers } = *voter;
         assert!(
@@ -218,11 +218,13 @@ impl Oracle {
         assert_eq!(vote.candidate, candidate, "V2 node {id} voted twice in term {term}");
         vote.counts |= new.counts;
         vote.candidate_disk = new.candidate_disk;
-        // Who recovered under a leader repeats its vote for it; that elects nobody.
+        // A node that recovered under a leader repeats its vote for that leader, which elects no
+        // other.
         if self.leaders.get(&term) != Some(&candidate) {
             let mut before = self.votes.range((term, id, 0)..(term, id, disk_number));
-            // A vote was gone with the candidate: one for itself, or one for a candidate that has lost
-            // its disk since, as when a cluster is founded anew from what is left of a first attempt.
+            // Votes that were lost with their candidate are void: one for the voter itself, or one
+            // for a candidate that has lost its disk since, as when a cluster is founded again
+            // after a failed first attempt.
             let is_void = |vote: &Vote| vote.candidate_disk != self.disk_of(vote.candidate);
             assert!(
                 recovers
@@ -234,14 +236,14 @@ impl Oracle {
         }
     }
 
-    /// `holds` tells whether the new leader's log contains a position.
+    /// `holds` returns true if the new leader's log contains a position.
     pub fn on_leader(&mut self, node: NodeId, term: Term, holds: impl Fn(Position) -> bool) {
         let leader = *self.leaders.entry(term).or_insert(node);
         assert_eq!(leader, node, "V1 two leaders in term {term}");
         let votes = self.votes.range((term, 0, 0)..=(term, NodeId::MAX, u64::MAX));
         let own = self.votes.range((term, node, 0)..=(term, node, u64::MAX));
         let own_disk = own.last().map(|((_, _, disk_number), _)| *disk_number);
-        // Its own counts from the disk that it leads with.
+        // The leader's own vote is counted only from the disk with which it leads.
         let is_gone = |voter: NodeId, disk| voter == node && Some(disk) != own_disk;
         let votes: Vec<_> = votes
             .filter(|((_, voter, disk), vote)| vote.candidate == node && !is_gone(*voter, *disk))
@@ -261,7 +263,7 @@ impl Oracle {
         );
     }
 
-    /// A node regards everything through `position` as committed. Returns how many entries are news.
+    /// A node's commit index has reached `position`. Returns the number of newly committed entries.
     pub fn on_commit(
         &mut self,
         node: NodeId,
@@ -314,7 +316,7 @@ impl Oracle {
         count
     }
 
-    /// The state machine of a node holds this now.
+    /// The state machine of a node has this state now.
     pub fn on_state(&self, node: NodeId, state: Stamp) {
         let known = self.committed(state.index()).map(|committed| committed.stamp);
         assert_eq!(known, Some(state), "V6 node {node} applied what is not committed");
@@ -340,7 +342,8 @@ impl Oracle {
         self.last_acknowledged = self.last_acknowledged.max(Some(id));
     }
 
-    /// Every command that a client was told is done is where it was said to be.
+    /// Checks that every acknowledged command is committed at the position that the client was
+    /// told.
     pub fn check_acknowledged(&self) {
         for (id, proposal) in self.proposals.iter().enumerate() {
             let Proposal::Acknowledged(position) = *proposal else { continue };

@@ -1,5 +1,5 @@
-//! What a seed decides before anything runs: the mix of probabilities and limits, and the schedule of
-//! faults. Both are data, so a failing run can be made smaller without being drawn anew.
+//! Everything that a seed decides before a run: the mix of probabilities and limits, and the
+//! schedule of faults. Both are data, so a failing run can be shrunk without drawing a new plan.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::common::Random;
 use crate::fault::{self, Fault};
 use crate::profile::Profile;
 
-/// How long a run is, and how hard its machines work.
+/// The length of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scale {
     /// The hostile part ends after this many steps at the latest.
@@ -19,13 +19,13 @@ pub struct Scale {
     pub timeouts_max: u64,
 }
 
-/// Of the 2,000 seeds that every test run repeats.
+/// The scale of the 2,000 seeds that every test run repeats.
 pub const SHORT: Scale = Scale { steps_max: 2_500, timeouts_max: 60 };
 
-/// Of a soak.
+/// The scale of a soak.
 pub const LONG: Scale = Scale { steps_max: 30_000, timeouts_max: 600 };
 
-/// Times in virtual microseconds, chances in thousandths.
+/// Times are virtual microseconds, probabilities are in thousandths.
 #[derive(Clone, Debug)]
 pub struct Mix {
     pub voter_count: u64,
@@ -35,22 +35,23 @@ pub struct Mix {
 
     pub loss: u64,
     pub copies: u64,
-    /// Messages that do not keep their place behind earlier ones.
+    /// Messages that may overtake earlier ones.
     pub reorder: u64,
-    /// Beside an append, another one that starts further back, as a leader with worse hints would send.
+    /// An append is followed by another one that starts further back, as from a leader with worse
+    /// hints.
     pub needless: u64,
     /// Messages that take far longer than the others, 200 to 2,200 ms.
     pub spikes: u64,
     pub delay_min_us: u64,
     pub delay_mean_us: u64,
-    /// Messages on their way over one link; what comes beyond is lost.
+    /// Messages in flight on one link; the messages beyond are lost.
     pub link_capacity: u32,
 
     pub disk_mean_us: u64,
     pub apply_mean_us: u64,
-    /// Pieces of a `Ready` are carried out in any order, instead of the natural one.
+    /// The parts of a `Ready` are processed in any order, instead of the natural one.
     pub shuffle: u64,
-    /// The node takes in more before it is asked what to do.
+    /// Further inputs are gathered before the node's `Ready` is processed.
     pub gather: u64,
     /// Clocks run wrong by up to this many parts per million, all the time.
     pub skew_ppm: u64,
@@ -60,23 +61,23 @@ pub struct Mix {
     pub transfers: u64,
     pub batch_max: u64,
     pub command_bytes_max: u64,
-    /// Log bytes past which a node snapshots; 0 for never.
+    /// Log bytes above which a node takes a snapshot; 0 for never.
     pub snapshot_threshold_bytes: u64,
     pub snapshot_bytes_max: u64,
     pub bandwidth_bytes_per_ms: u64,
     /// Receivers crash while they receive a snapshot, or soon after.
     pub install_crashes: u64,
-    /// Nodes that a fault brings down lose their disk.
+    /// Nodes that a fault takes down lose their disk.
     pub lost_disks: u64,
-    /// The cluster is founded in the beginning, from disks that the operator has just initialised.
+    /// The cluster is founded at the start, from disks that the operator has just initialised.
     pub is_founding: bool,
-    /// The state machine survives a crash by itself, at some earlier position.
+    /// The state machine's state survives a crash without a snapshot, at some earlier position.
     pub durable_machine: bool,
     limits: Limits,
 
     pub hostile_us: u64,
     pub steps_max: u64,
-    /// In the end only a majority lives; what is left of the others is in `fate_of_rest`.
+    /// In the recovery part only a majority works; `fate_of_rest` seeds the fate of the others.
     pub core_only: bool,
     pub fate_of_rest: u64,
 }
@@ -108,7 +109,7 @@ impl Plan {
         let mut mix = Mix::draw(&mut random, scale);
         let profile = Profile::of(seed);
         let faults = fault::draw(&mut random, &mix, profile.kinds());
-        // A stream of its own, for the sake of the seeds that found something.
+        // A random stream of its own, so that the seeds that found bugs still draw the same plans.
         let mut random = Random::new(seed ^ 0xd15c_0000_0000_0000);
         random.stir();
         mix.is_founding = random.percent(15);
@@ -117,7 +118,7 @@ impl Plan {
         Self { seed, mix, faults }
     }
 
-    /// Another stream of chance for each purpose, so that taking a fault away disturbs the rest little.
+    /// A separate rng for each purpose, so that the removal of a fault changes little else.
     pub fn random(&self, purpose: u64) -> Random {
         let mut random = Random::new(self.seed.wrapping_mul(0x1000_0001).wrapping_add(purpose));
         random.stir();
@@ -125,7 +126,7 @@ impl Plan {
     }
 }
 
-/// What a failing run may do without; the names are those of `SIM_OFF`.
+/// Parts of a mix that a failing run may do without, by their names in `SIM_OFF`.
 pub const KNOBS: [&str; 16] = [
     "loss",
     "copies",
@@ -156,7 +157,7 @@ impl Mix {
         let durable_machine = random.percent(30);
         let limits = Limits::draw(random, election_timeout_us);
         let snapshot_threshold_bytes = match random.below(10) {
-            // A log with a limit has to be compacted.
+            // A log with a limit must be compacted.
             0 if limits.log_bytes_max == u64::MAX => 0,
             0..7 => random.scaled(100, 2_000).min(limits.log_bytes_max / 4),
             _ => random.scaled(2_000, 20_000).min(limits.log_bytes_max / 4),
@@ -260,7 +261,7 @@ impl Mix {
 }
 
 impl Limits {
-    /// Small ones are reached.
+    /// The limits are mostly small, so that they are reached.
     fn draw(random: &mut Random, election_timeout_us: u64) -> Self {
         if random.percent(30) {
             return Self::roomy(election_timeout_us);

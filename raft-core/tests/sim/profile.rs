@@ -1,7 +1,7 @@
-//! Profiles: plans that force features to meet whose meeting is rare (T3).
+//! Profiles: plans that force combinations of features that are rare otherwise (T3).
 //!
 //! A bug that needs a lost disk *and* a stale leader took 25,000 seeds that were biased towards it;
-//! thousands of uniform ones did not reach it. The profile is in the highest byte of a seed, so that a
+//! thousands of uniform ones did not reach it. The profile is the highest byte of a seed, so that a
 //! seed alone replays a run.
 
 use crate::fault::{KINDS, Kind};
@@ -10,19 +10,20 @@ use crate::plan::Mix;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Profile {
     Uniform,
-    /// Disks are lost while old leaders still believe that they lead: no check quorum, no pre-vote.
+    /// Disks are lost while deposed leaders still believe that they lead: no check quorum, no
+    /// pre-vote.
     LostDiskStaleLeader,
     /// Votes and acknowledgements are held back behind slow and hung disks; no pre-vote.
     NoPreVoteSlowDisks,
-    /// Logs are compacted early and replaced by snapshots while they are being truncated.
+    /// Logs are compacted early, and replaced by snapshots while they are being truncated.
     SnapshotsTruncation,
-    /// Leadership is handed over all the time, and disks are lost.
+    /// Leadership is transferred all the time, and disks are lost.
     TransferLostDisk,
     /// Nodes recover while links fail.
     RecoveryPartition,
     /// The cluster is founded while messages are lost and late, nodes crash, and disks are lost.
     Founding,
-    /// Disks hang under readers and writers.
+    /// Disks hang while clients read and write.
     HungDiskReads,
 }
 
@@ -39,7 +40,7 @@ pub const PROFILES: [Profile; 7] = [
 const SHIFT: u32 = 56;
 
 impl Profile {
-    /// The profile that a seed names.
+    /// The profile of a seed.
     pub fn of(seed: u64) -> Self {
         let number = (seed >> SHIFT) as usize;
         number.checked_sub(1).map_or(Profile::Uniform, |place| PROFILES[place % PROFILES.len()])

@@ -1,6 +1,6 @@
-//! The second part of every run: no more faults, or no more than a minority that stays broken. Then the
-//! cluster must elect, commit, and become equal everywhere in bounded virtual time (V25); and while
-//! nothing is asked of it, it must be silent but for heartbeats (V24).
+//! The second part of every run: all faults end, or all except those of a minority. Then the
+//! cluster must elect, commit, and become equal everywhere in bounded virtual time (V25). While it
+//! is idle, it must send nothing except heartbeats (V24).
 
 use raft_core::consensus::RoleKind;
 use raft_core::types::{NodeId, Position};
@@ -11,7 +11,7 @@ use crate::node::Node;
 use crate::simulation::{Event, Simulation};
 use crate::watch::Sent;
 
-/// Proposed one by one in the end, to count what is sent for them.
+/// Commands proposed one by one at the end, to count the messages sent for each.
 const LAST_COMMANDS: u64 = 6;
 
 impl Simulation {
@@ -27,7 +27,7 @@ impl Simulation {
             simulation.oracle.last_acknowledged >= Some(last_before)
         });
         self.is_busy = false;
-        // Until a transfer that was asked for is over.
+        // Runs until a requested transfer is over.
         self.run_for(2 * self.plan.mix.election_timeout_us);
         self.run_until(bound_us, "the nodes do not become equal", |simulation| {
             simulation.are_equal(&core).is_some()
@@ -39,7 +39,7 @@ impl Simulation {
         self.coverage.count(What::Recovery);
     }
 
-    /// What is still under way and would come long after is lost.
+    /// Drops messages in flight that would arrive long after the faults.
     fn forget_late_messages(&mut self) {
         let horizon = self.now + self.plan.mix.election_timeout_us;
         let late =
@@ -51,14 +51,15 @@ impl Simulation {
         }
     }
 
-    /// All nodes, or a majority while the others stay dead, cut off in one of three ways, or half alive.
+    /// Returns all nodes, or a majority while the others stay down, are cut off in one of three
+    /// ways, or are half alive.
     fn choose_core(&mut self) -> Vec<NodeId> {
         let mix = &self.plan.mix;
         let mut dice = Random::new(mix.fate_of_rest);
         let mut core = self.ids();
         let is_disturbing_harmless = mix.pre_vote && mix.check_quorum;
-        // A node that has lost its disk recovers with the help of all, and a new cluster needs all to
-        // come to its first term.
+        // A node that has lost its disk needs all others to recover, and a new cluster needs all
+        // members to reach its first term.
         let is_whole =
             |node: &Node| node.lost.is_none() && !node.recovers() && node.disk.hard_state.term > 0;
         if mix.core_only && core.len() > 2 && self.nodes.iter().all(is_whole) {
@@ -79,7 +80,7 @@ impl Simulation {
                     _ => {
                         self.node_mut(id).down_us = u64::MAX / 2;
                         self.crash(id);
-                        // A restart that is already scheduled does not count.
+                        // Makes a restart that is already scheduled ineffective.
                         self.node_mut(id).life_number += 1;
                     }
                 }
@@ -93,7 +94,8 @@ impl Simulation {
         core
     }
 
-    /// T2. It answers, and does no work: its disk or its state machine hangs (C10, C11).
+    /// T2. The node responds to messages and does no work: its disk or its state machine hangs
+    /// (C10, C11).
     fn half_alive(&mut self, id: NodeId, with_disk: bool) {
         self.tell(|| format!("{id} stays half alive, its disk works: {with_disk}"));
         self.coverage.count(What::HalfAlive);
@@ -117,17 +119,17 @@ impl Simulation {
         }
     }
 
-    /// Enough for a few elections, for sending every entry by itself, and for snapshots.
+    /// Time for a few elections, for sending every entry separately, and for snapshots.
     fn bound_us(&self) -> u64 {
         let mix = &self.plan.mix;
-        // What a slow disk has not taken yet has to be sent as well.
+        // Entries that a slow disk has not written yet must be sent as well.
         let last_index = |node: &Node| {
             let taken_in = node.raft().map_or(0, |raft| raft.status().last_index);
             taken_in.max(node.disk.log.last_index())
         };
         let last_index = self.nodes.iter().map(last_index).max();
         let transfer_us = 1000 * mix.snapshot_bytes_max / mix.bandwidth_bytes_per_ms;
-        // A leader whose machine hangs notices after 16 timeouts.
+        // A leader whose state machine hangs notices after 16 timeouts.
         60 * mix.election_timeout_us
             + 10_000 * last_index.unwrap_or(0)
             + 2 * transfer_us * mix.voter_count
@@ -146,12 +148,12 @@ impl Simulation {
         while self.now < end && self.step() {}
     }
 
-    /// The last position and the leader, if the nodes agree on everything.
+    /// The last position and the leader, if all nodes of the core are equal.
     fn are_equal(&self, core: &[NodeId]) -> Option<(Position, NodeId)> {
         let leader = self.leader().filter(|leader| core.contains(leader))?;
         let life = self.node(leader).life.as_ref()?;
         let last = life.planned.last();
-        // And the leader knows it: an acknowledgement may still be under way.
+        // The leader must know it, too: an acknowledgement may still be in flight.
         let is_known =
             |id: &NodeId| *id == leader || life.matches[*id as usize - 1] == last.index();
         let is_there = |id: &NodeId| {
@@ -197,7 +199,8 @@ impl Simulation {
         leader
     }
 
-    /// One follower no longer hears the leader, and hears everybody else: it must not disturb them.
+    /// One follower does not receive from the leader, but from all others: it must not disturb
+    /// them.
     fn ignore_who_is_cut_off(&mut self, core: &[NodeId], leader: NodeId) {
         let mix = &self.plan.mix;
         let dice = mix.fate_of_rest >> 8;
@@ -230,8 +233,9 @@ impl Simulation {
         });
     }
 
-    /// Each new entry goes to each peer once; and again only to one that refused it or did not take it for
-    /// an election timeout, such as one whose log is full while it writes a snapshot.
+    /// Each new entry goes to each peer once. It is sent again only to a peer that rejected it, or
+    /// did not accept it within an election timeout, such as one whose log is full while it writes
+    /// a snapshot.
     fn commit_a_little_more(&mut self, core: &[NodeId], leader: NodeId) {
         let before = self.sent;
         let bound_us = self.bound_us();

@@ -1,25 +1,27 @@
-//! Nothing is sent again without a reason (V24): a refusal, a lost connection, a snapshot's fate, or an
-//! election timeout without an answer. What leaves anyway is a storm.
+//! Checks that a leader sends nothing again without a reason (V24). A reason is a rejection, a lost
+//! connection, the outcome of a snapshot, or an election timeout without a response. Repeated sends
+//! without a reason are a storm.
 
 use raft_core::types::{Index, NodeId, Term, Time};
 
 use crate::simulation::Simulation;
 
-/// From one leader to one peer.
+/// Appends from one leader to one peer.
 #[derive(Clone, Debug, Default)]
 pub struct Resends {
     term: Term,
-    /// By index: when it was last sent in this term, on the leader's clock.
+    /// By index: the last send in this term, on the leader's clock.
     sent_at: Vec<Option<Time>>,
-    /// When there last was a reason, on that clock.
+    /// The last reason to send again, on that clock.
     reason_at: Time,
-    /// On the leader's clock; counts start anew after each election timeout.
+    /// Start of the counts below, on the leader's clock; they are reset after each election
+    /// timeout.
     since: Time,
     appends: u64,
     reasons: u64,
 }
 
-/// Entries that a peer was sent again: after a reason or an election timeout, or earlier.
+/// Entries that were sent to a peer again: after a reason or an election timeout, or earlier.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Repeated {
     pub due: u64,
@@ -27,7 +29,7 @@ pub struct Repeated {
 }
 
 impl Simulation {
-    /// Whatever was sent to a node whose disk is lost has to be sent again.
+    /// Forgets all sends to a node whose disk is lost: everything must be sent again.
     pub fn forget_what_was_sent_to(&mut self, to: NodeId) {
         for from in self.ids() {
             *self.resends(from, to) = Resends::default();
@@ -39,7 +41,7 @@ impl Simulation {
         &mut self.resends[(from as usize - 1) * count + to as usize - 1]
     }
 
-    /// Something happened at a leader after which it may send to a peer again.
+    /// Records a reason for a leader to send to a peer again.
     pub fn note_reason(&mut self, from: NodeId, to: NodeId) {
         let own_time = self.own_time(from);
         let resends = self.resends(from, to);
@@ -62,7 +64,7 @@ impl Simulation {
             *resends = Resends { term, since: own_time, ..Resends::default() };
         }
         if own_time.since(resends.since) >= config.election_timeout {
-            // What was a reason a moment ago still takes effect.
+            // A reason from just before the reset still takes effect.
             resends.reasons = resends.reasons.min(2);
             (resends.since, resends.appends) = (own_time, 0);
         }
@@ -71,8 +73,8 @@ impl Simulation {
             resends.sent_at.resize(end, None);
         }
         let mut repeated = Repeated::default();
-        // A peer that is set back, by one reason, is sent all that it has not acknowledged, once: with a
-        // window of one entry these are as many appends as entries.
+        // After one reason a peer is sent all its unacknowledged entries again, once. With a window
+        // of one entry these are as many appends as entries.
         let is_due =
             |at: Time| own_time.since(at) >= config.election_timeout || resends.reason_at >= at;
         if resends.sent_at[first].is_some_and(|at| !is_due(at)) {
@@ -85,7 +87,7 @@ impl Simulation {
                 *if is_due { &mut repeated.due } else { &mut repeated.early } += 1;
             }
         }
-        // A reason brings a probe and, once that is answered, a window.
+        // A reason causes a probe and, after the response, a window of appends.
         let window = config.inflight_count_max as u64 + 2;
         let bound = (resends.reasons + 2) * window + 8;
         assert!(

@@ -1,4 +1,4 @@
-//! Runs plans, catches what goes wrong, and tells how to see it again.
+//! Runs plans, catches failures, and explains how to replay them.
 
 use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
@@ -18,13 +18,13 @@ const TRACE_LINES: usize = 60;
 
 #[derive(Clone, Debug)]
 pub struct Failure {
-    /// The message of the check that did not hold.
+    /// The message of the failed check.
     pub message: String,
     pub place: String,
 }
 
 impl Failure {
-    /// The invariant, or the place of an assertion of the core.
+    /// The invariant, or the place of a failed assertion of the core.
     pub fn label(&self) -> &str {
         match self.message.split_once(' ') {
             Some((label, _)) if label.starts_with('V') => label,
@@ -47,7 +47,7 @@ thread_local! {
     static PANIC: RefCell<Option<Failure>> = const { RefCell::new(None) };
 }
 
-/// Panics of a run are kept, those of the tests themselves are printed as ever.
+/// Records the panics of a run; those of the tests themselves are printed as usual.
 fn keep_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -60,7 +60,7 @@ fn keep_panics() {
             let message = payload.downcast_ref::<String>().cloned();
             let message = message.or_else(|| payload.downcast_ref::<&str>().map(|s| (*s).into()));
             let message = message.unwrap_or_default();
-            // Behind "assertion `left == right` failed: ".
+            // The check's own message follows "assertion `left == right` failed: ".
             let own_words = message.split_once("failed: ").map(|(_, words)| words.to_owned());
             let failure = Failure {
                 message: own_words.unwrap_or(message),
@@ -102,17 +102,17 @@ pub fn run_recording(plan: Plan) -> Outcome {
     run(plan, true)
 }
 
-/// How many runs at a time; `SIM_THREADS` says otherwise.
+/// The number of concurrent runs: `SIM_THREADS`, or else the number of cores.
 pub fn threads() -> usize {
     let cores = || thread::available_parallelism().map_or(1, NonZero::get);
     crate::setting("SIM_THREADS").map_or_else(cores, |count| count as usize)
 }
 
-/// Runs seeds from `first` on until `goes_on` says no, a seed at a time on each thread. Returns what
-/// was covered.
+/// Runs seeds from `first` on until `goes_on` returns false, one seed at a time on each thread.
+/// Returns the coverage.
 ///
 /// # Panics
-/// If a run fails; tells how to see it again.
+/// If a run fails; the message explains how to replay it.
 pub fn run_seeds(first: u64, scale: Scale, goes_on: impl Fn(u64) -> bool + Sync) -> Coverage {
     let (next, is_over) = (AtomicU64::new(first), AtomicBool::new(false));
     let coverage = Mutex::new(Coverage::default());
@@ -147,7 +147,7 @@ pub fn run_seeds(first: u64, scale: Scale, goes_on: impl Fn(u64) -> bool + Sync)
     coverage.into_inner().expect("nobody panics with it")
 }
 
-/// The failure, made smaller, with its trace and the command that repeats it.
+/// Describes the shrunk failure, with its trace and the command that replays it.
 fn explain(seed: u64, scale: Scale, failure: Failure) -> String {
     let plan = Plan::draw(seed, scale);
     let first = failure.message.clone();

@@ -1,13 +1,13 @@
-//! Makes a failing run smaller: takes faults out of its schedule and chances out of its mix as long as
-//! the same thing still goes wrong.
+//! Shrinks a failing run: removes faults from its schedule and chances from its mix as long as the
+//! same invariant fails.
 
 use crate::plan::{KNOBS, Plan, SHORT};
 use crate::run::Failure;
 
-/// Each try is a run.
+/// The largest number of tries; each try is a run.
 const TRIES_MAX: usize = 400;
 
-/// What is left of a plan.
+/// The reduced plan: the numbers of its faults, and the parts that are switched off.
 #[derive(Clone, Debug)]
 pub struct Kept {
     pub faults: Vec<usize>,
@@ -27,7 +27,7 @@ impl Kept {
     }
 }
 
-/// Returns what is left, and how that fails. `run` tells how a plan does.
+/// Returns the reduced plan and its failure. `run` returns the failure of a plan, if it fails.
 pub fn shrink(
     plan: &Plan,
     failure: Failure,
@@ -75,7 +75,7 @@ impl<F: Fn(Plan) -> Option<Failure>> Shrinker<'_, F> {
         }
     }
 
-    /// Keeps what fails in the same way.
+    /// Keeps the smaller plan if it fails in the same way.
     fn fails_alike(&mut self, fewer: Kept) -> bool {
         self.tries += 1;
         if self.tries > TRIES_MAX {
@@ -91,7 +91,7 @@ impl<F: Fn(Plan) -> Option<Failure>> Shrinker<'_, F> {
     }
 }
 
-/// Of a run that fails because of two faults and one chance, just these are left.
+/// If a run fails because of two faults and one chance, only these are kept.
 #[test]
 fn what_does_not_matter_is_taken_away() {
     let plan = (0..).map(|seed| Plan::draw(seed, SHORT)).find(|plan| {

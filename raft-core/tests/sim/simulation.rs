@@ -1,7 +1,7 @@
-//! The world of one run: nodes, network, clients, faults, and a queue of what happens when.
+//! The world of one run: nodes, network, clients, faults, and a queue of scheduled events.
 //!
-//! Virtual time is microseconds from zero; equal times are taken in the order of scheduling. All chance
-//! comes from the plan's seed, a stream for each purpose.
+//! Virtual time is microseconds from zero; events of equal time are taken in the order of
+//! scheduling. All randomness comes from the plan's seed, with an rng for each purpose.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -37,7 +37,7 @@ pub enum Event {
         life: u64,
         at: u64,
     },
-    /// The node has taken in what came, and is asked what it wants.
+    /// The node has gathered inputs, and its `Ready`s are processed.
     Asked {
         node: NodeId,
         life: u64,
@@ -67,7 +67,7 @@ pub enum Event {
     },
     Offered(Box<Transfer>),
     Transferred(Box<Transfer>),
-    /// The sender hears what became of its snapshot.
+    /// The sender learns the outcome of its snapshot.
     Sent(Box<Transfer>),
     Unreachable {
         node: NodeId,
@@ -85,7 +85,7 @@ pub enum Event {
 }
 
 impl Event {
-    /// Whose process has to run for it.
+    /// The node whose process must be running for this event.
     fn node(&self) -> Option<NodeId> {
         match self {
             Event::Arrives { to, .. } => Some(*to),
@@ -148,21 +148,23 @@ pub struct Simulation {
     pub oracle: Oracle,
     pub coverage: Coverage,
     pub trace: Trace,
-    /// What each fault did, to be undone.
+    /// The lasting effect of each fault, to be reverted at its end.
     pub strikes: Vec<Option<Strike>>,
     pub clients: Random,
-    /// Which disks are lost.
+    /// Decides which disks are lost.
     pub disks: Random,
-    /// For each read, by number: its floor, and who was asked in which life.
+    /// For each read, by number: the commit index at its start, its node, and that node's
+    /// `life_number`.
     pub reads: Vec<(u64, NodeId, u64)>,
-    /// Clients ask for something.
+    /// Set while clients send requests.
     pub is_busy: bool,
-    /// Appends and entries that were sent, for bounds.
+    /// Messages that leaders have sent, for bounds.
     pub sent: Sent,
-    /// Who stays dead or cut off in the second part. What they are sent does not count: a late word of
-    /// theirs makes the leader go on where it stopped. Nor what they send: one may believe that it leads.
+    /// Nodes that stay down or cut off in the second part. Appends to them are not counted: a late
+    /// message of theirs makes the leader continue where it stopped. Appends from them are not
+    /// counted either: one of them may believe that it leads.
     pub outside: Vec<NodeId>,
-    /// By link.
+    /// By link, as (from, to).
     pub resends: Vec<Resends>,
 }
 
@@ -213,7 +215,7 @@ impl Simulation {
         simulation
     }
 
-    /// The hostile part, then recovery.
+    /// Runs the hostile part, then the recovery.
     pub fn run(&mut self) {
         while self.now < self.plan.mix.hostile_us && self.steps < self.plan.mix.steps_max {
             if !self.step() {
@@ -236,7 +238,7 @@ impl Simulation {
         &mut self.nodes[id as usize - 1]
     }
 
-    /// Of a node that is up.
+    /// The running process of a node that is up.
     pub fn life(&mut self, id: NodeId) -> &mut Life {
         self.node_mut(id).life.as_mut().expect("the node is up")
     }
@@ -257,7 +259,7 @@ impl Simulation {
         self.queue.push(Reverse(Scheduled { at, number: self.scheduled_count, event }));
     }
 
-    /// Takes back what was scheduled and is of this kind.
+    /// Removes the scheduled events for which `is_taken` returns true, and returns them.
     pub fn take_scheduled(&mut self, is_taken: impl Fn(u64, &Event) -> bool) -> Vec<Event> {
         let queue = std::mem::take(&mut self.queue).into_sorted_vec();
         let (taken, left): (Vec<_>, Vec<_>) =
@@ -266,7 +268,7 @@ impl Simulation {
         taken.into_iter().map(|Reverse(one)| one.event).collect()
     }
 
-    /// Takes one event; returns false if there is none.
+    /// Handles one event. Returns false if there is none.
     pub fn step(&mut self) -> bool {
         let Some(Reverse(Scheduled { at, event, .. })) = self.queue.pop() else { return false };
         self.at_once = if at == self.now { self.at_once + 1 } else { 0 };
@@ -369,7 +371,7 @@ impl Simulation {
         let raft = &mut self.life(to).raft;
         let before = (raft.role(), raft.next_deadline());
         let term = message.term;
-        // In a newer term the deadline of reads goes away as well.
+        // In a newer term the deadline of reads is removed as well.
         let is_vote = matches!(message.body, Body::Vote { .. }) && term == raft.term();
         let is_leaders = matches!(message.body, Body::Append { .. } | Body::Heartbeat { .. });
         raft.step(own_time, from, message);

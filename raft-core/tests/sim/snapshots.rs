@@ -1,5 +1,5 @@
-//! Snapshots as the driver handles them: one at a time, an own one when the log has outgrown its
-//! limit, or a leader's, whose transfer takes as long as it is large.
+//! Snapshots as the driver handles them, one at a time: the node's own one once the log exceeds its
+//! limit, or a leader's, whose transfer time depends on its size.
 
 use raft_core::consensus::{OfferAnswer, RoleKind};
 use raft_core::types::{Index, NodeId, Term};
@@ -10,7 +10,7 @@ use crate::disk::Snapshot;
 use crate::node::Own;
 use crate::simulation::{Event, Simulation};
 
-/// One attempt to give a peer a snapshot.
+/// One attempt to send a snapshot to a peer.
 #[derive(Clone, Debug)]
 pub struct Transfer {
     pub from: NodeId,
@@ -19,14 +19,14 @@ pub struct Transfer {
     to_life: u64,
     term: Term,
     snapshot: Snapshot,
-    /// Of the links, when it was offered.
+    /// The `cut_count` of the links when the snapshot was offered.
     cut_count: u64,
-    /// What the sender is told: the peer has it through here.
+    /// The outcome for the sender: the peer has the state through this index.
     through: Option<Index>,
 }
 
 impl Simulation {
-    /// After each turn of a node.
+    /// Advances the node's snapshots after each of its steps.
     pub fn see_to_snapshots(&mut self, id: NodeId) {
         let threshold = self.plan.mix.snapshot_threshold_bytes;
         let is_durable = self.plan.mix.durable_machine;
@@ -37,7 +37,7 @@ impl Simulation {
             && raft.snapshot_index() > raft.log_start_index()
             && !raft.is_restoring()
         {
-            // A crash may have come before the compaction, and a full log takes no entries.
+            // The node may have crashed before the compaction, and a full log accepts no entries.
             self.compact(id);
         }
         let Some(life) = self.node(id).life.as_ref() else { return };
@@ -104,7 +104,8 @@ impl Simulation {
         let meta = snapshot.meta.clone();
         self.tell(|| format!("{id} has written snapshot {}", meta.position));
         self.node_mut(id).disk.finish_snapshot(snapshot);
-        // Before the node is asked for its wishes: it may say at once that it is published.
+        // Before the node's `Ready`s are processed: one of them may say at once that it is
+        // published.
         let life = self.life(id);
         life.own = match life.raft.publish_snapshot(meta) {
             true => Own::Publishing,
@@ -119,8 +120,8 @@ impl Simulation {
         self.compact(id);
     }
 
-    /// Forgets what is covered, all but half a limit's worth, and nothing that a peer will need after
-    /// the snapshot that it is being sent.
+    /// Compacts the covered part of the log, except half a limit's worth, and except the entries
+    /// that a peer will need after the snapshot that is being sent to it.
     fn compact(&mut self, id: NodeId) {
         let leave_bytes = self.plan.mix.snapshot_threshold_bytes / 2;
         let mean_us = self.plan.mix.disk_mean_us;
@@ -178,7 +179,7 @@ impl Simulation {
         self.schedule(at, Event::Offered(Box::new(transfer)));
     }
 
-    /// Both ends live and the links between them have held.
+    /// Returns true if both ends still run and no link between them was cut.
     fn is_whole(&mut self, transfer: &Transfer) -> bool {
         let Transfer { from, to, from_life, to_life, cut_count, .. } = *transfer;
         self.is_alive(from, from_life)
@@ -216,7 +217,8 @@ impl Simulation {
         self.answer(transfer);
     }
 
-    /// While it receives, or between two of the steps in which it takes the snapshot over.
+    /// Sometimes lets the node crash while it receives the snapshot, or between two steps of the
+    /// installation.
     fn maybe_crash_soon(&mut self, id: NodeId) {
         let (chance, timeout_us) =
             (self.plan.mix.install_crashes, self.plan.mix.election_timeout_us);
@@ -259,7 +261,7 @@ impl Simulation {
         self.schedule(at, Event::Sent(transfer));
     }
 
-    /// The sender notices after a while.
+    /// The sender notices the interruption after a while.
     fn interrupt(&mut self, mut transfer: Box<Transfer>) {
         self.coverage.count(What::Interrupted);
         transfer.through = None;
@@ -274,7 +276,7 @@ impl Simulation {
         }
         self.life(from).sending_to.remove(&to);
         self.note_reason(from, to);
-        // An answer on a link that broke meanwhile is not heard.
+        // A response on a link that was cut meanwhile does not arrive.
         let through = through.filter(|_| !self.network.is_cut(to, from));
         self.tell(|| format!("{from} hears of its snapshot to {to}: {through:?}"));
         self.with(from, |raft, now| raft.on_snapshot_sent(now, to, through));

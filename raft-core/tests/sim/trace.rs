@@ -1,4 +1,4 @@
-//! What happened: always as one number, to compare two runs, and as lines when somebody wants to read.
+//! The trace of a run: always as a hash, to compare two runs, and on request as lines to read.
 
 use std::collections::VecDeque;
 
@@ -29,7 +29,7 @@ impl Trace {
         if self.lines.len() == LINES_MAX {
             self.lines.pop_front();
         }
-        // Commands are padded with dots.
+        // Commands are padded with dots; a run of dots is shown as one.
         let mut line = line();
         while line.contains("...") {
             line = line.replace("...", "..").replace("..", ".");

@@ -1,5 +1,5 @@
-//! What must hold of one node after each of its steps, compared with what was seen of it before, with
-//! its disk, and with the other nodes. Each check costs as much as changed.
+//! Invariants of one node after each of its steps, compared with its state before, with its disk,
+//! and with the other nodes. The cost of each check depends on the size of the change.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::simulation::Simulation;
 
 const STUCK_DISK: &str = "its disk hangs";
 
-/// What leaders have sent, for bounds.
+/// Messages that leaders have sent, for bounds.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sent {
     pub messages: u64,
@@ -42,17 +42,17 @@ fn position_at(raft: &Raft, index: Index) -> Option<Position> {
     raft.snapshot_meta(index).map(|meta| meta.position)
 }
 
-/// What a log has compacted it has held.
+/// Returns true if the log holds this position, or has compacted beyond it.
 fn holds(raft: &Raft, position: Position) -> bool {
     position.index < raft.log_start_index() || position_at(raft, position.index) == Some(position)
 }
 
 impl Simulation {
-    /// Looks at a node that has just changed.
+    /// Checks a node that has just changed.
     pub fn look(&mut self, id: NodeId) {
         let Some(life) = self.node(id).life.as_ref() else { return };
         let status = life.raft.status();
-        // It reads the whole log: of a long one every now and then.
+        // This check reads the whole log, so a long log is checked only now and then.
         if status.last_index - status.log_start_index < 64 || self.steps.is_multiple_of(16) {
             invariants::check(&life.raft);
         }
@@ -125,7 +125,7 @@ impl Simulation {
             return;
         }
         self.coverage.add(What::Commit, news as u64);
-        // Whoever leads a later term already has it, too.
+        // A leader of a later term must already have the entry, too.
         for other in nodes {
             let Some(raft) = other.raft().filter(|raft| raft.role() == RoleKind::Leader) else {
                 continue;
@@ -140,7 +140,7 @@ impl Simulation {
         }
     }
 
-    /// What a leader believes of its peers' disks is so.
+    /// A leader's knowledge of its peers' disks is true.
     fn check_progress(&mut self, id: NodeId, status: &Status) {
         let inflight_max = self.plan.mix.config(id, 0).inflight_count_max;
         for peer in &status.peers {
@@ -168,13 +168,13 @@ impl Simulation {
             let position = position_at(&life.raft, peer.match_index);
             let is_blank = nodes[number].is_blank();
             if nodes[number].lost.is_some() && (!peer.is_recovering || is_blank) {
-                // It acknowledged before it lost its disk.
+                // The peer acknowledged this before it lost its disk.
                 self.life(id).matches[number] = peer.match_index;
                 continue;
             }
             let disk = &nodes[number].disk;
             assert!(disk.hard_state.term >= status.term, "V11 {} answered too early", peer.id);
-            // In a later term it may have been overwritten since.
+            // In a later term the entry may have been overwritten since.
             if let Some(position) = position
                 && disk.hard_state.term == status.term
                 && disk.log.start.index() <= position.index
@@ -191,7 +191,7 @@ impl Simulation {
         }
     }
 
-    /// What a node regards as durable is on its disk, and is what it has in memory.
+    /// The entry at the durable index is on the node's disk, and equals the one in memory.
     fn check_durable(&self, id: NodeId, durable_index: Index) {
         let Node { disk, life, .. } = self.node(id);
         let raft = &life.as_ref().expect("it was looked at").raft;
@@ -205,7 +205,7 @@ impl Simulation {
     fn check_bounds(&self, id: NodeId, now: &View) {
         let log_bytes_max = self.plan.mix.log_bytes_max();
         if log_bytes_max != u64::MAX {
-            // A follower takes what may not be committed otherwise.
+            // A full follower still accepts entries that could not be committed otherwise.
             let bound = 3 * log_bytes_max + 10_000;
             assert!(now.log_bytes <= bound, "V24 the log of {id} has {} bytes", now.log_bytes);
         }
@@ -213,7 +213,7 @@ impl Simulation {
         assert!(life.applying.len() <= 10_000, "V24 node {id} hands out without end");
     }
 
-    /// A message leaves: what it promises is on disk.
+    /// A message is sent: its promises are on disk.
     pub fn check_promise(&mut self, id: NodeId, to: NodeId, message: &Message) {
         let term = message.term;
         let hard_state = self.node(id).disk.hard_state;
@@ -262,11 +262,11 @@ impl Simulation {
         }
     }
 
-    /// A batch forgets the log from here on.
+    /// A batch truncates the log from here on.
     pub fn check_truncation(&self, id: NodeId, from: Index) {
         let Node { life, promise, .. } = self.node(id);
         let life = life.as_ref().expect("it was looked at");
-        // It was forgotten after the last batch, but maybe before the latest commit.
+        // The log in memory was truncated after the last batch, but maybe before the latest commit.
         assert!(from > life.batch_commit, "V10 node {id} forgets what it knows committed");
         assert_ne!(life.view.role, RoleKind::Leader, "V3 a leader forgets its own log");
         assert!(
@@ -274,7 +274,7 @@ impl Simulation {
             "V11 node {id} forgets {from}, having accepted through {} in this term",
             promise.match_index
         );
-        // It was forgotten in the term of the last batch or a later one.
+        // It was truncated in the term of the last batch or in a later one.
         if let Some(committed) = self.oracle.committed(from)
             && life.batch_term >= committed.in_term
         {
@@ -298,7 +298,8 @@ impl Simulation {
         );
     }
 
-    /// After its timer, a leader still has reason to lead.
+    /// After a timer: counts a step-down, and checks that a leader wakes up within a heartbeat
+    /// interval.
     pub fn count_step_down(&mut self, id: NodeId, role_before: RoleKind) {
         let is_stuck = self.reason_to_step_down(id, Duration::ZERO) == Some(STUCK_DISK);
         let own_time = self.own_time(id);
@@ -315,40 +316,41 @@ impl Simulation {
         }
     }
 
-    /// C9, T1. After every step, by the clock of the simulated world and not when the code under test
-    /// happens to look: a leader that is awake does not go on with a hung disk, without a quorum, or
-    /// with a state machine that applies nothing.
+    /// C9, T1. Checked after every step, by the clock of the simulated world and not only when the
+    /// code under test looks itself: a leader that is awake does not continue with a hung disk,
+    /// without a quorum, or with a state machine that applies nothing.
     fn check_leader_may_lead(&mut self, id: NodeId) {
         let own_time = self.own_time(id);
-        // Time for the check that is due in every interval, and for the step that carries it out.
+        // Time for the check that is due in every interval, and for the step that executes it.
         let grace = 2 * self.plan.mix.config(id, 0).heartbeat_interval;
         let reason = self.reason_to_step_down(id, grace);
         let life = self.life(id);
         let raft = &life.raft;
-        // A node may be elected with a disk that hangs already.
+        // A node may be elected although its disk hangs already.
         let is_awake = raft.next_deadline() > own_time && own_time.since(life.leads_since) > grace;
         if is_awake && raft.role() == RoleKind::Leader {
             assert_eq!(reason, None, "V25 node {id} goes on leading");
         }
     }
 
-    /// C10, C16. A node whose disk hangs could neither acknowledge an entry nor give a vote. It keeps no
-    /// leader in office, and encourages no candidate.
+    /// C10, C16. A node whose disk hangs could neither acknowledge an entry nor grant a vote. So it
+    /// must not keep a leader in office or encourage a candidate.
     pub fn check_hung_disk_is_silent(&self, id: NodeId, message: &Message) {
         let is_support = match &message.body {
-            // Round 0 says that the receiver's term is over.
+            // Round 0 means that the receiver's term is over.
             Body::HeartbeatAnswer { round, .. } => *round > 0,
             Body::PreVoteAnswer { granted } => *granted,
             _ => false,
         };
-        // A message may be decided before such a fault, and taken up after it.
+        // With these faults a message may be decided before a jump of the clock, and processed
+        // after it.
         let takes_time = |fault: &Fault| matches!(fault.kind, Kind::Jump | Kind::Pause);
         if is_support && !self.plan.faults.iter().any(takes_time) {
             assert!(!self.disk_hangs(id), "V25 node {id} sends {message:?} with a hung disk");
         }
     }
 
-    /// For longer than a leader may wait, and than a step may take.
+    /// Returns true if a write has taken longer than a leader may wait, plus the time of a step.
     fn disk_hangs(&self, id: NodeId) -> bool {
         let config = self.plan.mix.config(id, 0);
         let life = self.node(id).life.as_ref().expect("the node is up");
@@ -357,7 +359,7 @@ impl Simulation {
         oldest.is_some_and(|since| self.own_time(id).since(since) >= patience)
     }
 
-    /// Why a leader should have stepped down for so long.
+    /// The reason for which a leader should have stepped down at least `late` ago.
     fn reason_to_step_down(&mut self, id: NodeId, late: Duration) -> Option<&'static str> {
         let own_time = self.own_time(id);
         let config = self.plan.mix.config(id, 0);

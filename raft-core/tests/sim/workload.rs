@@ -1,4 +1,4 @@
-//! Clients: they propose, read, ask for a transfer, and remember what they were told.
+//! Clients: they propose, read and request transfers, and remember the outcomes.
 
 use bytes::Bytes;
 use raft_core::consensus::{ReadState, RoleKind};
@@ -34,7 +34,7 @@ impl Simulation {
         let (reads, transfers) = (self.plan.mix.reads, self.plan.mix.transfers);
         let Some(id) = self.choose_node() else { return };
         if self.clients.permille(reads) {
-            // Reads go anywhere.
+            // Reads may go to any node.
             let any = 1 + self.clients.below(self.nodes.len()) as u64;
             let is_open = self.node(any).is_up() && self.node(any).paused_until <= self.now;
             self.read(if is_open { any } else { id });
@@ -49,7 +49,7 @@ impl Simulation {
         }
     }
 
-    /// Mostly somebody who believes to lead, sometimes anybody.
+    /// Mostly a node that believes that it leads, sometimes any node.
     fn choose_node(&mut self) -> Option<NodeId> {
         let now = self.now;
         let open = |id: &NodeId| self.node(*id).is_up() && self.node(*id).paused_until <= now;
@@ -63,7 +63,7 @@ impl Simulation {
         }
     }
 
-    /// Returns the position of the last command, if they were appended.
+    /// Returns the position of the last command, if the commands were appended.
     pub fn propose(&mut self, id: NodeId, count: u64) -> Option<Position> {
         let first_id = self.oracle.proposals.len();
         let size_bytes_max = self.plan.mix.command_bytes_max;
@@ -72,7 +72,8 @@ impl Simulation {
             .collect();
         let uncommitted_bytes_max = self.plan.mix.config(id, 0).uncommitted_bytes_max;
         let mut last = None;
-        // They are known to the oracle before the node is asked for its wishes, which contain them.
+        // The oracle learns of the commands before the node's `Ready`s, which contain them, are
+        // processed.
         let life = self.life(id);
         let uncommitted = life.view.last_index - life.view.commit_index;
         match life.raft.propose(commands) {
@@ -101,7 +102,7 @@ impl Simulation {
         last
     }
 
-    /// The machine has applied more.
+    /// Completes proposals once the machine has applied their positions.
     pub fn answer_waiting(&mut self, id: NodeId) {
         let applied = self.life(id).machine.index();
         while let Some((position, command)) = self.life(id).waiting.front().copied()
@@ -113,13 +114,13 @@ impl Simulation {
                 self.oracle.acknowledge(command);
                 self.coverage.count(What::Acknowledged);
             } else {
-                // Another leader's entry is there; the news of it is still on its way.
+                // Another leader's entry is there; this node has not learned of the new leader yet.
                 self.oracle.proposals[command] = Proposal::Unknown(position);
             }
         }
     }
 
-    /// Leadership or the process ended: nobody will be told.
+    /// Leadership or the process ended: the clients do not learn the outcomes.
     pub fn forget_waiting(&mut self, id: NodeId) {
         let Some(life) = self.node_mut(id).life.as_mut() else { return };
         for (position, command) in std::mem::take(&mut life.waiting) {
@@ -162,7 +163,7 @@ impl Simulation {
         self.answer_reads(id);
     }
 
-    /// Answers what the machine has caught up with.
+    /// Completes the reads whose index the machine has applied.
     pub fn answer_reads(&mut self, id: NodeId) {
         let reads = &self.reads;
         let Some(life) = self.nodes[id as usize - 1].life.as_mut() else { return };

@@ -16,11 +16,12 @@ pub(super) const TAG_IDENTITY: u8 = b'I';
 pub(crate) struct Identity {
     pub(super) cluster_id: String,
     pub(super) node_id: NodeId,
-    /// Random, of this directory.
+    /// Random number of this directory.
     pub(super) incarnation: u64,
-    /// Made for a new member of a new cluster, and not for a node of unknown past.
+    /// True for a new member of a new cluster; false for a node that may have given promises on an
+    /// earlier disk.
     pub(super) was_initialised: bool,
-    /// Random, of the cluster; zeros until the cluster has one.
+    /// Random id of the cluster; zeros until the cluster has one.
     pub(super) cluster_uid: [u8; 16],
     /// Fingerprint of the key that belongs to this directory's log.
     pub(super) log_key_fingerprint: u64,

@@ -1,4 +1,5 @@
-//! The directory of one node: its owner, its secrets, and that only one process uses it.
+//! The data directory of one node: its identity, its secrets, and the lock that keeps other
+//! processes out.
 //!
 //! ```text
 //! DIR/lock        held while the DataDir lives
@@ -16,18 +17,18 @@
 //! use, when it belongs to another node or cluster, and when it is a copy (`place.rs`):
 //!
 //! * A copy made file by file (`cp`, `rsync`, an unpacked archive, a move to another file system)
-//!   is noticed.
-//! * A move within a file system is not a copy, and carries on.
+//!   is detected.
+//! * A move within a file system is not a copy, and is accepted.
 //! * A copy made below the file system (a cloned disk, a virtual machine's snapshot) is **not**
-//!   noticed, here or by peers: while both run, each replaces the other's connections. A directory
-//!   rolled back to an older state by such a clone has forgotten votes and entries, and nothing in
-//!   it can tell: do not restore a single node that way.
+//!   detected, here or by peers: while both run, each replaces the other's connections. A directory
+//!   that such a clone has rolled back to an older state has forgotten votes and entries, and
+//!   nothing in it shows that: do not restore a single node that way.
 //!
-//! A directory is made in one of two ways. [`DataDir::initialise`] makes that of a new member of a
-//! new cluster; its log begins as [`HardState::FOUNDING`](raft_core::types::HardState::FOUNDING).
-//! [`DataDir::open`] on an empty path makes one of unknown past: the disk of a node that may have
-//! promised things before it lost an earlier one. That log begins as
-//! [`Memory::Lost`](raft_core::types::Memory::Lost), with a new incarnation.
+//! A directory is made in one of two ways. [`DataDir::initialise`] makes the directory of a new
+//! member of a new cluster; its log begins as
+//! [`HardState::FOUNDING`](raft_core::types::HardState::FOUNDING). [`DataDir::open`] on an empty
+//! path makes the directory of a node that may have given promises before it lost an earlier disk;
+//! its log begins as [`Memory::Lost`](raft_core::types::Memory::Lost), with a new incarnation.
 
 mod identity;
 mod place;
@@ -61,14 +62,14 @@ const LOG: &str = "log";
 const STATE: &str = "state";
 const SNAPSHOTS: &str = "snapshots";
 
-/// Version of the layout of the whole directory. All versions promise to end the identity in a
-/// CRC32C over the bytes before it and to begin it with tag and version.
+/// Version of the layout of the whole directory. In every version the identity begins with tag and
+/// version, and ends with a CRC32C of the bytes before.
 const FORMAT_VERSION: u16 = 2;
 
-/// Longest cluster id.
+/// Longest cluster id, in bytes.
 pub const CLUSTER_ID_BYTES_MAX: usize = 255;
 
-/// No file of ours here is longer.
+/// Longest small file of this directory (identity, place, keys), in bytes.
 const SMALL_FILE_BYTES_MAX: u64 = 1024;
 
 /// One node's directory, locked for this process until it is dropped.
@@ -81,7 +82,7 @@ pub struct DataDir {
     _lock: File,
 }
 
-/// Without the secrets.
+/// Leaves out the secrets.
 impl fmt::Debug for DataDir {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DataDir")
@@ -92,14 +93,16 @@ impl fmt::Debug for DataDir {
 }
 
 impl DataDir {
-    /// Opens the directory. At an empty path it makes one of unknown past, whose node recovers
-    /// before its votes count; [`DataDir::initialise`] makes that of a new member.
+    /// Opens the directory. At an empty path it makes the directory of a node of unknown past,
+    /// which recovers before its votes are counted; [`DataDir::initialise`] makes the directory of
+    /// a new member.
     ///
     /// # Errors
     ///
-    /// [`StorageError::Refused`] if it is in use, is another node's or another cluster's, is a
-    /// copy, has another format, or holds files and no identity; [`StorageError::Corrupt`] if a
-    /// file in it is damaged. Each says what to do. Nothing in a refused directory is altered.
+    /// [`StorageError::Refused`] if the directory is in use, belongs to another node or another
+    /// cluster, is a copy, has another format, or holds files and no identity;
+    /// [`StorageError::Corrupt`] if a file in it is damaged. Each error says what to do. Nothing in
+    /// a refused directory is altered.
     pub fn open(path: impl AsRef<Path>, cluster_id: &str, node_id: NodeId) -> StorageResult<Self> {
         let path = path.as_ref();
         let lock = prepare(path, cluster_id, node_id)?;
@@ -117,13 +120,13 @@ impl DataDir {
     }
 
     /// Makes the directory of a new member of a new cluster: no disk of this node has existed
-    /// before, so it has promised nothing. An operator who is mistaken in that does no harm as long
-    /// as another voter remembers the cluster; see
+    /// before, so the node has given no promises. If the operator is mistaken about that, no harm
+    /// is done as long as another voter remembers the cluster; see
     /// [`HardState::FOUNDING`](raft_core::types::HardState::FOUNDING).
     ///
     /// # Errors
     ///
-    /// [`StorageError::Refused`] if a node's directory is there already, and those of
+    /// [`StorageError::Refused`] if there is a node's directory already, and the errors of
     /// [`DataDir::open`].
     pub fn initialise(
         path: impl AsRef<Path>,
@@ -157,14 +160,17 @@ impl DataDir {
         Ok(Self { path: path.to_owned(), identity, reset_key, log_key, _lock: lock })
     }
 
+    /// Path of the directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
+    /// Id of the cluster that the directory belongs to.
     pub fn cluster_id(&self) -> &str {
         &self.identity.cluster_id
     }
 
+    /// Id of the node that the directory belongs to.
     pub fn node_id(&self) -> NodeId {
         self.identity.node_id
     }
@@ -175,13 +181,13 @@ impl DataDir {
         self.identity.incarnation
     }
 
-    /// The directory was made by [`DataDir::initialise`].
+    /// Returns true if the directory was made by [`DataDir::initialise`].
     pub fn was_initialised(&self) -> bool {
         self.identity.was_initialised
     }
 
-    /// The key of QUIC stateless resets. It is kept, so that the connections of an earlier process
-    /// of this node are reset at once when the node is back.
+    /// The key of QUIC stateless resets. It outlives the process, so that connections of an earlier
+    /// process of this node are reset at once when the node is back.
     pub fn reset_key(&self) -> &[u8; 64] {
         &self.reset_key
     }
@@ -191,22 +197,23 @@ impl DataDir {
         &self.log_key
     }
 
-    /// Raft log, hard state and metadata.
+    /// Directory of the Raft log, the hard state and metadata.
     pub fn log_dir(&self) -> PathBuf {
         self.path.join(LOG)
     }
 
-    /// For the state machine.
+    /// Directory for the files of the state machine.
     pub fn state_dir(&self) -> PathBuf {
         self.path.join(STATE)
     }
 
+    /// Directory of the snapshot files.
     pub fn snapshot_dir(&self) -> PathBuf {
         self.path.join(SNAPSHOTS)
     }
 }
 
-/// Makes the directory if it is not there, and locks it. Refuses one of foreign files.
+/// Makes the directory if it is missing, and locks it. Refuses a directory with foreign files.
 fn prepare(path: &Path, cluster_id: &str, node_id: NodeId) -> StorageResult<File> {
     check_names(cluster_id, node_id)?;
     create_private(path)?;
@@ -216,9 +223,8 @@ fn prepare(path: &Path, cluster_id: &str, node_id: NodeId) -> StorageResult<File
     lock(path)
 }
 
-/// Makes the directory, and those above it, if it is not there; durable when this returns.
-/// Directories that are made are for the owner alone: keys and values of all clients will be in
-/// them.
+/// Makes the directory and its missing parents; durable when this returns. New directories are for
+/// the owner alone, because they will hold keys and values of all clients.
 fn create_private(path: &Path) -> StorageResult<()> {
     let mut missing = Vec::new();
     let mut above = Some(path);
@@ -241,7 +247,7 @@ fn create_private(path: &Path) -> StorageResult<()> {
     Ok(())
 }
 
-/// The parent of a relative name is said to be "".
+/// The parent directory; `.` for a relative name, because `Path::parent` returns "" for it.
 fn parent_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !is_here(parent)).unwrap_or(Path::new("."))
 }
@@ -250,8 +256,8 @@ fn is_here(path: &Path) -> bool {
     path.as_os_str().is_empty()
 }
 
-/// Makes a directory for the owner alone, also if it is there with wider permissions: tables and
-/// snapshots in it hold keys and values of all clients.
+/// Makes a directory for the owner alone, and narrows the permissions of an existing one: tables
+/// and snapshots in it hold keys and values of all clients.
 fn make_private(path: &Path) -> StorageResult<()> {
     std::fs::create_dir_all(path).map_err(|e| io_error("create", path, e))?;
     #[cfg(unix)]
@@ -304,7 +310,7 @@ pub(crate) fn advice_on_version(version: u16) -> &'static str {
     }
 }
 
-/// Without an identity there may be nothing but what an interrupted first opening left.
+/// Without an identity the directory may hold only files that an interrupted first opening left.
 fn refuse_foreign(path: &Path) -> StorageResult<()> {
     let is_ours = |name: &OsStr, known: &[&str]| {
         known.iter().any(|known| name == OsStr::new(known))

@@ -1,14 +1,14 @@
-//! Is this the directory that its identity was made for, or a copy?
+//! Detects copies: is this the directory that its identity was made for?
 //!
 //! The file `place` describes the file `lock` beside it:
 //!
 //! * **Birth time**, where the file system keeps one (ext4, xfs, btrfs, zfs, APFS). It cannot be
-//!   set, so every copy made file by file has another one, also one that was unpacked in place of
-//!   the original and got the same inode. Then nothing else counts: inodes of some file systems
-//!   change with each mount.
-//! * **A mark**: random bytes in an extended attribute. It counts where there is no birth time.
-//!   Copies that keep extended attributes (`cp -a`, `rsync -X`) are missed there.
-//! * **The inode** counts where there is neither.
+//!   set, so every copy made file by file has another one, also a copy that was unpacked in place
+//!   of the original and got the same inode. If there is a birth time, nothing else is compared:
+//!   inodes of some file systems change with each mount.
+//! * **A mark**: random bytes in an extended attribute. It is compared where there is no birth
+//!   time. Copies that keep extended attributes (`cp -a`, `rsync -X`) are not detected there.
+//! * **The inode** is compared where there is neither.
 //!
 //! The device's number is not used: it changes with the order in which disks are found.
 
@@ -29,11 +29,11 @@ const MARK_BYTES: usize = 16;
 #[cfg(unix)]
 const MARK_NAME: &str = "user.raft.place";
 
-/// Properties that tell one `lock` from another.
+/// Properties that distinguish one file `lock` from another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Place {
     pub(super) inode: u64,
-    /// Nanoseconds since 1970; 0 if the file system does not tell.
+    /// Birth time in nanoseconds since 1970; 0 if the file system keeps none.
     pub(super) born_at: u64,
     /// Zeros if the file system keeps none.
     pub(super) mark: [u8; MARK_BYTES],
@@ -54,7 +54,7 @@ impl Place {
         })
     }
 
-    /// `found` is the file that this describes.
+    /// Returns true if this place describes the file `found`.
     pub(super) fn is_of(&self, found: &Self) -> bool {
         if self.born_at != 0 && found.born_at != 0 {
             return self.born_at == found.born_at;
@@ -82,8 +82,8 @@ impl Place {
     }
 }
 
-/// Without a `place` the question is answered anew: that is how an operator vouches for a moved
-/// directory.
+/// Refuses a copy of a directory. If there is no `place`, one is written for the present `lock`: an
+/// operator removes the file to vouch for a moved directory.
 pub(super) fn check_place(path: &Path, lock: &File) -> StorageResult<()> {
     let place_path = path.join(PLACE);
     let inspect = |e| io_error("inspect", &path.join(LOCK), e);
@@ -117,12 +117,12 @@ fn read_mark(lock: &File) -> [u8; MARK_BYTES] {
     let mut mark = [0; MARK_BYTES];
     match rustix::fs::fgetxattr(lock, MARK_NAME, &mut mark) {
         Ok(MARK_BYTES) => mark,
-        // None, or not one of ours.
+        // No mark, or one of another program.
         Ok(_) | Err(_) => [0; MARK_BYTES],
     }
 }
 
-/// Not all file systems keep it; birth time or inode count then.
+/// Not all file systems keep the mark; birth time or inode are compared then.
 #[cfg(unix)]
 fn write_mark(lock: &File, mark: &[u8; MARK_BYTES]) {
     let _ = rustix::fs::fsetxattr(lock, MARK_NAME, mark, rustix::fs::XattrFlags::empty());

@@ -10,8 +10,8 @@ use crate::format::log_key::LogKey;
 use crate::record::{Damage, seal, unseal};
 
 pub(super) const RESET_KEY: &str = "reset-key";
-/// In the directory of the log, because it belongs to that log: a log of another node brings its
-/// own, and does not fit the identity then.
+/// The key is in the log's directory, because it belongs to that log: a log that was moved here
+/// from another node brings its own key, which does not fit the identity.
 pub(crate) const LOG_KEY: &str = "key";
 
 const TAG_RESET_KEY: u8 = b'K';
@@ -37,8 +37,8 @@ pub(super) fn read_reset_key(directory: &Path) -> StorageResult<[u8; 64]> {
     Ok(key)
 }
 
-/// The key of the log in `directory`. Another one than the identity names would make every batch of
-/// the log look forged.
+/// Reads the key of the log in `directory`, whose fingerprint must be the one in the identity. With
+/// another key, every batch of the log would look forged.
 pub(super) fn read_log_key(directory: &Path, fingerprint: u64) -> StorageResult<LogKey> {
     let path = directory.join(LOG_KEY);
     let (version, secret) =

@@ -1,9 +1,10 @@
-//! Room on the disk: how much is left, and a ballast that is given back when there is none.
+//! Free space of the disk, and a ballast file that is removed when the disk is full.
 //!
-//! All nodes of a cluster fill up together, and a node whose disk is full cannot even start again:
-//! replay writes a table. So a file of [`Space::ballast_bytes`] is kept while there is room, and
-//! removed at an opening that finds the disk full. Below [`Space::low_bytes`] a service should
-//! refuse writes and go on with reads and deletes; this crate only tells.
+//! The disks of all nodes of a cluster become full at about the same time, and a node whose disk is
+//! full cannot even start again, because replay writes a table. So a file of
+//! [`Space::ballast_bytes`] is kept while there is room, and removed at an opening that finds the
+//! disk full. Below [`Space::low_bytes`] a service should refuse writes and go on with reads and
+//! deletes; this crate only reports it.
 
 use std::path::Path;
 
@@ -19,11 +20,12 @@ const MIB: u64 = 1 << 20;
 const BALLAST_BYTES_MAX: u64 = 64 * MIB;
 /// Largest floor: four write buffers of the log, as many of the state, and merges of both.
 const LOW_BYTES_MAX: u64 = 256 * MIB;
-/// On a small disk: the ballast is at most this part of it, and the floor this.
+/// On a small disk the ballast is at most one part in [`BALLAST_DIVISOR`] of it, and the floor one
+/// part in [`LOW_DIVISOR`].
 const BALLAST_DIVISOR: u64 = 64;
 const LOW_DIVISOR: u64 = 20;
 
-/// Room on the file system of a directory, at one moment.
+/// Space on the file system of a directory, at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Space {
     /// Bytes that this process may still write.
@@ -39,7 +41,8 @@ impl Space {
         LOW_BYTES_MAX.min(self.total_bytes / LOW_DIVISOR)
     }
 
-    /// A service should refuse writes, so that there is room for what it has accepted.
+    /// Returns true if a service should refuse writes, so that there is room for those that it has
+    /// accepted.
     pub fn is_low(&self) -> bool {
         self.free_bytes < self.low_bytes()
     }
@@ -49,12 +52,12 @@ impl Space {
         BALLAST_BYTES_MAX.min(self.total_bytes / BALLAST_DIVISOR)
     }
 
-    /// There is room for the ballast without making the disk low.
+    /// Returns true if there is room for the ballast without making the disk low.
     fn has_room_for_ballast(&self) -> bool {
         self.free_bytes >= self.low_bytes() + self.ballast_bytes()
     }
 
-    /// So little that a restart may need the ballast.
+    /// Returns true if so little is free that a restart may need the ballast.
     fn is_full(&self) -> bool {
         self.free_bytes < self.ballast_bytes()
     }
@@ -69,7 +72,7 @@ impl Space {
                 total_bytes: found.f_blocks.saturating_mul(found.f_frsize),
             })
         }
-        // Elsewhere there is always room, until a write fails.
+        // On other systems there is always room, until a write fails.
         #[cfg(not(unix))]
         {
             let _ = path;
@@ -79,28 +82,34 @@ impl Space {
 }
 
 impl DataDir {
-    /// Room on the file system of the directory.
+    /// Space on the file system of the directory.
     ///
     /// # Errors
     ///
-    /// [`StorageError::Io`](raft_core::storage::StorageError::Io) if the file system does not tell.
+    /// [`StorageError::Io`](raft_core::storage::StorageError::Io) if the file system cannot be
+    /// queried.
     pub fn space(&self) -> StorageResult<Space> {
         Space::of(&self.path)
     }
 
-    /// Free bytes on the file system of the directory; see [`DataDir::space`].
+    /// Free bytes on the file system of the directory; errors as [`DataDir::space`].
     pub fn free_bytes(&self) -> StorageResult<u64> {
         Ok(self.space()?.free_bytes)
     }
 
-    /// Free bytes are below the floor: a service should answer `Busy` to writes. Cheap enough for
-    /// each second, not for each write.
+    /// Returns true if the free bytes are below the floor: a service should reject writes as
+    /// `Busy`. Cheap enough for each second, not for each write. Errors as [`DataDir::space`].
     pub fn is_low(&self) -> StorageResult<bool> {
         Ok(self.space()?.is_low())
     }
 
-    /// Makes the ballast if it is not there and there is room for it; returns true if it is there.
-    /// Blocks for a moment: for a service to call once it runs, and again when room has come back.
+    /// Makes the ballast if it is missing and there is room for it; returns true if it exists.
+    /// Blocks for a moment: a service calls it once it runs, and again when there is room again.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Io`](raft_core::storage::StorageError::Io) if the file system cannot be
+    /// queried or changed; the node can run without a ballast.
     pub fn keep_ballast(&self) -> StorageResult<bool> {
         let path = self.path.join(BALLAST);
         let space = self.space()?;
@@ -116,7 +125,7 @@ impl DataDir {
             sync_directory(&self.path)?;
             return Ok(true);
         }
-        // A file of holes would give no room back.
+        // A file with holes would free no space when it is removed.
         remove_if_there(&path)?;
         Ok(false)
     }
@@ -145,7 +154,7 @@ fn reserve(path: &Path, bytes: u64) -> bool {
     }
 }
 
-/// Gives the ballast back if the disk is full.
+/// Removes the ballast if the disk is full.
 pub(super) fn release_ballast_if_full(directory: &Path) -> StorageResult<()> {
     let path = directory.join(BALLAST);
     let space = Space::of(directory)?;

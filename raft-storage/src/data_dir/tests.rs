@@ -1,4 +1,5 @@
-//! Each way in which a directory can belong to something else, and each moment of its making.
+//! Directories that belong to another owner or are copies, and an opening that is interrupted at
+//! each step.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -126,7 +127,7 @@ fn foreign_files_without_an_identity_are_refused_and_left_alone() {
     expect_refused(open(path.path()), path.path(), "no identity");
 }
 
-/// The identity is written last; whatever an interrupted first opening left is made anew.
+/// The identity is written last; files that an interrupted first opening left are made anew.
 #[test]
 fn an_interrupted_first_opening_is_repeated() {
     for left in [
@@ -186,7 +187,7 @@ fn every_damaged_byte_of_a_small_file_is_noticed() {
     open(path.path()).unwrap();
 }
 
-/// A key of another node, or a log that brought its own, would make each batch look forged.
+/// The key of another node, or a log that brought its own key, would make each batch look forged.
 #[test]
 fn the_key_of_another_log_is_refused() {
     let (path, other) = (TempDir::new().unwrap(), TempDir::new().unwrap());
@@ -253,7 +254,8 @@ fn a_place_is_told_by_birth_then_mark_then_inode() {
     assert!(!place(1, 0, 0).is_of(&place(2, 0, 0)));
 }
 
-/// S20. The same on this file system: the inode is taken over, the birth time is not.
+/// S20. The same on the real file system: a new `lock` may get the old inode, but not the old birth
+/// time.
 #[test]
 fn a_lock_that_was_made_again_is_a_copy() {
     let path = TempDir::new().unwrap();
@@ -262,7 +264,7 @@ fn a_lock_that_was_made_again_is_a_copy() {
     fs::remove_file(path.path().join(LOCK)).unwrap();
     let after = Place::of(&lock(path.path()).unwrap()).unwrap();
     if (before.born_at, before.mark) == (0, [0; 16]) {
-        return; // This file system tells neither.
+        return; // This file system keeps neither.
     }
     assert!(!before.is_of(&after), "{before:?} {after:?}");
     expect_refused(open(path.path()), path.path(), "is a copy");
@@ -304,7 +306,8 @@ fn a_directory_that_is_made_is_for_its_owner_alone() {
     }
 }
 
-/// The bytes and nothing less or more, however well they are sealed.
+/// Asserts that `encoded` decodes to the value, and that no shorter or longer body decodes, even
+/// with a right checksum.
 fn check<T: PartialEq + std::fmt::Debug>(
     value: &T,
     encoded: &[u8],

@@ -1,7 +1,7 @@
-//! One batch before it is written: its operations, and their records in one piece of memory.
+//! One batch before it is written: its operations, and their records in one buffer.
 //!
-//! The records are encoded one behind the other and masked together, because a keystream that
-//! begins anew for each small record costs twice as much. A masked record:
+//! The records are encoded one after the other and masked together, because a keystream that begins
+//! anew for each small record costs twice as much. A masked record:
 //!
 //! ```text
 //! +--------+-----------+--------+----------------------+------------+
@@ -18,10 +18,10 @@ use super::keys::Key;
 use super::log_key::LogKey;
 use crate::record::{CHECKSUM_BYTES, Damage, Fields, unseal};
 
-/// Tag, nonce and place, before the body.
+/// Tag, nonce and `at`, before the body.
 const HEADER_BYTES: usize = 1 + 8 + 4;
 
-/// As RocksDB names them in a write batch (`db/write_batch.cc`).
+/// The operations of RocksDB's write batch (`db/write_batch.cc`).
 pub(crate) const OPERATION_PUT: u8 = 0x01;
 pub(crate) const OPERATION_DELETE: u8 = 0x00;
 const OPERATION_LOG_DATA: u8 = 0x03;
@@ -34,7 +34,7 @@ enum Operation {
     DeleteRange { from: Key, to: Key },
 }
 
-/// A finished operation.
+/// A sealed operation.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Sealed<'a> {
     Put { key: Key, record: &'a [u8] },
@@ -42,7 +42,7 @@ pub(crate) enum Sealed<'a> {
     DeleteRange { from: Key, to: Key },
 }
 
-/// The operations of a batch behind its mark. Kept for its memory.
+/// The operations of a batch, which follow its mark. A draft is reused for its memory.
 #[derive(Debug, Default)]
 pub(crate) struct Draft {
     records: Vec<u8>,
@@ -55,7 +55,7 @@ impl Draft {
         self.operations.clear();
     }
 
-    /// Gives memory back beyond this.
+    /// Frees the memory if it is more than `bytes_max`.
     pub(crate) fn shrink(&mut self, bytes_max: usize) {
         if self.records.capacity() > bytes_max {
             *self = Self::default();
@@ -71,7 +71,7 @@ impl Draft {
         self.operations.len()
     }
 
-    /// Puts a record whose body is what `body` appends.
+    /// Adds the put of a record whose body is what `body` appends.
     pub(crate) fn put(&mut self, key: Key, tag: u8, body: impl FnOnce(&mut Vec<u8>)) {
         let start = self.records.len();
         self.records.resize(start + HEADER_BYTES, 0);
@@ -90,7 +90,7 @@ impl Draft {
     }
 
     /// Masks and seals all records; returns the checksum of the operations as RocksDB will write
-    /// them, for the mark. Only once: a second call would take the mask off again.
+    /// them, for the mark. Must be called only once: a second call would remove the mask again.
     pub(crate) fn seal(&mut self, key: &LogKey, nonce: u64) -> u32 {
         key.mask(nonce, 0, &mut self.records);
         let mut content = Content::default();
@@ -133,7 +133,7 @@ pub(crate) fn content_of_filler(filler: &[u8]) -> u32 {
     content.0
 }
 
-/// The same of a value that is put.
+/// The checksum of a put as RocksDB writes it.
 pub(crate) fn content_of_put(key: &[u8], value: &[u8]) -> u32 {
     let mut content = Content::default();
     content.put(key, value);
@@ -141,7 +141,7 @@ pub(crate) fn content_of_put(key: &[u8], value: &[u8]) -> u32 {
 }
 
 /// Checksum of operations in the encoding of RocksDB's write batch: a byte for the kind, then each
-/// key and value behind its length.
+/// key and value with its length in front.
 #[derive(Default)]
 struct Content(u32);
 
@@ -160,7 +160,7 @@ impl Content {
         self.add(&head, to);
     }
 
-    /// Adds `head`, and `bytes` behind their length.
+    /// Adds `head`, the length of `bytes`, and `bytes`.
     fn add(&mut self, head: &[u8], bytes: &[u8]) {
         let mut buffer = [0; 32];
         buffer[..head.len()].copy_from_slice(head);
@@ -178,7 +178,7 @@ impl Content {
     }
 }
 
-/// The body of a masked record, if checksum and tag are right.
+/// Returns the body of a masked record, if checksum and tag are right.
 pub(crate) fn unmask(tag: u8, bytes: &[u8], key: &LogKey) -> Result<Vec<u8>, Damage> {
     let mut fields = unseal(tag, bytes)?;
     let (nonce, at) = (fields.u64()?, fields.u32()?);

@@ -1,4 +1,4 @@
-//! The keys of the log's instance.
+//! The keys in the RocksDB instance of the log.
 //!
 //! ```text
 //! 'b' | 'f'                                batch mark, format: of the instance
@@ -25,7 +25,7 @@ const ENTRY_KEY_BYTES: usize = GROUP_KEY_BYTES + 8;
 pub(crate) const KEY_HARD_STATE: Key = Key::of_group(b'h');
 pub(crate) const KEY_LOG_START: Key = Key::of_group(b's');
 pub(crate) const KEY_SNAPSHOT: Key = Key::of_group(b'p');
-/// Behind every entry's key.
+/// Sorts after every entry's key.
 pub(crate) const KEY_ENTRY_END: Key = Key::of_group(KIND_ENTRY + 1);
 
 /// A key in a group.

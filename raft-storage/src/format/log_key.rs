@@ -1,21 +1,22 @@
-//! The secret of one log: it masks what clients chose, and authenticates the marks of batches.
+//! The secret of one log: it masks the bytes that clients choose, and authenticates the marks of
+//! batches.
 //!
-//! RocksDB overwrites old write-ahead files. Behind the newest record stand bytes of the file's
-//! earlier life, and replay begins exactly where the newest record ends. Bytes that a client could
-//! choose must therefore never stand in such a file as the client chose them: they would be records
-//! that the client forged. Two lines of defence keep them out:
+//! RocksDB overwrites old write-ahead files. The newest record is followed by bytes of the file's
+//! earlier use, and replay continues exactly where the newest record ends. So bytes that a client
+//! can choose must never be in such a file as the client chose them: they could be records that the
+//! client forged. Two lines of defence keep them out:
 //!
 //! 1. **The mask.** All values of a batch are XORed with a ChaCha8 keystream under this secret and
-//!    a nonce that the operating system draws for the batch. The client learns neither, and sees
-//!    none of the result, so what reaches the disk is random to it: each attempt at a header with a
-//!    right checksum is a blind guess. The nonce stands in each record, because records move into
+//!    a nonce that the operating system draws for the batch. The client learns neither of them, nor
+//!    any of the result, so the bytes on the disk are random to it: each attempt at a header with a
+//!    right checksum is a blind guess. The nonce is in each record, because records move into
 //!    tables and are read alone.
 //! 2. **The MAC.** The mark of each batch carries a keyed 64-bit MAC over its numbers and the
-//!    checksum of the rest of the batch. `wal.rs` believes no other mark and keeps RocksDB from
+//!    checksum of the rest of the batch. `wal.rs` accepts no other mark, and keeps RocksDB from
 //!    replaying records without one.
 //!
-//! The mask does not make the log confidential: the secret lies beside it. ChaCha8 is enough for
-//! it, because no keystream is ever shown to the client that would have to predict it.
+//! The mask does not make the log confidential: the secret is in a file beside the log. ChaCha8 is
+//! enough, because a client would have to predict the keystream and is never shown any of it.
 
 use std::fmt;
 
@@ -32,7 +33,7 @@ pub(crate) const LOG_KEY_BYTES: usize = 64;
 const TAG_LOG_KEY: u8 = b'M';
 /// Words of a ChaCha block.
 const BLOCK_WORDS: u128 = 16;
-/// No batch has this number, so the fingerprint is no MAC of one.
+/// No batch has this number, so the fingerprint is not the MAC of a batch.
 const FINGERPRINT_STREAM: u64 = u64::MAX;
 
 /// The secret of one log.
@@ -51,10 +52,10 @@ impl LogKey {
         }
     }
 
-    /// Masks `bytes`, which stand at byte `at` of the nonce's keystream, or takes the mask off
-    /// again.
+    /// Masks `bytes`, which are at byte `at` of the nonce's keystream, or removes the mask again.
     pub(crate) fn mask(&self, nonce: u64, at: usize, bytes: &mut [u8]) {
-        // The counter has 64 bits in the original cipher and 32 in this one, which is 256 GiB of a batch.
+        // The block counter has 64 bits in the original cipher and 32 in this one, which is enough
+        // for a batch of 256 GiB.
         let mut full_nonce = [0; 12];
         full_nonce[4..].copy_from_slice(&nonce.to_le_bytes());
         let mut cipher = ChaCha8::new(&self.mask.into(), &full_nonce.into());
@@ -67,13 +68,13 @@ impl LogKey {
         self.function(number, durable_through, content)
     }
 
-    /// Tells this secret from another one and reveals nothing of it.
+    /// Distinguishes this secret from others, and reveals nothing of it.
     pub(crate) fn fingerprint(&self) -> u64 {
         self.function(FINGERPRINT_STREAM, 0, 0)
     }
 
-    /// A pseudorandom function of 160 bits: one ChaCha block is a function of 128, and its output
-    /// is the key for the other 32.
+    /// A pseudorandom function of 160 bits: one ChaCha block is a function of 128 of them, and its
+    /// output is the key for the other 32.
     fn function(&self, stream: u64, block: u64, last: u32) -> u64 {
         let mut first = ChaCha8Rng::from_seed(self.mac);
         first.set_stream(stream);
@@ -92,7 +93,7 @@ impl LogKey {
         })
     }
 
-    /// The version and the secret.
+    /// Returns the version and the secret.
     pub(crate) fn decode(bytes: &[u8]) -> Result<(u16, [u8; LOG_KEY_BYTES]), Damage> {
         let mut fields = unseal(TAG_LOG_KEY, bytes)?;
         let version = fields.u16()?;
@@ -102,15 +103,15 @@ impl LogKey {
     }
 }
 
-/// Not the secret itself.
+/// Shows the fingerprint, and not the secret.
 impl fmt::Debug for LogKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "LogKey({:016x})", self.fingerprint())
     }
 }
 
-/// Draws the nonce of a batch. From the operating system each time, so that not even two copies of
-/// one running machine draw the same.
+/// Draws the nonce of a batch. It comes from the operating system each time, so that not even two
+/// copies of one running machine draw the same one.
 pub(crate) fn draw_nonce() -> StorageResult<u64> {
     getrandom::u64().map_err(|error| StorageError::Engine {
         operation: "draw a nonce".to_owned(),

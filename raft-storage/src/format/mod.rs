@@ -1,8 +1,8 @@
-//! The files of the durable backend as bytes: records, snapshot files, and as much of RocksDB's
-//! write-ahead files as tells a torn tail from damage.
+//! The file formats of the durable backend: records, snapshot files, and the part of RocksDB's
+//! write-ahead files that is needed to tell a torn tail from damage.
 //!
-//! Nothing here needs RocksDB, and nothing believes a length or a number before it has checked it:
-//! the bytes may be damaged, or well sealed nonsense. `docs/format.md` draws all of it.
+//! Nothing here needs RocksDB. Every length and number is checked before it is used: the bytes may
+//! be damaged, or nonsense with a right checksum. `docs/format.md` draws all of it.
 
 pub(crate) mod draft;
 pub(crate) mod keys;

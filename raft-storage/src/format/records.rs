@@ -1,9 +1,9 @@
-//! Raft's data as sealed records: the promise of `docs/format.md`, kept by the fixtures at the
-//! bottom.
+//! Raft's data as sealed records. `docs/format.md` promises this format, and the tests compare it
+//! with fixtures.
 //!
-//! Records with anything in them that a client or a peer chose are masked (`draft.rs`): those of
-//! entries, hard state, log start and published snapshot. The format, the mark of a batch, and
-//! small files are not: they hold no bytes that a client or a peer chose.
+//! Records with bytes that a client or a peer chose are masked (`draft.rs`): entries, hard state,
+//! log start and published snapshot. The format, the mark of a batch, and small files hold no such
+//! bytes and are not masked.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,11 +21,11 @@ use crate::record::{Damage, Fields, seal, unseal};
 /// Version of log, metadata and snapshot files.
 pub(crate) const FORMAT_VERSION: u16 = 2;
 
-/// Batches and snapshots are numbered, and none gets beyond this by counting: a number that did
-/// would leave no room for the next one.
+/// Largest number of a batch or a snapshot. Counting never reaches it. A larger number is damage,
+/// and would leave no room for the next one.
 pub(crate) const NUMBER_MAX: u64 = (1 << 63) - 1;
 
-/// Recognises a RocksDB instance that is a log of ours.
+/// Identifies a RocksDB instance as a log of this crate.
 pub(crate) const MAGIC: &[u8; 8] = b"raft-log";
 
 const TAG_FORMAT: u8 = b'F';
@@ -41,7 +41,7 @@ const KIND_NOOP: u8 = 0;
 const KIND_COMMAND: u8 = 1;
 const KIND_CONFIGURATION: u8 = 2;
 
-/// Puts the entry into a batch.
+/// Adds the put of an entry to a batch.
 pub(crate) fn put_entry(draft: &mut Draft, entry: &Entry) {
     draft.put(entry_key(entry.index), TAG_ENTRY, |out| {
         out.extend_from_slice(&entry.index.to_be_bytes());
@@ -69,7 +69,7 @@ pub(crate) fn decode_entry(bytes: &[u8], key: &LogKey) -> Result<Entry, Damage> 
         KIND_NOOP => Payload::Noop,
         KIND_COMMAND => {
             let at = body.len() - fields.0.len();
-            // Without another copy.
+            // Slices the body: no other copy.
             return Ok(Entry {
                 index,
                 term,
@@ -87,7 +87,7 @@ pub(crate) fn decode_entry(bytes: &[u8], key: &LogKey) -> Result<Entry, Damage> 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Format {
     pub(crate) version: u16,
-    /// Fingerprint of the [`LogKey`]; other versions may not have it.
+    /// Fingerprint of the [`LogKey`]; `None` for another version, which may not have one.
     pub(crate) fingerprint: Option<u64>,
 }
 
@@ -100,7 +100,7 @@ pub(crate) fn encode_format(key: &LogKey) -> Vec<u8> {
     })
 }
 
-/// All versions keep this record as it is up to the version.
+/// All versions keep the layout of this record up to and including the version.
 pub(crate) fn decode_format(bytes: &[u8]) -> Result<Format, Damage> {
     let mut fields = unseal(TAG_FORMAT, bytes)?;
     if fields.bytes(MAGIC.len())? != MAGIC {
@@ -115,16 +115,16 @@ pub(crate) fn decode_format(bytes: &[u8]) -> Result<Format, Damage> {
     Ok(Format { version, fingerprint })
 }
 
-/// First record of every batch. It is what tells a torn tail from damage: a batch that says that
-/// batch 7 was durable before it proves that a log without batch 7 is damaged. It carries a MAC, so
-/// that no other bytes can claim that.
+/// First record of every batch. It distinguishes a torn tail from damage: if a mark says that batch
+/// 7 was durable before its own batch, a log without batch 7 is damaged. It carries a MAC, so that
+/// no other bytes can make that claim.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct BatchMark {
-    /// Number of this batch, from 1, never reused. Batch 0 makes the log.
+    /// Number of this batch, from 1, never reused. Batch 0 creates the log.
     pub(crate) number: u64,
     /// The last batch that was durable when this one was written.
     pub(crate) durable_through: u64,
-    /// Checksum of the operations behind the mark.
+    /// Checksum of the operations after the mark.
     pub(crate) content: u32,
 }
 
@@ -160,7 +160,7 @@ pub(crate) fn decode_batch_mark(bytes: &[u8], key: &LogKey) -> Result<BatchMark,
 }
 
 pub(crate) fn put_hard_state(draft: &mut Draft, hard_state: &HardState) {
-    // Every field named, so that a new one cannot be forgotten here.
+    // Names every field, so that a new one cannot be forgotten here.
     let HardState { term, voted_for, commit_index, memory } = hard_state;
     draft.put(KEY_HARD_STATE, TAG_HARD_STATE, |out| {
         out.extend_from_slice(&term.to_be_bytes());
@@ -206,7 +206,7 @@ pub(crate) fn decode_log_start(bytes: &[u8], key: &LogKey) -> Result<SnapshotMet
     Ok(meta)
 }
 
-/// The published snapshot: which file, and what must be in it.
+/// The published snapshot: the serial number of its file, and the content that must be in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Published {
     pub(crate) meta: SnapshotMeta,
@@ -238,11 +238,11 @@ pub(crate) fn decode_published(bytes: &[u8], key: &LogKey) -> Result<Published, 
 pub(crate) struct SnapshotHeader {
     pub(crate) chunk_bytes: u32,
     pub(crate) meta: SnapshotMeta,
-    /// Known beforehand when the bytes come from a peer; such a file can be resumed.
+    /// Known beforehand if the bytes come from a peer; such a file can be resumed.
     pub(crate) expected: Option<SnapshotContent>,
 }
 
-/// Stands in a header for a content that is not known beforehand.
+/// Placeholder in a header for a content that is not known beforehand.
 const UNKNOWN_CONTENT: SnapshotContent = SnapshotContent { size_bytes: 0, checksum: 0 };
 
 pub(crate) fn encode_snapshot_header(header: &SnapshotHeader) -> Vec<u8> {
@@ -277,7 +277,8 @@ pub(crate) fn decode_snapshot_header(bytes: &[u8]) -> Result<SnapshotHeader, Dam
     Ok(SnapshotHeader { chunk_bytes, meta, expected })
 }
 
-/// The number of the last batch known durable when the storage was last closed in good order.
+/// Encodes the floor: the number of a batch that the log must contain. It is written when the
+/// storage is closed in good order, and when a log is opened whose marks claim more.
 pub(crate) fn encode_floor(number: u64) -> Vec<u8> {
     seal(TAG_FLOOR, |out| out.extend_from_slice(&number.to_be_bytes()))
 }
@@ -324,7 +325,7 @@ fn meta(fields: &mut Fields<'_>) -> Result<SnapshotMeta, Damage> {
 }
 
 fn put_configuration(out: &mut Vec<u8>, configuration: &Configuration) {
-    // Every field named, so that a new one cannot be forgotten here.
+    // Names every field, so that a new one cannot be forgotten here.
     let Configuration {
         voters,
         outgoing,
@@ -362,7 +363,8 @@ fn put_count(out: &mut Vec<u8>, count: usize) {
 
 fn configuration(fields: &mut Fields<'_>) -> Result<Configuration, Damage> {
     let mut set = || {
-        // A count is believed only as far as there are bytes, so nothing is reserved for it.
+        // The count is not trusted: nothing is reserved for it, and reading fails when the bytes
+        // end.
         let mut nodes = BTreeSet::new();
         for _ in 0..fields.u32()? {
             let node = next_node(fields.u64()?, nodes.last())?;

@@ -32,10 +32,10 @@ fn key() -> LogKey {
 
 const NONCE: u64 = 0x1122_3344_5566_7788;
 
-/// The record that `put` puts, masked.
+/// The masked record that `put` adds.
 fn masked(put: impl FnOnce(&mut Draft)) -> Vec<u8> {
     let mut draft = Draft::default();
-    // Not at the front of the keystream, as most records.
+    // An earlier record, because most records are not at the front of the keystream.
     draft.put(KEY_HARD_STATE, 0, |out| out.extend_from_slice(b"another record"));
     put(&mut draft);
     draft.seal(&key(), NONCE);
@@ -84,7 +84,8 @@ fn content() -> SnapshotContent {
     SnapshotContent { size_bytes: 123_456, checksum: 0xdead_beef }
 }
 
-/// Is the value encoded as the fixture says, and the fixture decoded to the value?
+/// Asserts that the value encodes to the fixture, that the fixture decodes to the value, and that
+/// the fixture with a cut or a flipped bit does not decode.
 #[track_caller]
 fn check<T: Debug + PartialEq>(
     name: &str,
@@ -171,7 +172,7 @@ fn snapshot_headers_keep_their_format() {
     }
 }
 
-/// A checksum does not keep out what was sealed by mistake, or by malice.
+/// A right checksum does not exclude a record that was sealed by mistake, or by malice.
 #[test]
 fn well_sealed_nonsense_is_refused() {
     let of_kind = |kind: u8, rest: &[u8]| {
@@ -200,13 +201,13 @@ fn well_sealed_nonsense_is_refused() {
     assert!(decode_snapshot_header(&encode_snapshot_header(&no_chunks)).is_err());
     let other_magic = seal(TAG_FORMAT, |out| out.extend_from_slice(b"raft-lag\0\x01"));
     assert!(decode_format(&other_magic).is_err());
-    // In another version's record the version alone is read, so that it can be named.
+    // Only the version of another version's record is read, so that an error can name it.
     let version_1 = seal(TAG_FORMAT, |out| out.extend_from_slice(b"raft-log\0\x01"));
     assert_eq!(decode_format(&version_1), Ok(Format { version: 1, fingerprint: None }));
 }
 
-/// S1. Everything of a masked record that a client or a peer chose is unlike what it chose, and the
-/// same thing written twice is written differently.
+/// S1. A masked record shows nothing of the bytes that a client or a peer chose, and the same value
+/// written twice gives different bytes.
 #[test]
 fn a_masked_record_shows_nothing_of_what_was_chosen() {
     let chosen = b"0123456789abcdef".repeat(8);
@@ -366,7 +367,8 @@ fn any_content() -> impl Strategy<Value = SnapshotContent> {
     any::<(u64, u32)>().prop_map(|(size_bytes, checksum)| SnapshotContent { size_bytes, checksum })
 }
 
-/// A record is read as it was written, and a shorter or longer one is another, however well sealed.
+/// Asserts that a record is read as it was written, and that a shorter or longer one with a right
+/// checksum is not read as the same value.
 fn check_any<T: Debug + PartialEq>(
     value: &T,
     encoded: &[u8],

@@ -9,9 +9,8 @@
 //!                                               chunk's number (u64), len, and bytes
 //! ```
 //!
-//! The number in the checksum notices a chunk in another one's place. Size and checksum of the
-//! whole are in the record that publishes it, not here, where they are not known when writing
-//! begins.
+//! The number in the checksum detects a chunk in the place of another one. Size and checksum of the
+//! whole snapshot are in the record that publishes it: they are not known when the file is begun.
 
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
@@ -21,7 +20,7 @@ use raft_core::types::{Position, SnapshotContent};
 use super::records::{NUMBER_MAX, SnapshotHeader, decode_snapshot_header, encode_snapshot_header};
 use crate::record::Damage;
 
-/// No header is longer: a configuration of a hundred thousand members.
+/// Longest header, in bytes: enough for a configuration of a hundred thousand members.
 const HEADER_BYTES_MAX: u32 = 1 << 20;
 pub(crate) const CHUNK_HEADER_BYTES: usize = 8;
 
@@ -29,18 +28,18 @@ pub(crate) fn file_name(position: Position, serial: u64, extension: &str) -> Str
     format!("snapshot-{}-{}-{serial}.{extension}", position.term, position.index)
 }
 
-/// The serial number in a name of ours with this extension.
+/// The serial number in the name of a snapshot file with this extension; `None` for any other name.
 pub(crate) fn serial_of(path: &Path, extension: &str) -> Option<u64> {
     let name = path.file_name()?.to_str()?;
     let numbers = name.strip_prefix("snapshot-")?.strip_suffix(extension)?.strip_suffix('.')?;
     let mut numbers = numbers.splitn(3, '-').map(|number| number.parse::<u64>().ok());
     let position = Position::new(numbers.next()??, numbers.next()??);
     let serial = numbers.next()??;
-    // We write numbers in one way; after the largest serial there must be a next one.
+    // The name must be in its only form, and after the largest serial there must be a next one.
     (serial <= NUMBER_MAX && file_name(position, serial, extension) == name).then_some(serial)
 }
 
-/// Why a file cannot be read on.
+/// Why a snapshot file cannot be read.
 #[derive(Debug)]
 pub(crate) enum ReadError {
     Io(io::Error),
@@ -72,7 +71,7 @@ pub(crate) fn encode_header(header: &SnapshotHeader) -> Vec<u8> {
     out
 }
 
-/// The header, and where the chunks begin.
+/// Returns the header, and the offset at which the chunks begin.
 pub(crate) fn read_header(
     file: &mut (impl Read + Seek),
 ) -> Result<(SnapshotHeader, u64), ReadError> {
@@ -83,7 +82,7 @@ pub(crate) fn read_header(
     if len > HEADER_BYTES_MAX {
         return Err(Damage(format!("a header of {len} bytes")).into());
     }
-    // Grows with what is there, whatever length was claimed.
+    // The buffer grows with the bytes that are there, whatever length was claimed.
     let mut sealed = Vec::new();
     file.take(u64::from(len)).read_to_end(&mut sealed)?;
     if sealed.len() < len as usize {
@@ -106,7 +105,8 @@ pub(crate) fn seal_chunk(number: u64, chunk: &mut [u8]) {
     header[4..].copy_from_slice(&chunk_checksum(number, len, bytes).to_be_bytes());
 }
 
-/// Reads chunk `number`, which starts where the file stands, into `bytes`, which has its length.
+/// Reads chunk `number`, at the present position of the file, into `bytes`, which has the chunk's
+/// length.
 pub(crate) fn read_chunk(
     file: &mut impl Read,
     number: u64,

@@ -1,34 +1,35 @@
 //! Reads RocksDB's write-ahead files before RocksDB does: to tell a torn tail from damage, and to
 //! keep RocksDB from replaying records that this log did not write.
 //!
-//! **Torn tail or damage.** RocksDB replays its write-ahead files up to the first record that does
-//! not check, takes that for the end, and goes on without the rest. For a batch that was being
-//! written when the power failed this is right. For a batch that had been acknowledged it would
-//! silently lose entries, and with them elections that were won by them. So every batch carries a
-//! [`BatchMark`]: its number, and the number of the last batch that was durable before it was
-//! written. The scan here reads all write-ahead files, also *behind* the first bad record, and
+//! **Torn tail or damage.** RocksDB replays its write-ahead files up to the first invalid record,
+//! takes that for the end, and goes on without the rest. For a batch that was being written when
+//! the power failed this is right. For a batch that had been acknowledged it would silently lose
+//! entries and votes, and with them the elections that those votes decided. So every batch carries
+//! a [`BatchMark`]: its number, and the number of the last batch that was durable before it was
+//! written. The scan here reads all write-ahead files, also *after* the first invalid record, and
 //! finds the highest batch that any mark claims durable. A log that would be recovered short of
 //! that is damaged, and is refused untouched.
 //!
-//! Two kinds of damage cannot be told from a torn tail: to the very last acknowledged batch, of
-//! which no later record speaks, and to a newest file whose end is gone altogether. A floor that is
-//! written when the storage closes in good order catches both for a log that was closed so.
+//! Two kinds of damage cannot be told from a torn tail: damage to the very last acknowledged batch,
+//! which no later mark mentions, and the loss of the whole end of the newest file. The floor, which
+//! is written when the storage is closed in good order, detects both for a log that was closed so.
 //!
-//! **Intruders.** Write-ahead files are reused, so bytes of an earlier life stand behind the newest
-//! record, and RocksDB continues its replay there with any record whose unkeyed checksum is right;
-//! its older, shorter header does not even name the file. The mask of `log_key.rs` keeps clients
-//! from choosing such bytes. The scan does not rest on that: a mark counts only with a right MAC,
-//! which covers the checksum of the rest of its batch, and [`Intruder`] tells where RocksDB would
-//! replay anything else. `load.rs` spoils these records before it opens the log.
+//! **Intruders.** Write-ahead files are reused, so bytes of an earlier use follow the newest
+//! record. RocksDB continues its replay there with any record whose unkeyed checksum is right; a
+//! record with the older, shorter header does not even name the file. The mask of `log_key.rs`
+//! keeps clients from choosing such bytes. The scan does not rely on that: a mark is accepted only
+//! with a right MAC, which covers the checksum of the rest of its batch, and an [`Intruder`] is a
+//! place where RocksDB would replay anything else. `load.rs` spoils the checksums of these records
+//! before it opens the log.
 //!
-//! The format is RocksDB's, frozen since 2012 (`db/log_format.h`): blocks of 32 KiB, filled with
+//! The format is RocksDB's, frozen since 2012 (`db/log_format.h`): blocks of 32 KiB, which hold
 //! fragments that do not cross them; a record is one full fragment, or first, middle.., last.
 //!
 //! ```text
 //! | masked CRC32C u32 | length u16 | type u8 | file number u32 (reusable files only) | bytes |
 //! ```
-//! A record is a write batch: sequence u64, count u32, then the operations; ours begins with
-//! putting the mark. Numbers are little-endian here.
+//! A record is a write batch: sequence u64, count u32, then the operations. In this log the first
+//! operation puts the mark. Numbers are little-endian here.
 
 mod fragment;
 
@@ -45,16 +46,16 @@ use crate::files::io_error;
 
 /// Sequence and count, before the operations.
 const WRITE_BATCH_HEADER_BYTES: usize = 12;
-/// The head of a record that holds the mark: tag, key length, key, value length, value.
+/// End of the mark in a record: the header, then operation, key length, key, value length, value.
 const MARK_END: usize = WRITE_BATCH_HEADER_BYTES + 4 + BATCH_MARK_BYTES;
 
-/// The content of the write-ahead files.
+/// Result of scanning the write-ahead files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Scan {
-    /// The last batch that replay surely reaches: readable from the front, without a gap. Short of
-    /// `claimed`, something that was durable may be lost.
+    /// The last batch that replay surely reaches: all batches up to it can be read from the front,
+    /// without a gap. If it is below `claimed`, a durable batch may be lost.
     pub(crate) reached: u64,
-    /// The highest batch that any mark, wherever it is, says was durable.
+    /// The highest batch that any mark, at any place, claims durable.
     pub(crate) claimed: u64,
 }
 
@@ -62,28 +63,29 @@ pub(crate) struct Scan {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Intruder {
     pub(crate) path: PathBuf,
-    /// Where the checksum of its fragment begins.
+    /// Offset of the checksum of its fragment.
     pub(crate) at: usize,
-    /// RocksDB would skip a hole to come to it: the record may be one of ours, and batches before
-    /// it are missing.
+    /// RocksDB would skip a hole to get there. The record may be one of this log, and batches
+    /// before it are missing.
     pub(crate) is_behind_hole: bool,
 }
 
-/// The content of one file, beside its part of the [`Scan`].
+/// Result of scanning one file, besides its part of the [`Scan`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FileScan {
-    /// Where RocksDB would replay a record that is not ours, and if it skips a hole to come there.
+    /// Offset at which RocksDB would replay a record that is not the next one of this log, and true
+    /// if RocksDB skips a hole to get there.
     pub(crate) intruder: Option<(usize, bool)>,
-    /// Batches of ours are in it, in order.
+    /// True if the file holds batches of this log, in order.
     pub(crate) has_batches: bool,
 }
 
-/// The content of a directory of write-ahead files.
+/// Result of scanning a directory of write-ahead files.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct DirectoryScan {
     pub(crate) scan: Scan,
     pub(crate) intruders: Vec<Intruder>,
-    /// Batches of ours are in some file.
+    /// True if any file holds batches of this log.
     pub(crate) has_batches: bool,
 }
 
@@ -118,7 +120,7 @@ pub(crate) fn scan(directory: &Path, key: &LogKey) -> StorageResult<DirectorySca
     Ok(found)
 }
 
-/// Adds the content of one file. `gap`: replay has ended in an earlier file.
+/// Adds one file to the scan. `gap` is true if replay has ended in an earlier file.
 pub(crate) fn scan_file(
     content: &[u8],
     number: u64,
@@ -126,7 +128,7 @@ pub(crate) fn scan_file(
     scan: &mut Scan,
     gap: &mut bool,
 ) -> FileScan {
-    // The header has room for the low half only.
+    // A header has room for the low half of the number only.
     let number = number as u32;
     let mut reached_any = false;
     let replay = replay(content, number, key, |mark| {
@@ -144,21 +146,22 @@ pub(crate) fn scan_file(
     });
     let behind = &content[replay.ours_end..];
     scan.claimed = scan.claimed.max(claimed_out_of_order(behind, replay.ours_end, number, key));
-    // Damaged at its front: which batches it held is not known, so later files prove nothing.
+    // If the file is damaged at its front, the batches that it held are not known, so later files
+    // prove nothing.
     *gap |= !replay.is_whole && !reached_any;
     FileScan { intruder: replay.intruder, has_batches: replay.ours_end > 0 }
 }
 
 /// How RocksDB would read a file.
 struct Replay {
-    /// Behind the last batch of ours that is in order.
+    /// End of the last batch of this log that is in order.
     ours_end: usize,
-    /// Nothing but batches of ours, and padding.
+    /// True if the file holds nothing but batches of this log, and padding.
     is_whole: bool,
     intruder: Option<(usize, bool)>,
 }
 
-/// Reads a file as RocksDB's replay does (`db/log_reader.cc`), and reports each batch of ours.
+/// Reads a file as RocksDB's replay does (`db/log_reader.cc`), and reports each batch of this log.
 fn replay(
     content: &[u8],
     number: u32,
@@ -177,7 +180,7 @@ fn replay(
                 at = block_end;
                 continue;
             }
-            // RocksDB takes the rest of a block that goes on with zeros for room that was never
+            // If a block goes on with zeros, RocksDB takes the rest of it for space that was never
             // written, and continues with the next block.
             if skips_block(bytes) && record.is_none() {
                 (is_behind_hole, at) = (true, block_end);
@@ -210,10 +213,10 @@ fn replay(
     replay
 }
 
-/// The highest batch that a mark in `content` claims durable; `content` begins at `start` in its
-/// file. Each offset is tried, because nothing is known of how these bytes came to be. Fragments
-/// count only if they name the file: it makes a false hit, and a checksum over arbitrary lengths at
-/// every offset, improbable.
+/// Returns the highest batch that a mark in `content` claims durable; `content` begins at `start`
+/// in its file. Each offset is tried, because nothing is known of how these bytes came to be.
+/// Fragments are accepted only if they name the file: this makes a false hit improbable, and rarely
+/// needs a checksum over the arbitrary length at an offset.
 fn claimed_out_of_order(content: &[u8], start: usize, number: u32, key: &LogKey) -> u64 {
     let mut claimed = 0;
     let mut record: Option<Record> = None;
@@ -236,7 +239,7 @@ fn claimed_out_of_order(content: &[u8], start: usize, number: u32, key: &LogKey)
         if matches!(fragment.place, Place::Full | Place::First) {
             record = Some(Record::default());
         }
-        // Without its beginning it says nothing.
+        // A fragment without the beginning of its record proves nothing.
         let Some(begun) = &mut record else { continue };
         begun.add(fragment.payload);
         if let Some(mark) = begun.mark(key) {
@@ -253,7 +256,7 @@ fn block_end(at: usize, file_end: usize) -> usize {
     (at / BLOCK_BYTES * BLOCK_BYTES + BLOCK_BYTES).min(file_end)
 }
 
-/// The rest of a block that is too small for a header.
+/// Returns true if the rest of the block is too small for a header.
 fn is_padding(at: usize, block_end: usize) -> bool {
     block_end.is_multiple_of(BLOCK_BYTES) && block_end - at < NUMBERED_HEADER_BYTES
 }
@@ -261,9 +264,9 @@ fn is_padding(at: usize, block_end: usize) -> bool {
 /// A record, as far as its fragments were read.
 #[derive(Default)]
 struct Record {
-    /// Up to the end of the mark.
+    /// Bytes up to the end of the mark.
     head: Vec<u8>,
-    /// Checksum of all bytes behind the head.
+    /// Checksum of all bytes after the head.
     content: u32,
 }
 

@@ -1,4 +1,4 @@
-//! The scan against write-ahead files made here, record by record.
+//! The scan of write-ahead files that the tests make record by record.
 
 use proptest::prelude::*;
 
@@ -8,7 +8,7 @@ use crate::format::draft::Draft;
 use crate::format::records::{put_entry, put_hard_state};
 use raft_core::types::{Entry, HardState, Payload};
 
-/// The scan of files of the log with the first secret; no intruder is in them.
+/// Scans files of the log with the first secret; asserts that no intruder is in them.
 #[track_caller]
 fn scan_of(files: &[&Wal]) -> Scan {
     let (mut scan, mut gap) = (Scan::default(), false);
@@ -19,19 +19,19 @@ fn scan_of(files: &[&Wal]) -> Scan {
     scan
 }
 
-/// The scan of one file, and where RocksDB would replay a record that is not ours.
+/// Scans one file. Returns the scan, and where RocksDB would replay a record that is not the log's.
 fn scan_one(file: &Wal) -> (Scan, Option<(usize, bool)>) {
     let mut scan = Scan::default();
     let found = scan_file(&file.bytes, u64::from(file.number), &key_of(1), &mut scan, &mut false);
     (scan, found.intruder)
 }
 
-/// Something that was durable may be out of replay's reach.
+/// Returns true if a durable batch may be out of replay's reach.
 fn is_suspicious(scan: Scan) -> bool {
     scan.claimed > scan.reached
 }
 
-/// Five batches over several blocks; each knows the one before it durable.
+/// Five batches over several blocks; each mark says that the batch before it was durable.
 fn five() -> Wal {
     (1..=5).fold(Wal::new(7), |wal, number| wal.batch(number, number - 1, 20_000))
 }
@@ -87,12 +87,12 @@ fn a_missing_file_in_the_middle_is_seen() {
     let cut = Wal::with_bytes(3, first.bytes[..first.bytes.len() - 1].to_vec());
     let next = Wal::new(5).batch(3, 2, 10);
     assert!(is_suspicious(scan_of(&[&cut, &next])), "one that was cut");
-    // Those in front may have left for a table.
+    // Batches before it may have been moved to a table.
     assert!(!is_suspicious(scan_of(&[&third])));
 }
 
-/// Its batches are not replayed, and a file after it would go unnoticed as the first one of the
-/// log.
+/// The batches of that file are not replayed, and the file after it would pass for the first one of
+/// the log.
 #[test]
 fn a_file_that_is_damaged_at_its_front_is_seen() {
     let mut first = (1..=3).fold(Wal::new(3), |wal, number| wal.batch(number, number - 1, 10));
@@ -111,7 +111,8 @@ fn an_earlier_life_of_a_reused_file_says_nothing() {
     assert_eq!(scan_of(&[&file]), Scan { reached: 20, claimed: 19 });
 }
 
-/// The forgery of a client: a hard state of a far term, and an entry in place of a committed one.
+/// The forgery of a client: a hard state with a huge term, and an entry in place of a committed
+/// one.
 fn forged_draft() -> Draft {
     let mut draft = Draft::default();
     let hard_state = HardState { term: 1 << 40, ..HardState::INITIAL };
@@ -121,7 +122,7 @@ fn forged_draft() -> Draft {
 }
 
 /// A file of another log, made with the encoders of this crate: forged batches with forged marks
-/// that claim a batch far ahead durable. `spill` makes each larger than a block.
+/// that claim a batch far ahead durable. `spill` is the size of the batch between them, in bytes.
 fn forged(number: u32, header: Header, spill: usize) -> Wal {
     let mut wal = Wal::of(key_of(2), number);
     wal.header = header;
@@ -129,10 +130,10 @@ fn forged(number: u32, header: Header, spill: usize) -> Wal {
     wal.draft((22, 21), 1_003, &mut forged_draft(), 8)
 }
 
-/// S1. The previous content of a reused file is what a client made of it: forged batches for the
-/// new number of the file, behind the newest record at every distance, also exactly at its end,
-/// with either header. Nothing of it is reached or claimed, and where RocksDB would replay it, that
-/// is said.
+/// S1. A client has chosen the previous content of a reused file: forged batches for the new number
+/// of the file, at several distances after the newest record and exactly at its end, with either
+/// header. The scan reaches none of them and believes no claim of theirs, and it reports where
+/// RocksDB would replay one.
 #[test]
 fn forged_batches_behind_the_newest_record_say_nothing() {
     let ours = Wal::new(8).batch(20, 19, 100);
@@ -152,7 +153,7 @@ fn forged_batches_behind_the_newest_record_say_nothing() {
     }
 }
 
-/// S1. Each single fragment of the forgery, at the end and later, as if the client had hit that
+/// S1. Each kind of forged fragment at the end of the newest record, as if the client had hit that
 /// place.
 #[test]
 fn every_forged_fragment_is_an_intruder_where_replay_would_go_on() {
@@ -170,7 +171,7 @@ fn every_forged_fragment_is_an_intruder_where_replay_would_go_on() {
             assert_eq!(intruder.is_none(), stops, "{header:?} {kind}");
         }
     }
-    // A sled: RocksDB skips records of kinds that it does not know, from 128 on.
+    // A row of fillers: RocksDB skips records of kinds that it does not know, from 128 on.
     let mut sled = Wal::of(key_of(2), 8);
     sled.header = Header::Legacy;
     for _ in 0..10 {
@@ -180,8 +181,8 @@ fn every_forged_fragment_is_an_intruder_where_replay_would_go_on() {
     assert_eq!(scan_one(&Wal::with_bytes(8, bytes)).1, Some((ours.bytes.len(), false)));
 }
 
-/// S1. The beginning of a batch of ours that was torn off at a block, and a forged rest of it
-/// behind.
+/// S1. The beginning of a batch of this log, torn off at the end of a block and followed by a
+/// forged rest.
 #[test]
 fn a_forged_rest_of_a_torn_batch_is_an_intruder() {
     let before = Wal::new(8).batch(20, 19, 100);
@@ -202,7 +203,7 @@ fn a_batch_behind_a_hole_is_not_the_next_one() {
     let end = ours.bytes.len();
     let behind = Wal::new(8).batch(20, 19, 100).batch(21, 20, 40_000).bytes.len();
     file.bytes[end..behind].fill(0);
-    // The next block does not begin with a record, as a rule.
+    // As a rule the next block does not begin with a record.
     assert_eq!(scan_one(&file), (Scan { reached: 20, claimed: 20 }, None));
     let mut file = Wal::with_bytes(8, ours.bytes.clone());
     file.bytes.resize(BLOCK_BYTES, 0);
@@ -212,9 +213,9 @@ fn a_batch_behind_a_hole_is_not_the_next_one() {
     assert_eq!(intruder, Some((BLOCK_BYTES, true)));
 }
 
-/// S1. An operator may put the log's own files into it as values: they are masked, and arbitrary
-/// bytes then. Were they not, the earlier numbers of the files would keep them out, and the MAC
-/// does not.
+/// S1. An operator may store the log's own files in it as values. The mask makes them arbitrary
+/// bytes. Without it, only the earlier numbers of the files would keep these records out, and the
+/// MAC would not.
 #[test]
 fn forged_claims_are_not_believed_in_any_place() {
     let forged = forged(8, Header::Numbered, 3_000);

@@ -1,4 +1,4 @@
-//! The disk that survives, and its faults.
+//! The disk that survives crashes, and its faults.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,20 +14,26 @@ use crate::step::Step;
 /// An operation that a fault or a latency is attached to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Operation {
+    /// [`Storage::load`](raft_core::storage::Storage::load).
     Load,
+    /// [`Storage::persist`](raft_core::storage::Storage::persist).
     Persist,
+    /// [`Storage::compact`](raft_core::storage::Storage::compact).
     Compact,
+    /// [`SnapshotWriter::write`](raft_core::storage::SnapshotWriter::write).
     SnapshotWrite,
+    /// [`SnapshotWriter::finish`](raft_core::storage::SnapshotWriter::finish).
     SnapshotFinish,
+    /// [`SnapshotReader::read`](raft_core::storage::SnapshotReader::read).
     SnapshotRead,
 }
 
 /// How long an operation takes on tokio's clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Latency {
-    /// Before it takes effect. A crash meanwhile finds nothing of it.
+    /// Delay before the operation takes effect. A crash meanwhile finds nothing of it.
     pub before: Duration,
-    /// Between taking effect and being acknowledged. A crash meanwhile finds all of it.
+    /// Delay between the effect and its acknowledgement. A crash meanwhile finds all of it.
     pub after: Duration,
 }
 
@@ -40,12 +46,13 @@ struct State {
     image: Image,
     /// The newest process; earlier ones are dead.
     process: u64,
-    /// Why the newest process can write no more.
+    /// Why the newest process can no longer write.
     poisoned: Option<String>,
     latencies: BTreeMap<Operation, Latency>,
-    /// How many more of an operation go well before one fails.
+    /// Countdown for each operation: the one that takes it to 0 fails.
     failures: BTreeMap<Operation, u64>,
-    /// How often a step is passed before power is lost at it.
+    /// The step at which power is lost, and how often it is still to be passed, the fatal time
+    /// included.
     crash_at: Option<(Step, u64)>,
     operation_count: BTreeMap<Operation, u64>,
 }
@@ -56,8 +63,8 @@ impl MemoryDisk {
         Self::default()
     }
 
-    /// The disk of a member that has promised nothing yet and knows it; see [`HardState::INITIAL`].
-    /// On an empty disk a node recovers first, which takes all members.
+    /// The disk of a member that has given no promises yet, and can be sure of it; see
+    /// [`HardState::INITIAL`]. On an empty disk a node recovers first, which takes all members.
     pub fn of_member() -> Self {
         Self::with(HardState::INITIAL)
     }
@@ -74,7 +81,7 @@ impl MemoryDisk {
         disk
     }
 
-    /// Starts a process on it. Earlier ones cannot use it from then on: a disk has one owner.
+    /// Starts a process on this disk. Earlier processes can no longer use it: a disk has one owner.
     pub fn storage(&self) -> MemoryStorage {
         let mut state = self.state();
         state.process += 1;
@@ -82,38 +89,39 @@ impl MemoryDisk {
         MemoryStorage { disk: self.clone(), process: state.process }
     }
 
-    /// Power is lost: what was not synced is gone, and the process that used the disk is dead.
+    /// Loses power: writes that were not synced are gone, and the process that used the disk is
+    /// dead.
     pub fn crash(&self) {
         self.state().crash();
     }
 
-    /// Power is lost when `step` is passed for the `nth` time from now, counted from 1.
+    /// Loses power when `step` is passed for the `nth` time from now, counted from 1.
     pub fn crash_at(&self, step: Step, nth: u64) {
         self.state().crash_at = Some((step, nth));
     }
 
-    /// Is the crash of [`MemoryDisk::crash_at`] still to come?
+    /// Returns true if the crash of [`MemoryDisk::crash_at`] is still to come.
     pub fn is_crash_pending(&self) -> bool {
         self.state().crash_at.is_some()
     }
 
-    /// The `nth` operation of this kind from now, counted from 1, fails with an I/O error, and
-    /// nothing can be written after it by the same process.
+    /// Makes the `nth` operation of this kind from now, counted from 1, fail with an I/O error. The
+    /// same process can write nothing after it.
     pub fn fail_at(&self, operation: Operation, nth: u64) {
         self.state().failures.insert(operation, nth);
     }
 
-    /// Operations of this kind take so long from now on.
+    /// Sets the latency of operations of this kind from now on.
     pub fn set_latency(&self, operation: Operation, latency: Latency) {
         self.state().latencies.insert(operation, latency);
     }
 
-    /// How many operations of this kind have been begun.
+    /// Number of operations of this kind that have begun.
     pub fn operation_count(&self, operation: Operation) -> u64 {
         self.state().operation_count.get(&operation).copied().unwrap_or(0)
     }
 
-    /// Bytes of the log behind its start: `max_raft_state` is compared with them.
+    /// Bytes of the log after its start, which are compared with `max_raft_state`.
     pub fn log_bytes(&self) -> u64 {
         self.state().image.log_bytes()
     }
@@ -124,11 +132,11 @@ impl MemoryDisk {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Held for single steps only, none of which stops halfway but by a defect.
+        // The lock is held for single steps only, and a panic within one is a defect.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts the operation, waits for its latency, and fails it if that was asked for.
+    /// Counts the operation, waits for its latency, and fails it if a fault is due.
     pub(super) async fn begin(&self, process: u64, operation: Operation) -> StorageResult<()> {
         let latency = {
             let mut state = self.state();
@@ -142,7 +150,7 @@ impl MemoryDisk {
         state.fail_if_due(operation)
     }
 
-    /// Waits until the effect is acknowledged.
+    /// Waits for the latency between the effect and its acknowledgement.
     pub(super) async fn end(&self, process: u64, operation: Operation) -> StorageResult<()> {
         let latency = self.state().latencies.get(&operation).copied().unwrap_or_default();
         wait(latency.after).await;
@@ -166,7 +174,8 @@ impl MemoryDisk {
         Err(StorageError::Poisoned(format!("power was lost at {step}")))
     }
 
-    /// Looks at or changes what is on the disk. An error other than a peer's fault poisons.
+    /// Reads or changes the content of the disk. A broken contract (`Engine`) poisons the process;
+    /// other errors, such as a peer's fault, do not.
     pub(super) fn with_image<T>(
         &self,
         process: u64,
@@ -223,7 +232,7 @@ impl State {
 }
 
 async fn wait(duration: Duration) {
-    // Not even a yield, so that an undelayed disk alters no schedule.
+    // Without even a yield, so that a disk without latency alters no schedule.
     if !duration.is_zero() {
         tokio::time::sleep(duration).await;
     }

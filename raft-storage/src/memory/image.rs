@@ -29,7 +29,7 @@ struct Part {
 #[derive(Debug, Default)]
 pub(super) struct Image {
     hard_state: HardState,
-    /// Before the writes that are not synced, which a loss of power undoes.
+    /// The hard state before the writes that are not synced; a loss of power restores it.
     old_hard_state: Option<HardState>,
     log: Log,
     published: Option<Arc<Snapshot>>,
@@ -39,7 +39,7 @@ pub(super) struct Image {
     next_id: u64,
 }
 
-/// Finished snapshots that wait to be published: the node's own and one from a peer.
+/// Most finished snapshots that wait to be published: the node's own and one from a peer.
 const FINISHED_COUNT_MAX: usize = 2;
 
 impl Image {
@@ -56,7 +56,7 @@ impl Image {
         }
     }
 
-    /// All of the batch or, if it is refused, nothing.
+    /// Applies all of the batch or, if it is refused, nothing.
     pub(super) fn persist(&mut self, batch: Batch) -> StorageResult<()> {
         let Batch { publish, withdraw_snapshot, truncate_from, entries, hard_state } = batch;
         // Decide first, then change.
@@ -131,11 +131,12 @@ impl Image {
         }
         self.log.lose_power();
         self.finished.clear();
-        // Like a file: what has been written of a transfer may be resumed.
+        // As with a file, the written part of a transfer may be resumed.
         self.part = self.part.take().filter(|part| part.expected.is_some());
     }
 
-    /// Names the unfinished snapshot; and its size.
+    /// Begins or resumes a snapshot. Returns the id that names it from now on, and its size in
+    /// bytes.
     pub(super) fn begin_snapshot(
         &mut self,
         meta: SnapshotMeta,
@@ -152,7 +153,7 @@ impl Image {
         (self.next_id, offset)
     }
 
-    /// Returns how many bytes there are now.
+    /// Returns the size in bytes after the write.
     pub(super) fn write_snapshot(&mut self, id: u64, piece: Bytes) -> StorageResult<u64> {
         let part = self.part.as_mut().filter(|part| part.id == id).ok_or_else(dropped)?;
         part.pieces.push(piece);
@@ -182,7 +183,7 @@ impl Image {
     }
 }
 
-/// The caller broke the contract.
+/// The error for a caller that broke the contract.
 fn misuse(message: String) -> StorageError {
     StorageError::Engine { operation: "persist".to_owned(), message }
 }

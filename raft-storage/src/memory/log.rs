@@ -1,26 +1,26 @@
-//! The entries of the log in memory, behind a start that moves over them.
+//! The entries of the log in memory, and a start that moves forward over them.
 //!
 //! ```text
 //!   let go │ 4 5 6 7 │ 8 9 10 │ 11 12 13 14
 //!                  old┘   start┘            └ last_index
 //! ```
 //!
-//! Entries that a compaction leaves behind stay at first: a loss of power brings them back as long
-//! as the compaction is not synced (`old`). After that they are dropped a few with each batch,
-//! because to drop a million at once would make every batch wait that comes meanwhile.
+//! Entries before the start stay at first: a loss of power brings them back as long as the
+//! compaction is not synced (`old`). After that each batch drops a few of them, because dropping a
+//! million at once would delay every batch that arrives meanwhile.
 
 use std::collections::VecDeque;
 
 use raft_core::types::{Entry, Index, Position, SnapshotMeta};
 
-/// How many entries a batch drops beside twice as many as it brings: what is left behind goes
-/// faster than new ones come, and no batch waits long for it.
+/// A batch drops this many entries, and twice as many as it appends: entries before the start are
+/// dropped faster than new ones arrive, and no batch is delayed for long.
 const DROPPED_AT_ONCE: usize = 512;
 
 #[derive(Debug)]
 struct Kept {
     entry: Entry,
-    /// Bytes of all entries through this one, counted from the first that ever came.
+    /// Bytes of all entries through this one, counted from the first that was ever appended.
     bytes_through: u64,
 }
 
@@ -28,16 +28,16 @@ struct Kept {
 #[derive(Clone, Debug, Default)]
 struct Start {
     meta: SnapshotMeta,
-    /// How many of the entries that are kept it has left behind.
+    /// Number of kept entries before the start.
     left_count: usize,
-    /// Bytes of all entries that it has left behind, kept or not.
+    /// Bytes of all entries before the start, kept or dropped.
     bytes_through: u64,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Log {
     start: Start,
-    /// Before the compactions that are not synced.
+    /// The start before the compactions that are not synced.
     old: Option<Start>,
     entries: VecDeque<Kept>,
 }
@@ -51,24 +51,24 @@ impl Log {
         self.start.meta.index() + self.len() as u64
     }
 
-    /// Bytes of the entries behind the start.
+    /// Bytes of the entries after the start.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes_through() - self.start.bytes_through
     }
 
-    /// The entries behind the start.
+    /// The entries after the start.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
         self.entries.range(self.start.left_count..).map(|kept| &kept.entry)
     }
 
-    /// Drops the entries behind an index, which is not before the start.
+    /// Drops the entries after `index`, which is not before the start.
     pub(super) fn truncate_after(&mut self, index: Index) {
         while self.last_index() > index {
             self.entries.pop_back();
         }
     }
 
-    /// Entries that follow the last one.
+    /// Appends entries that follow the last one.
     pub(super) fn append(&mut self, entries: Vec<Entry>) {
         let mut bytes_through = self.bytes_through();
         for entry in entries {
@@ -77,15 +77,16 @@ impl Log {
         }
     }
 
-    /// The log starts here from now on, and is empty.
+    /// Empties the log, and starts it at `meta`.
     pub(super) fn replace(&mut self, meta: SnapshotMeta) {
         let bytes_through = self.bytes_through();
         self.start = Start { meta, left_count: self.entries.len(), bytes_through };
     }
 
-    /// Forgets the entries through this one, until a loss of power or for good.
+    /// Moves the start to `meta`. Until a sync, a loss of power undoes that.
     pub(super) fn compact(&mut self, meta: SnapshotMeta) {
-        // At the position before the first entry, an empty log takes its configuration for good.
+        // An empty log takes its configuration at the position before the first entry; a loss of
+        // power does not undo that.
         if meta.position == Position::ZERO && self.last_index() == 0 {
             self.start.meta = meta;
             return;
@@ -103,7 +104,7 @@ impl Log {
         self.old.get_or_insert(old);
     }
 
-    /// Everything so far survives a loss of power.
+    /// Makes everything so far survive a loss of power.
     pub(super) fn sync(&mut self) {
         self.old = None;
     }
@@ -114,7 +115,8 @@ impl Log {
         }
     }
 
-    /// Drops some of the entries that nothing can bring back, after so many new ones have come.
+    /// Drops some of the entries that nothing can bring back, after a batch has appended
+    /// `come_count` entries.
     pub(super) fn drop_some(&mut self, come_count: usize) {
         if self.old.is_none() {
             let count = self.start.left_count.min(2 * come_count + DROPPED_AT_ONCE);
@@ -123,7 +125,7 @@ impl Log {
         }
     }
 
-    /// Entries behind the start.
+    /// Number of entries after the start.
     fn len(&self) -> usize {
         self.entries.len() - self.start.left_count
     }
@@ -147,7 +149,7 @@ mod tests {
         SnapshotMeta { position: Position::new(1, index), ..SnapshotMeta::default() }
     }
 
-    /// Indexes and bytes of what it holds, and how much it keeps.
+    /// The indexes after the start, the last index, and the number of kept entries.
     fn held(log: &Log) -> (Vec<Index>, u64, usize) {
         let indexes = log.iter().map(|entry| entry.index).collect();
         let bytes = log.iter().map(Entry::size_bytes).sum();
@@ -162,7 +164,7 @@ mod tests {
         log.append(entries(1..=COUNT));
         log.compact(meta(COUNT - 2));
         assert_eq!(held(&log), (vec![COUNT - 1, COUNT], COUNT, 10_000));
-        // Not synced: twice compacted, all of it may come back.
+        // Compacted twice without a sync: all of it may come back.
         log.compact(meta(COUNT - 1));
         log.drop_some(10);
         assert_eq!(held(&log), (vec![COUNT], COUNT, 10_000));

@@ -1,12 +1,12 @@
 //! The reference backend: a disk in memory that can be made to fail, to be slow, and to lose power.
 //!
-//! A [`MemoryDisk`] is what survives; a [`MemoryStorage`] is a process that uses it. A restart is a
-//! new storage of the same disk, and a crash is [`MemoryDisk::crash`]: what was not synced is gone,
-//! and every older storage is dead. There are no threads and no clock but tokio's, so a run on a
-//! paused single-threaded runtime is deterministic.
+//! A [`MemoryDisk`] survives crashes; a [`MemoryStorage`] is a process that uses it. A restart is a
+//! new storage of the same disk, and a crash is [`MemoryDisk::crash`]: writes that were not synced
+//! are gone, and every older storage is dead. There are no threads and no clock but tokio's, so a
+//! run on a paused single-threaded runtime is deterministic.
 //!
-//! It keeps values, not bytes, so there is nothing to corrupt: damage is the business of backends
-//! with a format.
+//! It keeps values, not bytes, so there is nothing to corrupt: damage is tested with the backends
+//! that have a format.
 
 mod disk;
 mod image;
@@ -26,7 +26,7 @@ use crate::step::Step;
 #[derive(Clone, Debug)]
 pub struct MemoryStorage {
     disk: MemoryDisk,
-    /// Which process: a crash ends all earlier ones.
+    /// Number of this process; a crash ends all earlier ones.
     process: u64,
 }
 

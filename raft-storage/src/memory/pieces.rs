@@ -1,13 +1,13 @@
 //! The bytes of a snapshot, in the pieces in which they were written.
 //!
-//! In one piece they would have to be moved whenever they outgrow their place, and everybody who
-//! needs the disk would wait while a gigabyte is copied. For the same reason the checksum is
-//! carried along, and many pieces are dropped on a thread of their own.
+//! A single buffer would have to be copied whenever it grows, and every user of the disk would wait
+//! while a gigabyte is copied. For the same reason the checksum is updated with each piece, and a
+//! large snapshot is dropped on a thread of its own.
 
 use bytes::Bytes;
 use raft_core::types::SnapshotContent;
 
-/// Less is dropped on the spot.
+/// Smaller snapshots are dropped at once.
 const DROP_ASIDE_BYTES: u64 = 16 << 20;
 
 #[derive(Debug, Default)]
@@ -19,7 +19,7 @@ pub(super) struct Pieces {
 }
 
 impl Pieces {
-    /// Adds a piece that shares its memory with nothing larger.
+    /// Adds a piece, whose memory must not be shared with a larger buffer.
     pub(super) fn push(&mut self, piece: Bytes) {
         if piece.is_empty() {
             return;
@@ -35,7 +35,8 @@ impl Pieces {
         SnapshotContent { size_bytes: self.size_bytes, checksum: self.checksum }
     }
 
-    /// At most `bytes_max` bytes from `offset`, and no more than the piece has; empty at the end.
+    /// At most `bytes_max` bytes from `offset`, and none beyond the piece at `offset`; empty at the
+    /// end.
     pub(super) fn read(&self, offset: u64, bytes_max: usize) -> Bytes {
         let behind = self.pieces.partition_point(|(start, _)| *start <= offset);
         let Some((start, piece)) = behind.checked_sub(1).map(|place| &self.pieces[place]) else {

@@ -14,7 +14,7 @@ use crate::step::Step;
 pub(super) struct Writer {
     pub(super) disk: MemoryDisk,
     pub(super) process: u64,
-    /// Which unfinished snapshot.
+    /// Id of the unfinished snapshot.
     pub(super) id: u64,
     pub(super) offset: u64,
 }

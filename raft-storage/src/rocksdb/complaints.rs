@@ -1,26 +1,27 @@
-//! Errors that RocksDB reports about the work that it does by itself.
+//! Errors of the work that RocksDB does in the background.
 
 use rocksdb::{InfoLogger, LogLevel, Options};
 
-/// Hands every error that an instance tells of to `failed`, on a thread of RocksDB's.
+/// Passes every error that an instance logs to `failed`, on a thread of RocksDB.
 ///
-/// Tables are written and merged behind the writer's back. RocksDB tries again where it believes
-/// that it may, and no call need fail because of it; but a disk that failed once is not to be
-/// trusted. What it logs as an error is a file that it could not write, read or remove, with the
-/// reason; that is the only place where the reason is to be had.
+/// RocksDB writes and merges tables in the background. It repeats work that failed where it
+/// believes that it may, and then no call fails; but a disk that failed once must not be trusted.
+/// RocksDB logs an error when it could not write, read or remove a file. Only the log has the
+/// reason.
 pub fn listen(options: &mut Options, failed: impl Fn(&str) + Send + Sync + 'static) {
     let heard = move |level, text: &str| {
         let text = text.trim_end();
         match level {
-            // Reported first, with the reason; errors may follow that are mere consequences.
+            // This warning comes first and has the reason; the errors after it may be mere
+            // consequences.
             LogLevel::Warn if text.contains("Background IO error") => failed(text),
-            // One for each table, among others: nothing that an operator has to act on.
+            // Among others one for each table: nothing on which an operator has to act.
             LogLevel::Warn => tracing::debug!("RocksDB: {text}"),
             LogLevel::Error | LogLevel::Fatal => {
                 tracing::error!("RocksDB: {text}");
                 failed(text);
             }
-            // Its settings, mostly, which come whatever level is asked for.
+            // Mostly RocksDB's settings, which it logs at every level.
             LogLevel::Debug | LogLevel::Info | LogLevel::Header => {}
         }
     };
@@ -46,7 +47,7 @@ mod tests {
 
     fn open(path: &Path) -> RocksStorage {
         let data_dir = DataDir::open(path, "tests", 1).unwrap();
-        // The place without room knows no direct writes.
+        // `/dev/full` supports no direct writes.
         let options = RocksOptions { direct_tables: false, ..RocksOptions::small() };
         RocksStorage::open(Arc::new(data_dir), options).unwrap()
     }
@@ -65,13 +66,13 @@ mod tests {
         let directory = TempDir::new().unwrap();
         let storage = open(directory.path());
         storage.load().await.unwrap();
-        // Its first table, and every other of those that come, is a place without room.
+        // The first table, and every second one after it, has no room: it is a link to `/dev/full`.
         let tables = directory.path().join("log");
         let links: Vec<_> = (0..50).map(|n| tables.join(format!("{:06}.sst", 2 * n + 1))).collect();
         for link in &links {
             std::os::unix::fs::symlink("/dev/full", link).unwrap();
         }
-        // The buffer is full with the last of these, and a table is begun.
+        // The last of these batches fills the buffer, and a table is begun.
         let entries = 1..=11;
         for index in entries.clone() {
             storage.persist(batch(index)).await.unwrap();
@@ -81,7 +82,7 @@ mod tests {
             assert!(Instant::now() < deadline, "no table was tried");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        // RocksDB has tried again and is content.
+        // RocksDB has tried again, and has recovered.
         while storage.log.run(|log| log.write_filler(&[])).await.is_err() {
             assert!(Instant::now() < deadline, "RocksDB did not recover");
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -1,7 +1,7 @@
-//! S1. Write-ahead files in which clients put forged records, before RocksDB itself.
+//! S1. Write-ahead files into which clients have put forged records, opened with RocksDB itself.
 //!
-//! The forger has the encoders of this crate and knows the number of the file and the sequence
-//! number that RocksDB has come to; only the key of the log it does not have.
+//! The forger has the encoders of this crate, and knows the number of the file and the sequence
+//! number that RocksDB has reached. It does not have the key of the log.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use crate::rocksdb::{RocksOptions, RocksStorage};
 
 const BATCH_COUNT: u64 = 20;
 const FORGED_TERM: u64 = 1 << 40;
-/// Beyond each sequence number that the log has come to.
+/// Above every sequence number of the log.
 const SEQUENCE: u64 = 1 << 30;
 
 fn open(path: &Path) -> StorageResult<RocksStorage> {
@@ -57,7 +57,7 @@ fn expected(bytes: usize) -> Loaded {
     }
 }
 
-/// Files and directories under `from`, as a killed process leaves them.
+/// Copies files and directories under `from`, as a killed process leaves them.
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
@@ -70,7 +70,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// A killed node's directory, and its one write-ahead file.
+/// A killed node's directory, its one write-ahead file, and the number of that file.
 async fn killed(bytes: usize) -> (TempDir, PathBuf, u32) {
     let (directory, killed) = (TempDir::new().unwrap(), TempDir::new().unwrap());
     let storage = open(directory.path()).unwrap();
@@ -91,7 +91,7 @@ async fn killed(bytes: usize) -> (TempDir, PathBuf, u32) {
     (killed, file, number)
 }
 
-/// A hard state of a far term, and no-ops in place of committed entries.
+/// A hard state with a huge term, and no-ops in place of committed entries.
 fn forged_draft() -> Draft {
     let mut draft = Draft::default();
     put_hard_state(&mut draft, &HardState { term: FORGED_TERM, ..HardState::INITIAL });
@@ -101,8 +101,8 @@ fn forged_draft() -> Draft {
     draft
 }
 
-/// The file with a forged batch at `padding` bytes behind its end, and one that claims batches far
-/// ahead durable.
+/// The file with a forged batch at `padding` bytes after its end, and then one that claims batches
+/// far ahead durable.
 fn with_forgery(file: &Path, number: u32, header: Header, padding: usize) -> Vec<u8> {
     let mut wal = Wal::of(key_of(9), number);
     wal.bytes = std::fs::read(file).unwrap();
@@ -114,8 +114,8 @@ fn with_forgery(file: &Path, number: u32, header: Header, padding: usize) -> Vec
         .bytes
 }
 
-/// S1. Forged batches behind the newest record, exactly at its end and later, with either header,
-/// in a small log and in one whose forgery lies behind several blocks. The log is as it was.
+/// S1. Forged batches exactly at the end of the newest record and later, with either header, in a
+/// small log and in a log of several blocks. The log must load as it was.
 #[tokio::test]
 async fn forged_records_are_neither_replayed_nor_taken_for_damage() {
     for bytes in [300, 9_000] {
@@ -141,8 +141,8 @@ async fn forged_records_are_neither_replayed_nor_taken_for_damage() {
     }
 }
 
-/// The forgery is a good one: RocksDB takes it for the log's next batch if nothing keeps it from
-/// that.
+/// Asserts that the forgery is a good one: without the scan, RocksDB takes it for the log's next
+/// batch.
 fn assert_replayed_by_rocksdb_alone(directory: &Path, at: &str) {
     let alone = TempDir::new().unwrap();
     copy(&directory.join("log"), alone.path());
@@ -172,8 +172,8 @@ async fn forged_marks_claim_nothing() {
     }
 }
 
-/// S1. Whatever clients and peers put into entries, configurations and their contexts: no run of it
-/// is in any file of the log, neither in write-ahead files nor in tables.
+/// S1. No run of the bytes that clients and peers put into entries, configurations and their
+/// contexts is in any file of the log, neither in write-ahead files nor in tables.
 #[tokio::test]
 async fn no_run_of_chosen_bytes_reaches_the_files_of_the_log() {
     let directory = TempDir::new().unwrap();
@@ -208,13 +208,13 @@ async fn no_run_of_chosen_bytes_reaches_the_files_of_the_log() {
     assert_nothing_chosen(directory.path(), chosen);
 }
 
-/// Returns how many bytes were looked at.
+/// Returns the number of bytes that were searched.
 fn assert_nothing_chosen(directory: &Path, chosen: &[u8]) -> usize {
     let runs: Vec<&[u8]> = chosen.windows(8).collect();
     let mut looked_at = 0;
     for file in std::fs::read_dir(directory.join("log")).unwrap() {
         let path = file.unwrap().path();
-        // RocksDB may remove it meanwhile.
+        // RocksDB may remove the file meanwhile.
         let Ok(content) = std::fs::read(&path) else { continue };
         looked_at += content.len();
         for (at, window) in content.windows(8).enumerate() {
@@ -225,8 +225,7 @@ fn assert_nothing_chosen(directory: &Path, chosen: &[u8]) -> usize {
     looked_at
 }
 
-/// S1. What was forged for the log of another node, or is its own earlier content, with a right MAC
-/// of that log, says nothing in this one.
+/// S1. Records of another node's log, with right MACs of that log, are not accepted in this one.
 #[tokio::test]
 async fn write_ahead_files_of_another_log_say_nothing() {
     let (one, file, number) = killed(300).await;

@@ -1,7 +1,7 @@
-//! Opens the instance and reads all that survived, checking everything.
+//! Opens the RocksDB instance, and reads and checks everything in it.
 //!
-//! Every refusal names the directory and what to do. Nothing is repaired here: what RocksDB would
-//! cut is looked at before it is opened for writing.
+//! Every refusal names the directory and what to do. Nothing is repaired here: the records that
+//! RocksDB would cut are examined before it is opened for writing.
 
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -29,11 +29,11 @@ use crate::format::records::{self, BatchMark, FORMAT_VERSION, Format, Published}
 use crate::format::wal::{self, DirectoryScan, Intruder};
 use crate::record::Damage;
 
-/// A floor file is shorter.
+/// Longest floor file, in bytes.
 const FLOOR_BYTES_MAX: u64 = 64;
 
-/// Opens the instance, unless what RocksDB would recover is short of what was acknowledged. Records
-/// that this log did not write are spoiled before RocksDB can replay them.
+/// Opens the instance, unless RocksDB would recover less than was acknowledged. Records that this
+/// log did not write are spoiled before RocksDB can replay them.
 pub(crate) fn open(
     directory: &Path,
     options: &RocksOptions,
@@ -47,7 +47,7 @@ pub(crate) fn open(
     let must_reach = prepare_replay(directory, &engine, key)?;
     let opened = match DB::open(&engine, directory) {
         Err(error) if error.kind() == ErrorKind::InvalidArgument => {
-            // No direct writes there, as on `ramfs`. Any other reason is said now.
+            // The file system has no direct writes, as `ramfs`. Any other cause fails again now.
             engine.set_use_direct_io_for_flush_and_compaction(false);
             DB::open(&engine, directory)
         }
@@ -74,32 +74,34 @@ fn prepare_replay(directory: &Path, engine: &Options, key: &LogKey) -> StorageRe
             directory.display()
         )));
     }
-    // Reads without writing: a log that is refused stays as it is, for a closer look.
+    // Opens without writing: a refused log stays as it is, so that it can be examined.
     let probe = || {
         DB::open_for_read_only(engine, directory, false)
             .map_err(|error| engine_error("open the log in", directory, error))
     };
     let is_short = exists && must_reach > scan.reached;
     if is_short && intruders.iter().any(|intruder| intruder.is_behind_hole) {
-        // RocksDB would skip the batches in the hole, and count up to the newest one nevertheless.
+        // RocksDB would skip the batches in the hole, and report the number of the newest one
+        // nevertheless.
         return Err(short_of(directory, scan.reached, must_reach));
     }
     if exists && !intruders.is_empty() && !has_batches {
-        // Nothing says that this log is ours at all: an instance of something else is left alone.
+        // No batch proves that this is a log of this crate: an instance of another program is left
+        // alone.
         check_format(&probe()?, directory, key)?;
     }
     for intruder in &intruders {
-        // The claim is written down before the files that make it are altered.
+        // The claim is stored in the floor before the files that make it are altered.
         raise_floor(directory, floor, must_reach)?;
         spoil(intruder)?;
     }
     if is_short {
-        // Either it has left the write-ahead files for a table long ago, or it is out of replay's
-        // reach.
+        // Batch `must_reach` was moved from the write-ahead files to a table long ago, or it is out
+        // of replay's reach.
         check_reach(&probe()?, directory, must_reach, key)?;
     }
-    // Opening cuts what cannot be replayed, and with it the records that prove the claim. Written
-    // down first, the claim stands at every later start as well.
+    // Opening cuts the records that cannot be replayed, and with them those that prove the claim.
+    // The floor is stored first, so that the claim holds at every later start as well.
     raise_floor(directory, floor, must_reach)?;
     Ok(must_reach)
 }
@@ -111,7 +113,7 @@ fn raise_floor(directory: &Path, floor: u64, must_reach: u64) -> StorageResult<(
     write_whole(directory, FLOOR_FILE, &records::encode_floor(must_reach), false)
 }
 
-/// Makes the checksum of a record wrong that RocksDB would replay and that this log did not write.
+/// Spoils the checksum of a record that RocksDB would replay and that this log did not write.
 /// RocksDB then ends its replay there, as at a torn tail.
 fn spoil(intruder: &Intruder) -> StorageResult<()> {
     let Intruder { path, at, is_behind_hole } = intruder;
@@ -143,7 +145,7 @@ fn read_floor(directory: &Path) -> StorageResult<u64> {
     }
 }
 
-/// Refuses a log of a format that this program does not know, and one of another key.
+/// Refuses a log whose format this program cannot read, and a log of another key.
 fn check_format(db: &DB, directory: &Path, key: &LogKey) -> StorageResult<()> {
     match read(db, directory, KEY_FORMAT, "the format", records::decode_format)? {
         Some(Format { fingerprint: Some(found), .. }) if found == key.fingerprint() => Ok(()),
@@ -174,7 +176,7 @@ fn is_empty(db: &DB, directory: &Path) -> StorageResult<bool> {
     }
 }
 
-/// Writes batch 0, which makes the log.
+/// Writes batch 0, which creates the log.
 fn write_format(db: &DB, directory: &Path, key: &LogKey) -> StorageResult<()> {
     let format = records::encode_format(key);
     let mark =
@@ -188,7 +190,7 @@ fn write_format(db: &DB, directory: &Path, key: &LogKey) -> StorageResult<()> {
         .map_err(|error| engine_error("write the format to", directory, error))
 }
 
-/// Everything that some record says was durable has to be there.
+/// Checks that every batch that any record claims durable is there.
 fn check_reach(db: &DB, directory: &Path, must_reach: u64, key: &LogKey) -> StorageResult<()> {
     let reached = read_batch_number(db, directory, key)?;
     if reached >= must_reach { Ok(()) } else { Err(short_of(directory, reached, must_reach)) }
@@ -208,7 +210,7 @@ fn read_batch_number(db: &DB, directory: &Path, key: &LogKey) -> StorageResult<u
     Ok(mark.map_or(0, |mark| mark.number))
 }
 
-/// The result of `load`, and what writing has to know.
+/// The result of `load`, and the state that writing needs.
 pub(crate) struct Everything {
     pub(crate) loaded: Loaded,
     pub(crate) mirror: Mirror,

@@ -1,7 +1,7 @@
-//! The log's thread: batches in, one synced write each.
+//! The log's thread: writes each batch with one synced write.
 //!
-//! It owns the RocksDB instance and a small [`Mirror`] of what is in it. A batch is planned against
-//! the mirror (`plan.rs`), written, and only then taken over into the mirror.
+//! It owns the RocksDB instance and a small [`Mirror`] of its content. A batch is planned against
+//! the mirror (`plan.rs`), written, and only then applied to the mirror.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -25,8 +25,8 @@ use crate::format::log_key::{LogKey, draw_nonce};
 use crate::format::records::{self, BatchMark, encode_batch_mark};
 use crate::step::Step;
 
-/// Holds the number of a batch that must be there: the last one of a log that was closed in good
-/// order, or what was claimed durable when the log was opened after a crash.
+/// Holds the number of a batch that the log must contain: the last one when the log was closed in
+/// good order, or the highest one claimed durable when the log was opened after a crash.
 pub(crate) const FLOOR_FILE: &str = "floor";
 
 pub(crate) struct Log {
@@ -38,11 +38,11 @@ pub(crate) struct Log {
     pub(crate) log_bytes: Arc<AtomicU64>,
     pub(crate) mirror: Mirror,
     pub(crate) warmer: Warmer,
-    /// The mirror is right; nothing is written before that.
+    /// Set once the mirror is loaded; nothing is written before that.
     pub(crate) is_loaded: bool,
     /// Bytes in the write-ahead file that is in use.
     pub(crate) unflushed_bytes: usize,
-    /// The batch that is being made; kept for its memory.
+    /// The batch that is being made; reused for its memory.
     pub(crate) draft: Draft,
     /// Masks and authenticates every batch.
     pub(crate) key: LogKey,
@@ -105,7 +105,7 @@ impl Log {
     fn compact_unpoisoned(&mut self, through: SnapshotMeta) -> StorageResult<()> {
         self.check_loaded()?;
         let start = self.mirror.log_start.index();
-        // At the position before the first entry, an empty log takes its configuration.
+        // An empty log takes its configuration at the position before the first entry.
         let is_founding = through.position == Position::ZERO && self.mirror.last_index() == 0;
         if through.index() <= start && !is_founding {
             return Ok(());
@@ -115,8 +115,8 @@ impl Log {
         self.draft.delete_range(entry_key(start), entry_key(end));
         records::put_log_start(&mut self.draft, &through);
         self.options.step_hook.pass(Step::CompactBefore);
-        // Without a sync: a crash that undoes it brings back entries that are still right. Nothing
-        // brings the configuration of an empty log back.
+        // Compaction needs no sync: a crash that undoes it brings back entries that are still
+        // right. The configuration of an empty log is synced, because nothing would bring it back.
         self.write(is_founding, "compact")?;
         self.options.step_hook.pass(Step::CompactAfter);
         self.mirror.sizes.forget(through.index() - start);
@@ -150,23 +150,24 @@ impl Log {
             self.mirror.durable_batch = self.mirror.batch;
         }
         self.unflushed_bytes += bytes;
-        // By this count alone, so that every file lives equally long: RocksDB cuts a file to what
-        // it held in its last life, and one that was cut short has to grow again in the next.
+        // The flush depends on this count alone, so that every file is used for equally many bytes:
+        // RocksDB cuts a file to the bytes of its last use, and a file that was cut short has to
+        // grow again in the next use.
         if self.unflushed_bytes >= self.options.write_buffer_bytes {
             self.flush()?;
         }
         Ok(())
     }
 
-    /// Writes the memory table out and begins another write-ahead file. Does not wait for the
-    /// table.
+    /// Begins to write the memtable as a table, and begins another write-ahead file. Does not wait
+    /// for the table.
     pub(crate) fn flush(&mut self) -> StorageResult<()> {
         let mut options = FlushOptions::default();
         options.set_wait(false);
         match self.db.flush_opt(&options) {
             Ok(()) => self.unflushed_bytes = 0,
-            // The tables before it are still being written. Nothing is lost or undone by waiting:
-            // the next write tries again, because the count stands.
+            // Earlier tables are still being written. Waiting loses and undoes nothing: the count
+            // stays, so the next write tries again.
             Err(error) if error.kind() == ErrorKind::TryAgain => {}
             Err(error) => return Err(engine_error("flush", &self.path, error)),
         }
@@ -198,14 +199,14 @@ impl Log {
     }
 }
 
-/// The memory of a draft that one large batch made longer is not kept for reuse.
+/// Most memory of a draft that is kept for reuse, in bytes: one large batch must not occupy more.
 const DRAFT_BYTES_MAX: usize = 1 << 20;
 
-/// Bytes of an operation in RocksDB beside its record: key and lengths; twice that for head and
-/// mark.
+/// Bytes of an operation in a write batch besides its record: key and lengths. Header and mark take
+/// twice as many.
 const OPERATION_BYTES: usize = 32;
 
-/// A write that begins with the mark, which `wal.rs` looks for.
+/// A write that begins with the mark, as `wal.rs` expects.
 pub(crate) fn write_batch(mark: BatchMark, draft: &Draft, key: &LogKey) -> WriteBatch {
     let bytes = draft.record_bytes() + (draft.operation_count() + 2) * OPERATION_BYTES;
     let mut write = WriteBatch::with_capacity_bytes(bytes);
@@ -236,7 +237,7 @@ impl Work for Log {
         if self.poison.check().is_err() {
             return;
         }
-        // Durable first, then said to be.
+        // The batches are made durable before the floor says that they are.
         let closed = self
             .db
             .flush_wal(true)

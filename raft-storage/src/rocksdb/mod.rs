@@ -1,14 +1,14 @@
 //! The durable backend: one RocksDB instance for log, hard state and metadata, snapshots in files.
 //!
-//! It promises what [`raft_core::storage::Storage`] asks for. Two threads of its own do all
-//! blocking work: one writes the log, a batch at a time, each a single synced write; the other
-//! writes and reads snapshot files, so that a large one never holds up the log. Damage is refused
-//! with the directory and what to do; a torn tail that was never acknowledged is cut (`wal.rs`
-//! tells the two apart). After the first failure, also of work that RocksDB does by itself, nothing
-//! is written.
+//! It keeps the contract of [`raft_core::storage::Storage`]. Two threads of its own do all blocking
+//! work: one writes the log, a batch at a time, each a single synced write; the other writes and
+//! reads snapshot files, so that a large one never holds up the log. A damaged log is refused with
+//! an error that names the directory and what to do; a torn tail that was never acknowledged is cut
+//! (`wal.rs` tells the two apart). After the first failure, also one of RocksDB's background work,
+//! nothing is written.
 //!
 //! It assumes of the disk that synced data stays and that a rename is atomic. It does not assume
-//! that writes which were not synced reach the disk in order, or at all, or whole.
+//! that unsynced writes reach the disk in order, or at all, or whole.
 //!
 //! It does not repair. A node whose log is damaged has to be re-admitted as a new one,
 //! because it may have forgotten votes and acknowledged entries.
@@ -56,24 +56,25 @@ pub struct RocksStorage {
     log: Worker<Log>,
     snapshots: Arc<Worker<Store>>,
     log_bytes: Arc<AtomicU64>,
-    /// The lock, held until both threads have ended: fields are dropped in order.
+    /// Holds the directory's lock until both threads have ended: fields are dropped in order.
     _data_dir: Arc<DataDir>,
 }
 
 impl RocksStorage {
-    /// Opens the log in `data_dir`. Blocks for as long as it takes to replay what the last process
-    /// left unmerged: tens of milliseconds, or a second after a crash under load.
+    /// Opens the log in `data_dir`. Blocks while the log of the last process is replayed: tens of
+    /// milliseconds, or a second after a crash under load.
     ///
     /// # Errors
     ///
-    /// Those of [`Storage::load`], as far as they can be seen by now; nothing is altered then.
+    /// Those of [`Storage::load`], as far as opening can find them; no record of the log is altered
+    /// then.
     pub fn open(data_dir: Arc<DataDir>, options: RocksOptions) -> StorageResult<Self> {
         let poison = Poison::default();
         let shelf = Shelf::default();
         let log_bytes = Arc::new(AtomicU64::new(0));
         let path = data_dir.log_dir();
         let db = load::open(&path, &options, &poison, data_dir.log_key())?;
-        // Room for files that are only faster is not taken from a disk that has little.
+        // Warm files only save time: a disk with little space gets none.
         let warm_file_count = if data_dir.is_low()? { 0 } else { options.warm_file_count };
         let step_hook = options.step_hook.clone();
         let store = Store::new(Arc::clone(&data_dir), shelf.clone(), poison.clone(), step_hook);
@@ -117,7 +118,7 @@ impl Storage for RocksStorage {
         let replaces_snapshot = batch.publish.is_some() || batch.withdraw_snapshot;
         self.log.run(move |log| log.persist(batch)).await?;
         if replaces_snapshot {
-            // If there is no room for it now, the next publication or start removes them.
+            // If the queue is full now, the next publication or start removes them.
             self.snapshots.try_submit(Store::remove_old);
         }
         Ok(())

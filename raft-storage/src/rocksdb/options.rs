@@ -1,4 +1,4 @@
-//! How the RocksDB instance of the log is run, and why. The figures are those of
+//! The settings of the log's RocksDB instance, and their reasons. The figures are those of
 //! `examples/append_latency.rs`.
 
 use std::path::Path;
@@ -13,7 +13,7 @@ const MIB: usize = 1 << 20;
 /// Threads of the process for flushes, and as many for compactions.
 const BACKGROUND_THREADS: i32 = 2;
 
-/// How to run the log. The default suits a server.
+/// Options of the log. The default suits a server.
 #[derive(Clone, Debug)]
 pub struct RocksOptions {
     /// Log bytes that are gathered in memory before RocksDB writes a table, and so the size of one
@@ -24,9 +24,9 @@ pub struct RocksOptions {
     /// times `write_buffer_bytes`. One is in use and one waits, so 2 suffice; 0 turns it off
     /// (tests).
     pub warm_file_count: usize,
-    /// Tables are written past the page cache: they are not read before they are merged or
-    /// forgotten, and it spares the copy and the memory. Where the file system has no such thing,
-    /// the log does without.
+    /// Writes tables past the page cache: they are not read before they are merged or dropped, so
+    /// this saves the copy and the memory. On a file system without direct writes the log uses the
+    /// page cache.
     pub direct_tables: bool,
     /// Called at every step of a write, on the thread that writes. For tests.
     pub step_hook: StepHook,
@@ -50,7 +50,7 @@ impl RocksOptions {
     }
 
     /// # Errors
-    /// If the engine's environment cannot be had; `path` is named.
+    /// Fails if RocksDB's environment cannot be created; the error names `path`.
     pub(crate) fn engine(&self, path: &Path) -> StorageResult<Options> {
         let mut options = Options::default();
         // One environment serves all instances of a process. With one thread of each kind, the
@@ -65,17 +65,20 @@ impl RocksOptions {
         // file's size: no journal commit. One waits while one is in use; a third may be waiting for
         // its table to be written.
         options.set_recycle_log_file_num(2);
-        // The only mode that goes with reuse: what follows the newest record in a reused file *is*
-        // garbage, so replay has to stop at the first record that does not check. That alone would
-        // also take damage in the middle for the end; `wal.rs` looks behind it before RocksDB does.
+        // The only mode that goes with reuse: the bytes after the newest record in a reused file
+        // *are* garbage, so replay has to stop at the first invalid record. By itself this mode
+        // would also take damage in the middle for the end; `wal.rs` reads on after it before
+        // RocksDB does.
         options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
-        // We flush when the write-ahead file is full. RocksDB would do so earlier, because a table
-        // takes more memory than the file takes bytes; this keeps it from that.
+        // The log flushes when the write-ahead file is full. RocksDB would flush earlier, because a
+        // memtable takes more memory than the file takes bytes; twice the size prevents that.
         options.set_write_buffer_size(2 * self.write_buffer_bytes);
         options.set_max_write_buffer_number(3);
-        // Entries are written once and soon forgotten: compressing them costs more than it saves.
+        // Entries are written once and soon compacted away: compressing them costs more than it
+        // saves.
         options.set_compression_type(DBCompressionType::None);
-        // Forgotten entries mostly never reach a table. What does is merged away rarely.
+        // Entries that are compacted away mostly never reach a table. Those that do are merged away
+        // rarely.
         options.set_level_zero_file_num_compaction_trigger(8);
         options.set_level_zero_slowdown_writes_trigger(64);
         options.set_level_zero_stop_writes_trigger(128);
@@ -84,19 +87,19 @@ impl RocksOptions {
         options.set_allow_concurrent_memtable_write(false);
         options.set_max_open_files(64);
         options.set_paranoid_checks(true);
-        // A write-ahead file that is closed and still needed is noted in the MANIFEST: replay would
-        // begin with a later one if it were missing.
+        // A write-ahead file that is closed and still needed is noted in the MANIFEST. Without
+        // this, replay would begin with a later file if that one were missing.
         options.set_track_and_verify_wals_in_manifest(true);
         options.set_stats_dump_period_sec(0);
-        // A table goes to the disk while it is written, and not in one go at its end, where a
-        // synced append would wait behind it.
+        // A table is synced while it is written, and not in one go at its end, which would delay a
+        // synced append.
         options.set_bytes_per_sync(MIB as u64);
         options.set_use_direct_io_for_flush_and_compaction(self.direct_tables);
         Ok(options)
     }
 }
 
-/// Translates a failure of the engine.
+/// Translates an error of RocksDB.
 pub(crate) fn engine_error(operation: &str, path: &Path, error: rocksdb::Error) -> StorageError {
     let operation = format!("{operation} {}", path.display());
     let message = error.into_string();

@@ -9,13 +9,13 @@ use crate::format::draft::Draft;
 use crate::format::keys::{KEY_ENTRY_END, KEY_SNAPSHOT, entry_key};
 use crate::format::records::{self, Published};
 
-/// The part of the instance's content that writing has to know.
+/// The part of the instance's content that writing needs.
 #[derive(Debug, Default)]
 pub(crate) struct Mirror {
-    /// To see whether a batch needs a sync.
+    /// Decides if a new hard state needs a sync.
     pub(crate) hard_state: HardState,
     pub(crate) log_start: SnapshotMeta,
-    /// Sizes of the entries behind `log_start`, so that they are counted without being read.
+    /// Sizes of the entries after `log_start`, so that they are counted without being read.
     pub(crate) sizes: Sizes,
     /// Number of the last batch written, synced or not.
     pub(crate) batch: u64,
@@ -33,9 +33,9 @@ impl Mirror {
 pub(crate) struct Plan {
     pub(crate) needs_sync: bool,
     pub(crate) published: Option<Published>,
-    /// The publication is withdrawn.
+    /// True if the published snapshot is withdrawn.
     pub(crate) withdraws: bool,
-    /// The log is empty and starts here.
+    /// The log is emptied and starts here.
     replaced_by: Option<SnapshotMeta>,
     /// The last entry that is neither replaced nor truncated.
     kept_through: Index,
@@ -50,10 +50,10 @@ pub(crate) fn plan(
     shelf: &Shelf,
     draft: &mut Draft,
 ) -> StorageResult<Plan> {
-    // Every part named, so that a new one cannot be forgotten.
+    // Names every part, so that a new one cannot be forgotten.
     let Batch { publish, withdraw_snapshot: withdraws, truncate_from, entries, hard_state } = batch;
-    // A withdrawal is synced, because the file goes after it: a crash must not bring the record
-    // back.
+    // A withdrawal is synced, because the file is removed after it: a crash must not bring the
+    // record back.
     let needs_sync = publish.is_some()
         || withdraws
         || truncate_from.is_some()
@@ -115,7 +115,8 @@ pub(crate) fn plan(
 }
 
 impl Plan {
-    /// It was written. Returns the snapshot that was published with it.
+    /// Applies the plan to the mirror after its batch was written. Returns the snapshot that was
+    /// published with it.
     pub(crate) fn apply_to(self, mirror: &mut Mirror) -> Option<Published> {
         if let Some(log_start) = self.replaced_by {
             mirror.sizes.clear();
@@ -128,7 +129,8 @@ impl Plan {
     }
 }
 
-/// The caller broke the contract. Nothing was written, and nothing will be: it is a defect of ours.
+/// The error for a caller that broke the contract, which is a defect of this program. Nothing was
+/// written, and nothing will be.
 pub(crate) fn misuse(message: String) -> StorageError {
     StorageError::Engine { operation: "persist".to_owned(), message }
 }

@@ -18,7 +18,7 @@ impl Poison {
         }
     }
 
-    /// Remembers a failure, and hands it on.
+    /// Remembers a failure, and returns the result.
     pub(crate) fn note<T>(&self, result: StorageResult<T>) -> StorageResult<T> {
         if let Err(error) = &result {
             self.set(error.to_string());
@@ -32,7 +32,7 @@ impl Poison {
     }
 
     fn set(&self, reason: String) {
-        // Only the first one tells the cause.
+        // Only the first failure is the cause.
         if self.0.set(reason.clone()).is_ok() {
             tracing::error!(reason, "storage failed; nothing more will be written");
         }

@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 
 use raft_core::types::Entry;
 
-/// Eight bytes an entry, so that truncation and compaction need not read what they forget.
+/// Eight bytes per entry, so that truncation and compaction need not read the entries that they
+/// drop.
 #[derive(Debug, Default)]
 pub(crate) struct Sizes {
     sizes: VecDeque<u64>,

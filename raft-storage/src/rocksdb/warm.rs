@@ -1,19 +1,20 @@
 //! Writes full-size write-ahead files in idle time, for RocksDB to reuse.
 //!
-//! RocksDB reuses a write-ahead file once its table has been written, which without help is after
-//! two or three write buffers' worth of entries, and forgets the files when it is closed. Until
-//! then every synced append makes its file grow, which costs 1.5 times. So after each opening the
-//! log's thread fills files with bytes that are in no table, a slice at a time, while no batch
-//! waits; a batch that comes meanwhile waits for one slice at most.
+//! RocksDB reuses a write-ahead file once its table has been written. Without help that is after
+//! two or three write buffers of entries, and RocksDB forgets the files when it is closed. Until
+//! then every synced append makes its file grow, which costs 1.5 times as much. So after each
+//! opening the log's thread fills files with bytes that are in no table, a slice at a time, while
+//! no batch is queued. A batch that arrives meanwhile waits for one slice at most.
 
 use raft_core::storage::StorageResult;
 
 use super::log::Log;
 
-/// Written and synced at once: the longest that a batch waits, about a millisecond or two.
+/// Bytes written and synced at once. A batch waits for one slice at most, about a millisecond or
+/// two.
 const SLICE_BYTES: usize = 256 * 1024;
 
-/// How far the warming is.
+/// Progress of the warming.
 #[derive(Debug, Default)]
 pub(crate) struct Warmer {
     files_left: usize,
@@ -26,7 +27,8 @@ impl Warmer {
     pub(crate) fn new(file_count: usize, write_buffer_bytes: usize) -> Self {
         Self {
             files_left: file_count,
-            // A little more than a life of the file needs, so that it does not grow at its end.
+            // A little more than one use of the file needs, so that the file does not grow at its
+            // end.
             file_bytes: write_buffer_bytes + write_buffer_bytes / 16,
             filled_bytes: 0,
             slice: Vec::new(),

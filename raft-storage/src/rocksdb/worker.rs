@@ -1,8 +1,8 @@
 //! One thread that owns one piece of state and does blocking work on it, one job after the other.
 //!
-//! The async side sends a job and waits for its answer. A thread that stays spares the pool's
-//! hand-over per call, keeps the order, and never blocks the executor. The queue is bounded: a
-//! caller that finds it full waits.
+//! The async side sends a job and waits for its result. A permanent thread saves the hand-over of a
+//! thread pool for each call, keeps the order, and never blocks the executor. The queue is bounded:
+//! a caller that finds it full waits.
 
 use std::thread::JoinHandle;
 
@@ -11,17 +11,18 @@ use tokio::sync::{mpsc, oneshot};
 
 type Job<S> = Box<dyn FnOnce(&mut S) + Send>;
 
-/// Jobs that may wait; the callers of more wait themselves.
+/// Most queued jobs; further callers wait.
 const QUEUE_JOBS_MAX: usize = 64;
 
 /// The state that the thread owns.
 pub(crate) trait Work: Send + 'static {
-    /// Called while no job waits, until it says `false`. Short: a job that comes waits for it.
+    /// Called while no job is queued, until it returns `false`. Must be short: an arriving job
+    /// waits for it.
     fn idle(&mut self) -> bool {
         false
     }
 
-    /// Called once at the end, if every job came back.
+    /// Called once at the end, unless a job panicked.
     fn close(self);
 }
 
@@ -52,7 +53,7 @@ impl<S: Work> Worker<S> {
     ) -> StorageResult<T> {
         let (answer, answered) = oneshot::channel();
         let job: Job<S> = Box::new(move |state| {
-            // The caller has stopped waiting: the job is done nevertheless.
+            // Fails if the caller has stopped waiting; the job is done nevertheless.
             let _ = answer.send(job(state));
         });
         let jobs = self.jobs.as_ref().expect("taken only when dropped");
@@ -60,7 +61,7 @@ impl<S: Work> Worker<S> {
         answered.await.map_err(|_| self.gone())?
     }
 
-    /// Runs the job some time, if there is room for it; says whether there was.
+    /// Queues the job if there is room for it; returns true if there was.
     pub(crate) fn try_submit(&self, job: impl FnOnce(&mut S) + Send + 'static) -> bool {
         let jobs = self.jobs.as_ref().expect("taken only when dropped");
         jobs.try_send(Box::new(job)).is_ok()

@@ -33,11 +33,11 @@ pub fn hooked(hook: StepHook) -> RocksOptions {
     RocksOptions { step_hook: hook, ..RocksOptions::small() }
 }
 
-/// A directory on the disk of this machine. A crash leaves the directory to the process that dies
-/// and goes on with a copy of what was in it, which is what a killed process leaves behind.
+/// A directory on the disk of this machine. A crash continues with a copy of the directory, whose
+/// content is that of a killed process; the dying process keeps the original.
 pub struct RocksDisk {
     parent: TempDir,
-    /// How many crashes there were; names the directory in use.
+    /// Number of crashes so far; names the directory in use.
     life: Mutex<u64>,
 }
 
@@ -65,7 +65,7 @@ impl Disk for RocksDisk {
     }
 }
 
-/// The disk in memory as the suite wants it.
+/// The disk in memory behind the interface of the suite.
 #[derive(Default)]
 pub struct Memory(pub MemoryDisk);
 
@@ -80,8 +80,9 @@ impl Disk for Memory {
     }
 }
 
-/// Copies a node's directory that may be written to meanwhile: again, until no file came, went or
-/// changed its size while the copy was made. Leaves out `place`, so that the copy may be started.
+/// Copies a node's directory that may be written to meanwhile. Repeats the copy until no file
+/// appeared, vanished or changed its size while it was made. Leaves out `place`, so that the copy
+/// may be started.
 pub fn copy_at_one_moment(from: &Path, to: &Path) {
     for _ in 0..1_000 {
         let before = sizes(from);

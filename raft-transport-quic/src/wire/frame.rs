@@ -1,9 +1,9 @@
-//! Frames: a length and as many bytes.
+//! Frames: a length, and as many bytes.
 //!
-//! The length is checked before anything is allocated for it. Up to [`ANNOUNCED_BYTES_MAX`] it is
-//! believed, and takes its room at once; a longer frame gets room as its bytes come. Frames are handed
-//! out as slices of the buffer that was received into, so nothing is copied. A slice keeps its buffer
-//! (some hundred kilobytes, with the frames that came at the same time) alive.
+//! The length is checked before anything is allocated for it. Up to [`ANNOUNCED_BYTES_MAX`] the
+//! room for the whole frame is allocated at once; for a longer frame the buffer grows as its bytes
+//! arrive. Frames are returned as slices of the receive buffer, so nothing is copied. A slice keeps
+//! its buffer (some hundred kilobytes, with the frames that arrived at the same time) alive.
 
 use bytes::{Buf, Bytes, BytesMut};
 use quinn::RecvStream;
@@ -13,13 +13,14 @@ use tokio::io::AsyncReadExt;
 use super::WireError;
 use crate::error::printable;
 
-/// Received at one time, if the network has as much.
+/// Bytes received at one time, if as many have arrived.
 const READ_BYTES: usize = 128 << 10;
 
-/// The most that is allocated because a frame announces it. Beyond, the buffer doubles as bytes come.
+/// Most bytes that are allocated because of a frame's length alone. Beyond, the buffer doubles as
+/// bytes arrive.
 const ANNOUNCED_BYTES_MAX: usize = 2 << 20;
 
-/// With less room than this in the buffer, a new one is begun.
+/// If the buffer has less room than this, a new one is begun.
 const ROOM_BYTES_MIN: usize = 8 << 10;
 
 /// Cuts a stream of bytes into frames.
@@ -34,7 +35,7 @@ impl FrameBuffer {
         Self { bytes: BytesMut::new(), frame_bytes_max }
     }
 
-    /// The next frame, without its length, if all of it is here.
+    /// The next frame, without its length, if all of it has arrived.
     pub(crate) fn pop(&mut self) -> Result<Option<Bytes>, WireError> {
         let Some(length) = self.next_length()? else { return Ok(None) };
         if self.bytes.len() < LENGTH_BYTES + length {
@@ -44,8 +45,8 @@ impl FrameBuffer {
         Ok(Some(self.bytes.split_to(length).freeze()))
     }
 
-    /// The buffer to receive into, with room for the rest of the frame that has begun, or for a good
-    /// piece of it.
+    /// The buffer to receive into, with room for the rest of the frame that has begun, or for a
+    /// large part of it.
     pub(crate) fn room(&mut self) -> Result<&mut BytesMut, WireError> {
         let length = self.bytes.len();
         let wanted = match self.next_length()? {
@@ -60,7 +61,7 @@ impl FrameBuffer {
         Ok(&mut self.bytes)
     }
 
-    /// No byte of a further frame has come.
+    /// Returns true if no byte of a further frame has arrived.
     pub(crate) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
@@ -92,13 +93,14 @@ impl From<WireError> for ReadFailure {
     }
 }
 
-/// Frames from a stream. Both waiting methods may be cancelled without losing anything. A stream that
-/// broke stays broken: quinn says once that it was reset, and from then on that it ended.
+/// Reads frames from a stream. `fill` and `next` may be cancelled without losing anything. A stream
+/// that broke stays broken here, because quinn reports a reset only once, and an end of the stream
+/// from then on.
 #[derive(Debug)]
 pub(crate) struct FrameReader {
     pub(crate) stream: RecvStream,
     buffer: FrameBuffer,
-    /// Why it broke.
+    /// Why the stream broke.
     broken: Option<String>,
 }
 
@@ -107,18 +109,18 @@ impl FrameReader {
         Self { stream, buffer: FrameBuffer::new(frame_bytes_max), broken: None }
     }
 
-    /// The same stream from here on, with another limit.
+    /// The same reader with another limit from here on.
     pub(crate) fn with_limit(mut self, frame_bytes_max: usize) -> Self {
         self.buffer.frame_bytes_max = frame_bytes_max;
         self
     }
 
-    /// A frame that is already here.
+    /// The next frame, if all of it has arrived.
     pub(crate) fn pop(&mut self) -> Result<Option<Bytes>, WireError> {
         self.buffer.pop()
     }
 
-    /// Waits until more bytes are here.
+    /// Waits until more bytes arrive.
     pub(crate) async fn fill(&mut self) -> Result<(), ReadFailure> {
         if let Some(reason) = &self.broken {
             return Err(ReadFailure::Broken(reason.clone()));

@@ -1,9 +1,9 @@
-//! The first frame of each message stream: which node speaks, what it is a member of, and which class
-//! of messages follows.
+//! The first frame of each message stream: the identity of the sending node, its members, and the
+//! class of the messages that follow.
 //!
-//! The certificate has already proven the node. The hello adds what no certificate says: which disk
-//! the node has (its incarnation), who the members are by its configuration, and which versions of the
-//! replicated formats it supports. Mistakes in the set-up end here with a sentence for the operator.
+//! The certificate has already proven the node. The hello adds facts that no certificate has: the
+//! node's incarnation, the members in its configuration, and the versions of the replicated formats
+//! that it supports. Mistakes in the set-up are refused here with a message for the operator.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -18,16 +18,16 @@ use serde::Deserialize;
 use super::WireError;
 use crate::error::printable;
 
-/// The largest hello.
+/// Largest hello, in bytes.
 pub(crate) const HELLO_BYTES_MAX: usize = 2048;
 
-/// Ids in the list of members. The digest is of all of them.
+/// Most ids in the list of members. The digest covers all members.
 pub(crate) const MEMBERS_LISTED_MAX: usize = 64;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Hello {
     pub(crate) cluster_id: String,
-    /// Drawn when the cluster is founded; 0 while none is.
+    /// Drawn when the cluster is founded; 0 while it has none.
     pub(crate) cluster_uid: u128,
     pub(crate) node_id: NodeId,
     pub(crate) incarnation: u64,
@@ -35,12 +35,13 @@ pub(crate) struct Hello {
     /// The oldest and the newest cluster version that the node supports.
     pub(crate) versions: (u32, u32),
     pub(crate) members: Members,
-    /// Reserved: how often the cluster was restored, and whether it is founded, as the node knows it.
+    /// Reserved: how often the cluster was restored, and whether it is founded, as the node knows
+    /// it.
     pub(crate) generation: u32,
     pub(crate) founded: bool,
 }
 
-/// The ids of all members, as one node's configuration names them.
+/// The ids of all members in the configuration of one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Members {
     digest: u64,
@@ -97,7 +98,7 @@ impl fmt::Display for Members {
     }
 }
 
-/// How a class is written, here and nowhere else.
+/// The number of a class in a hello; it is used nowhere else.
 fn class_number(class: Class) -> u8 {
     match class {
         Class::Control => 0,
@@ -109,7 +110,7 @@ fn class_number(class: Class) -> u8 {
 type Fields = (String, u64, u64, NodeId, u64, u8, u32, u32, u64, Vec<NodeId>, u32, bool);
 
 impl Hello {
-    /// With its length in front.
+    /// Encodes the hello, with its length in front.
     pub(crate) fn encode(&self) -> Bytes {
         let body = self.encode_body();
         assert!(body.len() <= HELLO_BYTES_MAX, "a cluster id is at most 63 bytes");
@@ -137,7 +138,7 @@ impl Hello {
         rmp_serde::to_vec(&fields).expect("numbers and a short text can be encoded")
     }
 
-    /// From a frame without its length. Fields that later versions add are passed over.
+    /// Decodes a frame without its length. Fields that later versions add are skipped.
     pub(crate) fn decode(frame: &[u8]) -> Result<Self, WireError> {
         let what = "hello";
         let mut rest = frame;

@@ -1,5 +1,5 @@
-//! Frames on streams, and the hello. Messages are decoded by [`raft_core::codec`]. `docs/wire.md` draws
-//! all of it.
+//! Frames on streams, and the hello. Messages are decoded by [`raft_core::codec`]. `docs/wire.md`
+//! draws all of it.
 
 pub(crate) mod frame;
 pub(crate) mod hello;
@@ -9,8 +9,8 @@ mod tests;
 
 use raft_core::codec::CodecError;
 
-/// Why bytes from the network are refused. The text closes the connection; the operators of both nodes
-/// read it.
+/// Why bytes from the network are refused. The text is the close reason of the connection, so the
+/// operators of both nodes can read it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum WireError {
     #[error(

@@ -63,7 +63,8 @@ fn the_hello_of_version_1_is_refused() {
     assert!(matches!(refused, Err(WireError::Undecodable { .. })), "{refused:?}");
 }
 
-/// S2. Equal lists of members have one digest, other lists have another, and the text has the ids.
+/// S2. Equal lists of members have the same digest, different lists have different ones, and the
+/// text shows the ids.
 #[test]
 fn s02_a_digest_tells_lists_of_members_apart() {
     let three = members([1, 2, 3]);

@@ -11,12 +11,12 @@ use quinn::crypto::rustls::QuicClientConfig;
 use raft_transport_quic::DevCa;
 use tokio::time::Instant;
 
-/// First packets of so many different handshakes are sent in turn.
+/// Number of different handshakes whose first packets are sent in turn.
 const PACKETS: usize = 1_000;
 
 const SOCKETS: usize = 16;
 
-/// First packets of handshakes without a certificate: true ones, as a stranger has them.
+/// Genuine first packets of handshakes, as a stranger without a certificate sends them.
 pub async fn first_packets() -> Vec<Vec<u8>> {
     let ca = DevCa::create("test").unwrap();
     let mut roots = rustls::RootCertStore::empty();
@@ -45,7 +45,7 @@ pub async fn first_packets() -> Vec<Vec<u8>> {
     packets
 }
 
-/// Sends them at a rate from a thread of its own until it is dropped.
+/// Sends the packets at a rate, from a thread of its own, until it is dropped.
 pub struct Flood {
     stop: Arc<AtomicBool>,
     pub sent: Arc<AtomicU64>,
@@ -57,7 +57,8 @@ impl Flood {
         let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (stopped, count) = (Arc::clone(&stop), Arc::clone(&sent));
         let thread = std::thread::spawn(move || {
-            // Whoever shares the address of a flood shares its budget; a stranger has another one.
+            // A client that shares the address of a flood shares its budget. On Linux the flood has
+            // an address of its own.
             let from = if cfg!(target_os = "linux") { "127.77.0.1:0" } else { "127.0.0.1:0" };
             let sockets: Vec<_> = (0..SOCKETS).map(|_| UdpSocket::bind(from).unwrap()).collect();
             let start = Instant::now();

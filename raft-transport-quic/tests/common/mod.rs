@@ -1,4 +1,4 @@
-//! Transports with recording receivers, and ways to wait for what they see.
+//! Transports with recording receivers, and helpers that wait for recorded events.
 #![allow(
     clippy::unwrap_used,
     dead_code,
@@ -22,7 +22,7 @@ use tokio::time::timeout;
 /// Long enough for a machine that is busy with other things.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Remembers everything.
+/// Records every call.
 #[derive(Default)]
 pub struct Recorder {
     seen: Mutex<Seen>,
@@ -82,7 +82,7 @@ impl Inbound for Recorder {
     }
 }
 
-/// One per node from 1.
+/// One address per node, from node 1 on.
 pub fn addresses(count: u64) -> BTreeMap<NodeId, String> {
     let ports = free_ports(count.try_into().unwrap());
     (1..).zip(ports.map(|port| format!("127.0.0.1:{port}"))).collect()
@@ -147,7 +147,7 @@ pub async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     timeout(PATIENCE, waiting).await.unwrap_or_else(|_| panic!("waited in vain for {what}"));
 }
 
-/// Transports that know each other, all connected.
+/// Transports of one cluster, all connected.
 pub async fn cluster(count: u64) -> Vec<Node> {
     let ca = DevCa::create("test").unwrap();
     let peers = addresses(count);
@@ -167,7 +167,7 @@ pub fn control(id: u64) -> Message {
     Message::new(1, Body::ReadIndex { id })
 }
 
-/// An append of commands of these lengths behind `previous`, all of term 3.
+/// An append of commands of these lengths after `previous`, all of term 3.
 pub fn append(previous: u64, lengths: &[usize]) -> Message {
     let entries = lengths.iter().zip(previous + 1..).map(|(&length, index)| Entry {
         index,

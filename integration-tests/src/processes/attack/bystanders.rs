@@ -1,5 +1,5 @@
-//! Honest clients at work, and how long they waited: half puts, half linearizable gets, each client with its
-//! next request once the last one is answered.
+//! Honest clients at work, and how long they waited. Half of the requests are puts, half
+//! linearizable gets; each client sends its next request once the last one is answered.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,7 +21,7 @@ pub struct Bystanders {
     began: Instant,
 }
 
-/// Rate and latencies that the clients saw.
+/// Rate and latencies that the clients observed.
 #[derive(Clone, Copy, Debug)]
 pub struct Seen {
     pub answers_per_second: f64,
@@ -43,7 +43,7 @@ impl Bystanders {
         Self { clients, stop, began: Instant::now() }
     }
 
-    /// Ends it.
+    /// Stops the clients and returns their measurements.
     ///
     /// # Panics
     /// If a request has failed.
@@ -67,7 +67,7 @@ impl Bystanders {
 
 async fn work(client: Client, number: usize, stop: Arc<AtomicBool>) -> Vec<Duration> {
     let mut latencies = Vec::new();
-    // The connection and the session are there before anything is measured.
+    // Open the connection and the session before anything is measured.
     client.put(format!("bystander/{number}/0"), "").await.expect("an honest client is served");
     for turn in 0.. {
         if stop.load(Ordering::Relaxed) {

@@ -6,8 +6,8 @@
 //!   strangers    handshakes without a certificate, thousands a second (S12)
 //! ```
 //!
-//! An attacker runs on a thread of its own, speaks QUIC without the client library, and keeps to no rule that
-//! the library keeps to.
+//! An attacker runs on a thread of its own, speaks QUIC without the client library, and follows
+//! none of the rules that the library follows.
 
 pub mod bystanders;
 pub mod stall;
@@ -30,7 +30,7 @@ const PROTOCOLS: [&[u8]; 2] = [b"kv/2", b"kv/1"];
 #[derive(Clone, Debug)]
 pub struct Target {
     pub address: SocketAddr,
-    /// In its certificate.
+    /// The name in its certificate.
     pub name: String,
 }
 

@@ -1,6 +1,6 @@
-//! One certificate, thousands of connections, and on each something that makes a node keep bytes: frames that
-//! never end, answers that are never read, streams that no request needs. A connection that the node closes is
-//! opened again.
+//! One certificate, thousands of connections, and on each an attack that makes a node keep bytes:
+//! frames that never end, responses that are never read, streams that no request needs. A
+//! connection that the node closes is opened again.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -17,25 +17,25 @@ use tokio::time::{sleep, timeout};
 
 use super::{Attacker, Target, client_tls};
 
-/// Begun at a time. More would only wait for each other's handshakes.
+/// Handshakes under way at a time. More would only wait for each other.
 const CONNECTING_AT_ONCE: usize = 16;
 const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
-/// Before a connection that was closed is opened again.
+/// Pause before a connection that was closed is opened again.
 const AGAIN_AFTER: Duration = Duration::from_secs(2);
-/// A write that stands still for so long will not get on: the window is full.
+/// A write without progress for this long will not get on: the flow-control window is full.
 const STUCK_AFTER: Duration = Duration::from_secs(2);
-/// Announced by a begun frame: as much as the largest value takes.
+/// Length that an unfinished frame announces: as much as the largest value takes.
 const FRAME_BYTES: u32 = (1 << 20) + 1000;
-/// Reads of a large value whose answers are not taken.
+/// Reads of a large value whose responses are never read.
 const READS: u64 = 64;
-/// Requests with small answers which are not taken.
+/// Requests with small responses that are never read.
 const SMALL_REQUESTS: u64 = 4096;
 const STREAMS: usize = 63;
-/// The attacker's window: the smaller, the more of an answer stays at the node.
+/// The attacker's receive window: the smaller, the more of a response stays at the node.
 const WINDOW_BYTES: u32 = 4 << 10;
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
-/// The key of a value worth a frame, which is to be there before the attack.
+/// Key of a value as large as a frame, which must exist before the attack.
 pub const LARGE_KEY: &str = "attack/large";
 
 /// Connections that stall until this is dropped.
@@ -47,12 +47,12 @@ pub struct Stalled {
 #[derive(Default)]
 struct Counts {
     open: AtomicUsize,
-    /// Attempts that have succeeded, failed, or been closed at least once.
+    /// Connections whose first attempt has succeeded or failed.
     tried: AtomicUsize,
 }
 
 impl Stalled {
-    /// Opens so many connections to each target.
+    /// Opens this many connections to each target.
     pub fn start(tls: &TlsConfig, targets: Vec<Target>, connections: usize) -> Self {
         let counts = Arc::<Counts>::default();
         let (tls, seen) = (tls.clone(), Arc::clone(&counts));
@@ -135,7 +135,7 @@ enum How {
     HalfFrame,
     LargeAnswersUnread,
     SmallAnswersUnread,
-    /// A stream without its first words.
+    /// A greeting that lacks its last byte.
     HalfGreeting,
     /// Many streams, full of bytes that no request needs.
     IdleStreams,
@@ -150,14 +150,14 @@ impl How {
         How::IdleStreams,
     ];
 
-    /// Until the connection is closed by the node.
+    /// Stalls until the node closes the connection.
     async fn stall(self, connection: &Connection) {
         // Held, so that the streams stay open.
         let _streams = self.begin(connection).await;
         connection.closed().await;
     }
 
-    /// An error is a connection that was closed meanwhile.
+    /// Returns `None` if the connection was closed meanwhile.
     async fn begin(self, connection: &Connection) -> Option<Vec<SendStream>> {
         let (mut stream, _unread) = connection.open_bi().await.ok()?;
         let mut bytes = BytesMut::new();
@@ -197,7 +197,7 @@ impl How {
     }
 }
 
-/// Sends as much of it as the node takes.
+/// Sends as many of the bytes as the node takes.
 async fn push(stream: &mut SendStream, mut bytes: &[u8]) {
     while !bytes.is_empty() {
         match timeout(STUCK_AFTER, stream.write(bytes)).await {

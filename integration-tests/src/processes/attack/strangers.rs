@@ -1,7 +1,8 @@
-//! Handshakes of strangers, made beforehand, so that they cost the attacker next to nothing: a first packet, for
-//! which the node does all of its cryptography, and a packet that closes the connection at once, so that the
-//! handshake takes none of the places that the node has for handshakes. Beside them some strangers go through
-//! with it, up to the certificate that they do not have.
+//! Handshakes of strangers, made beforehand so that they cost the attacker next to nothing. Each is
+//! a first packet, for which the node does all of its cryptography, and a packet that closes the
+//! connection at once, so that the handshake takes none of the slots that the node has for
+//! handshakes. Beside them, some strangers complete their handshakes up to the certificate that
+//! they do not have.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -17,13 +18,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use super::{Attacker, Target, client_tls};
 
-/// A handshake is sent again after so many seconds: later than a node forgets it. Until then each has a
-/// connection id of its own.
+/// Seconds after which a handshake is sent again: later than a node forgets it. Until then each has
+/// a connection id of its own.
 const AGAIN_AFTER_S: u64 = 4;
 const TICK: Duration = Duration::from_millis(2);
-/// Addresses from which the packets come.
+/// Number of addresses from which the packets come.
 const SOURCES: u8 = 16;
-/// Strangers that answer, one handshake after the other.
+/// Strangers that complete their handshakes, one after the other.
 const PATIENT_STRANGERS: usize = 2;
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -35,7 +36,7 @@ pub struct Prepared {
     per_second: u64,
 }
 
-/// Strangers that knock until this is dropped.
+/// Strangers that attack until this is dropped.
 pub struct Strangers {
     _attacker: Attacker,
     sent_count: Arc<AtomicU64>,
@@ -43,7 +44,7 @@ pub struct Strangers {
 }
 
 impl Prepared {
-    /// Makes the packets of so many handshakes a second. Only the CA of `tls` is used.
+    /// Makes the packets for this many handshakes a second. Only the CA of `tls` is used.
     ///
     /// # Panics
     /// If QUIC makes no first packet.
@@ -81,7 +82,7 @@ impl Strangers {
         Self { _attacker: attacker, sent_count, began: Instant::now() }
     }
 
-    /// Handshakes begun a second so far.
+    /// Handshakes begun per second so far.
     pub fn rate(&self) -> f64 {
         self.sent_count.load(Ordering::Relaxed) as f64 / self.began.elapsed().as_secs_f64()
     }
@@ -104,7 +105,7 @@ async fn attack(prepared: Prepared, sent_count: Arc<AtomicU64>, stop: Arc<Atomic
         while sent < due {
             let socket = &sockets[sent as usize % sockets.len()];
             for packet in &prepared.handshakes[sent as usize % prepared.handshakes.len()] {
-                // A full buffer loses it, as any network does.
+                // A full socket buffer loses the packet, as any network does.
                 let _ = socket.send_to(packet, prepared.target.address);
             }
             sent += 1;
@@ -120,7 +121,7 @@ fn socket(low: u8) -> UdpSocket {
     socket
 }
 
-/// One handshake after the other; each ends with the node's refusal.
+/// Makes one handshake after the other; each ends with the node's refusal.
 async fn knock(number: u8, config: ClientConfig, target: Target) {
     let from = SocketAddr::from((Ipv4Addr::new(127, 78, 0, number + 1), 0));
     let mut endpoint = Endpoint::client(from).expect("a socket");
@@ -128,7 +129,8 @@ async fn knock(number: u8, config: ClientConfig, target: Target) {
     loop {
         let Ok(connecting) = endpoint.connect(target.address, &target.name) else { return };
         if let Ok(Ok(connection)) = timeout(HANDSHAKE_PATIENCE, connecting).await {
-            // In TLS 1.3 the node's refusal comes after the client's end of the handshake.
+            // In TLS 1.3 the node's refusal comes after the client's side of the handshake has
+            // ended.
             let _ = timeout(HANDSHAKE_PATIENCE, connection.closed()).await;
         }
         sleep(TICK).await;

@@ -1,19 +1,19 @@
-//! Values that imitate the write-ahead log of a node (S1): bytes that an ordinary client stores, and that
-//! stand behind the newest record of a reused file when the node is killed.
+//! Values that imitate the write-ahead log of a node (S1): an ordinary client stores the bytes, and
+//! they stand behind the newest record of a reused file when the node is killed.
 //!
-//! The attacker knows every format of the program, the numbers of the files, the positions in the log
-//! and the term. It does not know the secrets of a data directory.
+//! The attacker knows every format of the program, the numbers of the files, the positions in the
+//! log and the term. It does not know the secrets of a data directory.
 //!
 //! ```text
-//!   marks       fragments that name one of many file numbers and hold a batch mark: "a batch far ahead
-//!               was durable". A scan that believes one takes the log for damaged.
-//!   sled        records without a file number that a replay skips, which lead from one offset in seven
-//!               to a record that it applies
+//!   marks       fragments that name one of many file numbers and hold a batch mark: "a batch far
+//!               ahead was durable". A scan that believes one takes the log for damaged.
+//!   sled        records without a file number that a replay skips, which lead from one offset in
+//!               seven to a record that it applies
 //!   tail        the place at which the newest record of a file ends
 //! ```
 //!
-//! Framing and write batches are those of RocksDB (`db/log_format.h`, `db/write_batch.cc`); what is in
-//! them is in [`records`].
+//! Framing and write batches are those of RocksDB (`db/log_format.h`, `db/write_batch.cc`); their
+//! content is in [`records`].
 
 pub mod records;
 
@@ -22,17 +22,18 @@ use std::path::{Path, PathBuf};
 
 const BLOCK_BYTES: usize = 32 << 10;
 const REUSABLE_HEADER_BYTES: usize = 11;
-/// A whole record, without and with the number of the file.
+/// Kinds of a whole record: without, and with the number of the file.
 const FULL: u8 = 1;
 const REUSABLE_FULL: u8 = 5;
-/// Unknown to every version of RocksDB, and skipped without a complaint, as all kinds from 128 on.
+/// Unknown to every version of RocksDB, and skipped without a complaint, like all kinds from 128
+/// on.
 const SKIPPED: u8 = 0xc0;
 /// Forged batches claim to come after every real one.
 const SEQUENCE: u64 = 1 << 40;
-/// A sled of this length leads to each record. Short enough that a block of the file holds both.
+/// Length of the sled before each record: short enough that a block of the file holds both.
 const SLED_BYTES: usize = 4 << 10;
 
-/// One fragment; with the number of a file it has the header of a reused file.
+/// One fragment. With the number of a file it has the header of a reused file.
 fn fragment(kind: u8, file: Option<u32>, payload: &[u8]) -> Vec<u8> {
     let mut checked = vec![kind];
     checked.extend(file.iter().flat_map(|number| number.to_le_bytes()));
@@ -68,7 +69,8 @@ fn put_varint(out: &mut Vec<u8>, mut number: usize) {
     out.push(number as u8);
 }
 
-/// For each of these files one fragment whose batch claims that batch `durable_through` is durable.
+/// For each of these files, one fragment whose batch claims that batch `durable_through` is
+/// durable.
 pub fn marks(files: Range<u32>, durable_through: u64) -> Vec<u8> {
     let batch = write_batch(&records::batch_mark(durable_through));
     files.flat_map(|file| fragment(REUSABLE_FULL, Some(file), &batch)).collect()
@@ -84,7 +86,7 @@ pub fn noops(entries: Range<u64>, term: u64, size_bytes: usize) -> Vec<u8> {
     sleds(&write_batch(&records::noops(entries, term)), size_bytes)
 }
 
-/// Sled and record in turn, up to this size.
+/// Alternates sled and record, up to this size.
 fn sleds(batch: &[u8], size_bytes: usize) -> Vec<u8> {
     let record = fragment(FULL, None, batch);
     assert!(SLED_BYTES + record.len() < BLOCK_BYTES / 2, "a block has to hold both");
@@ -116,7 +118,7 @@ impl Tail {
         Some(Self { bytes, end })
     }
 
-    /// True if a replay that has read the newest record finds a step of a sled next.
+    /// Returns true if a replay that has read the newest record finds a step of a sled next.
     pub fn stands_before_sled(&self) -> bool {
         self.bytes.get(self.end..).is_some_and(|behind| behind.starts_with(&sled_step()))
     }
@@ -134,8 +136,8 @@ pub fn log_files(directory: &Path) -> Vec<(u64, PathBuf)> {
     files
 }
 
-/// Where the records end that belong to this life of the file. Checksums are not looked at: the writer
-/// is quiet while this is asked.
+/// Offset at which the records of the file's present use end. Checksums are not verified: the
+/// writer is idle during the call.
 fn end_of_records(bytes: &[u8], number: u32) -> usize {
     let mut at = 0;
     loop {
@@ -182,7 +184,7 @@ mod tests {
             assert!(tail.stands_before_sled(), "{end}");
         }
         assert!(!Tail { bytes: sled.clone(), end: 1 }.stands_before_sled());
-        // Behind the last step stands the record.
+        // The record stands behind the last step.
         let record = fragment(FULL, None, b"a batch");
         assert_eq!(&sled[SLED_BYTES / 7 * 7..][..record.len()], record);
     }

@@ -1,13 +1,13 @@
-//! The records that a forged batch puts: keys and values of the log's format 2 (`raft-storage/docs/format.md`),
-//! made without the crate that defines it.
+//! The records that a forged batch puts: keys and values of the log's format 2
+//! (`raft-storage/docs/format.md`), made without the crate that defines it.
 //!
-//! The attacker knows everything but the directory's key: so its marks have a MAC that is guessed, and its
-//! masked records are masked with a keystream that is guessed.
+//! The attacker knows everything but the directory's key. So the MAC of its marks and the keystream
+//! of its masked records are guesses.
 
 use std::ops::Range;
 
 const KEY_BATCH: &[u8] = b"b";
-/// Of the one group of the instance.
+/// Key prefix of the only group of the instance.
 const KEY_GROUP: &[u8] = &[b'g', 0, 0, 0, 0];
 const KEY_HARD_STATE: u8 = b'h';
 const KEY_ENTRY: u8 = b'e';
@@ -31,8 +31,8 @@ fn sealed(tag: u8, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A record that the node would unmask: nonce and place in the keystream, and a body whose keystream is taken
-/// to be zeros.
+/// A record that the node would unmask: nonce, place in the keystream, and a body masked with a
+/// keystream that is guessed to be zeros.
 fn masked(tag: u8, numbers: &[u64], rest: u8) -> Vec<u8> {
     let mut body = GUESSED_NONCE.to_be_bytes().to_vec();
     body.extend(0_u32.to_be_bytes());
@@ -49,7 +49,7 @@ fn group_key(kind: u8) -> Vec<u8> {
 
 pub(super) fn batch_mark(durable_through: u64) -> Puts {
     let mut body = Vec::new();
-    // Its number, and the last batch that was durable before it.
+    // The number of the batch, and of the last batch that was durable before it.
     body.extend(durable_through.to_be_bytes());
     body.extend(durable_through.to_be_bytes());
     let no_operations = crc32c::crc32c(&[]);
@@ -58,7 +58,7 @@ pub(super) fn batch_mark(durable_through: u64) -> Puts {
     vec![(KEY_BATCH.to_vec(), sealed(TAG_BATCH, &body))]
 }
 
-/// A vote for node 1, and nothing committed: a node that believes it has only its term wrong.
+/// A vote for node 1, and nothing committed: in a node that believes it, only the term is wrong.
 pub(super) fn hard_state(term: u64) -> Puts {
     let hard_state = masked(TAG_HARD_STATE, &[term, 1, 0], MEMORY_INTACT);
     vec![(group_key(KEY_HARD_STATE), hard_state)]

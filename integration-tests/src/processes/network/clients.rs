@@ -1,5 +1,5 @@
-//! The way of a group of clients to one node: a front that all of them see, and behind it one socket for
-//! each of them, by which the node tells them apart.
+//! The link of a group of clients to one node: a front socket that all of them see, and behind it
+//! one socket for each client, by which the node tells them apart.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::line::{Entrance, Parcel, relay};
 use super::socket;
 
-/// A client that is there says something more often than that.
+/// A client that has sent nothing for this long is gone: a live one sends more often.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(10);
 
 struct Way {
@@ -22,7 +22,8 @@ struct Way {
     returning: AbortHandle,
 }
 
-/// Puts what clients send on the line to the node at `node`, and what it answers on the line `back`.
+/// Puts the datagrams of clients on the line to the node at `node`, and its responses on the line
+/// `back`.
 pub(super) async fn serve(
     front: Arc<UdpSocket>,
     node: SocketAddr,
@@ -33,7 +34,7 @@ pub(super) async fn serve(
     let mut returning = JoinSet::new();
     let mut buffer = vec![0; 64 << 10];
     loop {
-        // An error is that of an earlier datagram whose target was not there.
+        // The error belongs to an earlier datagram whose target was not there.
         let Ok((length, client)) = front.recv_from(&mut buffer).await else { continue };
         if !ways.contains_key(&client) {
             ways.retain(|_, way| {

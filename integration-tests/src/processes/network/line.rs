@@ -13,9 +13,9 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{Conditions, Traffic};
 
-/// Bytes that may be on their way in one direction, as in a router's buffer; what comes on top is lost.
+/// Bytes that may be in flight in one direction, as in a router's buffer; further ones are lost.
 const IN_FLIGHT_BYTES_MAX: usize = 512 << 10;
-/// Datagrams that were received and not looked at yet; then they wait in the socket.
+/// Datagrams that were received and not yet processed; further ones wait in the socket.
 const RECEIVED_COUNT_MAX: usize = 64;
 
 #[derive(Default)]
@@ -30,7 +30,7 @@ pub(super) fn lock(direction: &Shared) -> MutexGuard<'_, Direction> {
     direction.lock().expect("nothing panics while it holds a direction")
 }
 
-/// A datagram, the socket by which it leaves, and where it goes.
+/// A datagram, the socket that sends it, and its target.
 #[derive(Clone)]
 pub(super) struct Parcel {
     pub(super) bytes: Vec<u8>,
@@ -40,7 +40,7 @@ pub(super) struct Parcel {
 
 pub(super) type Entrance = mpsc::Sender<Parcel>;
 
-/// Puts what comes from `source` on the line; strangers are not heard.
+/// Puts datagrams from `source` on the line; those of any other sender are dropped.
 pub(super) async fn relay(
     enters: Arc<UdpSocket>,
     source: SocketAddr,
@@ -50,7 +50,7 @@ pub(super) async fn relay(
 ) {
     let mut buffer = vec![0; 64 << 10];
     loop {
-        // An error is that of an earlier datagram whose target was not there.
+        // The error belongs to an earlier datagram whose target was not there.
         let Ok((length, from)) = enters.recv_from(&mut buffer).await else { continue };
         if from != source {
             continue;
@@ -68,11 +68,11 @@ pub(super) struct Line {
     direction: Shared,
     entering: mpsc::Receiver<Parcel>,
     chance: StdRng,
-    /// By when they arrive; the number keeps those of one time apart.
+    /// By time of arrival; the number keeps datagrams of the same time apart.
     in_flight: BTreeMap<(Instant, u64), Parcel>,
     in_flight_bytes: usize,
     number: u64,
-    /// When there is room for the next one, if it is a narrow line.
+    /// When a line of limited bandwidth has room for the next datagram.
     free_at: Instant,
 }
 
@@ -105,7 +105,7 @@ impl Line {
         }
     }
 
-    /// Turns a datagram into nothing, itself, or itself twice.
+    /// Loses a datagram, passes it on, or passes it on twice.
     fn admit(&mut self, mut parcel: Parcel) {
         let mut direction = lock(&self.direction);
         let conditions = direction.conditions.clone();
@@ -146,7 +146,7 @@ impl Line {
         self.in_flight.insert((at, self.number), parcel);
     }
 
-    /// Hands over what has arrived by now.
+    /// Delivers the datagrams that have arrived by now.
     async fn deliver(&mut self) {
         let now = Instant::now();
         while let Some(first) = self.in_flight.first_entry().filter(|first| first.key().0 <= now) {

@@ -1,20 +1,22 @@
-//! The network of a cluster: relays of UDP datagrams between each two nodes, and between the clients and
-//! each node, whose two directions can be made bad independently of each other.
+//! The network of a cluster: relays of UDP datagrams between each two nodes, and between the
+//! clients and each node. The two directions of a relay can be made bad independently of each
+//! other.
 //!
 //! ```text
 //!   node a  <--->  front | back  <--->  node b          a < b
 //!   client  <--->  front | back, one for each client  <--->  node
 //! ```
 //!
-//! Each node is told the relay's side that faces it as the address of its peer. That is all it takes,
-//! because a node has one socket and QUIC does not care through how many hands a datagram goes: no
-//! right is needed, nothing of the machine is altered, and clusters do not see each other's faults.
-//! Firewall rules would need both, and could neither repeat nor delay. To the transport a relay
-//! looks like a peer whose address never changes, so nothing in it has to be switched off.
+//! Each node is told the relay's side that faces it as the address of its peer. That is all it
+//! takes, because a node has one socket and QUIC does not care how many relays a datagram passes:
+//! no privilege is needed, nothing of the machine is altered, and clusters do not observe each
+//! other's faults. Firewall rules would need a privilege and alter the machine, and could neither
+//! repeat nor delay. To the transport a relay looks like a peer whose address never changes, so no
+//! feature of the transport has to be switched off.
 //!
-//! Clients come in two groups with ways of their own, so that some can be cut off from a node that
-//! others reach. What is done to the links between nodes leaves them alone: a node that is cut off from
-//! its peers is still asked, which is the harder case.
+//! Clients come in two groups with links of their own, so that one group can be cut off from a node
+//! that the other one reaches. Faults between nodes leave clients alone: a node that is cut off
+//! from its peers still receives requests, which is the harder case.
 
 mod clients;
 mod line;
@@ -38,16 +40,16 @@ use self::line::{Line, Shared, lock, relay};
 /// The groups of clients, which are ends of links like nodes.
 pub const CLIENTS: [NodeId; 2] = [101, 102];
 
-/// How one direction of a link treats a datagram. The default hands it on at once.
+/// How one direction of a link treats a datagram. The default passes it on at once.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Conditions {
-    /// Nothing comes through.
+    /// No datagram comes through.
     pub cut: bool,
     /// The share that is lost, that arrives twice, and that arrives with a flipped bit.
     pub loss: f64,
     pub duplication: f64,
     pub damage: f64,
-    /// Each takes a time of its own, so later ones overtake earlier ones.
+    /// Each datagram takes a time of its own, so later ones overtake earlier ones.
     pub delay: Range<Duration>,
     pub bytes_per_second: Option<u64>,
 }
@@ -73,20 +75,20 @@ pub struct Traffic {
     pub lost_count: u64,
 }
 
-/// All links of a cluster. Dropped, nothing goes through any more.
+/// All links of a cluster. When this is dropped, no datagram comes through.
 pub struct Network {
     directions: BTreeMap<(NodeId, NodeId), Shared>,
-    /// The address at which (first) sees (second).
+    /// The address at which the first node or group finds the second.
     addresses: BTreeMap<(NodeId, NodeId), SocketAddr>,
     seed: u64,
     tasks: JoinSet<()>,
 }
 
 impl Network {
-    /// Links between all nodes, which listen where it says, and from the clients to them.
+    /// Links between all nodes, which listen at the given addresses, and from the clients to them.
     ///
     /// # Panics
-    /// If the machine gives no sockets.
+    /// If no socket can be opened.
     pub async fn between(nodes: &BTreeMap<NodeId, SocketAddr>, seed: u64) -> Self {
         let mut network = Self {
             directions: BTreeMap::new(),
@@ -118,7 +120,7 @@ impl Network {
         network
     }
 
-    /// Lays a line in this direction; where what enters it is to be put.
+    /// Creates the line of this direction; returns its entrance.
     fn line(&mut self, from: NodeId, to: NodeId) -> line::Entrance {
         let direction = Shared::default();
         self.directions.insert((from, to), Arc::clone(&direction));
@@ -133,7 +135,7 @@ impl Network {
         self.addresses[&(viewer, peer)]
     }
 
-    /// From now on, in this direction alone.
+    /// Sets the conditions of this direction alone.
     pub fn set(&self, from: NodeId, to: NodeId, conditions: Conditions) {
         lock(&self.directions[&(from, to)]).conditions = conditions;
     }
@@ -143,19 +145,19 @@ impl Network {
         self.set(b, a, conditions.clone());
     }
 
-    /// Between all nodes.
+    /// Sets the conditions between all nodes.
     pub fn set_all(&self, conditions: &Conditions) {
         self.set_where(conditions, |from, to| !is_client(from) && !is_client(to));
     }
 
-    /// Between this node and all others, in both directions.
+    /// Sets the conditions between this node and all others, in both directions.
     pub fn set_around(&self, node: NodeId, conditions: &Conditions) {
         self.set_where(conditions, |from, to| {
             (from == node && !is_client(to)) || (to == node && !is_client(from))
         });
     }
 
-    /// Everywhere, for clients too.
+    /// Restores all links, also those of clients.
     pub fn heal(&self) {
         self.set_where(&Conditions::default(), |_, _| true);
     }
@@ -189,7 +191,7 @@ fn address(socket: &UdpSocket) -> SocketAddr {
 async fn socket(ip: IpAddr) -> Arc<UdpSocket> {
     let socket = UdpSocket::bind((ip, 0)).await.expect("a free port");
     let plain = socket2::SockRef::from(&socket);
-    // Best effort. What does not fit is lost, as anywhere on the way.
+    // Best effort. Datagrams that do not fit are lost, as anywhere else on a network.
     let _ = plain.set_recv_buffer_size(4 << 20);
     Arc::new(socket)
 }

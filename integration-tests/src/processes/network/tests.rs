@@ -20,17 +20,18 @@ async fn pair() -> Pair {
 }
 
 impl Pair {
-    /// Sends so many, numbered, and returns what arrived until all was sent and nothing came any more.
+    /// Sends this many numbered datagrams; returns those that arrived until all were sent and the
+    /// link was quiet.
     async fn send(&self, count: u32) -> Vec<u32> {
         let to = self.network.address(1, 2);
         let sending = async {
             for number in 0..count {
                 self.one.send_to(&number.to_be_bytes(), to).await.unwrap();
-                // The relay is not to be overrun: this is no test of the system's buffers.
+                // Slow enough for the relay: this is no test of the system's buffers.
                 tokio::time::sleep(Duration::from_micros(50)).await;
             }
         };
-        // At the same time, for the same reason.
+        // Receive while sending, for the same reason.
         let receiving = async {
             let mut seen = Vec::new();
             let mut buffer = [0; 64];
@@ -55,7 +56,7 @@ async fn a_healthy_link_hands_on_and_a_cut_one_does_not() {
     pair.network.set(1, 2, Conditions::cut());
     assert!(pair.send(20).await.is_empty());
     assert_eq!(pair.network.traffic(1, 2).lost_count, 20);
-    // The other direction is another matter.
+    // The other direction is not affected.
     pair.two.send_to(b"back", pair.network.address(2, 1)).await.unwrap();
     let mut buffer = [0; 64];
     assert_eq!(pair.one.recv_from(&mut buffer).await.unwrap().0, 4);
@@ -89,6 +90,6 @@ async fn a_narrow_link_takes_its_time() {
     pair.network.set(1, 2, narrow);
     let before = Instant::now();
     assert_eq!(pair.send(25).await, Vec::from_iter(0..25));
-    // 100 bytes, and the pause by which the end is known.
+    // 100 bytes, and the pause that marks the end.
     assert!(before.elapsed() >= Duration::from_millis(500 + 300));
 }

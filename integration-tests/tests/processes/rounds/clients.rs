@@ -1,4 +1,4 @@
-//! Clients that do not reach the leader, which is in touch with its peers.
+//! Clients that do not reach the leader, while the leader reaches its peers.
 
 use integration_tests::processes::network::{CLIENTS, Conditions};
 use integration_tests::processes::workload::Workload;
@@ -9,9 +9,9 @@ use super::{Run, WRITES_MIN};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Fault {
     AllCutOffFromLeader,
-    /// The others go on.
+    /// The other clients go on.
     SomeCutOffFromLeader,
-    /// Requests reach the leader, its answers do not come back.
+    /// Requests reach the leader, its responses are lost.
     AnswersOfLeaderLost,
 }
 

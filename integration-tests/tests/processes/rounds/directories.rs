@@ -1,4 +1,4 @@
-//! Damage that people and decay do to the directory of a node that is stopped.
+//! Damage by operators and by decay to the directory of a stopped node.
 
 use std::fs;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use crate::disks::says_what_to_do;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Fault {
     Wiped,
-    /// Put back from a copy that is older than what was acknowledged since.
+    /// Restored from a copy that is older than the node's acknowledgements since.
     OlderCopy,
     OfAnotherNode,
     LogByteFlipped,
@@ -62,17 +62,18 @@ impl Run {
         flip(&file, place);
         self.cluster.node(victim).start();
         says_what_to_do(&self.cluster.node(victim).gives_up().await, "damage");
-        // A refused directory is not altered: with the byte as it was, all is well.
+        // A refused directory is not altered: with the byte restored, the node starts.
         flip(&file, place);
         self.cluster.node(victim).start();
     }
 
-    /// Kills a node that has some batches in the file that its log is written to; returns a place in
-    /// one that is not the last. In another file it would be nothing: tables are read instead of it.
+    /// Kills a node that has several batches in the file that its log is written to; returns a
+    /// place in one that is not the last. In another file the damage would have no effect: tables
+    /// are read instead.
     async fn stop_with_a_long_log(&mut self, victim: NodeId, load: &Workload) -> (PathBuf, usize) {
         const ATTEMPTS: usize = 10;
         for _ in 0..ATTEMPTS {
-            // Until then it may go on to another file at any time.
+            // Before that, the node may go on to another file at any time.
             let node = &self.cluster.nodes[&victim];
             eventually("the log's files", async || node.said().contains("ready for reuse")).await;
             load.advances_by(WRITES_MIN).await;
@@ -81,16 +82,17 @@ impl Run {
             if let Some(found) = middle_of_log(&self.cluster.nodes[&victim].log_files(".log")) {
                 return found;
             }
-            // It has gone on to another file just now.
+            // The node has just gone on to another file.
             self.cluster.node(victim).start();
         }
         panic!("{ATTEMPTS} times the log had just begun another file");
     }
 
-    /// Anywhere in it. It is noticed at the start, or when it is needed, or never.
+    /// Flips a byte anywhere in the file. The damage is noticed at the start, or when the snapshot
+    /// is needed, or never.
     async fn flip_byte_of_snapshot(&mut self, victim: NodeId) {
         let file = &self.cluster.kill_with_snapshot(victim).await;
-        // Its header more often than by its size.
+        // The header is hit more often than its size would give.
         let length = file.metadata().unwrap().len() as usize;
         let length = if self.chance.random_bool(0.3) { 64 } else { length };
         let place = self.chance.random_range(0..length);

@@ -1,4 +1,4 @@
-//! Disks that fail, are slow, freeze, lose power, and do less than they were asked to.
+//! Disks that fail, are slow, freeze, lose power, and do less than requested.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::files::KINDS_OF_FILES;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Fault {
     SyncsFail,
-    /// And the next one would succeed.
+    /// The sync after it would succeed.
     SyncFailsOnce,
     SyncsAreSlow,
     NoRoomOnce,
@@ -102,7 +102,7 @@ impl Run {
             node.preload().set(FileFault::ShortWrites, &node.data.display().to_string());
         }
         self.last(500..2_000).await;
-        // It recovers under the same conditions.
+        // The node recovers under the same conditions.
         self.cluster.node(leader).kill().await;
         self.cluster.start_all();
         self.last(200..1_000).await;

@@ -11,7 +11,7 @@ use super::Run;
 pub(super) enum Fault {
     Isolate,
     IsolateLeader,
-    /// The leader hears no peer, or no peer hears it.
+    /// The leader receives from no peer, or no peer receives from it.
     LeaderDeaf,
     LeaderMute,
     OneWay,

@@ -1,4 +1,4 @@
-//! The means that some faults need; a fault whose means is missing is not run.
+//! The tools that some faults need; a fault whose tool is missing is not run.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -19,9 +19,9 @@ const DISK_MEBIBYTES: u64 = 512;
 pub(super) enum Means {
     /// A file system of its own for each node.
     Disks,
-    /// System calls that are tampered with.
+    /// `strace`, which tampers with system calls.
     Strace,
-    /// Single writes and syncs that fail.
+    /// A library that makes single writes and syncs fail.
     FileFaults,
 }
 
@@ -37,7 +37,7 @@ pub(super) fn file_faults() -> Result<(), String> {
     Preload::new(PathBuf::new()).map(drop)
 }
 
-/// `missing` says of each means why it is not here, unless it is.
+/// `missing` holds for each of these tools why it is missing, or `None`.
 pub(super) fn of_which_there_are_means(
     mut faults: Vec<Fault>,
     missing: &BTreeMap<Means, Option<String>>,

@@ -1,12 +1,13 @@
-//! Round after round of faults on one cluster, with clients at work all the time.
+//! Rounds of faults on one cluster, with clients at work all the time.
 //!
-//! Each round draws a fault, lets it have its time, takes it back, and wants a write within five seconds.
-//! Then the histories of the round are checked, at the end those of all rounds once more: what was
-//! acknowledged in the first round has survived every fault since.
+//! Each round draws a fault, lets it last for a while, takes it back, and requires a write within
+//! five seconds. Then the histories of the round are checked, and at the end those of all rounds
+//! once more: writes acknowledged in the first round have survived every fault since.
 //!
-//! Each module has the faults of one place: what they are, what they need, how they are made.
+//! Each module has the faults of one component: their list, their needs, and their making.
 //!
-//! `FAULT_ROUNDS` and `FAULT_SEED` say how many rounds and which; `scripts/faults` sets them.
+//! `FAULT_ROUNDS` and `FAULT_SEED` choose the number of rounds and the seed; `scripts/faults` sets
+//! them.
 
 mod clients;
 mod directories;
@@ -32,12 +33,12 @@ use tokio::time::{Instant, sleep};
 use self::means::Means;
 use self::report::{Report, Round};
 
-/// In a run of all tests.
+/// Number of rounds in a run of all tests.
 const ROUNDS_DEFAULT: u64 = 6;
-/// Writes that have to be acknowledged before a fault, or it has hit nothing, and after it.
+/// Writes that have to be acknowledged before a fault, so that it hits something, and after it.
 const WRITES_MIN: u64 = 20;
-/// Keys that are there from the beginning, so that a snapshot takes its time. Chance, so that it cannot
-/// be made smaller.
+/// Keys that exist from the beginning, so that a snapshot takes its time. Their values are random,
+/// so that they cannot be compressed.
 const BULK_KEYS: u32 = 64;
 const BULK_VALUE_BYTES: usize = 16 << 10;
 
@@ -88,7 +89,8 @@ struct Run {
     cluster: Cluster,
     disks: BTreeMap<NodeId, Disk>,
     faults: Vec<Fault>,
-    /// Drawn from the top, and shuffled anew when it is empty: each fault gets its turn.
+    /// Faults are drawn from the top; an empty deck is shuffled anew, so that each fault gets its
+    /// turn.
     deck: Vec<Fault>,
     chance: StdRng,
     seed: u64,
@@ -173,7 +175,7 @@ impl Run {
         self.report.tell(self.seed);
     }
 
-    /// Does it, waits, and takes it back.
+    /// Makes the fault, waits, and takes it back.
     async fn inflict(&mut self, fault: Fault, leader: NodeId, load: &Workload) {
         match fault {
             Fault::Process(fault) => self.inflict_on_processes(fault, leader).await,

@@ -11,7 +11,7 @@ pub(super) enum Fault {
     KillOne,
     KillLeader,
     KillAll,
-    /// All at once, again before they are up.
+    /// All nodes at once, and again before they are up.
     KillAllTwice,
     StopAndStartAll,
     /// SIGSTOP, for up to ten seconds.
@@ -62,7 +62,7 @@ impl Run {
         }
         self.last(0..1_000).await;
         self.cluster.start_all();
-        // The second time it may hit them while they recover.
+        // The second kill may hit the nodes while they recover.
         self.last(0..300).await;
     }
 

@@ -1,4 +1,4 @@
-//! The report: a line for each round, and a table of all.
+//! The report: a line for each round, and a table of all rounds.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,11 +12,11 @@ use super::Fault;
 pub(super) struct Round {
     pub(super) number: u64,
     pub(super) fault: Fault,
-    /// How long the fault was there.
+    /// Duration of the fault.
     pub(super) lasted: Duration,
-    /// From its end to the first write that succeeded.
+    /// From the end of the fault to the first write that succeeded.
     pub(super) recovery: Took,
-    /// All in all.
+    /// Duration of the whole round.
     pub(super) took: Duration,
     pub(super) seen: Summary,
 }
@@ -55,7 +55,7 @@ impl Report {
         );
     }
 
-    /// Every round was checked, and so was all of them at the end.
+    /// Prints the table. By then every round was checked, and at the end all of them together.
     pub(super) fn tell(&self, seed: u64) {
         eprintln!("rounds  slowest recovery  slowest round  fault");
         for (fault, kind) in &self.kinds {

@@ -1,4 +1,4 @@
-//! A node that is sent a snapshot meanwhile: over a bad link, or without room for it.
+//! A node that is sent a snapshot during a fault: over a bad link, or without room for it.
 
 use integration_tests::processes::network::Conditions;
 use integration_tests::processes::preload::{FileFault, Preload};
@@ -9,12 +9,12 @@ use super::Run;
 use super::means::Means;
 use crate::disks::says_what_to_do;
 
-/// So that a snapshot takes a second or two.
+/// Slow enough that a snapshot takes a second or two.
 const NARROW_BYTES_PER_SECOND: u64 = 1_000_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Fault {
-    /// A fifth of all datagrams.
+    /// A fifth of all datagrams is lost.
     OverLoss,
     OverNarrowLink,
     ReceiverKilled,
@@ -42,7 +42,7 @@ impl Run {
         let network = &self.cluster.network;
         network.set_around(victim, if fault == Fault::OverLoss { &lossy } else { &narrow });
         let lost_before = network.lost_count();
-        // At its first byte, or in its middle.
+        // The fault hits the first byte of the snapshot, or its middle.
         let at_once = self.chance.random_bool(0.5);
         if fault == Fault::NoRoom && at_once {
             self.cluster.node(victim).preload().set(FileFault::NoRoomOnce, ".part");
@@ -77,7 +77,7 @@ impl Run {
         }
         self.last(200..2_000).await;
         self.cluster.network.heal();
-        // Another node may lose what it has only when this one is whole again.
+        // Another node may lose its data only when this one is whole again.
         self.cluster.is_filled(victim).await;
         self.cluster.converges().await;
     }

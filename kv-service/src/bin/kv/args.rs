@@ -13,7 +13,7 @@ use kv_service::config::{NodeAddress, StorageKind};
 use kv_service::units::ByteSize;
 use kv_service::version::{VERSION_MAX, VERSION_MIN};
 
-/// The longest duration of a flag or a request. Any time now plus this still is a time.
+/// The longest duration of a flag or a request. Adding it to the present time cannot overflow.
 pub(crate) const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 /// The largest value that the benchmark writes.
 const VALUE_SIZE_MAX: ByteSize = ByteSize(16 << 20);
@@ -39,7 +39,8 @@ KV_LOG sets what is logged to standard error: KV_LOG=debug, KV_LOG=kv_service=tr
 #[derive(Debug, Parser)]
 #[command(name = "kv", version = version(), after_help = EXAMPLES, max_term_width = 100)]
 pub(crate) struct Args {
-    /// The file that describes the cluster to a client; for `init` and `serve`, the node's own file.
+    /// The file that describes the cluster to a client; for `init` and `serve`, the node's own
+    /// file.
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     #[command(subcommand)]
@@ -65,9 +66,9 @@ pub(crate) enum Command {
 
 /// Run a cluster on this machine: one server process per node, with data on disk.
 ///
-/// Makes a development CA and certificates, starts the nodes, waits until they have a leader, prints
-/// how to talk to them, and stays in the foreground; Ctrl-C stops all nodes cleanly. Started again on
-/// the same directory it carries on with the data.
+/// Makes a development CA and certificates, starts the nodes, waits until they have a leader,
+/// prints how to talk to them, and stays in the foreground; Ctrl-C stops all nodes cleanly. Started
+/// again on the same directory, it carries on with the data.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -98,7 +99,7 @@ pub(crate) struct DevArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum DevAction {
-    /// Bring a node back, or stop it cleanly and start it again if it runs
+    /// Start a node that is down, or stop a running one cleanly and start it again
     Restart {
         /// The node's number
         node: u64,
@@ -107,10 +108,11 @@ pub(crate) enum DevAction {
 
 /// Run one node.
 ///
-/// SIGTERM and Ctrl-C stop it cleanly: it finishes what it has begun and hands leadership over.
+/// SIGTERM and Ctrl-C stop it cleanly: it answers the requests under way and hands leadership over.
 ///
-/// On a directory that `kv init` has made it founds a cluster with the other new nodes. On an empty
-/// directory, such as after its disk was lost, it waits for the leader, which gives it all data.
+/// On a directory that `kv init` has made, it founds a cluster with the other new nodes. On an
+/// empty directory, such as after its disk was lost, it waits for the leader, which gives it all
+/// data.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -145,9 +147,9 @@ pub(crate) struct ServeArgs {
 /// Run it once for each node of a cluster that has never existed, before `kv serve`. It refuses a
 /// directory that holds a node's data.
 ///
-/// Not for a node whose disk was lost: start that one with `kv serve` on an empty directory, and the
-/// leader gives it all data. A node that is initialised a second time is noticed as long as one other
-/// node remembers the cluster.
+/// Not for a node whose disk was lost: start that one with `kv serve` on an empty directory, and
+/// the leader gives it all data. A node that is initialised a second time is noticed as long as one
+/// other node remembers the cluster.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -160,7 +162,7 @@ pub(crate) struct InitArgs {
     pub(crate) node: NodeArgs,
 }
 
-/// A node, in flags. `--config FILE` says the same.
+/// A node's configuration as flags. A file named by `--config FILE` has the same settings.
 #[derive(Debug, clap::Args)]
 pub(crate) struct NodeArgs {
     /// Name of the cluster; nodes and clients of another one are refused
@@ -200,7 +202,7 @@ pub(crate) enum Storage {
     /// On disk
     #[value(name = "rocksdb")]
     RocksDb,
-    /// Nowhere: a node that stops has lost its data, and waits for a leader when it is back
+    /// Nowhere: a node that stops loses its data, and waits for a leader when it is started again
     Memory,
 }
 
@@ -213,7 +215,7 @@ impl From<Storage> for StorageKind {
     }
 }
 
-/// What all client commands take.
+/// Flags of all client commands.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct ClientArgs {
     /// Give up after this long, such as 500ms or 10s [default: the file's, else 10s]
@@ -226,12 +228,12 @@ pub(crate) struct ClientArgs {
 
 /// Print the value of a key; exit code 1 if there is none.
 ///
-/// A terminal gets bytes that do not print escaped; a file or a pipe gets the value as it is.
+/// On a terminal, bytes that do not print are escaped; a file or a pipe gets the value as it is.
 #[derive(Debug, clap::Args)]
 pub(crate) struct GetArgs {
     #[arg(value_parser = bytes_parser())]
     pub(crate) key: Bytes,
-    /// Take what any node has at hand; may be arbitrarily old
+    /// Read from any node; the result may be arbitrarily old
     #[arg(long)]
     pub(crate) stale: bool,
     #[command(flatten)]
@@ -245,7 +247,7 @@ pub(crate) struct GetArgs {
 pub(crate) struct PutArgs {
     #[arg(value_parser = bytes_parser())]
     pub(crate) key: Bytes,
-    /// What starts with a hyphen goes after `--`: kv put KEY -- --value
+    /// The value; if it starts with a hyphen, put `--` before it: kv put KEY -- --value
     #[arg(value_parser = bytes_parser(), allow_negative_numbers = true)]
     pub(crate) value: Bytes,
     #[command(flatten)]
@@ -276,13 +278,14 @@ pub(crate) struct CasArgs {
     /// The new value
     #[arg(value_parser = bytes_parser(), allow_negative_numbers = true)]
     pub(crate) new: Bytes,
-    /// Swap if the key holds just this value
+    /// Swap if the key holds exactly this value
     #[arg(long, value_name = "VALUE", value_parser = bytes_parser(), allow_hyphen_values = true)]
     pub(crate) expect: Option<Bytes>,
     /// Swap if the key has this version; 0: if it does not exist
     #[arg(long, value_name = "N")]
     pub(crate) version: Option<u64>,
-    /// Swap if the key's last change was at this revision; also after a delete no other change has it
+    /// Swap if the key's last change was at this revision; no other change ever has it, not even
+    /// after a delete
     #[arg(long, value_name = "N")]
     pub(crate) revision: Option<u64>,
     #[command(flatten)]
@@ -291,9 +294,9 @@ pub(crate) struct CasArgs {
 
 /// Print keys and values in the order of keys: `KEY<TAB>VALUE`, or with --json one object a line.
 ///
-/// A scan of many keys is asked for in pages: each page is consistent, two pages may be from
-/// different moments. A terminal gets tabs, line ends and bytes that do not print escaped; a file or a pipe
-/// gets keys and values as they are, so where they may hold tabs or line ends, use --json.
+/// A scan of many keys is read in pages: each page is consistent, two pages may be from different
+/// moments. On a terminal, tabs, line ends and bytes that do not print are escaped; a file or a
+/// pipe gets keys and values as they are, so where they may hold tabs or line ends, use --json.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ScanArgs {
     /// Only keys that begin with this
@@ -302,14 +305,14 @@ pub(crate) struct ScanArgs {
     /// At most so many keys [default: all]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) limit: Option<u64>,
-    /// Take what any node has at hand; may be arbitrarily old
+    /// Read from any node; the result may be arbitrarily old
     #[arg(long)]
     pub(crate) stale: bool,
     #[command(flatten)]
     pub(crate) client: ClientArgs,
 }
 
-/// Ask every node how it is: role, term, commit, applied, log bytes, snapshot, leader.
+/// Show the state of every node: role, term, commit, applied, log bytes, snapshot, leader.
 ///
 /// Exit code 0 if any node answers, else 2.
 #[derive(Debug, clap::Args)]
@@ -324,10 +327,10 @@ pub(crate) struct StatusArgs {
 
 /// Show or decide the cluster version: the formats that all nodes may use.
 ///
-/// Programs are replaced node by node. While at least one is old, all use the old formats, and each node can
-/// go back. When all support a newer version, it comes into force after `upgrade_delay` (a day) if the
-/// leader's file says `upgrade = "auto"`, the default; with `upgrade = "manual"` when `kv upgrade finalize`
-/// says so. From then on older programs refuse to start.
+/// Programs are replaced node by node. While at least one is old, all use the old formats, and each
+/// node can go back. When all support a newer version, it comes into force after `upgrade_delay` (a
+/// day) if the leader's file says `upgrade = "auto"`, the default; with `upgrade = "manual"` when
+/// an operator runs `kv upgrade finalize`. From then on older programs refuse to start.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -348,7 +351,8 @@ pub(crate) enum UpgradeAction {
     Status,
     /// Put the newest version that all nodes support into force
     Finalize,
-    /// Keep the version from rising by itself; for good: `upgrade = "manual"` in each node's file
+    /// Keep the version from rising by itself, until `release` or a restart; for good:
+    /// `upgrade = "manual"` in each node's file
     Hold,
     /// Undo `hold`; the delay begins anew
     Release,
@@ -356,9 +360,9 @@ pub(crate) enum UpgradeAction {
 
 /// One client session, driven by lines of JSON on standard input.
 ///
-/// Each line gets one answer line, in the order of the requests, at once. A line that is no request
-/// is answered `not_executed` with the reason. The exit code is 0 when all were answered, whatever
-/// the answers.
+/// Each line gets one answer line, in the order of the requests, without waiting for later lines. A
+/// line that is not a request is answered `not_executed` with the reason. The exit code is 0 when
+/// all lines were answered, whatever the answers.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Requests:
@@ -378,16 +382,18 @@ Answers:
 Example:
   echo '{\"op\":\"append\",\"key\":\"k\",\"value\":\"v\"}' | kv batch")]
 pub(crate) struct BatchArgs {
-    /// Requests under way at once; what is under way together has no order among itself
+    /// Requests under way at once; requests that are under way together have no order
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub(crate) pipeline: u16,
-    /// Give up a request after this long, unless it says `deadline_ms` [default: the file's, else 10s]
+    /// Give up on a request after this long, unless it sets `deadline_ms` [default: the file's,
+    /// else 10s]
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     pub(crate) deadline: Option<Duration>,
 }
 
-/// Measure the cluster: clients that each send their next request when the last one is answered.
+/// Measure the cluster with clients that each send their next request when the last one is
+/// answered.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -398,7 +404,7 @@ Examples:
 Writes keys under `bench/`. For `get` and `mixed` the keys are written first, unless an earlier run has
 done so. `append` has keys of its own, and deletes one when it has grown to 64KiB.")]
 pub(crate) struct BenchArgs {
-    /// What to measure; mixed is half get, half put
+    /// The operation to measure; mixed is half get, half put
     pub(crate) op: BenchOp,
     /// Requests under way at once
     #[arg(long, value_name = "C", default_value_t = 64,
@@ -421,7 +427,7 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "N", default_value_t = 100_000,
           value_parser = clap::value_parser!(u64).range(1..=99_999_999))]
     pub(crate) keys: u64,
-    /// Let reads be answered by any node from what it has at hand
+    /// Let any node answer reads; the results may be arbitrarily old
     #[arg(long)]
     pub(crate) stale: bool,
     #[command(flatten)]
@@ -445,7 +451,7 @@ fn version() -> &'static str {
     })
 }
 
-/// Keys and values are bytes: what the shell hands over is taken as it is.
+/// Keys and values are bytes, taken from the shell as they are.
 fn bytes_parser() -> impl TypedValueParser<Value = Bytes> {
     OsStringValueParser::new().map(|text| Bytes::from(text.into_vec()))
 }

@@ -1,12 +1,14 @@
 //! `kv batch`: a client session driven by lines of JSON.
 //!
-//! One loop owns everything: it reads a line when fewer than `--pipeline` requests are under way, and
-//! writes the answer of the oldest request as soon as that one is answered. So the answers come in
-//! the order of the requests, and what waits is bounded by the pipeline, in number and in bytes. Each
-//! line gets exactly one answer, whatever it contains; nothing in the input ends the session but its
-//! end. If the answers cannot be written, what became of the requests cannot be told: code 3.
+//! One loop owns everything: it reads a line when fewer than `--pipeline` requests are under way,
+//! and writes the response to the oldest request as soon as that request is answered. So the
+//! responses come in the order of the requests, and the pipeline bounds the waiting requests in
+//! number and in bytes. Each line gets exactly one response, whatever it contains; only the end of
+//! the input ends the session. If the responses cannot be written, the outcomes of the requests
+//! cannot be told: code 3.
 //!
-//! With a pipeline of one a request starts when the answer of the one before it has been written.
+//! With a pipeline of one, a request starts when the response to the one before it has been
+//! written.
 
 mod codec;
 #[cfg(test)]
@@ -29,12 +31,13 @@ use crate::args::BatchArgs;
 use crate::exit::Exit;
 use crate::{connect, output};
 
-/// A longer line is refused. Takes the largest value that a cluster can be configured to accept.
+/// A longer line is refused. Leaves room for the largest value that a cluster can be configured to
+/// accept.
 const LINE_BYTES_MAX: usize = 32 << 20;
-/// Lines whose requests are under way have at most this together.
+/// Limit on the bytes of all lines whose requests are under way.
 const UNDER_WAY_BYTES_MAX: usize = 64 << 20;
 
-/// A request whose answer has not been written.
+/// A request whose response has not been written.
 struct Pending {
     line_bytes: usize,
     answer: JoinHandle<Answer>,
@@ -52,7 +55,7 @@ pub(crate) async fn run(config: Option<&Path>, args: BatchArgs) -> anyhow::Resul
             && under_way.len() < usize::from(args.pipeline)
             && bytes < UNDER_WAY_BYTES_MAX - LINE_BYTES_MAX;
         tokio::select! {
-            // Answers first: who waits for one is served before more work is taken on.
+            // Responses first: a caller that waits for one is served before more work is taken on.
             biased;
             answer = oldest(&mut under_way), if !under_way.is_empty() => {
                 let written = match answer {
@@ -71,7 +74,7 @@ pub(crate) async fn run(config: Option<&Path>, args: BatchArgs) -> anyhow::Resul
                     under_way.push_back(Pending { line_bytes, answer });
                 }
                 Ok(None) => ended = true,
-                // What was read still gets its answers.
+                // Requests that were read still get their responses.
                 Err(error) => (ended, broken) = (true, Some(error)),
             }
         }
@@ -83,7 +86,7 @@ pub(crate) async fn run(config: Option<&Path>, args: BatchArgs) -> anyhow::Resul
     }
 }
 
-/// Waits for the oldest answer. May be dropped at any time without losing it.
+/// Waits for the oldest response. Cancelling the wait loses no response.
 async fn oldest(under_way: &mut VecDeque<Pending>) -> anyhow::Result<Answer> {
     let oldest = under_way.front_mut().expect("asked only while something is under way");
     let answer = (&mut oldest.answer).await.context("a request was lost by an error of ours");
@@ -91,7 +94,7 @@ async fn oldest(under_way: &mut VecDeque<Pending>) -> anyhow::Result<Answer> {
     answer
 }
 
-/// Writes an answer, and those behind it that are there already, with one flush.
+/// Writes a response, and those behind it that are ready, with one flush.
 async fn write_answers(
     out: &mut Stdout,
     first: Answer,
@@ -105,7 +108,7 @@ async fn write_answers(
     out.flush().await.context("cannot write to standard output")
 }
 
-/// Carries out what a line asks for.
+/// Executes the request of a line.
 async fn answer(client: Client, line: Line) -> Answer {
     let start_ns = monotonic_ns();
     let parsed = match &line {

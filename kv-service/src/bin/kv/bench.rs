@@ -1,4 +1,4 @@
-//! `kv bench`: how fast the cluster is for clients that wait for their answers.
+//! `kv bench`: how fast the cluster is for clients that wait for their responses.
 //!
 //! A closed loop: each client sends its next request when the last one is answered, so the load
 //! adapts to the cluster and latencies are those of this load, not of a queue in front of it. All
@@ -31,12 +31,12 @@ use crate::args::{BenchArgs, BenchOp};
 use crate::exit::Exit;
 use crate::{connect, output};
 
-/// After an error a client rests, so that a cluster that is down is not asked in a tight loop.
+/// Pause of a client after an error, so that a cluster that is down is not asked in a tight loop.
 const REST_AFTER_ERROR: Duration = Duration::from_millis(10);
 /// Latencies are kept with three digits, up to this.
 const LATENCY_MAX: Duration = Duration::from_secs(600);
 
-/// What all clients share.
+/// State shared by all clients.
 struct Run {
     op: BenchOp,
     keys: Keys,
@@ -48,7 +48,7 @@ struct Run {
     tally: Mutex<Tally>,
 }
 
-/// What was measured so far.
+/// The measurements so far.
 struct Tally {
     latencies_ns: Histogram<u64>,
     errors: u64,
@@ -91,13 +91,13 @@ pub(crate) async fn run(config: Option<&Path>, args: BenchArgs) -> anyhow::Resul
     conclude(&run, &args)
 }
 
-/// A connection of its own for each `Client` that was connected; its clones share it.
+/// Makes `count` clients with a connection each; the clones of a client share its connection.
 fn connect_all(config: &ClientConfig, count: u32) -> anyhow::Result<Vec<Client>> {
     let connect = |_| Ok(Client::connect(config)?);
     (0..count).map(connect).collect()
 }
 
-/// Lets the clients run until the time is over and the last of them has its answer.
+/// Lets the clients run until the time is over and the last of them has its response.
 async fn drive(run: &Arc<Run>, clients: &[Client], count: u32) -> anyhow::Result<()> {
     let mut tasks = JoinSet::new();
     for number in 0..count {
@@ -143,7 +143,7 @@ async fn one_client(run: Arc<Run>, client: Client, mut rng: StdRng) -> anyhow::R
                 }
             }
         } else if let Err(error) = done {
-            // Not measured, but a user should hear of it.
+            // Not measured, but reported to the user.
             let mut tally = run.tally.lock().expect("no client panics with the tally");
             tally.first_error.get_or_insert(error);
         }

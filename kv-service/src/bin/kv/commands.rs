@@ -1,8 +1,9 @@
-//! The commands that ask for one thing: get, put, append, delete, cas, scan.
+//! The commands that send one request: get, put, append, delete, cas, scan.
 //!
-//! Each is one request (a scan: one per page), its answer in words or JSON, and an exit code, which
-//! is decided by what became of the request and not by what becomes of printing it. A failure is
-//! told on standard error in any case, and with `--json` on standard output as well.
+//! Each sends its request (a scan: one per page), prints the result as text or JSON, and ends with
+//! an exit code. The outcome of a write decides the exit code, even if it cannot be printed. A read
+//! whose result cannot be printed has failed (see `output.rs`). A failure is reported on standard
+//! error in any case, and with `--json` on standard output as well.
 
 use std::path::Path;
 
@@ -17,10 +18,10 @@ use crate::exit::Exit;
 use crate::output::json_text;
 use crate::{connect, output};
 
-/// Keys asked for at once; the node ends a page earlier if it grows large.
+/// Keys per page; the node ends a page earlier if it grows large.
 const SCAN_PAGE_KEYS_MAX: u64 = 1000;
 
-/// A key with what is stored under it.
+/// A key and its record, as JSON.
 #[derive(Serialize)]
 struct Entry {
     key: String,
@@ -49,7 +50,7 @@ impl Entry {
     }
 }
 
-/// What became of a write.
+/// The outcome of a write, as JSON.
 #[derive(Serialize)]
 struct Written<'a> {
     op: &'a str,
@@ -60,7 +61,7 @@ struct Written<'a> {
     version: u64,
 }
 
-/// What became of a request that failed.
+/// The outcome of a request that failed, as JSON.
 #[derive(Serialize)]
 struct Failed<'a> {
     op: &'a str,
@@ -83,7 +84,7 @@ pub(crate) async fn get(config: Option<&Path>, args: GetArgs) -> anyhow::Result<
     } else {
         true
     };
-    // One value is not read in part: whoever asked for it does not have it.
+    // A value that was read in part is of no use, unlike a part of a scan.
     ensure!(read, "the value cannot be written: nobody reads standard output");
     Ok(if record.is_some() { Exit::Done } else { Exit::ConditionFailed })
 }
@@ -176,7 +177,7 @@ async fn page(
     client.scan_with(start, end, limit, consistency).await
 }
 
-/// Whether somebody still reads.
+/// Prints a page. Returns false if no reader is left.
 fn show_page(page: &ScanPage, json: bool) -> anyhow::Result<bool> {
     for (key, record) in &page.records {
         let read = if json {
@@ -195,7 +196,7 @@ fn consistency(stale: bool) -> Consistency {
     if stale { Consistency::Stale } else { Consistency::Linearizable }
 }
 
-/// Passes an answer on; tells a failure to a script before it goes the way of all errors.
+/// Passes a result on. With `--json`, a failure is first reported to the script on standard output.
 fn told<T>(result: Result<T, ClientError>, op: &str, args: &ClientArgs) -> anyhow::Result<T> {
     if let (Err(error), true) = (&result, args.json) {
         let outcome = outcome_text(error.outcome);
@@ -213,7 +214,7 @@ pub(crate) fn outcome_text(outcome: Outcome) -> &'static str {
     }
 }
 
-/// The first key after all keys with this prefix; empty if there is none.
+/// The first key after all keys with this prefix; empty if there is no such key.
 fn end_of_prefix(prefix: &[u8]) -> Bytes {
     let Some(last) = prefix.iter().rposition(|byte| *byte != 0xff) else { return Bytes::new() };
     let mut end = prefix[..=last].to_vec();

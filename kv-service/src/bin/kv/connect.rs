@@ -1,4 +1,5 @@
-//! From the command line to a client: which file describes the cluster, and what to say if none does.
+//! From the command line to a client: finds the file that describes the cluster, or tells the user
+//! what to do without one.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,19 +8,19 @@ use anyhow::{Context, bail};
 use kv_service::client::Client;
 use kv_service::config::ClientConfig;
 
-/// Where `kv dev` puts it by default.
+/// Where `kv dev` puts the client's file by default.
 const DEFAULT_FILE: &str = "./kv-data/client.toml";
-/// Names the file if `--config` does not.
+/// The environment variable that names the file if `--config` does not.
 const ENVIRONMENT: &str = "KV_CONFIG";
-/// Patience of a client that has only asked questions: enough to send a packet.
+/// How long [`close`] waits after reads only: enough to send a packet.
 pub(crate) const AFTER_QUESTIONS: Duration = Duration::from_millis(5);
-/// Patience of a client that has written once: the request to close its session is on its way, and
-/// will be carried out whether somebody waits for the answer or not.
+/// How long [`close`] waits after one write: the request to close the session is on its way, and is
+/// executed whether or not the client waits for the response.
 pub(crate) const AFTER_A_WRITE: Duration = Duration::from_millis(30);
-/// Patience of a client that had much to say.
+/// How long [`close`] waits after many requests.
 pub(crate) const AFTER_MUCH: Duration = Duration::from_millis(500);
 
-/// Reads the configuration of the cluster that is meant.
+/// Reads the configuration of the cluster that the flag, the environment or the default names.
 pub(crate) fn client_config(
     flag: Option<&Path>,
     deadline: Option<Duration>,
@@ -32,15 +33,15 @@ pub(crate) fn client_config(
     Ok(config)
 }
 
-/// Connects to the cluster that is meant; does not wait for the network.
+/// Makes a client of that cluster; does not wait for the network.
 pub(crate) fn client(flag: Option<&Path>, deadline: Option<Duration>) -> anyhow::Result<Client> {
     Ok(Client::connect(&client_config(flag, deadline)?)?)
 }
 
-/// Says goodbye, so that the nodes need keep neither session nor connection until they expire. It is
-/// courtesy, so nobody waits longer than `patience` for it.
+/// Closes the session and the connection, so that the nodes need not keep them until they expire.
+/// This is a courtesy, so it takes no longer than `patience`.
 pub(crate) async fn close(client: &Client, patience: Duration) {
-    // If nobody listens, session and connection expire by themselves.
+    // If this fails, the session and the connection expire by themselves.
     let _ = tokio::time::timeout(patience, client.close()).await;
 }
 

@@ -8,9 +8,10 @@
 //!     `--- layout: what is in DIR
 //! ```
 //!
-//! The nodes are processes like any other `kv serve`: they may be killed, stopped and started by hand.
-//! They do not outlive the supervisor, not even one that is killed: each sees its standard input
-//! end. For anything but development run `kv serve` under a service manager.
+//! The nodes are processes like any other `kv serve`: they may be killed, stopped and started by
+//! hand. They do not outlive the supervisor, not even one that is killed, because each node then
+//! reads the end of its standard input. For anything but development run `kv serve` under a service
+//! manager.
 
 mod control;
 mod keeper;
@@ -54,13 +55,13 @@ pub(crate) async fn run(config: Option<&Path>, args: DevArgs) -> anyhow::Result<
     supervise::run(layout).await
 }
 
-/// How this program was called, so that what is printed can be copied.
+/// The name by which this program was called, so that printed commands can be copied.
 fn program() -> String {
     let called = std::env::args().next().unwrap_or_default();
     if called.contains('/') { quoted(&called) } else { "kv".to_owned() }
 }
 
-/// For a shell.
+/// Quotes a text for a shell.
 fn quoted(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=:,@%".contains(c);
     if !text.is_empty() && text.chars().all(plain) {
@@ -70,7 +71,7 @@ fn quoted(text: &str) -> String {
     }
 }
 
-/// The flags that lead a client command to the cluster; empty if it finds it by itself.
+/// Flags with which a client command finds the cluster; empty if it finds it without them.
 fn client_flags(layout: &Layout) -> String {
     if layout.dir() == Path::new(DEFAULT_DIR) {
         String::new()
@@ -79,7 +80,7 @@ fn client_flags(layout: &Layout) -> String {
     }
 }
 
-/// The flags that lead `kv dev` to the directory; empty if it finds it by itself.
+/// Flags with which `kv dev` finds the directory; empty if it finds it without them.
 fn dir_flags(dir: &Path) -> String {
     if dir == Path::new(DEFAULT_DIR) {
         String::new()

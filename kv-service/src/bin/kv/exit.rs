@@ -1,8 +1,8 @@
-//! How a command ends, told to a script by the exit code and to a person by one line.
+//! How a command ends: an exit code for scripts, and one line for people.
 //!
-//! The code answers the one question that matters after a failure: may it have happened? Everything
-//! that goes wrong before a request leaves (a bad flag, a missing file) surely had no effect, so
-//! usage and configuration errors share code 2 with it.
+//! The code answers the one question that matters after a failure: may the request have been
+//! executed? A command that fails before it sends a request (a bad flag, a missing file) surely had
+//! no effect, so usage and configuration errors have code 2 as well.
 
 use std::process::ExitCode;
 
@@ -46,8 +46,8 @@ impl Exit {
         }
     }
 
-    /// What an error that ended a command amounts to. Commands that have changed something decide by
-    /// themselves, before they print.
+    /// The exit code for an error that ended a command. Commands that have changed something decide
+    /// by themselves, before they print.
     pub(crate) fn of(error: &anyhow::Error) -> Exit {
         error.downcast_ref::<ClientError>().map_or(Exit::NotExecuted, |error| error.outcome.into())
     }
@@ -66,7 +66,7 @@ mod tests {
         assert_eq!(Exit::of(&failed(Outcome::Unknown)).code(), 3);
         assert_eq!(Exit::of(&failed(Outcome::Unknown).context("put")).code(), 3);
         assert_eq!(Exit::of(&anyhow::anyhow!("no such file")).code(), 2);
-        // Whose pipe it was cannot be told, so it is no excuse.
+        // The error does not tell which pipe broke, so it is an error like any other.
         let broken = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
         assert_eq!(Exit::of(&anyhow::Error::new(broken)).code(), 2);
     }

@@ -47,7 +47,7 @@ fn execute(args: Args) -> anyhow::Result<Exit> {
         .build()
         .context("cannot start: the system gives no event queue")?;
     let result = runtime.block_on(run(args));
-    // A thread may still sit in a read of standard input, which nobody will end.
+    // A thread may still be blocked in a read of standard input that never returns.
     runtime.shutdown_background();
     result
 }
@@ -71,8 +71,8 @@ async fn run(args: Args) -> anyhow::Result<Exit> {
     }
 }
 
-/// `KV_LOG` decides; without it a node tells its story, and everything else speaks up when something
-/// is wrong.
+/// `KV_LOG` decides. Without it, `kv serve` logs at level info, and the other commands log errors
+/// only.
 fn log_to_stderr(command: &Command) -> anyhow::Result<()> {
     let filter = match std::env::var("KV_LOG") {
         Ok(directives) => EnvFilter::try_new(&directives).with_context(|| {
@@ -85,7 +85,8 @@ fn log_to_stderr(command: &Command) -> anyhow::Result<()> {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
-        // It would say so on standard error, and panic: a node does not die because its log is full.
+        // Otherwise a failure to log is reported on standard error, which panics if that fails too:
+        // a node must not die because its log is full.
         .log_internal_errors(false)
         .init();
     Ok(())

@@ -15,7 +15,8 @@ pub(crate) fn read(config: Option<&Path>, args: NodeArgs) -> anyhow::Result<Serv
     }
 }
 
-/// A file says everything: a flag beside it would leave open which of the two holds.
+/// A file holds the whole configuration. With a flag beside it, it would be open which of the two
+/// holds.
 fn from_file(path: &Path, args: &NodeArgs) -> anyhow::Result<ServerConfig> {
     let NodeArgs { cluster, id, listen, data_dir, node, ca, cert, key, max_raft_state, storage } =
         args;

@@ -1,8 +1,9 @@
-//! What goes to standard output: whole lines, each flushed, and bytes as JSON can carry them.
+//! Standard output: whole lines, each flushed, and bytes as JSON can carry them.
 //!
-//! Standard output may be full or closed. That never hides what a request did: a write is as done as
-//! it is, so [`tell`] complains and changes nothing; a question that cannot be answered here was for
-//! nothing, so [`show`] fails, except for a reader that left (`| head`), who has what it wanted.
+//! Standard output may be full or closed. That never hides the outcome of a request. A write has
+//! its outcome whether or not it can be printed, so [`tell`] complains and changes nothing. A read
+//! that cannot be printed was for nothing, so [`show`] fails, unless the reader has left (`| head`)
+//! because it has all that it wanted.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -11,8 +12,8 @@ use std::io::{self, IsTerminal, Write};
 use anyhow::Context;
 use serde::Serialize;
 
-/// Writes the bytes and a line end, at once. Unlike `println!` it does not panic when the reader has
-/// gone away.
+/// Writes the bytes and a line end, and flushes. Unlike `println!` it does not panic when the
+/// reader has gone away.
 pub(crate) fn line(bytes: &[u8]) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(bytes)?;
@@ -20,18 +21,18 @@ pub(crate) fn line(bytes: &[u8]) -> io::Result<()> {
     out.flush()
 }
 
-/// Tells what was done. How the command ends was decided by what was done, so a failure to write is
-/// only complained about.
+/// Prints the outcome of a write. The outcome decides how the command ends, so a failure to print
+/// is only reported on standard error.
 pub(crate) fn tell(bytes: &[u8]) {
     if let Err(error) = line(bytes) {
         complain(&format!("the answer cannot be written to standard output: {error}"));
     }
 }
 
-/// Shows what was asked for. Whether somebody still reads.
+/// Prints the result of a read. Returns false if no reader is left.
 ///
 /// # Errors
-/// If it cannot be written although somebody might read.
+/// If it cannot be written although a reader may be left.
 pub(crate) fn show(bytes: &[u8]) -> anyhow::Result<bool> {
     match line(bytes) {
         Ok(()) => Ok(true),
@@ -43,7 +44,7 @@ pub(crate) fn show(bytes: &[u8]) -> anyhow::Result<bool> {
 /// Shows a stored value. Returns false if no reader is left.
 ///
 /// # Errors
-/// As [`show`].
+/// The same as those of [`show`].
 pub(crate) fn show_value(value: &[u8]) -> anyhow::Result<bool> {
     show(&value_for(value, io::stdout().is_terminal()))
 }
@@ -51,13 +52,13 @@ pub(crate) fn show_value(value: &[u8]) -> anyhow::Result<bool> {
 /// Shows a key and its value in one line. Returns false if no reader is left.
 ///
 /// # Errors
-/// As [`show`].
+/// The same as those of [`show`].
 pub(crate) fn show_record(key: &[u8], value: &[u8]) -> anyhow::Result<bool> {
     show(&record_for(key, value, io::stdout().is_terminal()))
 }
 
-/// Programs get the bytes. A terminal would obey escape sequences that another client has stored, so it gets
-/// them escaped; lines and tabs of a text stay.
+/// Programs get the bytes as they are. A terminal would obey escape sequences that another client
+/// has stored, so it gets them escaped; line ends and tabs of a text stay.
 fn value_for(value: &[u8], is_terminal: bool) -> Cow<'_, [u8]> {
     match is_terminal {
         true => Cow::Owned(escaped(value, |c| matches!(c, '\n' | '\t' | '\\')).into_bytes()),
@@ -73,12 +74,13 @@ fn record_for(key: &[u8], value: &[u8], is_terminal: bool) -> Vec<u8> {
     }
 }
 
-/// The bytes as text in which nothing acts on a terminal, but for what `is_kept` lets through.
+/// The bytes as text that has no effect on a terminal, except for the characters that `is_kept`
+/// lets through.
 pub(crate) fn escaped(bytes: &[u8], is_kept: impl Fn(char) -> bool) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         for c in chunk.valid().chars() {
-            // `escape_debug` escapes what does not print, and quotes, which do.
+            // `escape_debug` escapes characters that do not print, and quotes, which do print.
             if is_kept(c) || matches!(c, '"' | '\'') || c.escape_debug().count() == 1 {
                 text.push(c);
             } else {
@@ -93,9 +95,10 @@ pub(crate) fn escaped(bytes: &[u8], is_kept: impl Fn(char) -> bool) -> String {
     text
 }
 
-/// One line for people, on standard error. Unlike `eprintln!` it does not panic if that is full or closed.
+/// Prints one line for people on standard error. Unlike `eprintln!` it does not panic if standard
+/// error is full or closed.
 pub(crate) fn complain(text: &str) {
-    // There is nowhere left to say that it failed.
+    // There is no place left to report a failure.
     let _ = writeln!(io::stderr().lock(), "kv: {text}");
 }
 
@@ -103,7 +106,8 @@ pub(crate) fn json_text(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("our answers have text keys only")
 }
 
-/// Bytes as JSON text. What is not UTF-8 gets replacement characters; [`hex_unless_text`] goes with it.
+/// Bytes as JSON text. Bytes that are not UTF-8 become replacement characters; [`hex_unless_text`]
+/// then carries the exact bytes.
 pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
@@ -121,7 +125,7 @@ pub(crate) fn hex_unless_text(bytes: &[u8]) -> Option<String> {
     Some(hex)
 }
 
-/// Columns that are as wide as they have to be. The first row is the head.
+/// Formats rows in columns that are as wide as they have to be. The first row is the head.
 pub(crate) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column| {

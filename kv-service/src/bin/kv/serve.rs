@@ -15,8 +15,8 @@ use crate::node_config;
 pub(crate) async fn run(config: Option<&Path>, args: ServeArgs) -> anyhow::Result<Exit> {
     let parent_watched = args.stop_on_stdin_eof;
     let config = node_config::read(config, args.node)?;
-    // Before the node starts, so that none of them can arrive too early. A hang-up is left alone: who
-    // started us with nohup wants us to stay.
+    // Installed before the node starts, so that no signal can arrive too early. SIGHUP is left
+    // alone: an operator who starts a node with nohup wants it to stay.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut parent_gone = pin!(async {
@@ -31,7 +31,7 @@ pub(crate) async fn run(config: Option<&Path>, args: ServeArgs) -> anyhow::Resul
     let listen = config.listen_address()?;
     let server = tokio::select! {
         started = Server::start(config) => started.map_err(|error| anyhow!("{error}"))?,
-        // Nothing has been promised to anybody yet, so there is nothing to finish.
+        // Nothing has been acknowledged yet, so there is nothing to finish.
         why = told(&mut terminate, &mut interrupt, parent_gone.as_mut()) => {
             tracing::info!("stopped on {why} before it was up");
             return Ok(Exit::Done);
@@ -40,7 +40,7 @@ pub(crate) async fn run(config: Option<&Path>, args: ServeArgs) -> anyhow::Resul
     tracing::info!("node {node_id} of cluster {cluster_id} serves at {listen}");
     let why = tokio::select! {
         stopped = server.stopped() => {
-            // Its text names the causes already.
+            // The error's text names the causes already.
             stopped.map_err(|error| {
                 anyhow!(
                     "the node has stopped: {error}. Nothing that was acknowledged is lost; see to \
@@ -60,7 +60,7 @@ pub(crate) async fn run(config: Option<&Path>, args: ServeArgs) -> anyhow::Resul
     Ok(Exit::Done)
 }
 
-/// Waits until the node is told to stop, and says by what.
+/// Waits until the node is told to stop, and returns the reason.
 async fn told(
     terminate: &mut Signal,
     interrupt: &mut Signal,
@@ -76,6 +76,6 @@ async fn told(
 async fn end_of_stdin() {
     let mut stdin = tokio::io::stdin();
     let mut ignored = [0; 64];
-    // An error is an end as well.
+    // An error counts as the end.
     while matches!(stdin.read(&mut ignored).await, Ok(count) if count > 0) {}
 }

@@ -1,6 +1,6 @@
-//! `kv status`: how every node is, or why it does not say.
+//! `kv status`: the state of every node, or the reason why it is not known.
 //!
-//! All nodes are asked at the same time, each by itself, so that one that hangs delays nobody.
+//! All nodes are asked at the same time, each by itself, so that a node that hangs delays no other.
 
 use std::path::Path;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::args::StatusArgs;
 use crate::exit::Exit;
 use crate::{connect, output};
 
-/// One node as seen from here; what is not known is null.
+/// One node as seen from here; a field that is not known is null.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct NodeReport {
     pub(crate) id: u64,
@@ -60,7 +60,7 @@ pub(crate) async fn run(config: Option<&Path>, args: StatusArgs) -> anyhow::Resu
     Ok(Exit::Done)
 }
 
-/// Asks each of the nodes; in their order, and within the client's deadline.
+/// Asks each of the nodes, within the client's deadline. The reports are in the order of `nodes`.
 pub(crate) async fn gather(client: &Client, nodes: &[NodeAddress]) -> Vec<NodeReport> {
     let mut asked = JoinSet::new();
     for NodeAddress { id, address } in nodes.iter().cloned() {
@@ -78,7 +78,7 @@ pub(crate) async fn gather(client: &Client, nodes: &[NodeAddress]) -> Vec<NodeRe
     reports
 }
 
-/// As [`gather`], with a deadline of its own.
+/// Asks the nodes like [`gather`], with a deadline of its own.
 pub(crate) async fn gather_within(
     client: &Client,
     nodes: &[NodeAddress],
@@ -186,7 +186,7 @@ fn for_people(nodes: &[NodeReport]) -> String {
     text
 }
 
-/// Why the cluster stands still, if too many nodes are on disks that do not remember it.
+/// Tells why the cluster stands still, if too many nodes are on disks that do not remember it.
 fn standstill(nodes: &[NodeReport]) -> Option<String> {
     if nodes.iter().any(NodeReport::leads) {
         return None;
@@ -241,7 +241,8 @@ mod tests {
         NodeReport { reachable: true, role: Some(role.to_owned()), error: None, ..silent }
     }
 
-    /// C4. A cluster without a majority of its disks says so, and one with a leader or a majority does not.
+    /// C4. The status of a cluster without a majority of its disks says so, and that of a cluster
+    /// with a leader or a majority does not.
     #[test]
     fn people_read_why_the_cluster_stands_still() {
         let told = |roles: [&str; 3]| {

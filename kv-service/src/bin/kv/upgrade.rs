@@ -1,4 +1,4 @@
-//! `kv upgrade`: the cluster version, and who decides when it rises.
+//! `kv upgrade`: shows the cluster version, and lets an operator decide when it rises.
 
 use std::path::Path;
 
@@ -24,7 +24,7 @@ pub(crate) async fn run(config: Option<&Path>, args: UpgradeArgs) -> anyhow::Res
     done
 }
 
-/// Each node's status, or why there is none, in the order of the configuration.
+/// Each node's status, or the reason why there is none, in the order of the configuration.
 async fn statuses(
     client: &Client,
     config: &ClientConfig,
@@ -67,7 +67,7 @@ fn report(statuses: &[(u64, Result<NodeStatus, String>)]) -> String {
     format!("{}{complaints}\n{}", output::table(&rows), advice(statuses))
 }
 
-/// What an operator can do now.
+/// Text that tells an operator what to do next.
 fn advice(statuses: &[(u64, Result<NodeStatus, String>)]) -> String {
     let known = || statuses.iter().filter_map(|(_, status)| status.as_ref().ok());
     let Some(in_force) = known().map(|status| status.versions.in_force).max() else {
@@ -111,7 +111,7 @@ fn leads(status: &NodeStatus) -> bool {
     status.leader_id == Some(status.id) && status.role == "leader"
 }
 
-/// Gives the order to each node, because each may lead next.
+/// Gives the order to each node, because any of them may lead next.
 async fn order_all(
     client: &Client,
     config: &ClientConfig,

@@ -1,17 +1,19 @@
-//! Keys and values in the RocksDB instance, as bytes; nothing here needs RocksDB.
+//! Encoding of the keys and values in RocksDB; nothing here needs RocksDB itself.
 //!
 //! ```text
 //!   'd' key               flags u8 = 0  version  create_revision  modify_revision | value
 //!                         flags u8 = 1: the key was deleted, nothing follows
-//!   'm'                   format version u32 = 2  term  index  clock_ms  revision  generation  rules
+//!   'm'                   format version u32 = 2  term  index  clock_ms  revision  generation
+//!                         rules
 //!   's' index, big-endian a session, as in a snapshot
 //! ```
 //!
-//! Numbers are varints (`codec`) but where a width is given. Only an instance that was never written
+//! Numbers are varints (`codec`) unless a width is given. Only an instance that was never written
 //! to has no 'm'. The other flags are reserved: for `modified_by` (u32) and the lease of the key
 //! (u64), which will stand behind the revisions.
 //!
-//! A deletion is a value and not RocksDB's own: a scan sees it, and can count it (S13).
+//! A deletion is stored as a value, not as a deletion of RocksDB: a scan finds it, and can count it
+//! (S13).
 
 use bytes::{BufMut, Bytes, BytesMut};
 use raft_core::types::{Index, Position};
@@ -23,7 +25,7 @@ use crate::machine::codec::{
 };
 use crate::operation::Record;
 
-/// Of the state on disk. Format 1 was never released.
+/// Format version of the state on disk. Version 1 was never released.
 const VERSION: u32 = 2;
 
 pub(in crate::machine) const RECORDS_START: [u8; 1] = [b'd'];
@@ -32,7 +34,7 @@ pub(in crate::machine) const HEAD_KEY: [u8; 1] = [b'm'];
 pub(in crate::machine) const SESSIONS_START: [u8; 1] = [b's'];
 pub(in crate::machine) const SESSIONS_END: [u8; 1] = [b's' + 1];
 
-/// Of a record up to its value, at most.
+/// Most bytes of a record before its value.
 const RECORD_HEAD_BYTES_MAX: usize = 1 + 3 * VARINT_BYTES_MAX;
 
 const RECORD: u8 = 0;
@@ -91,7 +93,7 @@ pub(in crate::machine) fn is_deletion(key: &[u8], value: &[u8]) -> bool {
     key.starts_with(&RECORDS_START) && value == [DELETED]
 }
 
-/// Versions, and where the value starts.
+/// Decodes the versions of a record and the place where its value starts; `None` is a deletion.
 fn word_head(bytes: &[u8]) -> DecodeResult<Option<(Versions, usize)>> {
     match bytes {
         [] => return Err(malformed("a record is cut short")),
@@ -130,7 +132,7 @@ pub(in crate::machine) fn decode_head(bytes: &Bytes) -> DecodeResult<Head> {
     Ok(head)
 }
 
-/// A head on disk and in a snapshot.
+/// Appends a head, encoded as on disk and in snapshots.
 pub(in crate::machine) fn put_head(head: Head, out: &mut BytesMut) {
     let Head { position, clock_ms, revision, generation, rules } = head;
     for number in [position.term, position.index, clock_ms, revision] {
@@ -159,7 +161,7 @@ mod tests {
     use super::*;
     use crate::version::VERSION_MAX;
 
-    /// The bytes are in data directories.
+    /// These bytes are in existing data directories.
     #[test]
     fn bytes_stay_what_they_were() {
         let value = Bytes::from_static(b"value");
@@ -177,7 +179,7 @@ mod tests {
         assert_eq!(session_key(258), *b"s\0\0\0\0\0\0\x01\x02");
     }
 
-    /// S3. A state of a newer program, or of none, is told by name.
+    /// S3. A state of a newer format, or of one that was never released, is refused by name.
     #[test]
     fn other_formats_are_refused_by_name() {
         let version_1 = [&1u32.to_le_bytes()[..], &[0; 24]].concat();

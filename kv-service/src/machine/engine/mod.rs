@@ -1,13 +1,14 @@
 //! Where the records live: a persistent map in memory, or RocksDB.
 //!
-//! The contract, which the tests hold both against one model:
+//! The contract, by which the tests compare both engines with one model:
 //!
 //! * Reads see every write before them, committed or not. [`Engine::scan`] and [`Engine::view`] are
 //!   called between commits only.
-//! * [`Engine::commit`] makes records, changed sessions and [`Head`] one unit: a crash finds all of
-//!   a commit or nothing of it, and nothing of what follows a lost one.
-//! * A view is not disturbed by anything that comes later, a restore included.
-//! * Until [`Engine::finish_restore`] returns, a crash finds the old state; then the new one.
+//! * [`Engine::commit`] makes records, changed sessions and [`Head`] one unit. A crash leaves all
+//!   of a commit or nothing of it, and nothing of what follows a lost commit.
+//! * A view is not changed by anything that comes later, a restore included.
+//! * A crash before [`Engine::finish_restore`] leaves the old state, a crash during it the old or
+//!   the new one, and a crash after it the new one.
 
 #[cfg_attr(not(feature = "rocksdb"), allow(dead_code, reason = "the engine has the keys"))]
 pub(super) mod format;
@@ -24,23 +25,24 @@ use super::sessions::Sessions;
 use crate::operation::{Record, Revision, ScanPage};
 use crate::version::VERSION_MAX;
 
-/// The state beside records and sessions.
+/// The metadata of the state: everything other than records and sessions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Head {
     /// The last position whose effect is in the state.
     pub(super) position: Position,
-    /// Replicated time: the largest that a command carried.
+    /// Replicated time in milliseconds: the largest that a command carried.
     pub(super) clock_ms: u64,
     /// The largest revision: that of the last command that changed a record.
     pub(super) revision: Revision,
-    /// Restores of the cluster from a backup, counted; 0 today.
+    /// Number of restores of the cluster from a backup; 0 today.
     pub(super) generation: u32,
-    /// The largest cluster version that a command carried: the state may hold what it brought.
+    /// The largest cluster version that a command or a configuration carried: the state may hold
+    /// what that version brought.
     pub(super) rules: u32,
 }
 
 impl Head {
-    /// Checks the numbers of a head that was read.
+    /// Checks the numbers of a head that was decoded.
     pub(super) fn check(self) -> DecodeResult<Self> {
         if self.rules > VERSION_MAX {
             return Err(DecodeError::NewerRules(self.rules));
@@ -76,7 +78,7 @@ pub(super) trait Engine: Send {
 
     fn delete(&mut self, key: Bytes);
 
-    /// The batch is complete. `sessions` says which of them changed.
+    /// Ends the batch and commits it; [`Sessions::changes`] lists the sessions that changed.
     fn commit(&mut self, head: Head, sessions: &Sessions) -> MachineResult<()>;
 
     /// Records in `[start, end)`, an empty `end` being the end of all keys, as many as `limits`
@@ -88,10 +90,10 @@ pub(super) trait Engine: Send {
     /// Starts gathering a new state beside the one that is served; drops an unfinished one.
     fn begin_restore(&mut self) -> MachineResult<()>;
 
-    /// Keys come in ascending order.
+    /// Adds a record to the new state. Keys come in ascending order.
     fn restore_record(&mut self, key: Bytes, record: Record) -> MachineResult<()>;
 
-    /// The gathered state takes the place of the old one.
+    /// Replaces the old state by the new one.
     fn finish_restore(&mut self, head: Head, sessions: &Sessions) -> MachineResult<()>;
 
     fn flusher(&self) -> Option<Box<dyn Flusher>> {
@@ -103,19 +105,20 @@ pub(super) trait Engine: Send {
         false
     }
 
-    /// Returns true if looking up this key's versions, writing it and committing that with a few others can all be
-    /// done without blocking.
+    /// Returns true if looking up this key's versions, writing it and committing that with a few
+    /// others can all be done without blocking.
     fn writes_at_once(&self, key: &[u8]) -> bool;
 }
 
 /// The records at one moment, in key order.
 pub(super) trait View: Send {
-    /// The next records, about `bytes_max` of them and at least one; empty at the end.
+    /// The next records, about `bytes_max` bytes and at least one record; empty at the end.
     fn next_page(&mut self, bytes_max: usize) -> MachineResult<Vec<(Bytes, Record)>>;
 }
 
-/// A copy that may be kept longer than the log keeps the command. The value is a slice of its command, and that
-/// perhaps one of a frame with many: keeping the slice would keep all of them.
+/// Copies a record, to keep it longer than the log keeps its command. The value is a slice of the
+/// command, which may be a slice of a frame with many commands: keeping the slice would keep the
+/// whole frame.
 fn owned(record: &Record) -> Record {
     Record { value: Bytes::copy_from_slice(&record.value), ..*record }
 }
@@ -132,11 +135,12 @@ pub(super) struct ScanLimits {
     pub(super) records_max: usize,
     /// Keys and values, by [`page_bytes`]; the last record may exceed it. At least 1.
     pub(super) bytes_max: usize,
-    /// Words: records and deletions; at least 1.
+    /// Keys that are examined, of records and deletions; at least 1.
     pub(super) words_max: usize,
 }
 
-/// Gathers a page of a scan from an ascending run of words that starts at its first key.
+/// Gathers a page of a scan from records and deletions (`None`) in ascending order of keys,
+/// starting at the page's first key.
 pub(super) fn fill_page(
     run: impl Iterator<Item = MachineResult<(Bytes, Option<Record>)>>,
     limits: &ScanLimits,

@@ -1,17 +1,18 @@
-//! Records in a RocksDB instance of its own, without a write-ahead log: the raft log is one already.
+//! Records in a RocksDB instance of its own, without a write-ahead log: the raft log already is
+//! one.
 //!
-//! Every commit is records, changed sessions and the head, and goes into a layer in memory (`layers`), which
-//! a thread of its own turns into a table that RocksDB takes over as one unit. Layers become durable in
-//! the order in which they were filled, and a commit is never split over two, so whatever a crash leaves
-//! is the state right after some commit: a lost one is replayed from the raft log, on top of the very
-//! state that it was first applied to.
+//! A commit consists of records, changed sessions and the head. It goes into a memtable (`layers`),
+//! which a thread turns into an SST file that RocksDB ingests as one unit. Memtables become durable
+//! in the order of their commits, and a commit is never split over two of them. So a crash leaves
+//! the state right after some commit. The raft log replays the lost commits, on top of the very
+//! state to which they were first applied.
 //!
-//! What is written and not yet committed is kept aside (`pending`), where reads look first. The
-//! sessions are all in memory too; the table on disk is read when it is opened.
+//! Changes that are not committed yet are in `pending`, where reads look first. All sessions are in
+//! memory too; RocksDB's copy of them is read when the state is opened.
 //!
-//! A restore fills a second instance; one rename makes it the current one (`directory`). A view is the
-//! layers of the moment and a RocksDB snapshot (`view`), so it costs microseconds, and no disk space but for
-//! what changes.
+//! A restore fills a second instance; one rename makes it the current one (`directory`). A view
+//! consists of the memtables at one moment and a RocksDB snapshot (`view`). It costs microseconds,
+//! and disk space only for what changes later.
 
 mod directory;
 mod instance;
@@ -47,23 +48,25 @@ use scratch::{Scratch, put_head};
 /// Bytes that a restore gathers before it writes.
 const RESTORE_BATCH_BYTES: usize = 1 << 20;
 
-/// RocksDB's own deletions and old words that one page of a scan may pass over, in a row. There are
-/// many only while compaction is busy with them: a page that meets more ends there, and the next one
-/// goes on when they are gone.
+/// RocksDB's own deletions and superseded values that one page of a scan may skip in a row. There
+/// are many only until compaction has removed them: a page that meets more ends there, and the next
+/// one continues when they are gone.
 const SCAN_SKIPPED_MAX: u64 = 100_000;
 
-/// How much memory, and how many files and threads, the state may use.
+/// Memory, files and threads that the state may use.
 #[derive(Clone, Debug)]
 pub struct RocksStateOptions {
-    /// Of blocks, indexes and filters read from disk, in bytes.
+    /// Bytes of the cache for blocks, indexes and filters read from disk.
     pub block_cache_bytes: usize,
-    /// Of one layer in memory, in bytes; there are up to four. What a crash loses, and the raft log must
-    /// replay, is no more than these.
+    /// Bytes of one memtable; there are up to four. A crash loses no more than these, and the raft
+    /// log replays them.
     pub write_buffer_bytes: usize,
-    /// Of what is remembered of keys written lately, in bytes; 0 looks for every key anew.
+    /// Bytes of the cache of versions of recently written keys; with 0, each write looks its key
+    /// up.
     pub recent_keys_bytes: usize,
-    /// For flushes and compactions together.
+    /// Background threads for flushes and compactions together.
     pub background_jobs: i32,
+    /// Files that RocksDB keeps open at once.
     pub open_files_max: i32,
 }
 
@@ -80,7 +83,7 @@ impl Default for RocksStateOptions {
 }
 
 impl KvMachine {
-    /// Opens the store in `path`, a directory for it alone, or creates it there.
+    /// Opens the store in `path`, a directory for the store alone, or creates it there.
     ///
     /// # Errors
     /// The directory holds something else, or was written by a newer version; it is damaged; it is
@@ -111,9 +114,9 @@ struct RocksEngine {
     current: Current,
     layer_bytes_max: usize,
     recent_bytes_max: usize,
-    /// For flushers, which outlive a restore but not the engine.
+    /// The memtables in use, for flushers, which outlive a restore but not the engine.
     shared: Arc<Mutex<Arc<Layers>>>,
-    /// Not yet committed; `None` is a deletion.
+    /// Changes that are not committed yet; `None` is a deletion.
     pending: BTreeMap<Bytes, Word>,
     restoring: Option<Restoring>,
 }
@@ -124,8 +127,8 @@ struct Restoring {
 }
 
 impl Restoring {
-    /// Writes what has gathered once it is worth it. The instance is not the current one, so it need
-    /// not come in one piece.
+    /// Writes the gathered batch once it is large enough. The instance is not the current one yet,
+    /// so a restore need not be written as one unit.
     fn write_if_large(&mut self) -> MachineResult<()> {
         if self.batch.size_in_bytes() < RESTORE_BATCH_BYTES {
             return Ok(());
@@ -184,8 +187,8 @@ impl Engine for RocksEngine {
 
     fn scan(&self, start: &[u8], end: &[u8], limits: &ScanLimits) -> MachineResult<ScanPage> {
         assert!(self.pending.is_empty(), "scans come between commits");
-        // The lock is not held while anything is read from disk. Nothing is committed meanwhile; a
-        // layer that becomes a table says the same there.
+        // The lock is not held while anything is read from disk. Nothing is committed meanwhile,
+        // and a memtable that becomes an SST file has the same content there.
         let (active, frozen) = {
             let state = self.current.layers.lock();
             (newest_words(&state.active, start, end, limits), state.frozen.clone())
@@ -207,7 +210,7 @@ impl Engine for RocksEngine {
         sources.push(self.current.instance.records(options, || has_skipped.set(true)));
         let mut merged = Merged::new(sources);
         let mut last = None;
-        // Once RocksDB has stopped, it may hold keys that come before those of the layers.
+        // Once RocksDB has stopped, it may hold keys that come before those of the memtables.
         let run = std::iter::from_fn(|| {
             let item = merged.next().filter(|_| !has_skipped.get());
             if let Some(Ok((key, _))) = &item {
@@ -228,7 +231,7 @@ impl Engine for RocksEngine {
     }
 
     fn begin_restore(&mut self) -> MachineResult<()> {
-        // Its directory goes with it.
+        // The directory of an unfinished restore is removed with it.
         drop(self.restoring.take());
         let instance = self.directory.create_next()?;
         self.restoring = Some(Restoring { instance, batch: WriteBatch::default() });
@@ -256,7 +259,8 @@ impl Engine for RocksEngine {
         let next = Current::start(Arc::clone(&instance), head.position.index, recent)?;
         self.directory.make_current(&instance)?;
         *self.shared.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&next.layers);
-        // Views and a flush under way may still use the old one; its directory goes with the last.
+        // Views and a running flush may still use the old instance; the last of them removes its
+        // directory.
         std::mem::replace(&mut self.current, next).forget();
         Ok(())
     }
@@ -279,7 +283,8 @@ impl Engine for RocksEngine {
         }
         drop(state);
         let found = self.current.instance.read_cached(key, format::decode_versions);
-        // No layer speaks of the key, and nobody else writes any: it will be looked for in a moment.
+        // No memtable holds the key and the engine is the only writer, so this is still true. The
+        // write that follows will ask for it.
         if let Some(versions) = found {
             self.current.layers.lock().note(key, versions);
         }
@@ -287,7 +292,8 @@ impl Engine for RocksEngine {
     }
 }
 
-/// As many words of the newest layer as a page can use: what it says of a key is in the page.
+/// As many changes of the newest memtable as a page can use: the page takes them over any older
+/// ones.
 fn newest_words(
     layer: &Layer,
     start: &[u8],
@@ -296,7 +302,7 @@ fn newest_words(
 ) -> Vec<(Bytes, Word)> {
     let (mut words, mut size_bytes) = (Vec::new(), 0);
     for (key, word) in layer.shared_range(start, end) {
-        // One more than the page takes: it is where the next page starts.
+        // One more than the page takes: the next page starts there.
         let is_enough = size_bytes >= limits.bytes_max || words.len() >= limits.words_max;
         size_bytes += word.as_ref().map_or(0, |record| page_bytes(&key, record));
         words.push((key, word));
@@ -307,7 +313,7 @@ fn newest_words(
     words
 }
 
-/// The key that directly follows.
+/// The key that directly follows `key`.
 fn successor(key: Bytes) -> Bytes {
     let mut next = BytesMut::from(&key[..]);
     next.put_u8(0);

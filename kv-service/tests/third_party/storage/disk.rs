@@ -1,4 +1,4 @@
-//! The files of a directory, and what is done to them under the lock.
+//! The files of a directory, and the operations on them under the lock.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -62,7 +62,7 @@ impl Disk {
         if touches_snapshot { self.sweep() } else { Ok(()) }
     }
 
-    /// The finished snapshot of this meta. Those that do not lead further go.
+    /// Takes the finished snapshot of this meta, and forgets those that do not lead further.
     fn take_finished(&mut self, meta: &SnapshotMeta) -> StorageResult<Finished> {
         let place = self.finished.iter().position(|finished| finished.meta == *meta);
         let place = place.ok_or_else(|| StorageError::Engine {
@@ -139,7 +139,7 @@ impl Disk {
         }
     }
 
-    /// Removes the snapshot files that are of no use any more.
+    /// Removes the snapshot files that are no longer needed.
     fn sweep(&self) -> StorageResult<()> {
         let kept = self.finished.iter().chain(&self.journal.state.published);
         let kept: Vec<u64> = kept.map(|finished| finished.number).collect();

@@ -1,4 +1,4 @@
-//! The log file: records in frames, and the state that they add up to.
+//! The log file: records in frames, and the state that results from them.
 //!
 //! ```text
 //! frame   body length u64 | CRC32C of the body u32 | CRC32C of these 12 bytes u32 | body
@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Records are only appended, so a crash leaves at most one of them incomplete, at the end of the
-//! file. That one was never acknowledged, and opening cuts it. A length has a checksum of its own:
-//! a damaged length must not look like a record that the end of the file cuts short.
+//! file. The incomplete record was never acknowledged, and opening cuts it. A length has a checksum
+//! of its own: a damaged length must not look like a record that the end of the file cuts short.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -22,7 +22,7 @@ use super::{corrupt, io};
 
 const HEADER_BYTES: usize = 16;
 
-/// The file is written anew once it has this many bytes more than twice those of the log.
+/// The file is rewritten once it has this many bytes more than twice those of the log.
 const SLACK_BYTES: u64 = 1 << 20;
 
 /// A finished snapshot; `number` names its file.
@@ -33,7 +33,7 @@ pub(super) struct Finished {
     pub(super) content: SnapshotContent,
 }
 
-/// A batch, a compaction, or all of a state. Its parts take effect in the order of the fields.
+/// A batch, a compaction, or a whole state. Its parts take effect in the order of the fields.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Record {
     pub(super) withdraws_snapshot: bool,
@@ -44,13 +44,13 @@ pub(super) struct Record {
     pub(super) hard_state: Option<HardState>,
 }
 
-/// The sum of all records.
+/// The state that results from all records.
 #[derive(Clone, Default)]
 pub(super) struct State {
     pub(super) published: Option<Finished>,
     pub(super) log_start: SnapshotMeta,
     pub(super) entries: Vec<Entry>,
-    /// The sum of their sizes.
+    /// Sum of the sizes of the entries.
     pub(super) log_bytes: u64,
     pub(super) hard_state: HardState,
 }
@@ -110,7 +110,8 @@ impl Journal {
         Ok(Self { dir: dir.to_owned(), file, size_bytes, synced_bytes: size_bytes, state })
     }
 
-    /// Appends the record. Without `sync`, a loss of power may undo it until a later one is synced.
+    /// Appends the record. Without `sync`, a loss of power may undo it until a later record is
+    /// synced.
     pub(super) fn append(&mut self, record: Record, sync: bool) -> StorageResult<()> {
         let frame = frame_of(&record);
         self.state.apply(record);
@@ -123,8 +124,8 @@ impl Journal {
         Ok(())
     }
 
-    /// Writes the file anew if most of it is of no use any more: one record holds the whole state.
-    /// The new file takes the place of the old one once it is on disk.
+    /// Rewrites the file if most of it is obsolete: one record holds the whole state. The new file
+    /// takes the place of the old one once it is on disk.
     pub(super) fn tidy(&mut self) -> StorageResult<()> {
         if self.size_bytes <= SLACK_BYTES + 2 * self.state.log_bytes {
             return Ok(());
@@ -172,7 +173,7 @@ pub(super) fn next_body<'a>(rest: &mut &'a [u8]) -> StorageResult<Option<&'a [u8
     Ok(Some(body))
 }
 
-/// Writes a new file that is on disk when this returns; its name is yet to be synced.
+/// Writes a new file, which is on disk when this returns; its name is yet to be synced.
 pub(super) fn write_whole(path: &Path, bytes: &[u8]) -> StorageResult<File> {
     let mut file = File::create(path).map_err(io("create file"))?;
     file.write_all(bytes).and_then(|()| file.sync_all()).map_err(io("write file"))?;

@@ -1,8 +1,8 @@
 //! A storage in plain files of one directory: `log` and `snapshot-<number>`.
 //!
 //! The log is the truth: it names the published snapshot, and other snapshot files are removed. One
-//! lock guards the files, and whatever blocks runs on a thread of its own. A failure is noted under
-//! that lock, so that nothing is ever written behind a write that failed.
+//! lock guards the files, and work that blocks runs on a thread of its own. A failure is recorded
+//! under that lock, so that nothing is ever written behind a write that failed.
 //!
 //! Left out: snapshots larger than memory, resuming a transfer after a restart, and a lock against
 //! a second process.
@@ -29,7 +29,7 @@ pub(crate) struct FileStorage(Arc<Shared>);
 
 struct Shared {
     disk: Mutex<Disk>,
-    /// Why nothing is written any more.
+    /// The reason why nothing is written after a failure.
     failure: OnceLock<String>,
     log_bytes: AtomicU64,
 }
@@ -56,7 +56,7 @@ impl FileStorage {
 }
 
 impl Shared {
-    /// Runs the work under the lock. An error that is neither the fault of a peer nor of a stale
+    /// Runs the work under the lock. An error that was caused neither by a peer nor by a stale
     /// writer ends all writing.
     async fn run<T: Send + 'static>(
         self: &Arc<Self>,

@@ -1,4 +1,4 @@
-//! The storage keeps the contract, and knows a torn tail from damage.
+//! The storage keeps the contract, and tells a torn tail from damage.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -35,7 +35,7 @@ impl Disk for Directory {
         Ok(storage)
     }
 
-    /// Of the bytes that were not synced, half are left.
+    /// Keeps half of the bytes that were not synced.
     async fn crash(&self) {
         let Some(storage) = self.newest.lock().unwrap().take() else { return };
         let disk = storage.0.disk.lock().unwrap();
@@ -60,7 +60,7 @@ async fn load(disk: &Directory) -> StorageResult<Loaded> {
 }
 
 /// A log that ends anywhere within its last record is cut before that record. A changed byte is
-/// damage wherever it is, and is left as it is.
+/// damage wherever it is, and the file is left as it is.
 #[tokio::test]
 async fn a_torn_tail_is_cut_and_damage_is_an_error() {
     let disk = Directory::empty();
@@ -86,7 +86,7 @@ async fn a_torn_tail_is_cut_and_damage_is_an_error() {
     }
 }
 
-/// A damaged snapshot is found when it is opened, and does not end the storage.
+/// Damage to a snapshot is found when the snapshot is opened, and does not end the storage.
 #[tokio::test]
 async fn a_damaged_snapshot_cannot_be_opened() {
     let disk = Directory::empty();
@@ -112,7 +112,7 @@ async fn a_damaged_snapshot_cannot_be_opened() {
     assert_eq!(reader.read(5, 100).await.unwrap(), "bytes");
 }
 
-/// Compactions keep the file small, and what was written anew is what was there.
+/// Compactions keep the file small, and the rewritten file holds the same state.
 #[tokio::test]
 async fn a_compacted_log_is_written_anew() {
     let disk = Directory::empty();

@@ -1,4 +1,4 @@
-//! Connections for messages, from the side that makes them and from the side that accepts them.
+//! Connections for messages, on the side that makes them and on the side that accepts them.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,10 +17,10 @@ use super::peer::{Letter, Mailbox};
 use super::wire::{HELLO_BYTES_MAX, Hello, Purpose, WELCOME, Wire, broken};
 use super::{RETRY_INTERVAL, Shared, lock};
 
-/// A connection has so long to be made, and to be introduced.
+/// Time limit for making a connection, and for its introduction.
 const INTRODUCTION_DEADLINE: Duration = Duration::from_secs(1);
 
-/// Messages that are written together.
+/// Most messages that are written together.
 const WRITTEN_COUNT_MAX: usize = 64;
 
 /// The wire format of this module: a new one for each [`Version`] of the codec.
@@ -53,7 +53,7 @@ pub(super) async fn keep_connected(
     }
 }
 
-/// Writes what is posted until the connection ends. The peer sends nothing here, so a read returns
+/// Writes posted messages until the connection ends. The peer sends nothing here, so a read returns
 /// when the peer is gone.
 async fn carry(
     shared: &Shared,
@@ -110,7 +110,7 @@ pub(super) async fn accept(
             return Err(TransportError::new("a message of the other class"));
         }
         peer.deliver(hello.process, || inbound.on_message(hello.from, message))?;
-        // The other class gets its turn during a flood.
+        // Yield: the other class gets its turn during a flood.
         yield_now().await;
     }
 }

@@ -1,11 +1,12 @@
 //! A transport over plain TCP, for nodes that trust each other and know each other's addresses.
 //!
 //! A node connects to each peer twice, once for each class of messages, and once more for each bulk
-//! stream. A connection for messages carries them one way and has a mailbox of its own, which is
-//! gone with the connection: no message reaches another process of the peer than it was meant for.
-//! Without a connection, messages are dropped.
+//! stream. A connection for messages carries them in one direction and has a mailbox of its own,
+//! which is dropped with the connection: no message reaches another process of the peer than it was
+//! meant for. Without a connection, messages are dropped.
 //!
-//! Left out: proof of identity. A node is who it says it is; TLS would go below [`wire`].
+//! Left out: authentication. A node is taken for the one that it claims to be; TLS would go below
+//! [`wire`].
 
 mod links;
 mod peer;
@@ -81,7 +82,7 @@ impl TcpTransport {
         }))
     }
 
-    /// Messages that found no connection or no room.
+    /// Messages that were dropped for lack of a connection or of room.
     pub(crate) fn dropped_count(&self) -> u64 {
         self.shared.dropped_count.load(Ordering::Relaxed)
     }
@@ -153,7 +154,7 @@ async fn run(
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
                     let (shared, inbound) = (Arc::clone(&shared), Arc::clone(&inbound));
-                    // Why a connection ended is told by the side that made it.
+                    // The side that made the connection reports why it ended.
                     tasks.spawn(async move { drop(accept(shared, stream, inbound).await) });
                 }
                 // Out of file descriptors, perhaps: other connections may end meanwhile.
@@ -175,13 +176,13 @@ impl Shared {
         Ok(bulk)
     }
 
-    /// Breaks the bulk streams, which others hold. All tasks have ended.
+    /// Breaks the bulk streams, which their users still hold. All tasks have ended.
     fn close(&self) {
         for mailbox in self.peers.values().flat_map(|peer| peer.mailboxes.values()) {
             *lock(mailbox) = Err(TransportError::new("the transport is closed"));
         }
         for socket in lock(&self.bulks).take().iter().flatten().filter_map(Weak::upgrade) {
-            // It fails if the peer was faster.
+            // This fails if the peer has closed the connection first.
             let _ = socket.shutdown(Shutdown::Both);
         }
     }

@@ -1,4 +1,4 @@
-//! A peer: where messages to it wait, and which of its processes is the newest.
+//! A peer: the mailboxes for its messages, and the number of its newest process.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use super::lock;
 
-/// Messages in one mailbox, however small they are.
+/// Messages in one mailbox, of any size.
 const MESSAGE_COUNT_MAX: usize = 4096;
 
 /// Bytes of messages in the mailbox for one peer and class.
@@ -25,7 +25,7 @@ pub(super) struct Peer {
     pub(super) address: SocketAddr,
     /// The newest process of the peer that has connected to this node.
     process: Mutex<u64>,
-    /// Where messages go, for each class, or why there is no connection.
+    /// The mailbox of each class, or the reason why there is no connection.
     pub(super) mailboxes: BTreeMap<Class, Mutex<Result<Mailbox, TransportError>>>,
 }
 
@@ -34,7 +34,7 @@ pub(super) struct Mailbox {
     letters: mpsc::Sender<Letter>,
 }
 
-/// A message, and the bytes of the mailbox that it takes up until it was written.
+/// A message, and the bytes of the mailbox that it takes up until it is written.
 pub(super) type Letter = (Message, OwnedSemaphorePermit);
 
 impl Peer {
@@ -44,7 +44,7 @@ impl Peer {
         Self { address, process: Mutex::new(0), mailboxes }
     }
 
-    /// Returns false if there is no connection or no room.
+    /// Posts a message; returns false if there is no connection or no room.
     pub(super) fn post(&self, message: Message) -> bool {
         let mailbox = lock(&self.mailboxes[&message.class()]);
         let Ok(Mailbox { room, letters }) = mailbox.as_ref() else { return false };
@@ -55,7 +55,7 @@ impl Peer {
         }
     }
 
-    /// Notes the process that connects. It has ended all earlier ones.
+    /// Records the process that connects. It supersedes all earlier ones.
     pub(super) fn greet(&self, process: u64) -> Result<(), TransportError> {
         let mut newest = lock(&self.process);
         *newest = process.max(*newest);
@@ -66,8 +66,8 @@ impl Peer {
         }
     }
 
-    /// Delivers something, unless a later process of the peer has connected. The lock is held
-    /// meanwhile: nothing of an earlier process arrives after something of a later one.
+    /// Delivers a message or a stream, unless a later process of the peer has connected. The lock
+    /// is held meanwhile: nothing from an earlier process arrives after something from a later one.
     pub(super) fn deliver(
         &self,
         process: u64,

@@ -1,9 +1,9 @@
-//! Frames on a TCP connection, and how a connection begins.
+//! Frames on a TCP connection, and the handshake at its beginning.
 //!
-//! A frame is its length, u32 in big endian, and so many bytes; it is the frame of
-//! [`raft_core::codec`]. The node that connects sends a [`Hello`], and the one that accepts answers
-//! with [`WELCOME`]. From then on, a connection for messages carries them one way, and a bulk
-//! stream carries frames both ways.
+//! A frame is its length, u32 in big endian, and that many bytes; it is the frame of
+//! [`raft_core::codec`]. The node that connects sends a [`Hello`], and the one that accepts
+//! responds with [`WELCOME`]. From then on, a connection for messages carries them in one
+//! direction, and a bulk stream carries frames in both.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ pub(super) enum Purpose {
 /// The first frame of each connection.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Hello {
-    /// Of the formats of hello and messages.
+    /// Version of the formats of hello and messages.
     pub(super) version: u8,
     pub(super) from: NodeId,
     pub(super) to: NodeId,
@@ -54,8 +54,8 @@ impl Wire {
         self.stream.write_all(frame).await.map_err(broken)
     }
 
-    /// The next frame, in memory of its own: a command that stays in the log keeps no more than its
-    /// frame. Nothing is lost if the caller stops waiting.
+    /// Receives the next frame, in memory of its own: a command that stays in the log keeps no more
+    /// than its frame. Nothing is lost if the caller stops waiting.
     pub(super) async fn receive(&mut self, bytes_max: usize) -> Result<Bytes, TransportError> {
         loop {
             if let Some(length) = self.received.first_chunk::<LENGTH_BYTES>() {
@@ -79,11 +79,11 @@ impl Wire {
     }
 }
 
-/// A bulk stream: a frame without bytes says that no more follow. A connection that ends without
-/// one was aborted.
+/// A bulk stream: an empty frame says that no more follow. A connection that ends without one was
+/// aborted.
 pub(super) struct Bulk {
     wire: Wire,
-    /// Nothing was finished, broken off, or left in the midst of a frame.
+    /// False once the stream was finished, broken off, or left in the midst of a frame.
     can_send: bool,
     has_ended: bool,
     /// The same socket, through which the transport can shut it down.

@@ -124,7 +124,7 @@ fn compaction_moves_the_start() {
     assert_eq!((log.term_at(1), log.term_at(2), log.term_at(4)), (None, Some(2), Some(3)));
     assert_eq!(log.last_possible_match(1, 9), Position::new(2, 2));
     log.check();
-    // An append from before the start is taken from where this log begins.
+    // The part of an append that lies before the start is skipped.
     let merged = log.merge(Position::new(1, 1), vec![entry(2, 2), entry(3, 2), entry(4, 3)]);
     assert_eq!(merged, Ok((4, None)));
 }
@@ -184,8 +184,8 @@ fn a23_what_is_up_to_date() {
     }
 }
 
-/// D7: a tail is replaced before, while and after it is handed to the disk: what the next batch must
-/// truncate and write, and what counts as durable once all batches are written.
+/// D7: a tail is replaced before, while and after it is handed to the disk. Checks what the next
+/// batch must truncate and write, and what is durable once all batches are written.
 #[test]
 fn d7_a_tail_is_replaced() {
     #[derive(Debug, PartialEq)]
@@ -196,7 +196,8 @@ fn d7_a_tail_is_replaced() {
     }
     use Handed::{Nothing, Writing, Written};
     type Case<'a> = (Handed, Index, &'a [Term], Option<Index>, &'a [Term], Index);
-    // A log of [1, 1 | 1, 1], of which the second half is new; an append of these terms after an index.
+    // A log of `[1, 1 | 1, 1]`, of which the second half is new; an append of these terms after an
+    // index.
     let cases: &[Case<'_>] = &[
         (Nothing, 4, &[2], None, &[1, 1, 2], 2),
         (Nothing, 3, &[2], None, &[1, 2], 2),

@@ -11,7 +11,7 @@ use crate::consensus::role::{Role, Transition};
 use crate::types::{Body, Message, NodeId, Position, ReadOutcome, TERM_MAX, Term, Time};
 
 impl Raft {
-    /// A message came from an authenticated peer.
+    /// Handles a message of an authenticated peer.
     pub fn step(&mut self, now: Time, from: NodeId, message: Message) {
         let Message { term, recovering, body } = message;
         let is_out_of_range = term > TERM_MAX || (term == 0 && speaks_of_a_term(&body));
@@ -19,7 +19,7 @@ impl Raft {
             return;
         }
         if let Body::PreVote { last } = body {
-            // No node adopts a term from a question.
+            // No node adopts a term from a pre-vote request.
             return self.on_pre_vote(now, from, recovering.is_some(), term, last);
         }
         match term.cmp(&self.common.term) {
@@ -34,8 +34,9 @@ impl Raft {
         self.dispatch(now, from, recovering, body);
     }
 
-    /// This node sends itself its own vote and nothing else. All else in its name is dropped, and
-    /// reported where a peer claims to lead.
+    /// Returns true for a message that only an impostor sends. This node sends itself its own vote
+    /// and nothing else, so any other message in its name is dropped; a claim to lead also raises
+    /// an alarm.
     fn is_impostor(&mut self, from: NodeId, body: &Body) -> bool {
         if from != self.common.id() || matches!(body, Body::VoteAnswer { .. }) {
             return false;
@@ -126,7 +127,8 @@ impl Raft {
             (PreCandidate(_) | Candidate(_) | Leader(_), Body::ReadIndexAnswer { .. }) => return,
 
             (Follower(follower), Body::TimeoutNow { last }) => {
-                // C30. The leader may speak of what a disk that was lost since had acknowledged.
+                // C30. The leader may name a position that this node acknowledged before it lost
+                // its disk.
                 let is_current = common.log.last_position() >= last;
                 match follower.leader == Some(from) && is_current && common.may_campaign(now) {
                     true => Transition::Campaign { transfer: true },
@@ -150,13 +152,14 @@ impl Raft {
         self.change(now, transition);
     }
 
-    /// A message of an older term. A leader or candidate that has been overtaken is told so, which
-    /// also frees a node whose term ran ahead while it was cut off.
+    /// Responds to a message of an older term. A leader or candidate that has been overtaken learns
+    /// the newer term from the response and steps down, so that the cluster can again include a
+    /// node whose term ran ahead while it was partitioned.
     fn answer_stale(&mut self, from: NodeId, body: &Body) {
         let answer = match body {
-            // Only the term matters. A refused vote would be taken for the answer to a newer request, if the
-            // candidate has one out in the current term.
-            // A new node that is told of a term was wiped (`founding`, rule 4).
+            // Only the term of this response matters. A vote response that refuses would be taken
+            // for the response to a newer request, if the candidate has one outstanding in the
+            // current term. A new node that learns of a term was wiped (`founding`, rule 4).
             Body::Append { .. }
             | Body::Heartbeat { .. }
             | Body::Vote { .. }
@@ -179,7 +182,8 @@ impl Raft {
         self.common.send(from, answer);
     }
 
-    /// A message of a newer term. Returns whether it is to be handled.
+    /// Adopts the newer term of a message. Returns false if the message is to be ignored: a vote
+    /// request while this node sticks to its leader.
     fn adopt_term_of(&mut self, now: Time, from: NodeId, term: Term, body: &Body) -> bool {
         let leader = match body {
             Body::Vote { transfer, .. } if !transfer && self.sticks_to_leader(now) => return false,
@@ -202,8 +206,8 @@ impl Raft {
         true
     }
 
-    /// While a leader is heard, candidates are refused: who cannot hear it must not disturb those who
-    /// can (4.2.3).
+    /// Returns true while this node observes a leader and so refuses candidates: a candidate that
+    /// cannot reach the leader must not disturb the nodes that can (4.2.3).
     fn sticks_to_leader(&self, now: Time) -> bool {
         self.common.config.check_quorum
             && match &self.role {
@@ -213,7 +217,7 @@ impl Raft {
             }
     }
 
-    /// Another member of a cluster that is being founded makes itself known.
+    /// Handles the announcement of another member of a cluster that is being founded.
     fn on_founding(&mut self, now: Time, from: NodeId, word: Word) {
         let common = &mut self.common;
         let Some(founding) = &mut common.founding else { return };
@@ -243,8 +247,9 @@ impl Raft {
         self.common.send_at_term(from, answer_term, Body::PreVoteAnswer { granted });
     }
 
-    /// A vote request of the current term (3.4, 3.6.1). A vote is repeated for who asks again, but not for
-    /// who recovers: it was perhaps given to a life of that node that led this term, with other entries.
+    /// Handles a vote request of the current term (3.4, 3.6.1). A repeated request is granted
+    /// again, but not to a recovering node: the vote may have been given to an earlier incarnation
+    /// of that node, which led this term with other entries.
     fn on_vote(&mut self, now: Time, from: NodeId, recovers: bool, last: Position) {
         let common = &mut self.common;
         let free = match &self.role {
@@ -271,8 +276,9 @@ impl Raft {
         }
     }
 
-    /// The leader of `term` speaks. Returns false if there is another one: then somebody's disk or
-    /// identity is broken, and nothing is believed.
+    /// Follows `from`, which sent a leader's message of `term`. Returns false, and the message is
+    /// ignored, if another node is known to lead that term: then a disk was rolled back, or two
+    /// nodes share an identity.
     pub(super) fn hear_leader(&mut self, now: Time, from: NodeId, term: Term) -> bool {
         assert!(term >= self.common.term);
         if term > self.common.term {
@@ -288,7 +294,7 @@ impl Raft {
                 ));
                 return false;
             }
-            // A candidate that hears a leader of an *equal* term follows it.
+            // A candidate that observes a leader of an *equal* term follows it.
             None if !matches!(self.role, Role::Follower(_)) => {
                 self.become_follower(now, Some(from));
             }
@@ -309,7 +315,8 @@ impl Raft {
     }
 }
 
-/// No node campaigns, leads or follows in term 0.
+/// Returns true for messages that no correct node sends in term 0, where no node campaigns, leads
+/// or follows.
 fn speaks_of_a_term(body: &Body) -> bool {
     match body {
         Body::Vote { .. }

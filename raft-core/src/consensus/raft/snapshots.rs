@@ -1,4 +1,4 @@
-//! Snapshots of this node and of its leader, and what of the log they make superfluous (5).
+//! Snapshots of this node and of its leader, and the part of the log they replace (5).
 
 use super::Raft;
 use crate::consensus::role::Role;
@@ -8,23 +8,24 @@ use crate::types::{
     Time,
 };
 
-/// What a follower says to a snapshot that its leader offers.
+/// A follower's response to a snapshot that its leader offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OfferAnswer {
     Wanted,
-    /// The log is committed beyond it.
+    /// The follower's commit index covers it.
     NotNeeded,
-    /// This program cannot take it over; another one may, so it is to be offered again later.
+    /// This program does not support its configuration. The leader offers it again later, because a
+    /// newer program may run by then.
     Refused,
-    /// The sender does not lead any more.
+    /// The sender no longer leads; `term` is the receiver's.
     Stale {
         term: Term,
     },
 }
 
 impl Raft {
-    /// A local snapshot at an applied index is finished: publish it with the next batch. Returns
-    /// false if it has been overtaken by a snapshot from the leader.
+    /// Publishes a finished local snapshot at an applied index with the next batch. Returns false
+    /// if a snapshot from the leader has overtaken it, or another one is about to be published.
     pub fn publish_snapshot(&mut self, meta: SnapshotMeta) -> bool {
         let log = &self.common.log;
         if self.common.restoring.is_some()
@@ -38,16 +39,16 @@ impl Raft {
         true
     }
 
-    /// The state machine itself is durable through an applied index.
+    /// Reports that the state machine itself is durable through an applied index.
     pub fn on_state_durable(&mut self, index: Index) {
         if self.common.restoring.is_none() {
-            // The machine may be ahead of its own report of what it applied.
+            // The machine may be ahead of its own completion report.
             self.common.log.on_state_durable(index.min(self.common.log.last_applied()));
         }
     }
 
-    /// Forgets the entries through `index`, which a durable state must cover. Returns what storage is
-    /// to remember as the log's start, or `None` if nothing changes.
+    /// Forgets the entries through `index`, which a durable state must cover. Returns the new log
+    /// start for storage to remember, or `None` if nothing changes.
     pub fn compact(&mut self, index: Index) -> Option<SnapshotMeta> {
         if self.common.restoring.is_some() {
             return None;
@@ -56,25 +57,27 @@ impl Raft {
         Some(SnapshotMeta::new(position, self.configuration_at(position.index)))
     }
 
-    /// The last index such that the entries behind it take at most `bytes`: where to compact so that
-    /// a peer that lags a little still finds its entries.
+    /// Returns the smallest index such that the entries after it take at most `bytes`: compacting
+    /// there leaves the entries that a slightly lagging peer still needs.
     pub fn index_leaving_bytes(&self, bytes: u64) -> Index {
         self.common.log.index_leaving_bytes(bytes)
     }
 
-    /// What a snapshot at an index of this log is.
+    /// Returns the meta of a snapshot at an index of this log; `None` if the log no longer knows
+    /// the term there, or does not reach it.
     pub fn snapshot_meta(&self, index: Index) -> Option<SnapshotMeta> {
         let term = self.common.log.term_at(index)?;
         let position = Position::new(term, index);
         Some(SnapshotMeta::new(position, self.configuration_at(index)))
     }
 
-    /// C8. The configuration in force at a position, and not a newer one that may yet be truncated.
+    /// C8. Returns the configuration in force at an index, and not a newer one that may yet be
+    /// truncated.
     fn configuration_at(&self, index: Index) -> Configuration {
         self.common.log.configuration_at(index).clone()
     }
 
-    /// A leader offers a snapshot.
+    /// Handles a leader's offer of a snapshot.
     pub fn on_snapshot_offer(
         &mut self,
         now: Time,
@@ -101,8 +104,9 @@ impl Raft {
         }
     }
 
-    /// A snapshot from a leader of `term` is complete and verified. What it contains is committed, so
-    /// it is taken whatever has become of the leader. Returns whether it will be published.
+    /// Takes a complete and verified snapshot from a leader of `term`. Its entries are committed,
+    /// so it is taken even if that leader has stepped down since. Returns true if it will be
+    /// published.
     pub fn on_snapshot_received(
         &mut self,
         now: Time,
@@ -118,7 +122,7 @@ impl Raft {
         let common = &mut self.common;
         let needed = position.index > common.log.commit_index();
         if needed && common.log.contains(position) {
-            // The log agrees with it: what it replaces can simply be applied.
+            // The log agrees with it: the entries that it replaces can simply be applied.
             common.log.commit_to(position.index);
         } else if needed {
             common.gate.withdraw_accepted_from(0);
@@ -135,7 +139,7 @@ impl Raft {
         common.publish.as_ref().is_some_and(|publish| publish.meta.position == position)
     }
 
-    /// A snapshot was sent to a peer, through `sent`, or failed.
+    /// Reports that a snapshot was sent to a peer through `sent`, or failed (`None`).
     pub fn on_snapshot_sent(&mut self, now: Time, peer: NodeId, sent: Option<Index>) {
         if let Role::Leader(leader) = &mut self.role {
             leader.on_snapshot_sent(&self.common, now, peer, sent);

@@ -14,8 +14,8 @@ impl Raft {
             Transition::Stay => {}
             Transition::Follow => self.become_follower(now, None),
             Transition::PreCampaign => self.become_pre_candidate(now),
-            // Since it asked for pre-votes a member may have been wiped (`founding`, rule 3), or its
-            // disk or its state machine may hang.
+            // Since this node asked for pre-votes a member may have been wiped (`founding`, rule
+            // 3), or this node's disk or state machine may hang.
             Transition::Campaign { .. } if !self.common.may_campaign(now) => {
                 self.become_follower(now, None);
             }
@@ -25,7 +25,7 @@ impl Raft {
     }
 
     pub(super) fn become_follower(&mut self, now: Time, leader: Option<NodeId>) {
-        // A refused request must not keep a node from campaigning: the timer runs on.
+        // A request that this node refuses must not postpone its own campaign: the timer runs on.
         let deadline = match &self.role {
             Role::Follower(follower) if leader.is_none() => follower.election_deadline,
             Role::PreCandidate(candidate) | Role::Candidate(candidate) if leader.is_none() => {
@@ -36,7 +36,7 @@ impl Raft {
         self.become_follower_until(now, leader, deadline);
     }
 
-    /// Follows, and campaigns at `deadline` unless a leader or candidate is received before.
+    /// Follows, and campaigns at `deadline` unless a leader or candidate makes itself known before.
     pub(super) fn become_follower_until(
         &mut self,
         now: Time,
@@ -64,10 +64,11 @@ impl Raft {
         self.change(now, transition);
     }
 
-    /// The request and the own vote leave together with the write that they rest on.
+    /// Campaigns in the next term. The vote requests and this node's own vote are held until the
+    /// write that they rest on is durable.
     fn become_candidate(&mut self, now: Time, transfer: bool) {
         assert!(self.common.counts(), "a node that recovers does not campaign");
-        // C22. Every decoder, also that of this node's disk, refuses a later one.
+        // C22. Every decoder, including that of this node's disk, rejects a later term.
         let Some(next_term) = Some(self.common.term + 1).filter(|term| *term <= TERM_MAX) else {
             let alarm = "there is no term after this one; not campaigning. A peer made it up";
             self.common.alarms.push(alarm.to_owned());
@@ -86,7 +87,7 @@ impl Raft {
         self.common.send_when_durable(own_id, Body::VoteAnswer { granted: true });
     }
 
-    /// A candidate that has waited a while asks the voters that have not answered once more.
+    /// Repeats a candidate's request, after a while, to the voters that have not responded.
     pub(super) fn ask_voters_again(&mut self, now: Time) {
         let (Role::PreCandidate(candidate) | Role::Candidate(candidate)) = &mut self.role else {
             return;
@@ -96,8 +97,8 @@ impl Raft {
         for peer in silent {
             match &self.role {
                 Role::PreCandidate(_) => self.common.send(peer, Body::PreVote { last }),
-                // A leader that asked for this election, and that voters need not stick to, has been
-                // silent since: a request without its wish does as well.
+                // If a leader asked for this election, it has been silent since, and voters no
+                // longer stick to it: a request without `transfer` does as well.
                 _ => {
                     self.common.send_when_durable(peer, Body::Vote { last, transfer: false });
                 }
@@ -111,7 +112,7 @@ impl Raft {
         self.role = Role::Leader(Box::new(Leader::assume_office(&mut self.common, now)));
     }
 
-    /// Whoever waits on the role that ends is answered.
+    /// Fails the reads that wait on the role that ends, and drops a leader's snapshot requests.
     fn leave_role(&mut self) {
         match &mut self.role {
             Role::Follower(follower) => follower.fail_reads(&mut self.common),

@@ -1,7 +1,7 @@
-//! A node that asks for votes (3.4), or asks whether it would get them (9.6).
+//! A node that asks for votes (3.4) or pre-votes (9.6).
 //!
-//! The two are alike in counting answers and giving up after a timeout; what winning means is
-//! decided in `raft`. The own vote of a real candidacy arrives like the others', once it is durable.
+//! Both count responses and give up after a timeout; `raft` decides what follows a majority. A
+//! candidate's own vote arrives like those of other voters, once it is durable.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,20 +13,21 @@ use crate::types::{NodeId, Time};
 #[derive(Clone, Debug)]
 pub(in crate::consensus) struct Candidate {
     votes: BTreeMap<NodeId, bool>,
-    /// Voters that would grant, and are not counted because they recover.
+    /// Voters that have responded while they recover: their grants are not counted.
     uncounted: BTreeSet<NodeId>,
     pub(in crate::consensus) deadline: Time,
-    /// When the voters that have not answered are asked again: a request or its answer may be lost.
+    /// When the voters that have not responded are asked again: a request or its response may be
+    /// lost.
     ask_again_at: Time,
 }
 
 hash_of!(Candidate { votes, uncounted; left out: deadline, ask_again_at });
 
-/// An answer to the question for a vote.
+/// A response to a request for a vote or pre-vote.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::consensus) struct Answer {
     pub(in crate::consensus) granted: bool,
-    /// The voter may have voted before and forgotten it (`recovery`).
+    /// The voter may have forgotten an earlier vote (`recovery`).
     pub(in crate::consensus) recovering: bool,
 }
 
@@ -40,7 +41,7 @@ impl Candidate {
         self.deadline.min(self.ask_again_at)
     }
 
-    /// The other voters that have not answered, if it is time to ask them again.
+    /// Returns the other voters that have not responded, if it is time to ask them again.
     pub(in crate::consensus) fn take_silent_voters(
         &mut self,
         common: &Common,
@@ -50,7 +51,8 @@ impl Candidate {
             return Vec::new();
         }
         self.ask_again_at = now + common.config.heartbeat_interval;
-        // Before its own vote arrives, the first requests are held back with it, behind the disk.
+        // Before its own vote arrives, the first requests are still held with it, waiting for the
+        // disk.
         let has_asked = self.votes.contains_key(&common.id());
         if !has_asked || now >= self.deadline {
             return Vec::new();
@@ -60,8 +62,8 @@ impl Candidate {
         silent
     }
 
-    /// Counts one answer; the first of each node counts, and a grant of a node that recovers does not.
-    /// `won` is what to become with a majority.
+    /// Counts a response: only the first of each node, and no grant of a recovering node. Returns
+    /// `won` once a majority has granted.
     pub(in crate::consensus) fn on_answer(
         &mut self,
         common: &mut Common,
@@ -71,7 +73,8 @@ impl Candidate {
     ) -> Transition {
         let Answer { granted, recovering } = answer;
         if recovering {
-            // Also one that refuses, because its log was filled up beyond this one, can elect no leader.
+            // A recovering voter that refuses, because its log was caught up beyond this one, can
+            // elect no leader either.
             self.uncounted.insert(from);
             self.report_lost_majority(common);
             if granted {
@@ -86,11 +89,11 @@ impl Candidate {
         }
     }
 
-    /// The voters that recover leave no majority to the others: until one of the lost disks is back,
-    /// there will be no leader, and the operator must know.
+    /// Alarms the operator once if the voters that do not recover are no majority: until one of the
+    /// lost disks is back, no leader can be elected.
     fn report_lost_majority(&self, common: &mut Common) {
         if common.term == 0 {
-            // A new member that has not met all others yet is none that has lost anything.
+            // A new member that has not yet met all others has lost nothing.
             return;
         }
         let is_counted = |id: &NodeId| (*id, !self.uncounted.contains(id));
@@ -108,9 +111,10 @@ impl Candidate {
         ));
     }
 
-    /// A voter refuses, though a majority would have given it: the votes may be split, and the
-    /// rest of them with nodes that are down. Another timeout would be for a leader that no voter has received.
-    /// Only those may hurry who begin again with the harmless question.
+    /// Retries early after the first refusal. A majority had granted pre-votes, so the votes may be
+    /// split, and the missing voters may be down; after a full timeout this node would wait for a
+    /// leader that no voter has observed. Only with pre-votes, which disturb no node, may a
+    /// candidate hurry.
     pub(in crate::consensus) fn on_refusal(&mut self, common: &mut Common, now: Time) {
         let is_first = self.votes.values().all(|granted| *granted);
         if is_first && common.config.pre_vote {
@@ -118,7 +122,7 @@ impl Candidate {
         }
     }
 
-    /// Nobody won: ask again, beginning with the harmless question.
+    /// No candidate won: starts again, with pre-votes if they are enabled.
     pub(in crate::consensus) fn on_timeout(
         &mut self,
         common: &mut Common,

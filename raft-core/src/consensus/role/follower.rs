@@ -1,5 +1,5 @@
-//! A node that follows: takes the leader's entries, remembers when it heard it, and asks it for read
-//! indexes on behalf of reads that wait here.
+//! A node that follows: takes the leader's entries, remembers when the leader last sent a message,
+//! and asks it for read indexes on behalf of reads that wait here.
 //!
 //! Sections 3.4, 3.5, 6.4.
 
@@ -14,14 +14,14 @@ use crate::types::{
 #[derive(Clone, Debug)]
 pub(in crate::consensus) struct Follower {
     pub(in crate::consensus) leader: Option<NodeId>,
-    /// When the leader was last heard; meaningless without one.
+    /// When the leader last sent a message; meaningless without a leader.
     heard_at: Time,
     pub(in crate::consensus) election_deadline: Time,
     reads: ForwardedReads,
 }
 
-/// Reads of this node that the leader was asked about; one question at a time, and what comes in
-/// meanwhile shares the next one.
+/// Reads of this node that were forwarded to the leader. One request at a time; reads that arrive
+/// meanwhile share the next one.
 #[derive(Clone, Debug, Default, Hash)]
 struct ForwardedReads {
     waiting: Vec<u64>,
@@ -30,7 +30,7 @@ struct ForwardedReads {
 
 #[derive(Clone, Debug)]
 struct Asked {
-    /// Drawn anew for every attempt: an answer to an earlier one, or to an earlier life of this
+    /// Drawn anew for every attempt: a response to an earlier attempt, or to an earlier run of this
     /// node, must not confirm this one.
     attempt: u64,
     reads: Vec<u64>,
@@ -50,12 +50,14 @@ impl Follower {
         }
     }
 
-    /// Heard its leader within the minimal election timeout: then it refuses other candidates.
+    /// Returns true if the leader sent a message within the minimal election timeout. Then this
+    /// node refuses candidates.
     pub(in crate::consensus) fn is_loyal(&self, common: &Common, now: Time) -> bool {
         self.leader.is_some() && now.since(self.heard_at) < common.config.election_timeout
     }
 
-    /// The leader of this term speaks. Every word of it counts, also an append that is refused.
+    /// Notes a message of the leader of this term. Every message counts, also an append that is
+    /// refused.
     pub(in crate::consensus) fn hear_leader(
         &mut self,
         common: &mut Common,
@@ -83,7 +85,7 @@ impl Follower {
         let last_new_index = previous.index + entries.len() as u64;
         let grows = !entries.is_empty() && last_new_index > common.log.last_index();
         if grows && common.log_waits_for_compaction() {
-            // As if the network had lost it: the leader will send it again.
+            // As if the network had lost the append: the leader will send it again.
             return;
         }
         match common.log.merge(previous, entries) {
@@ -115,14 +117,15 @@ impl Follower {
     ) {
         let leader = self.leader.expect("it was just heard");
         if common.disk_is_stuck(now) {
-            // C10. Heartbeats of a node that cannot acknowledge entries would keep a leader in office
-            // that cannot commit any.
+            // C10. Heartbeat responses of a node that cannot acknowledge entries would keep a
+            // leader in office that cannot commit any.
             return;
         }
         if common.counts() {
-            // The leader never names more than this node acknowledged, so the logs agree through there.
-            // C1. It may not have received that this node's disk was lost, and name what the lost disk
-            // had acknowledged: a node that recovers learns of commits by appends alone.
+            // The leader never names a commit index beyond what this node acknowledged, so the logs
+            // agree through there. C1. But the leader may not know yet that this node lost its
+            // disk, and may name what the lost disk had acknowledged: a recovering node learns of
+            // commits by appends alone.
             common.log.commit_to(commit_index);
         }
         common
@@ -167,7 +170,8 @@ impl Follower {
         self.ask(common, now);
     }
 
-    /// The node stops following this leader: whoever waits must ask again.
+    /// Fails all forwarded reads, because this node stops following this leader. The callers must
+    /// ask again.
     pub(in crate::consensus) fn fail_reads(&mut self, common: &mut Common) {
         let asked = self.reads.asked.take().map_or_else(Vec::new, |asked| asked.reads);
         let failed = asked.into_iter().chain(self.reads.waiting.drain(..));
@@ -197,7 +201,8 @@ impl Follower {
     }
 }
 
-/// A configuration among these entries that this program cannot put in force.
+/// Returns the refusal of the first configuration among these entries that this program cannot put
+/// in force.
 fn refusal_of(common: &Common, entries: &[Entry]) -> Option<String> {
     let configurations = entries.iter().filter_map(|entry| match &entry.payload {
         Payload::Configuration(configuration) => Some(configuration),
@@ -206,7 +211,8 @@ fn refusal_of(common: &Common, entries: &[Entry]) -> Option<String> {
     configurations.filter_map(|new| refusal_of_configuration(common, new)).next()
 }
 
-/// C6. Other members cannot be put in force yet.
+/// C6. Returns the refusal of a configuration of other members, which cannot be put in force yet,
+/// or of a newer version.
 pub(in crate::consensus) fn refusal_of_configuration(
     common: &Common,
     new: &Configuration,
@@ -220,7 +226,7 @@ pub(in crate::consensus) fn refusal_of_configuration(
     refusal_of_version(common, new)
 }
 
-/// What a newer cluster version has brought is not known here.
+/// Returns the refusal of a newer cluster version, whose formats this program does not know.
 pub(in crate::consensus) fn refusal_of_version(
     common: &Common,
     new: &Configuration,
@@ -235,7 +241,7 @@ pub(in crate::consensus) fn refusal_of_version(
     })
 }
 
-/// The election timeout has passed. A node that may not campaign only winds the timer up again.
+/// The election timeout has passed. A node that may not campaign only restarts the timer.
 pub(super) fn campaign(common: &mut Common, now: Time, deadline: &mut Time) -> Transition {
     *deadline = common.draw_election_deadline(now);
     if !common.may_campaign(now) {

@@ -1,7 +1,7 @@
 //! The roles, each holding just the data that exists in it (3.3).
 //!
-//! A handler takes what all roles share, and answers with what should become of the role; only
-//! `raft` changes it.
+//! A handler takes the shared state, and returns the transition it wants; only `raft` changes the
+//! role.
 
 pub(super) mod candidate;
 pub(super) mod follower;
@@ -16,7 +16,7 @@ use crate::types::NodeId;
 #[derive(Clone, Debug, Hash)]
 pub(super) enum Role {
     Follower(Follower),
-    /// Asks whether it would be elected (9.6); its term is unchanged.
+    /// Asks for pre-votes (9.6); its term is unchanged.
     PreCandidate(Candidate),
     Candidate(Candidate),
     Leader(Box<Leader>),
@@ -25,13 +25,18 @@ pub(super) enum Role {
 /// A role by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RoleKind {
+    /// Follows a leader, or waits for one.
     Follower,
+    /// Asks for pre-votes (9.6).
     PreCandidate,
+    /// Asks for votes in its term (3.4).
     Candidate,
+    /// Leads its term.
     Leader,
 }
 
 impl RoleKind {
+    /// Returns the name, for texts and labels.
     pub fn name(self) -> &'static str {
         match self {
             RoleKind::Follower => "follower",
@@ -42,16 +47,16 @@ impl RoleKind {
     }
 }
 
-/// What a handler wants to become of the role.
+/// The role change that a handler asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(super) enum Transition {
     Stay,
-    /// Follow, in the current term; the leader is not known.
+    /// Follow in the current term, without a known leader.
     Follow,
     /// Ask for pre-votes.
     PreCampaign,
-    /// Ask for votes in the next term. `transfer`: because the leader wants it.
+    /// Ask for votes in the next term. `transfer`: on request of the leader.
     Campaign {
         transfer: bool,
     },

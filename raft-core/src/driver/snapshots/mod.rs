@@ -1,18 +1,21 @@
-//! Snapshots of this node and of its leader, and what of the log they make superfluous.
+//! Snapshots of this node and from its leader, and compaction of the log that they cover.
 //!
-//! [`Snapshots`] decides, on the event loop; [`tasks`] does the work, each piece on a task of its own
-//! that ends with a report. The rules:
+//! [`Snapshots`] decides, on the event loop; [`tasks`] does the work, each piece on a task of its
+//! own that ends with a report. The rules:
 //!
 //! * A volatile machine's view is written to storage and published by a batch; a durable machine is
-//!   flushed. Either way the log is compacted afterwards, up to a quarter of `max_raft_state_bytes`.
-//! * A peer that lags behind the log gets the published snapshot as a stream. The copy of a durable
-//!   machine's state is written for the purpose first, so that a transfer can resume. The machine is
-//!   flushed and the log compacted meanwhile. The copy is withdrawn once no peer needs it.
-//! * The log is kept for a peer that is being filled, as far as [`KEPT_LIMITS`] allows. A copy that
-//!   the log has outrun is given up: the writes of clients go on.
+//!   flushed. Either way the log is compacted afterwards, down to a quarter of
+//!   `max_raft_state_bytes`.
+//! * A peer that lags behind the log gets the published snapshot as a stream. For a durable
+//!   machine, a copy of its state is written first, so that an interrupted transfer can resume;
+//!   meanwhile the machine is flushed and the log compacted. The copy is withdrawn once no peer
+//!   needs it.
+//! * The entries that a peer needs after its snapshot are kept, as far as [`KEPT_LIMITS`] allows. A
+//!   copy that compaction has overtaken is given up: the writes of clients go on.
 //! * A snapshot that a peer refuses is offered again after a pause that doubles.
-//! * One snapshot is received at a time, and never beside a copy of this node's own, because both
-//!   would be the storage's unfinished one. A newer leader takes the place of an older one.
+//! * One snapshot is received at a time, and never beside a copy of this node's own, because
+//!   storage keeps only one unfinished snapshot. A newer leader's transfer replaces that of an
+//!   older one.
 
 mod peers;
 mod tasks;
@@ -32,25 +35,26 @@ use crate::consensus::{OfferAnswer, ProgressState, Raft, RoleKind};
 use crate::state_machine::{Flusher, SnapshotSource, StateMachine};
 use crate::types::{Index, NodeId, SnapshotContent, SnapshotMeta, Term, Time};
 
-/// Entries forgotten in one turn: dropping many at once would make everybody wait.
+/// Entries dropped in one turn: dropping many at once would hold up all other work of the event
+/// loop.
 const COMPACT_ENTRIES_MAX: u64 = 4096;
 
-/// How much of the log is kept for peers that are being filled, in multiples of
-/// `max_raft_state_bytes`. The log takes entries up to eight times that.
+/// Log that is kept for peers that catch up by a snapshot, in multiples of `max_raft_state_bytes`.
+/// The log takes entries up to at least eight times `max_raft_state_bytes` (`NodeConfig::fitted`).
 const KEPT_LIMITS: u64 = 4;
 
-/// How long after a view that was of no use the machine is asked for the next.
+/// Pause after a view that was of no use, before the machine is asked for the next.
 const VIEW_PAUSE: Duration = Duration::from_secs(1);
 
-/// What this node is doing about a copy of its own state.
+/// Progress of a copy of this node's own state.
 enum Own {
     Idle,
     /// The machine was asked for a view.
     TakingView,
-    /// The view at this index is being written. Without the second part it was given up, and the
-    /// task has not ended yet.
+    /// The view at this index is being written. `None`: writing was given up, and the task has not
+    /// ended yet.
     Writing(Index, Option<StopOnDrop>),
-    /// The one at this index waits for the batch that publishes it.
+    /// The copy at this index waits for the batch that publishes it.
     Publishing(Index),
 }
 
@@ -59,7 +63,7 @@ enum Own {
 pub(super) struct Published {
     pub(super) index: Index,
     pub(super) size_bytes: u64,
-    /// False once it was found damaged: it is of use to nobody.
+    /// False once the snapshot was found damaged, so that it cannot be sent to peers.
     pub(super) is_readable: bool,
 }
 
@@ -68,7 +72,7 @@ struct Receiving {
     from: NodeId,
     term: Term,
     index: Index,
-    /// `None`: it was given up, and the task has not ended yet.
+    /// `None`: receiving was given up, and the task has not ended yet.
     stop: Option<StopOnDrop>,
 }
 
@@ -76,7 +80,7 @@ pub(super) struct Snapshots<M: StateMachine> {
     jobs: Jobs<M>,
     max_raft_state_bytes: u64,
     own: Own,
-    /// The machine's state survives a crash as far as it was flushed.
+    /// True if the machine's state survives a crash, as far as it was flushed.
     is_durable: bool,
     /// Absent while a flush is under way.
     flusher: Option<Box<dyn Flusher>>,
@@ -85,15 +89,15 @@ pub(super) struct Snapshots<M: StateMachine> {
     receiving: Option<Receiving>,
     peers: Peers,
     published: Option<Published>,
-    /// Of the last snapshot written, for hysteresis.
+    /// Bytes of the last snapshot written, for hysteresis.
     last_size_bytes: u64,
     compacting: bool,
     compact_to: Option<Index>,
-    /// What the log held after the last compaction.
+    /// Bytes of the log when the last compaction was planned or done, for hysteresis.
     floor_bytes: u64,
-    /// The machine is asked for a view no earlier.
+    /// The machine is not asked for a view before this time.
     view_at: Time,
-    /// The service asked for a snapshot.
+    /// Set from the service's request for a snapshot until one is under way.
     is_requested: bool,
     wake_at: Time,
 }
@@ -127,7 +131,7 @@ impl<M: StateMachine> Snapshots<M> {
         }
     }
 
-    /// The service wants a snapshot, whatever the size of the log.
+    /// The service asks for a snapshot, whatever the size of the log.
     pub(super) fn request(&mut self) {
         self.is_requested = true;
     }
@@ -139,7 +143,7 @@ impl<M: StateMachine> Snapshots<M> {
         }
     }
 
-    /// When the next turn is due for the sake of snapshots.
+    /// Returns the time at which snapshots next need a turn.
     pub(super) fn next_deadline(&self) -> Time {
         self.wake_at
     }
@@ -152,14 +156,15 @@ impl<M: StateMachine> Snapshots<M> {
         matches!(self.own, Own::Idle) && self.receiving.is_none()
     }
 
-    /// One turn. Returns whether the machine is to be asked for a view.
+    /// Advances compaction, flushes and transfers. Returns true if the machine is to be asked for a
+    /// view.
     #[must_use]
     pub(super) fn turn(&mut self, raft: &mut Raft, now: Time) -> bool {
         self.give_up_what_is_outrun(raft);
         self.plan_if_full(raft);
         self.compact_a_piece(raft);
         let is_behind = raft.last_applied() > raft.snapshot_index();
-        // A snapshot of nothing new is there already.
+        // If nothing was applied since the last snapshot, that snapshot serves the request.
         self.is_requested &= is_behind;
         let wants_snapshot = is_behind && (self.is_requested || self.log_is_too_large(raft));
         let can_flush = self.flusher.is_some() && !raft.is_restoring();
@@ -181,7 +186,9 @@ impl<M: StateMachine> Snapshots<M> {
         takes_view
     }
 
-    /// C12, C13. Ends what is of no use any more; the tasks notice at their next step.
+    /// C12, C13. Gives up work that is no longer of use: a copy that no peer can use, the receipt
+    /// of a snapshot that this node no longer needs, and transfers of a node that no longer leads.
+    /// The tasks notice at their next step.
     fn give_up_what_is_outrun(&mut self, raft: &Raft) {
         let leads = raft.role() == RoleKind::Leader;
         if let Own::Writing(index, stop) = &mut self.own
@@ -200,8 +207,9 @@ impl<M: StateMachine> Snapshots<M> {
         }
     }
 
-    /// Beyond the limit, and by enough to be worth it: a state that is itself larger than the limit
-    /// must not be written again for every few entries. Four times the limit at most.
+    /// Returns true if the log exceeds the limit by enough to be worth a snapshot: a state that is
+    /// itself larger than the limit must not be written again for every few entries. The threshold
+    /// is at most four times the limit.
     fn log_is_too_large(&self, raft: &Raft) -> bool {
         let limit = self.max_raft_state_bytes;
         if limit == 0 {
@@ -210,7 +218,7 @@ impl<M: StateMachine> Snapshots<M> {
         let state_bytes = if self.is_durable { 0 } else { self.last_size_bytes };
         let threshold = limit.max(state_bytes.min(4 * limit));
         let log_bytes = self.jobs.log_bytes();
-        // A log that fills up beyond that takes no more, so it could not grow to be worth it.
+        // A log without room takes no more entries, so it could not grow to be worth it.
         let is_worth_it = log_bytes >= self.floor_bytes + threshold / 4 || !raft.log_has_room();
         log_bytes > threshold && is_worth_it
     }
@@ -227,7 +235,7 @@ impl<M: StateMachine> Snapshots<M> {
                 self.is_requested &= self.is_durable;
                 self.own = Own::Writing(meta.index(), Some(self.jobs.write(meta, view)));
             }
-            // A leader's snapshot has overtaken it, or it is published already.
+            // The view was overtaken by a leader's snapshot, or is published already.
             Some(_) | None => self.on_no_view(now),
         }
     }
@@ -272,7 +280,7 @@ impl<M: StateMachine> Snapshots<M> {
         self.plan_compaction(raft);
     }
 
-    /// Whether the machine must not be given a snapshot yet, because it is being flushed.
+    /// Returns true while the machine is being flushed, and so must not be given a snapshot.
     pub(super) fn is_flushing(&self) -> bool {
         self.flusher_back.is_some()
     }
@@ -284,16 +292,16 @@ impl<M: StateMachine> Snapshots<M> {
         self.floor_bytes = 0;
     }
 
-    /// Decides what to forget now that a durable state covers it: all but a quarter of a limit's
-    /// worth, so that a peer that lags a little finds its entries, and nothing that a peer which is
-    /// being filled will need.
+    /// Plans to drop the entries that a durable state covers. About a quarter of
+    /// `max_raft_state_bytes` stays, so that a peer that lags a little finds its entries. All
+    /// entries stay that a peer will need after the snapshot that it is being sent.
     fn plan_compaction(&mut self, raft: &Raft) {
         let limit = self.max_raft_state_bytes;
         if limit == 0 {
             return;
         }
         let target = raft.index_leaving_bytes(limit / 4).min(raft.snapshot_index());
-        // C15. As far as the budget allows.
+        // C15. Entries are kept for peers only as far as the budget allows.
         let kept_from = raft.index_leaving_bytes(KEPT_LIMITS.saturating_mul(limit));
         let own = match self.own {
             Own::Writing(index, Some(_)) | Own::Publishing(index) if self.is_durable => Some(index),
@@ -307,9 +315,10 @@ impl<M: StateMachine> Snapshots<M> {
         self.floor_bytes = self.jobs.log_bytes();
     }
 
-    /// A full log takes no entries, so nothing new is applied and no snapshot follows that would plan a
-    /// compaction. A crash may have come between the last snapshot and its compaction, and a log that
-    /// was kept for peers may have filled up.
+    /// Plans a compaction that no snapshot or flush will plan: a full log takes no entries, so
+    /// nothing new is applied and no snapshot follows. A crash may have come between the last
+    /// snapshot and its compaction, or the log may have grown too large while it was kept for
+    /// peers.
     fn plan_if_full(&mut self, raft: &Raft) {
         let is_covered = raft.snapshot_index() > raft.log_start_index();
         let is_planned = self.compacting || self.compact_to.is_some();
@@ -340,8 +349,8 @@ impl<M: StateMachine> Snapshots<M> {
         self.floor_bytes = self.jobs.log_bytes();
     }
 
-    /// Sends the published snapshot to the peers that wait for one. Returns whether they need a newer
-    /// one.
+    /// Sends the published snapshot to the peers that wait for one. Returns true if they need a
+    /// newer one.
     fn serve_peers(&mut self, raft: &Raft, now: Time) -> bool {
         if raft.role() != RoleKind::Leader || self.peers.is_empty() {
             return false;
@@ -354,8 +363,8 @@ impl<M: StateMachine> Snapshots<M> {
         if due.is_empty() {
             return false;
         }
-        // After it the peer needs the entry behind it, so an older one than the log's start is of
-        // no use.
+        // After the snapshot the peer needs the entries that follow it, so a snapshot from before
+        // the log's start is of no use.
         let start_index = raft.log_start_index();
         let usable =
             |published: &Published| published.is_readable && published.index >= start_index;
@@ -380,7 +389,7 @@ impl<M: StateMachine> Snapshots<M> {
             && let Some(published) = &mut self.published
             && of == Some(published.index)
         {
-            // The next peer that asks gets a new one.
+            // The next peer that asks gets a new snapshot.
             published.is_readable = false;
         }
         let through = match sent {
@@ -390,9 +399,9 @@ impl<M: StateMachine> Snapshots<M> {
         raft.on_snapshot_sent(now, peer, through);
     }
 
-    /// S14. The copy of a durable machine's state is of no use once no peer waits for it. It goes when
-    /// the machine is durable as far as the log may be compacted, and not only as far as it is now: a
-    /// compaction may be under way, and the copy is what justifies it.
+    /// S14. Withdraws the copy of a durable machine's state once no peer waits for it. The machine
+    /// must be durable as far as the log may be compacted, and not only as far as it is compacted
+    /// now: a compaction may be under way, and the copy is what justifies it.
     fn withdraw_if_unneeded(&mut self, raft: &mut Raft, now: Time) {
         if self.has_unneeded_copy(raft, now) && self.flushed_index >= raft.snapshot_index() {
             raft.withdraw_snapshot();
@@ -411,7 +420,8 @@ impl<M: StateMachine> Snapshots<M> {
             && !raft.is_restoring()
     }
 
-    /// A published snapshot can go only once the machine is durable through it.
+    /// Returns true if a flush is needed before the published snapshot may be withdrawn: the
+    /// machine must be durable through its index.
     fn waits_for_flush(&self, raft: &Raft) -> bool {
         let index = raft.snapshot_index();
         self.published.is_some() && self.flushed_index < index && raft.last_applied() >= index
@@ -422,9 +432,9 @@ impl<M: StateMachine> Snapshots<M> {
         self.jobs.receive(from, stream);
     }
 
-    /// Decides about an offer. C13: a leader of a later term takes the place of an earlier one, and
-    /// another attempt of the same leader that of its last; the place is free once the earlier task
-    /// has ended, and the peer offers again.
+    /// Decides about an offer. C13: an offer of a leader of a later term, or another attempt of the
+    /// same leader, ends the transfer under way. The offer itself is refused as busy: the peer
+    /// offers again, and is granted once the earlier task has ended.
     pub(super) fn on_offered(
         &mut self,
         raft: &mut Raft,
@@ -452,7 +462,7 @@ impl<M: StateMachine> Snapshots<M> {
             }
         };
         let is_granted = matches!(admission, Admission::Granted(_));
-        // Whoever asked may have given up.
+        // The task that asked may have ended.
         if answer.send(admission).is_err() && is_granted {
             self.receiving = None;
         }

@@ -1,4 +1,5 @@
-//! The peers that a leader fills by snapshots: what each needs, and when it is offered the next one.
+//! Peers that a leader brings up to date by snapshots: what each needs, and when it is offered the
+//! next one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,10 +17,11 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// Snapshots in a row after which the operator is told that a peer does not catch up.
 const ROUNDS_BEFORE_ALARM: u32 = 3;
 
-/// How many times the patience of a transfer the copy is kept for a peer that is gone.
+/// How long the copy is kept for a peer whose transfer failed, in multiples of a transfer's
+/// patience.
 const ABSENCE_PATIENCES: u32 = 6;
 
-/// How far a transfer is; the task writes it, the status reads it.
+/// Progress of a transfer: the task writes it, the status reads it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Meter {
     sent_bytes: Arc<AtomicU64>,
@@ -36,12 +38,13 @@ impl Meter {
 enum Step {
     /// The core has asked for a snapshot, and none is being sent.
     Wanted,
-    /// The one at this index. Without the second part it was given up, and the task has not ended yet.
+    /// The snapshot at this index is being sent. `None`: sending was given up, and the task has not
+    /// ended yet.
     Sending(Index, Option<StopOnDrop>),
     /// The peer has the snapshot and all entries through the first index, and has caught up once it
     /// has those through the second, where the log ended when the snapshot had been sent.
     Sent(Index, Index),
-    /// Interrupted. The core asks again when the peer gives a sign of life.
+    /// Sending was interrupted. The core asks again once it receives from the peer.
     Failed,
 }
 
@@ -51,7 +54,7 @@ struct Peer {
     failures_in_a_row: u32,
     /// Snapshots that reached the peer without letting it catch up with the log.
     rounds: u32,
-    /// No offer before.
+    /// No snapshot is offered before this time.
     offer_at: Time,
     failed_at: Time,
     meter: Meter,
@@ -68,7 +71,7 @@ impl Peers {
         Self { pause_min: heartbeat_interval, patience, peers: BTreeMap::new() }
     }
 
-    /// No peer lags behind the log: true in nearly all turns.
+    /// Returns true if no peer lags behind the log, as in nearly all turns.
     pub(super) fn is_empty(&self) -> bool {
         self.peers.is_empty()
     }
@@ -101,7 +104,7 @@ impl Peers {
         }
     }
 
-    /// When the next offer is due that is not due yet.
+    /// Returns when the next offer becomes due, of those that are not due yet.
     pub(super) fn next_deadline(&self, now: Time) -> Time {
         if self.peers.is_empty() {
             return Time::NEVER;
@@ -116,8 +119,8 @@ impl Peers {
         self.peers.iter().filter(|(_, peer)| is_due(peer)).map(|(id, _)| *id).collect()
     }
 
-    /// Forgets the peers that the log can serve again. `progress`: what a peer's log holds, and
-    /// whether it needs a snapshot.
+    /// Forgets the peers that the log can serve again. `progress` returns a peer's match index, and
+    /// true if the peer needs a snapshot.
     pub(super) fn forget_filled(
         &mut self,
         log_start_index: Index,
@@ -137,8 +140,8 @@ impl Peers {
         });
     }
 
-    /// The snapshot at `index` is sent from now on, as long as `stop` is kept. Returns where its progress
-    /// is noted, and how many offers have failed since the last success.
+    /// The snapshot at `index` is sent from now on, as long as `stop` is kept. Returns the meter of
+    /// the transfer, and the number of offers that failed since the last success.
     pub(super) fn begin(&mut self, id: NodeId, index: Index, stop: StopOnDrop) -> (Meter, u32) {
         let peer = self.peers.get_mut(&id).expect("it is due");
         peer.step = Step::Sending(index, Some(stop));
@@ -157,7 +160,7 @@ impl Peers {
         let peer = self.peers.get_mut(&id)?;
         let Step::Sending(index, ref stop) = peer.step else { return None };
         if stop.is_none() {
-            // This node has lost its office meanwhile.
+            // This node stopped leading meanwhile.
             self.peers.remove(&id);
             return Some(index);
         }
@@ -168,7 +171,7 @@ impl Peers {
                 peer.step = Step::Sent(index, last_index);
             }
             Sent::Interrupted | Sent::Unreadable => {
-                // C14. Twice the pause after each failure.
+                // C14. The pause doubles with each failure.
                 let doublings = peer.failures_in_a_row.min(16);
                 peer.failures_in_a_row += 1;
                 peer.failed_at = now;
@@ -179,7 +182,7 @@ impl Peers {
         Some(index)
     }
 
-    /// This node leads no more: transfers end at their next step, and all else is forgotten.
+    /// This node no longer leads: transfers end at their next step, and all else is forgotten.
     pub(super) fn stop_all(&mut self) {
         self.peers.retain(|_, peer| match &mut peer.step {
             Step::Sending(_, stop) => {
@@ -190,7 +193,7 @@ impl Peers {
         });
     }
 
-    /// After which indexes the peers need the log.
+    /// Returns the indexes behind which peers need the entries of the log.
     pub(super) fn needed_behind(&self) -> impl Iterator<Item = Index> {
         self.peers.values().filter_map(|peer| match peer.step {
             Step::Sending(index, _) | Step::Sent(index, _) => Some(index),
@@ -198,7 +201,8 @@ impl Peers {
         })
     }
 
-    /// Some peer waits for a snapshot, is being sent one, or was until recently.
+    /// Returns true if some peer waits for a snapshot, is being sent one, or had a transfer
+    /// interrupted recently.
     pub(super) fn need_copy(&self, now: Time) -> bool {
         self.peers.values().any(|peer| match peer.step {
             Step::Wanted | Step::Sending(..) => true,
@@ -209,7 +213,7 @@ impl Peers {
         })
     }
 
-    /// Some peer is to be sent the published snapshot next, or again.
+    /// Returns true if some peer is to be sent the published snapshot next, or again.
     pub(super) fn wait_for_copy(&self) -> bool {
         self.peers.values().any(|peer| matches!(peer.step, Step::Wanted | Step::Failed))
     }

@@ -1,4 +1,5 @@
-//! The work of snapshots: each piece runs on a task of its own, beside the loop, and ends with a report.
+//! Snapshot work beside the event loop: each piece runs on a task of its own and ends with a
+//! report.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,8 +17,8 @@ use crate::storage::{Storage, StorageError, StorageResult};
 use crate::transport::{BulkStream, Transport, TransportError};
 use crate::types::{Index, NodeId, SnapshotContent, SnapshotMeta, Term};
 
-/// Lets a task go on. Once it is dropped, the task ends at its next step, in good order: it is not
-/// dropped itself, because storage may be busy with its file.
+/// Keeps a task running. Once this is dropped, the task ends by itself at its next step. The task
+/// is not aborted, because storage may be busy with its file.
 pub(super) struct StopOnDrop {
     _sender: watch::Sender<()>,
 }
@@ -36,19 +37,20 @@ impl Stop {
         self.0.has_changed().is_err()
     }
 
-    /// Waits until it is set.
+    /// Waits until the stop is set.
     async fn set(&mut self) {
         while self.0.changed().await.is_ok() {}
     }
 }
 
-/// What the tasks work with.
+/// Handles that the tasks work with.
 pub(in crate::driver) struct Parts<M: StateMachine> {
     pub(in crate::driver) storage: Arc<dyn Storage>,
     pub(in crate::driver) transport: Arc<dyn Transport>,
     pub(in crate::driver) inbox: Arc<Inbox<M>>,
     pub(in crate::driver) tasks: Tasks,
-    /// Whether machine calls may wait for a disk, and so must not be made on the runtime's threads.
+    /// True if calls of the machine may wait for a disk, and so must not be made on the runtime's
+    /// threads.
     pub(in crate::driver) blocks: bool,
 }
 
@@ -58,12 +60,12 @@ pub(super) struct Jobs<M: StateMachine> {
     pace: Pace,
 }
 
-/// How slow a transfer may be.
+/// Limits of how slow a transfer may be.
 #[derive(Clone, Copy)]
 struct Pace {
-    /// Without any progress.
+    /// Longest time without any progress.
     patience: Duration,
-    /// Over any `patience`.
+    /// Least rate of a sender over any `patience`.
     bytes_per_second_min: u64,
 }
 
@@ -110,7 +112,7 @@ impl<M: StateMachine> Jobs<M> {
                 Ok(index) => Report::StateFlushed(index),
                 Err(error) => Report::Failed(error.into()),
             };
-            // The loop holds the other end until it has heard the report.
+            // The event loop holds the other end until it has taken the report.
             let _ = give_back.send(flusher);
             inbox.push_report(report);
             watchdog.ended_well();
@@ -147,7 +149,8 @@ impl<M: StateMachine> Jobs<M> {
             let sent = match sending.run().await {
                 Ok(index) => Sent::Through(index),
                 Err(TransferError::Stream(error)) => {
-                    // A peer that keeps on refusing has its lines become rare.
+                    // Logged at powers of two only, so that a peer that keeps refusing does not
+                    // fill the log.
                     let attempt = failures_in_a_row + 1;
                     if attempt.is_power_of_two() {
                         tracing::info!(peer, attempt, %error, "sending a snapshot failed; will try again");
@@ -163,7 +166,8 @@ impl<M: StateMachine> Jobs<M> {
         });
     }
 
-    /// Hears what a peer offers, and receives it if the loop wants it; then `ReceiveEnded` is reported.
+    /// Receives a peer's offer, and then the snapshot if the event loop grants it. A granted
+    /// transfer ends with the report `ReceiveEnded`.
     pub(super) fn receive(&self, from: NodeId, mut open: OpenStream) {
         let storage = Arc::clone(&self.parts.storage);
         let inbox = Arc::clone(&self.parts.inbox);
@@ -192,7 +196,7 @@ impl<M: StateMachine> Jobs<M> {
         });
     }
 
-    /// Runs a task that ends with a report, or with the loop.
+    /// Spawns a task that ends with a report, or with the loop.
     fn spawn(&self, task: &'static str, work: impl Future<Output = ()> + Send + 'static) {
         let watchdog = self.watchdog(task);
         self.parts.tasks.spawn(async move {
@@ -206,7 +210,7 @@ impl<M: StateMachine> Jobs<M> {
     }
 }
 
-/// Which side of a transfer failed.
+/// The side of a transfer that failed.
 enum TransferError {
     Stream(TransportError),
     Storage(StorageError),
@@ -224,7 +228,7 @@ impl From<StorageError> for TransferError {
     }
 }
 
-/// `None`: the view is of no use any more.
+/// Writes a view to storage. Returns `None` if the view was no longer of use.
 async fn write_view(
     storage: Arc<dyn Storage>,
     meta: SnapshotMeta,
@@ -242,7 +246,8 @@ async fn write_view(
             let token = token.clone();
             let next = move || {
                 let chunk = source.next_chunk(wire::CHUNK_BYTES);
-                // The token last: the view holds files open.
+                // The token comes last, so that it is dropped after the view, which holds files
+                // open.
                 (source, chunk, token)
             };
             let (source, chunk, _) =
@@ -252,7 +257,7 @@ async fn write_view(
                 })?;
             (source, chunk)
         } else {
-            // Others get their turn between two pieces.
+            // Other tasks get their turn between two chunks.
             tokio::task::yield_now().await;
             let chunk = source.next_chunk(wire::CHUNK_BYTES);
             (source, chunk)
@@ -291,7 +296,8 @@ struct Sending {
 }
 
 impl Sending {
-    /// Returns the index that the peer now has, or does not need.
+    /// Returns the index of the snapshot once the peer has it, or has said that it does not need
+    /// it.
     async fn run(mut self) -> Result<Index, TransferError> {
         let mut stop = self.stop.clone();
         tokio::select! {
@@ -347,7 +353,7 @@ async fn receive_answer(
     wire::decode_answer(&frame.ok_or_else(|| TransportError::new("the peer ended the stream"))?)
 }
 
-/// Returns the offer if the loop wants it; otherwise the peer was told why not.
+/// Receives an offer. Returns it if the event loop grants it; otherwise the peer was told why not.
 async fn hear_offer<M: StateMachine>(
     inbox: &Inbox<M>,
     from: NodeId,
@@ -409,7 +415,7 @@ async fn receive_snapshot<M: StateMachine>(
     }
     match writer.finish().await {
         Ok(_) => {}
-        // What a peer sent does not make this node's disk bad.
+        // Wrong bytes from a peer do not mean that this node's disk is damaged.
         Err(StorageError::Corrupt(what)) => return Err(TransportError::new(what).into()),
         Err(error) => return Err(error.into()),
     }
@@ -419,8 +425,9 @@ async fn receive_snapshot<M: StateMachine>(
     Ok(())
 }
 
-/// C13. Notices a sender that sends something in time again and again, and never gets done. Only the
-/// time spent on waiting for the sender counts, not that of this node's disk.
+/// C13. Detects a sender that makes some progress within each `patience`, but too slowly to be
+/// worth waiting for. Only the time spent on waiting for the sender counts, not that of this node's
+/// disk.
 struct Rate {
     pace: Pace,
     waited: Duration,

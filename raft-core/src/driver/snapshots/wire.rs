@@ -1,4 +1,4 @@
-//! What the two ends of a snapshot transfer say to each other, one frame each.
+//! Messages between the two ends of a snapshot transfer, one frame each.
 //!
 //! ```text
 //!   leader                                  follower
@@ -9,11 +9,11 @@
 //!                                    ◀──  Done
 //! ```
 //!
-//! Offer and answers are MessagePack, and are refused unless they are just what this side would have
-//! written. The term of an offer is taken over before a byte of the snapshot is there, so what no leader
-//! offers is refused here: terms and indexes out of range, and a snapshot of a later term than the
-//! leader's. The whole content is verified against its checksum by the follower's storage before
-//! anything is published.
+//! Offers and responses are MessagePack, and are refused unless they are exactly what this side
+//! would have written. A follower takes over the term of an offer before a byte of the snapshot has
+//! arrived. So offers that no leader makes are refused here: terms and indexes out of range, and a
+//! snapshot of a later term than the leader's. The follower's storage verifies the whole content
+//! against its checksum before anything is published.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::de::DeserializeOwned;
@@ -73,7 +73,8 @@ pub(crate) fn decode_answer(frame: &[u8]) -> Result<Answer, TransportError> {
 
 fn decode<T: Serialize + DeserializeOwned>(frame: &[u8]) -> Result<T, TransportError> {
     let value = rmp_serde::from_slice(frame).map_err(malformed)?;
-    // Leftovers, fields by name, numbers in more bytes than they need: nothing of ours.
+    // Rejects frames that this side would not have written: trailing bytes, fields by name, numbers
+    // in more bytes than they need.
     match encode(&value) == frame {
         true => Ok(value),
         false => Err(malformed("it is not in the form in which it is written")),
@@ -164,8 +165,8 @@ mod tests {
         assert!(decode_chunk(Bytes::from_static(&[0; 9])).is_ok());
     }
 
-    /// Its term would be taken over at once, and its index with it; a position from beyond the leader's own
-    /// term would come before every entry that can ever be appended.
+    /// A follower would take over the term at once, and the index with the snapshot. A position of
+    /// a later term than the leader's own would precede all entries that the leader can append.
     #[test]
     fn s15_an_offer_that_no_leader_makes_is_refused() {
         let offer = |term, position| {
@@ -189,8 +190,8 @@ mod tests {
         }
     }
 
-    /// `[term, [[term, index], configuration], [size, checksum]]`, one number a byte. The configuration:
-    /// `[[voters], [], [], {}, next id, founded, generation, cluster version]`.
+    /// A frame is `[term, [[term, index], configuration], [size, checksum]]`, one number a byte.
+    /// Configuration: `[[voters], [], [], {}, next id, founded, generation, cluster version]`.
     #[test]
     fn what_is_written_in_another_way_is_refused() {
         let with_voters = |voters: &[u8]| {

@@ -94,7 +94,7 @@ pub async fn a_batch_is_whole_or_absent(disk: &impl Disk) {
         let before = model.clone();
         let operation = Operation::Persist(batch);
         model.apply(&operation);
-        // Left at a moment that the backend chooses.
+        // The call is dropped at a moment that depends on the backend.
         tokio::select! {
             biased;
             _ = operation.run(storage.as_ref()) => {}
@@ -191,7 +191,7 @@ pub async fn compaction_forgets_a_prefix(disk: &impl Disk) {
     must("compact everything", storage.compact(meta(1, 20)).await);
     let (storage, loaded) = crash(disk, storage).await;
     let start = loaded.log_start.index();
-    // Nothing says that closing made the first one durable.
+    // Closing need not have made the first compaction durable.
     let is_one_of_them = [0, 12, 20].contains(&start);
     assert!(is_one_of_them, "a crash undoes a compaction or does not, it does not invent {start}");
     assert_eq!(loaded.entries, entries(start + 1, 20, 1), "the entries are those behind the start");
@@ -255,7 +255,7 @@ pub async fn a_failed_storage_writes_no_more(disk: &impl Disk) {
     let (storage, _) = start(disk).await;
     let append = |index| Batch { entries: entries(index, index, 1), ..Batch::default() };
     must("persist", storage.persist(append(1)).await);
-    // There is no such snapshot, so nobody can publish it.
+    // No writer has finished such a snapshot, so it cannot be published.
     let publish = PublishSnapshot { meta: meta(1, 9), replaces_log: true };
     let hard_state =
         HardState { term: 9, voted_for: Some(3), commit_index: 9, ..HardState::INITIAL };
@@ -279,7 +279,7 @@ fn expect_poisoned(operation: &str, result: Result<(), StorageError>) {
     );
 }
 
-/// A writer may be had or not, but its bytes go nowhere.
+/// A poisoned storage may refuse a writer or give one, but no snapshot can be finished with it.
 async fn expect_poisoned_writer(storage: &Arc<dyn Storage>) {
     let finished = match storage.snapshot_writer(meta(1, 1), None).await {
         Ok(writer) => writer.finish().await.map(drop),
@@ -288,8 +288,8 @@ async fn expect_poisoned_writer(storage: &Arc<dyn Storage>) {
     expect_poisoned("writing a snapshot", finished);
 }
 
-/// Claim: an empty log takes the configuration of a compaction at position zero; it is durable at the
-/// latest with the next batch, and a log with entries takes none.
+/// Claim: an empty log takes the configuration of a compaction at position zero. The configuration
+/// is durable at the latest with the next batch, and a log with entries takes none.
 pub async fn an_empty_log_takes_its_configuration(disk: &impl Disk) {
     let (storage, _) = start(disk).await;
     let founding = meta(0, 0);

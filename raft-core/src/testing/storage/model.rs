@@ -1,4 +1,4 @@
-//! The contract as plain state: what a storage must hold, and what of it a crash may undo.
+//! The contract as plain state: what a storage must hold, and which part of it a crash may undo.
 
 use bytes::Bytes;
 
@@ -7,14 +7,18 @@ use crate::types::{
     Batch, Entry, HardState, Index, Loaded, PublishSnapshot, SnapshotContent, SnapshotMeta,
 };
 
-/// One call, or for a snapshot several.
+/// An operation on a storage: one call, or several calls for a snapshot.
 #[derive(Clone, Debug)]
 pub enum Operation {
+    /// [`Storage::persist`] with this batch.
     Persist(Batch),
+    /// [`Storage::compact`] through this position.
     Compact(SnapshotMeta),
     /// Writes and finishes a snapshot of this node's own.
     WriteSnapshot {
+        /// The snapshot's position and configuration.
         meta: SnapshotMeta,
+        /// The snapshot's content.
         bytes: Bytes,
     },
 }
@@ -23,7 +27,7 @@ pub enum Operation {
 const CHUNK_BYTES: usize = 50_000;
 
 impl Operation {
-    /// Does it to a storage.
+    /// Does the operation on a storage.
     pub async fn run(&self, storage: &dyn Storage) -> StorageResult<()> {
         match self {
             Operation::Persist(batch) => storage.persist(batch.clone()).await,
@@ -42,46 +46,50 @@ impl Operation {
     }
 }
 
-/// What a storage must hold after the operations that were applied to it.
+/// The state that a storage must hold after the operations that were applied to the model.
 #[derive(Clone, Debug, Default)]
 pub struct Model {
-    /// Its commit index is the newest one.
+    /// The hard state, with the newest commit index.
     pub hard_state: HardState,
-    /// Those that a crash may bring back: each one since the last batch that was synced.
+    /// Commit indexes that a crash may bring back: each one since the last batch that was synced.
     commit_indexes: Vec<Index>,
-    /// Where the log starts, behind those that a crash may bring back.
+    /// Starts of the log: the current one last, behind those that a crash may bring back.
     starts: Vec<SnapshotMeta>,
-    /// Behind the first of `starts`.
+    /// Entries behind the first of `starts`.
     entries: Vec<Entry>,
     published: Option<(SnapshotMeta, Bytes)>,
-    /// Of this process, and not published; the newest last.
+    /// Snapshots that this process has finished and not published; the newest last.
     finished: Vec<(SnapshotMeta, Bytes)>,
 }
 
 impl Model {
-    /// An empty storage.
+    /// The model of an empty storage.
     pub fn new() -> Self {
         Self::default()
     }
 
+    /// Returns the log's start: the position behind which its entries begin, and the configuration
+    /// there.
     pub fn log_start(&self) -> SnapshotMeta {
         self.starts.last().cloned().unwrap_or_default()
     }
 
+    /// Returns the index of the last entry, or of the log's start if there are no entries.
     pub fn last_index(&self) -> Index {
         self.oldest_start() + self.entries.len() as u64
     }
 
-    /// The entries behind the start.
+    /// Returns the entries behind the log's start.
     pub fn entries(&self) -> &[Entry] {
         self.entries_behind(self.log_start().index())
     }
 
+    /// Returns the meta of the published snapshot.
     pub fn published(&self) -> Option<&SnapshotMeta> {
         self.published.as_ref().map(|(meta, _)| meta)
     }
 
-    /// The newest snapshot that was finished and not published.
+    /// Returns the meta of the newest snapshot that was finished and not published.
     pub fn finished(&self) -> Option<&SnapshotMeta> {
         self.finished.last().map(|(meta, _)| meta)
     }
@@ -94,13 +102,13 @@ impl Model {
         &self.entries[(start - self.oldest_start()) as usize..]
     }
 
-    /// The operation was acknowledged.
+    /// Applies an operation that the storage has acknowledged.
     pub fn apply(&mut self, operation: &Operation) {
         match operation {
             Operation::Persist(batch) => self.persist(batch),
             Operation::Compact(through) => {
                 if through.index() > self.log_start().index() {
-                    // The old starts stay: nothing says that a compaction is durable.
+                    // The old starts stay, because a compaction need not be durable yet.
                     if self.starts.is_empty() {
                         self.starts.push(SnapshotMeta::default());
                     }
@@ -150,8 +158,11 @@ impl Model {
         }
     }
 
-    /// Is this what the storage holds, with its snapshot and its count? `after_crash`: what was not
-    /// synced may be missing. An error says what differs.
+    /// Checks that a storage holds this state, with its published snapshot and its `log_bytes`.
+    /// With `after_crash`, data that was not synced may be missing.
+    ///
+    /// # Errors
+    /// The text says what differs.
     pub async fn check(
         &self,
         storage: &dyn Storage,
@@ -176,7 +187,7 @@ impl Model {
         self.check_snapshot(storage).await
     }
 
-    /// Is the published snapshot readable, whole, and the right one?
+    /// Checks that the published snapshot is the right one, readable and whole.
     async fn check_snapshot(&self, storage: &dyn Storage) -> Result<(), String> {
         let reader = storage.snapshot_reader().await.map_err(|error| error.to_string())?;
         let (Some(mut reader), Some((meta, bytes))) = (reader, &self.published) else {
@@ -190,12 +201,14 @@ impl Model {
         expect(read == *bytes, "bytes of the snapshot", &bytes.len(), &read.len())
     }
 
-    /// The process ended in good order. Closing is not said to sync, so what was open stays open.
+    /// The process ended in good order. Closing need not sync, so a later crash may still undo what
+    /// a crash could undo before.
     pub fn restart(&mut self) {
         self.finished.clear();
     }
 
-    /// A recovery from a crash has settled what was open: what was loaded is now what must be there.
+    /// A recovery from a crash has decided what survived: the loaded state is now the state that
+    /// must be there.
     pub fn settle(&mut self, loaded: &Loaded) {
         self.entries = loaded.entries.clone();
         self.starts = vec![loaded.log_start.clone()];
@@ -213,7 +226,7 @@ where
     if holds { Ok(()) } else { Err(format!("{what}: expected {expected:?}, found {found:?}")) }
 }
 
-/// Payloads would drown the message.
+/// Returns positions and sizes only: payloads would drown the message.
 fn positions(entries: &[Entry]) -> Vec<String> {
     entries.iter().map(|entry| format!("{} ({} B)", entry.position(), entry.size_bytes())).collect()
 }
@@ -222,7 +235,7 @@ fn log_bytes(entries: &[Entry]) -> u64 {
     entries.iter().map(Entry::size_bytes).sum()
 }
 
-/// Bytes that are asked for at once: not a multiple of anything that a backend might use.
+/// Bytes of one read: not a multiple of any block size that a backend might use.
 const READ_BYTES: usize = 70_001;
 
 pub(super) async fn read_whole(reader: &mut dyn SnapshotReader) -> StorageResult<Bytes> {
@@ -241,7 +254,8 @@ pub(super) fn content_of(bytes: &[u8]) -> SnapshotContent {
     SnapshotContent { size_bytes: bytes.len() as u64, checksum: crc32c(bytes) }
 }
 
-/// Bit by bit, and so beyond doubt: the suite must not agree with a backend by sharing its code.
+/// Computed bit by bit, and so beyond doubt: the suite must not agree with a backend by sharing its
+/// code.
 fn crc32c(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0u32, |checksum, byte| {
         (0..8).fold(checksum ^ u32::from(*byte), |checksum, _| {

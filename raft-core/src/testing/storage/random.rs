@@ -18,12 +18,13 @@ use crate::types::{
 pub struct Random(u64);
 
 impl Random {
+    /// Returns a generator for this seed.
     pub fn new(seed: u64) -> Self {
         // Neighbouring seeds must not walk alike, and the state is never 0.
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    /// A number below `limit`, which is not 0.
+    /// Returns a number below `limit`, which is not 0.
     pub fn below(&mut self, limit: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -41,7 +42,7 @@ impl Random {
 ///
 /// # Panics
 ///
-/// If it does not; the text tells the seed and the number of the operation.
+/// If the claim does not hold; the text tells the seed and the number of the operation.
 pub async fn random_operations(disk: &impl Disk, seed: u64, operation_count: usize) {
     let mut random = Random::new(seed);
     let mut model = Model::new();
@@ -79,7 +80,7 @@ pub async fn random_operations(disk: &impl Disk, seed: u64, operation_count: usi
     }
 }
 
-/// Begins something and leaves it.
+/// Polls a future once and drops it: the operation is interrupted where it waits.
 async fn poll_once(future: impl Future) {
     let mut future = pin!(future);
     std::future::poll_fn(|context| {
@@ -90,7 +91,7 @@ async fn poll_once(future: impl Future) {
 }
 
 impl Model {
-    /// Something that may be done next.
+    /// Returns an operation that may be done next.
     pub fn random_operation(&self, random: &mut Random) -> Operation {
         let last = self.last_index();
         match random.below(12) {
@@ -141,7 +142,7 @@ impl Model {
         }
     }
 
-    /// Mostly forwards; backwards does nothing.
+    /// Compacts mostly forwards; a compaction backwards does nothing.
     fn random_compaction(&self, random: &mut Random) -> Operation {
         let entries = self.entries();
         match entries.get(random.below(entries.len() as u64 + 1) as usize) {
@@ -157,7 +158,7 @@ impl Model {
         }
     }
 
-    /// Of a place in the log, or of one that only a peer has.
+    /// Takes a snapshot at a position in the log, or at one that only a peer has.
     fn random_snapshot(&self, random: &mut Random) -> Operation {
         let entries = self.entries();
         let position = match entries.get(random.below(entries.len() as u64 + 2) as usize) {
@@ -169,7 +170,8 @@ impl Model {
         Operation::WriteSnapshot { meta: random_meta(position, random), bytes }
     }
 
-    /// Of the newest finished one, unless the log or the published one has gone past it.
+    /// Publishes the newest finished snapshot. If the log or the published snapshot is past it,
+    /// compacts instead.
     fn random_publication(&self, random: &mut Random) -> Operation {
         let meta = self.finished().cloned().unwrap_or_default();
         let behind = self.log_start().index().max(self.published().map_or(0, SnapshotMeta::index));

@@ -107,7 +107,7 @@ pub async fn a_snapshot_may_replace_the_log(disk: &impl Disk) {
     assert_eq!(loaded.entries, [entry(101, 4, 10)], "only entries of the batch follow it");
     expect_published(&storage, &received, &bytes, "after the log was replaced").await;
 
-    // Shorter than the snapshot: there was nothing to keep in the first place.
+    // The log ends before the snapshot, so no entry could be kept.
     let (further, bytes) = (meta(5, 500), content_bytes(4, 10));
     write(&storage, &further, &bytes).await;
     publish(&storage, &further, true).await;
@@ -187,8 +187,8 @@ pub async fn another_snapshot_drops_the_unfinished_one(disk: &impl Disk) {
     must("persist after a writer was dropped", storage.persist(batch).await);
 }
 
-/// Claim: bytes other than the announced ones are found out by `finish`, which says `Corrupt` and
-/// drops them; the fault is a peer's, so the storage goes on.
+/// Claim: `finish` detects bytes other than the announced ones, fails with `Corrupt` and drops
+/// them. The fault is a peer's, so the storage goes on.
 pub async fn a_received_snapshot_is_verified(disk: &impl Disk) {
     let (storage, _) = start(disk).await;
     let (meta, bytes) = (meta(3, 9), content_bytes(8, 250_000));
@@ -200,7 +200,7 @@ pub async fn a_received_snapshot_is_verified(disk: &impl Disk) {
         let mut writer = begin(&storage, &meta, expected).await;
         assert_eq!(writer.offset(), 0, "what was found wrong is not resumed");
         let written = writer.write(wrong).await;
-        // More than was announced may be refused at once.
+        // Bytes beyond the announced size may be refused at once.
         let result = match written {
             Ok(()) => writer.finish().await.map(drop),
             Err(error) => Err(error),
@@ -247,8 +247,8 @@ pub async fn a_reader_outlives_a_later_publication(disk: &impl Disk) {
     assert!(read == bytes, "the whole of an older snapshot is still there");
 }
 
-/// Claim: a withdrawn snapshot is there no more, with a crash at once too; an open reader reads it to
-/// its end, the log stays as it is, and the same snapshot can be published again.
+/// Claim: a withdrawn snapshot is gone, also after a crash at once. An open reader reads it to its
+/// end, the log stays as it is, and the same snapshot can be published again.
 pub async fn a_withdrawn_snapshot_is_gone(disk: &impl Disk) {
     let (storage, _) = start(disk).await;
     let (published, bytes) = (meta(1, 4), content_bytes(5, 150_000));

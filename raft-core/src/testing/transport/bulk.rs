@@ -9,7 +9,7 @@ use super::Net;
 use super::recorder::{Heard, Host, heartbeat, in_time};
 use crate::transport::{BULK_FRAME_BYTES_MAX, BulkStream};
 
-/// A frame that can be told from others of other numbers and sizes.
+/// A frame whose bytes depend on its number and size.
 fn frame(number: usize, size_bytes: usize) -> Bytes {
     let pattern = (0..size_bytes).map(|place| (number * 31 + place % 251) as u8);
     pattern.collect::<Vec<u8>>().into()
@@ -32,8 +32,9 @@ async fn receive_all(stream: &mut dyn BulkStream) {
     }
 }
 
-/// Frames of all sizes arrive unchanged and in order, in both directions; each direction ends by
-/// `finish` on its own, and what was sent before is not lost by dropping the stream after.
+/// Frames of all sizes arrive unchanged and in order, in both directions. Each direction ends by
+/// `finish` on its own, and frames sent before it are not lost when the stream is dropped
+/// afterwards.
 pub async fn bulk_carries_frames_both_ways(net: &impl Net) {
     let (one, other) = Host::pair(net).await;
     for (from, to) in [(&one, &other), (&other, &one)] {
@@ -66,8 +67,8 @@ pub async fn bulk_refuses_frames_of_wrong_size(net: &impl Net) {
     }
 }
 
-/// A stream that nobody reads holds little and waits; meanwhile control messages pass both ways.
-/// Read at last, everything is there.
+/// A stream that is not read buffers little, and its writer waits. Meanwhile control messages pass
+/// in both directions. Once the stream is read, all frames arrive.
 pub async fn bulk_waits_for_its_reader(net: &impl Net) {
     const FRAMES: usize = 96;
     const QUIET_ROUNDS: u64 = 20;
@@ -107,8 +108,8 @@ pub async fn bulk_waits_for_its_reader(net: &impl Net) {
     in_time("the writer ends", writer).await.expect("the writer does not panic");
 }
 
-/// A stream dropped before `finish` looks broken from the other side, never finished; and one that
-/// nobody reads any more takes no frames.
+/// A stream dropped before `finish` is broken for the other side, and never looks finished. A
+/// stream whose reader is gone takes no frames.
 pub async fn bulk_dropped_unfinished_is_an_error_at_the_other_side(net: &impl Net) {
     let (one, other) = Host::pair(net).await;
     for opener_drops in [true, false] {
@@ -124,7 +125,7 @@ pub async fn bulk_dropped_unfinished_is_an_error_at_the_other_side(net: &impl Ne
     }
 }
 
-/// Opening a stream to a node that is not there is an error, and soon.
+/// Opening a stream to a node that does not run is an error, and soon.
 pub async fn bulk_to_nobody_fails(net: &impl Net) {
     let one = Host::of(net, 1).await;
     let opened = in_time("opening gives up", one.transport.open_bulk(2)).await;

@@ -13,7 +13,7 @@ use crate::types::{
     Position, ReadOutcome, TERM_MAX,
 };
 
-/// One of each kind, with and without what is optional, and with extreme numbers.
+/// One message of each kind, with and without optional parts, and with extreme numbers.
 fn one_of_each() -> Vec<Message> {
     let last = Position::new(TERM_MAX - 1, INDEX_MAX);
     let entries = vec![
@@ -59,7 +59,7 @@ fn one_of_each() -> Vec<Message> {
     messages.clone().chain(messages.map(of_recovering)).collect()
 }
 
-/// What arrives is what was sent.
+/// Messages arrive as they were sent.
 pub async fn messages_of_all_kinds_arrive_unchanged(net: &impl Net) {
     let (one, other) = Host::pair(net).await;
     for (from, to) in [(&one, &other), (&other, &one)] {
@@ -69,7 +69,7 @@ pub async fn messages_of_all_kinds_arrive_unchanged(net: &impl Net) {
             let what = format!("{sent:?} arrives");
             let arrived = |heard: &mut Heard| heard.messages.contains(&sent).then_some(());
             to.until_heard_from(&what, send, arrived).await;
-            // Copies of one sent before may come late; anything else was never sent.
+            // Copies of a message sent before may come late; any other message was never sent.
             let known = one_of_each();
             for (sender, heard) in to.heard().messages.drain(..) {
                 assert!(known.contains(&heard), "was never sent: {heard:?}");
@@ -107,12 +107,12 @@ pub async fn messages_of_a_class_stay_in_order(net: &impl Net) {
     }
 }
 
-/// A control message does not wait until the log messages sent before it have arrived: of those
-/// still outstanding, most are behind it. In most rounds, that is: on a network with delays it can
-/// happen to be slow itself.
+/// A control message does not wait until the log messages sent before it have arrived: most of
+/// those still outstanding arrive after it. The claim must hold in most rounds only, because on a
+/// network with delays the control message may be slow itself.
 pub async fn control_is_not_held_up_by_log(net: &impl Net) {
     const COMMAND_BYTES: usize = 64 << 10;
-    /// So few may be in buffers of an operating system, and arrive together.
+    /// Log messages that may be in buffers of an operating system, and so may arrive first.
     const FEW: u64 = 16;
     const ROUNDS: u64 = 5;
     let (one, other) = Host::pair(net).await;
@@ -131,13 +131,14 @@ pub async fn control_is_not_held_up_by_log(net: &impl Net) {
         }
         let before = logs_heard(&other.heard());
         let send = || one.transport.send(2, heartbeat(round));
-        // By the order of arrival: when this task gets to look at it is no matter.
+        // Judged by the order of arrival, so that it does not matter when this task runs.
         let arrived = |heard: &mut Heard| {
             let place = heard.messages.iter().position(|(_, said)| *said == heartbeat(round))?;
             Some(count_logs(&heard.messages[..place]))
         };
         let ahead = other.until_heard_from("control behind a flood", send, arrived).await - before;
-        // In order, so once this one is there, all others are there or lost.
+        // Messages of a class arrive in order, so once this one has arrived, all others have
+        // arrived or are lost.
         let send_last = || one.transport.send(2, append(flood_count + round, Bytes::new()));
         let is_last = |message: &Message| match &message.body {
             Body::Append { commit_index, .. } => *commit_index == flood_count + round,
@@ -158,7 +159,7 @@ pub async fn control_is_not_held_up_by_log(net: &impl Net) {
     );
 }
 
-/// A command whose bytes know whether anybody still holds them.
+/// A command whose bytes are counted for as long as they are held.
 struct Held {
     bytes: Vec<u8>,
     held_bytes: Arc<AtomicU64>,
@@ -183,14 +184,14 @@ impl Drop for Held {
     }
 }
 
-/// `send` to a node that is not there returns, and what is kept for it stays within the mailbox.
-/// When it comes up, it is heard.
+/// `send` to a node that does not run returns at once, and the bytes that are kept for it stay
+/// within the mailbox. Once the node runs, messages pass in both directions.
 pub async fn a_flood_to_nobody_neither_waits_nor_grows(net: &impl Net) {
     const COMMAND_BYTES: usize = 256 << 10;
     let one = Host::of(net, 1).await;
     let limit_bytes = net.mailbox_bytes_max(Class::Log);
     let held_bytes = Arc::new(AtomicU64::new(0));
-    // One message may be on its way out of the mailbox, one is just being sent.
+    // One message may be on its way out of the mailbox, and one is just being sent.
     let most_bytes = limit_bytes + 2 * COMMAND_BYTES as u64;
     for number in 1..=(4 * limit_bytes / COMMAND_BYTES as u64 + 100) {
         one.transport.send(2, append(number, Held::command(COMMAND_BYTES, &held_bytes)));
@@ -204,9 +205,9 @@ pub async fn a_flood_to_nobody_neither_waits_nor_grows(net: &impl Net) {
     one.meet(&other, 1).await;
 }
 
-/// S5. The largest entry that the transport names arrives, unless it names more than
-/// [`ENTRY_BYTES_MAX`]. A leader sends an entry again and again until it is acknowledged; one that the
-/// transport always drops would hold up all later ones.
+/// S5. The largest entry that the transport names arrives (at most [`ENTRY_BYTES_MAX`]). A leader
+/// sends an entry again and again until it is acknowledged; an entry that the transport always
+/// drops would hold up all later ones.
 pub async fn the_largest_entry_arrives(net: &impl Net) {
     let (one, other) = Host::pair(net).await;
     let size_bytes = one.transport.entry_bytes_max().min(ENTRY_BYTES_MAX);

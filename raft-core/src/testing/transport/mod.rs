@@ -1,12 +1,12 @@
-//! The contract of [`Transport`] as a suite, so that anyone can prove one.
+//! The contract of [`Transport`] as a suite, with which any transport can be proven.
 //!
 //! Write a [`Net`] for the transport and call [`all`] from a test, or each claim from a test of its
 //! own. The claims are about a healthy network with nodes that come and go; they hold on a paused
 //! clock and on a real one. A claim that does not hold panics and says which.
 //!
-//! What is lost is allowed to be lost: the suite repeats what it sends until it arrives, and
-//! demands order, identity, bounds and good manners of what does. It waits for conditions, and for
-//! none longer than [`PATIENCE`].
+//! Messages may be lost: the suite sends each one again until it arrives, and checks order,
+//! identity and bounds of those that arrive. It waits for conditions, and for none longer than
+//! [`PATIENCE`].
 
 mod bulk;
 mod messages;
@@ -35,13 +35,13 @@ pub use peers::{
     reachability_tells_who_is_there, the_sender_is_who_it_is,
 };
 
-/// The longest wait for anything that has to happen, in the clock's time.
+/// The longest wait for anything that has to happen, by tokio's clock.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A network of the transport under test: nodes 1, 2 and 3, each knowing where the others are.
 #[async_trait]
 pub trait Net: Send + Sync {
-    /// The transport of a node that has none yet. The suite starts it.
+    /// Returns the transport of a node that has none yet. The suite starts it.
     async fn transport(&self, node: NodeId) -> Arc<dyn Transport>;
 
     /// Ends the node's transport, as a restart of the process does, and gives it a new one in the
@@ -53,7 +53,10 @@ pub trait Net: Send + Sync {
     fn mailbox_bytes_max(&self, class: Class) -> u64;
 }
 
-/// Every claim, each in a network of its own.
+/// Checks every claim, each in a network of its own.
+///
+/// # Panics
+/// If a claim does not hold; the text names it.
 pub async fn all<N: Net>(new_net: impl AsyncFn() -> N) {
     messages_of_all_kinds_arrive_unchanged(&new_net().await).await;
     messages_of_a_class_stay_in_order(&new_net().await).await;

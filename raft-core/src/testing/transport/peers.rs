@@ -1,9 +1,9 @@
-//! Claims about who is there: identity, restart, reachability, close.
+//! Claims about peers: identity, restart, reachability, close.
 
 use super::Net;
 use super::recorder::{Heard, Host, heartbeat, in_time};
 
-/// A message is reported as from the node that sent it.
+/// A message is delivered with the id of the node that sent it.
 pub async fn the_sender_is_who_it_is(net: &impl Net) {
     let (one, two) = Host::pair(net).await;
     let three = Host::of(net, 3).await;
@@ -23,7 +23,8 @@ pub async fn the_sender_is_who_it_is(net: &impl Net) {
     }
 }
 
-/// `reachability` is an error with a text for a node that is not there, and none once it was heard.
+/// `reachability` is an error with a text for a node that does not run, and `Ok` once its messages
+/// arrive.
 pub async fn reachability_tells_who_is_there(net: &impl Net) {
     let one = Host::of(net, 1).await;
     let error = one.transport.reachability(2).expect_err("nobody is there yet");
@@ -43,8 +44,8 @@ pub async fn reachability_tells_who_is_there(net: &impl Net) {
     assert!(!error.to_string().trim().is_empty(), "the text is for an operator");
 }
 
-/// When a peer restarts, the others hear that it was unreachable, streams to it break, and then
-/// messages flow again both ways without anybody's doing.
+/// When a peer restarts, the other nodes are told that it was unreachable, and streams to it break.
+/// Then messages flow again in both directions by themselves.
 pub async fn a_restarted_peer_is_noticed_and_heard_again(net: &impl Net) {
     let (one, other) = Host::pair(net).await;
     for round in 1..=3 {
@@ -64,7 +65,8 @@ pub async fn a_restarted_peer_is_noticed_and_heard_again(net: &impl Net) {
     }
 }
 
-/// Once `close` has returned, nothing is delivered any more, and nobody can be reached from there.
+/// Once `close` has returned, nothing more is delivered, and no peer can be reached from the closed
+/// transport.
 pub async fn a_closed_transport_hears_nothing(net: &impl Net) {
     let (one, other) = Host::pair(net).await;
     let three = Host::of(net, 3).await;
@@ -84,7 +86,8 @@ pub async fn a_closed_transport_hears_nothing(net: &impl Net) {
     let send = || other.transport.send(1, heartbeat(0));
     let noticed = |heard: &mut Heard| heard.unreachable.contains(&1).then_some(());
     other.until_heard_from("the peer notices", send, noticed).await;
-    // Others are not affected; and had anything been on its way to the closed one, it had time.
+    // Other nodes are not affected. Their meeting also leaves time for a message to the closed node
+    // to arrive, if there were one.
     other.meet(&three, 1).await;
     assert_eq!(one.heard().messages.len(), heard_count, "delivered after close");
     let from_closed = other.heard().messages.iter().filter(|(from, _)| *from == 1).count();

@@ -1,4 +1,4 @@
-//! A node of the suite: a transport, and a record of what it heard.
+//! A node of the suite: a transport, and a record of what it received.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -10,13 +10,13 @@ use super::{Net, PATIENCE};
 use crate::transport::{BulkStream, Inbound, Transport};
 use crate::types::{Body, Entry, Message, NodeId, Payload, Position, Term};
 
-/// How often something is sent again until it arrives.
+/// How often a message is sent again until it arrives.
 const REPEAT_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Messages of this term only make two nodes known to each other; no claim looks at them.
 const INTRODUCTION_TERM: Term = 1;
 
-/// What a node heard, in order of arrival, without introductions.
+/// Everything that a node received, in order of arrival. `messages` does not hold introductions.
 #[derive(Default)]
 pub(super) struct Heard {
     pub(super) messages: Vec<(NodeId, Message)>,
@@ -74,7 +74,7 @@ impl Host {
         Self { id, transport, recorder }
     }
 
-    /// Two nodes that have just heard each other.
+    /// Starts two nodes, and waits until each has received a message of the other.
     pub(super) async fn pair(net: &impl Net) -> (Host, Host) {
         let one = Host::of(net, 1).await;
         let other = Host::of(net, 2).await;
@@ -86,7 +86,7 @@ impl Host {
         self.recorder.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until a condition on what was heard holds. One waiter at a time.
+    /// Waits until a condition on what was received holds. Only one task may wait at a time.
     pub(super) async fn until<T>(
         &self,
         what: &str,
@@ -122,7 +122,8 @@ impl Host {
         in_time(what, wait).await
     }
 
-    /// Sends to each other until both have heard. `round` differs between meetings of the same two.
+    /// Lets both nodes send to each other until both have received a message. `round` differs
+    /// between meetings of the same two nodes.
     pub(super) async fn meet(&self, other: &Host, round: u64) {
         for (from, to) in [(self, other), (other, self)] {
             let hello =
@@ -134,12 +135,12 @@ impl Host {
         }
     }
 
-    /// Opens a bulk stream to the other node; both its ends.
+    /// Opens a bulk stream to the other node. Returns both its ends.
     pub(super) async fn bulk_to(&self, other: &Host) -> (Box<dyn BulkStream>, Box<dyn BulkStream>) {
         let mut near = in_time("a bulk stream opens", self.transport.open_bulk(other.id))
             .await
             .expect("a reachable peer takes a bulk stream");
-        // A transport need not tell the peer before there is something to read.
+        // A transport need not offer the stream to the peer before there is something to read.
         let greeting = bytes::Bytes::from_static(b"greeting");
         near.send(greeting.clone()).await.expect("a new stream takes a frame");
         let (from, mut far) =

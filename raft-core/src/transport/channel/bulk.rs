@@ -1,9 +1,9 @@
 //! A two-way stream of frames between two nodes of the process.
 //!
-//! Each direction is a lane with a bounded buffer. A lane ends in good order when its writer has
+//! Each direction has a bounded buffer ([`Lane`]). It ends in good order when its writer has
 //! finished, and is broken when its writer vanishes before that, when its reader vanishes, or when
-//! the link is cut. A frame is in the buffer from being sent until it is read, and can be read once
-//! its delay has passed.
+//! the link is partitioned. A frame is in the buffer from being sent until it is read, and can be
+//! read once its delay has passed.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -17,10 +17,10 @@ use super::network::Network;
 use crate::transport::{BULK_FRAME_BYTES_MAX, BulkStream, TransportError};
 use crate::types::NodeId;
 
-/// What one direction of a stream holds, in bytes; beyond, the sender waits.
+/// Bytes that one direction of a stream can buffer; beyond, the sender waits.
 pub(super) const BULK_BUFFER_BYTES_MAX: usize = 1 << 20;
 
-/// What both ends of a stream share.
+/// State that both ends of a stream share.
 pub(super) struct Stream {
     lanes: Mutex<[Lane; 2]>,
     /// Wakes the side of that number: 0 opened the stream, 1 was offered it.
@@ -78,7 +78,7 @@ pub(super) struct StreamEnd {
     pub(super) side: usize,
     pub(super) own: NodeId,
     pub(super) peer: NodeId,
-    /// Where the delay of each frame comes from.
+    /// Decides the delay of each frame.
     pub(super) network: Arc<Network>,
 }
 
@@ -144,14 +144,14 @@ impl BulkStream for StreamEnd {
                 }
             };
             match due {
-                // Early or in time, the loop looks again.
+                // Woken early or on time, the loop checks again.
                 Some(due) => drop(timeout_at(due, self.changed()).await),
                 None => self.changed().await,
             }
         }
     }
 
-    /// What was sent has left when it has arrived in the buffer of the other side.
+    /// Frames have left once their delay has passed, when the other side can read them.
     async fn finish(&mut self) -> Result<(), TransportError> {
         loop {
             let due = {
@@ -171,8 +171,8 @@ impl BulkStream for StreamEnd {
     }
 }
 
-/// A side that goes away: what it had not finished sending is aborted, and nobody reads any more
-/// what it is sent.
+/// Aborts the frames that this side had not finished sending, and breaks the other direction, which
+/// has lost its reader.
 impl Drop for StreamEnd {
     fn drop(&mut self) {
         let why = TransportError::new(format!("node {} dropped the stream", self.own));

@@ -1,37 +1,40 @@
-//! What a link does to messages, and the chance that decides it.
+//! Faults of a link, and the rng that decides when they happen.
 
 use std::time::Duration;
 
-/// What the way from one node to another does to the messages on it. The default does nothing: each
-/// message arrives at once.
+/// Faults of the link from one node to another. By default there are none: each message arrives at
+/// once.
 ///
-/// Probabilities are between 0 and 1. A message is first lost or not; what is not lost takes its
-/// delay, may be held up beyond it, and may arrive a second time. Bulk streams take the delay and
-/// nothing else, because they are reliable.
+/// Probabilities are between 0 and 1. A message that is not lost takes its delay, may be held up
+/// beyond that, and may arrive a second time. Bulk streams take the delay and no other fault,
+/// because they are reliable.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct LinkFaults {
     /// The probability that a message is lost.
     pub loss: f64,
     /// The probability that a message arrives a second time, after another delay.
     pub duplicate: f64,
-    /// Each message takes between these two, but does not overtake earlier ones of its class.
+    /// Least delay. Each message takes a delay between this and `delay_max`, but does not overtake
+    /// earlier messages of its class.
     pub delay_min: Duration,
+    /// Greatest delay.
     pub delay_max: Duration,
-    /// The probability that a message is held up for more, and is overtaken by later ones.
+    /// The probability that a message is held up beyond its delay, and is overtaken by later ones.
     pub reorder: f64,
-    /// What it is held up for, at most, beyond its delay.
+    /// The longest time that it is held up beyond its delay.
     pub reorder_delay_max: Duration,
-    /// The probability that a message that answers another is held up for more, as above, so that
-    /// answers of long ago arrive among those of today.
+    /// The probability that a response is held up beyond its delay, so that old responses arrive
+    /// among new ones.
     pub late_answer: f64,
-    /// What it is held up for, between these two, and more often for less: evenly below a bound that
-    /// is itself drawn evenly.
+    /// Least time that a late response is held up. Short times are drawn more often than long ones:
+    /// evenly below a bound that is itself drawn evenly.
     pub late_answer_delay_min: Duration,
+    /// Greatest time that a late response is held up.
     pub late_answer_delay_max: Duration,
 }
 
 impl LinkFaults {
-    /// Messages arrive at once, each once, in order.
+    /// No faults: messages arrive at once, each once, in order.
     pub const fn none() -> Self {
         Self {
             loss: 0.0,
@@ -46,28 +49,34 @@ impl LinkFaults {
         }
     }
 
+    /// Loses messages with this probability.
     pub const fn losing(self, loss: f64) -> Self {
         Self { loss, ..self }
     }
 
+    /// Delivers messages a second time with this probability.
     pub const fn duplicating(self, duplicate: f64) -> Self {
         Self { duplicate, ..self }
     }
 
+    /// Delays each message by a time between these two.
     pub const fn delaying(self, delay_min: Duration, delay_max: Duration) -> Self {
         Self { delay_min, delay_max, ..self }
     }
 
+    /// Holds messages up with this probability, by at most this long.
     pub const fn reordering(self, reorder: f64, reorder_delay_max: Duration) -> Self {
         Self { reorder, reorder_delay_max, ..self }
     }
 
+    /// Holds responses up with this probability, by a time between `min` and `max`.
     pub const fn answering_late(self, late_answer: f64, min: Duration, max: Duration) -> Self {
         Self { late_answer, late_answer_delay_min: min, late_answer_delay_max: max, ..self }
     }
 
     /// # Panics
-    /// If a probability is none, or a delay's bounds are the wrong way round: a defect of the test.
+    /// If a probability is not between 0 and 1, or the least delay exceeds the greatest: a defect
+    /// of the test.
     pub(super) fn check(&self) {
         for probability in [self.loss, self.duplicate, self.reorder, self.late_answer] {
             assert!((0.0..=1.0).contains(&probability), "{probability} is not a probability");
@@ -105,7 +114,7 @@ impl LinkFaults {
     }
 }
 
-/// What becomes of one message.
+/// The outcome of sending one message over a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
     Lost,
@@ -118,8 +127,8 @@ pub(super) enum Fate {
     },
 }
 
-/// A small pseudo-random generator (SplitMix64). Each link has its own, so that what happens on one
-/// does not depend on the traffic of another. What cannot happen draws nothing.
+/// A small pseudo-random generator (SplitMix64). Each link has its own, so that faults of one link
+/// do not depend on the traffic of another. A fault that cannot happen draws nothing.
 #[derive(Clone, Debug)]
 pub(super) struct Chance(u64);
 
@@ -145,7 +154,7 @@ impl Chance {
         probability > 0.0 && ((self.next() >> 11) as f64) < probability * (1u64 << 53) as f64
     }
 
-    /// Evenly in whole microseconds, both bounds included.
+    /// Draws evenly in whole microseconds, both bounds included.
     fn between(&mut self, min: Duration, max: Duration) -> Duration {
         let span_micros = u64::try_from((max - min).as_micros()).unwrap_or(u64::MAX - 1);
         match span_micros {

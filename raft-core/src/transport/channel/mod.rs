@@ -1,25 +1,26 @@
-//! A network inside the process: several nodes that talk without sockets.
+//! A network inside the process: several nodes that exchange messages without sockets.
 //!
-//! It ships, for a service that runs several nodes in one process, and it is where tests lose,
-//! delay, repeat, reorder and cut. Nothing else differs between the two uses.
+//! It is part of the product, for a service that runs several nodes in one process, and tests use
+//! it to lose, delay, repeat and reorder messages and to partition links. Nothing else differs
+//! between the two uses.
 //!
 //! * *Cheap.* On a link without faults a message is handed over by the sender's own call; no task,
-//!   no clock, no second queue. A message sent from within an [`Inbound`] is the exception: a task of
-//!   the receiving node, its courier, delivers it, so that two nodes which answer at once do not call
-//!   each other without end.
-//! * *Deterministic.* Chance comes from one seed, time from tokio's clock, order from the order of
-//!   calls. On a single-threaded runtime with a paused clock, equal seeds give equal traces.
-//! * *Bounded.* What is under way is limited in bytes for each pair of nodes and class
-//!   ([`CONTROL_MAILBOX_BYTES_MAX`], [`LOG_MAILBOX_BYTES_MAX`]); what does not fit is dropped and
-//!   counted.
+//!   no clock, no second queue. A message sent from within an [`Inbound`] is the exception: a task
+//!   of the receiving node, its courier, delivers it, so that two nodes that respond at once do not
+//!   call each other without end.
+//! * *Deterministic.* Randomness comes from one seed, time from tokio's clock, order from the order
+//!   of calls. On a single-threaded runtime with a paused clock, equal seeds give equal traces.
+//! * *Bounded.* The bytes under way are limited for each pair of nodes and class
+//!   ([`CONTROL_MAILBOX_BYTES_MAX`], [`LOG_MAILBOX_BYTES_MAX`]); a message that does not fit is
+//!   dropped and counted.
 //!
-//! A cut is silent, as it is on a wire: what is under way is lost, and nobody is told. A transport
-//! that closes, is dropped or is replaced by a new one of the same node is noticed: its peers hear
-//! [`Inbound::on_unreachable`], unless the link to them is cut.
+//! A partition is silent, as it is on a wire: messages under way are lost, and no node is notified.
+//! A transport that closes, is dropped or is replaced by a new one of the same node is noticed: its
+//! peers receive [`Inbound::on_unreachable`], unless the link to them is partitioned.
 //!
-//! Left out: bandwidth, and corruption (messages are values here, and the port promises that what
-//! does not decode never arrives). Delays are kept to the millisecond, which is what tokio's timers
-//! can do.
+//! Not simulated: bandwidth, and corruption (messages are values here, and the port promises that
+//! bytes that do not decode never arrive). Delays are kept to the millisecond, which is what
+//! tokio's timers can do.
 
 mod bulk;
 mod faults;
@@ -45,20 +46,21 @@ pub use network::{CONTROL_MAILBOX_BYTES_MAX, LOG_MAILBOX_BYTES_MAX};
 pub use stats::ChannelStats;
 pub use traffic::Traffic;
 
-/// The network: makes transports, and decides what happens between them. Clones are the same network.
+/// The network: makes transports, and decides what happens between them. Clones share one network.
 #[derive(Clone)]
 pub struct ChannelNetwork {
     network: Arc<Network>,
 }
 
 impl ChannelNetwork {
-    /// A network without faults. The seed matters once there are some.
+    /// Creates a network without faults. The seed matters once there are some.
     pub fn new(seed: u64) -> Self {
         Self { network: Arc::new(Network::new(seed)) }
     }
 
-    /// A transport for the node. It replaces an earlier one of the same node, as a restart does: what
-    /// is under way to that one is lost, and its peers hear that it was unreachable.
+    /// Returns a transport for the node. It replaces an earlier one of the same node, as a restart
+    /// does: messages under way to the earlier one are lost, and its peers receive
+    /// [`Inbound::on_unreachable`].
     pub fn transport(&self, node: NodeId) -> Arc<ChannelTransport> {
         Arc::new(ChannelTransport {
             node,
@@ -68,36 +70,40 @@ impl ChannelNetwork {
         })
     }
 
-    /// What all links do for which nothing else is set.
+    /// Sets the faults of all links that have none of their own.
     ///
     /// # Panics
-    /// If a probability or a delay makes no sense; so does [`ChannelNetwork::set_faults`].
+    /// If a probability is not between 0 and 1, or the least delay exceeds the greatest.
     pub fn set_default_faults(&self, faults: LinkFaults) {
         self.network.set_default_faults(faults);
     }
 
-    /// What the link from one node to another does from now on; what is under way stays as it was.
+    /// Sets the faults of the link from one node to another. Messages under way stay as they were.
+    ///
+    /// # Panics
+    /// As [`ChannelNetwork::set_default_faults`].
     pub fn set_faults(&self, from: NodeId, to: NodeId, faults: LinkFaults) {
         self.network.set_faults(from, to, Some(faults));
     }
 
-    /// The link does again what all others do.
+    /// Gives the link the default faults again.
     pub fn unset_faults(&self, from: NodeId, to: NodeId) {
         self.network.set_faults(from, to, None);
     }
 
-    /// Cuts the link in this direction. Bulk streams between the two break, since they need both.
+    /// Partitions the link in this direction. Bulk streams between the two nodes break, since they
+    /// need both directions.
     pub fn cut(&self, from: NodeId, to: NodeId) {
         self.network.cut(&[from, to], |a, b| (a, b) == (from, to));
     }
 
-    /// Undoes [`ChannelNetwork::cut`].
+    /// Heals the link in this direction: undoes [`ChannelNetwork::cut`].
     pub fn mend(&self, from: NodeId, to: NodeId) {
         self.network.mend(|a, b| (a, b) == (from, to));
     }
 
-    /// Cuts all links between nodes of different groups. A node in no group keeps its links, and is
-    /// then a bridge. Earlier cuts stay.
+    /// Partitions all links between nodes of different groups. A node in no group keeps its links,
+    /// and is then a bridge. Links that were partitioned before stay so.
     pub fn partition(&self, groups: &[&[NodeId]]) {
         let group_of = |node| groups.iter().position(|group| group.contains(&node));
         self.network.cut(&groups.concat(), |from, to| match (group_of(from), group_of(to)) {
@@ -106,35 +112,37 @@ impl ChannelNetwork {
         });
     }
 
-    /// Cuts the node off from all that have, or have had, a transport by now.
+    /// Partitions the links between this node and all others that the network knows by now: those
+    /// with a transport, and those with a link that was used or set up.
     pub fn isolate(&self, node: NodeId) {
         self.network.cut(&[node], |from, to| from == node || to == node);
     }
 
-    /// Undoes all cuts. Faults of links stay.
+    /// Heals all links. Their faults stay.
     pub fn heal(&self) {
         self.network.mend(|_, _| true);
     }
 
-    /// Shows the listener all traffic from now on: from whom, to whom, what. On a single-threaded
-    /// runtime that is one order for each seed. It is called while the network is locked, so it must
-    /// not use the network itself. Listeners stay as long as the network does.
+    /// Calls the listener for all traffic from now on, with sender and receiver. On a
+    /// single-threaded runtime the order is the same for equal seeds. The listener is called while
+    /// the network is locked, so it must not use the network itself. Listeners stay as long as the
+    /// network does.
     pub fn listen(&self, listener: impl FnMut(NodeId, NodeId, Traffic<'_>) + Send + 'static) {
         self.network.listen(Box::new(listener));
     }
 
-    /// Sums over all links.
+    /// Returns the counts of all links, summed.
     pub fn stats(&self) -> ChannelStats {
         self.network.stats(|_, _, _| true)
     }
 
-    /// What became of the messages of one class from one node to another.
+    /// Returns the counts of the messages of one class from one node to another.
     pub fn link_stats(&self, from: NodeId, to: NodeId, class: Class) -> ChannelStats {
         self.network.stats(|a, b, of| (a, b, of) == (from, to, class))
     }
 }
 
-/// One node's way into a [`ChannelNetwork`]. Dropping it leaves the network, as a crash would.
+/// One node's endpoint of a [`ChannelNetwork`]. Dropping it leaves the network, as a crash would.
 pub struct ChannelTransport {
     node: NodeId,
     /// Tells this transport from others of the same node.
@@ -150,7 +158,7 @@ struct Receiving {
 
 #[async_trait]
 impl Transport for ChannelTransport {
-    /// Needs a tokio runtime around it.
+    /// Must be called within a tokio runtime.
     fn start(&self, inbound: Arc<dyn Inbound>) {
         let receiver = Arc::new(Receiver::new(inbound));
         if !self.network.start(self.node, self.incarnation, &receiver) {
@@ -197,7 +205,7 @@ impl Drop for ChannelTransport {
     }
 }
 
-/// The courier: delivers to one node what could not be delivered by the sender's call.
+/// The courier: delivers the messages to one node that a sender's call could not deliver.
 async fn carry(network: Arc<Network>, node: NodeId, incarnation: u64, receiver: Arc<Receiver>) {
     loop {
         match network.next_step(node, incarnation) {
@@ -205,11 +213,11 @@ async fn carry(network: Arc<Network>, node: NodeId, incarnation: u64, receiver: 
                 let (class, bytes) = (message.class(), message.size_bytes());
                 delivery.message(from, message);
                 network.delivered(from, node, incarnation, class, bytes);
-                // Others get their turn during a flood.
+                // Other tasks get their turn during a flood.
                 tokio::task::consume_budget().await;
             }
             Step::Wait(None) => receiver.wake.notified().await,
-            // Woken or in time, it looks again.
+            // Woken early or on time, the courier checks again.
             Step::Wait(Some(due)) => drop(timeout_at(due, receiver.wake.notified()).await),
             Step::Gone => return,
         }

@@ -1,7 +1,7 @@
-//! What all transports of a network share: who is there, which links are how, what is under way.
+//! State that all transports of a network share: nodes, links, and messages under way.
 //!
 //! One lock over plain data. Nothing here waits, and no [`Inbound`](crate::transport::Inbound) is
-//! called under the lock: what is to be delivered is handed out as a [`Delivery`].
+//! called under the lock: a message to be delivered is returned with a [`Delivery`].
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -18,15 +18,17 @@ use super::traffic::Traffic;
 use crate::transport::TransportError;
 use crate::types::{Class, Message, NodeId};
 
-/// What may be under way to one node from one peer, in bytes; beyond, messages are dropped. A single
-/// larger message travels alone.
+/// Bytes of control messages under way to one node from one peer; beyond, messages are dropped. A
+/// single larger message travels alone.
 pub const CONTROL_MAILBOX_BYTES_MAX: u64 = 1 << 20;
+/// Bytes of log messages under way to one node from one peer; beyond, messages are dropped. A
+/// single larger message travels alone.
 pub const LOG_MAILBOX_BYTES_MAX: u64 = 32 << 20;
 
-/// Bulk streams of a network that stand at a time; beyond, opening one fails.
+/// Open bulk streams of a network; beyond, opening one fails.
 const BULK_STREAMS_MAX: usize = 1024;
 
-/// Is shown the traffic.
+/// Called for all traffic.
 pub(super) type Listener = dyn FnMut(NodeId, NodeId, Traffic<'_>) + Send;
 
 pub(super) struct Network {
@@ -44,7 +46,7 @@ struct State {
     next_sequence: u64,
 }
 
-/// The way from one node to another.
+/// The link from one node to another.
 struct Link {
     faults: Option<LinkFaults>,
     cut: bool,
@@ -55,7 +57,7 @@ struct Link {
 /// Messages of one class under way on a link. They wait in the queues of the receiving endpoint.
 #[derive(Default)]
 struct Mailbox {
-    /// Includes one that is just being delivered.
+    /// Includes a message that the courier is just delivering.
     waiting_count: usize,
     waiting_bytes: u64,
     last_due: Option<Instant>,
@@ -63,7 +65,8 @@ struct Mailbox {
 }
 
 impl Mailbox {
-    /// Also one that the courier is just handing over: it is not reported against a later endpoint.
+    /// Also forgets a message that the courier is just delivering: it is not counted against a
+    /// later endpoint.
     fn forget_waiting(&mut self) {
         self.waiting_count = 0;
         self.waiting_bytes = 0;
@@ -73,7 +76,7 @@ impl Mailbox {
 struct Endpoint {
     incarnation: u64,
     receiver: Option<Arc<Receiver>>,
-    /// By class, then by when they arrive.
+    /// By class, then by the time of arrival.
     queues: [BTreeMap<(Instant, u64), Parcel>; Class::ALL.len()],
 }
 
@@ -82,9 +85,9 @@ struct Parcel {
     message: Message,
 }
 
-/// What the courier of a node does next.
+/// The next step of a node's courier.
 pub(super) enum Step {
-    /// Hand this over, then report it [`Network::delivered`].
+    /// Deliver this message, then call [`Network::delivered`].
     Deliver {
         delivery: Delivery,
         from: NodeId,
@@ -111,11 +114,12 @@ impl Network {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing that is done under the lock panics but by a defect of ours.
+        // Nothing that is done under the lock panics, except by a defect of ours.
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Makes room for a new transport of the node. One that it had before is gone from now on.
+    /// Adds a transport of the node and returns its incarnation. An earlier transport of the node
+    /// leaves the network.
     pub(super) fn join(&self, node: NodeId) -> u64 {
         let before = self.lock().endpoints.get(&node).map(|endpoint| endpoint.incarnation);
         if let Some(before) = before {
@@ -129,8 +133,9 @@ impl Network {
         incarnation
     }
 
-    /// Starts receiving; false if the transport has left the network, or was started before. What an
-    /// earlier transport of the node has sent and is late is lost: the node may have another disk now.
+    /// Starts receiving. Returns false if the transport has left the network, or was started
+    /// before. Messages still under way from an earlier transport of the node are lost: the node
+    /// may have another disk now.
     pub(super) fn start(&self, node: NodeId, incarnation: u64, receiver: &Arc<Receiver>) -> bool {
         let mut state = self.lock();
         match state.endpoint(node, incarnation) {
@@ -143,8 +148,8 @@ impl Network {
         true
     }
 
-    /// The transport leaves the network: what is under way to it is lost, its streams break, its
-    /// peers hear that it is unreachable. Repeated, it does nothing.
+    /// The transport leaves the network: messages under way to it are lost, its streams break, and
+    /// its peers receive `on_unreachable`. Repeated, it does nothing.
     pub(super) fn leave(&self, node: NodeId, incarnation: u64) {
         let mut state = self.lock();
         if state.endpoint(node, incarnation).is_none() {
@@ -171,7 +176,8 @@ impl Network {
         bereft.into_iter().for_each(|delivery| delivery.unreachable(node));
     }
 
-    /// Takes a message, and delivers it at once if nothing stands against that.
+    /// Sends a message. Delivers it within this call if it has no delay, waits behind no other, and
+    /// is not sent from within an `Inbound`.
     pub(super) fn send(&self, from: NodeId, incarnation: u64, to: NodeId, message: Message) {
         let direct = self.lock().post(from, incarnation, to, message);
         if let Some((delivery, message)) = direct {
@@ -179,7 +185,7 @@ impl Network {
         }
     }
 
-    /// The next duty of a node's courier.
+    /// Returns the next step of a node's courier.
     pub(super) fn next_step(&self, node: NodeId, incarnation: u64) -> Step {
         let mut state = self.lock();
         let Some(endpoint) = state.endpoint(node, incarnation) else { return Step::Gone };
@@ -189,7 +195,7 @@ impl Network {
         if *first_due > now {
             return Step::Wait(Some(*first_due));
         }
-        // Of the classes that have something to deliver, the more urgent one comes first.
+        // If several classes have a message due, the more urgent class comes first.
         let is_due = |queue: &&mut BTreeMap<(Instant, u64), Parcel>| {
             queue.keys().next().is_some_and(|(due, _)| *due <= now)
         };
@@ -201,7 +207,7 @@ impl Network {
         Step::Deliver { delivery, from, message }
     }
 
-    /// The courier has handed a message over.
+    /// The courier has delivered a message.
     pub(super) fn delivered(
         &self,
         from: NodeId,
@@ -262,7 +268,7 @@ impl Network {
         self.lock().listeners.push(listener);
     }
 
-    /// How long a frame of a bulk stream takes.
+    /// Returns the delay of a frame of a bulk stream.
     pub(super) fn delay_of_frame(&self, from: NodeId, to: NodeId, frame: &Bytes) -> Duration {
         let mut state = self.lock();
         state.show(from, to, Traffic::Frame(frame));
@@ -270,7 +276,7 @@ impl Network {
         faults.delay(&mut state.link(from, to).chance)
     }
 
-    /// Cuts the links that are `chosen`, of all between nodes that are or were there.
+    /// Partitions the `chosen` links among `nodes` and all nodes that the network knows.
     pub(super) fn cut(&self, nodes: &[NodeId], chosen: impl Fn(NodeId, NodeId) -> bool) {
         let why = TransportError::new("the link was cut");
         let streams = {
@@ -350,7 +356,7 @@ impl State {
         self.links.get(&(from, to)).is_some_and(|link| link.cut)
     }
 
-    /// The node's endpoint if it is still the one of this transport.
+    /// Returns the node's endpoint if it still belongs to this transport.
     fn endpoint(&mut self, node: NodeId, incarnation: u64) -> Option<&mut Endpoint> {
         self.endpoints.get_mut(&node).filter(|endpoint| endpoint.incarnation == incarnation)
     }
@@ -359,7 +365,7 @@ impl State {
         Some(self.endpoints.get(&to)?.receiver.as_ref()?.begin())
     }
 
-    /// Everybody who had a connection to the node, as seen from there.
+    /// Begins a delivery to each node that a message from `node` could reach.
     fn peers_that_hear(&self, node: NodeId) -> Vec<Delivery> {
         let peers = self.endpoints.keys().filter(|peer| **peer != node);
         let peers = peers.filter(|peer| !self.is_cut(node, **peer));
@@ -388,7 +394,7 @@ impl State {
         Ok(())
     }
 
-    /// Decides what becomes of a message. Returns it if it is to be delivered by the caller.
+    /// Decides whether and when a message arrives. Returns it if the caller is to deliver it now.
     fn post(
         &mut self,
         from: NodeId,
@@ -434,7 +440,7 @@ impl State {
         })
     }
 
-    /// Leaves a message to the receiver's courier, if the mailbox has room.
+    /// Queues a message for the receiver's courier, if the mailbox has room.
     fn queue(
         &mut self,
         from: NodeId,
@@ -493,7 +499,7 @@ impl State {
     }
 }
 
-/// What may be under way of one class, from one node to another, in bytes.
+/// Limit of the bytes under way of one class, from one node to another.
 fn mailbox_bytes_max(class: Class) -> u64 {
     match class {
         Class::Control => CONTROL_MAILBOX_BYTES_MAX,

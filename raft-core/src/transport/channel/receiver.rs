@@ -1,4 +1,4 @@
-//! One node's receiving end: hands what arrives to its [`Inbound`], until it is closed.
+//! One node's receiving end: hands arriving messages to its [`Inbound`], until it is closed.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -13,15 +13,15 @@ thread_local! {
     static DELIVERING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether this thread is inside a call of an [`Inbound`]. What is sent from there is not delivered
-/// from there, or two nodes that answer at once would call each other without end.
+/// Returns true if this thread is inside a call of an [`Inbound`]. A message sent from there is not
+/// delivered from there, or two nodes that respond at once would call each other without end.
 pub(super) fn is_delivering() -> bool {
     DELIVERING.get()
 }
 
 pub(super) struct Receiver {
     inbound: Arc<dyn Inbound>,
-    /// Wakes the courier: something is waiting, or it is over.
+    /// Wakes the courier: a message waits, or the transport has left the network.
     pub(super) wake: Notify,
     deliveries_count: AtomicUsize,
     closed: AtomicBool,
@@ -39,25 +39,26 @@ impl Receiver {
         }
     }
 
-    /// Begins a delivery. Called under the network's lock, and only while the receiver is reachable
-    /// through it; so once it is not, those begun are all that is left.
+    /// Begins a delivery. Called under the network's lock, and only while the receiver is part of
+    /// the network. So once the receiver has left, no further delivery begins.
     pub(super) fn begin(self: &Arc<Self>) -> Delivery {
         self.deliveries_count.fetch_add(1, SeqCst);
         Delivery(Arc::clone(self))
     }
 
-    /// Waits until the deliveries begun have ended. The receiver has left the network.
+    /// Waits until all deliveries that have begun are over. The receiver has left the network
+    /// before.
     pub(super) async fn drained(&self) {
         self.closed.store(true, SeqCst);
         while self.deliveries_count.load(SeqCst) > 0 {
             self.idle.notified().await;
         }
-        // Whoever else waits for the same.
+        // Wakes the next caller that waits for the same.
         self.idle.notify_one();
     }
 }
 
-/// A delivery that has begun; made without any lock.
+/// A delivery that has begun; carried out without any lock.
 pub(super) struct Delivery(Arc<Receiver>);
 
 impl Delivery {
@@ -86,7 +87,7 @@ impl Drop for Delivery {
     }
 }
 
-/// Marks the thread, also when the [`Inbound`] panics.
+/// Marks the thread as delivering until dropped, also when the [`Inbound`] panics.
 struct Inside {
     outer: bool,
 }

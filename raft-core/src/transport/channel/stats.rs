@@ -2,19 +2,21 @@
 
 use std::ops::AddAssign;
 
-/// What became of messages. `sent + duplicated = delivered + lost + dropped_full`, and what is still
-/// under way.
+/// Counts of messages. `sent + duplicated = delivered + lost + dropped_full`, plus the messages
+/// still under way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ChannelStats {
-    /// Messages handed to `send`, and what they are charged in bytes.
+    /// Messages handed to `send`.
     pub sent: u64,
+    /// Bytes of these, as [`Message::size_bytes`](crate::types::Message::size_bytes) counts them.
     pub sent_bytes: u64,
     /// Copies that a link made.
     pub duplicated: u64,
-    /// Handed to the receiver.
+    /// Messages handed to the receiver.
     pub delivered: u64,
+    /// Bytes of these.
     pub delivered_bytes: u64,
-    /// By chance, by a cut, or because nobody was there to receive.
+    /// Lost by chance, by a partition, or because the receiver did not run.
     pub lost: u64,
     /// Did not fit into the mailbox.
     pub dropped_full: u64,

@@ -11,7 +11,7 @@ use crate::types::{Body, Entry, Payload, Position};
 
 const MS: Duration = Duration::from_millis(1);
 
-/// What one node heard, and when, from the start of the test.
+/// Records the messages of one node, with the time since the start of the test.
 struct Ear {
     node: NodeId,
     started: Instant,
@@ -19,7 +19,7 @@ struct Ear {
     unreachable: Mutex<Vec<NodeId>>,
     streams: Mutex<Vec<Box<dyn BulkStream>>>,
     changed: Notify,
-    /// Answers each message at once, with its number plus one, up to here.
+    /// Responds to each message at once, with its number plus one, up to this number.
     echo_through: u64,
     transport: std::sync::Weak<ChannelTransport>,
 }
@@ -109,7 +109,7 @@ fn hosts<const N: usize>(network: &ChannelNetwork) -> [Host; N] {
     std::array::from_fn(|place| join(network, 1 + place as NodeId, 0))
 }
 
-/// All that is under way arrives: longer than any delay in these tests.
+/// Waits until all messages under way have arrived: longer than any delay in these tests.
 async fn settle() {
     tokio::time::sleep(10_000 * MS).await;
 }
@@ -205,7 +205,7 @@ async fn delays_exactly_and_in_order() {
     for number in 3..500 {
         one.send(&two, number);
     }
-    // What is sent after the fault is gone does not overtake what is under way.
+    // A message sent after the fault is gone does not overtake those under way.
     network.unset_faults(1, 2);
     one.send(&two, 500);
     assert_eq!(two.ear.numbers().len(), 2);
@@ -234,7 +234,8 @@ async fn reorders_only_what_is_held_up() {
     assert_eq!(sorted, (0..1_000).collect::<Vec<_>>(), "each once");
 }
 
-/// Those that answer nothing are not held up, and none is held up for less or more than asked.
+/// Messages that are no responses are not held up, and no response is held up for less or more than
+/// asked.
 #[tokio::test(start_paused = true)]
 async fn late_answers_are_late_and_nothing_else_is() {
     let network = ChannelNetwork::new(1);
@@ -290,7 +291,8 @@ async fn a_cut_is_one_way_silent_and_takes_what_is_under_way() {
     assert_eq!(one.transport.reachability(2), Ok(()));
 }
 
-/// Who hears whom, of five.
+/// Sends a message between all pairs of nodes. Returns the pairs, sender first, whose message
+/// arrived.
 async fn heard_pairs(hosts: &[Host]) -> Vec<(NodeId, NodeId)> {
     for host in hosts {
         host.ear.heard.lock().unwrap().clear();
@@ -383,7 +385,8 @@ async fn a_new_transport_replaces_the_old_one() {
     assert_eq!(one.ear.unreachable.lock().unwrap().len(), 1, "heard once");
 }
 
-/// It may have come back with another disk, for which its earlier words do not speak.
+/// The node may have come back with another disk, for which the messages of its earlier incarnation
+/// do not speak.
 #[tokio::test(start_paused = true)]
 async fn nothing_of_an_earlier_life_arrives_in_a_later_one() {
     let network = ChannelNetwork::new(7);
@@ -434,7 +437,7 @@ async fn sending_waits_for_room_in_the_buffer() {
     assert_eq!((sent, received), (Ok(()), Ok(Some(frame))));
 }
 
-/// Everything that three nodes hear on a bad network, with the times.
+/// Returns all messages that three nodes receive on a bad network, with the times.
 async fn trace(seed: u64) -> Vec<Vec<(Duration, NodeId, u64)>> {
     let network = ChannelNetwork::new(seed);
     let hosts: [Host; 3] = hosts(&network);

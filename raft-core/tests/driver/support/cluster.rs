@@ -1,4 +1,4 @@
-//! Nodes that come and go around [`Machine`]s on [`Disk`]s.
+//! A cluster whose nodes start and crash; each has a [`Machine`] and a [`Disk`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use raft_core::types::NodeId;
 use super::machine::{Knobs, Machine, StateDisk};
 use super::store::Disk;
 
-/// The longest wait for anything that has to happen, in the clock's time.
+/// The longest wait for any event that must happen, in the runtime's (virtual) time.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(600);
 
-/// What a node is, running or not.
+/// The parts of a node that exist whether it is running or not.
 #[derive(Clone, Default)]
 pub(crate) struct Site {
     pub(crate) disk: Disk,
@@ -31,9 +31,9 @@ pub(crate) struct Cluster {
     pub(crate) sites: BTreeMap<NodeId, Site>,
     pub(crate) nodes: BTreeMap<NodeId, Node<Machine>>,
     pub(crate) configure: Box<dyn Fn(&mut NodeConfig) + Send + Sync>,
-    /// Machines survive as far as they were flushed.
+    /// Machines are durable: their flushed state survives a crash.
     pub(crate) durable: bool,
-    /// Machines have threads of their own.
+    /// Machines block, so each runs on a thread of its own.
     pub(crate) blocks: bool,
 }
 
@@ -53,7 +53,7 @@ impl Cluster {
         }
     }
 
-    /// Differs at each start.
+    /// Returns another seed at each start.
     fn draw_seed(&self) -> u64 {
         let starts = self.starts_count.fetch_add(1, Ordering::Relaxed);
         self.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(starts)
@@ -84,7 +84,7 @@ impl Cluster {
         }
     }
 
-    /// The process ends without a word.
+    /// The process ends without a shutdown.
     pub(crate) async fn crash(&mut self, id: NodeId) {
         self.sites[&id].disk.crash();
         drop(self.network.transport(id));
@@ -93,7 +93,7 @@ impl Cluster {
         }
     }
 
-    /// A node that leads and that a majority follows.
+    /// Waits for a leader that a majority follows.
     pub(crate) async fn leader(&self) -> NodeId {
         let found = async {
             loop {
@@ -110,7 +110,7 @@ impl Cluster {
         in_time("a leader is elected", found).await
     }
 
-    /// Proposes at the leader until it is executed.
+    /// Proposes the command to the leader until it is executed. Returns its output.
     pub(crate) async fn write(&self, command: impl Into<Bytes>) -> u64 {
         let command = command.into();
         let written = async {
@@ -137,7 +137,7 @@ impl Cluster {
         held.unwrap_or_else(|_| panic!("{what}: node {id} stopped")).clone()
     }
 
-    /// What the node holds.
+    /// The commands that the node's machine holds.
     pub(crate) async fn commands(&self, id: NodeId) -> Vec<Bytes> {
         self.nodes[&id].query_and_wait((), false).await.expect("a running node answers")
     }

@@ -1,4 +1,4 @@
-//! A machine that keeps its commands: in memory, or durable as far as it was flushed.
+//! A state machine that keeps its commands: in memory, or durably up to the last flush.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -10,10 +10,11 @@ use raft_core::state_machine::{
 };
 use raft_core::types::{Entry, Index, Payload, Position, SnapshotMeta};
 
-/// How the machine hinders its node, and counts of calls.
+/// Switches with which a test hinders a machine, and counts of its calls.
 #[derive(Default)]
 pub(crate) struct Knobs {
-    /// `apply` and `query` do not return while this is set. For machines with a thread of their own.
+    /// `apply` and `query` do not return while this is set. For machines with a thread of their
+    /// own.
     pub(crate) is_stuck: AtomicBool,
     /// `apply` panics.
     pub(crate) panics: AtomicBool,
@@ -21,7 +22,7 @@ pub(crate) struct Knobs {
     /// Each view repeats the first one's position.
     pub(crate) views_stand_still: AtomicBool,
     pub(crate) flushes_count: AtomicU64,
-    /// Bytes that a snapshot has beyond those of the commands.
+    /// Bytes of a snapshot beyond those of the commands.
     pub(crate) padding_bytes: AtomicU64,
 }
 
@@ -31,14 +32,14 @@ pub(crate) struct State {
     pub(crate) commands: Vec<Bytes>,
 }
 
-/// What a durable machine has on its disk.
+/// The disk of a durable machine.
 pub(crate) type StateDisk = Arc<Mutex<State>>;
 
 pub(crate) struct Machine {
     pub(crate) state: State,
     pub(crate) knobs: Arc<Knobs>,
     pub(crate) blocks: bool,
-    /// Of a durable machine.
+    /// The disk; `None` for a volatile machine.
     disk: Option<StateDisk>,
     /// Shared with the flusher.
     current: Arc<Mutex<State>>,
@@ -57,7 +58,7 @@ impl Machine {
         }
     }
 
-    /// Holds what the disk holds.
+    /// Starts with the state on the disk.
     pub(crate) fn durable(knobs: &Arc<Knobs>, disk: &StateDisk) -> Self {
         let state = disk.lock().expect("no panic under the lock").clone();
         let current = Arc::new(Mutex::new(state.clone()));

@@ -12,13 +12,13 @@ use raft_core::types::{
     Batch, Entry, HardState, Loaded, PublishSnapshot, SnapshotContent, SnapshotMeta,
 };
 
-/// How the disk hinders its users; the default hinders nothing.
+/// Delays and failures that a test imposes on the disk; the default is none.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Hindrance {
     /// `persist` never returns.
     pub(crate) hangs: bool,
     pub(crate) persist: Duration,
-    /// Of each chunk of a snapshot.
+    /// Delay of each chunk of a snapshot.
     pub(crate) write_chunk: Duration,
     pub(crate) read_chunk: Duration,
     /// The published snapshot cannot be read.
@@ -34,10 +34,10 @@ struct Image {
     entries: Vec<Entry>,
     published: Option<Snapshot>,
     finished: Option<Snapshot>,
-    /// The unfinished snapshot: its number, what it is, and its bytes.
+    /// The unfinished snapshot: its number, metadata, expected content and bytes so far.
     unfinished: Option<(u64, SnapshotMeta, Option<SnapshotContent>, BytesMut)>,
     last_writer: u64,
-    /// A crash ends all earlier processes.
+    /// Number of the running process. A crash increments it, which ends all earlier processes.
     process: u64,
     poisoned: bool,
     hindrance: Hindrance,
@@ -46,26 +46,26 @@ struct Image {
     readers_count: u64,
 }
 
-/// What outlives a process.
+/// The disk, which outlives the processes that use it.
 #[derive(Clone, Default)]
 pub(crate) struct Disk(Arc<Mutex<Image>>);
 
 impl Disk {
-    /// Of a node that has never promised anything.
+    /// The disk of a member that has made no promise yet.
     pub(crate) fn of_member() -> Self {
         let disk = Self::default();
         disk.image().hard_state = HardState::INITIAL;
         disk
     }
 
-    /// Initialised by the operator as that of a member of a new cluster.
+    /// The disk of a member of a new cluster, as the operator initialises it.
     pub(crate) fn of_new_member() -> Self {
         let disk = Self::default();
         disk.image().hard_state = HardState::FOUNDING;
         disk
     }
 
-    /// A process that uses it, which ends all earlier ones.
+    /// Opens the disk for a new process, which ends all earlier ones.
     pub(crate) fn open(&self) -> Arc<Store> {
         self.crash();
         let process = self.image().process;
@@ -87,7 +87,7 @@ impl Disk {
         self.image().published.as_ref().map(|(meta, _)| meta.clone())
     }
 
-    /// Publications so far; withdrawals so far.
+    /// Numbers of publications and of withdrawals so far.
     pub(crate) fn publications(&self) -> (u64, u64) {
         let image = self.image();
         (image.published_count, image.withdrawn_count)
@@ -304,7 +304,7 @@ impl raft_core::testing::storage::Disk for Disk {
     }
 }
 
-/// The tests of this crate rest on a disk that keeps the contract.
+/// The tests of this crate rely on a disk that keeps the storage contract.
 #[tokio::test(start_paused = true)]
 async fn the_disk_of_these_tests_keeps_the_contract() {
     raft_core::testing::storage::all(Disk::default).await;

@@ -2,7 +2,7 @@
 
 pub(super) const BLOCK_BYTES: usize = 32 * 1024;
 const LEGACY_HEADER_BYTES: usize = 7;
-/// Our log reuses its files, so RocksDB writes this header and no other.
+/// The log reuses its files, so RocksDB writes this header and no other.
 pub(super) const NUMBERED_HEADER_BYTES: usize = 11;
 /// RocksDB skips records of unknown types from here on.
 const TYPE_IGNORED_MIN: u8 = 128;
@@ -13,17 +13,17 @@ pub(super) enum Place {
     First,
     Middle,
     Last,
-    /// RocksDB's own notes, and records that it ignores. Our log has none.
+    /// RocksDB's own notes, and records that it ignores. The log has none of them.
     Other,
 }
 
 #[derive(Debug)]
 pub(super) struct Fragment<'a> {
     pub(super) place: Place,
-    /// Names the file that it was written to.
+    /// The header names the file that it was written to.
     pub(super) is_numbered: bool,
     pub(super) payload: &'a [u8],
-    /// With the header.
+    /// Length with the header.
     pub(super) len: usize,
 }
 
@@ -51,7 +51,8 @@ impl<'a> Fragment<'a> {
             return None;
         }
         let len = header_bytes + usize::from(u16::from_le_bytes([header[4], header[5]]));
-        // From the type on, which in a reusable file includes the file's number.
+        // The checksum covers the bytes from the type on. In a reusable file they include the
+        // file's number.
         let checked = bytes.get(6..len)?;
         let stored = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
         (mask(crc32c::crc32c(checked)) == stored).then(|| Self {
@@ -62,7 +63,7 @@ impl<'a> Fragment<'a> {
         })
     }
 
-    /// The same, if it names this file.
+    /// The same, but only for a fragment that names this file.
     pub(super) fn parse_numbered(bytes: &'a [u8], number: u32) -> Option<Self> {
         if bytes.get(7..11)? != number.to_le_bytes() {
             return None;
@@ -71,8 +72,8 @@ impl<'a> Fragment<'a> {
     }
 }
 
-/// RocksDB takes a header of type and length 0 for room that was never written, whatever its
-/// checksum is, and skips the rest of the block.
+/// Returns true if RocksDB skips the rest of the block: it takes a header of type and length 0,
+/// whatever its checksum is, for space that was never written.
 pub(super) fn skips_block(bytes: &[u8]) -> bool {
     bytes.get(4..7).is_some_and(|length_and_type| length_and_type == [0; 3])
 }

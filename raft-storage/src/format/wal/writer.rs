@@ -1,4 +1,4 @@
-//! Write-ahead files made by hand, for tests and for the fuzzer.
+//! Writes write-ahead files without RocksDB, for tests and for the fuzzer.
 
 use super::fragment::{BLOCK_BYTES, NUMBERED_HEADER_BYTES, mask};
 use super::{BatchMark, KEY_BATCH, OPERATION_PUT, WRITE_BATCH_HEADER_BYTES};
@@ -6,17 +6,17 @@ use crate::format::draft::{Draft, OPERATION_DELETE, OPERATION_DELETE_RANGE, Seal
 use crate::format::log_key::{LOG_KEY_BYTES, LogKey};
 use crate::format::records::{BATCH_MARK_BYTES, encode_batch_mark};
 
-/// The secret of a log in tests; each seed is another one.
+/// The secret of a log in tests; each seed gives another one.
 pub(crate) fn key_of(seed: u8) -> LogKey {
     LogKey::new(&[seed; LOG_KEY_BYTES])
 }
 
-/// How fragments are headed.
+/// The kind of header that fragments get.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Header {
     /// Names the file, as in files that are reused.
     Numbered,
-    /// Does not.
+    /// Does not name the file.
     Legacy,
 }
 
@@ -44,14 +44,15 @@ impl Wal {
         Self { bytes, ..Self::new(number) }
     }
 
-    /// A batch of ours with `filler` bytes of operations behind the mark.
+    /// Adds a batch of this log with `filler` bytes of operations after the mark.
     pub(crate) fn batch(self, number: u64, durable_through: u64, filler: usize) -> Self {
         let operations = vec![0x77; filler];
         let content = crc32c::crc32c(&operations);
         self.marked(BatchMark { number, durable_through, content }, &operations)
     }
 
-    /// A batch with the draft's operations, of the sequence number that RocksDB has come to.
+    /// Adds a batch with the draft's operations, and with the sequence number that RocksDB has
+    /// reached.
     pub(crate) fn draft(
         self,
         numbers: (u64, u64),
@@ -102,7 +103,7 @@ impl Wal {
         self
     }
 
-    /// Any record.
+    /// Adds any record.
     pub(crate) fn record(&mut self, record: &[u8]) {
         let header_bytes = match self.header {
             Header::Numbered => NUMBERED_HEADER_BYTES,
@@ -132,7 +133,7 @@ impl Wal {
         }
     }
 
-    /// One fragment; `kind` is that of the legacy header.
+    /// Adds one fragment; `kind` is the type in the legacy header.
     pub(crate) fn fragment(&mut self, kind: u8, payload: &[u8]) {
         let mut checked = match self.header {
             Header::Numbered => vec![kind + 4],

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! snapshot-<term>-<index>-<serial>.part    being written; kept over a restart if it can be resumed
-//! snapshot-<term>-<index>-<serial>.snap    whole and durable; published if the log's record says so
+//! snapshot-<term>-<index>-<serial>.snap    whole and durable; published if the log names it
 //! ```
 //!
 //! A snapshot is written as `.part`, synced, renamed, and published by a batch of the log, which
 //! names it by its serial number: another snapshot of the same position never touches the file of
-//! the published one. Whatever no record names is removed at the next start.
+//! the published one. At the next start, a `.snap` that no record names and a `.part` that cannot
+//! be resumed are removed.
 
 mod handles;
 mod part;
@@ -22,16 +23,18 @@ pub(crate) use self::handles::{open_reader, open_writer};
 pub(crate) use self::store::Store;
 use crate::format::records::Published;
 
-/// Bytes of a chunk, the unit of checksums. A transfer resumes at a multiple of it.
+/// Bytes of a chunk, the unit of checksums. After a restart a transfer resumes at a multiple of it.
 const CHUNK_BYTES: u32 = 64 * 1024;
 
-/// Finished snapshots that wait for a batch to publish them: the node's own and one from a peer.
+/// Most finished snapshots that wait for a batch to publish them: the node's own and one from a
+/// peer.
 const FINISHED_COUNT_MAX: usize = 2;
 
 const PART: &str = "part";
 const WHOLE: &str = "snap";
 
-/// Which snapshots are there. The log's thread publishes what the snapshots' thread has finished.
+/// The published and the finished snapshots. The log's thread publishes what the snapshots' thread
+/// has finished.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Shelf(Arc<Mutex<ShelfState>>);
 
@@ -44,7 +47,7 @@ struct ShelfState {
 
 impl Shelf {
     fn state(&self) -> MutexGuard<'_, ShelfState> {
-        // Nothing in here panics halfway.
+        // No method panics while it holds the lock.
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
@@ -53,14 +56,15 @@ impl Shelf {
         self.state().finished.iter().rev().find(|one| one.meta == *meta).cloned()
     }
 
-    /// A batch has published this one. Older finished ones never will be.
+    /// Called when a batch has published this snapshot. Older finished ones will never be
+    /// published.
     pub(crate) fn publish(&self, published: Published) {
         let mut state = self.state();
         state.finished.retain(|one| one.meta.index() > published.meta.index());
         state.published = Some(published);
     }
 
-    /// A batch has withdrawn the published one.
+    /// Called when a batch has withdrawn the published snapshot.
     pub(crate) fn withdraw(&self) {
         self.state().published = None;
     }
@@ -82,7 +86,7 @@ impl Shelf {
         }
     }
 
-    /// Is the file of this serial number still needed?
+    /// Returns true if the file of this serial number is still needed.
     fn needs(&self, serial: u64) -> bool {
         let state = self.state();
         state.published.iter().chain(&state.finished).any(|one| one.serial == serial)

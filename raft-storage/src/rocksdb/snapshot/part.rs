@@ -26,7 +26,7 @@ pub(super) struct Part {
     chunk: Vec<u8>,
     chunk_count: u64,
     pub(super) size_bytes: u64,
-    /// Over all bytes so far.
+    /// CRC32C of all bytes so far.
     pub(super) checksum: u32,
     unsynced_bytes: u64,
 }
@@ -62,7 +62,8 @@ impl Part {
         found.is_ok_and(|(found, _)| found == *header)
     }
 
-    /// Keeps the full chunks from the front that are whole, and cuts the rest: it was not synced.
+    /// Keeps the valid full chunks from the front, and cuts the rest, which was not synced. Returns
+    /// `None` if the header is damaged.
     pub(super) fn resume(
         serial: u64,
         path: PathBuf,

@@ -71,7 +71,7 @@ fn read_error(path: &Path, error: ReadError) -> StorageError {
 }
 
 impl OpenSnapshot {
-    /// Whole chunks are read and checked, and of them what was asked for is returned.
+    /// Reads and checks whole chunks, and returns the bytes of them that were asked for.
     pub(super) fn read(&mut self, offset: u64, bytes_max: usize) -> StorageResult<Bytes> {
         let end = offset.saturating_add(bytes_max as u64).min(self.content.size_bytes);
         if offset >= end {

@@ -27,7 +27,7 @@ pub(crate) struct Store {
     next_serial: u64,
     /// The one unfinished snapshot.
     part: Option<Part>,
-    /// The lock, held as long as anything can write here.
+    /// Holds the directory's lock as long as this thread can write.
     _data_dir: Arc<DataDir>,
 }
 
@@ -50,10 +50,10 @@ impl Store {
         }
     }
 
-    /// Takes over the files of an earlier process: checks the published snapshot, removes what can
-    /// be neither read nor resumed. A damaged snapshot is reported here and fails each attempt to
-    /// open it: a state machine that is durable itself does not need it to start, and a new
-    /// publication replaces it.
+    /// Takes over the files of an earlier process: checks the published snapshot, and removes files
+    /// that can be neither read nor resumed. A damaged snapshot is logged here, and fails each
+    /// attempt to open it: a state machine that is durable itself does not need the snapshot to
+    /// start, and a new publication replaces it.
     pub(crate) fn recover(&mut self, published: Option<Published>) -> StorageResult<()> {
         self.part = None;
         if let Some(published) = &published {
@@ -92,7 +92,7 @@ impl Store {
             .collect()
     }
 
-    /// Removes the snapshots that can no longer be asked for. Open readers keep theirs.
+    /// Removes the snapshots that are no longer needed. Open readers keep theirs.
     pub(crate) fn remove_old(&mut self) {
         let removed = self.files().and_then(|files| {
             let mut old = files.iter().filter(|path| {
@@ -102,12 +102,13 @@ impl Store {
         });
         match removed {
             Ok(()) => self.step_hook.pass(Step::OldRemoved),
-            // They cost space until the next start; nothing rests on them.
+            // The files cost space until the next start; nothing depends on them.
             Err(error) => tracing::warn!(%error, "an old snapshot could not be removed"),
         }
     }
 
-    /// Begins or resumes; returns what names the unfinished snapshot from now on, and its size.
+    /// Begins or resumes a snapshot. Returns the serial number that names it from now on, and its
+    /// size in bytes.
     pub(super) fn begin(
         &mut self,
         meta: SnapshotMeta,
@@ -131,7 +132,8 @@ impl Store {
             && expected.is_some()
             && part.header == header
         {
-            // As it is: to read gigabytes again would take longer than the sender waits.
+            // Resumes the open file without reading it: to read gigabytes again would take longer
+            // than the sender waits.
             let (serial, renamed) = self.take_serial(&header.meta);
             std::fs::rename(&part.path, &renamed).map_err(|e| io_error("rename", &part.path, e))?;
             (part.serial, part.path) = (serial, renamed);
@@ -141,7 +143,8 @@ impl Store {
         let parts = self.files()?.into_iter().filter(|path| serial_of(path, PART).is_some());
         for path in parts {
             if expected.is_some() && resumed.is_none() && Part::has_header(&path, &header) {
-                // Under a new serial number, so that the writer that is dropped by this is noticed.
+                // Under a new serial number, so that an earlier writer, which this one replaces,
+                // gets an error.
                 let (serial, renamed) = self.take_serial(&header.meta);
                 std::fs::rename(&path, &renamed).map_err(|e| io_error("rename", &path, e))?;
                 resumed = Part::resume(serial, renamed, &header)?;
@@ -185,7 +188,7 @@ impl Store {
         let mut part = self.part.take().expect("it was there just now");
         let content = SnapshotContent { size_bytes: part.size_bytes, checksum: part.checksum };
         if let Some(expected) = part.header.expected.filter(|expected| *expected != content) {
-            // The peer's fault: the storage is as sound as before.
+            // The peer's fault: the storage itself has not failed.
             self.poison.note(remove_if_there(&part.path))?;
             return Err(StorageError::Corrupt(format!(
                 "the snapshot received for {} has {} bytes with checksum {:08x}, announced were {} \
@@ -206,9 +209,9 @@ impl Store {
         Ok(content)
     }
 
-    /// Removes the unfinished snapshot after a failed write or sync. Its pages may count as clean
-    /// and not be on the disk: a later process would resume it from the page cache, and its sync
-    /// would write nothing.
+    /// Removes the unfinished snapshot after a failed write or sync. The kernel may count its pages
+    /// as clean although they are not on the disk: a later process would resume it from the page
+    /// cache, and its sync would write nothing.
     fn drop_part(&mut self) {
         let Some(part) = self.part.take() else { return };
         let removed = remove_if_there(&part.path).and_then(|()| sync_directory(&self.directory));

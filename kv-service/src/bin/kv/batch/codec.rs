@@ -1,8 +1,8 @@
-//! The lines of `kv batch`: a request as it is read, an answer as it is written.
+//! The lines of `kv batch`: reads requests, and writes responses.
 //!
-//! A line is checked here completely. What is wrong with it becomes an answer that says so, with the
-//! operation and the key if they could be made out. An unknown field is refused: a mistyped
-//! `deadline_ms` would otherwise go unnoticed.
+//! A line is checked here completely. A line with an error gets a response that names the error,
+//! with the operation and the key if they could be made out. An unknown field is refused: a
+//! mistyped `deadline_ms` would otherwise go unnoticed.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::args::DURATION_MAX;
 use crate::commands::outcome_text;
 use crate::output;
 
-/// A request that makes sense.
+/// A valid request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Request {
     pub(crate) op: String,
@@ -24,21 +24,21 @@ pub(crate) struct Request {
     pub(crate) task: Task,
 }
 
-/// What a request asks for.
+/// The operation that a request asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Task {
     Get(Bytes),
     Write(Operation),
 }
 
-/// What an executed request brought.
+/// The output of an executed request.
 #[derive(Debug)]
 pub(crate) enum Done {
     Got(Option<Record>),
     Written(WriteAnswer),
 }
 
-/// A line that is no request, and why.
+/// A line that is not a request, and the reason.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Refused {
     op: Option<String>,
@@ -46,7 +46,7 @@ pub(crate) struct Refused {
     error: String,
 }
 
-/// A request as it stands in the line. A field that is null counts as absent, but for `expect`,
+/// A request as it stands in the line. A field that is null counts as absent, except `expect`,
 /// where null means that there must be no value.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -67,7 +67,7 @@ fn null_counts<'de, D: Deserializer<'de>>(
     Option::deserialize(deserializer).map(Some)
 }
 
-/// One answer line; fields that do not belong to the operation are null.
+/// One response line; fields that do not belong to the operation are null.
 #[derive(Debug, Serialize)]
 pub(crate) struct Answer {
     op: Option<String>,
@@ -84,7 +84,7 @@ pub(crate) struct Answer {
     error: Option<String>,
 }
 
-/// Reads one line.
+/// Parses one line.
 pub(crate) fn parse(line: &[u8]) -> Result<Request, Refused> {
     let line: RequestLine = serde_json::from_slice(line).map_err(|error| {
         let error = format!(
@@ -146,7 +146,7 @@ fn expectation(line: &RequestLine) -> Result<Expect, String> {
     }
 }
 
-/// Operation and key of a line that is otherwise of no use, so that the answer can be recognised.
+/// Operation and key of a line that is not a request, so that the caller recognises the response.
 fn made_out(line: &[u8]) -> Refused {
     let Ok(serde_json::Value::Object(fields)) = serde_json::from_slice(line) else {
         return Refused::default();
@@ -168,7 +168,7 @@ impl Refused {
 }
 
 impl Answer {
-    /// The answer to a request that was sent.
+    /// The response to a request that was sent.
     pub(crate) fn new(
         op: String,
         key: String,

@@ -1,13 +1,14 @@
-//! The input of a batch as a fuzzer sees it: `integration-tests/fuzz` runs this, and the test below runs
-//! it on what was found.
+//! The input of a batch as a fuzzer sees it: `integration-tests/fuzz` runs this, and the test below
+//! repeats the inputs that the fuzzer found.
 
 use super::codec::parse;
 use super::lines::{Line, Lines};
 
-/// Short, so that longer lines are among what is found.
+/// Short, so that the fuzzer finds longer lines.
 const LINE_BYTES_MAX: usize = 200;
 
-/// Every line is a request or gets an answer of one line, and none holds more than it may.
+/// Every line is a request or gets a response of one line, and no line takes more memory than
+/// allowed.
 pub(crate) fn batch(bytes: &[u8]) {
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     let runtime = runtime.expect("a runtime without drivers needs nothing of the system");

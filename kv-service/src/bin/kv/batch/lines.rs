@@ -1,4 +1,4 @@
-//! Lines of a stream, of which none can take more memory than allowed.
+//! Reads the lines of a stream; no line takes more memory than allowed.
 
 use std::io;
 
@@ -13,7 +13,7 @@ pub(crate) enum Line {
 }
 
 impl Line {
-    /// Bytes that are held.
+    /// Bytes held in memory.
     pub(crate) fn len(&self) -> usize {
         match self {
             Line::Whole(bytes) => bytes.len(),
@@ -22,8 +22,8 @@ impl Line {
     }
 }
 
-/// Reads lines. What was read of a line stays here, so a wait for the next line can be given up and
-/// taken up again.
+/// Reads lines. The part of a line that was read stays here, so a wait for the next line can be
+/// cancelled and resumed.
 pub(crate) struct Lines<R> {
     stream: BufReader<R>,
     bytes_max: usize,

@@ -1,9 +1,9 @@
 //! The keys of a benchmark: `bench/256/00012345` for values of 256 bytes, picked at random, and
 //! written beforehand if they are to be read.
 //!
-//! `append` has keys of its own, `bench/append-256/00012345`: with appends of one size only, a key's
-//! version tells its size, so it can be deleted in time. A value that only grows would reach the
-//! cluster's limit, and before that the benchmark would measure the copying of large values.
+//! `append` has keys of its own, `bench/append-256/00012345`: with appends of one size only, a
+//! key's version tells its size, so it can be deleted in time. A value that only grows would reach
+//! the cluster's limit, and before that the benchmark would measure the copying of large values.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep_until};
 use super::report;
 use crate::args::BenchOp;
 
-/// A key that was appended to up to here is deleted.
+/// A key whose value has grown to this size by appends is deleted.
 const APPENDED_BYTES_MAX: usize = 64 << 10;
 /// Writes under way at once while loading.
 const LOADERS: usize = 256;
@@ -44,12 +44,13 @@ impl Keys {
         format!("{}/{number:08}", self.prefix).into()
     }
 
-    /// Whether a key that has been appended to `version` times is large enough.
+    /// Returns true if a key that has been appended to `version` times is to be deleted.
     pub(super) fn is_full(&self, version: u64) -> bool {
         version.saturating_mul(self.value_bytes as u64) >= APPENDED_BYTES_MAX as u64
     }
 
-    /// Writes all keys, unless an earlier run has. How many there are is itself kept under a key.
+    /// Writes all keys, unless an earlier run has. The number of keys written is itself kept under
+    /// a key.
     pub(super) async fn load(&self, clients: &[Client], value: &Bytes) -> anyhow::Result<()> {
         let mark = Bytes::from(format!("{}/loaded", self.prefix));
         let [first, ..] = clients else { return Ok(()) };

@@ -1,4 +1,4 @@
-//! What a benchmark shows: a bar while it runs, figures when it is done.
+//! Output of a benchmark: a bar while it runs, figures when it is done.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::args::{BenchArgs, BenchOp};
 
-/// How often the bar moves. Seldom enough to cost nothing.
+/// Interval at which the bar moves. Long enough to cost nothing.
 pub(super) const BAR_EVERY: Duration = Duration::from_millis(250);
 
 /// The figures; latencies in microseconds.
@@ -81,7 +81,7 @@ pub(super) fn bar(total: Duration) -> ProgressBar {
     bar.with_style(style("{wide_bar} {elapsed} of the run  {msg}"))
 }
 
-/// Moves the bar to the present.
+/// Moves the bar to the elapsed time.
 pub(super) fn advance(bar: &ProgressBar, ops: u64, errors: u64) {
     bar.set_position(u64::try_from(bar.elapsed().as_millis()).unwrap_or(u64::MAX));
     bar.set_message(match errors {

@@ -5,8 +5,8 @@
 //!   <- ok node 2 is back, pid 4711          or        <- error WHY
 //! ```
 //!
-//! The directory's permissions decide who may. One request is served at a time; others wait in the
-//! socket's backlog.
+//! The directory's permissions decide who may connect. One request is served at a time; others wait
+//! in the socket's backlog.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -27,13 +27,13 @@ use super::{dir_flags, program, quoted};
 use crate::exit::Exit;
 use crate::output;
 
-/// A longer request is none of ours.
+/// A longer request does not come from `kv dev restart`.
 const REQUEST_BYTES_MAX: u64 = 256;
 const REQUEST_PATIENCE: Duration = Duration::from_secs(2);
 /// Longer paths do not fit into a socket's address.
 const SOCKET_PATH_BYTES_MAX: usize = 100;
 
-/// Where the orders for each node go.
+/// The channel for orders to each node's keeper.
 pub(crate) type Orders = BTreeMap<u64, mpsc::Sender<Restart>>;
 
 /// The supervisor's side of the socket.
@@ -43,7 +43,8 @@ pub(crate) struct Control {
 }
 
 impl Control {
-    /// Opens the socket. The caller holds the directory's lock, so a socket that is there is a dead one.
+    /// Opens the socket. The caller holds the directory's lock, so a socket that is there belongs
+    /// to no running supervisor.
     pub(crate) fn open(path: PathBuf) -> anyhow::Result<Self> {
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -61,7 +62,7 @@ impl Control {
     pub(crate) async fn run(&self, orders: &Orders) {
         loop {
             match self.listener.accept().await {
-                // Somebody who went away needs no answer.
+                // A caller that went away needs no response.
                 Ok((stream, _)) => drop(serve(stream, orders).await),
                 Err(error) => {
                     tracing::warn!(%error, "the control socket fails");
@@ -74,7 +75,7 @@ impl Control {
 
 impl Drop for Control {
     fn drop(&mut self) {
-        // What stays is found dead by the next one.
+        // A socket that stays is removed by the next supervisor.
         let _ = std::fs::remove_file(&self.path);
     }
 }
@@ -147,8 +148,8 @@ fn nobody_there(dir: &Path, node: u64, error: &io::Error) -> String {
     )
 }
 
-/// A path to the same socket that fits into an address. The directory has to be kept open for as long
-/// as the path is used.
+/// Returns a path to the same socket that fits into an address. The returned directory has to be
+/// kept open for as long as the path is used.
 fn short_path(path: &Path) -> io::Result<(PathBuf, Option<File>)> {
     if path.as_os_str().len() <= SOCKET_PATH_BYTES_MAX {
         return Ok((path.to_owned(), None));

@@ -1,9 +1,9 @@
-//! The keeper of one node: owns its process, from start over death and return to the end.
+//! The keeper of one node: owns the node's process through starts, crashes and restarts.
 //!
 //! A keeper takes one order at a time and reports what happens to its node. The process is in a
-//! group of its own, so that a Ctrl-C in the terminal reaches the supervisor alone, which then stops
-//! the nodes in its way. It holds the reading end of a pipe as standard input: if the supervisor is
-//! gone, however it went, the node reads the end and stops.
+//! group of its own, so that a Ctrl-C in the terminal reaches the supervisor alone, which then
+//! stops the nodes cleanly. The process's standard input is the reading end of a pipe: if the
+//! supervisor is gone, for whatever reason, the node reads the end of its input and stops.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -23,22 +23,23 @@ use super::layout::Layout;
 
 /// How long a node may take to stop before it is killed.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
-/// How long a node that was brought back may take to answer before we say so and stop looking.
+/// How long a node that was brought back may take to answer before the keeper reports so and stops
+/// asking.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a node may take to answer one question.
 const STATUS_DEADLINE: Duration = Duration::from_millis(500);
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
-/// Bring the node back; if it runs, stop it first. The answer tells how it went.
+/// The order to bring the node back; a running node is stopped first. The result goes to `answer`.
 #[derive(Debug)]
 pub(crate) struct Restart {
     pub(crate) answer: oneshot::Sender<Result<String, String>>,
 }
 
-/// What became of a node.
+/// An event of a node, for the supervisor.
 #[derive(Debug)]
 pub(crate) enum Report {
-    /// Its process ended without having been told to; or could not be started.
+    /// The process ended without an order, or could not be started.
     Died {
         id: u64,
         how: String,
@@ -49,7 +50,7 @@ pub(crate) enum Report {
     },
 }
 
-/// How long to go on.
+/// Tells the keepers whether to stop, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stopping {
     Not,
@@ -73,12 +74,12 @@ pub(crate) struct Keeper {
 struct Process {
     child: Child,
     pid: u32,
-    /// Open as long as the node is to run.
+    /// Kept open as long as the node is to run.
     _lifeline: Option<ChildStdin>,
 }
 
 impl Keeper {
-    /// Keeps the node until told to stop; the node's process has ended then.
+    /// Keeps the node until told to stop. When this returns, the node's process has ended.
     pub(crate) async fn run(mut self) {
         let mut process = self.start().await;
         loop {
@@ -111,13 +112,13 @@ impl Keeper {
         }
     }
 
-    /// Starts the node again, and answers once it is known how that went.
+    /// Starts the node again, and answers the order once the result is known.
     async fn bring_back(&mut self, order: Restart) -> Option<Process> {
         let id = self.id;
         let mut process = match self.spawn() {
             Ok(process) => process,
             Err(error) => {
-                // Who asked may have gone; the same below.
+                // The caller may have gone; the same below.
                 let _ = order.answer.send(Err(format!("{error:#}")));
                 return None;
             }
@@ -169,12 +170,12 @@ impl Keeper {
 }
 
 impl Process {
-    /// Stops the process: by asking, and if that takes too long, by force.
+    /// Stops the process with SIGTERM, and kills it if that takes too long.
     async fn terminate(mut self, stopping: &mut watch::Receiver<Stopping>) {
         let at_once = stopping.wait_for(|stopping| *stopping == Stopping::AtOnce);
-        // The child has not been waited for, so its number still names it.
+        // The child has not been waited for, so its process id still names it.
         if let Some(pid) = self.child.id().and_then(|pid| Pid::from_raw(pid.cast_signed())) {
-            // It may have ended by itself.
+            // The process may have ended by itself.
             let _ = kill_process(pid, Signal::TERM);
         }
         let ended = async {
@@ -190,7 +191,7 @@ impl Process {
     }
 }
 
-/// How the process ended; never, if there is none.
+/// Waits until the process has ended, and returns how. Without a process it waits forever.
 async fn ended(process: &mut Option<Process>) -> String {
     match process {
         Some(process) => exit_text(process.child.wait().await),
@@ -199,11 +200,11 @@ async fn ended(process: &mut Option<Process>) -> String {
 }
 
 async fn stop_wanted(stopping: &mut watch::Receiver<Stopping>) {
-    // An error means that the supervisor is gone: reason enough to stop.
+    // An error means that the supervisor is gone, which is a reason to stop.
     let _ = stopping.wait_for(|stopping| *stopping != Stopping::Not).await;
 }
 
-/// Waits until the node answers, and as this process: another one may hold its port.
+/// Waits until the node answers from this process: another process may hold its port.
 async fn answering(client: &Client, id: u64, pid: u32) {
     let client = client.with_deadline(STATUS_DEADLINE);
     while !client.status(id).await.is_ok_and(|status| status.pid == pid) {

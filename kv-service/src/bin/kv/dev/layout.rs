@@ -1,17 +1,17 @@
 //! The directory of `kv dev`.
 //!
 //! ```text
-//!   DIR/dev.toml                      the marker: what this cluster is; written first, never changed
+//!   DIR/dev.toml                      marker: describes the cluster; written first, never changed
 //!   DIR/dev.lock, dev.sock            one supervisor at a time; how `kv dev restart` reaches it
 //!   DIR/ca.pem, ca.key                the development CA
 //!   DIR/client.toml, client.{pem,key} what a client needs
 //!   DIR/nodeN.toml, nodeN.{pem,key}   what a node needs
-//!   DIR/nodeN/, nodeN.log             its data; what it said
+//!   DIR/nodeN/, nodeN.log             its data; its log
 //! ```
 //!
-//! Everything is made once, if it is not there, and used again. So an interrupted start is completed
-//! by the next one, and what a user changed in a `nodeN.toml` stays. A directory without the marker
-//! that is not empty is nobody's business: it is neither used nor cleaned.
+//! Every file is made once, if it is missing, and used again. So an interrupted start is completed
+//! by the next one, and the changes of a user to a `nodeN.toml` stay. A directory that is not empty
+//! and has no marker is neither used nor cleaned.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -34,18 +34,18 @@ use tokio::time::{Instant, sleep};
 const MARKER: &str = "dev.toml";
 const LOCK: &str = "dev.lock";
 const SOCKET: &str = "dev.sock";
-/// In a node's data directory, written last when it is made.
+/// File in a node's data directory that is written last when the directory is made.
 const IDENTITY: &str = "identity";
 const FORMAT: u32 = 1;
 const NODES_DEFAULT: u64 = 3;
 const BASE_PORT_DEFAULT: u16 = 7400;
-/// A longer log of a node is set aside at the next start.
+/// A log of a node that is longer is set aside at the next start.
 const LOG_BYTES_MAX: u64 = 16 << 20;
-/// How long nodes may take to stop whose supervisor was killed a moment ago.
+/// How long nodes may take to stop after their supervisor was killed.
 const LEFTOVER_PATIENCE: Duration = Duration::from_secs(5);
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
-/// What the command line asks for.
+/// The settings that the command line asks for.
 #[derive(Debug, Default)]
 pub(crate) struct Wish {
     pub(crate) nodes: Option<u64>,
@@ -54,7 +54,7 @@ pub(crate) struct Wish {
     pub(crate) clean: bool,
 }
 
-/// The marker's content.
+/// The content of the marker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Marker {
@@ -64,7 +64,7 @@ struct Marker {
     base_port: u16,
 }
 
-/// A directory that is ready to run nodes from, and locked.
+/// A locked directory that is ready to run nodes from.
 #[derive(Debug)]
 pub(crate) struct Layout {
     dir: PathBuf,
@@ -74,11 +74,12 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// Takes the directory, and makes what is not there.
+    /// Takes the directory, and makes every file that is missing.
     ///
     /// # Errors
-    /// It is in use, holds something else, contradicts the wish, or a port is taken; nothing has been
-    /// changed then but that an empty directory may have been made.
+    /// The directory is in use, holds something else or contradicts the wish, or a port is taken.
+    /// Nothing has been changed then, except that an empty directory and its lock file may have
+    /// been made.
     pub(crate) async fn open(dir: &Path, wish: &Wish) -> anyhow::Result<Self> {
         let found = read_marker(dir)?;
         if found.is_none() {
@@ -86,7 +87,7 @@ impl Layout {
         }
         make_private_dir(dir)?;
         let lock = take_lock(dir)?;
-        // Again behind the lock: another one may just have made it.
+        // Read again under the lock: another process may just have written it.
         let found = read_marker(dir)?;
         if let Some(old) = &found {
             wait_for_leftovers(dir, old).await?;
@@ -136,7 +137,7 @@ impl Layout {
         socket(&self.dir)
     }
 
-    /// Makes every file that is not there, the marker first.
+    /// Makes every file that is missing, the marker first.
     fn complete(&self, wish: &Wish) -> anyhow::Result<()> {
         let marker = self.dir.join(MARKER);
         if !marker.exists() {
@@ -178,13 +179,15 @@ impl Layout {
         } else if let Some(size) = wish.max_raft_state {
             set_max_raft_state(&path, size)?;
         }
-        // Now rather than by the node, so that a mistake in the file is told here and once.
+        // Read here rather than only by the node, so that a mistake in the file is reported here
+        // and once.
         ServerConfig::read(&path)?;
         Ok(())
     }
 
-    /// Makes the data directory of a node that has no file yet, unless an interrupted start has made it. A
-    /// node that has its file and no directory has lost its disk: the leader fills it.
+    /// Makes the data directory of a node that has no configuration file yet, unless an interrupted
+    /// start has made it. A node that has its file and no directory has lost its disk; the leader
+    /// gives it all data.
     fn init_node(&self, config: &ServerConfig) -> anyhow::Result<()> {
         let data_dir = self.node_dir(config.node_id);
         if data_dir.join(IDENTITY).exists() {
@@ -200,8 +203,9 @@ impl Layout {
             return Ok(DevCa::from_pem(cluster_id, &fs::read(&cert)?, &fs::read(&key)?)?);
         }
         let ca = DevCa::create(cluster_id)?;
-        // What an earlier CA issued is of no use under the new one. It goes first: if we are stopped
-        // in between, the next start makes what is missing and trusts nothing that is left.
+        // Certificates of an earlier CA are of no use under the new one. They are removed first: if
+        // this process is stopped in between, the next start makes what is missing and trusts
+        // nothing that is left.
         let names = self.nodes().into_iter().map(|node| format!("node{}", node.id));
         remove(&cert)?;
         for name in names.chain(["client".to_owned()]) {
@@ -251,7 +255,7 @@ pub(crate) fn node_config(dir: &Path, id: u64) -> PathBuf {
     dir.join(format!("node{id}.toml"))
 }
 
-/// The marker; `None` if there is none.
+/// Reads the marker; `None` if there is none.
 fn read_marker(dir: &Path) -> anyhow::Result<Option<Marker>> {
     let path = dir.join(MARKER);
     let text = match fs::read_to_string(&path) {
@@ -275,8 +279,8 @@ fn ensure_empty(dir: &Path) -> anyhow::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error).with_context(|| format!("cannot use {}", dir.display())),
     };
-    // A lock file alone is left by a start that was refused, with the draft of a marker by one that was
-    // stopped.
+    // A start that was refused leaves a lock file; one that was stopped may also leave the draft of
+    // a marker.
     let draft = format!("{MARKER}{DRAFT}");
     let ours = |e: &fs::DirEntry| e.file_name() == LOCK || e.file_name() == draft.as_str();
     if let Some(Ok(entry)) = entries.find(|entry| !matches!(entry, Ok(e) if ours(e))) {
@@ -289,7 +293,7 @@ fn ensure_empty(dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes a directory that holds keys and data, for nobody else to read. One that is there stays as it is.
+/// Makes a directory for keys and data that no other user can read. An existing one stays as it is.
 fn make_private_dir(dir: &Path) -> anyhow::Result<()> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
     made.with_context(|| format!("cannot make {}", dir.display()))
@@ -314,7 +318,8 @@ fn take_lock(dir: &Path) -> anyhow::Result<File> {
     }
 }
 
-/// What the cluster is to be: what the directory says, which the wish must not contradict.
+/// Returns the cluster's marker: the existing one, which the wish must not contradict, or a new
+/// one.
 fn agree(dir: &Path, kept: Option<Marker>, wish: &Wish) -> anyhow::Result<Marker> {
     let Some(kept) = kept else {
         let nodes = wish.nodes.unwrap_or(NODES_DEFAULT);
@@ -323,7 +328,7 @@ fn agree(dir: &Path, kept: Option<Marker>, wish: &Wish) -> anyhow::Result<Marker
             u64::from(base_port) + nodes <= u64::from(u16::MAX),
             "--base-port {base_port}: {nodes} nodes do not fit below port 65536"
         );
-        // A name of its own, so that two clusters that get to the same ports refuse each other.
+        // A name of its own, so that two clusters that use the same ports refuse each other.
         let cluster_id = format!("dev-{:08x}", rand::random::<u32>());
         return Ok(Marker { format: FORMAT, cluster_id, nodes, base_port });
     };
@@ -345,8 +350,8 @@ fn agree(dir: &Path, kept: Option<Marker>, wish: &Wish) -> anyhow::Result<Marker
     Ok(kept)
 }
 
-/// Nodes of this directory that still run hold their files and ports; one that stops lets go of the
-/// files first. A port that stays taken is for [`check_ports`] to tell.
+/// Waits for nodes of this directory that still run and hold their files and ports. A node that
+/// stops releases its files first. A port that stays taken is reported by [`check_ports`].
 async fn wait_for_leftovers(dir: &Path, marker: &Marker) -> anyhow::Result<()> {
     let until = Instant::now() + LEFTOVER_PATIENCE;
     for NodeAddress { id, address } in marker.addresses() {
@@ -366,7 +371,7 @@ async fn wait_for_leftovers(dir: &Path, marker: &Marker) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A node holds the file `lock` in its data directory.
+/// Returns true if a node holds the file `lock` in its data directory.
 fn is_in_use(data: &Path) -> bool {
     let Ok(lock) = File::open(data.join("lock")) else { return false };
     flock(&lock, FlockOperation::NonBlockingLockExclusive) == Err(rustix::io::Errno::WOULDBLOCK)
@@ -384,8 +389,8 @@ fn check_ports(marker: &Marker) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Deletes what `kv dev` made, by name, and nothing else. The marker goes last: until then the
-/// directory is known to be ours.
+/// Deletes the files that `kv dev` made, by name, and nothing else. The marker goes last: until
+/// then the directory is known to belong to `kv dev`.
 fn wipe(dir: &Path, marker: &Marker) -> anyhow::Result<()> {
     for NodeAddress { id, .. } in marker.addresses() {
         let data = dir.join(format!("node{id}"));
@@ -417,7 +422,8 @@ fn remove(path: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// And what a [`write_file`] that was stopped has left, which may hold a key.
+/// Removes the file, and the draft that an interrupted [`write_file`] has left, which may hold a
+/// key.
 fn remove_with_draft(path: &Path) -> anyhow::Result<()> {
     remove(&with_ending(path, DRAFT))?;
     remove(path)
@@ -430,7 +436,7 @@ const DRAFT: &str = ".tmp";
 fn write_file(path: &Path, content: impl AsRef<[u8]>, mode: u32) -> anyhow::Result<()> {
     let written = || -> io::Result<()> {
         let draft = with_ending(path, DRAFT);
-        // A new file always, so that its mode is ours and not that of something that was there.
+        // Always a new file, so that it has this mode and not that of an existing file.
         match fs::remove_file(&draft) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}

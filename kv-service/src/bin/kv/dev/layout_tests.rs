@@ -56,7 +56,7 @@ fn a_new_ca_leaves_nothing_of_the_old_one_and_a_draft_is_not_taken_over() {
     let read = |name: &str| fs::read(dir.join(name)).unwrap();
     let old = names.map(read);
     fs::remove_file(dir.join("ca.key")).unwrap();
-    // Readable for everybody, as something that was there may be.
+    // Readable for all users, as an existing file may be.
     fs::write(dir.join("ca.key.tmp"), "left by a start that was stopped").unwrap();
     drop(open(&dir, &wish).unwrap());
     for (name, old) in names.iter().zip(old) {

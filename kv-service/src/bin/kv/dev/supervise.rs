@@ -1,4 +1,4 @@
-//! The supervisor: starts the nodes, tells the user what there is and what happens, stops the nodes.
+//! The supervisor: starts the nodes, reports to the user what happens to them, and stops them.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -27,14 +27,14 @@ const STATUS_DEADLINE: Duration = Duration::from_millis(500);
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(50);
 /// Once there is a leader: how long to wait for the last node, so that the table is complete.
 const STRAGGLER_PATIENCE: Duration = Duration::from_secs(3);
-/// Without a leader for so long, the user hears why.
+/// If there is no leader after this time, the user is told why.
 const LEADER_PATIENCE: Duration = Duration::from_secs(10);
 /// Lines of a node's log that are repeated when it dies.
 const LAST_LINES: usize = 3;
-/// Read of a log's end for them.
+/// Bytes that are read from the end of a log to find those lines.
 const LAST_BYTES: u64 = 2048;
 
-/// The keepers at work.
+/// The keepers of all nodes, and the channels to them.
 struct Cluster {
     keepers: JoinSet<()>,
     orders: Orders,
@@ -42,7 +42,7 @@ struct Cluster {
     stopping: watch::Sender<Stopping>,
 }
 
-/// What ends a user's patience. A hang-up does not: under nohup the cluster stays.
+/// The signals that stop the cluster. SIGHUP does not: under nohup the cluster stays.
 struct Signals([Signal; 2]);
 
 impl Signals {
@@ -108,7 +108,7 @@ impl Cluster {
         Ok(Self { keepers, orders, reports, stopping })
     }
 
-    /// Tells what happens. Ends only if the cluster cannot come up.
+    /// Reports events to the user. Ends only if the cluster cannot come up.
     async fn watch(&mut self, layout: &Layout, client: &Client) -> anyhow::Result<()> {
         let nodes = layout.nodes();
         let mut dead = BTreeSet::new();
@@ -144,7 +144,7 @@ impl Cluster {
         }
     }
 
-    /// Stops all nodes; a second signal does it by force.
+    /// Stops all nodes; a second signal kills them.
     async fn stop(mut self, signals: &mut Signals) -> anyhow::Result<()> {
         say("stopping");
         self.stopping.send_replace(Stopping::Clean);
@@ -160,7 +160,7 @@ impl Cluster {
                     impatient = true;
                     stopping.send_replace(Stopping::AtOnce);
                 }
-                // So that no keeper waits for somebody to listen.
+                // Drained, so that no keeper blocks on a full channel.
                 Some(_) = self.reports.recv() => {}
             }
         }
@@ -169,7 +169,7 @@ impl Cluster {
     }
 }
 
-/// Waits for a leader, and a little for the other nodes.
+/// Waits for a leader, and a little longer for the other nodes.
 async fn until_led(client: &Client, nodes: &[NodeAddress]) -> Vec<NodeReport> {
     let mut led_since = None;
     loop {
@@ -186,12 +186,12 @@ async fn until_led(client: &Client, nodes: &[NodeAddress]) -> Vec<NodeReport> {
     }
 }
 
-/// A cluster does not stop because nobody listens.
+/// Prints for the user. The cluster does not stop because standard output has no reader.
 fn say(text: &str) {
     let _ = output::line(format!("kv dev: {text}").as_bytes());
 }
 
-/// Who is how, and where to read more.
+/// Text that tells the state of each node, and where its log is.
 fn no_leader_yet(layout: &Layout, seen: &[NodeReport]) -> String {
     let mut text = format!("no leader after {} s; still waiting", LEADER_PATIENCE.as_secs());
     for node in seen {
@@ -206,7 +206,7 @@ fn no_leader_yet(layout: &Layout, seen: &[NodeReport]) -> String {
     text
 }
 
-/// What there is, and how to talk to it.
+/// Text that shows the nodes, and how to talk to the cluster.
 fn welcome(layout: &Layout, seen: &[NodeReport]) -> String {
     let mut rows =
         vec![["node", "pid", "address", "directory", "role"].map(str::to_owned).to_vec()];
@@ -260,7 +260,7 @@ fn obituary(layout: &Layout, id: u64, how: &str) -> String {
     text
 }
 
-/// The end of a log, if it can be read.
+/// The last lines of a log, if it can be read.
 fn last_lines(path: &Path) -> Vec<String> {
     use std::io::{Read, Seek, SeekFrom};
     let read = || -> io::Result<Vec<u8>> {

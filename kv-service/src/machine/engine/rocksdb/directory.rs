@@ -1,4 +1,4 @@
-//! Which instance is the current one.
+//! The directory of the state, and which instance in it is the current one.
 //!
 //! ```text
 //!   <path>/current            "kv-state 2\ngeneration 3\n"
@@ -6,9 +6,9 @@
 //!         /generation-4       one that a restore fills
 //! ```
 //!
-//! `current` is replaced by a rename once the new instance is complete on disk: a crash before leaves
-//! the old state, a crash after it the new one. Whatever `current` does not name is removed at the
-//! next start. Without a `current`, a directory that is not empty is left alone.
+//! `current` is replaced by a rename once the new instance is complete on disk: a crash before the
+//! rename leaves the old state, a crash after it the new one. The next start removes all instances
+//! that `current` does not name. A directory without a `current` that is not empty is left alone.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -25,10 +25,10 @@ const CURRENT_TEMPORARY: &str = "current.tmp";
 const PREFIX: &str = "generation-";
 const FIRST: u64 = 1;
 
-/// Of the directory and of all that is in it.
+/// Format version of the directory and of everything in it.
 const FORMAT: &str = "2";
 
-/// More is certainly no `current`.
+/// A longer file is certainly not a `current`.
 const CURRENT_BYTES_MAX: u64 = 64;
 
 pub(super) struct Directory {
@@ -58,14 +58,14 @@ impl Directory {
                         path.display()
                     )));
                 }
-                // First: the instance may then be created at any later start.
+                // Written first: any later start may then create the instance.
                 write_current(path, FIRST)?;
                 FIRST
             }
         };
         let directory = Self { path: path.to_owned(), options, next_generation: generation + 1 };
         let name = directory.path_of(generation);
-        // A later one was complete when it became the current one.
+        // A later generation was complete when it became the current one.
         let create = generation == FIRST;
         if !create && !name.is_dir() {
             return Err(MachineError(format!(
@@ -77,10 +77,11 @@ impl Directory {
         }
         let instance = Instance::open(name, &directory.options, create)?;
         if create {
-            // RocksDB syncs what is in the instance's directory, not the name of that.
+            // RocksDB syncs the entries of the instance's directory, but not that directory's own
+            // name.
             sync(path).map_err(|error| failed("syncing", path, &error))?;
         }
-        // Last: nothing is removed unless there is a state.
+        // Done last: nothing is removed unless there is a state.
         remove_others(path, generation)?;
         Ok((directory, Arc::new(instance)))
     }
@@ -89,7 +90,8 @@ impl Directory {
         self.path.join(format!("{PREFIX}{generation}"))
     }
 
-    /// An empty instance beside the current one. It vanishes when closed, unless it becomes current.
+    /// Creates an empty instance beside the current one. It vanishes when closed, unless it becomes
+    /// current.
     pub(super) fn create_next(&mut self) -> MachineResult<Arc<Instance>> {
         let path = self.path_of(self.next_generation);
         self.next_generation += 1;
@@ -98,10 +100,10 @@ impl Directory {
         Ok(Arc::new(instance))
     }
 
-    /// From here on a start opens `instance`, which has been flushed.
+    /// Makes a start from now on open `instance`, which has been flushed.
     pub(super) fn make_current(&self, instance: &Instance) -> MachineResult<()> {
         let generation = generation_of(instance.path()).expect("made by `create_next`");
-        // Before the rename: whether a failed one took effect cannot be told.
+        // Before the rename, because a rename that fails may have taken effect.
         instance.keep_when_closed();
         write_current(&self.path, generation)
     }
@@ -168,7 +170,7 @@ fn sync(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// Removes what an interrupted restore, or one that was not cleaned up after, has left.
+/// Removes the instances that restores have left: interrupted ones, and those that were replaced.
 fn remove_others(path: &Path, current: u64) -> MachineResult<()> {
     let entries = std::fs::read_dir(path).map_err(|error| failed("reading", path, &error))?;
     for entry in entries {

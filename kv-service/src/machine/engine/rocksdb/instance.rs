@@ -21,20 +21,20 @@ use crate::machine::engine::{Head, format};
 use crate::machine::session::Session;
 use crate::machine::sessions::Sessions;
 
-/// What an iterator of RocksDB yields.
+/// Key and value, as an iterator of RocksDB yields them.
 type KeyAndValue = (Box<[u8]>, Box<[u8]>);
 
 pub(super) struct Instance {
     pub(super) db: DB,
-    /// For tables of layers, which are written beside it.
+    /// Options of the SST files of memtables, which are written outside `db`.
     table_options: Options,
-    /// The first failure of work that RocksDB does by itself.
+    /// The first failure of RocksDB's background work.
     failure: Arc<OnceLock<String>>,
-    /// Behind `db`, so that it goes after it.
+    /// Declared after `db`, so that it is dropped after it.
     remains: Remains,
 }
 
-/// What is left of an instance once it is closed.
+/// The directory, which outlives the open instance.
 struct Remains {
     path: PathBuf,
     remove: AtomicBool,
@@ -52,7 +52,7 @@ impl Drop for Remains {
 }
 
 impl Instance {
-    /// Opens the instance in `path`, or creates it there if that is what it is for.
+    /// Opens the instance in `path`; with `create`, creates it there if there is none.
     pub(super) fn open(
         path: PathBuf,
         options: &RocksStateOptions,
@@ -62,7 +62,7 @@ impl Instance {
         let opened = engine_options(options, create).and_then(|mut engine| {
             let failure = Arc::clone(&failure);
             raft_storage::rocksdb::listen(&mut engine, move |text| {
-                // Only the first one tells the cause.
+                // Only the first failure tells the cause.
                 let _ = failure.set(text.to_owned());
             });
             let db = DB::open(&engine, &path)?;
@@ -92,7 +92,7 @@ impl Instance {
         self.remains.remove.store(false, Ordering::Relaxed);
     }
 
-    /// Head and sessions, as they are on disk.
+    /// Reads head and sessions from disk.
     pub(super) fn load(&self) -> MachineResult<(Head, Sessions)> {
         let mut sessions = Sessions::default();
         let Some(head) = self.head()? else {
@@ -130,7 +130,7 @@ impl Instance {
         }
     }
 
-    /// The word on a key, as `decode` reads it; `None` if there is none, or if it is a deletion.
+    /// Reads the value of a key by `decode`; `None` if there is none, or if it is a deletion.
     pub(super) fn read<T>(
         &self,
         key: &[u8],
@@ -143,7 +143,8 @@ impl Instance {
         }
     }
 
-    /// [`Instance::read`] from memory: `None` if it would have to read a file, or if anything is wrong.
+    /// Like [`Instance::read`], from memory alone: `None` if that would have to read a file, or if
+    /// anything is wrong.
     pub(super) fn read_cached<T>(
         &self,
         key: &[u8],
@@ -157,8 +158,8 @@ impl Instance {
         }
     }
 
-    /// The words within the bounds of `options`, in key order. Ends with `on_limit` called if RocksDB
-    /// skipped as many of its own deletions as `options` allow.
+    /// The records and deletions within the bounds of `options`, in key order. Calls `on_limit` and
+    /// ends if RocksDB skipped as many of its own deletions as `options` allow.
     pub(super) fn records<'a>(
         &'a self,
         options: ReadOptions,
@@ -175,7 +176,7 @@ impl Instance {
         Box::new(within.map(|item| self.word(item)))
     }
 
-    /// A key and the word on it.
+    /// Decodes a key and its record or deletion.
     pub(super) fn word(
         &self,
         item: Result<KeyAndValue, rocksdb::Error>,
@@ -185,10 +186,10 @@ impl Instance {
         Ok((Bytes::from(key).slice(format::RECORDS_START.len()..), word))
     }
 
-    /// Takes over a layer as one table, durable when this returns.
+    /// Ingests a memtable as one SST file, durable when this returns.
     pub(super) fn ingest(&self, layer: &Layer) -> MachineResult<()> {
-        // RocksDB links the file under a name of its own and removes this one. After a crash both may be there,
-        // and are one file: a new one must not be written over it.
+        // RocksDB links the file under a name of its own and removes this one. After a crash both
+        // names may be there, for one file: a new table must not be written over it.
         let path = self.path().join("layer.table");
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -206,7 +207,7 @@ impl Instance {
         let mut options = IngestExternalFileOptions::default();
         options.set_move_files(true);
         self.db.ingest_external_file_opts(&options, vec![&path]).map_err(|error| match error.kind() {
-            // It was synced without complaint a moment ago, and reads as something else.
+            // The file was synced without an error a moment ago, and reads as something else.
             ErrorKind::Corruption => MachineError(format!(
                 "the disk did not keep a table of the state in {} ({error}). The system's log says why; nothing \
                  of it is needed, but the disk must have room and work before this node goes on",
@@ -216,9 +217,12 @@ impl Instance {
         })
     }
 
+    /// Checks RocksDB's background work.
+    ///
     /// # Errors
-    /// Tables could not be merged, or its own files not be written, now or at any time before. A disk that failed
-    /// once is not to be trusted, and a node that falls behind in merging stands still.
+    /// A compaction failed, or RocksDB could not write its own files, now or at any time before. A
+    /// disk that failed once is not to be trusted, and a node whose compactions fall behind makes
+    /// no progress.
     pub(super) fn check_tables(&self) -> MachineResult<()> {
         self.failure.get().map_or(Ok(()), |failure| {
             let path = self.path().display();
@@ -226,7 +230,7 @@ impl Instance {
         })
     }
 
-    /// More tables wait to be merged than a read should have to look into.
+    /// Returns true if more SST files wait for compaction than a read should have to search.
     pub(super) fn is_behind(&self) -> bool {
         const TABLES_MAX: u64 = 20;
         let count = self.db.property_int_value("rocksdb.num-files-at-level0");
@@ -239,7 +243,7 @@ impl Instance {
         self.db.write_opt(batch, &options).map_err(|error| self.failed("writing", &error))
     }
 
-    /// Everything written so far is on disk when this returns.
+    /// Makes everything written so far durable.
     pub(super) fn flush(&self) -> MachineResult<()> {
         self.db.flush().map_err(|error| self.failed("flushing", &error))
     }
@@ -288,7 +292,7 @@ impl Table<'_> {
         Ok(())
     }
 
-    /// A failure is told once, and to whoever syncs next: it must not be lost here.
+    /// The kernel reports a failure once, to the next caller that syncs: it must not be lost here.
     fn sync(&self) -> MachineResult<()> {
         let synced = std::fs::File::open(self.path).and_then(|file| file.sync_all());
         synced.map_err(|error| self.instance.not_written(&error))
@@ -299,11 +303,12 @@ impl Table<'_> {
 /// the log's instance; with one thread of each kind, one would wait behind the other.
 const BACKGROUND_THREADS: i32 = 2;
 
-/// What is written of a table before it is sent to the disk, so that the log's synced appends do not
-/// wait behind a whole one.
+/// Bytes of an SST file that are written between syncs, so that the log's synced appends do not
+/// wait behind a whole file.
 const BYTES_PER_SYNC: u64 = 1 << 20;
 
-/// Compaction marks a file in which so many of so many keys in a row are deletions.
+/// Compaction is triggered for a file in which [`DELETIONS_TRIGGER`] of [`DELETIONS_WINDOW`] keys
+/// in a row are deletions of RocksDB.
 const DELETIONS_WINDOW: usize = 1024;
 const DELETIONS_TRIGGER: usize = 512;
 
@@ -319,7 +324,8 @@ fn engine_options(options: &RocksStateOptions, create: bool) -> Result<Options, 
     engine.set_compression_type(DBCompressionType::Lz4);
     engine.set_write_buffer_size(options.write_buffer_bytes);
     engine.set_max_write_buffer_number(3);
-    // Most writes look for their key first; a new one should not cost a search of the memtable.
+    // Most writes look their key up first; a new key should not cost a search of RocksDB's
+    // memtable.
     engine.set_memtable_prefix_bloom_ratio(0.02);
     engine.set_memtable_whole_key_filtering(true);
     // There is one writer.
@@ -329,8 +335,9 @@ fn engine_options(options: &RocksStateOptions, create: bool) -> Result<Options, 
     engine.set_paranoid_checks(true);
     engine.set_env(&environment);
     engine.set_bytes_per_sync(BYTES_PER_SYNC);
-    // Deletions are values, which only this removes. RocksDB then keeps a deletion of its own until
-    // the lowest level, so that nothing older comes back; files that hold many are merged soon.
+    // Deletions of keys are values, which only this filter removes. RocksDB then keeps a deletion
+    // of its own down to the lowest level, so that no older value reappears; files that hold many
+    // are compacted soon.
     engine.set_compaction_filter(DELETIONS_FILTER, |_, key, value| {
         match format::is_deletion(key, value) {
             true => Decision::Remove,
@@ -341,26 +348,27 @@ fn engine_options(options: &RocksStateOptions, create: bool) -> Result<Options, 
     Ok(engine)
 }
 
-/// How tables are read, and how those are written that others were merged into. They hold most of the state: their
-/// index and filter are in parts, because either of a large table in one piece would have to be read anew for a key
-/// once all of them together exceed the cache.
+/// How SST files are read, and how compaction writes them. The compacted files hold most of the
+/// state. Their index and filter are partitioned: in one piece, either of a large file would have
+/// to be read anew for a key once all of them together exceed the cache.
 fn merged_tables(block_cache_bytes: usize) -> BlockBasedOptions {
     let mut blocks = layer_tables();
-    // Without locks. Its shards have 32 MiB; what is larger than a shard is never kept.
+    // This cache has no locks. Its shards have 32 MiB; a block larger than a shard is never kept.
     blocks.set_block_cache(&Cache::new_hyper_clock_cache(block_cache_bytes, 0));
-    // Within the cache, so that it bounds them too.
+    // In the cache, so that its size bounds them too.
     blocks.set_cache_index_and_filter_blocks(true);
     blocks.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
     blocks.set_partition_filters(true);
-    // So few parts that finding the right one costs little.
+    // Large partitions, so that there are few and finding the right one costs little.
     blocks.set_metadata_block_size(64 << 10);
     blocks.set_pin_top_level_index_and_filter(true);
     blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
     blocks
 }
 
-/// How a layer is written. Few of them wait to be merged, so that their indexes and filters stay in memory, in one
-/// piece: a key is looked for in each of them, and in parts that would take twice as long.
+/// How the SST file of a memtable is written. Few of these files wait for compaction, so their
+/// indexes and filters stay in memory, in one piece: each of them is searched for a key, and in
+/// partitions that would take twice as long.
 fn layer_tables() -> BlockBasedOptions {
     let mut blocks = BlockBasedOptions::default();
     blocks.set_bloom_filter(10.0, false);

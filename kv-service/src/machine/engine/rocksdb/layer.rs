@@ -1,11 +1,13 @@
-//! What some commits in a row have changed: what is to become one table.
+//! A memtable: the changes of some commits in a row, which become one SST file.
 //!
-//! Most writes are to a key that was written a moment ago, and such a one costs one look into a hash table:
-//! the order of the keys, which tables and scans need, stands beside it and changes with new keys only.
+//! Most writes are to a key that was written a moment ago, and such a write costs one lookup in a
+//! hash table. The order of the keys, which SST files and scans need, is kept beside it and changes
+//! with new keys only.
 //!
-//! Values are slices of their commands, and what those came in stays for as long as the layer does. The log
-//! holds them as long anyway: nothing leaves it before it is in a table. Only a view that outlives the layer's
-//! table keeps them longer, while a snapshot is read: for each of its few layers what the log may hold at most.
+//! Values are slices of their commands, so a memtable keeps the buffers in which the commands
+//! arrived. The log holds them as long anyway: no entry leaves it before its changes are in an SST
+//! file. Only a view that outlives the memtable keeps them longer, while a snapshot is read: for
+//! each of its few memtables, at most as much as the log may hold.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
@@ -19,19 +21,21 @@ use crate::machine::engine::{Head, format, owned};
 use crate::machine::session::Session;
 use crate::operation::Record;
 
-/// What an entry takes beyond its value and, twice, its key: its places, and the room that is not used.
+/// Bytes of an entry beyond its value and, twice, its key: its slots, and the unused room of
+/// tables.
 const ENTRY_BYTES: usize = 176;
 
-/// A short key lies where it is compared, and not at the end of a pointer, which the processor would wait for.
+/// A short key is stored inline, where it is compared. Behind a pointer, the processor would wait
+/// for it.
 pub(super) type ShortKey = SmallVec<[u8; 24]>;
 
-/// What is said of a key; `None` is a deletion.
+/// The newest change of a key; `None` is a deletion.
 pub(super) type Word = Option<Record>;
 
 #[derive(Default)]
 pub(super) struct Layer {
     records: HashMap<ShortKey, Word>,
-    /// Those of `records`.
+    /// The keys of `records`, in order.
     keys: BTreeSet<ShortKey>,
     sessions: BTreeMap<Index, Option<Arc<Session>>>,
     head: Head,
@@ -39,8 +43,8 @@ pub(super) struct Layer {
 }
 
 impl Layer {
-    /// What follows this one, and will probably hold as much: its table need not grow, which would take as long
-    /// as thousands of writes.
+    /// The memtable that follows this one. It will probably hold as many keys, so its hash table is
+    /// allocated at that size: to grow it would take as long as thousands of writes.
     pub(super) fn next(&self) -> Self {
         Self { records: HashMap::with_capacity(self.records.len()), ..Self::default() }
     }
@@ -74,12 +78,12 @@ impl Layer {
         self.head = head;
     }
 
-    /// Of the last commit in it.
+    /// The head of the last commit in the memtable.
     pub(super) fn head(&self) -> Head {
         self.head
     }
 
-    /// No commit is in it.
+    /// Returns true if no commit is in the memtable.
     pub(super) fn is_empty(&self) -> bool {
         self.head == Head::default()
     }
@@ -88,12 +92,12 @@ impl Layer {
         self.size_bytes
     }
 
-    /// What it says of a key, if anything.
+    /// The change of a key; `None` if there is none in this memtable.
     pub(super) fn get(&self, key: &[u8]) -> Option<&Word> {
         self.records.get(key)
     }
 
-    /// From `start` to before `end`, an empty `end` being the end of all keys.
+    /// The changes from `start` to before `end`, an empty `end` being the end of all keys.
     pub(super) fn range<'a>(
         &'a self,
         start: &[u8],
@@ -102,7 +106,7 @@ impl Layer {
         self.shared_range(start, end).map(|(key, word)| (key, word.as_ref().map(owned)))
     }
 
-    /// [`Layer::range`] without copies of the values, which share what their commands came in.
+    /// [`Layer::range`] without copies of the values, which share the buffers of their commands.
     pub(super) fn shared_range<'a>(
         &'a self,
         start: &[u8],
@@ -114,15 +118,16 @@ impl Layer {
             .map(|key| (Bytes::copy_from_slice(key), self.records[key].clone()))
     }
 
-    /// The words on all keys, in any order.
+    /// The changes of all keys, in any order.
     pub(super) fn records(&self) -> impl Iterator<Item = (&ShortKey, &Word)> {
         self.records.iter()
     }
 
-    /// All of it in the order of the table, as keys and values of the format; `None` is a deletion.
+    /// Puts everything in the order of an SST file, as keys and values of the format; `None` is a
+    /// deletion.
     ///
     /// # Errors
-    /// The first of `put`.
+    /// The first error of `put`.
     pub(super) fn write_to<E>(
         &self,
         mut put: impl FnMut(&[u8], Option<&[u8]>) -> Result<(), E>,

@@ -1,21 +1,23 @@
-//! What is newer than the tables of RocksDB: layers in memory, which a thread turns into tables.
+//! The memtables: state that is newer than RocksDB's SST files. A thread turns them into SST files.
 //!
 //! ```text
 //!   commit ──▶ active ──freeze──▶ frozen, frozen ──thread──▶ a table, ingested whole
 //! ```
 //!
-//! A layer holds whole commits, and becomes one table, which RocksDB takes over as one unit; layers are
-//! written in the order of their commits. So a crash leaves the state right after some commit. A
-//! RocksDB memtable would do the same, and take each change by itself into a skip list, which costs
-//! more than all else about a write: here a key that is written again costs a look into a hash table.
+//! A memtable holds whole commits and becomes one SST file, which RocksDB ingests as one unit.
+//! Memtables are written in the order of their commits, so a crash leaves the state right after
+//! some commit. A memtable of RocksDB would ensure the same, but it inserts each change into a skip
+//! list, which costs more than everything else about a write. Here, a key that is written again
+//! costs a lookup in a hash table.
 //!
-//! Whoever looks for a key looks into the layers from the newest on, and then into the instance. A layer
-//! leaves the list after its table is there, so nothing is ever in neither. The versions of its keys are
-//! remembered for a while (`recent`): noted before the layer leaves, and one layer after the other, they
-//! are right for every key that no layer speaks of any more.
+//! A read searches the memtables from the newest on, and then the instance. A memtable leaves the
+//! list after its SST file is ingested, so its changes are always in at least one of them. The
+//! versions of its keys are kept for a while in the version cache (`recent`). They are noted before
+//! the memtable leaves, one memtable after the other, so the cache is right for every key that is
+//! in no memtable.
 //!
-//! Bounded: the active layer is frozen when it is full, and a commit waits while too many are frozen.
-//! What a crash loses, and the raft log must replay, is no more than these.
+//! Bounded: the active memtable is frozen when it is full, and a commit waits while too many are
+//! frozen. A crash loses no more than these, and the raft log replays them.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -30,13 +32,13 @@ use super::layer::Layer;
 use super::recent::Recent;
 use crate::machine::engine::Versions;
 
-/// Frozen layers that may wait while another one fills.
+/// Immutable memtables that may wait while another one fills.
 const FROZEN_MAX: usize = 2;
 
-/// How often it is looked whether compactions have caught up.
+/// Interval at which the thread checks if compactions have caught up.
 const COMPACTION_POLL: Duration = Duration::from_millis(20);
 
-/// How many keys are noted as recent while others wait for the lock.
+/// Keys that are noted as recent before the lock is released to other callers.
 const NOTED_AT_ONCE: usize = 64;
 
 pub(super) struct Layers {
@@ -46,15 +48,15 @@ pub(super) struct Layers {
 
 pub(super) struct State {
     pub(super) active: Layer,
-    /// The oldest first; the thread is busy with it.
+    /// The immutable memtables, oldest first; the thread is writing that one.
     pub(super) frozen: VecDeque<Arc<Layer>>,
-    /// Of layers that have become tables.
+    /// The version cache: versions of keys whose memtables have become SST files.
     recent: Recent,
-    /// Everything through here is in tables.
+    /// Everything through this index is in SST files.
     durable_index: Index,
     /// Why the thread gave up.
     failure: Option<MachineError>,
-    /// The thread is to end: once everything is written, or at once.
+    /// Set when the thread must end: once everything is written, or at once.
     end: Option<End>,
 }
 
@@ -65,12 +67,13 @@ enum End {
 }
 
 impl State {
-    /// From the newest on.
+    /// All memtables, the newest first.
     pub(super) fn newest_first(&self) -> impl Iterator<Item = &Layer> {
         std::iter::once(&self.active).chain(self.frozen.iter().rev().map(|layer| &**layer))
     }
 
-    /// The versions of a key, if layers or memory know them; otherwise the instance has to be asked.
+    /// The versions of a key, if a memtable or the version cache knows them; otherwise the caller
+    /// must read the instance.
     pub(super) fn versions(&self, key: &[u8]) -> Option<Option<Versions>> {
         match self.newest_first().find_map(|layer| layer.get(key)) {
             Some(word) => Some(word.as_ref().map(Versions::of)),
@@ -78,17 +81,17 @@ impl State {
         }
     }
 
-    /// The instance holds this of a key that no layer speaks of.
+    /// Caches the versions that the instance holds of a key which is in no memtable.
     pub(super) fn note(&mut self, key: &[u8], versions: Option<Versions>) {
         self.recent.note(key, versions);
     }
 
-    /// A commit will not wait.
+    /// Returns true if a commit will not wait.
     pub(super) fn has_room(&self) -> bool {
         self.frozen.len() < FROZEN_MAX
     }
 
-    /// What is committed now will not change any more.
+    /// Makes the active memtable immutable and begins a new one.
     pub(super) fn freeze(&mut self) {
         if !self.active.is_empty() {
             let next = self.active.next();
@@ -102,7 +105,7 @@ impl State {
 }
 
 impl Layers {
-    /// `durable_index`: of what the instance holds.
+    /// `durable_index` is the index of the state that the instance holds.
     pub(super) fn new(durable_index: Index, recent: Recent) -> Self {
         let state = State {
             active: Layer::default(),
@@ -124,10 +127,11 @@ impl Layers {
         self.changed.notify_all();
     }
 
-    /// Makes one commit of what `change` does to the active layer. Waits while too many layers are frozen.
+    /// Makes one commit of the changes that `change` makes to the active memtable. Waits while too
+    /// many memtables are frozen.
     ///
     /// # Errors
-    /// The thread has given up: nothing will be durable any more.
+    /// The thread has given up: nothing more will become durable.
     pub(super) fn commit(
         &self,
         layer_bytes_max: usize,
@@ -145,11 +149,11 @@ impl Layers {
         state.check()
     }
 
-    /// Makes durable what is committed; returns through which index. That is less if another state takes the
-    /// place of this one meanwhile.
+    /// Makes the committed changes durable; returns the index through which they are. The index is
+    /// smaller if another state replaces this one meanwhile.
     ///
     /// # Errors
-    /// It could not be written.
+    /// The changes could not be written.
     pub(super) fn flush(&self) -> MachineResult<Index> {
         let mut state = self.lock();
         state.freeze();
@@ -167,7 +171,7 @@ impl Layers {
         Ok(state.durable_index)
     }
 
-    /// Turns layers into tables, until it is told to end or cannot.
+    /// Turns immutable memtables into SST files, until the thread must end or writing fails.
     fn write_all(&self, instance: &Instance) {
         while let Some(layer) = self.next() {
             let caught_up = self.wait_for_compactions(instance);
@@ -200,15 +204,16 @@ impl Layers {
                 state.recent.note(key, word.as_ref().map(Versions::of));
             }
             drop(state);
-            // Whoever waits should find the lock free.
+            // Yield, so that a waiting caller finds the lock free.
             std::thread::yield_now();
         }
     }
 
-    /// Tables come faster than RocksDB merges them: commits wait, too, once enough layers are frozen.
+    /// Waits while SST files come faster than RocksDB compacts them. Commits wait, too, once enough
+    /// memtables are frozen.
     ///
     /// # Errors
-    /// They failed.
+    /// A compaction failed.
     fn wait_for_compactions(&self, instance: &Instance) -> MachineResult<()> {
         loop {
             instance.check_tables()?;
@@ -216,13 +221,13 @@ impl Layers {
             if !instance.is_behind() || state.end == Some(End::Forgotten) {
                 return Ok(());
             }
-            // RocksDB tells nobody when it has merged some.
+            // RocksDB gives no notice when it has compacted some, so poll.
             let waited = self.changed.wait_timeout(state, COMPACTION_POLL);
             drop(waited.unwrap_or_else(PoisonError::into_inner));
         }
     }
 
-    /// The oldest frozen layer; `None` if there is nothing more to do.
+    /// Waits for the oldest immutable memtable; `None` if there is nothing more to do.
     fn next(&self) -> Option<Arc<Layer>> {
         let mut state = self.lock();
         loop {
@@ -246,7 +251,7 @@ impl Layers {
     }
 }
 
-/// Whoever waits for the thread hears that it panicked.
+/// Reports a panic of the thread to all callers that wait for it.
 struct TellIfBroken<'a>(&'a Layers);
 
 impl Drop for TellIfBroken<'_> {
@@ -259,7 +264,8 @@ impl Drop for TellIfBroken<'_> {
     }
 }
 
-/// An instance, what is newer than it, and the thread that brings the one into the other.
+/// One generation of the state: an instance, the memtables newer than it, and the thread that
+/// writes them into it.
 pub(super) struct Current {
     pub(super) instance: Arc<Instance>,
     pub(super) layers: Arc<Layers>,
@@ -286,7 +292,7 @@ impl Current {
         Ok(Self { instance, layers, thread: Some(thread) })
     }
 
-    /// Another state takes its place: what is not written need not be.
+    /// Ends a generation that another one has replaced: unwritten changes need not be written.
     pub(super) fn forget(mut self) {
         self.end(End::Forgotten);
         self.instance.remove_when_closed();
@@ -295,14 +301,14 @@ impl Current {
     fn end(&mut self, end: End) {
         self.layers.end(end);
         if let Some(thread) = self.thread.take() {
-            // It panicked, and said so.
+            // It fails if the thread panicked, which was reported already.
             let _ = thread.join();
         }
     }
 }
 
 impl Drop for Current {
-    /// A start that finds everything in tables need not replay the log.
+    /// Writes all memtables: a start that finds everything in SST files need not replay the log.
     fn drop(&mut self) {
         if self.thread.is_some() {
             self.end(End::Written);

@@ -1,4 +1,4 @@
-//! The words of layers and of an instance as one ascending run: of each key, the newest one.
+//! Merges memtables and an instance into one ascending run with the newest change of each key.
 
 use std::cmp::Ordering;
 use std::iter::Peekable;
@@ -8,7 +8,7 @@ use raft_core::state_machine::MachineResult;
 
 use super::layer::Word;
 
-/// The words of one source, ascending by key.
+/// The changes in one source, ascending by key.
 pub(super) type Source<'a> = Box<dyn Iterator<Item = MachineResult<(Bytes, Word)>> + 'a>;
 
 pub(super) struct Merged<'a> {
@@ -21,7 +21,7 @@ impl<'a> Merged<'a> {
         Self { sources: sources.into_iter().map(Iterator::peekable).collect() }
     }
 
-    /// The lowest key of all sources, and the newest word on it.
+    /// The lowest key of all sources, and its newest change.
     fn next_word(&mut self) -> Option<MachineResult<(Bytes, Word)>> {
         let mut first: Option<(usize, Bytes)> = None;
         for place in 0..self.sources.len() {
@@ -30,7 +30,7 @@ impl<'a> Merged<'a> {
                 Some(Err(_)) => return self.sources[place].next(),
                 Some(Ok((key, _))) => match first.as_ref().map(|(_, known)| key.cmp(known)) {
                     None | Some(Ordering::Less) => first = Some((place, key.clone())),
-                    // An older word.
+                    // An older change of the same key.
                     Some(Ordering::Equal) => {
                         self.sources[place].next();
                     }

@@ -1,18 +1,20 @@
-//! What is known of keys that were written lately, so that a write need not look for its key.
+//! The version cache: versions of recently written keys, so that a write need not look its key up.
 //!
-//! A write answers with the key's version, which is one more than the version before. To find that in
-//! RocksDB costs as much as the write itself, and the keys that are written are mostly those that were
-//! written a moment ago: the layers know them, and this those of layers that have become tables.
+//! A write returns the key's version, which is one more than the version before. To find that in
+//! RocksDB costs as much as the write itself, and most writes are to keys that were written a
+//! moment ago. The memtables know those keys; the cache knows the keys of memtables that became SST
+//! files.
 //!
-//! What is here is right, and says more than what is not: a key that is unknown has to be looked for, one that
-//! is known to be absent need not.
+//! Every entry is right. A key without an entry must be looked up, while a key that is known to be
+//! absent need not be.
 //!
-//! A key has its place in one of many small buckets, where the one that was noted the longest ago gives way. So
-//! the memory is bounded, and there is no table that has to grow or to be emptied, for which everybody would wait.
+//! A key belongs to one of many small buckets. In a full bucket, the key that was noted the longest
+//! ago is evicted. So the memory is bounded, and no table ever has to grow or to be emptied while
+//! all callers wait.
 //!
-//! A key stands there by its name: 128 bits, hashed under a secret of this process. That two keys of one bucket
-//! ever share a name is far less likely than that memory or disk err unnoticed, and nobody outside can bring it
-//! about.
+//! A key is represented by two 64-bit hashes under a secret of this process. It is far less likely
+//! that two keys of one bucket ever share both than that memory or disk fail unnoticed, and no
+//! client can bring it about.
 
 use std::hash::{BuildHasher, RandomState};
 
@@ -21,11 +23,11 @@ use crate::machine::engine::Versions;
 /// Keys of a bucket.
 const WAYS: usize = 8;
 
-/// What stands for a key.
+/// The hashes that stand for a key.
 type Name = [u64; 2];
 
-/// A key's name, version and revisions; version 0 is a key that is not there. Numbers and no more: a table of
-/// zeros has empty slots, and takes no memory before it is used.
+/// A key's name, version and revisions; version 0 is a key that does not exist. Plain numbers: a
+/// table of zeros has empty slots, and takes no memory before it is used.
 type Slot = [u64; 5];
 
 /// The key that was noted last comes first.
@@ -37,13 +39,14 @@ pub(super) struct Recent {
 }
 
 impl Recent {
-    /// Keeps to `bytes_max`; too little for a bucket remembers nothing.
+    /// A cache of at most `bytes_max` bytes. With less than a bucket, it remembers nothing.
     pub(super) fn new(bytes_max: usize) -> Self {
         let buckets = vec![Bucket::default(); bytes_max / size_of::<Bucket>()];
         Self { buckets, secret: RandomState::new() }
     }
 
-    /// What is stored under the key, if that is known.
+    /// The versions of the stored record, or `None` in the inner option if there is none, if that
+    /// is known.
     pub(super) fn versions(&self, key: &[u8]) -> Option<Option<Versions>> {
         let name = self.name(key);
         let bucket = &self.buckets[self.place(name)?];
@@ -53,7 +56,7 @@ impl Recent {
         Some((version > 0).then_some(versions))
     }
 
-    /// This is what is stored from now on.
+    /// Notes the versions of what is stored from now on.
     pub(super) fn note(&mut self, key: &[u8], versions: Option<Versions>) {
         let name = self.name(key);
         let Some(place) = self.place(name) else { return };
@@ -61,18 +64,18 @@ impl Recent {
             [versions.version, versions.create_revision, versions.modify_revision]
         });
         let bucket = &mut self.buckets[place];
-        // In the place of what was known of it, or else of the key that was noted the longest ago.
+        // Replaces the entry of the same key, or else the one that was noted the longest ago.
         let at = bucket.iter().position(|slot| slot[..2] == name).unwrap_or(WAYS - 1);
         bucket[at] = [name[0], name[1], version, create_revision, modify_revision];
         bucket[..=at].rotate_right(1);
     }
 
     fn name(&self, key: &[u8]) -> Name {
-        // That of an empty slot is nobody's.
+        // The lowest bit is set, so that no key has the name of an empty slot.
         [self.secret.hash_one((0_u8, key)), self.secret.hash_one((1_u8, key)) | 1]
     }
 
-    /// Of the bucket; `None` if there are none.
+    /// The place of the key's bucket; `None` if there are no buckets.
     fn place(&self, [name, _]: Name) -> Option<usize> {
         let place = name.checked_rem(self.buckets.len() as u64)?;
         Some(usize::try_from(place).expect("below a length"))

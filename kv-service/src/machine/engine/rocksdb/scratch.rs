@@ -1,4 +1,4 @@
-//! Puts what the engine keeps into a batch, by way of buffers that are used again.
+//! Encodes records, sessions and the head into a batch, by way of buffers that are used again.
 
 use bytes::BytesMut;
 use raft_core::types::Index;

@@ -1,6 +1,6 @@
-//! A view: frozen layers and, beneath them, a RocksDB snapshot on a thread of its own.
+//! A view: immutable memtables and, beneath them, a RocksDB snapshot on a thread of its own.
 //!
-//! A snapshot and its iterator borrow the instance, and so cannot be handed around; a thread can
+//! A snapshot and its iterator borrow the instance and so cannot be passed around, but a thread can
 //! hold all three. It reads one page for each request, and ends when the view is dropped.
 
 use std::sync::Arc;
@@ -30,7 +30,7 @@ pub(super) struct RocksView {
 }
 
 impl RocksView {
-    /// What is committed now is in the view; nothing that comes later is.
+    /// Takes a view of everything that is committed now, and of nothing that comes later.
     pub(super) fn take(current: &Current) -> MachineResult<Self> {
         let (instance, layers) = (Arc::clone(&current.instance), Arc::clone(&current.layers));
         let (requests, wanted) = sync_channel(1);
@@ -54,12 +54,12 @@ impl View for RocksView {
 }
 
 impl Drop for RocksView {
-    /// Waits for the thread, which has nothing left to do, so that the instance is not in use by it
-    /// any more when the view is gone.
+    /// Waits for the thread, which is idle, so that it no longer uses the instance when the view is
+    /// gone.
     fn drop(&mut self) {
         self.requests = None;
         if let Some(thread) = self.thread.take() {
-            // It panicked, and said so.
+            // It fails if the thread panicked, and the panic was printed already.
             let _ = thread.join();
         }
     }
@@ -72,21 +72,21 @@ fn serve(
     wanted: &Receiver<usize>,
     pages: &SyncSender<MachineResult<Page>>,
 ) {
-    // At one moment: what is in no layer any more is in a table.
+    // Under one lock: what is in no memtable any longer is in the snapshot.
     let mut state = layers.lock();
     state.freeze();
     let frozen = state.frozen.clone();
     let snapshot = instance.db.snapshot();
     drop(state);
-    // The writer thread has another layer to write (S17).
+    // The writer thread has another memtable to write (S17).
     layers.notify();
-    // A view that nobody waits for is not asked for a page either.
+    // A caller that has given up will not request a page either.
     let _ = taken.send(());
     let mut options = ReadOptions::default();
     options.set_iterate_lower_bound(format::RECORDS_START);
     options.set_iterate_upper_bound(format::RECORDS_END);
     options.set_readahead_size(READAHEAD_BYTES);
-    // What is served should stay in the cache.
+    // The view must not evict what reads have put into the cache.
     options.fill_cache(false);
     let items = snapshot.iterator_opt(IteratorMode::Start, options);
     let mut sources: Vec<Source<'_>> = Vec::new();

@@ -1,11 +1,12 @@
 //! The commit rule: an entry of the leader's own term that a quorum has on disk is committed, and
-//! everything before it (3.6.2). Entries of older terms are never committed by counting.
+//! so is everything before it (3.6.2). Entries of older terms are never committed by counting.
 
 use super::Leader;
 use crate::consensus::common::Common;
 
 impl Leader {
-    /// To be called whenever somebody's durable log grew, the leader's own included.
+    /// Advances the commit index. Call it whenever the durable log of a peer or of the leader
+    /// itself grew.
     pub(in crate::consensus) fn advance_commit(&self, common: &mut Common) {
         let own_id = common.id();
         let reached = self.reached(common, |id| {

@@ -1,13 +1,13 @@
-//! Entries by which a leader changes what all members have agreed on. They leave the members as they
-//! are; the entry is in force when it is appended, and features wait until it is committed.
+//! Entries by which a leader changes what all members have agreed on. They do not change the
+//! members; such an entry is in force when it is appended, and features wait until it is committed.
 
 use super::Leader;
 use crate::consensus::common::Common;
 use crate::error::Rejected;
 use crate::types::{Configuration, Entry, Payload, Position};
 
-/// The first leader of a cluster notes that it exists, and the newest version that all its members
-/// support.
+/// Appends, as the first leader of a cluster, the entry which says that the cluster exists, and the
+/// newest version that all its members support.
 pub(super) fn found(common: &mut Common) {
     if common.configuration().founded {
         return;

@@ -1,4 +1,5 @@
-//! The leader: takes office, takes proposals, sends heartbeats, and steps down when it cannot lead.
+//! The leader: takes office, accepts proposals, sends heartbeats, and steps down when it cannot
+//! lead.
 //!
 //! Its other duties live beside this file: `replication`, `commit`, `configuration`, `reads`,
 //! `recovery`, `transfer`.
@@ -30,13 +31,13 @@ pub(in crate::consensus) struct Leader {
     progress: BTreeMap<NodeId, Progress>,
     /// The number of the last heartbeat round.
     round: u64,
-    /// The first round that started after the last recovering peer had come.
+    /// The first round that started after the last recovering peer was first observed.
     recovery_round: u64,
     next_heartbeat: Time,
-    /// When this leader next checks that it can still lead. Nothing but that check moves it: a round
-    /// for reads must not postpone it (C9).
+    /// When this leader next checks that it can still lead. Only that check moves it: a round for
+    /// reads must not postpone it (C9).
     next_check: Time,
-    /// The commit index when it last moved, or when nothing was left to commit, and when that was.
+    /// The commit index, and the time when it last moved or nothing was left to commit.
     committed_at: (Index, Time),
     reads: ReadQueue,
     transfer: Option<Transfer>,
@@ -48,8 +49,8 @@ hash_of!(Leader {
 });
 
 impl Leader {
-    /// Takes office: nothing is known of the others, and an entry of the own term is needed before
-    /// anything can be committed (3.6.2) or read (6.4).
+    /// Takes office. Nothing is known of the others, and an entry of the leader's own term is
+    /// needed before anything can be committed (3.6.2) or read (6.4).
     pub(in crate::consensus) fn assume_office(common: &mut Common, now: Time) -> Self {
         let next_index = common.log.last_index() + 1;
         let config = &common.config;
@@ -76,7 +77,8 @@ impl Leader {
         leader
     }
 
-    /// Appends commands; returns the position of the first. What exceeds a budget is not taken.
+    /// Appends commands; returns the position of the first. Rejects them if a budget is used up
+    /// already; they may exceed it.
     pub(in crate::consensus) fn propose(
         &mut self,
         common: &mut Common,
@@ -118,9 +120,9 @@ impl Leader {
         Transition::Stay
     }
 
-    /// Without a quorum for an election timeout, with a disk or a state machine that no longer
-    /// answers, or with entries that a quorum that follows does not acknowledge, other nodes must be
-    /// free to elect: the leader falls silent.
+    /// Returns true if this leader must fall silent, so that other nodes are free to elect one: it
+    /// has had no quorum for an election timeout, its disk or state machine no longer makes
+    /// progress, or a quorum that still follows acknowledges no entries.
     fn must_step_down(&mut self, common: &Common, now: Time) -> bool {
         if common.disk_is_stuck(now) || common.machine_is_stuck(now) {
             return true;
@@ -133,7 +135,8 @@ impl Leader {
         if has_quorum { stalled } else { common.config.check_quorum }
     }
 
-    /// The commit index owes progress, and has made none for longer than a leader may wait.
+    /// Returns true if entries wait to be committed, and the commit index has not moved for longer
+    /// than a leader may wait.
     fn commit_stalls(&mut self, common: &Common, now: Time) -> bool {
         let commit_index = common.log.commit_index();
         if commit_index != self.committed_at.0 || commit_index == common.log.last_index() {
@@ -148,13 +151,13 @@ impl Leader {
         self.next_heartbeat.min(self.next_check).min(transfer)
     }
 
-    /// A round of heartbeats. Its answers prove that a quorum followed after this moment.
+    /// Starts a round of heartbeats. Its responses prove that a quorum followed after this moment.
     fn start_round(&mut self, common: &mut Common, now: Time) {
         self.round += 1;
         self.next_heartbeat = now + common.config.heartbeat_interval;
         let commit_index = common.log.commit_index();
         for (peer, progress) in &self.progress {
-            // Never more than the peer acknowledged: beyond, its log may differ.
+            // Never beyond what the peer acknowledged: after that, its log may differ.
             let commit_index = commit_index.min(progress.match_index);
             common.send(*peer, Body::Heartbeat { round: self.round, commit_index });
         }

@@ -33,15 +33,16 @@ impl Leader {
         }
     }
 
-    /// Starts a round if reads wait for one. Called once all events at hand are taken in, so that
-    /// they share it.
+    /// Starts a round if reads wait for one. Call it once all events at hand are handled, so that
+    /// they share the round.
     pub(in crate::consensus) fn start_round_for_reads(&mut self, common: &mut Common, now: Time) {
         if self.reads.wants_round() && Self::knows_commit_index(common) {
             self.start_round(common, now);
         }
     }
 
-    /// Before an entry of its own term is committed, a leader does not know what is.
+    /// Returns true once an entry of the leader's own term is committed. Before that the leader
+    /// does not know which entries are committed.
     fn knows_commit_index(common: &Common) -> bool {
         common.log.term_at(common.log.commit_index()) == Some(common.term)
     }
@@ -63,7 +64,7 @@ impl Leader {
         version_max: u32,
     ) {
         let Some(progress) = self.progress.get_mut(&from) else { return };
-        // A number that was never sent is nonsense.
+        // Clamped, because a peer cannot confirm a round that was never started.
         progress.acked_round = progress.acked_round.max(round.min(self.round));
         progress.version_max = version_max;
         progress.on_heartbeat_answer(now);
@@ -92,8 +93,9 @@ impl Leader {
         }
     }
 
-    /// Leadership ended. The followers' reads are answered by their own timeouts, or by the news of
-    /// another leader; nothing may leave in the name of this one any more.
+    /// Fails the local reads, because leadership ended. The followers' reads end by their own
+    /// timeouts, or when they observe another leader: nothing may be sent in the name of this
+    /// leadership now.
     pub(in crate::consensus) fn fail_reads(&mut self, common: &mut Common) {
         for reader in self.reads.drain() {
             if let Reader::Local(id) = reader {

@@ -8,7 +8,8 @@ use crate::consensus::recovery::Recovery;
 use crate::types::{Body, NodeId, Time};
 
 impl Leader {
-    /// A peer of this term speaks, under the number with which it started if it recovers.
+    /// Notes a message of a peer in this term. `recovering` is the number that the peer drew when
+    /// it started, if it recovers.
     pub(in crate::consensus) fn hear(
         &mut self,
         common: &mut Common,
@@ -24,7 +25,8 @@ impl Leader {
                 let through_index = common.log.last_index();
                 let recovery = Recovery { number, through_index, is_over: false };
                 progress.start_over(recovery, common.log.durable_index() + 1);
-                // Answers that are under way may be of before, so the next round asks again, at once.
+                // Responses in flight may be older than this, so the next round asks again, at
+                // once.
                 self.recovery_round = self.round + 1;
                 self.next_heartbeat = now;
             }
@@ -36,8 +38,8 @@ impl Leader {
         }
     }
 
-    /// To be called when a peer has acknowledged something: a peer that recovers may have all it needs,
-    /// or all others may have followed.
+    /// Readmits the recovering peers that have all entries they need, once all other peers have
+    /// followed. Call it when a peer has acknowledged something.
     pub(super) fn finish_recoveries(&self, common: &mut Common) {
         let unfinished = |progress: &Progress| progress.recovery.filter(|known| !known.is_over);
         if !self.progress.values().any(Progress::recovers) || !self.all_follow() {
@@ -52,13 +54,14 @@ impl Leader {
         }
     }
 
-    /// Every peer was in this term after the last recovering one had come.
+    /// Returns true if every peer was in this term after the last recovering peer was first
+    /// observed.
     fn all_follow(&self) -> bool {
         self.progress.values().all(|progress| progress.acked_round >= self.recovery_round)
     }
 
-    /// The largest value that was reached by a quorum, voters that recover not counted. A leader itself
-    /// never recovers.
+    /// Returns the largest value that was reached by a quorum, recovering voters not counted. A
+    /// leader itself never recovers.
     pub(super) fn reached<T: Ord + Copy + Default>(
         &self,
         common: &Common,

@@ -1,4 +1,4 @@
-//! Sending entries (3.5), driven by events: an entry leaves when it is proposed; what is lost is sent
+//! Sending entries (3.5), driven by events: an entry leaves when it is proposed; a lost one is sent
 //! again once per election timeout, or as soon as the transport reports the loss.
 
 use super::Leader;
@@ -7,8 +7,8 @@ use crate::consensus::progress::{ProgressState, RefusedProbes};
 use crate::types::{Body, Entry, Index, NodeId, Position, Time};
 
 impl Leader {
-    /// Sends each peer what it lacks, as far as its window allows. Called once all events at hand
-    /// are taken in, so that one append carries what came in together.
+    /// Sends each peer the entries it lacks, as far as its window allows. Call it once all events
+    /// at hand are handled, so that one append carries their entries together.
     pub(in crate::consensus) fn replicate(&mut self, common: &mut Common, now: Time) {
         let peers: Vec<NodeId> = self.progress.keys().copied().collect();
         for peer in peers {
@@ -17,7 +17,7 @@ impl Leader {
         self.finish_transfer_when_ready(common);
     }
 
-    /// Sends one append if there is something to say and room to say it; returns whether more may
+    /// Sends one append if there is something to send and room for it. Returns true if more may
     /// follow.
     fn send_append(&mut self, common: &mut Common, now: Time, peer: NodeId) -> bool {
         let progress = self.progress.get_mut(&peer).expect("only peers with progress");
@@ -32,15 +32,16 @@ impl Leader {
         let last_index = common.log.last_index();
         let previous_index = progress.next_index - 1;
         let has_entries = progress.next_index <= last_index;
-        // By itself it travels only to a peer that owes no answer: while appends come and go, the next one carries
-        // it, and costs nobody a message and a wake-up.
+        // A commit index alone is sent only to a peer with no append in flight: while appends come
+        // and go, the next one carries it, and saves a message and a wake-up.
         let has_commit = progress.commit_sent < commit_index.min(previous_index)
             && progress.inflights.is_empty();
         if !has_entries && !has_commit && !probing {
             return false;
         }
         let Some(previous_term) = common.log.term_at(previous_index) else {
-            // Only to a peer that lives: a dead one would be sent to again and again.
+            // Only to a peer that responds: otherwise the snapshot would be offered to a dead peer
+            // again and again.
             if now.since(progress.last_heard) < common.config.election_timeout {
                 progress.become_snapshot();
                 common.snapshot_requests.push(peer);
@@ -90,8 +91,8 @@ impl Leader {
         }
     }
 
-    /// The peer's log does not hold what an append stood on. Stale refusals, of appends that were
-    /// answered since, change nothing.
+    /// The peer's log does not hold the previous position of an append. A stale refusal, of an
+    /// append that was responded to since, changes nothing.
     pub(in crate::consensus) fn on_rejected(
         &mut self,
         common: &mut Common,
@@ -101,8 +102,8 @@ impl Leader {
     ) {
         let Some(progress) = self.progress.get_mut(&from) else { return };
         if previous_index <= progress.match_index {
-            // C23. A refusal may be an old one that is late; a peer that refuses one probe after the
-            // other of what it acknowledged, and accepts none, has lost it.
+            // C23. One refusal may be an old one that arrives late. A peer that refuses one probe
+            // after the other at an index it acknowledged, and accepts none, has lost its entries.
             if progress.is_probe_refused(previous_index) {
                 common.alarms.push(format!(
                     "node {from} no longer holds index {previous_index}, which it had acknowledged: \
@@ -119,13 +120,14 @@ impl Leader {
                 let next_index = previous_index.min(agreed + 1).max(progress.match_index + 1);
                 progress.become_probe(next_index, false);
             }
-            // Sent ahead, and something in between was lost.
+            // The append was sent ahead, and an earlier one was lost.
             ProgressState::Replicate => progress.become_probe(progress.match_index + 1, false),
             ProgressState::Probe { .. } | ProgressState::Snapshot => {}
         }
     }
 
-    /// The peer lives but has not acknowledged an append for an election timeout: it was lost.
+    /// The peer responds to heartbeats but has acknowledged no append for an election timeout: the
+    /// append was lost.
     pub(super) fn probe_if_silent(&mut self, common: &Common, now: Time, peer: NodeId) {
         let Some(progress) = self.progress.get_mut(&peer) else { return };
         let timeout = common.config.election_timeout;
@@ -136,7 +138,7 @@ impl Leader {
         }
     }
 
-    /// The connection was lost, and with it probably what was on its way.
+    /// The connection was lost, and probably the messages in flight with it.
     pub(in crate::consensus) fn on_unreachable(
         &mut self,
         common: &Common,
@@ -157,7 +159,8 @@ impl Leader {
         }
     }
 
-    /// A snapshot was sent in full, or not. Either way the peer says next what it has.
+    /// A snapshot was sent in full, or not (`None`). Either way the peer's next response says what
+    /// it has.
     pub(in crate::consensus) fn on_snapshot_sent(
         &mut self,
         common: &Common,
@@ -172,7 +175,8 @@ impl Leader {
         let match_index = progress.match_index;
         match sent {
             Some(index) => progress.become_probe(index.max(match_index) + 1, false),
-            // Paused until the peer answers a heartbeat, so that a dead one is not sent to in a loop.
+            // Paused until the peer responds to a heartbeat, so that a dead peer is not sent to in
+            // a loop.
             None => {
                 progress.become_probe(match_index + 1, true);
                 progress.probe_again_at = now + common.config.heartbeat_interval;

@@ -1,5 +1,6 @@
-//! Handing leadership over (3.10): bring the successor up to date, then tell it to campaign.
-//! No proposals are taken meanwhile; after an election timeout the leader goes on leading.
+//! Handing leadership over (3.10): bring the successor up to date, then tell it to campaign. No
+//! proposals are taken meanwhile; after an election timeout the leader gives up and continues to
+//! lead.
 
 use super::Leader;
 use crate::consensus::common::Common;
@@ -16,8 +17,8 @@ pub(super) struct Transfer {
 hash_of!(Transfer { to, told; left out: deadline });
 
 impl Leader {
-    /// Starts handing over to `to`, or to the voter that is furthest. A second call to the same node
-    /// does not prolong the first; one to another node replaces it.
+    /// Starts handing over to `to`, or to the voter whose log is furthest. A second call for the
+    /// same node does not prolong the first; one for another node replaces it.
     pub(in crate::consensus) fn transfer(
         &mut self,
         common: &Common,

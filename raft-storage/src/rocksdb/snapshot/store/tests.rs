@@ -21,7 +21,7 @@ fn meta() -> SnapshotMeta {
 }
 
 /// S22. The pages of a part whose sync failed may count as clean: a later process would resume it
-/// from the page cache, and sync nothing. It begins anew instead.
+/// from the page cache, and its sync would write nothing. So it begins anew.
 #[test]
 fn a_part_whose_sync_failed_is_not_resumed() {
     for fails_at_end in [false, true] {
@@ -35,7 +35,7 @@ fn a_part_whose_sync_failed_is_not_resumed() {
         let half = bytes.slice(..2 * CHUNK_BYTES as usize);
         store.write(serial, &half).unwrap();
 
-        // A control: what was written without a failure is resumed.
+        // A control: a part that was written without a failure is resumed.
         drop(store);
         let mut store = self::store(directory.path());
         let (serial, offset) = store.begin(meta(), Some(content)).unwrap();
