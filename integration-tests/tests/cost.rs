@@ -3,7 +3,7 @@
 //! different length, and compares the difference with the recorded one.
 
 use bytes::Bytes;
-use kv_service::Server;
+use kv_service::{Client, Server};
 use kv_service::config::ServerConfig;
 use kv_service::local::LocalNetwork;
 use kv_service::wiring::{Network, Store};
@@ -90,6 +90,32 @@ fn settle(
 /// Clients, sessions, drivers and state machines of a whole cluster, in memory.
 #[test]
 fn service() {
+    run_clients(|client, key, count| async move {
+        for _ in 0..count {
+            client.put(key.clone(), Bytes::from_static(VALUE)).await.expect("all is well");
+        }
+        let record = client.get(key).await.expect("all is well").expect("it is there");
+        assert_eq!(record.version, count as u64);
+    });
+}
+
+/// The same cluster, asked for one value again and again.
+#[test]
+fn reads() {
+    run_clients(|client, key, count| async move {
+        client.put(key.clone(), Bytes::from_static(VALUE)).await.expect("all is well");
+        for _ in 0..count {
+            let record = client.get(key.clone()).await.expect("all is well");
+            assert_eq!(record.expect("it is there").value, VALUE);
+        }
+    });
+}
+
+/// Runs `work` by each client, on a key of its own, so many times.
+fn run_clients<F>(work: impl Fn(Client, String, usize) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -107,19 +133,12 @@ fn service() {
         let each = operation_count().div_ceil(TOGETHER);
         let clients: Vec<_> = (0..TOGETHER)
             .map(|number| {
-                let client = network.client(NODES);
-                tokio::spawn(async move {
-                    for _ in 0..each {
-                        let key = format!("key of client {number}");
-                        client.put(key, Bytes::from_static(VALUE)).await.expect("all is well");
-                    }
-                    client.get(format!("key of client {number}")).await.expect("all is well")
-                })
+                let key = format!("key of client {number}");
+                tokio::spawn(work(network.client(NODES), key, each))
             })
             .collect();
         for client in clients {
-            let record = client.await.expect("it ends").expect("it is there");
-            assert_eq!(record.version, each as u64);
+            client.await.expect("it ends");
         }
     });
 }
