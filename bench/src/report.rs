@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::figures::{Figures, Spread, ratio, spread};
-use crate::machine::Machine;
+use crate::state::Machine;
 
 /// Collects rows and measurements; [`Report::conclude`] prints and writes them.
 #[derive(Debug)]

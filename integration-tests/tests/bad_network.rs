@@ -130,7 +130,7 @@ fn a_leader_that_is_not_heard_is_replaced() {
         ledger.propose(&cluster, &all(&cluster), 5, 20).await;
         let mute = cluster.leader().await;
         let rest = others(&cluster, mute);
-        rest.iter().for_each(|id| cluster.network.cut(mute, *id));
+        rest.iter().for_each(|id| cluster.network.partition_link(mute, *id));
         ledger.propose(&cluster, &rest, 5, 20).await;
         // The mute node receives the new leader's messages, so it follows, though its own are lost.
         let next = cluster.leader_among(&rest).await;
@@ -150,7 +150,7 @@ fn a_leader_that_hears_nobody_steps_down_and_is_replaced() {
         ledger.propose(&cluster, &all(&cluster), 5, 20).await;
         let deaf = cluster.leader().await;
         let rest = others(&cluster, deaf);
-        rest.iter().for_each(|id| cluster.network.cut(*id, deaf));
+        rest.iter().for_each(|id| cluster.network.partition_link(*id, deaf));
         let lost = cluster.nodes[&deaf].propose_and_wait(command(ledger.next())).await;
         assert!(matches!(lost, Err(ProposeError::Unknown(_))), "{lost:?}");
         ledger.enter(ledger.next(), lost);
@@ -170,7 +170,7 @@ fn a_follower_that_does_not_hear_its_leader_disturbs_nobody() {
         let leader = cluster.leader().await;
         let deaf = others(&cluster, leader)[0];
         let before = *cluster.nodes[&leader].watch().borrow();
-        cluster.network.cut(leader, deaf);
+        cluster.network.partition_link(leader, deaf);
         let until = tokio::time::Instant::now() + Duration::from_secs(30);
         while tokio::time::Instant::now() < until {
             ledger.propose(&cluster, &[leader, others(&cluster, leader)[1]], 5, 5).await;

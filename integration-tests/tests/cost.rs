@@ -3,10 +3,10 @@
 //! different length, and compares the difference with the recorded one.
 
 use bytes::Bytes;
-use kv_service::{Client, Server};
 use kv_service::config::ServerConfig;
-use kv_service::local::LocalNetwork;
-use kv_service::wiring::{Network, Store};
+use kv_service::net::local::LocalNetwork;
+use kv_service::server::backends::{Network, Store};
+use kv_service::{Client, Server};
 use raft_core::consensus::{Boot, Config, Persist, Raft, RoleKind};
 use raft_core::types::{
     Configuration, HardState, Loaded, Message, NodeId, Payload, Position, Time,

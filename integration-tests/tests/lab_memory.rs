@@ -10,13 +10,13 @@ use std::process::Command as Process;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kv_service::machine::{
-    Action, Command, KvMachine, Opening, Output, Question, SESSION_ANSWER_BYTES_MAX,
+use kv_service::protocol::operation::{Nonce, Operation, Query, SessionId};
+use kv_service::protocol::version::VERSION_MIN;
+use kv_service::sim::{Service, run};
+use kv_service::state::{
+    Action, Command, KvMachine, MachineQuery, Opening, Output, SESSION_ANSWER_BYTES_MAX,
     SESSION_WINDOW, WriteLimits,
 };
-use kv_service::operation::{Nonce, Operation, Query, SessionId};
-use kv_service::sim::{Service, run};
-use kv_service::version::VERSION_MIN;
 use raft_core::state_machine::StateMachine;
 use raft_core::types::{Entry, Payload};
 
@@ -134,7 +134,7 @@ impl State {
     }
 
     fn get(&mut self) -> usize {
-        let query = Question::Read(Query::Get { key: key() });
+        let query = MachineQuery::Read(Query::Get { key: key() });
         let reply = self.machine.query(query);
         format!("{:?}", reply.expect("memory does not fail")).len()
     }

@@ -104,7 +104,7 @@ fn features_are_chosen_in_one_place() {
     for folder in ["raft-core/src", "raft-storage/src", "raft-transport-quic/src", "kv-service/src"]
     {
         for (path, text) in sources(folder) {
-            if path.ends_with("wiring.rs") {
+            if path.ends_with("backends.rs") {
                 continue;
             }
             let lines: Vec<&str> = text.lines().collect();
@@ -120,7 +120,7 @@ fn features_are_chosen_in_one_place() {
                 let place = path.strip_prefix(workspace()).unwrap_or(&path).display();
                 assert!(
                     on_mod_line,
-                    "{place}:{}: cfg(feature) belongs on `mod` lines and into wiring.rs",
+                    "{place}:{}: cfg(feature) belongs on `mod` lines and into backends.rs",
                     number + 1
                 );
             }
@@ -143,22 +143,22 @@ struct Tags {
 fn each_encoder_of_something_new_names_its_feature() {
     let files = [
         Tags {
-            path: "kv-service/src/machine/command.rs",
+            path: "kv-service/src/state/command.rs",
             of_version_1: "OPEN CLOSE WRITE PUT APPEND DELETE SWAP_BY_VALUE SWAP_BY_VERSION",
             later: &[("SWAP_BY_REVISION", "CompareRevision")],
         },
         Tags {
-            path: "kv-service/src/machine/answers.rs",
+            path: "kv-service/src/state/answers.rs",
             of_version_1: "UNCHANGED CHANGED VALUE_TOO_LARGE KEY_OUT_OF_RANGE",
             later: &[],
         },
         Tags {
-            path: "kv-service/src/machine/snapshot.rs",
+            path: "kv-service/src/state/snapshot.rs",
             of_version_1: "HEAD SESSIONS RECORDS END PLAIN",
             later: &[],
         },
         Tags {
-            path: "kv-service/src/machine/engine/format.rs",
+            path: "kv-service/src/state/engine/format.rs",
             of_version_1: "RECORD DELETED",
             later: &[],
         },
@@ -187,7 +187,7 @@ fn each_encoder_of_something_new_names_its_feature() {
             named.push(*feature);
         }
     }
-    let version = read("kv-service/src/version.rs");
+    let version = read("kv-service/src/protocol/version.rs");
     let features: Vec<&str> = version
         .lines()
         .filter_map(|line| line.trim_start().strip_prefix("Feature::"))

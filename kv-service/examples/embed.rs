@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use kv_service::config::{NodeAddress, ServerConfig, TlsFiles};
-use kv_service::tls::DevCa;
+use kv_service::net::tls::DevCa;
 use kv_service::{Client, Expect, Server};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;

@@ -2,8 +2,8 @@
 
 use kv_service::Server;
 use kv_service::config::ServerConfig;
-use kv_service::local::LocalNetwork;
-use kv_service::wiring::{Network, Store};
+use kv_service::net::local::LocalNetwork;
+use kv_service::server::backends::{Network, Store};
 use raft_storage::memory::MemoryDisk;
 
 #[tokio::main(flavor = "current_thread")]

@@ -11,8 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use kv_service::config::ServerConfig;
-use kv_service::stream::{Connector, Stream};
-use kv_service::wiring::Backends;
+use kv_service::net::stream::{Connector, Stream};
+use kv_service::server::backends::Backends;
 use kv_service::{Client, Server};
 use raft_core::storage::{SnapshotReader, SnapshotWriter, Storage, StorageResult};
 use raft_core::transport::channel::ChannelNetwork;

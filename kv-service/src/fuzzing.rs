@@ -12,14 +12,14 @@ use bytes::BytesMut;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::config::units::ByteSize;
 use crate::config::{ClientConfig, ServerConfig, parse};
-pub use crate::machine::fuzzing::{command, snapshot_stream, stored_state};
 use crate::protocol::{
     FRAME_BYTES_MAX, FrameBuffer, Greeting, Request, Response, Welcome, push_frame,
 };
-use crate::units::ByteSize;
+pub use crate::state::fuzzing::{command, snapshot_stream, stored_state};
 
-/// Body of a frame of the client protocol, in either direction.
+/// MessageBody of a frame of the client protocol, in either direction.
 pub fn protocol(frame: &[u8]) {
     fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(body: &[u8]) {
         let mut frames = FrameBuffer::with_limit(FRAME_BYTES_MAX);

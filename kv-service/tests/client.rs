@@ -10,12 +10,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::BytesMut;
 use kv_service::client::Reason;
-use kv_service::operation::{Nonce, Refusal, SessionId, WriteAnswer};
+use kv_service::net::stream::{Connector, Stream};
+use kv_service::protocol::operation::{Nonce, Refusal, SessionId, WriteResponse};
 use kv_service::protocol::{
     FRAME_BYTES_MAX, FrameBuffer, Greeting, Hello, Rejection, Reply, Request, RequestKind,
     Response, Welcome, push_frame,
 };
-use kv_service::stream::{Connector, Stream};
 use kv_service::{Client, ClientError, Outcome};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
@@ -23,7 +23,7 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// Narrower than any server makes it.
 const WINDOW: u32 = 5;
 
-const ANSWER: WriteAnswer = WriteAnswer { revision: 9, changed: true, version: 1 };
+const ANSWER: WriteResponse = WriteResponse { revision: 9, changed: true, version: 1 };
 
 /// The reaction of a node to one write.
 #[derive(Clone, Debug)]
@@ -172,7 +172,7 @@ impl Connector for Nodes {
 }
 
 /// Makes one write; the nodes answer it by the script.
-async fn write(acts: impl IntoIterator<Item = Act>) -> (Result<WriteAnswer, ClientError>, Nodes) {
+async fn write(acts: impl IntoIterator<Item = Act>) -> (Result<WriteResponse, ClientError>, Nodes) {
     let nodes = Nodes::new(acts);
     (nodes.client().put("k", "v").await, nodes)
 }

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use kv_service::config::ServerConfig;
-use kv_service::local::LocalNetwork;
-use kv_service::units::ByteSize;
-use kv_service::wiring::{Network, Store};
+use kv_service::config::units::ByteSize;
+use kv_service::net::local::LocalNetwork;
+use kv_service::server::backends::{Network, Store};
 use kv_service::{Client, Server};
 
 const KEY_COUNT: usize = 4000;

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use kv_service::config::ServerConfig;
-use kv_service::stream::{Connector, Stream};
-use kv_service::wiring::Backends;
+use kv_service::net::stream::{Connector, Stream};
+use kv_service::server::backends::Backends;
 use kv_service::{Client, Expect, Outcome, Server, ServerError};
 use raft_core::transport::channel::ChannelNetwork;
 use raft_storage::memory::MemoryDisk;

@@ -5,9 +5,9 @@
 use std::fmt::Debug;
 
 use bytes::{Bytes, BytesMut};
-use kv_service::operation::{
+use kv_service::protocol::operation::{
     Answer, Consistency, Expect, Nonce, Operation, Query, Record, Refusal, ScanPage, SessionId,
-    WriteAnswer,
+    WriteResponse,
 };
 use kv_service::protocol::{
     FRAME_BYTES_MAX, FrameBuffer, FrameError, Greeting, Hello, NodeStatus, PROTOCOL_VERSIONS,
@@ -201,11 +201,8 @@ fn response() -> impl Strategy<Value = Response> {
         proptest::option::of(record()).prop_map(Answer::Get),
         page.prop_map(Answer::Scan),
     ];
-    let written = (n(), any::<bool>(), n()).prop_map(|(revision, changed, version)| WriteAnswer {
-        revision,
-        changed,
-        version,
-    });
+    let written = (n(), any::<bool>(), n())
+        .prop_map(|(revision, changed, version)| WriteResponse { revision, changed, version });
     let reply = prop_oneof![
         (session(), any::<u32>())
             .prop_map(|(session, window)| Reply::SessionOpened { session, window }),

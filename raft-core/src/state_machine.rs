@@ -2,7 +2,7 @@
 //!
 //! The methods are not `async`. A machine in memory is driven on the node's own task. A machine
 //! that may wait for a disk declares so by [`StateMachine::blocks`] and gets a thread of its own,
-//! except for entries that [`StateMachine::applies_at_once`] accepts, which the event loop applies
+//! except for entries that [`StateMachine::can_apply_inline`] accepts, which the event loop applies
 //! inline. Either way only the driver calls the machine, one call at a time.
 
 use bytes::Bytes;
@@ -91,7 +91,7 @@ pub trait StateMachine: Send + 'static {
     /// Returns true if applying these few entries, the next ones in the log, cannot block. The
     /// driver then applies them inline instead of waking the thread of a machine that `blocks`,
     /// which takes longer than the entries do.
-    fn applies_at_once(&self, entries: &[Entry]) -> bool {
+    fn can_apply_inline(&self, entries: &[Entry]) -> bool {
         let _ = entries;
         false
     }

@@ -9,7 +9,7 @@ use std::fmt::Debug;
 use std::io::Cursor;
 use std::path::Path;
 
-use crate::data_dir::{Identity, Place, decode_reset_key, encode_reset_key};
+use crate::data_dir::{DirectoryIdentity, Place, decode_reset_key, encode_reset_key};
 use crate::format::draft::{Draft, Sealed};
 use crate::format::keys::{KEY_HARD_STATE, entry_key, entry_key_index};
 use crate::format::log_key::LogKey;
@@ -95,7 +95,7 @@ fn masked_record(bytes: &[u8], key: &LogKey) {
 /// Decodes a small file of the data directory: identity, place, keys.
 pub fn small_file(bytes: &[u8]) {
     plain_and_sealed(bytes, |bytes| {
-        let identity = |bytes: &[u8]| Identity::decode(bytes, Path::new("identity"));
+        let identity = |bytes: &[u8]| DirectoryIdentity::decode(bytes, Path::new("identity"));
         check(bytes, identity, |identity| identity.encode());
         check(bytes, Place::decode, Place::encode);
         check(bytes, decode_reset_key, |(version, key)| encode_reset_key(version, &key));

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use raft_core::transport::{BulkStream, Inbound, Transport};
-use raft_core::types::{Body, Entry, Message, NodeId, Payload, Position};
+use raft_core::types::{Entry, Message, MessageBody, NodeId, Payload, Position};
 use raft_transport_quic::{DevCa, QuicConfig, QuicTransport};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -64,7 +64,10 @@ fn append(number: u64, command: &Bytes) -> Message {
         payload: Payload::Command(command.clone()),
     });
     let previous = Position::new(1, previous);
-    Message::new(1, Body::Append { previous, entries: entries.collect(), commit_index: 0 })
+    Message::new(
+        1,
+        MessageBody::AppendEntries { previous, entries: entries.collect(), commit_index: 0 },
+    )
 }
 
 /// Runs leader and follower to their end in one task.
@@ -83,7 +86,7 @@ async fn appends(one: &mut Node, two: &mut Node) {
     let follower = async {
         for match_index in 0..APPENDS {
             two.1.recv().await;
-            two.0.send(1, Message::new(1, Body::AppendAccepted { match_index }));
+            two.0.send(1, Message::new(1, MessageBody::AppendAccepted { match_index }));
         }
     };
     tokio::join!(leader, follower);
@@ -94,7 +97,7 @@ async fn round_trips(one: &mut Node, two: &mut Node) -> Vec<Duration> {
         let mut times = Vec::new();
         for round in 0..ROUND_TRIPS {
             let since = Instant::now();
-            one.0.send(2, Message::new(1, Body::Heartbeat { round, commit_index: 0 }));
+            one.0.send(2, Message::new(1, MessageBody::Heartbeat { round, commit_index: 0 }));
             one.1.recv().await;
             times.push(since.elapsed());
         }
@@ -103,7 +106,8 @@ async fn round_trips(one: &mut Node, two: &mut Node) -> Vec<Duration> {
     let answer = async {
         for round in 0..ROUND_TRIPS {
             two.1.recv().await;
-            two.0.send(1, Message::new(1, Body::HeartbeatAnswer { round, version_max: 0 }));
+            two.0
+                .send(1, Message::new(1, MessageBody::HeartbeatResponse { round, version_max: 0 }));
         }
     };
     let (mut times, ()) = tokio::join!(ask, answer);

@@ -20,15 +20,18 @@ use crate::credentials::Verified;
 use crate::endpoint::{admit_client, admit_peer};
 use crate::error::{close, describe};
 use crate::gate::{Gate, Load, Request, Verdict, source_of};
-use crate::link::Link;
+use crate::link::PeerLink;
 use crate::protocol::{PeerProtocol, Spoken, agreed};
-use crate::shared::{Refused, Shared};
-use crate::tls::{Identity, Side};
+use crate::shared::{Refused, TransportShared};
+use crate::tls::{Side, TlsIdentity};
 
 /// Accepts handshakes until the endpoint is closed. Admitted clients are sent to `clients`, a
 /// channel with room for [`client_connections_max`](crate::QuicConfig::client_connections_max) of
 /// them.
-pub(crate) async fn accept_all(shared: Arc<Shared>, clients: mpsc::Sender<ClientConnection>) {
+pub(crate) async fn accept_all(
+    shared: Arc<TransportShared>,
+    clients: mpsc::Sender<ClientConnection>,
+) {
     let mut gate = Gate::new(shared.config.handshakes_per_second);
     let start = Instant::now();
     let mut handshakes = JoinSet::new();
@@ -75,7 +78,7 @@ pub(crate) async fn accept_all(shared: Arc<Shared>, clients: mpsc::Sender<Client
 /// Completes the handshake, identifies the other side, and passes the connection on. Returns the
 /// reason of a refusal.
 async fn admit(
-    shared: &Shared,
+    shared: &TransportShared,
     incoming: Incoming,
     clients: &mpsc::Sender<ClientConnection>,
 ) -> Result<(), (Refused, String)> {
@@ -92,14 +95,14 @@ async fn admit(
         (Refused::Identity, reason)
     };
     let (identity, alpn) =
-        Identity::of_connection(&connection, &shared.config.cluster_id).map_err(refused)?;
+        TlsIdentity::of_connection(&connection, &shared.config.cluster_id).map_err(refused)?;
     match (agreed(&shared.config.peer_protocols, &alpn).map_err(refused)?, identity) {
-        (Spoken::Peer(protocol), Identity::Node(id)) => {
+        (Spoken::Peer(protocol), TlsIdentity::Node(id)) => {
             check_peer(shared, id).map_err(refused)?;
             admit_as_peer(shared, connection.clone(), id, protocol, verified).await;
             Ok(())
         }
-        (Spoken::Peer(_), Identity::Client) => {
+        (Spoken::Peer(_), TlsIdentity::Client) => {
             Err(refused("a client's certificate does not make a peer".to_owned()))
         }
         (Spoken::Client, _) => admit_as_client(shared, connection.clone(), clients, exchange_count)
@@ -108,7 +111,7 @@ async fn admit(
     }
 }
 
-fn check_peer(shared: &Shared, id: NodeId) -> Result<(), String> {
+fn check_peer(shared: &TransportShared, id: NodeId) -> Result<(), String> {
     let own_id = shared.config.node_id;
     if !shared.peers.contains_key(&id) {
         Err(format!(
@@ -122,7 +125,7 @@ fn check_peer(shared: &Shared, id: NodeId) -> Result<(), String> {
 }
 
 async fn admit_as_peer(
-    shared: &Shared,
+    shared: &TransportShared,
     connection: Connection,
     id: NodeId,
     protocol: PeerProtocol,
@@ -130,7 +133,7 @@ async fn admit_as_peer(
 ) {
     let peer = shared.peer(id);
     admit_peer(&connection);
-    match Link::establish(shared, connection, &peer, protocol, verified).await {
+    match PeerLink::establish(shared, connection, &peer, protocol, verified).await {
         Ok(link) => peer.hand_over(link).await,
         // The certificate has proven the peer, so the failure is the peer's, whatever address it
         // dialled from.
@@ -139,7 +142,7 @@ async fn admit_as_peer(
 }
 
 async fn admit_as_client(
-    shared: &Shared,
+    shared: &TransportShared,
     connection: Connection,
     clients: &mpsc::Sender<ClientConnection>,
     exchange_count: u64,

@@ -10,7 +10,7 @@ use raft_core::types::NodeId;
 use crate::error::QuicError;
 use crate::names::Names;
 use crate::protocol::{PEER_PROTOCOLS, PeerProtocol};
-use crate::tls::{Identity, TlsConfig, check_cluster_id};
+use crate::tls::{TlsConfig, TlsIdentity, check_cluster_id};
 
 /// The settings of one node's transport.
 #[derive(Clone)]
@@ -142,12 +142,12 @@ impl QuicConfig {
     /// Checks that the certificate is this node's.
     pub(crate) fn check_identity(&self, tls: &TlsConfig) -> Result<(), QuicError> {
         match tls.identity(&self.cluster_id)? {
-            Identity::Node(id) if id == self.node_id => Ok(()),
-            Identity::Node(id) => Err(QuicError::Tls(format!(
+            TlsIdentity::Node(id) if id == self.node_id => Ok(()),
+            TlsIdentity::Node(id) => Err(QuicError::Tls(format!(
                 "our own certificate is for node {id}, but this is node {}; use its own certificate",
                 self.node_id
             ))),
-            Identity::Client => Err(QuicError::Tls(
+            TlsIdentity::Client => Err(QuicError::Tls(
                 "our own certificate is a client's; a node needs one issued to it".into(),
             )),
         }

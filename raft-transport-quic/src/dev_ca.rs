@@ -148,7 +148,7 @@ fn failed(error: rcgen::Error) -> QuicError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tls::Identity;
+    use crate::tls::TlsIdentity;
 
     #[test]
     fn a_stored_ca_issues_as_before() {
@@ -156,9 +156,9 @@ mod tests {
         let again =
             DevCa::from_pem("dev", ca.cert_pem().as_bytes(), ca.key_pem().as_bytes()).unwrap();
         let node = again.issue_node(3).unwrap();
-        assert_eq!(node.identity("dev").unwrap(), Identity::Node(3));
+        assert_eq!(node.identity("dev").unwrap(), TlsIdentity::Node(3));
         assert_eq!(node.ca_pem, ca.cert_pem().as_bytes());
-        assert_eq!(again.issue_client("me").unwrap().identity("dev").unwrap(), Identity::Client);
+        assert_eq!(again.issue_client("me").unwrap().identity("dev").unwrap(), TlsIdentity::Client);
         assert!(node.identity("other").is_err());
         node.server(Vec::new()).unwrap();
         node.client(Vec::new()).unwrap();

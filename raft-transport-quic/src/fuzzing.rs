@@ -6,7 +6,7 @@
 
 use raft_core::codec::{FRAME_BYTES_MAX, LENGTH_BYTES};
 
-use crate::tls::Identity;
+use crate::tls::TlsIdentity;
 use crate::wire::frame::FrameBuffer;
 use crate::wire::hello::{HELLO_BYTES_MAX, Hello};
 
@@ -50,7 +50,7 @@ pub fn frames(bytes: &[u8]) {
 /// Reads the identity of the other side from a certificate.
 pub fn certificate(der: &[u8]) {
     // The handshake decides about trust. This code must return an identity, or a reason in words.
-    if let Err(refusal) = Identity::of_certificate(&der.into(), "test") {
+    if let Err(refusal) = TlsIdentity::of_certificate(&der.into(), "test") {
         assert!(!refusal.is_empty());
     }
 }

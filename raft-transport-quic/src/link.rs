@@ -22,7 +22,7 @@ use crate::credentials::Verified;
 use crate::error::{close, describe, printable};
 use crate::peer::Peer;
 use crate::protocol::PeerProtocol;
-use crate::shared::{InboundSlot, Shared};
+use crate::shared::{InboundSlot, TransportShared};
 use crate::wire::frame::{FrameReader, ReadFailure};
 use crate::wire::hello::{HELLO_BYTES_MAX, Hello, Members};
 
@@ -41,7 +41,7 @@ fn priority(class: Class) -> i32 {
 /// A connection on which both sides have exchanged hellos, with a stream per class in each
 /// direction.
 #[derive(Debug)]
-pub(crate) struct Link {
+pub(crate) struct PeerLink {
     pub(crate) connection: Arc<Connection>,
     /// Incarnation of the peer's data directory.
     pub(crate) incarnation: u64,
@@ -50,11 +50,11 @@ pub(crate) struct Link {
     incoming: Vec<(Class, FrameReader)>,
 }
 
-impl Link {
+impl PeerLink {
     /// Exchanges hellos. On failure the connection is closed, and the other side receives the
     /// reason.
     pub(crate) async fn establish(
-        shared: &Shared,
+        shared: &TransportShared,
         connection: Connection,
         peer: &Peer,
         protocol: PeerProtocol,
@@ -77,7 +77,7 @@ impl Link {
     }
 
     async fn greet(
-        shared: &Shared,
+        shared: &TransportShared,
         connection: &Arc<Connection>,
         peer: NodeId,
         codec: Version,

@@ -13,13 +13,13 @@ use tokio::sync::Notify;
 #[derive(Debug)]
 pub(crate) struct Mailbox {
     bytes_max: u64,
-    state: Mutex<State>,
+    state: Mutex<MailboxState>,
     /// Notified when an empty mailbox gets a message. One writer waits for it.
     filled: Notify,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct MailboxState {
     open: bool,
     waiting: VecDeque<Message>,
     /// Bytes of the queued messages, and of those that the writer has taken and not released.
@@ -45,7 +45,7 @@ impl Mailbox {
         Self { bytes_max, state: Mutex::default(), filled: Notify::new() }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, MailboxState> {
         self.state.lock().expect("nothing panics while it holds a mailbox")
     }
 
@@ -136,12 +136,12 @@ impl Mailbox {
 
 #[cfg(test)]
 mod tests {
-    use raft_core::types::Body;
+    use raft_core::types::MessageBody;
 
     use super::*;
 
     fn message(id: u64) -> Message {
-        Message::new(1, Body::ReadIndex { id })
+        Message::new(1, MessageBody::ReadIndex { id })
     }
 
     #[tokio::test]

@@ -19,12 +19,12 @@ use tracing::{info, warn};
 use crate::config::{BACKOFF_MAX, BACKOFF_MIN, QuicConfig, RESOLVE_INTERVAL, RESOLVE_TIMEOUT};
 use crate::credentials::Verified;
 use crate::error::{close, describe};
-use crate::link::{Link, RunningLink};
+use crate::link::{PeerLink, RunningLink};
 use crate::mailbox::{Mailbox, Put};
 use crate::names::Names;
 use crate::protocol::{Spoken, agreed};
-use crate::shared::{FORGOTTEN_AFTER, Refused, Shared, canonical};
-use crate::tls::{Identity, Side, node_name};
+use crate::shared::{FORGOTTEN_AFTER, Refused, TransportShared, canonical};
+use crate::tls::{Side, TlsIdentity, node_name};
 
 /// Close reason for a node that dials while another incarnation of it is connected.
 const ANOTHER_DIRECTORY: &str =
@@ -37,13 +37,13 @@ pub(crate) struct Peer {
     pub(crate) address: String,
     control: Mailbox,
     log: Mailbox,
-    state: Mutex<State>,
+    state: Mutex<PeerState>,
     /// Channel to the supervisor for connections that the peer dialled.
-    accepted: mpsc::Sender<Link>,
+    accepted: mpsc::Sender<PeerLink>,
 }
 
 #[derive(Debug)]
-struct State {
+struct PeerState {
     connection: Option<Connection>,
     /// Why there is no connection.
     failure: String,
@@ -80,7 +80,7 @@ impl Peer {
         id: NodeId,
         address: String,
         config: &QuicConfig,
-    ) -> (Self, mpsc::Receiver<Link>) {
+    ) -> (Self, mpsc::Receiver<PeerLink>) {
         let (accepted, handed_over) = mpsc::channel(1);
         let failure = if config.node_id < id {
             format!("connecting to node {id} at {address}")
@@ -92,7 +92,7 @@ impl Peer {
             address: address.clone(),
             control: Mailbox::new(config.control_bytes_max),
             log: Mailbox::new(config.log_bytes_max),
-            state: Mutex::new(State {
+            state: Mutex::new(PeerState {
                 connection: None,
                 failure,
                 logged: BTreeSet::new(),
@@ -115,7 +115,7 @@ impl Peer {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, PeerState> {
         self.state.lock().expect("nothing panics while it holds a peer's state")
     }
 
@@ -135,7 +135,7 @@ impl Peer {
 
     /// Passes a connection that the peer has dialled to the supervisor. Waits while the supervisor
     /// has another one to take.
-    pub(crate) async fn hand_over(&self, link: Link) {
+    pub(crate) async fn hand_over(&self, link: PeerLink) {
         // Fails only without a supervisor: then the node is closing, and so is the connection.
         let _ = self.accepted.send(link).await;
     }
@@ -245,7 +245,7 @@ impl Peer {
 /// Maintains the connection to one peer. `running` outlives the futures of the methods, so that a
 /// caller that cancels one can still close the connection in good order.
 pub(crate) struct Supervisor<'a> {
-    pub(crate) shared: &'a Shared,
+    pub(crate) shared: &'a TransportShared,
     pub(crate) peer: &'a Peer,
     pub(crate) running: Option<RunningLink>,
 }
@@ -283,8 +283,8 @@ impl Supervisor<'_> {
 
     /// Makes one attempt. Each attempt uses the next of the peer's addresses, because the first may
     /// never answer.
-    async fn try_dial(&self, patience: Duration, attempt: usize) -> Result<Link, String> {
-        let Shared { opened, config, .. } = self.shared;
+    async fn try_dial(&self, patience: Duration, attempt: usize) -> Result<PeerLink, String> {
+        let TransportShared { opened, config, .. } = self.shared;
         let endpoint = &opened.endpoint;
         let exchange_count = self.shared.credentials.exchange_count();
         let found = self.peer.resolve(&config.names, endpoint).await?;
@@ -297,18 +297,18 @@ impl Supervisor<'_> {
             .await
             .map_err(|_| describe(&quinn::ConnectionError::TimedOut))?
             .map_err(|error| describe(&error))?;
-        let (_, alpn) = Identity::of_connection(&connection, &config.cluster_id)?;
+        let (_, alpn) = TlsIdentity::of_connection(&connection, &config.cluster_id)?;
         let spoken = agreed(&config.peer_protocols, &alpn)?;
         let Spoken::Peer(protocol) = spoken else {
             return Err("it has chosen the client protocol; run equal versions".to_owned());
         };
         let verified = Verified { side: Side::Dialled(name), exchange_count };
-        Link::establish(self.shared, connection, self.peer, protocol, verified).await
+        PeerLink::establish(self.shared, connection, self.peer, protocol, verified).await
     }
 
     /// Runs the connections that the peer dials; a new one replaces the current one. Returns when
     /// the channel is closed.
-    pub(crate) async fn accept(&mut self, accepted: &mut mpsc::Receiver<Link>) {
+    pub(crate) async fn accept(&mut self, accepted: &mut mpsc::Receiver<PeerLink>) {
         loop {
             let link = tokio::select! {
                 link = accepted.recv() => match link {
@@ -336,7 +336,7 @@ impl Supervisor<'_> {
         }
     }
 
-    fn start(&mut self, link: Link) {
+    fn start(&mut self, link: PeerLink) {
         self.peer.connected(&link.connection);
         self.running = Some(link.run(self.shared.peer(self.peer.id), self.shared.inbound.clone()));
     }

@@ -81,7 +81,7 @@ mod tests {
 
     use raft_core::testing::free_ports;
     use raft_core::transport::{BulkStream, Inbound, Transport};
-    use raft_core::types::{Body, Message, NodeId};
+    use raft_core::types::{Message, MessageBody, NodeId};
     use tokio::sync::mpsc;
     use tokio::time::timeout;
 
@@ -125,7 +125,7 @@ mod tests {
                 transport.start(Arc::new(Passing(sender)));
                 nodes.push((transport, receiver));
             }
-            let message = Message::new(1, Body::ReadIndex { id: 7 });
+            let message = Message::new(1, MessageBody::ReadIndex { id: 7 });
             for (from, to, id) in [(0, 1, 2), (1, 0, 1)] {
                 let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
                 loop {

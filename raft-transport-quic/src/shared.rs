@@ -20,7 +20,7 @@ use crate::gate::{Origin, Verdict};
 use crate::peer::Peer;
 
 #[derive(Debug)]
-pub(crate) struct Shared {
+pub(crate) struct TransportShared {
     pub(crate) config: QuicConfig,
     pub(crate) opened: Opened,
     pub(crate) credentials: Credentials,
@@ -32,7 +32,7 @@ pub(crate) struct Shared {
     pub(crate) refusals: Refusals,
 }
 
-impl Shared {
+impl TransportShared {
     /// Returns a peer, which must be a configured one.
     pub(crate) fn peer(&self, id: NodeId) -> Arc<Peer> {
         self.peers[&id].clone()

@@ -128,8 +128,8 @@ impl TlsConfig {
     ///
     /// # Errors
     /// Fails if the certificate does not parse.
-    pub(crate) fn identity(&self, cluster_id: &str) -> Result<Identity, QuicError> {
-        Identity::of_certificate(&self.chain()?[0], cluster_id)
+    pub(crate) fn identity(&self, cluster_id: &str) -> Result<TlsIdentity, QuicError> {
+        TlsIdentity::of_certificate(&self.chain()?[0], cluster_id)
             .map_err(|reason| QuicError::Tls(format!("our own certificate: {reason}")))
     }
 
@@ -314,12 +314,12 @@ pub fn client_name(cluster_id: &str) -> String {
 
 /// The identity that a verified certificate proves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Identity {
+pub(crate) enum TlsIdentity {
     Node(NodeId),
     Client,
 }
 
-impl Identity {
+impl TlsIdentity {
     /// Reads the identity from the names of a certificate. If it has several, the first one of this
     /// cluster decides.
     ///
@@ -356,7 +356,7 @@ impl Identity {
         })
     }
 
-    /// Identity of the other side of a connection, and the protocol that was agreed on.
+    /// TlsIdentity of the other side of a connection, and the protocol that was agreed on.
     pub(crate) fn of_connection(
         connection: &quinn::Connection,
         cluster_id: &str,
@@ -376,9 +376,9 @@ impl Identity {
     }
 }
 
-fn parse_name(name: &str, cluster_id: &str) -> Option<Identity> {
+fn parse_name(name: &str, cluster_id: &str) -> Option<TlsIdentity> {
     if name == client_name(cluster_id) {
-        return Some(Identity::Client);
+        return Some(TlsIdentity::Client);
     }
     let node_id = name
         .strip_suffix(".raft")?
@@ -388,7 +388,7 @@ fn parse_name(name: &str, cluster_id: &str) -> Option<Identity> {
         .parse()
         .ok()?;
     // The name must be in its only form: no `+1`, no leading zeros, no node 0.
-    (node_id != 0 && node_name(cluster_id, node_id) == name).then_some(Identity::Node(node_id))
+    (node_id != 0 && node_name(cluster_id, node_id) == name).then_some(TlsIdentity::Node(node_id))
 }
 
 #[cfg(test)]
@@ -407,9 +407,9 @@ mod tests {
         ) {
             let ca = crate::DevCa::create(&cluster_id).unwrap();
             let node = ca.issue_node(node_id).unwrap();
-            prop_assert_eq!(node.identity(&cluster_id).unwrap(), Identity::Node(node_id));
+            prop_assert_eq!(node.identity(&cluster_id).unwrap(), TlsIdentity::Node(node_id));
             let client = ca.issue_client("somebody").unwrap();
-            prop_assert_eq!(client.identity(&cluster_id).unwrap(), Identity::Client);
+            prop_assert_eq!(client.identity(&cluster_id).unwrap(), TlsIdentity::Client);
             for other in [format!("{cluster_id}x"), format!("x{cluster_id}")] {
                 prop_assert!(node.identity(&other).is_err());
                 prop_assert!(client.identity(&other).is_err());
@@ -419,8 +419,8 @@ mod tests {
 
     #[test]
     fn names_of_another_cluster_are_nobody() {
-        assert_eq!(parse_name("node-7.alpha.raft", "alpha"), Some(Identity::Node(7)));
-        assert_eq!(parse_name("client.alpha.kv", "alpha"), Some(Identity::Client));
+        assert_eq!(parse_name("node-7.alpha.raft", "alpha"), Some(TlsIdentity::Node(7)));
+        assert_eq!(parse_name("client.alpha.kv", "alpha"), Some(TlsIdentity::Client));
         for name in [
             "node-7.beta.raft",
             "node-7.xalpha.raft",

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use quinn::ServerConfig;
 use raft_core::codec::ENTRY_BYTES_MAX;
 use raft_core::transport::{BulkStream, Inbound, Transport, TransportError};
-use raft_core::types::{Body, Class, Message, NodeId, Position};
+use raft_core::types::{Class, Message, MessageBody, NodeId, Position};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -21,11 +21,11 @@ use crate::config::{CLOSE_TIMEOUT, FAREWELL_TIMEOUT, QuicConfig};
 use crate::credentials::{Built, Credentials};
 use crate::endpoint::{node_endpoint, node_server, peer_client};
 use crate::error::{QuicError, close};
-use crate::link::Link;
+use crate::link::PeerLink;
 use crate::peer::{Peer, Supervisor};
 use crate::protocol::offered_by_node;
-use crate::shared::{HandshakeCounters, HandshakeCounts, InboundSlot, Refusals, Shared};
-use crate::tls::{Identity, TlsConfig};
+use crate::shared::{HandshakeCounters, HandshakeCounts, InboundSlot, Refusals, TransportShared};
+use crate::tls::{TlsConfig, TlsIdentity};
 
 /// How long opening a bulk stream waits while as many are open as are allowed.
 const OPEN_BULK_TIMEOUT: Duration = Duration::from_secs(1);
@@ -37,7 +37,7 @@ const STOPPING: &str = "the node is stopping";
 /// order; dropping it closes it at once.
 #[derive(Debug)]
 pub struct QuicTransport {
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<TransportShared>,
     local_addr: SocketAddr,
     clients: tokio::sync::Mutex<mpsc::Receiver<ClientConnection>>,
     closing: watch::Sender<bool>,
@@ -71,7 +71,7 @@ impl QuicTransport {
             peers.insert(id, peer);
         }
         let (clients_in, clients) = mpsc::channel(config.client_connections_max.max(1));
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(TransportShared {
             credentials,
             opened,
             peers,
@@ -136,7 +136,7 @@ impl QuicTransport {
     pub fn protocol_with(&self, peer: NodeId) -> Option<String> {
         let connection = self.shared.peers.get(&peer)?.connection().ok()?;
         let (_, alpn) =
-            Identity::of_connection(&connection, &self.shared.config.cluster_id).ok()?;
+            TlsIdentity::of_connection(&connection, &self.shared.config.cluster_id).ok()?;
         Some(String::from_utf8_lossy(&alpn).into_owned())
     }
 
@@ -164,7 +164,7 @@ fn credentials(config: &QuicConfig) -> Result<(Credentials, Option<ServerConfig>
 }
 
 /// Polls the certificates until the transport closes.
-async fn keep_current(shared: Arc<Shared>, mut closing: watch::Receiver<bool>) {
+async fn keep_current(shared: Arc<TransportShared>, mut closing: watch::Receiver<bool>) {
     let looking = async {
         loop {
             sleep(shared.config.tls_poll_interval).await;
@@ -179,9 +179,9 @@ async fn keep_current(shared: Arc<Shared>, mut closing: watch::Receiver<bool>) {
 
 /// Keeps one peer connected until the transport closes.
 async fn supervise(
-    shared: Arc<Shared>,
+    shared: Arc<TransportShared>,
     peer: Arc<Peer>,
-    mut accepted: mpsc::Receiver<Link>,
+    mut accepted: mpsc::Receiver<PeerLink>,
     mut closing: watch::Receiver<bool>,
 ) {
     let dials = shared.config.node_id < peer.id;
@@ -212,7 +212,8 @@ impl Transport for QuicTransport {
     fn entry_bytes_max(&self) -> u64 {
         // An entry must fit into a frame, and together with its message into an empty mailbox.
         let (previous, entries) = (Position::ZERO, Vec::new());
-        let message = Message::new(0, Body::Append { previous, entries, commit_index: 0 });
+        let message =
+            Message::new(0, MessageBody::AppendEntries { previous, entries, commit_index: 0 });
         let mailbox_bytes = self.shared.config.log_bytes_max.saturating_sub(message.size_bytes());
         ENTRY_BYTES_MAX.min(mailbox_bytes)
     }

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use kv_service::Client;
 use kv_service::config::{ClientConfig, NodeAddress, ServerConfig, StorageKind, TlsFiles};
 use kv_service::protocol::NodeStatus;
-use kv_service::tls::{DevCa, TlsConfig};
-use kv_service::units::ByteSize;
+use kv_service::net::tls::{DevCa, TlsConfig};
+use kv_service::config::units::ByteSize;
 use tempfile::TempDir;
 
 use super::{Processes, scratch, until};

@@ -103,7 +103,7 @@ impl StateMachine for Nothing {
         Ok(())
     }
 
-    fn applies_at_once(&self, _entries: &[Entry]) -> bool {
+    fn can_apply_inline(&self, _entries: &[Entry]) -> bool {
         true
     }
 }

@@ -10,7 +10,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use kv_service::client::{self, ClientError};
-use kv_service::operation::{Expect, Operation, Record, Revision, WriteAnswer};
+use kv_service::protocol::operation::{Expect, Operation, Record, Revision, WriteResponse};
 
 /// The operation that a client asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -139,7 +139,7 @@ impl Call {
         client: u64,
         operation: Operation,
         (called_at, returned_at): (u64, u64),
-        heard: &Result<WriteAnswer, ClientError>,
+        heard: &Result<WriteResponse, ClientError>,
     ) -> Self {
         let outcome = match heard {
             Ok(answer) => Outcome::Written(Written {

@@ -14,10 +14,10 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kv_service::config::units::ByteSize;
 use kv_service::config::{ClientConfig, NodeAddress, ServerConfig};
+use kv_service::net::tls::{DevCa, TlsConfig};
 use kv_service::protocol::{FOUNDING, NOT_INITIALISED, NodeStatus, RECOVERING};
-use kv_service::tls::{DevCa, TlsConfig};
-use kv_service::units::ByteSize;
 use kv_service::{Client, ClientError};
 use raft_core::storage::Storage;
 use raft_core::types::NodeId;

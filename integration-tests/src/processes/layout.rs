@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use kv_service::config::TlsFiles;
-use kv_service::tls::TlsConfig;
+use kv_service::net::tls::TlsConfig;
 use raft_core::testing::free_ports;
 use raft_core::types::NodeId;
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use kv_service::client::Outcome;
 use kv_service::config::ClientConfig;
-use kv_service::operation::{Expect, Operation};
+use kv_service::protocol::operation::{Expect, Operation};
 use kv_service::{Client, ClientError};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use integration_tests::linearizability::{Call, History, assert_linearizable};
 use kv_service::client::{Client, ClientError};
-use kv_service::operation::{Expect, Operation, Record, WriteAnswer};
+use kv_service::protocol::operation::{Expect, Operation, Record, WriteResponse};
 use kv_service::sim::{Service, Trace};
 
 /// Longer than any lab may take: a call without a response by then never gets one.
@@ -106,12 +106,12 @@ impl Clerk {
         String::from_utf8(value.to_vec()).expect("the labs write text")
     }
 
-    pub(crate) async fn put(&self, key: &str, value: &str) -> WriteAnswer {
+    pub(crate) async fn put(&self, key: &str, value: &str) -> WriteResponse {
         let (key, value) = (key.to_owned().into(), value.to_owned().into());
         self.write(Operation::Put { key, value }).await
     }
 
-    pub(crate) async fn append(&self, key: &str, value: &str) -> WriteAnswer {
+    pub(crate) async fn append(&self, key: &str, value: &str) -> WriteResponse {
         let (key, value) = (key.to_owned().into(), value.to_owned().into());
         self.write(Operation::Append { key, value }).await
     }
@@ -122,17 +122,20 @@ impl Clerk {
         key: &str,
         value: &str,
         version: u64,
-    ) -> Result<WriteAnswer, ClientError> {
+    ) -> Result<WriteResponse, ClientError> {
         let (key, value) = (key.to_owned().into(), value.to_owned().into());
         let expect = Expect::Version(version);
         self.try_write(Operation::CompareAndSwap { key, expect, value }).await
     }
 
-    async fn write(&self, operation: Operation) -> WriteAnswer {
+    async fn write(&self, operation: Operation) -> WriteResponse {
         self.try_write(operation).await.expect("a write is answered")
     }
 
-    pub(crate) async fn try_write(&self, operation: Operation) -> Result<WriteAnswer, ClientError> {
+    pub(crate) async fn try_write(
+        &self,
+        operation: Operation,
+    ) -> Result<WriteResponse, ClientError> {
         let called_at = self.book.begin();
         let heard = self.client.write(operation.clone()).await;
         self.book.end(|now| Call::of_write(self.name, operation, (called_at, now), &heard));

@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kv_service::config::Timeouts;
-use kv_service::local::StreamFaults;
+use kv_service::config::units::ByteSize;
+use kv_service::net::local::StreamFaults;
 use kv_service::sim::{Digest, LinkFaults, Service, for_seeds};
-use kv_service::units::ByteSize;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::{Instant, sleep, sleep_until};

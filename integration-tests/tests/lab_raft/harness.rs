@@ -13,7 +13,7 @@ use kv_service::sim::{Cluster, LinkFaults, Observed, for_seeds};
 use raft_core::consensus::RoleKind;
 use raft_core::driver::{Node, NodeConfig};
 use raft_core::transport::channel::Traffic;
-use raft_core::types::{Body, Message, NodeId, Term};
+use raft_core::types::{Message, MessageBody, NodeId, Term};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -132,7 +132,7 @@ impl Lab {
         let (frames, foundings) = (Arc::clone(&frame_count), Arc::clone(&founding_count));
         cluster.network.listen(move |_, _, traffic| match traffic {
             Traffic::Frame(_) => _ = frames.fetch_add(1, Relaxed),
-            Traffic::Sent(Message { body: Body::Founding { .. }, .. }) => {
+            Traffic::Sent(Message { body: MessageBody::Founding { .. }, .. }) => {
                 foundings.fetch_add(1, Relaxed);
             }
             Traffic::Sent(_) | Traffic::Delivered(_) => {}

@@ -17,7 +17,7 @@ async fn a_client_without_the_leader_reads_nothing_old() {
     far.put("k", "0").await.unwrap();
     let leader = cluster.leader().await;
     let term = cluster.status(leader).await.unwrap().term;
-    cluster.network.set_both(CLIENTS[1], leader, &Conditions::cut());
+    cluster.network.set_both(CLIENTS[1], leader, &Conditions::partition());
     for number in 1..=10 {
         let written = number.to_string();
         near.put("k", written.clone()).await.unwrap();
@@ -44,7 +44,7 @@ async fn an_answer_that_is_lost_is_got_later_and_nothing_is_done_twice() {
     let far = far.with_deadline(Duration::from_secs(30));
     far.append("k", "before,").await.unwrap();
     let leader = cluster.leader().await;
-    cluster.network.set(leader, CLIENTS[1], Conditions::cut());
+    cluster.network.set(leader, CLIENTS[1], Conditions::partition());
     let appending = {
         let far = far.clone();
         tokio::spawn(async move { far.append("k", "once,").await })
@@ -72,7 +72,7 @@ async fn all_clients_without_the_leader_depose_nobody() {
     let leader = cluster.leader().await;
     let term = cluster.status(leader).await.unwrap().term;
     for group in CLIENTS {
-        cluster.network.set_both(group, leader, &Conditions::cut());
+        cluster.network.set_both(group, leader, &Conditions::partition());
     }
     tokio::time::sleep(SHORT).await;
     let status = cluster.status(leader).await.unwrap();

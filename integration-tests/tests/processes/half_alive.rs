@@ -89,7 +89,7 @@ async fn a_follower_with_a_hung_disk_keeps_no_leader_in_office() {
         Err(why) => return not_run("a hung disk of a follower", &why),
     };
     for cut in &others[2..] {
-        cluster.network.set_both(leader, *cut, &Conditions::cut());
+        cluster.network.set_both(leader, *cut, &Conditions::partition());
     }
     cluster.serves_within(STALLED).await;
     load.advances_by(100).await;

@@ -16,7 +16,7 @@ async fn a_broken_link_of_three_deposes_nobody() {
     let before = cluster.status(leader).await.unwrap().term;
     let load = Workload::start(&cluster, "bridge", 1);
     load.advances_by(50).await;
-    cluster.network.set_both(leader, cut_off, &Conditions::cut());
+    cluster.network.set_both(leader, cut_off, &Conditions::partition());
     sleep(Duration::from_secs(4)).await;
     load.advances_by(50).await;
     let after = cluster.status(leader).await.unwrap();
@@ -38,7 +38,7 @@ async fn a_link_of_one_way_deposes_a_leader_and_a_follower_disturbs_nobody() {
     let deaf = cluster.leader().await;
     let peers = cluster.peers_of(deaf);
     for peer in peers {
-        cluster.network.set(peer, deaf, Conditions::cut());
+        cluster.network.set(peer, deaf, Conditions::partition());
     }
     eventually(
         "another leader",
@@ -57,7 +57,7 @@ async fn a_link_of_one_way_deposes_a_leader_and_a_follower_disturbs_nobody() {
     let [mute, _] = cluster.peers_of(leader);
     let term = cluster.status(leader).await.unwrap().term;
     for peer in cluster.peers_of(mute) {
-        cluster.network.set(mute, peer, Conditions::cut());
+        cluster.network.set(mute, peer, Conditions::partition());
     }
     let load = Workload::start(&cluster, "mute", 2);
     sleep(Duration::from_secs(2)).await;

@@ -16,7 +16,7 @@ use integration_tests::processes::forgery::{self, Tail};
 use integration_tests::processes::workload::Workload;
 use kv_service::Client;
 use kv_service::config::default_max_raft_state;
-use kv_service::operation::Consistency;
+use kv_service::protocol::operation::Consistency;
 use raft_core::types::NodeId;
 use tokio::task::JoinSet;
 

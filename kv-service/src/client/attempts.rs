@@ -2,8 +2,8 @@
 //! been executed.
 //!
 //! An attempt is *void* when the request surely had no effect: it was never sent, or a node said
-//! so. Any other attempt without a response leaves a doubt. An operation that gives up is reported
-//! as *not executed* only if there is no doubt.
+//! so. Any other attempt without a response leaves a maybe_executed. An operation that gives up is reported
+//! as *not executed* only if there is no maybe_executed.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,7 +26,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(100);
 
 /// The node that is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Whom {
+pub(super) enum Target {
     /// The leader, as soon as it is known.
     Leader,
     /// The leader, where a read costs least; another node if the leader is busy.
@@ -37,14 +37,14 @@ pub(super) enum Whom {
 
 /// A final response, and whether an earlier attempt may have had an effect.
 #[derive(Debug)]
-pub(super) struct Settled {
+pub(super) struct Completed {
     pub(super) reply: Reply,
-    pub(super) doubt: bool,
+    pub(super) maybe_executed: bool,
 }
 
 pub(super) struct Attempts<'a> {
     links: &'a Arc<Links>,
-    whom: Whom,
+    target: Target,
     deadline: Instant,
     patience: Duration,
     pause: Duration,
@@ -52,13 +52,13 @@ pub(super) struct Attempts<'a> {
     /// nodes with stale hints may name each other, so only one hint is followed without a pause.
     hinted: bool,
     last: String,
-    doubt: bool,
+    maybe_executed: bool,
     closing: bool,
 }
 
 /// The step after one attempt.
 enum Next {
-    Settled(Reply),
+    Completed(Reply),
     /// Ask this or another node at once.
     Again,
     /// Ask again after a pause.
@@ -66,11 +66,11 @@ enum Next {
 }
 
 impl<'a> Attempts<'a> {
-    pub(super) fn new(links: &'a Arc<Links>, whom: Whom, deadline: Instant) -> Self {
+    pub(super) fn new(links: &'a Arc<Links>, target: Target, deadline: Instant) -> Self {
         let last = "none was made".to_owned();
         let (patience, pause) = (PATIENCE, PAUSE);
-        let (hinted, doubt, closing) = (false, false, false);
-        Self { links, whom, deadline, patience, pause, hinted, last, doubt, closing }
+        let (hinted, maybe_executed, closing) = (false, false, false);
+        Self { links, target, deadline, patience, pause, hinted, last, maybe_executed, closing }
     }
 
     /// Lets the attempts proceed although the client is closed, to close its session.
@@ -85,7 +85,7 @@ impl<'a> Attempts<'a> {
     pub(super) async fn run(
         mut self,
         request: impl Fn() -> RequestKind,
-    ) -> Result<Settled, ClientError> {
+    ) -> Result<Completed, ClientError> {
         loop {
             if self.links.is_closed() && !self.closing {
                 return Err(self.failed(Reason::Closed));
@@ -99,7 +99,9 @@ impl<'a> Attempts<'a> {
                 Err(next) => next,
             };
             match next {
-                Next::Settled(reply) => return Ok(Settled { reply, doubt: self.doubt }),
+                Next::Completed(reply) => {
+                    return Ok(Completed { reply, maybe_executed: self.maybe_executed });
+                }
                 Next::Again => {}
                 Next::Later => self.rest().await,
             }
@@ -107,9 +109,9 @@ impl<'a> Attempts<'a> {
     }
 
     fn node(&self) -> NodeId {
-        match self.whom {
-            Whom::Leader | Whom::LeaderFirst => self.links.target(),
-            Whom::Any(node) => node,
+        match self.target {
+            Target::Leader | Target::LeaderFirst => self.links.target(),
+            Target::Any(node) => node,
         }
     }
 
@@ -147,16 +149,16 @@ impl<'a> Attempts<'a> {
                 ("it did not answer in time".to_owned(), false)
             }
         };
-        self.doubt |= !void;
+        self.maybe_executed |= !void;
         self.last = format!("node {node}: {why}");
         Err(self.turn_away(node))
     }
 
     /// Directs the next attempt to another node.
     fn turn_away(&mut self, node: NodeId) -> Next {
-        match &mut self.whom {
-            Whom::Leader | Whom::LeaderFirst => self.links.turn_away_from(node),
-            Whom::Any(next) => *next = self.links.after(node),
+        match &mut self.target {
+            Target::Leader | Target::LeaderFirst => self.links.turn_away_from(node),
+            Target::Any(next) => *next = self.links.after(node),
         }
         Next::Later
     }
@@ -179,9 +181,9 @@ impl<'a> Attempts<'a> {
             Reply::Rejected(Rejection::Invalid(what)) => Err(self.failed(Reason::Invalid(what))),
             Reply::Rejected(Rejection::Busy(what)) => {
                 self.last = format!("node {node} is busy: {what}");
-                self.whom = match self.whom {
-                    Whom::Leader => Whom::Leader,
-                    Whom::LeaderFirst | Whom::Any(_) => Whom::Any(self.links.after(node)),
+                self.target = match self.target {
+                    Target::Leader => Target::Leader,
+                    Target::LeaderFirst | Target::Any(_) => Target::Any(self.links.after(node)),
                 };
                 Ok(Next::Later)
             }
@@ -190,7 +192,7 @@ impl<'a> Attempts<'a> {
                 Ok(self.turn_away(node))
             }
             Reply::Unknown(why) => {
-                self.doubt = true;
+                self.maybe_executed = true;
                 self.last = format!("node {node}: {why}");
                 Ok(self.turn_away(node))
             }
@@ -200,19 +202,19 @@ impl<'a> Attempts<'a> {
             | Reply::Refused(_)
             | Reply::Answered(_)
             | Reply::Status(_)
-            | Reply::Upgraded(_) => Ok(Next::Settled(reply)),
+            | Reply::Upgraded(_) => Ok(Next::Completed(reply)),
         }
     }
 
     async fn rest(&mut self) {
         self.hinted = false;
-        let pause = self.pause.mul_f32(self.links.chance.factor(0.5..1.5));
+        let pause = self.pause.mul_f32(self.links.rng.factor(0.5..1.5));
         self.pause = (2 * self.pause).min(PAUSE_MAX);
         sleep_until((Instant::now() + pause).min(self.deadline)).await;
     }
 
     fn failed(&self, reason: Reason) -> ClientError {
-        match self.doubt {
+        match self.maybe_executed {
             true => ClientError::unknown(reason),
             false => ClientError::not_executed(reason),
         }

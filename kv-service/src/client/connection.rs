@@ -12,11 +12,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;
 
+use crate::net::stream::Stream;
 use crate::protocol::{
     FRAME_BYTES_MAX, FrameBuffer, Greeting, Hello, Reply, Request, RequestKind, Response, Welcome,
     push_frame,
 };
-use crate::stream::Stream;
 
 /// Bytes of requests queued and not yet sent; a further call waits for room.
 const OUTBOX_BYTES_MAX: usize = 4 << 20;
@@ -34,21 +34,21 @@ pub(super) enum CallError {
 }
 
 pub(super) struct Connection {
-    shared: Arc<Shared>,
+    shared: Arc<ConnectionShared>,
     hello: Hello,
     tasks: [AbortHandle; 2],
     _guard: Box<dyn Any + Send + Sync>,
 }
 
-struct Shared {
-    state: Mutex<State>,
+struct ConnectionShared {
+    state: Mutex<ConnectionState>,
     /// Notified when the outbox has something to send, or the connection broke.
     filled: Notify,
     /// Notified when the outbox has room, or the connection broke.
     room: Notify,
 }
 
-struct State {
+struct ConnectionState {
     next_id: u64,
     waiting: BTreeMap<u64, oneshot::Sender<Reply>>,
     outbox: BytesMut,
@@ -76,9 +76,13 @@ impl Connection {
                 Err(error) => return Err(error.to_string()),
             }
         };
-        let state =
-            State { next_id: 1, waiting: BTreeMap::new(), outbox: BytesMut::new(), broken: None };
-        let shared = Arc::new(Shared {
+        let state = ConnectionState {
+            next_id: 1,
+            waiting: BTreeMap::new(),
+            outbox: BytesMut::new(),
+            broken: None,
+        };
+        let shared = Arc::new(ConnectionShared {
             state: Mutex::new(state),
             filled: Notify::new(),
             room: Notify::new(),
@@ -139,7 +143,7 @@ impl Drop for Connection {
 
 /// A call in flight. Dropping it removes it from the calls that wait for a response.
 struct Waiting<'a> {
-    shared: &'a Shared,
+    shared: &'a ConnectionShared,
     id: u64,
     receiver: oneshot::Receiver<Reply>,
 }
@@ -162,8 +166,8 @@ impl Drop for Waiting<'_> {
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl ConnectionShared {
+    fn lock(&self) -> MutexGuard<'_, ConnectionState> {
         // Held for single steps only; none of them panics half-way.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -181,7 +185,7 @@ impl Shared {
 }
 
 async fn read(
-    shared: Arc<Shared>,
+    shared: Arc<ConnectionShared>,
     mut reader: Box<dyn tokio::io::AsyncRead + Send + Unpin>,
     mut frames: FrameBuffer,
 ) {
@@ -209,7 +213,10 @@ async fn read(
     shared.break_off(&why);
 }
 
-async fn write(shared: Arc<Shared>, mut writer: Box<dyn tokio::io::AsyncWrite + Send + Unpin>) {
+async fn write(
+    shared: Arc<ConnectionShared>,
+    mut writer: Box<dyn tokio::io::AsyncWrite + Send + Unpin>,
+) {
     let mut sending = BytesMut::new();
     loop {
         {

@@ -23,8 +23,8 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, timeout};
 
 use super::connection::Connection;
-use crate::chance::Chance;
-use crate::stream::Connector;
+use crate::net::stream::Connector;
+use crate::rng::NodeRng;
 
 /// Patience of an attempt to connect while nothing is known about the round trip.
 const CONNECT_PATIENCE: Duration = Duration::from_millis(700);
@@ -46,9 +46,9 @@ pub(super) struct Links {
     client_name: String,
     made_at: Instant,
     /// Random numbers of this client: for the first node to ask, and for the jitter of pauses.
-    pub(super) chance: Chance,
+    pub(super) rng: NodeRng,
     nodes: Vec<NodeId>,
-    links: BTreeMap<NodeId, Link>,
+    links: BTreeMap<NodeId, NodeLink>,
     /// Attempts that ended without an answer before the first node was reached.
     timeout_count: AtomicU32,
     /// The node that is asked first.
@@ -57,7 +57,7 @@ pub(super) struct Links {
 }
 
 #[derive(Default)]
-struct Link {
+struct NodeLink {
     live: Mutex<Option<Arc<Connection>>>,
     /// End of the time in which other nodes are asked because this one did not answer, in
     /// microseconds since [`Links::made_at`]; 0 when it has answered since.
@@ -72,25 +72,15 @@ struct Link {
 }
 
 impl Links {
-    pub(super) fn new(connector: Arc<dyn Connector>, client_name: String, chance: Chance) -> Self {
+    pub(super) fn new(connector: Arc<dyn Connector>, client_name: String, rng: NodeRng) -> Self {
         let nodes = connector.nodes();
         assert!(!nodes.is_empty(), "a checked configuration names nodes");
-        let links = nodes.iter().map(|node| (*node, Link::default())).collect();
-        let target = AtomicU64::new(nodes[chance.below(nodes.len())]);
+        let links = nodes.iter().map(|node| (*node, NodeLink::default())).collect();
+        let target = AtomicU64::new(nodes[rng.below(nodes.len())]);
         let closed = AtomicBool::new(false);
         let made_at = Instant::now();
         let timeout_count = AtomicU32::new(0);
-        Self {
-            connector,
-            client_name,
-            chance,
-            made_at,
-            nodes,
-            links,
-            timeout_count,
-            target,
-            closed,
-        }
+        Self { connector, client_name, rng, made_at, nodes, links, timeout_count, target, closed }
     }
 
     pub(super) fn nodes(&self) -> &[NodeId] {
@@ -152,7 +142,7 @@ impl Links {
     /// How long a response of the node may be under way: as long as connecting took, which is three
     /// round trips.
     pub(super) fn round_trip_patience(&self, node: NodeId) -> Duration {
-        let connect_us = |link: &Link| link.connect_us.load(Ordering::Relaxed);
+        let connect_us = |link: &NodeLink| link.connect_us.load(Ordering::Relaxed);
         Duration::from_micros(self.links.get(&node).map_or(0, connect_us))
     }
 
@@ -164,7 +154,7 @@ impl Links {
     }
 
     /// How long the next attempt to connect may take.
-    fn attempt_patience(&self, link: &Link) -> Duration {
+    fn attempt_patience(&self, link: &NodeLink) -> Duration {
         let doubled = |patience: Duration, count: &AtomicU32| {
             let factor = 1u32.checked_shl(count.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
             patience.saturating_mul(factor)
@@ -198,7 +188,7 @@ impl Links {
     async fn new_connection(
         self: &Arc<Self>,
         node: NodeId,
-        link: &Link,
+        link: &NodeLink,
     ) -> Result<Arc<Connection>, String> {
         let failure = Arc::clone(&link.connecting).lock_owned().await;
         if let Some(live) = link.live() {
@@ -269,7 +259,7 @@ impl Links {
     }
 }
 
-impl Link {
+impl NodeLink {
     fn live(&self) -> Option<Arc<Connection>> {
         let live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         live.as_ref().filter(|connection| !connection.is_broken()).cloned()

@@ -21,17 +21,18 @@ use bytes::Bytes;
 use raft_core::types::NodeId;
 use tokio::time::{Instant, timeout_at};
 
-use self::attempts::{Attempts, Settled, Whom};
+use self::attempts::{Attempts, Completed, Target};
 use self::connection::CallError;
 pub use self::error::{ClientError, Outcome, Reason};
 use self::links::Links;
 use self::session::{Session, Ticket};
-use crate::chance::Chance;
-use crate::operation::{
-    Answer, Consistency, Expect, Operation, Query, Record, Refusal, Revision, ScanPage, WriteAnswer,
+use crate::net::stream::Connector;
+use crate::protocol::operation::{
+    Answer, Consistency, Expect, Operation, Query, Record, Refusal, Revision, ScanPage,
+    WriteResponse,
 };
 use crate::protocol::{FRAME_BYTES_MAX, NodeStatus, Reply, RequestKind, UpgradeOrder};
-use crate::stream::Connector;
+use crate::rng::NodeRng;
 
 /// How long [`Client::close`] waits for the cluster to close the session.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -42,11 +43,11 @@ const DEADLINE_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 /// A client of one cluster. See the module.
 #[derive(Clone)]
 pub struct Client {
-    shared: Arc<Shared>,
+    shared: Arc<ClientShared>,
     deadline: Duration,
 }
 
-struct Shared {
+struct ClientShared {
     links: Arc<Links>,
     session: Session,
 }
@@ -56,20 +57,20 @@ impl Client {
     /// the deadline, at most a year. Needs a tokio runtime. Connections are opened on demand.
     pub fn new(connector: Arc<dyn Connector>, deadline: Duration) -> Self {
         let name = format!("process {}", std::process::id());
-        Self::with_chance(connector, deadline, name, Chance::from_system())
+        Self::with_chance(connector, deadline, name, NodeRng::from_system())
     }
 
     /// Like [`Client::new`], for runs that must be repeatable: the seed decides which node the
     /// client asks first and how long it pauses. Clients of one cluster need different seeds.
     pub fn with_seed(connector: Arc<dyn Connector>, deadline: Duration, seed: u64) -> Self {
         let name = format!("seed {seed:016x}");
-        Self::with_chance(connector, deadline, name, Chance::from_seed(seed))
+        Self::with_chance(connector, deadline, name, NodeRng::from_seed(seed))
     }
 
     /// The client within the process of a node.
     pub(crate) fn of_node(connector: Arc<dyn Connector>, id: NodeId, seed: u64) -> Self {
         let deadline = crate::config::default_deadline();
-        Self::with_chance(connector, deadline, format!("node {id}"), Chance::from_seed(seed))
+        Self::with_chance(connector, deadline, format!("node {id}"), NodeRng::from_seed(seed))
     }
 
     /// `name` is for the nodes' logs.
@@ -77,10 +78,10 @@ impl Client {
         connector: Arc<dyn Connector>,
         deadline: Duration,
         name: String,
-        chance: Chance,
+        rng: NodeRng,
     ) -> Self {
-        let links = Links::new(connector, name, chance);
-        let shared = Shared { links: Arc::new(links), session: Session::default() };
+        let links = Links::new(connector, name, rng);
+        let shared = ClientShared { links: Arc::new(links), session: Session::default() };
         Self { shared: Arc::new(shared), deadline: deadline.min(DEADLINE_MAX) }
     }
 
@@ -126,7 +127,7 @@ impl Client {
         &self,
         key: impl Into<Bytes>,
         value: impl Into<Bytes>,
-    ) -> Result<WriteAnswer, ClientError> {
+    ) -> Result<WriteResponse, ClientError> {
         self.write(Operation::Put { key: key.into(), value: value.into() }).await
     }
 
@@ -138,20 +139,20 @@ impl Client {
         &self,
         key: impl Into<Bytes>,
         value: impl Into<Bytes>,
-    ) -> Result<WriteAnswer, ClientError> {
+    ) -> Result<WriteResponse, ClientError> {
         self.write(Operation::Append { key: key.into(), value: value.into() }).await
     }
 
-    /// Removes the key; [`WriteAnswer::changed`] says if the key existed.
+    /// Removes the key; [`WriteResponse::changed`] says if the key existed.
     ///
     /// # Errors
     /// The errors of [`Client::put`].
-    pub async fn delete(&self, key: impl Into<Bytes>) -> Result<WriteAnswer, ClientError> {
+    pub async fn delete(&self, key: impl Into<Bytes>) -> Result<WriteResponse, ClientError> {
         self.write(Operation::Delete { key: key.into() }).await
     }
 
     /// Stores the value if the key has not changed since a read returned this
-    /// [`Record::modify_revision`], or, with 0, if the key does not exist. [`WriteAnswer::changed`]
+    /// [`Record::modify_revision`], or, with 0, if the key does not exist. [`WriteResponse::changed`]
     /// says if the value was stored. This is the safe compare-and-swap: see [`Expect`].
     ///
     /// # Errors
@@ -161,11 +162,11 @@ impl Client {
         key: impl Into<Bytes>,
         modify_revision: Revision,
         value: impl Into<Bytes>,
-    ) -> Result<WriteAnswer, ClientError> {
+    ) -> Result<WriteResponse, ClientError> {
         self.compare_and_swap(key, Expect::Revision(modify_revision), value).await
     }
 
-    /// Stores the value if the key is as expected; [`WriteAnswer::changed`] says whether it was.
+    /// Stores the value if the key is as expected; [`WriteResponse::changed`] says whether it was.
     ///
     /// # Errors
     /// The errors of [`Client::put`].
@@ -174,7 +175,7 @@ impl Client {
         key: impl Into<Bytes>,
         expect: Expect,
         value: impl Into<Bytes>,
-    ) -> Result<WriteAnswer, ClientError> {
+    ) -> Result<WriteResponse, ClientError> {
         let (key, value) = (key.into(), value.into());
         self.write(Operation::CompareAndSwap { key, expect, value }).await
     }
@@ -225,11 +226,11 @@ impl Client {
             Query::Get { key } => key.len(),
             Query::Scan { start, end, limit: _ } => start.len() + end.len(),
         })?;
-        let whom = match consistency {
-            Consistency::Linearizable => Whom::LeaderFirst,
-            Consistency::Stale => Whom::Any(self.any_node()),
+        let target = match consistency {
+            Consistency::Linearizable => Target::LeaderFirst,
+            Consistency::Stale => Target::Any(self.any_node()),
         };
-        let attempts = Attempts::new(&self.shared.links, whom, Instant::now() + self.deadline);
+        let attempts = Attempts::new(&self.shared.links, target, Instant::now() + self.deadline);
         let settled =
             attempts.run(|| RequestKind::Read { query: query.clone(), consistency }).await;
         // A query changes nothing, so a failed one is not executed, whatever became of its
@@ -244,7 +245,7 @@ impl Client {
     ///
     /// # Errors
     /// The errors of [`Client::put`].
-    pub async fn write(&self, operation: Operation) -> Result<WriteAnswer, ClientError> {
+    pub async fn write(&self, operation: Operation) -> Result<WriteResponse, ClientError> {
         check_size(match &operation {
             Operation::Put { key, value } | Operation::Append { key, value } => {
                 key.len() + value.len()
@@ -262,8 +263,8 @@ impl Client {
         let deadline = Instant::now() + self.deadline;
         loop {
             let ticket = self.ticket(deadline).await?;
-            let attempts = Attempts::new(&self.shared.links, Whom::Leader, deadline);
-            let Settled { reply, doubt } = attempts
+            let attempts = Attempts::new(&self.shared.links, Target::Leader, deadline);
+            let Completed { reply, maybe_executed } = attempts
                 .run(|| RequestKind::Write {
                     session: ticket.id,
                     sequence: ticket.sequence,
@@ -277,9 +278,9 @@ impl Client {
                     // The session is useless, so the next write opens another one (S9).
                     self.shared.session.forget(ticket.id);
                     if self.shared.links.is_closed() {
-                        return Err(closed(doubt));
+                        return Err(closed(maybe_executed));
                     }
-                    if doubt && refusal != Refusal::OtherOperation {
+                    if maybe_executed && refusal != Refusal::OtherOperation {
                         return Err(ClientError::unknown(Reason::SessionExpired));
                     }
                     // No attempt had an effect, so the operation starts anew.
@@ -345,7 +346,7 @@ impl Client {
         self.shared.links.begin_close();
         if let Some(session) = self.shared.session.id() {
             let deadline = Instant::now() + CLOSE_TIMEOUT.min(self.deadline);
-            let attempts = Attempts::new(&self.shared.links, Whom::Leader, deadline).in_closing();
+            let attempts = Attempts::new(&self.shared.links, Target::Leader, deadline).in_closing();
             // A session that cannot be closed expires.
             let _ = attempts.run(|| RequestKind::CloseSession { session }).await;
             self.shared.session.forget(session);
@@ -367,7 +368,7 @@ impl Client {
                 Ok(None) => {}
                 Err(_) => return Err(late(crowded)),
             }
-            let attempts = Attempts::new(&self.shared.links, Whom::Leader, deadline);
+            let attempts = Attempts::new(&self.shared.links, Target::Leader, deadline);
             let opened = attempts.run(|| RequestKind::OpenSession).await;
             // An attempt may have opened a session of which no response arrived. It changes no
             // data, and expires.
@@ -381,12 +382,12 @@ impl Client {
 
     fn any_node(&self) -> NodeId {
         let nodes = self.nodes();
-        nodes[self.shared.links.chance.below(nodes.len())]
+        nodes[self.shared.links.rng.below(nodes.len())]
     }
 }
 
-fn closed(doubt: bool) -> ClientError {
-    match doubt {
+fn closed(maybe_executed: bool) -> ClientError {
+    match maybe_executed {
         true => ClientError::unknown(Reason::Closed),
         false => ClientError::not_executed(Reason::Closed),
     }

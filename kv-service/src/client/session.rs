@@ -9,18 +9,18 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use crate::operation::SessionId;
+use crate::protocol::operation::SessionId;
 
 #[derive(Default)]
 pub(super) struct Session {
-    state: Mutex<State>,
+    state: Mutex<SessionState>,
     /// Writes get their numbers in the order in which they come.
     turn: tokio::sync::Mutex<()>,
     settled: Notify,
 }
 
 #[derive(Default)]
-struct State {
+struct SessionState {
     /// `None` until a session is opened.
     id: Option<SessionId>,
     window: u64,
@@ -28,7 +28,7 @@ struct State {
     unanswered: BTreeSet<u64>,
 }
 
-impl State {
+impl SessionState {
     fn lowest_unanswered(&self) -> u64 {
         self.unanswered.first().copied().unwrap_or(self.next_sequence)
     }
@@ -56,14 +56,14 @@ impl Session {
         // With a window of 0, no write would be sent, because the node would refuse each of them.
         let window = u64::from(window.max(1));
         let unanswered = BTreeSet::new();
-        *self.lock() = State { id: Some(id), window, next_sequence: 1, unanswered };
+        *self.lock() = SessionState { id: Some(id), window, next_sequence: 1, unanswered };
     }
 
     /// Drops a session that the cluster does not know, or whose writes it refuses.
     pub(super) fn forget(&self, id: SessionId) {
         let mut state = self.lock();
         if state.id == Some(id) {
-            *state = State::default();
+            *state = SessionState::default();
         }
         drop(state);
         self.settled.notify_one();
@@ -90,7 +90,7 @@ impl Session {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, SessionState> {
         // Held for single steps only; none of them panics half-way.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

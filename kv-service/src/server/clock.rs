@@ -12,7 +12,7 @@ use raft_core::driver::Node;
 use raft_core::error::Rejected;
 use tokio::time::{Instant, sleep};
 
-use crate::machine::{KvMachine, Question, Reply};
+use crate::state::{KvMachine, MachineQuery, QueryOutput};
 
 /// Pause before a busy node is asked for its clock again.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
@@ -44,15 +44,15 @@ impl ReplicatedClock {
             self.set(None);
             if leads {
                 let since = Instant::now();
-                match node.query_and_wait(Question::ClockMs, true).await {
-                    Ok(Ok(Reply::ClockMs(clock_ms))) => self.set(Some((clock_ms, since))),
+                match node.query_and_wait(MachineQuery::ClockMs, true).await {
+                    Ok(Ok(QueryOutput::ClockMs(clock_ms))) => self.set(Some((clock_ms, since))),
                     Err(Rejected::Busy(_)) => {
                         sleep(RETRY_PAUSE).await;
                         continue;
                     }
                     // The node was deposed before the watch showed it, or is stopping: the next
                     // change of the watch tells which.
-                    Ok(Ok(Reply::Read(_)) | Err(_)) | Err(_) => {}
+                    Ok(Ok(QueryOutput::Read(_)) | Err(_)) | Err(_) => {}
                 }
             }
             if watch.changed().await.is_err() {

@@ -7,14 +7,14 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
-use super::Shared;
+use super::ServerShared;
 use super::outbox::{Outbox, Sending};
 use super::pace::Pace;
 use super::receiving::{Ended, Receiving};
 use super::width::Width;
-use crate::complaints::Subject;
+use crate::log_limit::Subject;
+use crate::net::stream::Stream;
 use crate::protocol::{Greeting, Rejection, Reply, Request, Welcome, no_greeting, push_frame};
-use crate::stream::Stream;
 
 /// Time and bytes that a client has for its greeting.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
@@ -25,7 +25,7 @@ const GREETING_BYTES_MAX: usize = 1 << 10;
 const RESPONSE_RATE: Pace = Pace::new(32 << 10, Duration::from_secs(10));
 
 /// Runs until the client leaves, misbehaves, or the server has shut down.
-pub(super) async fn serve(shared: Arc<Shared>, stream: Stream) {
+pub(super) async fn serve(shared: Arc<ServerShared>, stream: Stream) {
     let Stream { mut reader, mut writer, guard: _guard, from, principal, widen } = stream;
     let outbox = Outbox::new(Arc::clone(&shared.load), Width::new(Arc::clone(&shared.load), widen));
     let mut receiving =
@@ -75,7 +75,7 @@ async fn refuse(why: String, writer: &mut (dyn AsyncWrite + Send + Unpin)) {
 
 /// Reads requests until there are no more, and returns the reason.
 async fn read(
-    shared: &Arc<Shared>,
+    shared: &Arc<ServerShared>,
     outbox: &Arc<Outbox>,
     principal: &Bytes,
     receiving: &mut Receiving<'_>,

@@ -8,6 +8,7 @@
 //! [`Server::shutdown`] rejects new requests, answers those under way, hands leadership over, and
 //! then stops the node.
 
+pub mod backends;
 mod clock;
 mod connection;
 mod damage;
@@ -27,27 +28,26 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use raft_core::driver::{Node, NodeConfig};
-use raft_core::error::Fatal;
-use raft_core::storage::StorageError;
 use raft_core::transport::Transport;
 use raft_core::types::NodeId;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
+use self::backends::{Backends, Network, Store};
 use self::clock::ReplicatedClock;
 use self::damage::Damage;
 use self::load::Load;
 pub use self::room::IsLow;
 use self::room::Room;
 use self::upgrade::Upgrade;
-use crate::chance::Chance;
 use crate::client::Client;
-use crate::complaints::Complaints;
-use crate::config::{ConfigError, ServerConfig};
-use crate::machine::KvMachine;
+use crate::config::ServerConfig;
+use crate::error::ServerError;
+use crate::log_limit::Complaints;
+use crate::net::stream::{Connector, Stream, connect_local};
 use crate::protocol::{FRAME_BYTES_MAX, Hello};
-use crate::stream::{Connector, Stream, knock};
-use crate::wiring::{self, Backends, Network, Store};
+use crate::rng::NodeRng;
+use crate::state::KvMachine;
 
 /// How long a node that shuts down waits for responses under way.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
@@ -55,59 +55,21 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// Clients of this process that may wait to be accepted.
 const BACKLOG: usize = 64;
 
-/// The reason why a node cannot start, or why it stopped. Each text says what to do.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum ServerError {
-    /// The configuration makes no sense. Nothing was changed.
-    #[error(transparent)]
-    Config(Arc<ConfigError>),
-    /// The data directory is refused, in use, or damaged, or the disk failed.
-    #[error(transparent)]
-    Storage(Arc<StorageError>),
-    /// The address is taken, or a certificate cannot be read or does not fit.
-    #[error("{0}")]
-    Network(String),
-    /// A backend is not built in, or the system has no entropy.
-    #[error("{0}")]
-    Unavailable(String),
-    /// The node stopped by itself. It acknowledged nothing that rests on the failed part.
-    #[error(transparent)]
-    Fatal(Arc<Fatal>),
-}
-
-impl From<ConfigError> for ServerError {
-    fn from(error: ConfigError) -> Self {
-        ServerError::Config(Arc::new(error))
-    }
-}
-
-impl From<StorageError> for ServerError {
-    fn from(error: StorageError) -> Self {
-        ServerError::Storage(Arc::new(error))
-    }
-}
-
-impl From<Fatal> for ServerError {
-    fn from(error: Fatal) -> Self {
-        ServerError::Fatal(Arc::new(error))
-    }
-}
-
 /// A running node of the store. Cheap to clone; [`Server::shutdown`] stops it, dropping does not.
 #[derive(Clone)]
 pub struct Server {
-    shared: Arc<Shared>,
+    shared: Arc<ServerShared>,
     client: Client,
 }
 
-struct Shared {
+struct ServerShared {
     config: ServerConfig,
     node: Node<KvMachine>,
     transport: Arc<dyn Transport>,
     /// Replicated time, to stamp on commands.
     clock: ReplicatedClock,
     /// The rng that draws the nonces of sessions.
-    chance: Chance,
+    rng: NodeRng,
     load: Arc<Load>,
     complaints: Complaints,
     damage: Arc<Damage>,
@@ -126,7 +88,7 @@ impl Server {
     /// The configuration makes no sense, the data directory is refused or damaged, the address is
     /// taken, or a certificate does not fit. Nothing was changed then.
     pub async fn start(config: ServerConfig) -> Result<Self, ServerError> {
-        let (store, network) = wiring::by_default(&config)?;
+        let (store, network) = backends::by_default(&config)?;
         Self::start_with(config, store, network).await
     }
 
@@ -140,7 +102,7 @@ impl Server {
     /// then.
     pub fn init(config: &ServerConfig) -> Result<(), ServerError> {
         config.check()?;
-        wiring::init(config)
+        backends::init(config)
     }
 
     /// Starts a node like [`Server::start`], on a store and a network of the caller's choice.
@@ -153,9 +115,9 @@ impl Server {
         network: Network,
     ) -> Result<Self, ServerError> {
         config.check()?;
-        let (door, clients) = mpsc::channel(BACKLOG);
-        let backends = wiring::build(&config, store, network, door.clone()).await?;
-        Self::launch(config, backends, door, clients).await
+        let (accept_sender, clients) = mpsc::channel(BACKLOG);
+        let backends = backends::build(&config, store, network, accept_sender.clone()).await?;
+        Self::launch(config, backends, accept_sender, clients).await
     }
 
     /// Starts a node like [`Server::start`], on a storage and a transport that the caller
@@ -166,17 +128,17 @@ impl Server {
     /// The same as those of [`Server::start`].
     pub async fn start_on(config: ServerConfig, backends: Backends) -> Result<Self, ServerError> {
         config.check()?;
-        let (door, clients) = mpsc::channel(BACKLOG);
-        Self::launch(config, backends, door, clients).await
+        let (accept_sender, clients) = mpsc::channel(BACKLOG);
+        Self::launch(config, backends, accept_sender, clients).await
     }
 
     async fn launch(
         config: ServerConfig,
         backends: Backends,
-        door: mpsc::Sender<Stream>,
+        accept_sender: mpsc::Sender<Stream>,
         clients: mpsc::Receiver<Stream>,
     ) -> Result<Self, ServerError> {
-        let Backends { storage, machine, transport, connector, seed, chance, is_low, versions } =
+        let Backends { storage, machine, transport, connector, seed, rng, is_low, versions } =
             backends;
         let node = Node::start(
             node_config(&config, seed, versions),
@@ -194,12 +156,12 @@ impl Server {
         };
         let load = Load::new(&config.limits);
         let upgrade = Upgrade::new(config.upgrade, config.upgrade_delay, versions.1);
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(ServerShared {
             config,
             transport,
             node,
             clock: ReplicatedClock::default(),
-            chance,
+            rng,
             load,
             complaints: Complaints::default(),
             damage: Arc::default(),
@@ -234,7 +196,7 @@ impl Server {
             of_end.closed.send_replace(true);
         });
         let own_id = shared.config.node_id;
-        let connector = Arc::new(OwnNodeFirst { own_id, door, others: connector });
+        let connector = Arc::new(PreferLocal { own_id, accept_sender, others: connector });
         let client = Client::of_node(connector, own_id, seed);
         Ok(Self { shared, client })
     }
@@ -299,7 +261,7 @@ fn node_config(config: &ServerConfig, seed: u64, versions: (u32, u32)) -> NodeCo
 
 /// The network limits the number of clients, because it can turn one away before that one costs
 /// much.
-async fn accept(shared: Arc<Shared>, mut clients: mpsc::Receiver<Stream>) {
+async fn accept(shared: Arc<ServerShared>, mut clients: mpsc::Receiver<Stream>) {
     loop {
         let stream = tokio::select! {
             biased;
@@ -311,7 +273,7 @@ async fn accept(shared: Arc<Shared>, mut clients: mpsc::Receiver<Stream>) {
     }
 }
 
-impl Shared {
+impl ServerShared {
     fn hello(&self, version: u32) -> Hello {
         Hello {
             version,
@@ -343,20 +305,24 @@ impl Shared {
 }
 
 /// Connects to the node of this process without a network, to the others through one.
-struct OwnNodeFirst {
+struct PreferLocal {
     own_id: NodeId,
-    door: mpsc::Sender<Stream>,
+    accept_sender: mpsc::Sender<Stream>,
     others: Arc<dyn Connector>,
 }
 
 #[async_trait]
-impl Connector for OwnNodeFirst {
+impl Connector for PreferLocal {
     fn nodes(&self) -> Vec<NodeId> {
         self.others.nodes()
     }
 
     async fn connect(&self, node: NodeId) -> Result<Stream, String> {
-        if node == self.own_id { knock(&self.door).await } else { self.others.connect(node).await }
+        if node == self.own_id {
+            connect_local(&self.accept_sender).await
+        } else {
+            self.others.connect(node).await
+        }
     }
 
     async fn close(&self) {

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 
 use super::load::Load;
 use super::width::Width;
-use crate::operation::Answer;
+use crate::protocol::operation::Answer;
 use crate::protocol::{Rejection, Reply, Response, push_frame};
 
 /// While more bytes of responses wait, the node reads no further requests from the connection.
@@ -38,7 +38,7 @@ const KEPT_BYTES: usize = 64 << 10;
 const WIDE_FROM_BYTES: usize = 64 << 10;
 
 pub(super) struct Outbox {
-    state: Mutex<State>,
+    state: Mutex<OutboxState>,
     /// Notified when there is something to send, or the outbox is closed.
     pub(super) filled: Notify,
     /// Notified when responses have left, or the outbox is closed.
@@ -48,7 +48,7 @@ pub(super) struct Outbox {
 }
 
 #[derive(Default)]
-struct State {
+struct OutboxState {
     bytes: BytesMut,
     /// Bytes in `bytes`, and in what the writer has taken and not sent.
     unsent_bytes: usize,
@@ -63,7 +63,7 @@ struct State {
     closed: bool,
 }
 
-impl State {
+impl OutboxState {
     /// Bytes of unsent and expected responses beyond [`FREE_BYTES`].
     fn charge(&self, unsent_bytes: usize, unanswered_count: usize) -> u64 {
         let expected_bytes = ANSWER_BYTES * unanswered_count as u64;
@@ -113,7 +113,7 @@ impl Outbox {
     }
 
     /// Only the connection's reader waits here, so one permit is enough.
-    async fn settle(&self, settled: impl Fn(&State) -> bool) {
+    async fn settle(&self, settled: impl Fn(&OutboxState) -> bool) {
         while !settled(&self.lock()) {
             self.settled.notified().await;
         }
@@ -144,7 +144,7 @@ impl Outbox {
     /// Returns true if a response may be queued. A response that carries stored values, or a
     /// status, must fit into the connection's share; the others are small, and were charged when
     /// the request was read.
-    fn fits(&self, state: &State, reply: &Reply) -> bool {
+    fn fits(&self, state: &OutboxState, reply: &Reply) -> bool {
         let Some(bytes) = size_if_large(reply) else { return true };
         let charge = state.charge(state.unsent_bytes + bytes, state.unanswered_count);
         charge == 0
@@ -160,7 +160,7 @@ impl Outbox {
         self.filled.notify_one();
     }
 
-    fn append(&self, state: &mut State, message: &impl serde::Serialize) {
+    fn append(&self, state: &mut OutboxState, message: &impl serde::Serialize) {
         let before = state.bytes.len();
         push_frame(&mut state.bytes, message);
         let added = state.bytes.len() - before;
@@ -169,7 +169,7 @@ impl Outbox {
         self.recharge(state);
     }
 
-    fn recharge(&self, state: &mut State) {
+    fn recharge(&self, state: &mut OutboxState) {
         let charge = match state.closed {
             true => 0,
             false => state.charge(state.unsent_bytes, state.unanswered_count),
@@ -225,7 +225,7 @@ impl Outbox {
         self.settled.notify_one();
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, OutboxState> {
         // Held for single steps only; none of them panics half-way.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -271,9 +271,9 @@ impl Sending {
 mod tests {
     use super::*;
     use crate::config::Limits;
-    use crate::operation::Record;
+    use crate::config::units::ByteSize;
     use crate::protocol::FrameBuffer;
-    use crate::units::ByteSize;
+    use crate::protocol::operation::Record;
 
     fn outbox_of(answer_bytes_max: u64) -> (Arc<Load>, Arc<Outbox>) {
         let answer_bytes_max = ByteSize(answer_bytes_max);

@@ -142,8 +142,8 @@ mod tests {
 
     use super::*;
     use crate::config::Limits;
+    use crate::config::units::ByteSize;
     use crate::protocol::push_frame;
-    use crate::units::ByteSize;
 
     fn load_of(receive_bytes_max: u64) -> Arc<Load> {
         let receive_bytes_max = ByteSize(receive_bytes_max);

@@ -8,17 +8,17 @@ use raft_core::state_machine::MachineResult;
 
 use super::outbox::Outbox;
 use super::story::Stage;
-use super::{Shared, room};
-use crate::machine::{
-    self, Action, Command, Opening, Output, Question, SESSION_ANSWER_BYTES_MAX, SESSION_WINDOW,
-    WriteLimits,
-};
-use crate::operation::{Consistency, Expect, Nonce, Operation, Query};
+use super::{ServerShared, room};
+use crate::protocol::operation::{Consistency, Expect, Nonce, Operation, Query};
 use crate::protocol::{
     NodeStatus, PeerReachability, Rejection, Reply, RequestKind, UpgradeOrder, Versions,
 };
+use crate::state::{
+    Action, Command, MachineQuery, Opening, Output, QueryOutput, SESSION_ANSWER_BYTES_MAX,
+    SESSION_WINDOW, WriteLimits,
+};
 
-impl Shared {
+impl ServerShared {
     /// Handles the request `id`: puts exactly one response to it into `outbox`, now or later.
     pub(super) fn handle(
         &self,
@@ -67,7 +67,7 @@ impl Shared {
             false => sessions.count_max.div_ceil(2),
         };
         Opening {
-            nonce: Nonce(self.chance.nonce()),
+            nonce: Nonce(self.rng.nonce()),
             ttl_ms: sessions.ttl.as_millis() as u64,
             window: SESSION_WINDOW,
             session_count_max: sessions.count_max,
@@ -143,7 +143,7 @@ impl Shared {
         let linearizable = consistency == Consistency::Linearizable;
         let (outbox, pending) = (Arc::clone(outbox), self.load.begin());
         let damage = Arc::clone(&self.damage);
-        self.node.query(Question::Read(query), linearizable, move |result| {
+        self.node.query(MachineQuery::Read(query), linearizable, move |result| {
             if let Ok(Err(error)) = &result {
                 damage.report(error);
             }
@@ -255,10 +255,10 @@ fn reply_to_proposal(result: Result<Output, ProposeError>) -> Reply {
     }
 }
 
-fn reply_to_query(result: Result<MachineResult<machine::Reply>, Rejected>) -> Reply {
+fn reply_to_query(result: Result<MachineResult<QueryOutput>, Rejected>) -> Reply {
     match result {
-        Ok(Ok(machine::Reply::Read(answer))) => Reply::Answered(answer),
-        Ok(Ok(machine::Reply::ClockMs(_))) => {
+        Ok(Ok(QueryOutput::Read(answer))) => Reply::Answered(answer),
+        Ok(Ok(QueryOutput::ClockMs(_))) => {
             Reply::Unknown("the state machine answered out of place".to_owned())
         }
         Ok(Err(error)) => Reply::Unknown(format!("the state cannot be read: {error}")),

@@ -8,8 +8,8 @@ use raft_core::driver::{Node, Status};
 use raft_core::types::{Memory, NodeId};
 use tokio::time::{Instant, sleep};
 
-use crate::machine::KvMachine;
 use crate::protocol::{FOUNDING, NOT_INITIALISED, RECOVERING};
+use crate::state::KvMachine;
 
 /// A node that waits repeats its log line after this time.
 const REMINDED_AFTER: Duration = Duration::from_secs(60);

@@ -13,8 +13,8 @@ use raft_core::driver::{Node, Status};
 use tokio::time::{Instant, sleep};
 
 use crate::config::UpgradePolicy;
-use crate::machine::KvMachine;
 use crate::protocol::Rejection;
+use crate::state::KvMachine;
 
 /// Interval at which the versions of the members are checked; a quarter of the delay if that is
 /// less.

@@ -157,8 +157,8 @@ impl<M: StateMachine> Cluster<M> {
         self.trace.note(format_args!("{id} is connected again"));
         self.isolated.remove(&id);
         for other in self.ids().filter(|other| !self.isolated.contains(other)) {
-            self.network.mend(id, other);
-            self.network.mend(other, id);
+            self.network.heal_link(id, other);
+            self.network.heal_link(other, id);
         }
     }
 

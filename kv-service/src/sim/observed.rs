@@ -1,7 +1,7 @@
 //! Checks every entry that a node of a cluster applies.
 //!
 //! Raft promises that no term has two leaders (Election Safety, dissertation 3.2) and that no two
-//! nodes ever apply different entries at one index (State Machine Safety). The driver promises that
+//! nodes ever apply different entries at one index (ObservedState Machine Safety). The driver promises that
 //! each node applies entries in order and each entry once. Both promises are checked here with
 //! every message of a leader and every applied entry, whatever else a test checks.
 
@@ -12,7 +12,7 @@ use bytes::Bytes;
 use raft_core::state_machine::{Flusher, MachineResult, SnapshotSource, StateMachine};
 use raft_core::transport::channel::{ChannelNetwork, Traffic};
 use raft_core::types::{
-    Body, Entry, Index, Message, NodeId, Payload, Position, SnapshotMeta, Term,
+    Entry, Index, Message, MessageBody, NodeId, Payload, Position, SnapshotMeta, Term,
 };
 
 use super::Trace;
@@ -20,11 +20,11 @@ use super::Trace;
 /// The history of the nodes of one cluster. It grows with the run.
 pub(super) struct Witness {
     trace: Trace,
-    state: Mutex<State>,
+    state: Mutex<ObservedState>,
 }
 
 #[derive(Default)]
-struct State {
+struct ObservedState {
     /// For each index the entry that was applied there first, by any node.
     entries: BTreeMap<Index, Entry>,
     /// Indexes of the entries that are commands, in order.
@@ -43,7 +43,7 @@ impl Witness {
         let witness = Arc::clone(self);
         network.listen(move |from, _, traffic| {
             let Traffic::Sent(Message { term, body, .. }) = traffic else { return };
-            if let Body::Append { .. } | Body::Heartbeat { .. } = body {
+            if let MessageBody::AppendEntries { .. } | MessageBody::Heartbeat { .. } = body {
                 witness.led(*term, from);
             }
         });
@@ -69,7 +69,7 @@ impl Witness {
         self.state().violation.clone()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ObservedState> {
         // A violation is recorded before it panics, so the state is whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -115,7 +115,7 @@ impl Witness {
     }
 }
 
-impl State {
+impl ObservedState {
     /// Records the first violation and panics. The panic stops the node; the scenario reports the
     /// violation.
     fn fail(&mut self, violation: String) {
@@ -242,7 +242,8 @@ mod tests {
         let network = ChannelNetwork::new(1);
         let witness = Witness::new(Trace::new());
         witness.listen_to(&network);
-        let heartbeat = |term| Message::new(term, Body::Heartbeat { round: 1, commit_index: 0 });
+        let heartbeat =
+            |term| Message::new(term, MessageBody::Heartbeat { round: 1, commit_index: 0 });
         let [one, two] = [1, 2].map(|node| network.transport(node));
         one.send(2, heartbeat(1));
         two.send(1, heartbeat(2));

@@ -11,11 +11,11 @@ use super::Trace;
 use super::leadership::leader_of;
 use crate::client::Client;
 use crate::config::ServerConfig;
-use crate::local::{ClientId, LocalNetwork, Piece};
-use crate::machine::{Question, Reply};
-use crate::operation::{Answer, Query, Record, ScanPage};
+use crate::net::local::{Chunk, ClientId, LocalNetwork};
+use crate::protocol::operation::{Answer, Query, Record, ScanPage};
 use crate::server::Server;
-use crate::wiring::{Network, Store};
+use crate::server::backends::{Network, Store};
+use crate::state::{MachineQuery, QueryOutput};
 
 /// Servers 1 to n of one store, on disks in memory, and the network between them and their clients.
 /// Must be made within [`run`](super::run) or another runtime with a paused clock.
@@ -27,7 +27,7 @@ use crate::wiring::{Network, Store};
 /// ```
 /// use std::time::Duration;
 ///
-/// use kv_service::local::StreamFaults;
+/// use kv_service::net::local::StreamFaults;
 /// use kv_service::sim::{LinkFaults, Service, run};
 ///
 /// let survives = async |seed| {
@@ -89,7 +89,7 @@ impl Service {
         };
         service.trace.listen_to(service.network.peers());
         let trace = service.trace.clone();
-        service.network.listen(move |Piece { client, node, to_node, bytes, lost }| {
+        service.network.listen(move |Chunk { client, node, to_node, bytes, lost }| {
             let way = if to_node { "->" } else { "<-" };
             let lost = if lost { " lost" } else { "" };
             let text = bytes.escape_ascii();
@@ -228,7 +228,7 @@ impl Service {
             let leader = self.leader().await;
             let node = self.servers[&leader].node();
             // A leader that was elected just now may not know yet what is committed.
-            if node.query_and_wait(Question::ClockMs, true).await.is_ok() {
+            if node.query_and_wait(MachineQuery::ClockMs, true).await.is_ok() {
                 break node.status().commit_index;
             }
         };
@@ -250,8 +250,8 @@ async fn records_of(server: &Server) -> Vec<(Bytes, Record)> {
     let mut start = Bytes::new();
     loop {
         let query = Query::Scan { start, end: Bytes::new(), limit: u32::MAX };
-        let reply = server.node().query_and_wait(Question::Read(query), false).await;
-        let Ok(Ok(Reply::Read(Answer::Scan(page)))) = reply else {
+        let reply = server.node().query_and_wait(MachineQuery::Read(query), false).await;
+        let Ok(Ok(QueryOutput::Read(Answer::Scan(page)))) = reply else {
             panic!("a running server answers a scan: {reply:?}");
         };
         let ScanPage { records: more, continue_at } = page;

@@ -12,9 +12,9 @@ use tokio::time::Instant;
 
 /// The trace of one run. Clones are the same trace.
 #[derive(Clone)]
-pub struct Trace(Arc<Mutex<State>>);
+pub struct Trace(Arc<Mutex<TraceState>>);
 
-struct State {
+struct TraceState {
     started: Instant,
     digest: Digest,
     is_printed: bool,
@@ -38,7 +38,7 @@ impl Default for Trace {
 impl Trace {
     /// Creates an empty trace, whose time starts now.
     pub fn new() -> Self {
-        Self(Arc::new(Mutex::new(State {
+        Self(Arc::new(Mutex::new(TraceState {
             started: Instant::now(),
             digest: Digest { event_count: 0, hash: FNV_OFFSET },
             is_printed: std::env::var_os("TRACE").is_some_and(|value| value != "0"),
@@ -72,7 +72,7 @@ impl Trace {
         self.state().digest
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, TraceState> {
         // An event whose formatting panics fails the run, so a half-hashed event does no harm.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -2,10 +2,10 @@
 //! batches, with any restarts in between.
 
 use bytes::Bytes;
-use kv_service::machine::{
-    ANSWER_BYTES, Action, KvMachine, Opening, Output, Question, Reply, WriteLimits,
+use kv_service::protocol::operation::{Expect, Nonce, Operation, SessionId};
+use kv_service::state::{
+    ANSWER_BYTES, Action, KvMachine, MachineQuery, Opening, Output, QueryOutput, WriteLimits,
 };
-use kv_service::operation::{Expect, Nonce, Operation, SessionId};
 use proptest::prelude::*;
 use raft_core::state_machine::StateMachine;
 use raft_core::types::{Configuration, Entry, Payload};
@@ -233,7 +233,7 @@ impl Run {
             // This question must not change the result; the machine may only cache the versions
             // that it looked up.
             if first_index.is_multiple_of(2) {
-                machine.applies_at_once(&entries);
+                machine.can_apply_inline(&entries);
             }
             machine.apply(&entries, &mut outputs).unwrap();
             assert_eq!(outputs, expected);
@@ -264,8 +264,8 @@ impl Run {
             self.model.records.iter().map(|(k, r)| (k.clone(), r.clone())).collect();
         for subject in subjects {
             assert_eq!(scan_all(subject.machine()), expected);
-            let clock = subject.machine().query(Question::ClockMs).unwrap();
-            assert_eq!(clock, Reply::ClockMs(self.model.clock_ms));
+            let clock = subject.machine().query(MachineQuery::ClockMs).unwrap();
+            assert_eq!(clock, QueryOutput::ClockMs(self.model.clock_ms));
         }
     }
 }

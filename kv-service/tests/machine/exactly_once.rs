@@ -1,7 +1,7 @@
 //! A request takes effect once, however often it is in the log.
 
-use kv_service::machine::{Action, KvMachine, Opening, Output, SESSION_WINDOW, WriteLimits};
-use kv_service::operation::{Nonce, Operation, Refusal, SessionId};
+use kv_service::protocol::operation::{Nonce, Operation, Refusal, SessionId};
+use kv_service::state::{Action, KvMachine, Opening, Output, SESSION_WINDOW, WriteLimits};
 use raft_core::state_machine::StateMachine;
 
 use crate::{
@@ -30,7 +30,11 @@ fn a_duplicate_hears_the_first_answer() {
     let first = write(&mut machine, session, 1, append("k", "x"));
     assert_eq!(write_above(&mut machine, session, 2, 1, put("other", "1")).clone(), {
         let revision = machine.last_applied().index;
-        Output::Written(kv_service::operation::WriteAnswer { revision, changed: true, version: 1 })
+        Output::Written(kv_service::protocol::operation::WriteResponse {
+            revision,
+            changed: true,
+            version: 1,
+        })
     });
     for _ in 0..3 {
         assert_eq!(write(&mut machine, session, 1, append("k", "x")), first);
@@ -198,7 +202,7 @@ fn a_number_answers_for_one_operation_only() {
     }
 }
 
-fn opening(name: &'static str, quota: u64, count_max: u64) -> kv_service::machine::Command {
+fn opening(name: &'static str, quota: u64, count_max: u64) -> kv_service::state::Command {
     let mut opening = open_command(0, 1000, count_max);
     if let Action::OpenSession(Opening { principal, principal_session_count_max, .. }) =
         &mut opening.action
@@ -243,7 +247,7 @@ fn remembered_answers_are_bounded_in_bytes() {
     const ANSWER_COUNT_MAX: u64 = 100;
     let mut machine = KvMachine::memory();
     let limits = WriteLimits {
-        answer_bytes_max: ANSWER_COUNT_MAX * kv_service::machine::ANSWER_BYTES,
+        answer_bytes_max: ANSWER_COUNT_MAX * kv_service::state::ANSWER_BYTES,
         ..LIMITS
     };
     let write_within = |machine: &mut KvMachine, session, sequence, lowest_unanswered| {

@@ -1,7 +1,7 @@
 //! Sessions end by replicated time and by number, and cost little.
 
-use kv_service::machine::{KvMachine, Output, Question, Reply};
-use kv_service::operation::{Refusal, SessionId};
+use kv_service::protocol::operation::{Refusal, SessionId};
+use kv_service::state::{KvMachine, MachineQuery, Output, QueryOutput};
 use raft_core::state_machine::StateMachine;
 
 use crate::{apply_command, open, put, snapshot_bytes, write_command};
@@ -43,7 +43,7 @@ fn the_clock_does_not_go_back() {
     let mut machine = KvMachine::memory();
     let session = open(&mut machine, 5000, 100, 10);
     assert!(matches!(write_at(&mut machine, 10, session, 1), Output::Written(_)));
-    assert_eq!(machine.query(Question::ClockMs).unwrap(), Reply::ClockMs(5000));
+    assert_eq!(machine.query(MachineQuery::ClockMs).unwrap(), QueryOutput::ClockMs(5000));
     assert!(matches!(write_at(&mut machine, 5100, session, 2), Output::Written(_)));
 }
 

@@ -15,11 +15,14 @@ mod snapshots;
 mod views;
 
 use bytes::Bytes;
-use kv_service::machine::{
-    Action, Command, KvMachine, Opening, Output, Question, Reply, SESSION_WINDOW, WriteLimits,
+use kv_service::protocol::operation::{
+    Answer, Nonce, Operation, Query, Record, ScanPage, SessionId,
 };
-use kv_service::operation::{Answer, Nonce, Operation, Query, Record, ScanPage, SessionId};
-use kv_service::version::VERSION_MAX;
+use kv_service::protocol::version::VERSION_MAX;
+use kv_service::state::{
+    Action, Command, KvMachine, MachineQuery, Opening, Output, QueryOutput, SESSION_WINDOW,
+    WriteLimits,
+};
 use raft_core::state_machine::StateMachine;
 use raft_core::types::{Configuration, Entry, Payload, Position, SnapshotMeta};
 
@@ -103,8 +106,8 @@ fn append(key: &str, value: &str) -> Operation {
 }
 
 fn get(machine: &mut KvMachine, key: &str) -> Option<Record> {
-    match machine.query(Question::Read(Query::Get { key: text(key) })).unwrap() {
-        Reply::Read(Answer::Get(record)) => record,
+    match machine.query(MachineQuery::Read(Query::Get { key: text(key) })).unwrap() {
+        QueryOutput::Read(Answer::Get(record)) => record,
         other => panic!("no answer to a get: {other:?}"),
     }
 }
@@ -114,8 +117,8 @@ fn value(machine: &mut KvMachine, key: &str) -> Option<String> {
 }
 
 fn scan(machine: &mut KvMachine, start: Bytes, end: Bytes, limit: u32) -> ScanPage {
-    match machine.query(Question::Read(Query::Scan { start, end, limit })).unwrap() {
-        Reply::Read(Answer::Scan(page)) => page,
+    match machine.query(MachineQuery::Read(Query::Scan { start, end, limit })).unwrap() {
+        QueryOutput::Read(Answer::Scan(page)) => page,
         other => panic!("no answer to a scan: {other:?}"),
     }
 }

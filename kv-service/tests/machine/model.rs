@@ -4,8 +4,10 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use kv_service::machine::{ANSWER_BYTES, Action, Command, Opening, Output, WriteLimits};
-use kv_service::operation::{Expect, Nonce, Operation, Record, Refusal, SessionId, WriteAnswer};
+use kv_service::protocol::operation::{
+    Expect, Nonce, Operation, Record, Refusal, SessionId, WriteResponse,
+};
+use kv_service::state::{ANSWER_BYTES, Action, Command, Opening, Output, WriteLimits};
 
 #[derive(Default)]
 pub(crate) struct Model {
@@ -131,7 +133,7 @@ impl Model {
         }
         let before = self.records.get(operation.key()).cloned();
         let version = before.as_ref().map_or(0, |record| record.version);
-        let unchanged = Output::Written(WriteAnswer { revision: index, changed: false, version });
+        let unchanged = Output::Written(WriteResponse { revision: index, changed: false, version });
         let value = match operation {
             Operation::Put { value, .. } => value.to_vec(),
             Operation::Append { value, .. } => {
@@ -141,7 +143,7 @@ impl Model {
             }
             Operation::Delete { key } => {
                 let changed = self.records.remove(key).is_some();
-                return Output::Written(WriteAnswer { revision: index, changed, version: 0 });
+                return Output::Written(WriteResponse { revision: index, changed, version: 0 });
             }
             Operation::CompareAndSwap { expect: Expect::Value(expected), value, .. } => {
                 if before.as_ref().map(|record| &record.value) != Some(expected) {
@@ -176,6 +178,6 @@ impl Model {
         };
         let version = record.version;
         self.records.insert(operation.key().clone(), record);
-        Output::Written(WriteAnswer { revision: index, changed: true, version })
+        Output::Written(WriteResponse { revision: index, changed: true, version })
     }
 }

@@ -1,9 +1,11 @@
 //! The effect of each operation, and the results of reads.
 
 use bytes::Bytes;
-use kv_service::machine::{KvMachine, Output, SCAN_PAGE_BYTES_MAX};
-use kv_service::operation::{Expect, Operation, Record, Refusal, SessionId, WriteAnswer};
-use kv_service::version::{VERSION_MAX, VERSION_MIN};
+use kv_service::protocol::operation::{
+    Expect, Operation, Record, Refusal, SessionId, WriteResponse,
+};
+use kv_service::protocol::version::{VERSION_MAX, VERSION_MIN};
+use kv_service::state::{KvMachine, Output, SCAN_PAGE_BYTES_MAX};
 use raft_core::state_machine::StateMachine;
 use raft_core::types::{Configuration, Payload};
 
@@ -22,7 +24,7 @@ impl Client {
         Self { machine, session, sequence: 0 }
     }
 
-    fn write(&mut self, operation: Operation) -> WriteAnswer {
+    fn write(&mut self, operation: Operation) -> WriteResponse {
         self.sequence += 1;
         match write(&mut self.machine, self.session, self.sequence, operation) {
             Output::Written(answer) => answer,
@@ -38,19 +40,22 @@ fn swap(key: &str, expect: Expect, value: &str) -> Operation {
 #[test]
 fn versions_and_revisions_tell_a_keys_history() {
     let mut client = Client::new();
-    assert_eq!(client.write(put("k", "a")), WriteAnswer { revision: 2, changed: true, version: 1 });
+    assert_eq!(
+        client.write(put("k", "a")),
+        WriteResponse { revision: 2, changed: true, version: 1 }
+    );
     client.write(put("other", "-"));
     let answer = client.write(append("k", "b"));
-    assert_eq!(answer, WriteAnswer { revision: 4, changed: true, version: 2 });
+    assert_eq!(answer, WriteResponse { revision: 4, changed: true, version: 2 });
     let record = get(&mut client.machine, "k").unwrap();
     let expected = Record { value: text("ab"), version: 2, create_revision: 2, modify_revision: 4 };
     assert_eq!(record, expected);
 
     let delete = Operation::Delete { key: text("k") };
     let answer = client.write(delete.clone());
-    assert_eq!(answer, WriteAnswer { revision: 5, changed: true, version: 0 });
+    assert_eq!(answer, WriteResponse { revision: 5, changed: true, version: 0 });
     let answer = client.write(delete);
-    assert_eq!(answer, WriteAnswer { revision: 6, changed: false, version: 0 });
+    assert_eq!(answer, WriteResponse { revision: 6, changed: false, version: 0 });
     // A key that is created again starts with version 1.
     client.write(append("k", "c"));
     let record = get(&mut client.machine, "k").unwrap();

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
-use kv_service::machine::{Action, Command, KvMachine, Output, RocksStateOptions, SCAN_WORDS_MAX};
-use kv_service::operation::{Expect, Operation, Refusal, SessionId};
+use kv_service::protocol::operation::{Expect, Operation, Refusal, SessionId};
+use kv_service::state::{Action, Command, KvMachine, Output, RocksStateOptions, SCAN_KEYS_MAX};
 use proptest::prelude::*;
 use raft_core::state_machine::{Flusher, StateMachine};
 use raft_core::types::{Entry, Payload, Position};
@@ -370,9 +370,9 @@ fn a_version_after_a_restore_follows_the_restored_one() {
 fn what_is_in_memory_is_written_at_once() {
     let at_once = |machine: &KvMachine, command: Command| {
         let entry = next_entry(machine, Payload::Command(command.encode()));
-        machine.applies_at_once(&[entry])
+        machine.can_apply_inline(&[entry])
     };
-    let writes_at_once = |machine: &KvMachine, operation: Operation| {
+    let can_write_inline = |machine: &KvMachine, operation: Operation| {
         at_once(machine, write_command(session_at(1), 1, operation))
     };
     let by_version = |key: &'static str| Operation::CompareAndSwap {
@@ -394,18 +394,18 @@ fn what_is_in_memory_is_written_at_once() {
     let directory = TempDir::new().unwrap();
     let mut machine = open_at(directory.path());
     let session = open(&mut machine, 0, 1000, 10);
-    assert!(writes_at_once(&machine, put("a", "x")), "there is no file to look into");
+    assert!(can_write_inline(&machine, put("a", "x")), "there is no file to look into");
     write(&mut machine, session, 1, put("a", "x"));
     let changes = [put("a", "y"), Operation::Delete { key: "a".into() }];
     for operation in changes.into_iter().chain([by_version("a"), by_revision("a")]) {
-        assert!(writes_at_once(&machine, operation.clone()), "{operation:?}");
+        assert!(can_write_inline(&machine, operation.clone()), "{operation:?}");
     }
     for operation in [append("a", "y"), by_value("a")] {
-        assert!(!writes_at_once(&machine, operation.clone()), "{operation:?}");
+        assert!(!can_write_inline(&machine, operation.clone()), "{operation:?}");
     }
     assert!(!at_once(&machine, open_command(0, 1, 1)));
     let noop = next_entry(&machine, Payload::Noop);
-    assert!(!machine.applies_at_once(&[noop]));
+    assert!(!machine.can_apply_inline(&[noop]));
     // More than one block of the table: the last block is read when the table is opened.
     for sequence in 2..=20 {
         write(&mut machine, session, sequence, put(&format!("b{sequence}"), &"x".repeat(1000)));
@@ -413,9 +413,9 @@ fn what_is_in_memory_is_written_at_once() {
     drop(machine);
 
     let mut machine = open_at(directory.path());
-    assert!(!writes_at_once(&machine, put("a", "y")), "it is in a file that nobody has read yet");
+    assert!(!can_write_inline(&machine, put("a", "y")), "it is in a file that nobody has read yet");
     assert_eq!(value(&mut machine, "a").as_deref(), Some("x"));
-    assert!(writes_at_once(&machine, put("a", "y")), "it was read");
+    assert!(can_write_inline(&machine, put("a", "y")), "it was read");
     let Output::Written(answer) = write(&mut machine, session, 21, put("a", "y")) else {
         panic!("not written");
     };
@@ -604,7 +604,7 @@ impl Deleted {
 /// may be empty, and writes go on between the pages.
 #[test]
 fn a_scan_over_deleted_keys_is_bounded_work() {
-    const WORDS_MAX: u64 = SCAN_WORDS_MAX as u64;
+    const WORDS_MAX: u64 = SCAN_KEYS_MAX as u64;
     /// RocksDB's own tombstones, which a page may pass over in addition.
     const SKIPPED_MAX: u64 = 100_000;
     let directory = TempDir::new().unwrap();

@@ -15,9 +15,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use kv_service::config::ServerConfig;
-use kv_service::stream::{Connector, Stream};
-use kv_service::units::ByteSize;
-use kv_service::wiring::Backends;
+use kv_service::config::units::ByteSize;
+use kv_service::net::stream::{Connector, Stream};
+use kv_service::server::backends::Backends;
 use kv_service::{Client, Server};
 use raft_core::testing::free_ports;
 use raft_core::types::NodeId;

@@ -2,7 +2,7 @@
 
 use super::CodecError;
 use crate::types::{
-    Body, Configuration, Entry, INDEX_MAX, Index, Message, Payload, Position, ReadOutcome,
+    Configuration, Entry, INDEX_MAX, Index, Message, MessageBody, Payload, Position, ReadOutcome,
     TERM_MAX, Term,
 };
 
@@ -16,30 +16,32 @@ use crate::types::{
 pub fn check(message: &Message) -> Result<(), CodecError> {
     in_range(message.term <= TERM_MAX, "its term is out of range")?;
     match &message.body {
-        Body::PreVote { last } | Body::Vote { last, .. } | Body::TimeoutNow { last } => {
-            position(*last)
-        }
-        Body::Append { previous, entries, commit_index } => {
+        MessageBody::RequestPreVote { last }
+        | MessageBody::RequestVote { last, .. }
+        | MessageBody::TimeoutNow { last } => position(*last),
+        MessageBody::AppendEntries { previous, entries, commit_index } => {
             index(*commit_index)?;
             position(*previous)?;
             check_entries(*previous, message.term, entries)
         }
-        Body::AppendAccepted { match_index } => index(*match_index),
-        Body::AppendRejected { previous_index, hint } => {
+        MessageBody::AppendAccepted { match_index } => index(*match_index),
+        MessageBody::AppendRejected { previous_index, hint } => {
             index(*previous_index)?;
             position(*hint)
         }
-        Body::Heartbeat { commit_index, .. } => index(*commit_index),
-        Body::ReadIndexAnswer { outcome: ReadOutcome::Confirmed(read_index), .. } => {
+        MessageBody::Heartbeat { commit_index, .. } => index(*commit_index),
+        MessageBody::ReadIndexResponse { outcome: ReadOutcome::Confirmed(read_index), .. } => {
             index(*read_index)
         }
-        Body::Founding { .. } => in_range(message.term == 0, "a cluster is founded in term 0"),
-        Body::PreVoteAnswer { .. }
-        | Body::VoteAnswer { .. }
-        | Body::HeartbeatAnswer { .. }
-        | Body::ReadIndex { .. }
-        | Body::ReadIndexAnswer { .. }
-        | Body::Recovered { .. } => Ok(()),
+        MessageBody::Founding { .. } => {
+            in_range(message.term == 0, "a cluster is founded in term 0")
+        }
+        MessageBody::PreVoteResponse { .. }
+        | MessageBody::VoteResponse { .. }
+        | MessageBody::HeartbeatResponse { .. }
+        | MessageBody::ReadIndex { .. }
+        | MessageBody::ReadIndexResponse { .. }
+        | MessageBody::Recovered { .. } => Ok(()),
     }
 }
 

@@ -14,8 +14,8 @@ use super::{
     check, check_size, kind, outcome, run,
 };
 use crate::types::{
-    Body, Configuration, Entry, Index, Member, Message, NodeId, Payload, Position, ReadOutcome,
-    Term,
+    Configuration, Entry, Index, Member, Message, MessageBody, NodeId, Payload, Position,
+    ReadOutcome, Term,
 };
 
 /// Decodes the message in a frame, without the frame's length prefix. Commands are slices of
@@ -68,46 +68,46 @@ impl Header<'_> {
             .map_err(|error| CodecError::Undecodable(explain(&error)))
     }
 
-    fn body(&mut self, kind: u8, payload: &mut Bytes) -> Result<Body, CodecError> {
+    fn body(&mut self, kind: u8, payload: &mut Bytes) -> Result<MessageBody, CodecError> {
         Ok(match kind {
-            kind::PRE_VOTE => Body::PreVote { last: self.next()? },
-            kind::PRE_VOTE_ANSWER => Body::PreVoteAnswer { granted: self.next()? },
+            kind::PRE_VOTE => MessageBody::RequestPreVote { last: self.next()? },
+            kind::PRE_VOTE_ANSWER => MessageBody::PreVoteResponse { granted: self.next()? },
             kind::VOTE => {
                 let (last, transfer) = self.next()?;
-                Body::Vote { last, transfer }
+                MessageBody::RequestVote { last, transfer }
             }
-            kind::VOTE_ANSWER => Body::VoteAnswer { granted: self.next()? },
+            kind::VOTE_ANSWER => MessageBody::VoteResponse { granted: self.next()? },
             kind::APPEND => {
                 let (previous, commit_index, run_count): (Position, Index, u64) = self.next()?;
                 let entries = self.entries(previous, run_count, payload)?;
-                Body::Append { previous, entries, commit_index }
+                MessageBody::AppendEntries { previous, entries, commit_index }
             }
-            kind::APPEND_ACCEPTED => Body::AppendAccepted { match_index: self.next()? },
+            kind::APPEND_ACCEPTED => MessageBody::AppendAccepted { match_index: self.next()? },
             kind::APPEND_REJECTED => {
                 let (previous_index, hint) = self.next()?;
-                Body::AppendRejected { previous_index, hint }
+                MessageBody::AppendRejected { previous_index, hint }
             }
             kind::HEARTBEAT => {
                 let (round, commit_index) = self.next()?;
-                Body::Heartbeat { round, commit_index }
+                MessageBody::Heartbeat { round, commit_index }
             }
             kind::HEARTBEAT_ANSWER => {
                 let (round, version_max) = self.next()?;
-                Body::HeartbeatAnswer { round, version_max }
+                MessageBody::HeartbeatResponse { round, version_max }
             }
-            kind::READ_INDEX => Body::ReadIndex { id: self.next()? },
+            kind::READ_INDEX => MessageBody::ReadIndex { id: self.next()? },
             kind::READ_INDEX_ANSWER => self.read_index_answer()?,
-            kind::TIMEOUT_NOW => Body::TimeoutNow { last: self.next()? },
-            kind::RECOVERED => Body::Recovered { number: self.next()? },
+            kind::TIMEOUT_NOW => MessageBody::TimeoutNow { last: self.next()? },
+            kind::RECOVERED => MessageBody::Recovered { number: self.next()? },
             kind::FOUNDING => {
                 let (number, heard, met, version_max) = self.next()?;
-                Body::Founding { number, heard, met, version_max }
+                MessageBody::Founding { number, heard, met, version_max }
             }
             _ => return Err(CodecError::Rule("its kind is unknown")),
         })
     }
 
-    fn read_index_answer(&mut self) -> Result<Body, CodecError> {
+    fn read_index_answer(&mut self) -> Result<MessageBody, CodecError> {
         let (id, outcome, read_index): (u64, u8, Index) = self.next()?;
         let outcome = match (outcome, read_index) {
             (outcome::CONFIRMED, read_index) => ReadOutcome::Confirmed(read_index),
@@ -115,7 +115,7 @@ impl Header<'_> {
             (outcome::BUSY, 0) => ReadOutcome::Busy,
             _ => return Err(CodecError::Rule("the outcome of a read index is unknown")),
         };
-        Ok(Body::ReadIndexAnswer { id, outcome })
+        Ok(MessageBody::ReadIndexResponse { id, outcome })
     }
 
     fn entries(

@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::{
     CodecError, FRAME_BYTES_MAX, GROUP, LENGTH_BYTES, Version, check_size, kind, outcome, run,
 };
-use crate::types::{Body, Configuration, Entry, Message, Payload, ReadOutcome};
+use crate::types::{Configuration, Entry, Message, MessageBody, Payload, ReadOutcome};
 
 /// Commands of this size and more are written from their own buffer; smaller ones are cheaper to
 /// copy together.
@@ -39,7 +39,7 @@ impl Encoder {
     fn push_v2(&mut self, message: &Message) -> Result<(), CodecError> {
         check_size(message)?;
         let entries = match &message.body {
-            Body::Append { entries, .. } => entries.as_slice(),
+            MessageBody::AppendEntries { entries, .. } => entries.as_slice(),
             _ => &[],
         };
         let commands = || entries.iter().filter_map(command);
@@ -109,48 +109,48 @@ fn put_head(to: &mut BytesMut, kind: u8, message: &Message) {
 fn put_header(to: &mut BytesMut, message: &Message) {
     let mut head = |kind| put_head(to, kind, message);
     match &message.body {
-        Body::PreVote { last } => {
+        MessageBody::RequestPreVote { last } => {
             head(kind::PRE_VOTE);
             put(to, last);
         }
-        Body::PreVoteAnswer { granted } => {
+        MessageBody::PreVoteResponse { granted } => {
             head(kind::PRE_VOTE_ANSWER);
             put(to, granted);
         }
-        Body::Vote { last, transfer } => {
+        MessageBody::RequestVote { last, transfer } => {
             head(kind::VOTE);
             put(to, (last, transfer));
         }
-        Body::VoteAnswer { granted } => {
+        MessageBody::VoteResponse { granted } => {
             head(kind::VOTE_ANSWER);
             put(to, granted);
         }
-        Body::Append { previous, entries, commit_index } => {
+        MessageBody::AppendEntries { previous, entries, commit_index } => {
             head(kind::APPEND);
             put(to, (previous, commit_index, runs(entries).count() as u64));
             put_runs(to, entries);
         }
-        Body::AppendAccepted { match_index } => {
+        MessageBody::AppendAccepted { match_index } => {
             head(kind::APPEND_ACCEPTED);
             put(to, match_index);
         }
-        Body::AppendRejected { previous_index, hint } => {
+        MessageBody::AppendRejected { previous_index, hint } => {
             head(kind::APPEND_REJECTED);
             put(to, (previous_index, hint));
         }
-        Body::Heartbeat { round, commit_index } => {
+        MessageBody::Heartbeat { round, commit_index } => {
             head(kind::HEARTBEAT);
             put(to, (round, commit_index));
         }
-        Body::HeartbeatAnswer { round, version_max } => {
+        MessageBody::HeartbeatResponse { round, version_max } => {
             head(kind::HEARTBEAT_ANSWER);
             put(to, (round, version_max));
         }
-        Body::ReadIndex { id } => {
+        MessageBody::ReadIndex { id } => {
             head(kind::READ_INDEX);
             put(to, id);
         }
-        Body::ReadIndexAnswer { id, outcome } => {
+        MessageBody::ReadIndexResponse { id, outcome } => {
             head(kind::READ_INDEX_ANSWER);
             let (outcome, read_index) = match outcome {
                 ReadOutcome::Confirmed(read_index) => (outcome::CONFIRMED, *read_index),
@@ -159,15 +159,15 @@ fn put_header(to: &mut BytesMut, message: &Message) {
             };
             put(to, (id, outcome, read_index));
         }
-        Body::TimeoutNow { last } => {
+        MessageBody::TimeoutNow { last } => {
             head(kind::TIMEOUT_NOW);
             put(to, last);
         }
-        Body::Recovered { number } => {
+        MessageBody::Recovered { number } => {
             head(kind::RECOVERED);
             put(to, number);
         }
-        Body::Founding { number, heard, met, version_max } => {
+        MessageBody::Founding { number, heard, met, version_max } => {
             head(kind::FOUNDING);
             put(to, (number, heard, met, version_max));
         }

@@ -13,9 +13,9 @@
 //! ```
 //! use bytes::Bytes;
 //! use raft_core::codec::{Encoder, LENGTH_BYTES, Version, decode};
-//! use raft_core::types::{Body, Message};
+//! use raft_core::types::{MessageBody, Message};
 //!
-//! let message = Message::new(7, Body::ReadIndex { id: 1 });
+//! let message = Message::new(7, MessageBody::ReadIndex { id: 1 });
 //! let mut encoder = Encoder::new(Version::NEWEST);
 //! encoder.push(&message)?;
 //! // To be written in this order; large commands are chunks of their own and were not copied.

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::types::{
-    Body, Configuration, Entry, INDEX_MAX, Member, Payload, Position, ReadOutcome, TERM_MAX,
+    Configuration, Entry, INDEX_MAX, Member, MessageBody, Payload, Position, ReadOutcome, TERM_MAX,
 };
 
 /// One frame with its length prefix.
@@ -36,7 +36,7 @@ fn command(term: u64, index: u64, bytes: &'static [u8]) -> Entry {
 }
 
 fn append(term: u64, previous: Position, entries: Vec<Entry>) -> Message {
-    Message::new(term, Body::Append { previous, entries, commit_index: 6 })
+    Message::new(term, MessageBody::AppendEntries { previous, entries, commit_index: 6 })
 }
 
 fn joint() -> Configuration {
@@ -68,33 +68,40 @@ fn fixtures() -> Vec<(&'static str, Message)> {
         command(4, 305, b"put b 2"),
     ];
     let message = |body| Message::new(4, body);
-    let read = |outcome| message(Body::ReadIndexAnswer { id: 5, outcome });
-    let founding =
-        |heard| Body::Founding { number: 70_000, heard, met: heard.is_some(), version_max: 2 };
+    let read = |outcome| message(MessageBody::ReadIndexResponse { id: 5, outcome });
+    let founding = |heard| MessageBody::Founding {
+        number: 70_000,
+        heard,
+        met: heard.is_some(),
+        version_max: 2,
+    };
     vec![
-        ("pre_vote", message(Body::PreVote { last })),
-        ("pre_vote_answer", message(Body::PreVoteAnswer { granted: true })),
-        ("vote", message(Body::Vote { last, transfer: true })),
-        ("vote_answer", message(Body::VoteAnswer { granted: false })),
+        ("pre_vote", message(MessageBody::RequestPreVote { last })),
+        ("pre_vote_answer", message(MessageBody::PreVoteResponse { granted: true })),
+        ("vote", message(MessageBody::RequestVote { last, transfer: true })),
+        ("vote_answer", message(MessageBody::VoteResponse { granted: false })),
         ("append", append(4, last, entries)),
         ("append_empty", append(4, Position::ZERO, vec![])),
-        ("append_accepted", message(Body::AppendAccepted { match_index: INDEX_MAX })),
-        ("append_rejected", message(Body::AppendRejected { previous_index: 9, hint: last })),
-        ("heartbeat", message(Body::Heartbeat { round: 70_000, commit_index: 6 })),
-        ("heartbeat_answer", message(Body::HeartbeatAnswer { round: 70_000, version_max: 3 })),
-        ("read_index", message(Body::ReadIndex { id: 5 })),
+        ("append_accepted", message(MessageBody::AppendAccepted { match_index: INDEX_MAX })),
+        ("append_rejected", message(MessageBody::AppendRejected { previous_index: 9, hint: last })),
+        ("heartbeat", message(MessageBody::Heartbeat { round: 70_000, commit_index: 6 })),
+        (
+            "heartbeat_answer",
+            message(MessageBody::HeartbeatResponse { round: 70_000, version_max: 3 }),
+        ),
+        ("read_index", message(MessageBody::ReadIndex { id: 5 })),
         ("read_index_answer", read(ReadOutcome::Confirmed(6))),
         ("read_index_answer_not_leader", read(ReadOutcome::NotLeader)),
         ("read_index_answer_busy", read(ReadOutcome::Busy)),
-        ("timeout_now", message(Body::TimeoutNow { last })),
-        ("recovered", message(Body::Recovered { number: 70_000 })),
+        ("timeout_now", message(MessageBody::TimeoutNow { last })),
+        ("recovered", message(MessageBody::Recovered { number: 70_000 })),
         ("founding", Message::new(0, founding(None))),
         ("founding_met", Message::new(0, founding(Some(9)))),
         (
             "from_recovering",
             Message {
                 recovering: Some(70_000),
-                ..message(Body::AppendAccepted { match_index: 9 })
+                ..message(MessageBody::AppendAccepted { match_index: 9 })
             },
         ),
     ]
@@ -164,7 +171,7 @@ fn many_messages_share_a_write_and_large_commands_are_not_copied() {
     ];
     let messages = [
         append(1, Position::ZERO, entries),
-        Message::new(1, Body::ReadIndex { id: 1 }),
+        Message::new(1, MessageBody::ReadIndex { id: 1 }),
         append(1, Position::ZERO, vec![]),
     ];
     let mut encoder = Encoder::new(Version::NEWEST);
@@ -182,7 +189,9 @@ fn many_messages_share_a_write_and_large_commands_are_not_copied() {
 fn commands_are_slices_of_the_frame() {
     let frame = Bytes::from(encode(&append(1, Position::ZERO, vec![command(1, 1, b"abc")])));
     let message = decode(frame.slice(LENGTH_BYTES..)).unwrap();
-    let Body::Append { entries, .. } = message.body else { panic!("an append was encoded") };
+    let MessageBody::AppendEntries { entries, .. } = message.body else {
+        panic!("an append was encoded")
+    };
     let Payload::Command(command) = &entries[0].payload else { panic!("a command was encoded") };
     assert_eq!(command.as_ptr(), frame[frame.len() - 3..].as_ptr());
 }
@@ -233,7 +242,7 @@ fn entries_keep_the_rules_of_a_log() {
     let two = [run(3, 1), run(5, 1)].concat();
     let good = decode(frame(&header(3, 2, &two), b"xy")).unwrap();
     let expected = vec![command(3, 10, b"x"), command(5, 11, b"y")];
-    assert!(matches!(good.body, Body::Append { entries, .. } if entries == expected));
+    assert!(matches!(good.body, MessageBody::AppendEntries { entries, .. } if entries == expected));
 
     // `[2, term 3]`, then the configuration: voters, outgoing, learners, records and four numbers.
     let configuration = |sets: &[u8]| {
@@ -290,7 +299,7 @@ fn unknown_extensions_are_passed_over_within_bounds() {
         header.extend_from_slice(extensions);
         decode(frame(&header, b""))
     };
-    let known = Message::new(5, Body::ReadIndex { id: 1 });
+    let known = Message::new(5, MessageBody::ReadIndex { id: 1 });
     assert_eq!(with(b""), Ok(known.clone()));
     assert_eq!(with(b"\x92\x01\x00"), Ok(known.clone()), "one of no bytes");
     assert_eq!(with(b"\x92\x01\x03abc\x92\x07\x01\xff"), Ok(known.clone()));
@@ -369,32 +378,39 @@ fn numbers_from_which_no_node_can_count_on_are_refused() {
     let index = Position::new(1, INDEX_MAX + 1);
     let beyond = INDEX_MAX + 1;
     let read = ReadOutcome::Confirmed(beyond);
-    let last = |last| Body::Vote { last, transfer: false };
-    let append = |previous, commit_index| Body::Append { previous, entries: vec![], commit_index };
+    let last = |last| MessageBody::RequestVote { last, transfer: false };
+    let append = |previous, commit_index| MessageBody::AppendEntries {
+        previous,
+        entries: vec![],
+        commit_index,
+    };
     for message in [
         Message::new(TERM_MAX + 1, last(Position::ZERO)),
-        Message::new(u64::MAX, Body::Heartbeat { round: 1, commit_index: 1 }),
-        Message::new(1, Body::PreVote { last: term }),
-        Message::new(1, Body::PreVote { last: index }),
+        Message::new(u64::MAX, MessageBody::Heartbeat { round: 1, commit_index: 1 }),
+        Message::new(1, MessageBody::RequestPreVote { last: term }),
+        Message::new(1, MessageBody::RequestPreVote { last: index }),
         Message::new(1, last(term)),
         Message::new(1, last(index)),
-        Message::new(1, Body::TimeoutNow { last: term }),
-        Message::new(1, Body::TimeoutNow { last: index }),
-        Message::new(1, Body::AppendRejected { previous_index: 1, hint: term }),
-        Message::new(1, Body::AppendRejected { previous_index: 1, hint: index }),
-        Message::new(1, Body::AppendRejected { previous_index: beyond, hint: Position::ZERO }),
-        Message::new(1, Body::AppendAccepted { match_index: beyond }),
-        Message::new(1, Body::Heartbeat { round: 1, commit_index: beyond }),
+        Message::new(1, MessageBody::TimeoutNow { last: term }),
+        Message::new(1, MessageBody::TimeoutNow { last: index }),
+        Message::new(1, MessageBody::AppendRejected { previous_index: 1, hint: term }),
+        Message::new(1, MessageBody::AppendRejected { previous_index: 1, hint: index }),
+        Message::new(
+            1,
+            MessageBody::AppendRejected { previous_index: beyond, hint: Position::ZERO },
+        ),
+        Message::new(1, MessageBody::AppendAccepted { match_index: beyond }),
+        Message::new(1, MessageBody::Heartbeat { round: 1, commit_index: beyond }),
         Message::new(1, append(index, 1)),
         Message::new(1, append(Position::ZERO, beyond)),
-        Message::new(1, Body::ReadIndexAnswer { id: 1, outcome: read }),
+        Message::new(1, MessageBody::ReadIndexResponse { id: 1, outcome: read }),
     ] {
         assert!(check(&message).is_err(), "{message:?}");
         assert!(decode_frame(&encode(&message)).is_err(), "{message:?}");
     }
     let previous = Position::new(1, INDEX_MAX);
     let after = Entry { index: beyond, term: 1, payload: Payload::Noop };
-    let body = Body::Append { previous, entries: vec![after], commit_index: 0 };
+    let body = MessageBody::AppendEntries { previous, entries: vec![after], commit_index: 0 };
     assert!(decode_frame(&encode(&Message::new(1, body))).is_err());
     let last = Message::new(TERM_MAX, last(Position::new(TERM_MAX, INDEX_MAX)));
     assert_eq!(decode_frame(&encode(&last)), Ok(last));
@@ -479,7 +495,10 @@ fn any_append() -> impl Strategy<Value = Message> {
                 last = Position::new(last.term + step, last.index + 1);
                 entries.push(entry(last.term, last.index, payload));
             }
-            Message::new(last.term + ahead, Body::Append { previous, entries, commit_index })
+            Message::new(
+                last.term + ahead,
+                MessageBody::AppendEntries { previous, entries, commit_index },
+            )
         },
     )
 }
@@ -493,24 +512,28 @@ fn message() -> impl Strategy<Value = Message> {
         Just(ReadOutcome::Busy),
     ];
     let body = prop_oneof![
-        position().prop_map(|last| Body::PreVote { last }),
-        any::<bool>().prop_map(|granted| Body::PreVoteAnswer { granted }),
-        (position(), any::<bool>()).prop_map(|(last, transfer)| Body::Vote { last, transfer }),
-        any::<bool>().prop_map(|granted| Body::VoteAnswer { granted }),
-        index().prop_map(|match_index| Body::AppendAccepted { match_index }),
-        (index(), position())
-            .prop_map(|(previous_index, hint)| Body::AppendRejected { previous_index, hint }),
-        (n(), index()).prop_map(|(round, commit_index)| Body::Heartbeat { round, commit_index }),
+        position().prop_map(|last| MessageBody::RequestPreVote { last }),
+        any::<bool>().prop_map(|granted| MessageBody::PreVoteResponse { granted }),
+        (position(), any::<bool>())
+            .prop_map(|(last, transfer)| MessageBody::RequestVote { last, transfer }),
+        any::<bool>().prop_map(|granted| MessageBody::VoteResponse { granted }),
+        index().prop_map(|match_index| MessageBody::AppendAccepted { match_index }),
+        (index(), position()).prop_map(|(previous_index, hint)| MessageBody::AppendRejected {
+            previous_index,
+            hint
+        }),
+        (n(), index())
+            .prop_map(|(round, commit_index)| MessageBody::Heartbeat { round, commit_index }),
         (n(), any::<u32>())
-            .prop_map(|(round, version_max)| Body::HeartbeatAnswer { round, version_max }),
-        n().prop_map(|id| Body::ReadIndex { id }),
-        (n(), outcome).prop_map(|(id, outcome)| Body::ReadIndexAnswer { id, outcome }),
-        position().prop_map(|last| Body::TimeoutNow { last }),
-        n().prop_map(|number| Body::Recovered { number }),
+            .prop_map(|(round, version_max)| MessageBody::HeartbeatResponse { round, version_max }),
+        n().prop_map(|id| MessageBody::ReadIndex { id }),
+        (n(), outcome).prop_map(|(id, outcome)| MessageBody::ReadIndexResponse { id, outcome }),
+        position().prop_map(|last| MessageBody::TimeoutNow { last }),
+        n().prop_map(|number| MessageBody::Recovered { number }),
     ];
     let founding =
         any::<(u64, Option<u64>, bool, u32)>().prop_map(|(number, heard, met, version_max)| {
-            Body::Founding { number, heard, met, version_max }
+            MessageBody::Founding { number, heard, met, version_max }
         });
     let message = prop_oneof![
         12 => (0..=TERM_MAX, body).prop_map(|(term, body)| Message::new(term, body)),

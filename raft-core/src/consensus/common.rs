@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use super::founding::Founding;
 use super::log::Log;
-use super::ready::{Gate, Persist, PersistId, ReadState};
-use super::{Chance, Config};
+use super::ready::{DurabilityGate, Persist, PersistId, ReadState};
+use super::{Config, Rng};
 use crate::types::{
-    Batch, Body, Configuration, HardState, Index, Memory, Message, NodeId, PublishSnapshot,
+    Batch, Configuration, HardState, Index, Memory, Message, MessageBody, NodeId, PublishSnapshot,
     SnapshotMeta, Term, Time,
 };
 
@@ -39,7 +39,7 @@ pub(super) struct Common {
     /// Term, vote or memory changed since the last batch.
     hard_state_changed: bool,
     pub(super) log: Log,
-    pub(super) chance: Chance,
+    pub(super) rng: Rng,
     /// The snapshot that the next batch publishes.
     pub(super) publish: Option<PublishSnapshot>,
     /// The next batch withdraws the published snapshot.
@@ -59,7 +59,7 @@ pub(super) struct Common {
     pub(super) restore: Option<SnapshotMeta>,
 
     pub(super) messages: Vec<(NodeId, Message)>,
-    pub(super) gate: Gate,
+    pub(super) gate: DurabilityGate,
     pub(super) read_states: Vec<ReadState>,
     pub(super) snapshot_requests: Vec<NodeId>,
     pub(super) published: Vec<SnapshotMeta>,
@@ -86,7 +86,7 @@ impl Hash for Common {
             founding_version,
             hard_state_changed,
             log,
-            chance: _,
+            rng: _,
             publish,
             withdraw_snapshot,
             applied_at: _,
@@ -118,15 +118,15 @@ impl Hash for Common {
 
 impl Common {
     pub(super) fn new(config: Config, hard_state: HardState, log: Log, now: Time) -> Self {
-        let mut chance = Chance::new(config.seed);
+        let mut rng = Rng::new(config.seed);
         let applied_at = (log.last_applied(), now);
         let mut common = Self {
             memory: hard_state.memory,
             next_memory: None,
-            number: if hard_state.memory == Memory::Intact { 0 } else { chance.next() },
+            number: if hard_state.memory == Memory::Intact { 0 } else { rng.next() },
             founding: None,
             founding_version: None,
-            chance,
+            rng,
             config,
             term: hard_state.term,
             voted_for: hard_state.voted_for,
@@ -141,7 +141,7 @@ impl Common {
             restoring: None,
             restore: None,
             messages: Vec::new(),
-            gate: Gate::default(),
+            gate: DurabilityGate::default(),
             read_states: Vec::new(),
             snapshot_requests: Vec::new(),
             published: Vec::new(),
@@ -281,7 +281,7 @@ impl Common {
     fn draw_spread(&mut self) -> Duration {
         let timeout = self.config.election_timeout.as_micros();
         let micros = u64::try_from(timeout).expect("a timeout is far below 2^64 us");
-        Duration::from_micros(self.chance.below(micros))
+        Duration::from_micros(self.rng.below(micros))
     }
 
     /// Enters a new term, in which this node has not voted. A member of a new cluster that has met
@@ -329,23 +329,23 @@ impl Common {
         }
     }
 
-    fn message(&self, term: Term, body: Body) -> Message {
+    fn message(&self, term: Term, body: MessageBody) -> Message {
         Message { recovering: self.recovering(), ..Message::new(term, body) }
     }
 
     /// Sends a message that promises nothing about this node's disk.
-    pub(super) fn send(&mut self, to: NodeId, body: Body) {
+    pub(super) fn send(&mut self, to: NodeId, body: MessageBody) {
         self.send_at_term(to, self.term, body);
     }
 
-    pub(super) fn send_at_term(&mut self, to: NodeId, term: Term, body: Body) {
+    pub(super) fn send_at_term(&mut self, to: NodeId, term: Term, body: MessageBody) {
         assert_ne!(to, self.config.id, "no node writes to itself");
         self.messages.push((to, self.message(term, body)));
     }
 
     /// Sends a message that rests on a write, once everything decided so far is on disk. A message
     /// to this node itself is then handled like one of a peer.
-    pub(super) fn send_when_durable(&mut self, to: NodeId, body: Body) {
+    pub(super) fn send_when_durable(&mut self, to: NodeId, body: MessageBody) {
         let message = self.message(self.term, body);
         if self.has_unpersisted() {
             self.gate.hold(self.last_persist_id + 1, to, message);

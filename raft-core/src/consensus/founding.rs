@@ -6,7 +6,7 @@
 //! writes. So a new node's votes and acknowledgements are counted only after it has *met* all other
 //! voters: each of them told this node, after this node had started, that it is in term 0.
 //!
-//! 1. While in term 0, a new node sends each other voter a [`Body::Founding`] once per heartbeat
+//! 1. While in term 0, a new node sends each other voter a [`MessageBody::Founding`] once per heartbeat
 //!    interval. It carries the sender's number, drawn at this start, and the number that the sender
 //!    last received from that voter.
 //! 2. A node whose present number every other voter has received writes [`Memory::Met`], and says
@@ -41,9 +41,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::types::{Body, NodeId, Time};
+use crate::types::{MessageBody, NodeId, Time};
 
-/// The latest [`Body::Founding`] of one other voter.
+/// The latest [`MessageBody::Founding`] of one other voter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Peer {
     number: u64,
@@ -124,13 +124,13 @@ impl Founding {
         interval: Duration,
         met: bool,
         version_max: u32,
-    ) -> Vec<(NodeId, Body)> {
+    ) -> Vec<(NodeId, MessageBody)> {
         if now < self.next_at {
             return Vec::new();
         }
         self.next_at = now + interval;
         self.extra_round_used = std::mem::take(&mut self.is_extra_round);
-        let body = |peer: &Option<Peer>| Body::Founding {
+        let body = |peer: &Option<Peer>| MessageBody::Founding {
             number: self.number,
             heard: peer.map(|peer| peer.number),
             met,
@@ -145,7 +145,7 @@ impl Founding {
     }
 }
 
-/// The content of a [`Body::Founding`].
+/// The content of a [`MessageBody::Founding`].
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Word {
     pub(super) number: u64,

@@ -64,16 +64,16 @@ mod status;
 
 pub use config::{Config, ConfigError};
 pub use progress::ProgressState;
-pub use raft::{Boot, OfferAnswer, Raft};
+pub use raft::{Boot, OfferDecision, Raft};
 pub use ready::{Persist, PersistId, ReadState, Ready, RoleChange};
 pub use role::RoleKind;
 pub use status::{PeerStatus, Status};
 
 /// A seeded rng (splitmix64): small, and equal on every platform.
 #[derive(Clone, Debug)]
-pub(crate) struct Chance(u64);
+pub(crate) struct Rng(u64);
 
-impl Chance {
+impl Rng {
     pub(crate) fn new(seed: u64) -> Self {
         Self(seed)
     }

@@ -101,12 +101,12 @@ mod tests {
 
     #[test]
     fn quorum_equals_counting() {
-        let mut chance = crate::consensus::Chance::new(7);
+        let mut rng = crate::consensus::Rng::new(7);
         for _ in 0..20_000 {
-            let values: Vec<u64> = (0..9).map(|_| chance.below(10)).collect();
+            let values: Vec<u64> = (0..9).map(|_| rng.below(10)).collect();
             let mut pick = |bound: u64| -> Vec<NodeId> {
-                let count = chance.below(bound);
-                (0..count).map(|_| 1 + chance.below(8)).collect()
+                let count = rng.below(bound);
+                (0..count).map(|_| 1 + rng.below(8)).collect()
             };
             let mut voters = pick(8);
             voters.push(1);

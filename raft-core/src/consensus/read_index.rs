@@ -12,7 +12,7 @@ use crate::types::{Index, NodeId};
 
 /// The origin of a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Reader {
+pub(super) enum ReadRequest {
     /// This node's driver, with the driver's id for the read.
     Local(u64),
     /// A follower that forwarded reads, with its id for the attempt.
@@ -23,18 +23,18 @@ pub(super) enum Reader {
 struct Confirming {
     round: u64,
     read_index: Index,
-    readers: Vec<Reader>,
+    readers: Vec<ReadRequest>,
 }
 
 #[derive(Clone, Debug, Default, Hash)]
 pub(super) struct ReadQueue {
-    waiting: Vec<Reader>,
+    waiting: Vec<ReadRequest>,
     confirming: VecDeque<Confirming>,
     confirming_count: usize,
 }
 
 impl ReadQueue {
-    pub(super) fn push(&mut self, reader: Reader) {
+    pub(super) fn push(&mut self, reader: ReadRequest) {
         self.waiting.push(reader);
     }
 
@@ -59,7 +59,7 @@ impl ReadQueue {
     }
 
     /// A quorum responded to `round` (or a later one). Returns the reads that this confirms.
-    pub(super) fn take_confirmed(&mut self, round: u64) -> Vec<(Reader, Index)> {
+    pub(super) fn take_confirmed(&mut self, round: u64) -> Vec<(ReadRequest, Index)> {
         let mut confirmed = Vec::new();
         while let Some(first) = self.confirming.front()
             && first.round <= round
@@ -72,9 +72,9 @@ impl ReadQueue {
     }
 
     /// Removes all reads, unconfirmed, because leadership ended.
-    pub(super) fn drain(&mut self) -> Vec<Reader> {
+    pub(super) fn drain(&mut self) -> Vec<ReadRequest> {
         let confirming = self.confirming.drain(..).flat_map(|batch| batch.readers);
-        let mut readers: Vec<Reader> = confirming.collect();
+        let mut readers: Vec<ReadRequest> = confirming.collect();
         readers.append(&mut self.waiting);
         self.confirming_count = 0;
         readers
@@ -89,15 +89,15 @@ mod tests {
     #[test]
     fn only_a_later_round_confirms() {
         let mut queue = ReadQueue::default();
-        queue.push(Reader::Local(1));
+        queue.push(ReadRequest::Local(1));
         queue.on_round_started(5, 10);
-        queue.push(Reader::Local(2));
+        queue.push(ReadRequest::Local(2));
         assert!(!queue.wants_round(), "one round at a time gathers more");
         assert!(queue.take_confirmed(4).is_empty());
-        assert_eq!(queue.take_confirmed(5), [(Reader::Local(1), 10)]);
+        assert_eq!(queue.take_confirmed(5), [(ReadRequest::Local(1), 10)]);
         assert!(queue.wants_round());
         queue.on_round_started(6, 12);
-        assert_eq!(queue.take_confirmed(9), [(Reader::Local(2), 12)]);
+        assert_eq!(queue.take_confirmed(9), [(ReadRequest::Local(2), 12)]);
         assert_eq!(queue.count(), 0);
     }
 }

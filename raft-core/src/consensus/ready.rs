@@ -5,7 +5,9 @@ use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
 
 use super::role::RoleKind;
-use crate::types::{Batch, Body, Entry, Index, Message, NodeId, ReadOutcome, SnapshotMeta, Term};
+use crate::types::{
+    Batch, Entry, Index, Message, MessageBody, NodeId, ReadOutcome, SnapshotMeta, Term,
+};
 
 /// Numbers batches from 1, in the order in which they must be written.
 pub type PersistId = u64;
@@ -88,17 +90,17 @@ pub struct RoleChange {
 /// for the next batch if there is something to write, else for the newest batch in flight (a
 /// repeated vote with nothing to write rides on that one), else for nothing.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Gate {
+pub(super) struct DurabilityGate {
     held: VecDeque<(PersistId, NodeId, Message)>,
 }
 
-impl Gate {
+impl DurabilityGate {
     pub(super) fn hold(&mut self, until: PersistId, to: NodeId, message: Message) {
         assert!(self.held.back().is_none_or(|(last, ..)| *last <= until), "batches are in order");
         if let Some((last, last_to, last_message)) = self.held.back_mut()
             && (*last, *last_to, last_message.term) == (until, to, message.term)
-            && let Body::AppendAccepted { match_index } = &mut last_message.body
-            && let Body::AppendAccepted { match_index: newer } = message.body
+            && let MessageBody::AppendAccepted { match_index } = &mut last_message.body
+            && let MessageBody::AppendAccepted { match_index: newer } = message.body
         {
             // One acknowledgement covers all earlier ones.
             *match_index = newer.max(*match_index);
@@ -117,7 +119,7 @@ impl Gate {
     /// that were since replaced.
     pub(super) fn withdraw_accepted_from(&mut self, index: Index) {
         self.held.retain(|(_, _, message)| match message.body {
-            Body::AppendAccepted { match_index } => match_index < index,
+            MessageBody::AppendAccepted { match_index } => match_index < index,
             _ => true,
         });
     }

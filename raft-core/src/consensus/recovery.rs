@@ -15,7 +15,7 @@
 //!   only the lost disk had acknowledged.
 //!
 //! The node R is counted again once a leader L of term T has told it so
-//! ([`Body::Recovered`](crate::types::Body::Recovered)) and R has that on its disk
+//! ([`MessageBody::Recovered`](crate::types::MessageBody::Recovered)) and R has that on its disk
 //! (`Common::next_memory`); until then R continues to say that it recovers. L tells R so when,
 //! after it first received a message of R under this number,
 //!

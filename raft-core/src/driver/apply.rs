@@ -4,7 +4,7 @@
 //! The loop feeds it at most [`WORK_IN_FLIGHT_MAX`] pieces of work. Work that comes up meanwhile
 //! gathers into the next piece, so the slower the machine, the larger its batches. A machine that
 //! may wait for a disk runs on a thread of its own, any other on a task. A few small entries that
-//! the machine can apply inline ([`StateMachine::applies_at_once`]) are applied on the event loop's
+//! the machine can apply inline ([`StateMachine::can_apply_inline`]) are applied on the event loop's
 //! own task, because waking another task takes longer.
 
 use std::collections::VecDeque;
@@ -15,7 +15,7 @@ use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::Instant;
 
-use super::inbox::{Inbox, Report, Watchdog};
+use super::inbox::{Completion, Inbox, Watchdog};
 use super::waiters::{ProposeReply, Reply};
 use crate::error::{Fatal, Rejected};
 use crate::state_machine::{MachineResult, StateMachine};
@@ -35,8 +35,8 @@ const GATHER_TIME: Duration = Duration::from_micros(25);
 
 /// Limits of the entries that are applied inline on the event loop's task, in number and bytes. The
 /// loop has other work to do.
-const AT_ONCE_COUNT_MAX: usize = 64;
-const AT_ONCE_BYTES_MAX: u64 = 64 << 10;
+const INLINE_COUNT_MAX: usize = 64;
+const INLINE_BYTES_MAX: u64 = 64 << 10;
 
 /// Bytes of a snapshot handed to the machine at a time.
 pub(super) const RESTORE_CHUNK_BYTES: usize = 256 << 10;
@@ -84,8 +84,8 @@ impl<M: StateMachine> Work<M> {
         let Self { entries, replies: _, restore, queries, take_view } = self;
         let is_nothing_else = restore.is_none() && queries.is_empty() && !take_view;
         is_nothing_else
-            && entries.len() <= AT_ONCE_COUNT_MAX
-            && entries.iter().map(Entry::size_bytes).sum::<u64>() <= AT_ONCE_BYTES_MAX
+            && entries.len() <= INLINE_COUNT_MAX
+            && entries.iter().map(Entry::size_bytes).sum::<u64>() <= INLINE_BYTES_MAX
     }
 }
 
@@ -120,9 +120,9 @@ impl<M: StateMachine> ApplyFeed<M> {
         if self.in_flight == 1
             && work.is_small()
             && let Ok(mut applier) = self.applier.try_lock()
-            && applier.machine.applies_at_once(&work.entries)
+            && applier.machine.can_apply_inline(&work.entries)
         {
-            return applier.apply_at_once(work);
+            return applier.apply_inline(work);
         }
         self.sender.try_send(work).is_ok()
     }
@@ -161,7 +161,7 @@ impl<M: StateMachine> Applier<M> {
                 true => works.try_recv(),
             };
             let mut applier = shared.lock().await;
-            let reports = match work {
+            let completions = match work {
                 Ok(work) => applier.work(work).await,
                 Err(TryRecvError::Empty) => {
                     applier.answer();
@@ -170,13 +170,15 @@ impl<M: StateMachine> Applier<M> {
                 Err(TryRecvError::Disconnected) => break,
             };
             has_queries = !applier.queries.is_empty();
-            // Unlocked before the report, so that the event loop, once it takes the report, can
+            // Unlocked before the completion, so that the event loop, once it takes the completion, can
             // lock the machine to apply inline.
             drop(applier);
-            match reports {
-                Ok(reports) => reports.into_iter().for_each(|report| inbox.push_report(report)),
+            match completions {
+                Ok(completions) => {
+                    completions.into_iter().for_each(|completion| inbox.push_completion(completion))
+                }
                 Err(fatal) => {
-                    inbox.push_report(Report::Failed(fatal));
+                    inbox.push_completion(Completion::Failed(fatal));
                     break;
                 }
             }
@@ -189,13 +191,13 @@ impl<M: StateMachine> Applier<M> {
 
     /// Applies entries on the event loop's task. Returns false if the machine failed; the failure
     /// is reported.
-    fn apply_at_once(&mut self, work: Work<M>) -> bool {
+    fn apply_inline(&mut self, work: Work<M>) -> bool {
         let applied = work.entries.last().map(|last| last.index);
         let result = self.apply(&work.entries, work.replies);
         let is_well = result.is_ok();
-        self.inbox.push_report(match result {
-            Ok(()) => Report::Applied(applied.expect("entries")),
-            Err(error) => Report::Failed(error.into()),
+        self.inbox.push_completion(match result {
+            Ok(()) => Completion::Applied(applied.expect("entries")),
+            Err(error) => Completion::Failed(error.into()),
         });
         is_well
     }
@@ -221,9 +223,9 @@ impl<M: StateMachine> Applier<M> {
         }
     }
 
-    /// Does one piece of work. Returns the reports for the event loop, in the order in which they
+    /// Does one piece of work. Returns the completions for the event loop, in the order in which they
     /// must be sent.
-    async fn work(&mut self, work: Work<M>) -> Result<Vec<Report>, Fatal> {
+    async fn work(&mut self, work: Work<M>) -> Result<Vec<Completion>, Fatal> {
         let Work { entries, replies, restore, queries, take_view } = work;
         let mut applied = self.machine.last_applied().index;
         if let Some(last) = entries.last() {
@@ -243,16 +245,16 @@ impl<M: StateMachine> Applier<M> {
         }
         self.queries.extend(queries);
         self.answer();
-        let mut reports = vec![Report::Applied(applied)];
+        let mut completions = vec![Completion::Applied(applied)];
         // Reported after `Applied`: the core accepts a snapshot only of entries that it knows to be
         // applied.
         if take_view {
-            reports.push(match self.machine.can_snapshot() {
-                true => Report::ViewTaken(self.machine.snapshot()?),
-                false => Report::NoView,
+            completions.push(match self.machine.can_snapshot() {
+                true => Completion::ViewTaken(self.machine.snapshot()?),
+                false => Completion::NoView,
             });
         }
-        Ok(reports)
+        Ok(completions)
     }
 
     fn apply(

@@ -10,7 +10,7 @@ use super::event_loop::{EventLoop, Parts};
 use super::inbox::Inbox;
 use super::snapshots::Published;
 use super::tasks::{Ended, Tasks};
-use super::{Leadership, Node, NodeConfig, Shared, persist};
+use super::{Leadership, Node, NodeConfig, NodeShared, persist};
 use crate::consensus::{Boot, Raft};
 use crate::error::Fatal;
 use crate::state_machine::StateMachine;
@@ -114,7 +114,7 @@ pub(super) async fn start<M: StateMachine>(
     });
 
     let command_bytes_max = config.command_bytes_max;
-    let shared = Shared { inbox, command_bytes_max, status, leadership, stopped, abort };
+    let shared = NodeShared { inbox, command_bytes_max, status, leadership, stopped, abort };
     Ok(Node { shared: Arc::new(shared) })
 }
 

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::apply::{ApplyFeed, Queries};
-use super::inbox::{Inbox, PeerEvent, Report, Request, Turn};
+use super::inbox::{Completion, Inbox, InputBatch, PeerEvent, Request};
 use super::snapshots::{self, Published, Snapshots};
 use super::tasks::Tasks;
 use super::waiters::Waiters;
@@ -156,7 +156,7 @@ impl<M: StateMachine> EventLoop<M> {
 
     /// Runs until a shutdown or a failure.
     pub(super) async fn run(mut self) -> Result<(), Fatal> {
-        let mut turn = Turn::new();
+        let mut turn = InputBatch::new();
         loop {
             let deadline = self.next_deadline();
             let wake_at = deadline.since(Time::ZERO).min(self.started.elapsed() + SLEEP_MAX);
@@ -172,8 +172,8 @@ impl<M: StateMachine> EventLoop<M> {
             }
             self.inbox.take(&mut turn);
             let now = self.now();
-            for report in turn.reports.drain(..) {
-                self.on_report(now, report)?;
+            for completion in turn.completions.drain(..) {
+                self.on_completion(now, completion)?;
             }
             for (from, event) in turn.peers.drain(..) {
                 self.on_peer(now, from, event);
@@ -187,7 +187,7 @@ impl<M: StateMachine> EventLoop<M> {
             }
             self.reads.give_up(now);
             let ready = self.raft.ready(now);
-            self.carry_out(now, ready)?;
+            self.process_ready(now, ready)?;
             self.apply.gathered.take_view |= self.snapshots.turn(&mut self.raft, now);
             self.feed_machine()?;
             self.publish_status();
@@ -204,16 +204,16 @@ impl<M: StateMachine> EventLoop<M> {
     }
 
     fn feed_machine(&mut self) -> Result<(), Fatal> {
-        if self.apply.flush() { Ok(()) } else { Err(self.why_gone("the state machine")) }
+        if self.apply.flush() { Ok(()) } else { Err(self.exit_reason("the state machine")) }
     }
 
-    /// Returns the reason why a task ended. A task reports its failure before it ends, so the
-    /// report is in the inbox.
-    fn why_gone(&self, task: &str) -> Fatal {
-        let mut turn = Turn::new();
+    /// Returns the reason why a task ended. A task completions its failure before it ends, so the
+    /// completion is in the inbox.
+    fn exit_reason(&self, task: &str) -> Fatal {
+        let mut turn = InputBatch::new();
         self.inbox.take(&mut turn);
-        let reason = turn.reports.into_iter().find_map(|report| match report {
-            Report::Failed(fatal) => Some(fatal),
+        let reason = turn.completions.into_iter().find_map(|completion| match completion {
+            Completion::Failed(fatal) => Some(fatal),
             _ => None,
         });
         reason.unwrap_or_else(|| Fatal::Internal(format!("{task} ended")))
@@ -305,43 +305,43 @@ impl<M: StateMachine> EventLoop<M> {
         }
     }
 
-    fn on_report(&mut self, now: Time, report: Report) -> Result<(), Fatal> {
-        match report {
-            Report::Persisted(id) => self.raft.on_persisted(now, id),
-            Report::Applied(index) => {
+    fn on_completion(&mut self, now: Time, completion: Completion) -> Result<(), Fatal> {
+        match completion {
+            Completion::Persisted(id) => self.raft.on_persisted(now, id),
+            Completion::Applied(index) => {
                 self.apply.on_done();
                 self.raft.on_applied(index);
             }
-            Report::ViewTaken(view) => self.snapshots.on_view_taken(&self.raft, now, view),
-            Report::NoView => self.snapshots.on_no_view(now),
-            Report::SnapshotWritten(written) => {
+            Completion::ViewTaken(view) => self.snapshots.on_view_taken(&self.raft, now, view),
+            Completion::NoView => self.snapshots.on_no_view(now),
+            Completion::SnapshotWritten(written) => {
                 self.snapshots.on_written(&mut self.raft, written);
             }
-            Report::StateFlushed(index) => {
+            Completion::StateFlushed(index) => {
                 self.snapshots.on_flushed(&mut self.raft, index);
                 if let Some(meta) = self.restore_after_flush.take() {
                     self.give_restore(meta);
                 }
             }
-            Report::Compacted => self.snapshots.on_compacted(),
-            Report::SnapshotSent { peer, sent } => {
+            Completion::Compacted => self.snapshots.on_compacted(),
+            Completion::SnapshotSent { peer, sent } => {
                 self.snapshots.on_sent(&mut self.raft, now, peer, sent);
             }
-            Report::SnapshotOffered { from, term, meta, answer } => {
+            Completion::SnapshotOffered { from, term, meta, answer } => {
                 self.snapshots.on_offered(&mut self.raft, now, (from, term), &meta, answer);
             }
-            Report::SnapshotReceived { from, term, meta } => {
+            Completion::SnapshotReceived { from, term, meta } => {
                 self.raft.on_snapshot_received(now, from, term, meta);
             }
-            Report::ReceiveEnded => self.snapshots.on_receive_ended(),
-            Report::Failed(fatal) => return Err(fatal),
+            Completion::ReceiveEnded => self.snapshots.on_receive_ended(),
+            Completion::Failed(fatal) => return Err(fatal),
         }
         Ok(())
     }
 
     /// Carries out a `Ready`, whose parts may be done at once and in any order. Naming each field
     /// keeps any from being forgotten.
-    fn carry_out(&mut self, now: Time, ready: Ready) -> Result<(), Fatal> {
+    fn process_ready(&mut self, now: Time, ready: Ready) -> Result<(), Fatal> {
         let Ready {
             persist,
             messages,
@@ -357,13 +357,13 @@ impl<M: StateMachine> EventLoop<M> {
             match self.persist.try_send(persist) {
                 Ok(()) => {}
                 Err(TrySendError::Full(_)) => unreachable!("the core counts what is in flight"),
-                Err(TrySendError::Closed(_)) => return Err(self.why_gone("writing to storage")),
+                Err(TrySendError::Closed(_)) => return Err(self.exit_reason("writing to storage")),
             }
         }
         for alarm in alarms {
             tracing::error!("{alarm}");
         }
-        self.hand_out(committed, restore);
+        self.dispatch_committed(committed, restore);
         for state in read_states {
             self.on_read_state(now, state);
         }
@@ -384,7 +384,7 @@ impl<M: StateMachine> EventLoop<M> {
         Ok(())
     }
 
-    fn hand_out(&mut self, committed: Vec<Entry>, restore: Option<SnapshotMeta>) {
+    fn dispatch_committed(&mut self, committed: Vec<Entry>, restore: Option<SnapshotMeta>) {
         if let Some(last) = committed.last() {
             self.handed_index = last.index;
             let replies = self.waiters.take_committed(&committed);

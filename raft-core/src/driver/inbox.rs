@@ -24,7 +24,7 @@ use bytes::Bytes;
 use tokio::sync::{Notify, oneshot};
 
 use super::snapshots::Stop;
-use super::snapshots::wire::Answer;
+use super::snapshots::wire::OfferResponse;
 use super::waiters::{Abandoned, Place, ProposeReply, Reply, RequestCounts};
 use crate::consensus::PersistId;
 use crate::error::{Fatal, Rejected};
@@ -74,7 +74,7 @@ impl<M: StateMachine> Request<M> {
 }
 
 /// Completion of work that the loop handed out.
-pub(super) enum Report {
+pub(super) enum Completion {
     Persisted(PersistId),
     /// Entries through the index were applied, or the snapshot at it was restored.
     Applied(Index),
@@ -108,7 +108,7 @@ pub(super) enum Report {
 pub(super) enum Admission {
     /// The peer may send it until the stop is set.
     Granted(Stop),
-    Refused(Answer),
+    Refused(OfferResponse),
 }
 
 /// How sending a snapshot to a peer ended.
@@ -174,17 +174,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// All inputs that arrived since the last turn of the loop.
-pub(super) struct Turn<M: StateMachine> {
-    pub(super) reports: VecDeque<Report>,
+pub(super) struct InputBatch<M: StateMachine> {
+    pub(super) completions: VecDeque<Completion>,
     pub(super) peers: VecDeque<(NodeId, PeerEvent)>,
     pub(super) requests: VecDeque<Request<M>>,
     pub(super) shutdown: bool,
 }
 
-impl<M: StateMachine> Turn<M> {
+impl<M: StateMachine> InputBatch<M> {
     pub(super) fn new() -> Self {
         Self {
-            reports: VecDeque::new(),
+            completions: VecDeque::new(),
             peers: VecDeque::new(),
             requests: VecDeque::new(),
             shutdown: false,
@@ -192,7 +192,7 @@ impl<M: StateMachine> Turn<M> {
     }
 
     fn is_empty(&self) -> bool {
-        self.reports.is_empty()
+        self.completions.is_empty()
             && self.peers.is_empty()
             && self.requests.is_empty()
             && !self.shutdown
@@ -200,7 +200,7 @@ impl<M: StateMachine> Turn<M> {
 }
 
 struct Queues<M: StateMachine> {
-    turn: Turn<M>,
+    turn: InputBatch<M>,
     peers: BTreeMap<NodeId, PeerQueue>,
     request_bytes: u64,
     closed: bool,
@@ -246,7 +246,7 @@ impl<M: StateMachine> Inbox<M> {
     /// Must be called within a tokio runtime.
     pub(super) fn new(own_id: NodeId, in_flight_max: usize, request_bytes_max: u64) -> Self {
         assert!(in_flight_max > 0 && request_bytes_max > 0, "checked when the node starts");
-        let (turn, peers) = (Turn::new(), BTreeMap::new());
+        let (turn, peers) = (InputBatch::new(), BTreeMap::new());
         let queues = Queues { turn, peers, request_bytes: 0, closed: false };
         Self {
             own_id,
@@ -263,7 +263,7 @@ impl<M: StateMachine> Inbox<M> {
 
     /// Adds an input. Only the first addition wakes the loop: it does not sleep again before it has
     /// taken everything.
-    fn add(&self, mut queues: MutexGuard<'_, Queues<M>>, add: impl FnOnce(&mut Turn<M>)) {
+    fn add(&self, mut queues: MutexGuard<'_, Queues<M>>, add: impl FnOnce(&mut InputBatch<M>)) {
         let is_first = queues.turn.is_empty();
         add(&mut queues.turn);
         drop(queues);
@@ -272,15 +272,15 @@ impl<M: StateMachine> Inbox<M> {
         }
     }
 
-    /// Queues a report. It never waits, because the loop granted the credit for it. Once the loop
-    /// is gone, the report is dropped at once, because it may hold files open.
-    pub(super) fn push_report(&self, report: Report) {
+    /// Queues a completion. It never waits, because the loop granted the credit for it. Once the loop
+    /// is gone, the completion is dropped at once, because it may hold files open.
+    pub(super) fn push_completion(&self, completion: Completion) {
         let queues = self.lock();
         if queues.closed {
             drop(queues);
-            return drop(report);
+            return drop(completion);
         }
-        self.add(queues, |turn| turn.reports.push_back(report));
+        self.add(queues, |turn| turn.completions.push_back(completion));
     }
 
     pub(super) fn push_shutdown(&self) {
@@ -354,7 +354,7 @@ impl<M: StateMachine> Inbox<M> {
     }
 
     /// Swaps the queues for an empty turn.
-    pub(super) fn take(&self, turn: &mut Turn<M>) {
+    pub(super) fn take(&self, turn: &mut InputBatch<M>) {
         assert!(turn.is_empty(), "a turn is worked off before the next is taken");
         let mut queues = self.lock();
         std::mem::swap(&mut queues.turn, turn);
@@ -365,10 +365,10 @@ impl<M: StateMachine> Inbox<M> {
     /// Closes the inbox: from now on every request is rejected and every message dropped. Returns
     /// the queues; dropping them answers the requests in them.
     #[must_use]
-    pub(super) fn close(&self) -> Turn<M> {
+    pub(super) fn close(&self) -> InputBatch<M> {
         let mut queues = self.lock();
         queues.closed = true;
-        std::mem::replace(&mut queues.turn, Turn::new())
+        std::mem::replace(&mut queues.turn, InputBatch::new())
     }
 
     fn lock(&self) -> MutexGuard<'_, Queues<M>> {
@@ -383,7 +383,7 @@ impl<M: StateMachine> Inbox<M> {
 }
 
 /// Reports that a task broke, unless the task declared before that it ended well. The event loop
-/// waits for the task's report, and must not wait forever because the task panicked.
+/// waits for the task's completion, and must not wait forever because the task panicked.
 pub(super) struct Watchdog<M: StateMachine> {
     inbox: Arc<Inbox<M>>,
     task: &'static str,
@@ -404,7 +404,7 @@ impl<M: StateMachine> Drop for Watchdog<M> {
     fn drop(&mut self) {
         if !self.ended_well {
             let problem = format!("{} broke", self.task);
-            self.inbox.push_report(Report::Failed(Fatal::Internal(problem)));
+            self.inbox.push_completion(Completion::Failed(Fatal::Internal(problem)));
         }
     }
 }
@@ -457,7 +457,7 @@ impl<M: StateMachine> Inbound for Inbox<M> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{Body, Entry, Payload};
+    use crate::types::{Entry, MessageBody, Payload};
 
     /// C27. Queued messages of class `Log` do not keep heartbeats out.
     #[test]
@@ -465,8 +465,12 @@ mod tests {
         let message = |body| Message { term: 1, recovering: None, body };
         let payload = Payload::Command(Bytes::from(vec![0; 1 << 20]));
         let entries = vec![Entry { index: 1, term: 1, payload }];
-        let append = message(Body::Append { previous: Position::ZERO, entries, commit_index: 0 });
-        let heartbeat = message(Body::HeartbeatAnswer { round: 1, version_max: 1 });
+        let append = message(MessageBody::AppendEntries {
+            previous: Position::ZERO,
+            entries,
+            commit_index: 0,
+        });
+        let heartbeat = message(MessageBody::HeartbeatResponse { round: 1, version_max: 1 });
         let mut queue = PeerQueue::default();
         let appends_count = (0..1_000).take_while(|_| queue.charge(&append)).count();
         assert_eq!(appends_count as u64, PEER_LOG_BYTES_MAX >> 20);

@@ -3,14 +3,14 @@
 //! ```text
 //!   callers ──▶ inbox ──▶ ┌────────────┐ ──▶ persist task ──▶ Storage
 //!   peers   ──▶       ──▶ │ event loop │ ──▶ apply task   ──▶ StateMachine ──▶ replies
-//!   reports ──▶       ──▶ │ owns Raft  │ ──▶ Transport
+//!   completions ──▶       ──▶ │ owns Raft  │ ──▶ Transport
 //!                         └────────────┘ ──▶ snapshot tasks
 //! ```
 //!
 //! One owner per state: the event loop owns the core, and the apply task owns the state machine,
 //! which the loop may use for an instant while that task has nothing to do. The loop itself never
 //! waits for a component: it hands out work only against credit, so that every queue it fills has
-//! room, and the inbox always has room for the reports that the work leads to.
+//! room, and the inbox always has room for the completions that the work leads to.
 //!
 //! # Threads
 //!
@@ -23,7 +23,7 @@
 //!
 //! The loop runs code that is not the driver's in three places: a `reply` that ends a proposal
 //! which was replaced or whose leader stepped down; entries that the machine can apply inline
-//! ([`StateMachine::applies_at_once`]) and their replies; and wakers of tasks that wait for a
+//! ([`StateMachine::can_apply_inline`]) and their replies; and wakers of tasks that wait for a
 //! reply. That this code returns at once is a promise of the machine and of the callers, which the
 //! driver cannot enforce: a `reply` that waits delays heartbeats, and with them the node's
 //! leadership. A `reply` that panics does no harm to the node: the panic is caught.
@@ -67,10 +67,10 @@ use waiters::{ProposeReply, Reply};
 /// A running node. Cheap to clone; dropping all clones does not stop it, [`Node::shutdown`] does.
 /// Dropping the runtime under it stops it as well, and answers all requests.
 pub struct Node<M: StateMachine> {
-    shared: Arc<Shared<M>>,
+    shared: Arc<NodeShared<M>>,
 }
 
-struct Shared<M: StateMachine> {
+struct NodeShared<M: StateMachine> {
     inbox: Arc<Inbox<M>>,
     command_bytes_max: u64,
     status: watch::Receiver<Status>,

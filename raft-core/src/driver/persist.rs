@@ -1,4 +1,4 @@
-//! Writes batches in order, one at a time, and reports when they are on disk. Batches that only
+//! Writes batches in order, one at a time, and completions when they are on disk. Batches that only
 //! append and that arrive while another is being written are written together: the slower the disk,
 //! the larger the batches.
 //!
@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::inbox::{Inbox, Report, Watchdog};
+use super::inbox::{Completion, Inbox, Watchdog};
 use crate::consensus::Persist;
 use crate::state_machine::StateMachine;
 use crate::storage::Storage;
@@ -36,9 +36,9 @@ pub(super) async fn run<M: StateMachine>(
             batch.absorb(next.batch);
         }
         match storage.persist(batch).await {
-            Ok(()) => inbox.push_report(Report::Persisted(id)),
+            Ok(()) => inbox.push_completion(Completion::Persisted(id)),
             Err(error) => {
-                inbox.push_report(Report::Failed(error.into()));
+                inbox.push_completion(Completion::Failed(error.into()));
                 break;
             }
         }

@@ -15,7 +15,7 @@ pub struct Message {
     /// drawn anew at each start in that state.
     pub recovering: Option<u64>,
     /// The request or response.
-    pub body: Body,
+    pub body: MessageBody,
 }
 
 /// The outcome of a request for a read index.
@@ -41,29 +41,29 @@ impl ReadOutcome {
 
 /// The content of a message.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Body {
+pub enum MessageBody {
     /// RequestVote without consequences (9.6): asks if the receiver would grant a vote, with the
     /// position of the sender's last entry.
-    PreVote {
+    RequestPreVote {
         last: Position,
     },
     /// Responds to a `PreVote`. The message's term is the request's if granted, else the
     /// responder's own.
-    PreVoteAnswer {
+    PreVoteResponse {
         granted: bool,
     },
     /// RequestVote (3.4). `transfer`: the leader itself asked for this election (3.10), so voters
     /// need not stick to it.
-    Vote {
+    RequestVote {
         last: Position,
         transfer: bool,
     },
     /// Responds to a `Vote`; a grant is on the voter's disk.
-    VoteAnswer {
+    VoteResponse {
         granted: bool,
     },
     /// AppendEntries (3.5). Without entries it carries the commit index alone, or probes.
-    Append {
+    AppendEntries {
         previous: Position,
         entries: Vec<Entry>,
         commit_index: Index,
@@ -87,16 +87,16 @@ pub enum Body {
     },
     /// Responds to a `Heartbeat`. `version_max`: the newest cluster version that the responder's
     /// program supports.
-    HeartbeatAnswer {
+    HeartbeatResponse {
         round: u64,
         version_max: u32,
     },
     /// A follower asks for a read index on behalf of reads that wait there. `id` is unique to the
-    /// attempt; the `ReadIndexAnswer` repeats it.
+    /// attempt; the `ReadIndexResponse` repeats it.
     ReadIndex {
         id: u64,
     },
-    ReadIndexAnswer {
+    ReadIndexResponse {
         id: u64,
         outcome: ReadOutcome,
     },
@@ -142,47 +142,47 @@ impl Class {
 
 impl Message {
     /// A message of a sender that does not recover.
-    pub fn new(term: Term, body: Body) -> Self {
+    pub fn new(term: Term, body: MessageBody) -> Self {
         Self { term, recovering: None, body }
     }
 
     /// The class in which the message travels.
     pub fn class(&self) -> Class {
         match &self.body {
-            Body::Append { .. } | Body::AppendAccepted { .. } | Body::AppendRejected { .. } => {
-                Class::Log
-            }
-            Body::PreVote { .. }
-            | Body::PreVoteAnswer { .. }
-            | Body::Vote { .. }
-            | Body::VoteAnswer { .. }
-            | Body::Heartbeat { .. }
-            | Body::HeartbeatAnswer { .. }
-            | Body::ReadIndex { .. }
-            | Body::ReadIndexAnswer { .. }
-            | Body::TimeoutNow { .. }
-            | Body::Recovered { .. }
-            | Body::Founding { .. } => Class::Control,
+            MessageBody::AppendEntries { .. }
+            | MessageBody::AppendAccepted { .. }
+            | MessageBody::AppendRejected { .. } => Class::Log,
+            MessageBody::RequestPreVote { .. }
+            | MessageBody::PreVoteResponse { .. }
+            | MessageBody::RequestVote { .. }
+            | MessageBody::VoteResponse { .. }
+            | MessageBody::Heartbeat { .. }
+            | MessageBody::HeartbeatResponse { .. }
+            | MessageBody::ReadIndex { .. }
+            | MessageBody::ReadIndexResponse { .. }
+            | MessageBody::TimeoutNow { .. }
+            | MessageBody::Recovered { .. }
+            | MessageBody::Founding { .. } => Class::Control,
         }
     }
 
     /// Returns true if it is the response to another message.
     pub fn is_answer(&self) -> bool {
         match &self.body {
-            Body::PreVoteAnswer { .. }
-            | Body::VoteAnswer { .. }
-            | Body::AppendAccepted { .. }
-            | Body::AppendRejected { .. }
-            | Body::HeartbeatAnswer { .. }
-            | Body::ReadIndexAnswer { .. } => true,
-            Body::PreVote { .. }
-            | Body::Vote { .. }
-            | Body::Append { .. }
-            | Body::Heartbeat { .. }
-            | Body::ReadIndex { .. }
-            | Body::TimeoutNow { .. }
-            | Body::Recovered { .. }
-            | Body::Founding { .. } => false,
+            MessageBody::PreVoteResponse { .. }
+            | MessageBody::VoteResponse { .. }
+            | MessageBody::AppendAccepted { .. }
+            | MessageBody::AppendRejected { .. }
+            | MessageBody::HeartbeatResponse { .. }
+            | MessageBody::ReadIndexResponse { .. } => true,
+            MessageBody::RequestPreVote { .. }
+            | MessageBody::RequestVote { .. }
+            | MessageBody::AppendEntries { .. }
+            | MessageBody::Heartbeat { .. }
+            | MessageBody::ReadIndex { .. }
+            | MessageBody::TimeoutNow { .. }
+            | MessageBody::Recovered { .. }
+            | MessageBody::Founding { .. } => false,
         }
     }
 
@@ -191,7 +191,7 @@ impl Message {
     pub fn size_bytes(&self) -> u64 {
         const HEADER_BYTES: u64 = 64;
         match &self.body {
-            Body::Append { entries, .. } => {
+            MessageBody::AppendEntries { entries, .. } => {
                 HEADER_BYTES + entries.iter().map(Entry::size_bytes).sum::<u64>()
             }
             _ => HEADER_BYTES,

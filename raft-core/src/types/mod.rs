@@ -14,6 +14,6 @@ pub use configuration::{Configuration, Member};
 pub use entry::{ENTRY_OVERHEAD_BYTES, Entry, Payload};
 pub use hard_state::{HardState, Memory};
 pub use ids::{INDEX_MAX, Index, NodeId, Position, TERM_MAX, Term};
-pub use message::{Body, Class, Message, ReadOutcome};
+pub use message::{Class, Message, MessageBody, ReadOutcome};
 pub use snapshot::{SnapshotContent, SnapshotMeta};
 pub use time::Time;

@@ -163,7 +163,7 @@ impl Cluster {
         let result = tell(raft, now);
         assert!(raft.term() >= term, "terms only grow");
         invariants::check(raft);
-        self.carry_out(id);
+        self.process_ready(id);
         result
     }
 
@@ -257,7 +257,7 @@ impl Cluster {
         let raft = Raft::new(config, boot, now).expect("what a core wrote, a core can start from");
         node.raft = Some(raft);
         self.tell(|| format!("{id} is up"));
-        self.carry_out(id);
+        self.process_ready(id);
     }
 
     /// Takes a snapshot of the machine's present state and publishes it, unless a later snapshot
@@ -271,7 +271,7 @@ impl Cluster {
             node.disk.finish_snapshot(meta.clone(), state.clone());
             node.log.finish_snapshot(meta, state);
         }
-        self.carry_out(id);
+        self.process_ready(id);
     }
 
     /// Drops the log through `index`, which a published snapshot covers.
@@ -281,7 +281,7 @@ impl Cluster {
             node.disk.compact(through.clone());
             node.log.compact(through);
         }
-        self.carry_out(id);
+        self.process_ready(id);
     }
 }
 

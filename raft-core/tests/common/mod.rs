@@ -12,11 +12,11 @@
 // Each test binary uses a part of this module.
 #![allow(dead_code, unreachable_pub, unused_imports)]
 
-mod carry_out;
 pub mod cluster;
 pub mod disk;
 pub mod network;
 pub mod oracle;
+mod process_ready;
 pub mod random;
 pub mod render;
 pub mod say;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use raft_core::consensus::Raft;
-use raft_core::consensus::{OfferAnswer, RoleKind};
+use raft_core::consensus::{OfferDecision, RoleKind};
 use raft_core::types::{Index, Message, NodeId, SnapshotMeta, Term};
 
 use super::cluster::Cluster;
@@ -32,7 +32,7 @@ pub struct Envelope {
 }
 
 impl Cluster {
-    pub fn cut(&mut self, from: NodeId, to: NodeId) {
+    pub fn partition_link(&mut self, from: NodeId, to: NodeId) {
         self.cut.insert((from, to));
     }
 
@@ -106,9 +106,9 @@ impl Cluster {
         let answer = self.with(to, |raft, now| raft.on_snapshot_offer(now, from, term, &meta));
         self.tell(|| format!("{from} => {to}  t{term} snapshot {}: {answer:?}", meta.position));
         let sent = match answer {
-            OfferAnswer::Stale { .. } | OfferAnswer::Refused => None,
-            OfferAnswer::NotNeeded => Some(meta.index()),
-            OfferAnswer::Wanted => {
+            OfferDecision::Stale { .. } | OfferDecision::Refused => None,
+            OfferDecision::NotNeeded => Some(meta.index()),
+            OfferDecision::Wanted => {
                 let index = meta.index();
                 let node = self.node_mut(to);
                 node.disk.finish_snapshot(meta.clone(), state.clone());
@@ -200,7 +200,7 @@ impl Cluster {
     pub fn settle_but_pre_votes(&mut self) {
         let is_other = |one: &Envelope| match &one.parcel {
             Parcel::Message(message) => {
-                !matches!(message.body, raft_core::types::Body::PreVote { .. })
+                !matches!(message.body, raft_core::types::MessageBody::RequestPreVote { .. })
             }
             Parcel::Snapshot { .. } => true,
         };

@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 
-use raft_core::types::{Body, Entry, Index, Message, NodeId, Position, Term};
+use raft_core::types::{Entry, Index, Message, MessageBody, NodeId, Position, Term};
 
 use super::disk::Disk;
 
@@ -106,12 +106,12 @@ impl Oracle {
     pub fn on_send(&mut self, from: NodeId, to: NodeId, message: &Message, disk: &Disk) {
         let term = message.term;
         match message.body {
-            Body::Vote { .. } => self.on_vote(from, from, term, disk),
+            MessageBody::RequestVote { .. } => self.on_vote(from, from, term, disk),
             // A vote marked as recovering is not counted, so a node may give it twice.
-            Body::VoteAnswer { granted: true } if message.recovering.is_none() => {
+            MessageBody::VoteResponse { granted: true } if message.recovering.is_none() => {
                 self.on_vote(from, to, term, disk);
             }
-            Body::AppendAccepted { match_index } => {
+            MessageBody::AppendAccepted { match_index } => {
                 let hard_state = disk.loaded.hard_state;
                 assert!(hard_state.term >= term, "durability: {from} accepts before its term is");
                 // In a later term the tail may have been replaced meanwhile, so only the same term

@@ -4,42 +4,42 @@ use std::fmt::Write as _;
 
 use raft_core::consensus::ProgressState;
 use raft_core::consensus::Status;
-use raft_core::types::{Batch, Body, Entry, Memory, Message, Payload};
+use raft_core::types::{Batch, Entry, Memory, Message, MessageBody, Payload};
 
 use super::disk::Disk;
 
 pub fn message(message: &Message) -> String {
     let body = match &message.body {
-        Body::PreVote { last } => format!("pre-vote last={last}"),
-        Body::PreVoteAnswer { granted } => format!("pre-vote {}", yes_no(*granted)),
-        Body::Vote { last, transfer: false } => format!("vote last={last}"),
-        Body::Vote { last, transfer: true } => format!("vote last={last} (transfer)"),
-        Body::VoteAnswer { granted } => format!("vote {}", yes_no(*granted)),
-        Body::Append { previous, entries: sent, commit_index } => {
+        MessageBody::RequestPreVote { last } => format!("pre-vote last={last}"),
+        MessageBody::PreVoteResponse { granted } => format!("pre-vote {}", yes_no(*granted)),
+        MessageBody::RequestVote { last, transfer: false } => format!("vote last={last}"),
+        MessageBody::RequestVote { last, transfer: true } => format!("vote last={last} (transfer)"),
+        MessageBody::VoteResponse { granted } => format!("vote {}", yes_no(*granted)),
+        MessageBody::AppendEntries { previous, entries: sent, commit_index } => {
             format!("append prev={previous} [{}] commit={commit_index}", entries(sent))
         }
-        Body::AppendAccepted { match_index } => format!("accepted {match_index}"),
-        Body::AppendRejected { previous_index, hint } => {
+        MessageBody::AppendAccepted { match_index } => format!("accepted {match_index}"),
+        MessageBody::AppendRejected { previous_index, hint } => {
             format!("rejected prev={previous_index} hint={hint}")
         }
-        Body::Heartbeat { round, commit_index } => {
+        MessageBody::Heartbeat { round, commit_index } => {
             format!("heartbeat #{round} commit={commit_index}")
         }
-        Body::HeartbeatAnswer { round, .. } => format!("heartbeat-answer #{round}"),
+        MessageBody::HeartbeatResponse { round, .. } => format!("heartbeat-answer #{round}"),
         // Attempts are large random numbers; four digits tell them apart here.
-        Body::ReadIndex { id } => format!("read-index {:04}", id % 10_000),
-        Body::ReadIndexAnswer { id, outcome } => {
+        MessageBody::ReadIndex { id } => format!("read-index {:04}", id % 10_000),
+        MessageBody::ReadIndexResponse { id, outcome } => {
             let index = outcome.index().map_or("none".to_owned(), |index| index.to_string());
             format!("read-index-answer {:04} {index}", id % 10_000)
         }
-        Body::TimeoutNow { .. } => "timeout-now".to_owned(),
-        Body::Founding { number, heard, met, .. } => format!(
+        MessageBody::TimeoutNow { .. } => "timeout-now".to_owned(),
+        MessageBody::Founding { number, heard, met, .. } => format!(
             "founding {:04} heard {}{}",
             number % 10_000,
             heard.map_or("none".to_owned(), |number| format!("{:04}", number % 10_000)),
             if *met { " met" } else { "" }
         ),
-        Body::Recovered { number } => format!("recovered {:04}", number % 10_000),
+        MessageBody::Recovered { number } => format!("recovered {:04}", number % 10_000),
     };
     match message.recovering {
         None => format!("t{} {body}", message.term),

@@ -1,48 +1,48 @@
 //! Short constructors for messages. Entries are no-ops, because only their positions matter here.
 
-use raft_core::types::{Body, Entry, Index, Message, Payload, Position, ReadOutcome, Term};
+use raft_core::types::{Entry, Index, Message, MessageBody, Payload, Position, ReadOutcome, Term};
 
 pub fn pre_vote(term: Term, last: (Index, Term)) -> Message {
-    Message::new(term, Body::PreVote { last: at(last) })
+    Message::new(term, MessageBody::RequestPreVote { last: at(last) })
 }
 
 pub fn vote(term: Term, last: (Index, Term)) -> Message {
-    Message::new(term, Body::Vote { last: at(last), transfer: false })
+    Message::new(term, MessageBody::RequestVote { last: at(last), transfer: false })
 }
 
 pub fn vote_answer(term: Term, granted: bool) -> Message {
-    Message::new(term, Body::VoteAnswer { granted })
+    Message::new(term, MessageBody::VoteResponse { granted })
 }
 
 pub fn pre_vote_answer(term: Term, granted: bool) -> Message {
-    Message::new(term, Body::PreVoteAnswer { granted })
+    Message::new(term, MessageBody::PreVoteResponse { granted })
 }
 
 /// The entries follow `previous` and have these terms.
 pub fn append(term: Term, previous: (Index, Term), terms: &[Term], commit_index: Index) -> Message {
     let entry = |(term, index): (&Term, Index)| entry(index, *term);
     let entries = terms.iter().zip(previous.0 + 1..).map(entry).collect();
-    Message::new(term, Body::Append { previous: at(previous), entries, commit_index })
+    Message::new(term, MessageBody::AppendEntries { previous: at(previous), entries, commit_index })
 }
 
 pub fn accepted(term: Term, match_index: Index) -> Message {
-    Message::new(term, Body::AppendAccepted { match_index })
+    Message::new(term, MessageBody::AppendAccepted { match_index })
 }
 
 pub fn rejected(term: Term, previous_index: Index, hint: (Index, Term)) -> Message {
-    Message::new(term, Body::AppendRejected { previous_index, hint: at(hint) })
+    Message::new(term, MessageBody::AppendRejected { previous_index, hint: at(hint) })
 }
 
 pub fn heartbeat(term: Term, round: u64, commit_index: Index) -> Message {
-    Message::new(term, Body::Heartbeat { round, commit_index })
+    Message::new(term, MessageBody::Heartbeat { round, commit_index })
 }
 
 pub fn heartbeat_answer(term: Term, round: u64) -> Message {
-    Message::new(term, Body::HeartbeatAnswer { round, version_max: 1 })
+    Message::new(term, MessageBody::HeartbeatResponse { round, version_max: 1 })
 }
 
 pub fn timeout_now(term: Term) -> Message {
-    Message::new(term, Body::TimeoutNow { last: Position::ZERO })
+    Message::new(term, MessageBody::TimeoutNow { last: Position::ZERO })
 }
 
 /// Messages of one term: one of every kind except `PreVote`, `Founding` and `Recovered`.
@@ -56,8 +56,11 @@ pub fn everything(term: Term) -> Vec<Message> {
         heartbeat(term, 1, 0),
         heartbeat_answer(term, 1),
         pre_vote_answer(term, true),
-        Message::new(term, Body::ReadIndex { id: 7 }),
-        Message::new(term, Body::ReadIndexAnswer { id: 7, outcome: ReadOutcome::Confirmed(1) }),
+        Message::new(term, MessageBody::ReadIndex { id: 7 }),
+        Message::new(
+            term,
+            MessageBody::ReadIndexResponse { id: 7, outcome: ReadOutcome::Confirmed(1) },
+        ),
         timeout_now(term),
     ]
 }

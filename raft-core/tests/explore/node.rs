@@ -13,7 +13,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use bytes::Bytes;
 use raft_core::consensus::{Boot, Config, Persist, Raft, Ready, RoleKind, invariants};
 use raft_core::types::{
-    Body, Configuration, Index, Message, NodeId, Payload, Position, Term, Time,
+    Configuration, Index, Message, MessageBody, NodeId, Payload, Position, Term, Time,
 };
 
 use crate::common::oracle::Oracle;
@@ -115,7 +115,8 @@ impl Node {
         match input {
             Input::Message { late, .. } => {
                 let (from, message) = message.expect("the one that arrives").clone();
-                let answers_heartbeat = matches!(message.body, Body::HeartbeatAnswer { .. });
+                let answers_heartbeat =
+                    matches!(message.body, MessageBody::HeartbeatResponse { .. });
                 let now = if late || answers_heartbeat { LATER } else { NOW };
                 node.raft.step(now, from, message);
             }
@@ -146,7 +147,7 @@ impl Node {
                 node.raft = start(scope, node.id, node.disk_number, &node.disk);
             }
         }
-        let sent = node.carry_out(scope);
+        let sent = node.process_ready(scope);
         (node, sent)
     }
 
@@ -156,7 +157,7 @@ impl Node {
         self.raft.on_persisted(NOW, id);
     }
 
-    fn carry_out(&mut self, scope: &Scope) -> Vec<(NodeId, Message)> {
+    fn process_ready(&mut self, scope: &Scope) -> Vec<(NodeId, Message)> {
         let mut sent = Vec::new();
         loop {
             invariants::check(&self.raft);

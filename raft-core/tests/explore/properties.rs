@@ -2,7 +2,7 @@
 //! where it acts, in `node`.
 
 use raft_core::consensus::RoleKind;
-use raft_core::types::{Body, Index, Message, Term};
+use raft_core::types::{Index, Message, MessageBody, Term};
 
 use crate::node::Node;
 
@@ -52,20 +52,20 @@ impl Facts {
     /// role in that term, and the term on its disk prevents that it has it again.
     pub fn never_heeds(&self, message: &Message) -> bool {
         let asked_as = match message.body {
-            Body::PreVoteAnswer { .. } => return message.term < self.durable_term,
-            Body::VoteAnswer { .. } => RoleKind::Candidate,
-            Body::AppendAccepted { .. }
-            | Body::AppendRejected { .. }
-            | Body::HeartbeatAnswer { .. } => RoleKind::Leader,
-            Body::Recovered { .. }
-            | Body::PreVote { .. }
-            | Body::Vote { .. }
-            | Body::Append { .. }
-            | Body::Heartbeat { .. }
-            | Body::ReadIndex { .. }
-            | Body::ReadIndexAnswer { .. }
-            | Body::TimeoutNow { .. }
-            | Body::Founding { .. } => return false,
+            MessageBody::PreVoteResponse { .. } => return message.term < self.durable_term,
+            MessageBody::VoteResponse { .. } => RoleKind::Candidate,
+            MessageBody::AppendAccepted { .. }
+            | MessageBody::AppendRejected { .. }
+            | MessageBody::HeartbeatResponse { .. } => RoleKind::Leader,
+            MessageBody::Recovered { .. }
+            | MessageBody::RequestPreVote { .. }
+            | MessageBody::RequestVote { .. }
+            | MessageBody::AppendEntries { .. }
+            | MessageBody::Heartbeat { .. }
+            | MessageBody::ReadIndex { .. }
+            | MessageBody::ReadIndexResponse { .. }
+            | MessageBody::TimeoutNow { .. }
+            | MessageBody::Founding { .. } => return false,
         };
         message.term <= self.durable_term && (self.role, self.term) != (asked_as, message.term)
     }

@@ -11,7 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 
-use raft_core::types::{Body, Message, NodeId};
+use raft_core::types::{Message, MessageBody, NodeId};
 
 use crate::common::{Envelope, Parcel, render};
 use crate::fair;
@@ -252,7 +252,10 @@ impl<'a> Search<'a> {
                 let number = *number;
                 for twice in [false, true] {
                     push(Input::Message { number, late: false }, twice);
-                    let asks = matches!(message.body, Body::PreVote { .. } | Body::Vote { .. });
+                    let asks = matches!(
+                        message.body,
+                        MessageBody::RequestPreVote { .. } | MessageBody::RequestVote { .. }
+                    );
                     if asks && self.scope.check_quorum {
                         push(Input::Message { number, late: true }, twice);
                     }
@@ -292,7 +295,7 @@ impl<'a> Search<'a> {
         } else {
             let from = after.id;
             let arrives = |message: &Message| {
-                scope.heartbeats_arrive || !matches!(message.body, Body::Heartbeat { .. })
+                scope.heartbeats_arrive || !matches!(message.body, MessageBody::Heartbeat { .. })
             };
             let sent = sent.into_iter().filter(|(_, message)| arrives(message));
             let sent = sent.map(|(to, message)| self.number_message(from, to, message)).collect();

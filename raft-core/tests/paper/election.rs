@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use raft_core::consensus::RoleKind::{Candidate, Follower, Leader, PreCandidate};
 use raft_core::consensus::{Config, RoleKind};
-use raft_core::types::{Body, NodeId, TERM_MAX};
+use raft_core::types::{MessageBody, NodeId, TERM_MAX};
 
 use crate::common::{Cluster, Disk, say};
 use crate::{is_vote, no_pre_vote, only, plain, with_logs};
@@ -62,7 +62,7 @@ fn e2_a_smaller_term_changes_nothing() {
             // newer request.
             for (_, answer) in cluster.sent_by(1) {
                 assert_eq!(answer.term, before.term);
-                assert!(!matches!(answer.body, Body::VoteAnswer { .. }), "{message:?}");
+                assert!(!matches!(answer.body, MessageBody::VoteResponse { .. }), "{message:?}");
             }
         }
     }
@@ -92,7 +92,10 @@ fn e4_a_timeout_starts_an_election() {
         let asked: Vec<NodeId> = sent.iter().map(|(to, _)| *to).collect();
         assert_eq!(asked, [2, 3]);
         for (_, message) in sent {
-            assert_eq!((message.term, message.body), (2, Body::Vote { last, transfer: false }));
+            assert_eq!(
+                (message.term, message.body),
+                (2, MessageBody::RequestVote { last, transfer: false })
+            );
         }
     }
 }
@@ -156,7 +159,7 @@ fn e6_first_come_first_served() {
         let granted = |cluster: &mut Cluster, from| {
             cluster.step(from, 1, say::vote(1, (0, 0)));
             only(&cluster.sent_by(1), from, |body| match body {
-                Body::VoteAnswer { granted } => Some(*granted),
+                MessageBody::VoteResponse { granted } => Some(*granted),
                 _ => None,
             })
         };
@@ -240,7 +243,7 @@ fn e10_the_election_restriction() {
         let mut cluster = with_logs(&[log, &[], &[]], 2);
         cluster.step(2, 1, say::vote(3, *last));
         let granted = only(&cluster.sent_by(1), 2, |body| match body {
-            Body::VoteAnswer { granted } => Some(*granted),
+            MessageBody::VoteResponse { granted } => Some(*granted),
             _ => None,
         });
         assert_eq!(granted, *expected, "{log:?} asked by {last:?}");
@@ -460,7 +463,7 @@ fn s3_4_a_new_leader_speaks_at_once() {
     let sent = cluster.sent_by(1);
     for peer in [2, 3] {
         let round = only(&sent, peer, |body| match body {
-            Body::Heartbeat { round, .. } => Some(*round),
+            MessageBody::Heartbeat { round, .. } => Some(*round),
             _ => None,
         });
         assert_eq!(round, 1);

@@ -177,7 +177,7 @@ fn f8_compacted_while_a_follower_is_throttled() {
         config.inflight_count_max = 2;
     });
     cluster.elect(1);
-    cluster.cut(1, 3);
+    cluster.partition_link(1, 3);
     for _ in 0..5 {
         cluster.propose(1, "a").expect("it leads");
         cluster.settle();

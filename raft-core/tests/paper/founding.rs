@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use raft_core::consensus::Config;
-use raft_core::types::{Body, HardState, Memory, Message, NodeId};
+use raft_core::types::{HardState, Memory, Message, MessageBody, NodeId};
 
 use crate::common::{Cluster, Disk};
 use crate::{no_pre_vote, plain};
@@ -250,14 +250,14 @@ fn a_word_to_an_earlier_life_does_not_count() {
     let mut cluster = Cluster::with_disks(new_disks(3), no_pre_vote);
     cluster.flying.clear();
     let founding = |heard| {
-        let body = Body::Founding { number: 7, heard, met: false, version_max: 1 };
+        let body = MessageBody::Founding { number: 7, heard, met: false, version_max: 1 };
         Message::new(0, body)
     };
     let own = |cluster: &mut Cluster| {
         cluster.rush(1);
         let sent = cluster.sent_by(1);
         sent.into_iter().find_map(|(_, message)| match message.body {
-            Body::Founding { number, .. } => Some(number),
+            MessageBody::Founding { number, .. } => Some(number),
             _ => None,
         })
     };

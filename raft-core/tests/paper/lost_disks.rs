@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use raft_core::consensus::RoleKind::Leader;
 use raft_core::error::Rejected;
-use raft_core::types::{Body, Memory, Message, NodeId, ReadOutcome};
+use raft_core::types::{Memory, Message, MessageBody, NodeId, ReadOutcome};
 
 use crate::common::{Cluster, Disk, say};
 use crate::replication::{led, peer};
@@ -117,7 +117,7 @@ fn a_leader_that_lost_its_disk_does_not_lead_its_term_again() {
     }
     // One other node has entries that the next incarnation will lack; three have none.
     for peer in [3, 4, 5] {
-        cluster.cut(1, peer);
+        cluster.partition_link(1, peer);
     }
     let position = cluster.propose(1, "old").expect("it leads");
     cluster.settle();
@@ -204,8 +204,8 @@ fn a_disk_that_is_lost_again_is_filled_up_again() {
     cluster.lose_disk(3);
     cluster.start(3);
     cluster.isolate(3);
-    let message = Message::new(1, Body::Recovered { number: 7 });
-    cluster.step(1, 3, Message::new(1, Body::Heartbeat { round: 9, commit_index: 0 }));
+    let message = Message::new(1, MessageBody::Recovered { number: 7 });
+    cluster.step(1, 3, Message::new(1, MessageBody::Heartbeat { round: 9, commit_index: 0 }));
     cluster.step(1, 3, message);
     assert!(recovers(&cluster, 3));
 }
@@ -253,7 +253,7 @@ fn c31_it_is_readmitted_without_waiting_for_a_heartbeat() {
 fn c31_it_is_readmitted_by_the_last_response_of_another_node() {
     let mut cluster = one_disk_is_lost();
     cluster.start(2);
-    cluster.cut(3, 1);
+    cluster.partition_link(3, 1);
     cluster.fire(1);
     cluster.settle();
     cluster.run(1);
@@ -270,8 +270,8 @@ fn a_vote_is_not_repeated_to_a_node_that_recovers() {
     let mut cluster = Cluster::with_config(3, plain);
     let is_granted = |cluster: &mut Cluster, recovering| {
         cluster.step(1, 2, Message { recovering, ..say::vote(1, (0, 0)) });
-        let granted = |body: &Body| match body {
-            Body::VoteAnswer { granted } => Some(*granted),
+        let granted = |body: &MessageBody| match body {
+            MessageBody::VoteResponse { granted } => Some(*granted),
             _ => None,
         };
         only(&cluster.sent_by(2), 1, granted)

@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 
 use common::{Cluster, Disk};
 use raft_core::consensus::Config;
-use raft_core::types::{Body, Message, NodeId, Term};
+use raft_core::types::{Message, MessageBody, NodeId, Term};
 
 /// Elections without pre-vote, so that a timeout starts a candidacy.
 fn no_pre_vote(config: &mut Config) {
@@ -46,11 +46,11 @@ fn with_logs(logs: &[&[Term]], term: Term) -> Cluster {
 }
 
 fn is_vote(message: &Message) -> bool {
-    matches!(message.body, Body::Vote { .. })
+    matches!(message.body, MessageBody::RequestVote { .. })
 }
 
 /// The part that `pick` takes from the first message of its kind to `to`.
-fn only<T>(sent: &[(NodeId, Message)], to: NodeId, pick: impl Fn(&Body) -> Option<T>) -> T {
+fn only<T>(sent: &[(NodeId, Message)], to: NodeId, pick: impl Fn(&MessageBody) -> Option<T>) -> T {
     let mut found = sent.iter().filter(|(receiver, _)| *receiver == to);
     found.find_map(|(_, message)| pick(&message.body)).expect("such a message was sent")
 }

@@ -4,7 +4,7 @@
 use raft_core::consensus::RoleKind::{Candidate, Follower, Leader};
 use raft_core::consensus::{Boot, Config, Raft};
 use raft_core::types::{
-    Body, Configuration, HardState, Loaded, NodeId, Position, SnapshotMeta, Time,
+    Configuration, HardState, Loaded, MessageBody, NodeId, Position, SnapshotMeta, Time,
 };
 
 use crate::common::{Cluster, Disk, say};
@@ -312,5 +312,7 @@ fn s3_8_an_unwritten_vote() {
     cluster.step(3, 1, say::vote(1, (0, 0)));
     cluster.write(1);
     let sent = cluster.sent_by(1);
-    assert!(matches!(sent[..], [(3, ref m)] if m.body == Body::VoteAnswer { granted: true }));
+    assert!(
+        matches!(sent[..], [(3, ref m)] if m.body == MessageBody::VoteResponse { granted: true })
+    );
 }

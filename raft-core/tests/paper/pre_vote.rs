@@ -1,7 +1,7 @@
 //! Sections 9.6 (pre-vote), 6.2 and 4.2.3 (check quorum, sticking to a leader).
 
 use raft_core::consensus::RoleKind::{Candidate, Follower, Leader, PreCandidate};
-use raft_core::types::{Body, Message, NodeId};
+use raft_core::types::{Message, MessageBody, NodeId};
 
 use crate::common::{Cluster, say};
 use crate::no_pre_vote;
@@ -205,7 +205,7 @@ fn q7_a_leader_that_hears_a_quorum_stays() {
         let mut cluster = Cluster::new(5);
         cluster.elect(1);
         for silent in [2, 3, 4, 5].into_iter().filter(|id| !heard.contains(id)) {
-            cluster.cut(silent, 1);
+            cluster.partition_link(silent, 1);
         }
         cluster.run(5_000);
         assert_eq!((cluster.role(1), cluster.raft(1).term()), (Leader, 1), "hears {heard:?}");
@@ -328,13 +328,13 @@ fn q11_a_learner_is_loyal_and_does_not_campaign() {
 fn q14_one_way_isolation() {
     let mut cluster = Cluster::new(3);
     cluster.elect(1);
-    cluster.cut(3, 1);
-    cluster.cut(3, 2);
+    cluster.partition_link(3, 1);
+    cluster.partition_link(3, 2);
     cluster.run(5_000);
     assert_eq!((cluster.role(3), cluster.leader(), cluster.raft(1).term()), (Follower, Some(1), 1));
     cluster.heal();
-    cluster.cut(2, 1);
-    cluster.cut(3, 1);
+    cluster.partition_link(2, 1);
+    cluster.partition_link(3, 1);
     cluster.run(5_000);
     assert!([2, 3].contains(&cluster.leader().expect("a leader")));
 }
@@ -376,7 +376,9 @@ fn c31_a_candidate_asks_again() {
         let mut cluster = Cluster::with_config(5, move |config| config.pre_vote = pre_vote);
         cluster.fire(1);
         let asked = |cluster: &mut Cluster| -> Vec<NodeId> {
-            let asks = |body: &Body| matches!(body, Body::PreVote { .. } | Body::Vote { .. });
+            let asks = |body: &MessageBody| {
+                matches!(body, MessageBody::RequestPreVote { .. } | MessageBody::RequestVote { .. })
+            };
             let sent = cluster.sent_by(1).into_iter();
             sent.filter(|(_, message)| asks(&message.body)).map(|(to, _)| to).collect()
         };

@@ -5,7 +5,7 @@ use std::time::Duration;
 use raft_core::consensus::{Boot, Config, Raft, ReadState};
 use raft_core::error::Rejected;
 use raft_core::types::{
-    Body, Configuration, HardState, Loaded, Message, Position, ReadOutcome, Time,
+    Configuration, HardState, Loaded, Message, MessageBody, Position, ReadOutcome, Time,
 };
 
 use crate::common::{Cluster, say};
@@ -53,10 +53,11 @@ fn i1_learners_read_as_well() {
     learner.read_index(Time::ZERO, 2).expect("a leader is known");
     let sent = learner.ready(Time::ZERO).messages;
     let id = only(&sent, 1, |body| match body {
-        Body::ReadIndex { id } => Some(*id),
+        MessageBody::ReadIndex { id } => Some(*id),
         _ => None,
     });
-    let answer = Message::new(1, Body::ReadIndexAnswer { id, outcome: ReadOutcome::Confirmed(5) });
+    let answer =
+        Message::new(1, MessageBody::ReadIndexResponse { id, outcome: ReadOutcome::Confirmed(5) });
     learner.step(Time::ZERO, 1, answer);
     let states = learner.ready(Time::ZERO).read_states;
     assert_eq!(states, [ReadState { id: 2, outcome: ReadOutcome::Confirmed(5) }]);
@@ -72,7 +73,7 @@ fn i2_a_new_leader_holds_reads() {
     }
     cluster.read(2).expect("it leads");
     // Heartbeats and their responses are delivered, appends are not.
-    let is_append = |message: &Message| matches!(message.body, Body::Append { .. });
+    let is_append = |message: &Message| matches!(message.body, MessageBody::AppendEntries { .. });
     while let Some(at) = cluster.flying.iter().position(|one| match &one.parcel {
         crate::common::Parcel::Message(message) => !is_append(message),
         crate::common::Parcel::Snapshot { .. } => true,
@@ -93,7 +94,7 @@ fn i3_an_older_round_confirms_nothing() {
     cluster.read(1).expect("it leads");
     let sent = cluster.sent_by(1);
     let round = only(&sent, 2, |body| match body {
-        Body::Heartbeat { round, .. } => Some(*round),
+        MessageBody::Heartbeat { round, .. } => Some(*round),
         _ => None,
     });
     cluster.step(2, 1, say::heartbeat_answer(1, round - 1));
@@ -129,12 +130,13 @@ fn c26_a_question_beyond_the_limit_is_answered_busy() {
     cluster.fire(1);
     cluster.flying.clear();
     for id in [7, 8, 9] {
-        cluster.step(2, 1, Message::new(1, Body::ReadIndex { id }));
+        cluster.step(2, 1, Message::new(1, MessageBody::ReadIndex { id }));
     }
-    let refused = Message::new(1, Body::ReadIndexAnswer { id: 9, outcome: ReadOutcome::Busy });
+    let refused =
+        Message::new(1, MessageBody::ReadIndexResponse { id: 9, outcome: ReadOutcome::Busy });
     let answers = |sent: Vec<(u64, Message)>| -> Vec<_> {
         sent.into_iter()
-            .filter(|(_, one)| matches!(one.body, Body::ReadIndexAnswer { .. }))
+            .filter(|(_, one)| matches!(one.body, MessageBody::ReadIndexResponse { .. }))
             .collect()
     };
     assert_eq!(answers(cluster.sent_by(1)), [(2, refused)]);
@@ -162,13 +164,15 @@ fn i4_a_repeated_answer_confirms_no_later_read() {
     cluster.read(3).expect("a leader is known");
     let question = |cluster: &mut Cluster| {
         only(&cluster.sent_by(3), 1, |body| match body {
-            Body::ReadIndex { id } => Some(*id),
+            MessageBody::ReadIndex { id } => Some(*id),
             _ => None,
         })
     };
     let first = question(&mut cluster);
-    let answer =
-        Message::new(1, Body::ReadIndexAnswer { id: first, outcome: ReadOutcome::Confirmed(2) });
+    let answer = Message::new(
+        1,
+        MessageBody::ReadIndexResponse { id: first, outcome: ReadOutcome::Confirmed(2) },
+    );
     cluster.step(1, 3, answer.clone());
     assert_eq!(cluster.node(3).reads.len(), 1);
     cluster.read(3).expect("a leader is known");
@@ -209,8 +213,9 @@ fn i5_reads_fail_with_the_leader() {
 #[test]
 fn i5_a_question_to_who_does_not_lead() {
     let mut cluster = led();
-    cluster.step(3, 2, Message::new(1, Body::ReadIndex { id: 7 }));
-    let none = Message::new(1, Body::ReadIndexAnswer { id: 7, outcome: ReadOutcome::NotLeader });
+    cluster.step(3, 2, Message::new(1, MessageBody::ReadIndex { id: 7 }));
+    let none =
+        Message::new(1, MessageBody::ReadIndexResponse { id: 7, outcome: ReadOutcome::NotLeader });
     assert_eq!(cluster.sent_by(2), [(3, none)]);
 }
 
@@ -219,7 +224,7 @@ fn i5_a_question_to_who_does_not_lead() {
 #[test]
 fn i9_the_index_may_lie_ahead() {
     let mut cluster = led();
-    cluster.cut(1, 3);
+    cluster.partition_link(1, 3);
     cluster.propose(1, "b").expect("it leads");
     cluster.settle();
     cluster.heal();

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use raft_core::consensus::PeerStatus;
 use raft_core::consensus::RoleKind::{Follower, Leader};
 use raft_core::error::Rejected;
-use raft_core::types::{Body, Index, Message, NodeId, Term};
+use raft_core::types::{Index, Message, MessageBody, NodeId, Term};
 
 use crate::common::{Cluster, Disk, Parcel, say};
 use crate::{no_pre_vote, only, plain, with_logs};
@@ -25,7 +25,7 @@ pub(crate) fn peer(cluster: &Cluster, id: NodeId) -> PeerStatus {
 
 pub(crate) fn appends(sent: &[(NodeId, Message)], to: NodeId) -> Vec<(Index, usize, Index)> {
     let append = |(receiver, message): &(NodeId, Message)| match &message.body {
-        Body::Append { previous, entries, commit_index } if *receiver == to => {
+        MessageBody::AppendEntries { previous, entries, commit_index } if *receiver == to => {
             Some((previous.index, entries.len(), *commit_index))
         }
         _ => None,
@@ -38,7 +38,7 @@ pub(crate) fn appends(sent: &[(NodeId, Message)], to: NodeId) -> Vec<(Index, usi
 #[test]
 fn a1_heartbeats() {
     let mut cluster = led();
-    cluster.cut(1, 3);
+    cluster.partition_link(1, 3);
     cluster.propose(1, "a").expect("it leads");
     cluster.settle();
     let before = cluster.now;
@@ -84,7 +84,7 @@ fn a3_a_majority_commits() {
         cluster.run(10);
         cluster.propose(1, "a").expect("it leads");
         for id in cluster.ids().into_iter().filter(|id| !acknowledging.contains(id)) {
-            cluster.cut(1, id);
+            cluster.partition_link(1, id);
         }
         cluster.settle();
         let commit_index = cluster.status(1).commit_index;
@@ -311,14 +311,14 @@ fn a14_a_late_refusal_is_no_lost_log() {
     while cluster.role(1) != Leader {
         cluster.deliver(0);
     }
-    let at = |cluster: &Cluster, what: fn(&Body) -> bool| {
+    let at = |cluster: &Cluster, what: fn(&MessageBody) -> bool| {
         cluster.flying.iter().position(|one| match &one.parcel {
             Parcel::Message(message) => one.from == 2 && what(&message.body),
             Parcel::Snapshot { .. } => false,
         })
     };
     let refusal = loop {
-        if let Some(at) = at(&cluster, |body| matches!(body, Body::AppendRejected { .. })) {
+        if let Some(at) = at(&cluster, |body| matches!(body, MessageBody::AppendRejected { .. })) {
             break cluster.flying[at].clone();
         }
         cluster.deliver(0);
@@ -511,7 +511,7 @@ fn a_follower_answers_its_leader_only() {
     cluster.settle();
     cluster.step(1, 2, say::append(1, (2, 1), &[], 2));
     let index = only(&cluster.sent_by(2), 1, |body| match body {
-        Body::AppendAccepted { match_index } => Some(*match_index),
+        MessageBody::AppendAccepted { match_index } => Some(*match_index),
         _ => None,
     });
     assert_eq!(index, 2);

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use raft_core::consensus::RoleKind::{Follower, Leader, PreCandidate};
 use raft_core::consensus::{Config, PeerStatus};
-use raft_core::types::{Body, Class, Configuration, Entry, Message, Payload, Position, TERM_MAX};
+use raft_core::types::{
+    Class, Configuration, Entry, Message, MessageBody, Payload, Position, TERM_MAX,
+};
 
 use crate::common::{Cluster, Parcel, say};
 use crate::plain;
@@ -75,7 +77,10 @@ fn c1_heartbeat_for_the_lost_disk_check_quorum() {
     // transfer.
     cluster.with(1, |raft, now| raft.transfer_leadership(now, Some(3))).expect("a voter");
     let told = cluster.flying.iter().position(|envelope| {
-        matches!(&envelope.parcel, Parcel::Message(Message { body: Body::TimeoutNow { .. }, .. }))
+        matches!(
+            &envelope.parcel,
+            Parcel::Message(Message { body: MessageBody::TimeoutNow { .. }, .. })
+        )
     });
     let late = cluster.flying.remove(told.expect("it is sent")).expect("just seen");
     cluster.run(500);
@@ -120,7 +125,7 @@ fn c2_disk_lost_twice() {
         for _ in 0..100 {
             let next = cluster.flying.iter().position(|envelope| match &envelope.parcel {
                 Parcel::Message(message) => {
-                    !(matches!(message.body, Body::Append { .. }) && envelope.to == 3)
+                    !(matches!(message.body, MessageBody::AppendEntries { .. }) && envelope.to == 3)
                 }
                 _ => false,
             });
@@ -155,7 +160,7 @@ fn c2_read_attempts_do_not_repeat() {
     let mut late = None;
     while let Some(envelope) = cluster.flying.front() {
         let is_answer = matches!(&envelope.parcel, Parcel::Message(message)
-            if matches!(message.body, Body::ReadIndexAnswer { .. }));
+            if matches!(message.body, MessageBody::ReadIndexResponse { .. }));
         if is_answer {
             late = cluster.flying.pop_front();
         } else {
@@ -164,7 +169,7 @@ fn c2_read_attempts_do_not_repeat() {
     }
     let late = late.expect("an answer");
     // An entry is committed that node 2 has not received.
-    cluster.cut(1, 2);
+    cluster.partition_link(1, 2);
     cluster.propose(1, "newer").expect("it leads");
     cluster.settle();
     assert_eq!(cluster.status(1).commit_index, 2);
@@ -226,7 +231,8 @@ fn c6_a_configuration_of_other_members_is_refused() {
             say::entry(2, 1),
             Entry { index: 3, term: 1, payload: Payload::Configuration(Box::new(members)) },
         ];
-        let append = Body::Append { previous: Position::new(1, 1), entries, commit_index: 1 };
+        let append =
+            MessageBody::AppendEntries { previous: Position::new(1, 1), entries, commit_index: 1 };
         cluster.step(1, 2, Message::new(1, append));
         assert_eq!(cluster.status(2).last_index, 1, "{others:?}");
         assert!(cluster.sent_by(2).is_empty(), "nothing is acknowledged");
@@ -295,8 +301,8 @@ fn c10_heartbeats_of_a_follower_outlive_its_disk() {
     cluster.settle();
     assert_eq!(cluster.role(1), Leader);
     for other in [4, 5] {
-        cluster.cut(1, other);
-        cluster.cut(other, 1);
+        cluster.partition_link(1, other);
+        cluster.partition_link(other, 1);
     }
     cluster.slow_disks.insert(3);
     let before = cluster.status(1).commit_index;
@@ -319,7 +325,8 @@ fn c10_a_follower_with_a_hung_disk_answers_no_heartbeats() {
         cluster.flying.clear();
         cluster.step(1, 2, say::heartbeat(1, 9, 0));
         let sent = cluster.sent_by(2);
-        sent.iter().any(|(_, message)| matches!(message.body, Body::HeartbeatAnswer { .. }))
+        sent.iter()
+            .any(|(_, message)| matches!(message.body, MessageBody::HeartbeatResponse { .. }))
     };
     cluster.slow_disks.insert(2);
     cluster.step(1, 2, say::append(1, (1, 1), &[1], 1));
@@ -336,7 +343,11 @@ fn c10_a_follower_with_a_hung_disk_answers_no_heartbeats() {
 #[test]
 fn c22_the_last_term() {
     let mut cluster = led();
-    cluster.step(3, 2, Message::new(TERM_MAX, Body::HeartbeatAnswer { round: 0, version_max: 1 }));
+    cluster.step(
+        3,
+        2,
+        Message::new(TERM_MAX, MessageBody::HeartbeatResponse { round: 0, version_max: 1 }),
+    );
     cluster.rush(2);
     let on_disk = cluster.node(2).disk.loaded.hard_state.term;
     assert!(on_disk <= TERM_MAX, "term {on_disk} on disk, which every decoder refuses");
@@ -360,9 +371,13 @@ fn c16_a_voter_with_a_hung_disk_takes_no_part_in_elections() {
     assert_eq!((cluster.role(2), cluster.raft(2).term()), (Follower, 1));
     // Its leader has been silent for longer than a follower sticks to a leader.
     cluster.now = cluster.now + Duration::from_millis(2_000);
-    cluster.step(3, 2, Message::new(1, Body::PreVote { last: Position::new(1, last) }));
-    let granted = |body: &Body| match body {
-        Body::PreVoteAnswer { granted } => Some(*granted),
+    cluster.step(
+        3,
+        2,
+        Message::new(1, MessageBody::RequestPreVote { last: Position::new(1, last) }),
+    );
+    let granted = |body: &MessageBody| match body {
+        MessageBody::PreVoteResponse { granted } => Some(*granted),
         _ => None,
     };
     assert!(!crate::only(&cluster.sent_by(2), 3, granted));
@@ -394,7 +409,11 @@ fn c23_a_peer_whose_disk_was_rolled_back_is_reported() {
 #[test]
 fn c25_a_pre_candidate_that_grants_waits() {
     let mut cluster = Cluster::with_config(3, |_| {});
-    cluster.step(3, 2, Message::new(1, Body::HeartbeatAnswer { round: 0, version_max: 1 }));
+    cluster.step(
+        3,
+        2,
+        Message::new(1, MessageBody::HeartbeatResponse { round: 0, version_max: 1 }),
+    );
     cluster.rush(2);
     assert_eq!((cluster.role(2), cluster.raft(2).term()), (PreCandidate, 1));
     let timeout = Config::new(2, 2).election_timeout;
@@ -416,7 +435,7 @@ fn c30_no_campaign_on_the_word_about_a_lost_disk() {
     cluster.start(2);
     cluster.step(1, 2, say::heartbeat(1, 9, 0));
     let last = cluster.raft(1).snapshot_meta(1).expect("the no-op").position;
-    cluster.step(1, 2, Message::new(1, Body::TimeoutNow { last }));
+    cluster.step(1, 2, Message::new(1, MessageBody::TimeoutNow { last }));
     cluster.settle();
     assert_eq!((cluster.leader(), cluster.raft(1).term()), (Some(1), 1));
 }
@@ -428,7 +447,7 @@ fn c30_no_campaign_with_a_shorter_log_than_the_leader_believes() {
     for (last, campaigns) in [((1, 2), false), ((2, 1), false), ((1, 1), true)] {
         let mut cluster = led();
         let last = Position::new(last.0, last.1);
-        cluster.step(1, 2, Message::new(1, Body::TimeoutNow { last }));
+        cluster.step(1, 2, Message::new(1, MessageBody::TimeoutNow { last }));
         assert_eq!(cluster.raft(2).term() == 2, campaigns, "{last}");
     }
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use raft_core::consensus::RoleKind::{Leader, PreCandidate};
 use raft_core::consensus::{Boot, Config, Raft};
 use raft_core::types::{
-    Body, Configuration, Entry, HardState, Loaded, Memory, Message, NodeId, Payload, Position, Time,
+    Configuration, Entry, HardState, Loaded, Memory, Message, MessageBody, NodeId, Payload,
+    Position, Time,
 };
 
 use crate::common::{Cluster, Disk, Envelope, Parcel, say};
@@ -36,9 +37,9 @@ impl SlowLinks {
     fn take(&mut self, cluster: &mut Cluster) {
         while let Some(envelope) = cluster.flying.pop_front() {
             let bytes = match &envelope.parcel {
-                Parcel::Message(message) if !matches!(&message.body, Body::Append { entries, .. } if entries.is_empty()) => {
+                Parcel::Message(message) if !matches!(&message.body, MessageBody::AppendEntries { entries, .. } if entries.is_empty()) => {
                     match &message.body {
-                        Body::Append { .. } => message.size_bytes(),
+                        MessageBody::AppendEntries { .. } => message.size_bytes(),
                         _ => 0,
                     }
                 }
@@ -269,7 +270,7 @@ fn run_rafts(
                 sent.extend(ready.messages.into_iter().map(|(to, message)| (*id, to, message)));
                 if let Some(persist) = ready.persist {
                     raft.on_persisted(now, persist.id);
-                    sent.push((0, 0, Message::new(0, Body::ReadIndex { id: 0 })));
+                    sent.push((0, 0, Message::new(0, MessageBody::ReadIndex { id: 0 })));
                 }
                 if let Some(last) = ready.committed.last() {
                     raft.on_applied(last.index);
@@ -343,7 +344,7 @@ fn version_zero_from_a_peer() {
     for (id, raft) in &mut rafts {
         let ready = raft.ready(now);
         for (to, message) in ready.messages {
-            if let Body::Founding { number, .. } = message.body {
+            if let MessageBody::Founding { number, .. } = message.body {
                 numbers.insert(*id, number);
             }
             sent.push((*id, to, message));
@@ -351,8 +352,12 @@ fn version_zero_from_a_peer() {
     }
     rafts.remove(&3);
     for id in [1, 2] {
-        let body =
-            Body::Founding { number: 5, heard: Some(numbers[&id]), met: true, version_max: 0 };
+        let body = MessageBody::Founding {
+            number: 5,
+            heard: Some(numbers[&id]),
+            met: true,
+            version_max: 0,
+        };
         rafts.get_mut(&id).expect("it is there").step(now, 3, Message::new(0, body));
     }
     for (from, to, message) in sent {
@@ -397,7 +402,12 @@ fn a_snapshot_of_other_members_is_refused_like_an_entry() {
         }
         let offer = others.clone();
         let answer = cluster.with(1, |raft, now| raft.on_snapshot_offer(now, 2, 3, &offer));
-        assert_ne!(answer, raft_core::consensus::OfferAnswer::Wanted, "{:?}", offer.configuration);
+        assert_ne!(
+            answer,
+            raft_core::consensus::OfferDecision::Wanted,
+            "{:?}",
+            offer.configuration
+        );
     }
 }
 
@@ -430,7 +440,7 @@ fn a_pre_candidate_does_not_campaign_once_a_member_has_not_met() {
     let number = 4711;
     let wiped = 1 + candidate % 3;
     let granting = 1 + wiped % 3;
-    let body = Body::Founding { number, heard: None, met: false, version_max: 1 };
+    let body = MessageBody::Founding { number, heard: None, met: false, version_max: 1 };
     cluster.step(wiped, candidate, Message::new(0, body));
     assert_eq!(cluster.status(candidate).waits_for, [wiped], "it has taken note");
     cluster.step(granting, candidate, say::pre_vote_answer(0, true));
@@ -445,6 +455,6 @@ fn no_node_leads_in_term_0() {
     cluster.step(2, 1, say::heartbeat(0, 1, 0));
     let answer = cluster.sent_by(1);
     let number = answer.iter().find_map(|(_, message)| message.recovering).unwrap_or(0);
-    cluster.step(2, 1, Message::new(0, Body::Recovered { number }));
+    cluster.step(2, 1, Message::new(0, MessageBody::Recovered { number }));
     assert_eq!((cluster.status(1).leader, cluster.status(1).memory), (None, Memory::Lost));
 }

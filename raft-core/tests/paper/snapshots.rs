@@ -1,6 +1,6 @@
 //! Chapter 5: snapshots, compaction, and catching up a peer whose next entries are compacted.
 
-use raft_core::consensus::OfferAnswer::{NotNeeded, Stale, Wanted};
+use raft_core::consensus::OfferDecision::{NotNeeded, Stale, Wanted};
 use raft_core::consensus::RoleKind::{Candidate, Follower, Leader};
 use raft_core::consensus::{PeerStatus, ProgressState};
 use raft_core::types::{Configuration, NodeId, Position, SnapshotMeta};

@@ -2,7 +2,7 @@
 
 use raft_core::consensus::RoleKind::{Candidate, Follower, Leader};
 use raft_core::error::Rejected;
-use raft_core::types::{Body, Message, NodeId};
+use raft_core::types::{Message, MessageBody, NodeId};
 
 use crate::common::{Cluster, say};
 
@@ -20,7 +20,7 @@ fn transfer(cluster: &mut Cluster, to: impl Into<Option<NodeId>>) -> Result<(), 
 fn told(cluster: &mut Cluster) -> Vec<NodeId> {
     let sent = cluster.sent_by(1);
     let told = |(to, message): &(NodeId, Message)| {
-        matches!(message.body, Body::TimeoutNow { .. }).then_some(*to)
+        matches!(message.body, MessageBody::TimeoutNow { .. }).then_some(*to)
     };
     sent.iter().filter_map(told).collect()
 }
@@ -41,7 +41,7 @@ fn x1_to_an_up_to_date_node() {
 #[test]
 fn x1_to_whoever_is_furthest() {
     let mut cluster = led();
-    cluster.cut(1, 3);
+    cluster.partition_link(1, 3);
     cluster.propose(1, "a").expect("it leads");
     cluster.settle();
     transfer(&mut cluster, None).expect("there are others");

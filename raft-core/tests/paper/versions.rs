@@ -5,7 +5,7 @@ use raft_core::consensus::RoleKind::Leader;
 use raft_core::consensus::{Boot, Config, Raft};
 use raft_core::error::Rejected;
 use raft_core::types::{
-    Body, Configuration, Entry, HardState, Index, Loaded, Message, Payload, Position, Time,
+    Configuration, Entry, HardState, Index, Loaded, Message, MessageBody, Payload, Position, Time,
 };
 
 use crate::common::Cluster;
@@ -140,8 +140,11 @@ fn an_entry_of_a_newer_version_is_refused() {
     let newer = Configuration { cluster_version: 2, ..cluster.voters.clone() };
     let entry =
         Entry { index: last + 1, term: 1, payload: Payload::Configuration(Box::new(newer)) };
-    let append =
-        Body::Append { previous: Position::new(1, last), entries: vec![entry], commit_index: last };
+    let append = MessageBody::AppendEntries {
+        previous: Position::new(1, last),
+        entries: vec![entry],
+        commit_index: last,
+    };
     cluster.step(1, 3, Message::new(1, append));
     assert_eq!(cluster.status(3).last_index, last);
     assert!(cluster.node(3).alarms.iter().any(|alarm| alarm.contains("install a newer program")));

@@ -4,7 +4,9 @@
 use std::mem;
 
 use raft_core::consensus::{Persist, Raft, ReadState, Ready, RoleChange, RoleKind};
-use raft_core::types::{Batch, Body, Entry, Index, Message, NodeId, SnapshotMeta, Term, Time};
+use raft_core::types::{
+    Batch, Entry, Index, Message, MessageBody, NodeId, SnapshotMeta, Term, Time,
+};
 
 use crate::common::render;
 use crate::coverage::What;
@@ -64,13 +66,13 @@ impl Simulation {
             if is_empty {
                 break;
             }
-            self.carry_out(id, ready);
+            self.process_ready(id, ready);
         }
         self.see_to_snapshots(id);
         self.set_timer(id);
     }
 
-    fn carry_out(&mut self, id: NodeId, ready: Ready) {
+    fn process_ready(&mut self, id: NodeId, ready: Ready) {
         let mut effects = self.take_apart(id, ready);
         let shuffle = if self.network.calm { 0 } else { self.plan.mix.shuffle };
         let random = &mut self.node_mut(id).random;
@@ -160,8 +162,8 @@ impl Simulation {
     }
 
     fn see_message(&mut self, id: NodeId, message: &Message) {
-        let (Body::Append { commit_index, .. } | Body::Heartbeat { commit_index, .. }) =
-            &message.body
+        let (MessageBody::AppendEntries { commit_index, .. }
+        | MessageBody::Heartbeat { commit_index, .. }) = &message.body
         else {
             return;
         };
@@ -169,7 +171,7 @@ impl Simulation {
             *commit_index <= self.oracle.committed_index(),
             "V6 node {id} says that {commit_index} is committed"
         );
-        if let Body::Append { previous, entries, .. } = &message.body {
+        if let MessageBody::AppendEntries { previous, entries, .. } = &message.body {
             let previous = self.oracle.stamp(*previous);
             self.oracle.on_sent_entries(id, previous, entries);
         }
@@ -197,7 +199,7 @@ impl Simulation {
         assert_ne!(id, to, "V24 node {id} writes to itself");
         self.check_promise(id, to, &message);
         self.count_sent(id, to, &message);
-        if let Body::Append { previous, commit_index, .. } = &message.body {
+        if let MessageBody::AppendEntries { previous, commit_index, .. } = &message.body {
             self.send_needless(id, to, message.term, previous.index, *commit_index);
         }
         self.put_on_the_way(id, to, message);
@@ -227,7 +229,8 @@ impl Simulation {
         let previous = life.planned.at(index).expect("it is in the log").position;
         let entries = life.planned.slice(index, random.below(4));
         self.coverage.count(What::Needless);
-        let message = Message::new(term, Body::Append { previous, entries, commit_index });
+        let message =
+            Message::new(term, MessageBody::AppendEntries { previous, entries, commit_index });
         self.put_on_the_way(id, to, message);
     }
 

@@ -49,7 +49,7 @@ impl Simulation {
             | Kind::Bridge
             | Kind::Ring
             | Kind::Chain
-            | Kind::Star => return self.cut(kind, target, dice).map(Strike::Cut),
+            | Kind::Star => return self.partition(kind, target, dice).map(Strike::Cut),
             Kind::Crash => self.bring_down(target, lasts_us, dice),
             Kind::CrashMidway => {
                 self.node_mut(target).down_us = lasts_us;
@@ -131,7 +131,7 @@ impl Simulation {
         self.schedule(at, Event::Unreachable { node: id, life, peer });
     }
 
-    fn cut(
+    fn partition(
         &mut self,
         kind: Kind,
         target: NodeId,
@@ -189,7 +189,7 @@ impl Simulation {
         }
         self.coverage.count(covered(kind));
         for (from, to) in &links {
-            self.network.cut(*from, *to);
+            self.network.partition_link(*from, *to);
             if dice.percent(30) {
                 self.report_unreachable(*from, *to, dice);
             }
@@ -202,7 +202,7 @@ impl Simulation {
         self.tell(|| format!("fault {number} ends"));
         match strike {
             Strike::Cut(links) => {
-                links.into_iter().for_each(|(from, to)| self.network.mend(from, to));
+                links.into_iter().for_each(|(from, to)| self.network.heal_link(from, to));
             }
             Strike::Hang(id) => {
                 self.node_mut(id).hung -= 1;

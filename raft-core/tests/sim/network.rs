@@ -64,13 +64,13 @@ impl Network {
         self.link(one, other).cut_count + self.link(other, one).cut_count
     }
 
-    pub fn cut(&mut self, from: NodeId, to: NodeId) {
+    pub fn partition_link(&mut self, from: NodeId, to: NodeId) {
         let link = self.link(from, to);
         link.cuts += 1;
         link.cut_count += 1;
     }
 
-    pub fn mend(&mut self, from: NodeId, to: NodeId) {
+    pub fn heal_link(&mut self, from: NodeId, to: NodeId) {
         self.link(from, to).cuts -= 1;
     }
 

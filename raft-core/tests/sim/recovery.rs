@@ -111,10 +111,10 @@ impl Simulation {
         self.tell(|| format!("{id} stays cut off"));
         for peer in self.ids() {
             if peer != id && hears_nothing {
-                self.network.cut(peer, id);
+                self.network.partition_link(peer, id);
             }
             if peer != id && is_not_heard {
-                self.network.cut(id, peer);
+                self.network.partition_link(id, peer);
             }
         }
     }
@@ -211,9 +211,9 @@ impl Simulation {
         }
         self.coverage.count(What::Disturbed);
         let cut_off = followers[(dice >> 1) as usize % followers.len()];
-        self.network.cut(leader, cut_off);
+        self.network.partition_link(leader, cut_off);
         if (dice >> 8).is_multiple_of(2) {
-            self.network.cut(cut_off, leader);
+            self.network.partition_link(cut_off, leader);
         }
         let term = self.node(leader).raft().map(|raft| raft.term());
         self.run_for(5 * self.plan.mix.election_timeout_us);
@@ -223,9 +223,9 @@ impl Simulation {
             term,
             "V25 leader {leader} was disturbed by {cut_off}, which cannot hear it"
         );
-        self.network.mend(leader, cut_off);
+        self.network.heal_link(leader, cut_off);
         if (dice >> 8).is_multiple_of(2) {
-            self.network.mend(cut_off, leader);
+            self.network.heal_link(cut_off, leader);
         }
         let bound_us = self.bound_us();
         self.run_until(bound_us, "the nodes do not become equal again", |simulation| {

@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use raft_core::consensus::RoleKind;
-use raft_core::types::{Body, HardState, Message, NodeId, SnapshotMeta};
+use raft_core::types::{HardState, Message, MessageBody, NodeId, SnapshotMeta};
 
 use crate::chain::Stamp;
 use crate::clock::Clock;
@@ -372,8 +372,12 @@ impl Simulation {
         let before = (raft.role(), raft.next_deadline());
         let term = message.term;
         // In a newer term the deadline of reads is removed as well.
-        let is_vote = matches!(message.body, Body::Vote { .. }) && term == raft.term();
-        let is_leaders = matches!(message.body, Body::Append { .. } | Body::Heartbeat { .. });
+        let is_vote =
+            matches!(message.body, MessageBody::RequestVote { .. }) && term == raft.term();
+        let is_leaders = matches!(
+            message.body,
+            MessageBody::AppendEntries { .. } | MessageBody::Heartbeat { .. }
+        );
         raft.step(own_time, from, message);
         assert!(
             !is_leaders || raft.term() > term || raft.leader() == Some(from),

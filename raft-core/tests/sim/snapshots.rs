@@ -1,7 +1,7 @@
 //! Snapshots as the driver handles them, one at a time: the node's own one once the log exceeds its
 //! limit, or a leader's, whose transfer time depends on its size.
 
-use raft_core::consensus::{OfferAnswer, RoleKind};
+use raft_core::consensus::{OfferDecision, RoleKind};
 use raft_core::types::{Index, NodeId, Term};
 
 use crate::chain::Stamp;
@@ -205,13 +205,13 @@ impl Simulation {
         if !self.node(to).is_up() {
             return self.interrupt(transfer);
         }
-        if answer == OfferAnswer::Wanted {
+        if answer == OfferDecision::Wanted {
             self.maybe_crash_soon(to);
             let at = self.now + self.transfer_us(transfer.snapshot.size_bytes) + 1;
             return self.schedule(at, Event::Transferred(transfer));
         }
         self.life(to).receiving = false;
-        if answer == OfferAnswer::NotNeeded {
+        if answer == OfferDecision::NotNeeded {
             transfer.through = Some(meta.index());
         }
         self.answer(transfer);

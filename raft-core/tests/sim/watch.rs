@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use raft_core::consensus::{Raft, RoleKind, Status, invariants};
-use raft_core::types::{Body, Index, Message, NodeId, Position, Time};
+use raft_core::types::{Index, Message, MessageBody, NodeId, Position, Time};
 
 use crate::coverage::What;
 use crate::fault::{Fault, Kind};
@@ -219,20 +219,22 @@ impl Simulation {
         let hard_state = self.node(id).disk.hard_state;
         let voter = Voter::new(&self.nodes[id as usize - 1], message.recovering.is_some());
         match message.body {
-            Body::Vote { .. } => self.oracle.on_vote(id, id, term, &voter),
-            Body::VoteAnswer { granted: true } => self.oracle.on_vote(id, to, term, &voter),
-            Body::AppendAccepted { match_index } => {
+            MessageBody::RequestVote { .. } => self.oracle.on_vote(id, id, term, &voter),
+            MessageBody::VoteResponse { granted: true } => {
+                self.oracle.on_vote(id, to, term, &voter)
+            }
+            MessageBody::AppendAccepted { match_index } => {
                 assert!(hard_state.term >= term, "V11 {id} accepts before its term is on disk");
                 if hard_state.term == term {
                     self.check_accepted(id, to, message.term, match_index);
                 }
             }
-            Body::VoteAnswer { granted: false } => assert_ne!(
+            MessageBody::VoteResponse { granted: false } => assert_ne!(
                 self.life(id).winds_up_for,
                 Some((to, term)),
                 "V25 node {id} refuses {to} its vote and waits for it to win"
             ),
-            Body::AppendRejected { .. } => self.coverage.count(What::Rejection),
+            MessageBody::AppendRejected { .. } => self.coverage.count(What::Rejection),
             _ => {}
         }
     }
@@ -338,8 +340,8 @@ impl Simulation {
     pub fn check_hung_disk_is_silent(&self, id: NodeId, message: &Message) {
         let is_support = match &message.body {
             // Round 0 means that the receiver's term is over.
-            Body::HeartbeatAnswer { round, .. } => *round > 0,
-            Body::PreVoteAnswer { granted } => *granted,
+            MessageBody::HeartbeatResponse { round, .. } => *round > 0,
+            MessageBody::PreVoteResponse { granted } => *granted,
             _ => false,
         };
         // With these faults a message may be decided before a jump of the clock, and processed
@@ -386,14 +388,17 @@ impl Simulation {
     }
 
     pub fn note_heard(&mut self, from: NodeId, to: NodeId, message: &Message) {
-        if matches!(message.body, Body::AppendRejected { .. }) {
+        if matches!(message.body, MessageBody::AppendRejected { .. }) {
             self.note_reason(to, from);
         }
         let own_time = self.own_time(to);
         let life = self.life(to);
-        if matches!(message.body, Body::TimeoutNow { .. }) {
+        if matches!(message.body, MessageBody::TimeoutNow { .. }) {
             life.was_told = true;
-        } else if matches!(message.body, Body::Append { .. } | Body::Heartbeat { .. }) {
+        } else if matches!(
+            message.body,
+            MessageBody::AppendEntries { .. } | MessageBody::Heartbeat { .. }
+        ) {
             life.was_told = false;
         }
         if life.raft.role() == RoleKind::Leader && life.raft.term() == message.term {
@@ -405,7 +410,7 @@ impl Simulation {
         self.trace.note(message.term ^ id << 40);
         self.sent.messages += 1;
         match &message.body {
-            Body::Append { entries, .. } => {
+            MessageBody::AppendEntries { entries, .. } => {
                 let mut repeated = Repeated::default();
                 if let (Some(first), Some(last)) = (entries.first(), entries.last()) {
                     repeated = self.check_resends(id, to, message.term, first.index, last.index);
@@ -417,7 +422,7 @@ impl Simulation {
                     self.sent.repeated.early += repeated.early;
                 }
             }
-            Body::Heartbeat { .. } => self.sent.heartbeats += 1,
+            MessageBody::Heartbeat { .. } => self.sent.heartbeats += 1,
             _ => {}
         }
     }

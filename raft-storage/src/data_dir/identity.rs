@@ -13,7 +13,7 @@ pub(super) const TAG_IDENTITY: u8 = b'I';
 
 /// The owner of a directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Identity {
+pub(crate) struct DirectoryIdentity {
     pub(super) cluster_id: String,
     pub(super) node_id: NodeId,
     /// Random number of this directory.
@@ -27,7 +27,7 @@ pub(crate) struct Identity {
     pub(super) log_key_fingerprint: u64,
 }
 
-impl Identity {
+impl DirectoryIdentity {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let cluster_id_bytes = u8::try_from(self.cluster_id.len()).expect("checked at the door");
         seal(TAG_IDENTITY, |out| {
@@ -63,7 +63,7 @@ impl Identity {
             let cluster_id = std::str::from_utf8(fields.bytes(usize::from(len))?)
                 .map_err(|_| Damage("the cluster id is not UTF-8".to_owned()))?
                 .to_owned();
-            Ok(Identity {
+            Ok(DirectoryIdentity {
                 cluster_id,
                 node_id,
                 incarnation,

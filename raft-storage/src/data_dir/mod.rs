@@ -44,7 +44,7 @@ use fs4::fs_std::FileExt;
 use raft_core::storage::{StorageError, StorageResult};
 use raft_core::types::NodeId;
 
-pub(crate) use self::identity::Identity;
+pub(crate) use self::identity::DirectoryIdentity;
 #[cfg_attr(not(feature = "rocksdb"), allow(unused_imports, reason = "of the durable backend"))]
 pub(crate) use self::secrets::{LOG_KEY, encode_reset_key};
 pub use self::space::Space;
@@ -75,7 +75,7 @@ const SMALL_FILE_BYTES_MAX: u64 = 1024;
 /// One node's directory, locked for this process until it is dropped.
 pub struct DataDir {
     path: PathBuf,
-    identity: Identity,
+    identity: DirectoryIdentity,
     reset_key: [u8; 64],
     log_key: LogKey,
     /// Closing it releases the lock.
@@ -109,7 +109,7 @@ impl DataDir {
         // Read under the lock: another process may have just made it.
         let identity = match read_if_there(&path.join(IDENTITY), SMALL_FILE_BYTES_MAX)? {
             Some(bytes) => {
-                let identity = Identity::decode(&bytes, &path.join(IDENTITY))?;
+                let identity = DirectoryIdentity::decode(&bytes, &path.join(IDENTITY))?;
                 identity.expect(cluster_id, node_id, path)?;
                 check_place(path, &lock)?;
                 identity
@@ -136,7 +136,7 @@ impl DataDir {
         let path = path.as_ref();
         let lock = prepare(path, cluster_id, node_id)?;
         if let Some(bytes) = read_if_there(&path.join(IDENTITY), SMALL_FILE_BYTES_MAX)? {
-            let found = Identity::decode(&bytes, &path.join(IDENTITY))?;
+            let found = DirectoryIdentity::decode(&bytes, &path.join(IDENTITY))?;
             return Err(StorageError::Refused(format!(
                 "{} is already the directory of node {} of cluster {:?}, so nothing was initialised: \
                  start the node, or name a new directory",
@@ -149,7 +149,7 @@ impl DataDir {
         Self::of_identity(path, identity, lock)
     }
 
-    fn of_identity(path: &Path, identity: Identity, lock: File) -> StorageResult<Self> {
+    fn of_identity(path: &Path, identity: DirectoryIdentity, lock: File) -> StorageResult<Self> {
         space::release_ballast_if_full(path)?;
         let reset_key = read_reset_key(path)?;
         let log_key = read_log_key(&path.join(LOG), identity.log_key_fingerprint)?;
@@ -370,7 +370,7 @@ fn create(
     node_id: NodeId,
     was_initialised: bool,
     lock: &File,
-) -> StorageResult<Identity> {
+) -> StorageResult<DirectoryIdentity> {
     let reset_key = random_bytes::<64>()?;
     write_whole(path, RESET_KEY, &encode_reset_key(FORMAT_VERSION, &reset_key), true)?;
     let secret = random_bytes::<LOG_KEY_BYTES>()?;
@@ -379,7 +379,7 @@ fn create(
     write_whole(&log, LOG_KEY, &LogKey::encode(FORMAT_VERSION, &secret), true)?;
     remove_if_there(&path.join(PLACE))?;
     check_place(path, lock)?;
-    let identity = Identity {
+    let identity = DirectoryIdentity {
         cluster_id: cluster_id.to_owned(),
         node_id,
         incarnation: u64::from_be_bytes(random_bytes()?),

@@ -333,7 +333,7 @@ proptest! {
     ) {
         let [node_id, incarnation, inode] = numbers;
         let mark: [u8; 16] = key[..16].try_into().unwrap();
-        let identity = Identity {
+        let identity = DirectoryIdentity {
             cluster_id,
             node_id,
             incarnation,
@@ -341,7 +341,7 @@ proptest! {
             cluster_uid: mark,
             log_key_fingerprint: !inode,
         };
-        let read = |bytes: &[u8]| Identity::decode(bytes, Path::new("identity")).ok();
+        let read = |bytes: &[u8]| DirectoryIdentity::decode(bytes, Path::new("identity")).ok();
         check(&identity, &identity.encode(), read);
         let place = Place { inode, born_at: incarnation, mark };
         check(&place, &place.encode(), |bytes| Place::decode(bytes).ok());

@@ -39,10 +39,10 @@ pub struct Latency {
 
 /// The disk, which survives the processes that use it. Clones are the same disk.
 #[derive(Clone, Debug, Default)]
-pub struct MemoryDisk(Arc<Mutex<State>>);
+pub struct MemoryDisk(Arc<Mutex<DiskState>>);
 
 #[derive(Debug, Default)]
-struct State {
+struct DiskState {
     image: Image,
     /// The newest process; earlier ones are dead.
     process: u64,
@@ -131,7 +131,7 @@ impl MemoryDisk {
         self.state().image.published_snapshot().map(|snapshot| snapshot.content.size_bytes)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, DiskState> {
         // The lock is held for single steps only, and a panic within one is a defect.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -191,7 +191,7 @@ impl MemoryDisk {
     }
 }
 
-impl State {
+impl DiskState {
     fn crash(&mut self) {
         self.image.lose_power();
         self.process += 1;

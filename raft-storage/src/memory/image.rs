@@ -6,7 +6,7 @@ use bytes::Bytes;
 use raft_core::storage::{StorageError, StorageResult};
 use raft_core::types::{Batch, HardState, Loaded, SnapshotContent, SnapshotMeta};
 
-use super::log::Log;
+use super::log::MemoryLog;
 use super::pieces::Pieces;
 
 /// A finished snapshot.
@@ -31,7 +31,7 @@ pub(super) struct Image {
     hard_state: HardState,
     /// The hard state before the writes that are not synced; a loss of power restores it.
     old_hard_state: Option<HardState>,
-    log: Log,
+    log: MemoryLog,
     published: Option<Arc<Snapshot>>,
     /// Oldest first; at most [`FINISHED_COUNT_MAX`].
     finished: Vec<Arc<Snapshot>>,

@@ -35,14 +35,14 @@ struct Start {
 }
 
 #[derive(Debug, Default)]
-pub(super) struct Log {
+pub(super) struct MemoryLog {
     start: Start,
     /// The start before the compactions that are not synced.
     old: Option<Start>,
     entries: VecDeque<Kept>,
 }
 
-impl Log {
+impl MemoryLog {
     pub(super) fn start(&self) -> &SnapshotMeta {
         &self.start.meta
     }
@@ -150,7 +150,7 @@ mod tests {
     }
 
     /// The indexes after the start, the last index, and the number of kept entries.
-    fn held(log: &Log) -> (Vec<Index>, u64, usize) {
+    fn held(log: &MemoryLog) -> (Vec<Index>, u64, usize) {
         let indexes = log.iter().map(|entry| entry.index).collect();
         let bytes = log.iter().map(Entry::size_bytes).sum();
         assert_eq!(log.bytes(), bytes);
@@ -160,7 +160,7 @@ mod tests {
     #[test]
     fn what_is_left_behind_goes_once_it_cannot_come_back_and_never_much_at_once() {
         const COUNT: Index = 10_000;
-        let mut log = Log::default();
+        let mut log = MemoryLog::default();
         log.append(entries(1..=COUNT));
         log.compact(meta(COUNT - 2));
         assert_eq!(held(&log), (vec![COUNT - 1, COUNT], COUNT, 10_000));
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn it_may_start_anew_or_behind_its_end() {
-        let mut log = Log::default();
+        let mut log = MemoryLog::default();
         log.append(entries(1..=10));
         log.truncate_after(7);
         assert_eq!(held(&log), ((1..=7).collect(), 7, 7));

@@ -80,7 +80,7 @@ impl Storage for MemoryStorage {
             self.disk.with_image(self.process, |image| Ok(image.published_snapshot()))?;
         Ok(published.map(|snapshot| {
             let disk = self.disk.clone();
-            Box::new(snapshot::Reader { disk, process: self.process, snapshot })
+            Box::new(snapshot::MemorySnapshotReader { disk, process: self.process, snapshot })
                 as Box<dyn SnapshotReader>
         }))
     }

@@ -48,14 +48,14 @@ impl SnapshotWriter for Writer {
     }
 }
 
-pub(super) struct Reader {
+pub(super) struct MemorySnapshotReader {
     pub(super) disk: MemoryDisk,
     pub(super) process: u64,
     pub(super) snapshot: Arc<Snapshot>,
 }
 
 #[async_trait]
-impl SnapshotReader for Reader {
+impl SnapshotReader for MemorySnapshotReader {
     fn meta(&self) -> &SnapshotMeta {
         &self.snapshot.meta
     }

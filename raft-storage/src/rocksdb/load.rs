@@ -11,12 +11,12 @@ use raft_core::types::{Entry, HardState, Index, Loaded, SnapshotMeta, Term};
 use rocksdb::{DB, Direction, ErrorKind, IteratorMode, Options, ReadOptions, WriteBatch};
 
 use super::ADVICE_DAMAGED;
-use super::complaints::listen;
+use super::background_errors::listen;
+use super::batch_plan::Mirror;
+use super::entry_sizes::Sizes;
 use super::log::FLOOR_FILE;
 use super::options::{RocksOptions, engine_error};
-use super::plan::Mirror;
 use super::poison::Poison;
-use super::sizes::Sizes;
 use crate::data_dir::LOG_KEY as KEY_FILE;
 use crate::files::{io_error, read_if_there, write_whole};
 use crate::format::draft::content_of_put;

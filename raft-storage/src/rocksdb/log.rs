@@ -11,9 +11,9 @@ use raft_core::storage::StorageResult;
 use raft_core::types::{Batch, HardState, Position, SnapshotMeta};
 use rocksdb::{DB, ErrorKind, FlushOptions, WriteBatch, WriteOptions};
 
+use super::batch_plan::{Mirror, misuse, plan};
 use super::load::{self, Everything};
 use super::options::{RocksOptions, engine_error};
-use super::plan::{Mirror, misuse, plan};
 use super::poison::Poison;
 use super::snapshot::Shelf;
 use super::warm::Warmer;
@@ -29,7 +29,7 @@ use crate::step::Step;
 /// good order, or the highest one claimed durable when the log was opened after a crash.
 pub(crate) const FLOOR_FILE: &str = "floor";
 
-pub(crate) struct Log {
+pub(crate) struct StoredLog {
     pub(crate) db: DB,
     pub(crate) path: PathBuf,
     pub(crate) options: RocksOptions,
@@ -50,7 +50,7 @@ pub(crate) struct Log {
     pub(crate) initial: HardState,
 }
 
-impl Log {
+impl StoredLog {
     /// See [`raft_core::storage::Storage::load`].
     pub(crate) fn load(&mut self) -> StorageResult<Everything> {
         let mut everything = load::load(&self.db, &self.path, &self.key, self.initial)?;
@@ -221,7 +221,7 @@ pub(crate) fn write_batch(mark: BatchMark, draft: &Draft, key: &LogKey) -> Write
     write
 }
 
-impl Work for Log {
+impl Work for StoredLog {
     fn idle(&mut self) -> bool {
         if !self.is_loaded || self.poison.check().is_err() {
             return false;

@@ -13,16 +13,16 @@
 //! It does not repair. A node whose log is damaged has to be re-admitted as a new one,
 //! because it may have forgotten votes and acknowledged entries.
 
-mod complaints;
+mod background_errors;
+mod batch_plan;
+mod entry_sizes;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod forgery_tests;
 mod load;
 mod log;
 mod options;
-mod plan;
 mod poison;
-mod sizes;
 mod snapshot;
 mod warm;
 mod worker;
@@ -34,11 +34,11 @@ use async_trait::async_trait;
 use raft_core::storage::{SnapshotReader, SnapshotWriter, Storage, StorageResult};
 use raft_core::types::{Batch, HardState, Loaded, SnapshotContent, SnapshotMeta};
 
-pub use self::complaints::listen;
+pub use self::background_errors::listen;
 pub use self::options::RocksOptions;
 
-use self::log::Log;
-use self::plan::Mirror;
+use self::batch_plan::Mirror;
+use self::log::StoredLog;
 use self::poison::Poison;
 use self::snapshot::{Shelf, Store};
 use self::warm::Warmer;
@@ -53,7 +53,7 @@ const ADVICE_DAMAGED: &str = "Do not start this node on it. Move the data direct
 
 /// A node's log, hard state and snapshots in its [`DataDir`].
 pub struct RocksStorage {
-    log: Worker<Log>,
+    log: Worker<StoredLog>,
     snapshots: Arc<Worker<Store>>,
     log_bytes: Arc<AtomicU64>,
     /// Holds the directory's lock until both threads have ended: fields are dropped in order.
@@ -78,7 +78,7 @@ impl RocksStorage {
         let warm_file_count = if data_dir.is_low()? { 0 } else { options.warm_file_count };
         let step_hook = options.step_hook.clone();
         let store = Store::new(Arc::clone(&data_dir), shelf.clone(), poison.clone(), step_hook);
-        let log = Log {
+        let log = StoredLog {
             db,
             path,
             poison,
@@ -108,7 +108,7 @@ impl RocksStorage {
 #[async_trait]
 impl Storage for RocksStorage {
     async fn load(&self) -> StorageResult<Loaded> {
-        let everything = self.log.run(Log::load).await?;
+        let everything = self.log.run(StoredLog::load).await?;
         let published = everything.published;
         self.snapshots.run(move |store| store.recover(published)).await?;
         Ok(everything.loaded)

@@ -8,7 +8,7 @@
 
 use raft_core::storage::StorageResult;
 
-use super::log::Log;
+use super::log::StoredLog;
 
 /// Bytes written and synced at once. A batch waits for one slice at most, about a millisecond or
 /// two.
@@ -36,7 +36,7 @@ impl Warmer {
     }
 
     /// Writes one slice; `false` when all is done.
-    pub(crate) fn step(&mut self, log: &mut Log) -> StorageResult<bool> {
+    pub(crate) fn step(&mut self, log: &mut StoredLog) -> StorageResult<bool> {
         if self.files_left == 0 {
             return Ok(false);
         }

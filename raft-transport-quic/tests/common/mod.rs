@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use raft_core::testing::free_ports;
 use raft_core::transport::{BulkStream, Inbound, Transport};
-use raft_core::types::{Body, Entry, Message, NodeId, Payload, Position};
+use raft_core::types::{Entry, Message, MessageBody, NodeId, Payload, Position};
 use raft_transport_quic::{DevCa, QuicConfig, QuicTransport, TlsConfig};
 use tokio::sync::Notify;
 use tokio::time::timeout;
@@ -164,7 +164,7 @@ pub async fn cluster(count: u64) -> Vec<Node> {
 }
 
 pub fn control(id: u64) -> Message {
-    Message::new(1, Body::ReadIndex { id })
+    Message::new(1, MessageBody::ReadIndex { id })
 }
 
 /// An append of commands of these lengths after `previous`, all of term 3.
@@ -175,5 +175,8 @@ pub fn append(previous: u64, lengths: &[usize]) -> Message {
         payload: Payload::Command(Bytes::from(vec![index as u8; length])),
     });
     let previous = Position::new(if previous == 0 { 0 } else { 3 }, previous);
-    Message::new(3, Body::Append { previous, entries: entries.collect(), commit_index: 0 })
+    Message::new(
+        3,
+        MessageBody::AppendEntries { previous, entries: entries.collect(), commit_index: 0 },
+    )
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use kv_service::tls::TlsConfig;
+use kv_service::net::tls::TlsConfig;
 use quinn::{ClientConfig, Endpoint};
 use quinn_proto as proto;
 use tokio::task::JoinSet;

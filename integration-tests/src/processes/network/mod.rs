@@ -55,7 +55,7 @@ pub struct Conditions {
 }
 
 impl Conditions {
-    pub fn cut() -> Self {
+    pub fn partition() -> Self {
         Self { cut: true, ..Self::default() }
     }
 

@@ -53,7 +53,7 @@ impl Pair {
 async fn a_healthy_link_hands_on_and_a_cut_one_does_not() {
     let pair = pair().await;
     assert_eq!(pair.send(20).await, Vec::from_iter(0..20));
-    pair.network.set(1, 2, Conditions::cut());
+    pair.network.set(1, 2, Conditions::partition());
     assert!(pair.send(20).await.is_empty());
     assert_eq!(pair.network.traffic(1, 2).lost_count, 20);
     // The other direction is not affected.

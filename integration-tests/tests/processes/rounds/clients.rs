@@ -27,7 +27,7 @@ impl Run {
         leader: NodeId,
         load: &Workload,
     ) {
-        let cut = Conditions::cut();
+        let cut = Conditions::partition();
         let network = &self.cluster.network;
         let lost_before = network.lost_count();
         match fault {

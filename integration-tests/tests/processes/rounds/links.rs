@@ -41,7 +41,7 @@ impl Run {
         let [follower, other] = self.cluster.peers_of(leader);
         let any = self.any_node();
         let [any_peer, _] = self.cluster.peers_of(any);
-        let cut = Conditions::cut();
+        let cut = Conditions::partition();
         let network = &self.cluster.network;
         let lost_before = network.lost_count();
         match fault {

@@ -10,7 +10,9 @@ use std::path::Path;
 use anyhow::ensure;
 use bytes::Bytes;
 use kv_service::client::{Client, ClientError, Outcome};
-use kv_service::operation::{Consistency, Expect, Operation, Record, ScanPage, WriteAnswer};
+use kv_service::protocol::operation::{
+    Consistency, Expect, Operation, Record, ScanPage, WriteResponse,
+};
 use serde::Serialize;
 
 use crate::args::{CasArgs, ClientArgs, DeleteArgs, GetArgs, PutArgs, ScanArgs};
@@ -127,7 +129,7 @@ async fn write(
 ) -> anyhow::Result<Exit> {
     let client = connect::client(config, args.deadline)?;
     let written = client.write(operation).await;
-    let WriteAnswer { revision, changed, version } = told(written, op, args)?;
+    let WriteResponse { revision, changed, version } = told(written, op, args)?;
     if args.json {
         let key = output::text(&key);
         let written = Written { op, key, outcome: "ok", changed, revision, version };

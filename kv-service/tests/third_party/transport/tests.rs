@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use raft_core::testing::transport::{self as contract, Net};
 use raft_core::transport::Transport;
-use raft_core::types::{Body, Class, Message, NodeId};
+use raft_core::types::{Class, Message, MessageBody, NodeId};
 
 use super::TcpTransport;
 use crate::addresses;
@@ -57,7 +57,7 @@ async fn the_transport_keeps_the_contract_on_threads() {
 async fn dropped_messages_are_counted() {
     let transport = TcpTransport::bind(1, &addresses()).await.unwrap();
     for to in 2..=4 {
-        transport.send(to, Message::new(1, Body::ReadIndex { id: 1 }));
+        transport.send(to, Message::new(1, MessageBody::ReadIndex { id: 1 }));
     }
     assert_eq!(transport.dropped_count(), 3);
 }

@@ -8,7 +8,7 @@ use crate::consensus::founding::Word;
 use crate::consensus::role::candidate::Answer;
 use crate::consensus::role::follower::Follower;
 use crate::consensus::role::{Role, Transition};
-use crate::types::{Body, Message, NodeId, Position, ReadOutcome, TERM_MAX, Term, Time};
+use crate::types::{Message, MessageBody, NodeId, Position, ReadOutcome, TERM_MAX, Term, Time};
 
 impl Raft {
     /// Handles a message of an authenticated peer.
@@ -18,7 +18,7 @@ impl Raft {
         if is_out_of_range || self.is_impostor(from, &body) {
             return;
         }
-        if let Body::PreVote { last } = body {
+        if let MessageBody::RequestPreVote { last } = body {
             // No node adopts a term from a pre-vote request.
             return self.on_pre_vote(now, from, recovering.is_some(), term, last);
         }
@@ -37,11 +37,11 @@ impl Raft {
     /// Returns true for a message that only an impostor sends. This node sends itself its own vote
     /// and nothing else, so any other message in its name is dropped; a claim to lead also raises
     /// an alarm.
-    fn is_impostor(&mut self, from: NodeId, body: &Body) -> bool {
-        if from != self.common.id() || matches!(body, Body::VoteAnswer { .. }) {
+    fn is_impostor(&mut self, from: NodeId, body: &MessageBody) -> bool {
+        if from != self.common.id() || matches!(body, MessageBody::VoteResponse { .. }) {
             return false;
         }
-        if matches!(body, Body::Append { .. } | Body::Heartbeat { .. }) {
+        if matches!(body, MessageBody::AppendEntries { .. } | MessageBody::Heartbeat { .. }) {
             let alarm = "a peer that claims this node's own id wants to lead it; ignored. Two \
                          nodes share an identity";
             self.common.alarms.push(alarm.to_owned());
@@ -49,84 +49,91 @@ impl Raft {
         true
     }
 
-    fn dispatch(&mut self, now: Time, from: NodeId, recovering: Option<u64>, body: Body) {
+    fn dispatch(&mut self, now: Time, from: NodeId, recovering: Option<u64>, body: MessageBody) {
         use Role::{Candidate, Follower, Leader, PreCandidate};
         let term = self.common.term;
         let common = &mut self.common;
         if let Leader(leader) = &mut self.role {
-            leader.hear(common, now, from, recovering);
+            leader.observe_peer(common, now, from, recovering);
         }
         let transition = match (&mut self.role, body) {
-            (_, Body::PreVote { .. }) => unreachable!("answered before the terms are compared"),
-            (_, Body::Vote { last, .. }) => {
+            (_, MessageBody::RequestPreVote { .. }) => {
+                unreachable!("answered before the terms are compared")
+            }
+            (_, MessageBody::RequestVote { last, .. }) => {
                 return self.on_vote(now, from, recovering.is_some(), last);
             }
 
-            (PreCandidate(candidate), Body::PreVoteAnswer { granted }) => {
+            (PreCandidate(candidate), MessageBody::PreVoteResponse { granted }) => {
                 let answer = Answer { granted, recovering: recovering.is_some() };
                 let won = Transition::Campaign { transfer: false };
                 candidate.on_answer(common, from, answer, won)
             }
-            (Follower(_) | Candidate(_) | Leader(_), Body::PreVoteAnswer { .. }) => return,
+            (Follower(_) | Candidate(_) | Leader(_), MessageBody::PreVoteResponse { .. }) => return,
 
-            (Candidate(candidate), Body::VoteAnswer { granted }) => {
+            (Candidate(candidate), MessageBody::VoteResponse { granted }) => {
                 if !granted {
                     candidate.on_refusal(common, now);
                 }
                 let answer = Answer { granted, recovering: recovering.is_some() };
                 candidate.on_answer(common, from, answer, Transition::Lead)
             }
-            (Follower(_) | PreCandidate(_) | Leader(_), Body::VoteAnswer { .. }) => return,
+            (Follower(_) | PreCandidate(_) | Leader(_), MessageBody::VoteResponse { .. }) => return,
 
-            (_, Body::Append { previous, entries, commit_index }) => {
-                if self.hear_leader(now, from, term) {
+            (_, MessageBody::AppendEntries { previous, entries, commit_index }) => {
+                if self.observe_leader(now, from, term) {
                     let (common, follower) = self.following();
                     follower.on_append(common, previous, entries, commit_index);
                 }
                 return;
             }
-            (_, Body::Heartbeat { round, commit_index }) => {
-                if self.hear_leader(now, from, term) {
+            (_, MessageBody::Heartbeat { round, commit_index }) => {
+                if self.observe_leader(now, from, term) {
                     let (common, follower) = self.following();
                     follower.on_heartbeat(common, now, round, commit_index);
                 }
                 return;
             }
 
-            (Leader(leader), Body::AppendAccepted { match_index }) => {
+            (Leader(leader), MessageBody::AppendAccepted { match_index }) => {
                 leader.on_accepted(common, from, match_index);
                 Transition::Stay
             }
-            (Leader(leader), Body::AppendRejected { previous_index, hint }) => {
+            (Leader(leader), MessageBody::AppendRejected { previous_index, hint }) => {
                 leader.on_rejected(common, from, previous_index, hint);
                 Transition::Stay
             }
-            (Leader(leader), Body::HeartbeatAnswer { round, version_max }) => {
+            (Leader(leader), MessageBody::HeartbeatResponse { round, version_max }) => {
                 leader.on_heartbeat_answer(common, now, from, round, version_max);
                 Transition::Stay
             }
             (
                 Follower(_) | PreCandidate(_) | Candidate(_),
-                Body::AppendAccepted { .. }
-                | Body::AppendRejected { .. }
-                | Body::HeartbeatAnswer { .. },
+                MessageBody::AppendAccepted { .. }
+                | MessageBody::AppendRejected { .. }
+                | MessageBody::HeartbeatResponse { .. },
             ) => return,
 
-            (Leader(leader), Body::ReadIndex { id }) => {
+            (Leader(leader), MessageBody::ReadIndex { id }) => {
                 leader.on_read_index(common, from, id);
                 Transition::Stay
             }
-            (Follower(_) | PreCandidate(_) | Candidate(_), Body::ReadIndex { id }) => {
-                common.send(from, Body::ReadIndexAnswer { id, outcome: ReadOutcome::NotLeader });
+            (Follower(_) | PreCandidate(_) | Candidate(_), MessageBody::ReadIndex { id }) => {
+                common.send(
+                    from,
+                    MessageBody::ReadIndexResponse { id, outcome: ReadOutcome::NotLeader },
+                );
                 Transition::Stay
             }
-            (Follower(follower), Body::ReadIndexAnswer { id, outcome }) => {
+            (Follower(follower), MessageBody::ReadIndexResponse { id, outcome }) => {
                 follower.on_read_index_answer(common, now, id, outcome);
                 Transition::Stay
             }
-            (PreCandidate(_) | Candidate(_) | Leader(_), Body::ReadIndexAnswer { .. }) => return,
+            (PreCandidate(_) | Candidate(_) | Leader(_), MessageBody::ReadIndexResponse { .. }) => {
+                return;
+            }
 
-            (Follower(follower), Body::TimeoutNow { last }) => {
+            (Follower(follower), MessageBody::TimeoutNow { last }) => {
                 // C30. The leader may name a position that this node acknowledged before it lost
                 // its disk.
                 let is_current = common.log.last_position() >= last;
@@ -135,17 +142,17 @@ impl Raft {
                     false => Transition::Stay,
                 }
             }
-            (PreCandidate(_) | Candidate(_) | Leader(_), Body::TimeoutNow { .. }) => return,
+            (PreCandidate(_) | Candidate(_) | Leader(_), MessageBody::TimeoutNow { .. }) => return,
 
-            (Follower(follower), Body::Recovered { number }) => {
+            (Follower(follower), MessageBody::Recovered { number }) => {
                 let is_meant = common.has_lost_memory() && common.recovering() == Some(number);
                 if follower.leader == Some(from) && is_meant {
                     common.recover_under(from);
                 }
                 return;
             }
-            (PreCandidate(_) | Candidate(_) | Leader(_), Body::Recovered { .. }) => return,
-            (_, Body::Founding { number, heard, met, version_max }) => {
+            (PreCandidate(_) | Candidate(_) | Leader(_), MessageBody::Recovered { .. }) => return,
+            (_, MessageBody::Founding { number, heard, met, version_max }) => {
                 return self.on_founding(now, from, Word { number, heard, met, version_max });
             }
         };
@@ -155,51 +162,56 @@ impl Raft {
     /// Responds to a message of an older term. A leader or candidate that has been overtaken learns
     /// the newer term from the response and steps down, so that the cluster can again include a
     /// node whose term ran ahead while it was partitioned.
-    fn answer_stale(&mut self, from: NodeId, body: &Body) {
+    fn answer_stale(&mut self, from: NodeId, body: &MessageBody) {
         let answer = match body {
             // Only the term of this response matters. A vote response that refuses would be taken
             // for the response to a newer request, if the candidate has one outstanding in the
             // current term. A new node that learns of a term was wiped (`founding`, rule 4).
-            Body::Append { .. }
-            | Body::Heartbeat { .. }
-            | Body::Vote { .. }
-            | Body::Founding { .. } => {
-                Body::HeartbeatAnswer { round: 0, version_max: self.common.config.version_max }
+            MessageBody::AppendEntries { .. }
+            | MessageBody::Heartbeat { .. }
+            | MessageBody::RequestVote { .. }
+            | MessageBody::Founding { .. } => MessageBody::HeartbeatResponse {
+                round: 0,
+                version_max: self.common.config.version_max,
+            },
+            MessageBody::ReadIndex { id } => {
+                MessageBody::ReadIndexResponse { id: *id, outcome: ReadOutcome::NotLeader }
             }
-            Body::ReadIndex { id } => {
-                Body::ReadIndexAnswer { id: *id, outcome: ReadOutcome::NotLeader }
-            }
-            Body::PreVote { .. }
-            | Body::PreVoteAnswer { .. }
-            | Body::VoteAnswer { .. }
-            | Body::AppendAccepted { .. }
-            | Body::AppendRejected { .. }
-            | Body::HeartbeatAnswer { .. }
-            | Body::ReadIndexAnswer { .. }
-            | Body::TimeoutNow { .. }
-            | Body::Recovered { .. } => return,
+            MessageBody::RequestPreVote { .. }
+            | MessageBody::PreVoteResponse { .. }
+            | MessageBody::VoteResponse { .. }
+            | MessageBody::AppendAccepted { .. }
+            | MessageBody::AppendRejected { .. }
+            | MessageBody::HeartbeatResponse { .. }
+            | MessageBody::ReadIndexResponse { .. }
+            | MessageBody::TimeoutNow { .. }
+            | MessageBody::Recovered { .. } => return,
         };
         self.common.send(from, answer);
     }
 
     /// Adopts the newer term of a message. Returns false if the message is to be ignored: a vote
     /// request while this node sticks to its leader.
-    fn adopt_term_of(&mut self, now: Time, from: NodeId, term: Term, body: &Body) -> bool {
+    fn adopt_term_of(&mut self, now: Time, from: NodeId, term: Term, body: &MessageBody) -> bool {
         let leader = match body {
-            Body::Vote { transfer, .. } if !transfer && self.sticks_to_leader(now) => return false,
-            Body::Append { .. } | Body::Heartbeat { .. } => Some(from),
-            Body::PreVote { .. }
-            | Body::PreVoteAnswer { .. }
-            | Body::Vote { .. }
-            | Body::VoteAnswer { .. }
-            | Body::AppendAccepted { .. }
-            | Body::AppendRejected { .. }
-            | Body::HeartbeatAnswer { .. }
-            | Body::ReadIndex { .. }
-            | Body::ReadIndexAnswer { .. }
-            | Body::TimeoutNow { .. }
-            | Body::Recovered { .. }
-            | Body::Founding { .. } => None,
+            MessageBody::RequestVote { transfer, .. }
+                if !transfer && self.sticks_to_leader(now) =>
+            {
+                return false;
+            }
+            MessageBody::AppendEntries { .. } | MessageBody::Heartbeat { .. } => Some(from),
+            MessageBody::RequestPreVote { .. }
+            | MessageBody::PreVoteResponse { .. }
+            | MessageBody::RequestVote { .. }
+            | MessageBody::VoteResponse { .. }
+            | MessageBody::AppendAccepted { .. }
+            | MessageBody::AppendRejected { .. }
+            | MessageBody::HeartbeatResponse { .. }
+            | MessageBody::ReadIndex { .. }
+            | MessageBody::ReadIndexResponse { .. }
+            | MessageBody::TimeoutNow { .. }
+            | MessageBody::Recovered { .. }
+            | MessageBody::Founding { .. } => None,
         };
         self.common.adopt_term(term);
         self.become_follower(now, leader);
@@ -244,7 +256,7 @@ impl Raft {
             // C16. The vote that would follow could not be written.
             && !self.common.disk_is_stuck(now);
         let answer_term = if granted { term } else { self.common.term };
-        self.common.send_at_term(from, answer_term, Body::PreVoteAnswer { granted });
+        self.common.send_at_term(from, answer_term, MessageBody::PreVoteResponse { granted });
     }
 
     /// Handles a vote request of the current term (3.4, 3.6.1). A repeated request is granted
@@ -263,10 +275,10 @@ impl Raft {
                 None => free,
             };
         if !granted {
-            return common.send(from, Body::VoteAnswer { granted });
+            return common.send(from, MessageBody::VoteResponse { granted });
         }
         common.vote_for(from);
-        common.send_when_durable(from, Body::VoteAnswer { granted });
+        common.send_when_durable(from, MessageBody::VoteResponse { granted });
         // A node that granted waits for the winner before it campaigns itself.
         let deadline = common.draw_election_deadline(now);
         match &mut self.role {
@@ -279,7 +291,7 @@ impl Raft {
     /// Follows `from`, which sent a leader's message of `term`. Returns false, and the message is
     /// ignored, if another node is known to lead that term: then a disk was rolled back, or two
     /// nodes share an identity.
-    pub(super) fn hear_leader(&mut self, now: Time, from: NodeId, term: Term) -> bool {
+    pub(super) fn observe_leader(&mut self, now: Time, from: NodeId, term: Term) -> bool {
         assert!(term >= self.common.term);
         if term > self.common.term {
             self.common.adopt_term(term);
@@ -301,7 +313,7 @@ impl Raft {
             Some(_) | None => {}
         }
         let (common, follower) = self.following();
-        follower.hear_leader(common, now, from);
+        follower.observe_leader(common, now, from);
         true
     }
 
@@ -317,21 +329,21 @@ impl Raft {
 
 /// Returns true for messages that no correct node sends in term 0, where no node campaigns, leads
 /// or follows.
-fn speaks_of_a_term(body: &Body) -> bool {
+fn speaks_of_a_term(body: &MessageBody) -> bool {
     match body {
-        Body::Vote { .. }
-        | Body::VoteAnswer { .. }
-        | Body::Append { .. }
-        | Body::AppendAccepted { .. }
-        | Body::AppendRejected { .. }
-        | Body::Heartbeat { .. }
-        | Body::TimeoutNow { .. }
-        | Body::Recovered { .. } => true,
-        Body::PreVote { .. }
-        | Body::PreVoteAnswer { .. }
-        | Body::HeartbeatAnswer { .. }
-        | Body::ReadIndex { .. }
-        | Body::ReadIndexAnswer { .. }
-        | Body::Founding { .. } => false,
+        MessageBody::RequestVote { .. }
+        | MessageBody::VoteResponse { .. }
+        | MessageBody::AppendEntries { .. }
+        | MessageBody::AppendAccepted { .. }
+        | MessageBody::AppendRejected { .. }
+        | MessageBody::Heartbeat { .. }
+        | MessageBody::TimeoutNow { .. }
+        | MessageBody::Recovered { .. } => true,
+        MessageBody::RequestPreVote { .. }
+        | MessageBody::PreVoteResponse { .. }
+        | MessageBody::HeartbeatResponse { .. }
+        | MessageBody::ReadIndex { .. }
+        | MessageBody::ReadIndexResponse { .. }
+        | MessageBody::Founding { .. } => false,
     }
 }

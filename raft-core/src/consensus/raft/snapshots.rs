@@ -4,13 +4,13 @@ use super::Raft;
 use crate::consensus::role::Role;
 use crate::consensus::role::follower::{refusal_of_configuration, refusal_of_version};
 use crate::types::{
-    Body, Configuration, Index, NodeId, Position, PublishSnapshot, SnapshotMeta, TERM_MAX, Term,
-    Time,
+    Configuration, Index, MessageBody, NodeId, Position, PublishSnapshot, SnapshotMeta, TERM_MAX,
+    Term, Time,
 };
 
 /// A follower's response to a snapshot that its leader offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OfferAnswer {
+pub enum OfferDecision {
     Wanted,
     /// The follower's commit index covers it.
     NotNeeded,
@@ -84,23 +84,23 @@ impl Raft {
         from: NodeId,
         term: Term,
         meta: &SnapshotMeta,
-    ) -> OfferAnswer {
+    ) -> OfferDecision {
         let is_own = from == self.common.id();
         if is_own
             || term > TERM_MAX
             || term < self.common.term
-            || !self.hear_leader(now, from, term)
+            || !self.observe_leader(now, from, term)
         {
-            return OfferAnswer::Stale { term: self.common.term };
+            return OfferDecision::Stale { term: self.common.term };
         }
         if let Some(refusal) = refusal_of_configuration(&self.common, &meta.configuration) {
             let alarm = format!("node {from} offered a snapshot with {refusal}; it is refused");
             self.common.tell_refusal(alarm);
-            return OfferAnswer::Refused;
+            return OfferDecision::Refused;
         }
         match meta.index() <= self.common.log.commit_index() {
-            true => OfferAnswer::NotNeeded,
-            false => OfferAnswer::Wanted,
+            true => OfferDecision::NotNeeded,
+            false => OfferDecision::Wanted,
         }
     }
 
@@ -118,7 +118,7 @@ impl Raft {
         if refusal_of_version(&self.common, &meta.configuration).is_some() {
             return false;
         }
-        let leads = term >= self.common.term && self.hear_leader(now, from, term);
+        let leads = term >= self.common.term && self.observe_leader(now, from, term);
         let common = &mut self.common;
         let needed = position.index > common.log.commit_index();
         if needed && common.log.contains(position) {
@@ -134,7 +134,7 @@ impl Raft {
         }
         if leads {
             let match_index = position.index.min(common.log.commit_index());
-            common.send_when_durable(from, Body::AppendAccepted { match_index });
+            common.send_when_durable(from, MessageBody::AppendAccepted { match_index });
         }
         common.publish.as_ref().is_some_and(|publish| publish.meta.position == position)
     }

@@ -6,7 +6,7 @@ use crate::consensus::role::candidate::{Answer, Candidate};
 use crate::consensus::role::follower::Follower;
 use crate::consensus::role::leader::Leader;
 use crate::consensus::role::{Role, Transition};
-use crate::types::{Body, NodeId, TERM_MAX, Time};
+use crate::types::{MessageBody, NodeId, TERM_MAX, Time};
 
 impl Raft {
     pub(super) fn change(&mut self, now: Time, transition: Transition) {
@@ -53,7 +53,7 @@ impl Raft {
         self.role = Role::PreCandidate(Candidate::new(&self.common, now, deadline));
         let last = self.common.log.last_position();
         for peer in self.common.voting_peers() {
-            self.common.send(peer, Body::PreVote { last });
+            self.common.send(peer, MessageBody::RequestPreVote { last });
         }
         let (own_id, term) = (self.common.id(), self.common.term);
         let Role::PreCandidate(candidate) = &mut self.role else { unreachable!("just become one") };
@@ -82,9 +82,9 @@ impl Raft {
         self.role = Role::Candidate(Candidate::new(&self.common, now, deadline));
         let last = self.common.log.last_position();
         for peer in self.common.voting_peers() {
-            self.common.send_when_durable(peer, Body::Vote { last, transfer });
+            self.common.send_when_durable(peer, MessageBody::RequestVote { last, transfer });
         }
-        self.common.send_when_durable(own_id, Body::VoteAnswer { granted: true });
+        self.common.send_when_durable(own_id, MessageBody::VoteResponse { granted: true });
     }
 
     /// Repeats a candidate's request, after a while, to the voters that have not responded.
@@ -96,11 +96,16 @@ impl Raft {
         let last = self.common.log.last_position();
         for peer in silent {
             match &self.role {
-                Role::PreCandidate(_) => self.common.send(peer, Body::PreVote { last }),
+                Role::PreCandidate(_) => {
+                    self.common.send(peer, MessageBody::RequestPreVote { last })
+                }
                 // If a leader asked for this election, it has been silent since, and voters no
                 // longer stick to it: a request without `transfer` does as well.
                 _ => {
-                    self.common.send_when_durable(peer, Body::Vote { last, transfer: false });
+                    self.common.send_when_durable(
+                        peer,
+                        MessageBody::RequestVote { last, transfer: false },
+                    );
                 }
             }
         }

@@ -8,7 +8,7 @@ use crate::consensus::common::Common;
 use crate::consensus::log::AppendRefusal;
 use crate::consensus::ready::ReadState;
 use crate::types::{
-    Body, Configuration, Entry, Index, NodeId, Payload, Position, ReadOutcome, Time,
+    Configuration, Entry, Index, MessageBody, NodeId, Payload, Position, ReadOutcome, Time,
 };
 
 #[derive(Clone, Debug)]
@@ -58,7 +58,7 @@ impl Follower {
 
     /// Notes a message of the leader of this term. Every message counts, also an append that is
     /// refused.
-    pub(in crate::consensus) fn hear_leader(
+    pub(in crate::consensus) fn observe_leader(
         &mut self,
         common: &mut Common,
         now: Time,
@@ -95,11 +95,11 @@ impl Follower {
                 }
                 // Beyond the last new entry this log may still differ from the leader's (A9).
                 common.log.commit_to(commit_index.min(last_new_index));
-                common.send_when_durable(leader, Body::AppendAccepted { match_index });
+                common.send_when_durable(leader, MessageBody::AppendAccepted { match_index });
             }
             Err(AppendRefusal::Conflict(hint)) => {
                 let previous_index = previous.index;
-                common.send(leader, Body::AppendRejected { previous_index, hint });
+                common.send(leader, MessageBody::AppendRejected { previous_index, hint });
             }
             Err(AppendRefusal::ConflictsWithCommitted(index)) => common.alarms.push(format!(
                 "node {leader} sent another entry for committed index {index}; refused. A disk was \
@@ -128,8 +128,10 @@ impl Follower {
             // commits by appends alone.
             common.log.commit_to(commit_index);
         }
-        common
-            .send(leader, Body::HeartbeatAnswer { round, version_max: common.config.version_max });
+        common.send(
+            leader,
+            MessageBody::HeartbeatResponse { round, version_max: common.config.version_max },
+        );
     }
 
     pub(in crate::consensus) fn read_index(&mut self, common: &mut Common, now: Time, id: u64) {
@@ -147,11 +149,11 @@ impl Follower {
         if self.reads.asked.is_some() || self.reads.waiting.is_empty() {
             return;
         }
-        let attempt = common.chance.next();
+        let attempt = common.rng.next();
         let reads = std::mem::take(&mut self.reads.waiting);
         let give_up_at = now + common.config.election_timeout;
         self.reads.asked = Some(Asked { attempt, reads, give_up_at });
-        common.send(leader, Body::ReadIndex { id: attempt });
+        common.send(leader, MessageBody::ReadIndex { id: attempt });
     }
 
     pub(in crate::consensus) fn on_read_index_answer(

@@ -1,7 +1,7 @@
 //! Snapshots of this node and from its leader, and compaction of the log that they cover.
 //!
 //! [`Snapshots`] decides, on the event loop; [`tasks`] does the work, each piece on a task of its
-//! own that ends with a report. The rules:
+//! own that ends with a completion. The rules:
 //!
 //! * A volatile machine's view is written to storage and published by a batch; a durable machine is
 //!   flushed. Either way the log is compacted afterwards, down to a quarter of
@@ -31,7 +31,7 @@ pub(super) use self::tasks::{Parts, Stop};
 use super::config::NodeConfig;
 use super::inbox::{Admission, OpenStream, Sent};
 use super::status::SnapshotTransfer;
-use crate::consensus::{OfferAnswer, ProgressState, Raft, RoleKind};
+use crate::consensus::{OfferDecision, ProgressState, Raft, RoleKind};
 use crate::state_machine::{Flusher, SnapshotSource, StateMachine};
 use crate::types::{Index, NodeId, SnapshotContent, SnapshotMeta, Term, Time};
 
@@ -47,7 +47,7 @@ const KEPT_LIMITS: u64 = 4;
 const VIEW_PAUSE: Duration = Duration::from_secs(1);
 
 /// Progress of a copy of this node's own state.
-enum Own {
+enum LocalSnapshot {
     Idle,
     /// The machine was asked for a view.
     TakingView,
@@ -79,7 +79,7 @@ struct Receiving {
 pub(super) struct Snapshots<M: StateMachine> {
     jobs: Jobs<M>,
     max_raft_state_bytes: u64,
-    own: Own,
+    local: LocalSnapshot,
     /// True if the machine's state survives a crash, as far as it was flushed.
     is_durable: bool,
     /// Absent while a flush is under way.
@@ -113,7 +113,7 @@ impl<M: StateMachine> Snapshots<M> {
         Self {
             jobs: Jobs::new(config, parts),
             max_raft_state_bytes: config.max_raft_state_bytes,
-            own: Own::Idle,
+            local: LocalSnapshot::Idle,
             is_durable: flusher.is_some(),
             flusher,
             flusher_back: None,
@@ -153,7 +153,7 @@ impl<M: StateMachine> Snapshots<M> {
     }
 
     fn is_idle(&self) -> bool {
-        matches!(self.own, Own::Idle) && self.receiving.is_none()
+        matches!(self.local, LocalSnapshot::Idle) && self.receiving.is_none()
     }
 
     /// Advances compaction, flushes and transfers. Returns true if the machine is to be asked for a
@@ -179,7 +179,7 @@ impl<M: StateMachine> Snapshots<M> {
         let takes_view = may_take_view && now >= self.view_at;
         self.wake_at = self.peers.next_deadline(now);
         if takes_view {
-            self.own = Own::TakingView;
+            self.local = LocalSnapshot::TakingView;
         } else if may_take_view {
             self.wake_at = self.wake_at.min(self.view_at);
         }
@@ -191,7 +191,7 @@ impl<M: StateMachine> Snapshots<M> {
     /// The tasks notice at their next step.
     fn give_up_what_is_outrun(&mut self, raft: &Raft) {
         let leads = raft.role() == RoleKind::Leader;
-        if let Own::Writing(index, stop) = &mut self.own
+        if let LocalSnapshot::Writing(index, stop) = &mut self.local
             && self.is_durable
             && (!leads || *index < raft.log_start_index())
         {
@@ -233,7 +233,8 @@ impl<M: StateMachine> Snapshots<M> {
         match meta {
             Some(meta) if is_new => {
                 self.is_requested &= self.is_durable;
-                self.own = Own::Writing(meta.index(), Some(self.jobs.write(meta, view)));
+                self.local =
+                    LocalSnapshot::Writing(meta.index(), Some(self.jobs.write(meta, view)));
             }
             // The view was overtaken by a leader's snapshot, or is published already.
             Some(_) | None => self.on_no_view(now),
@@ -242,7 +243,7 @@ impl<M: StateMachine> Snapshots<M> {
 
     /// The machine has no view that is of use.
     pub(super) fn on_no_view(&mut self, now: Time) {
-        self.own = Own::Idle;
+        self.local = LocalSnapshot::Idle;
         self.view_at = now + VIEW_PAUSE;
     }
 
@@ -252,17 +253,17 @@ impl<M: StateMachine> Snapshots<M> {
         raft: &mut Raft,
         written: Option<(SnapshotMeta, SnapshotContent)>,
     ) {
-        self.own = Own::Idle;
+        self.local = LocalSnapshot::Idle;
         let Some((meta, content)) = written else { return };
         self.last_size_bytes = content.size_bytes;
         let index = meta.index();
         if raft.publish_snapshot(meta) {
-            self.own = Own::Publishing(index);
+            self.local = LocalSnapshot::Publishing(index);
         }
     }
 
     pub(super) fn on_published(&mut self, raft: &Raft, meta: &SnapshotMeta) {
-        self.own = Own::Idle;
+        self.local = LocalSnapshot::Idle;
         self.publish(meta);
         self.plan_compaction(raft);
     }
@@ -303,8 +304,12 @@ impl<M: StateMachine> Snapshots<M> {
         let target = raft.index_leaving_bytes(limit / 4).min(raft.snapshot_index());
         // C15. Entries are kept for peers only as far as the budget allows.
         let kept_from = raft.index_leaving_bytes(KEPT_LIMITS.saturating_mul(limit));
-        let own = match self.own {
-            Own::Writing(index, Some(_)) | Own::Publishing(index) if self.is_durable => Some(index),
+        let own = match self.local {
+            LocalSnapshot::Writing(index, Some(_)) | LocalSnapshot::Publishing(index)
+                if self.is_durable =>
+            {
+                Some(index)
+            }
             _ => None,
         };
         let waited_for = |copy: &Published| copy.is_readable && self.peers.wait_for_copy();
@@ -369,7 +374,7 @@ impl<M: StateMachine> Snapshots<M> {
         let usable =
             |published: &Published| published.is_readable && published.index >= start_index;
         match self.published.filter(usable).map(|published| published.index) {
-            Some(published) if !matches!(self.own, Own::Publishing(_)) => {
+            Some(published) if !matches!(self.local, LocalSnapshot::Publishing(_)) => {
                 self.compact_to = self.compact_to.map(|target| target.min(published));
                 for peer in due {
                     let (stop, stopped) = tasks::stop();
@@ -416,7 +421,7 @@ impl<M: StateMachine> Snapshots<M> {
                     || copy.index < raft.log_start_index()
                     || !self.peers.need_copy(now)
             })
-            && matches!(self.own, Own::Idle)
+            && matches!(self.local, LocalSnapshot::Idle)
             && !raft.is_restoring()
     }
 
@@ -444,21 +449,23 @@ impl<M: StateMachine> Snapshots<M> {
         answer: oneshot::Sender<Admission>,
     ) {
         let admission = match raft.on_snapshot_offer(now, from, term, meta) {
-            OfferAnswer::NotNeeded => Admission::Refused(wire::Answer::NotNeeded),
-            OfferAnswer::Stale { term } => Admission::Refused(wire::Answer::Stale { term }),
-            OfferAnswer::Wanted if self.is_idle() && !raft.is_restoring() => {
+            OfferDecision::NotNeeded => Admission::Refused(wire::OfferResponse::NotNeeded),
+            OfferDecision::Stale { term } => {
+                Admission::Refused(wire::OfferResponse::Stale { term })
+            }
+            OfferDecision::Wanted if self.is_idle() && !raft.is_restoring() => {
                 let (stop, stopped) = tasks::stop();
                 let index = meta.index();
                 self.receiving = Some(Receiving { from, term, index, stop: Some(stop) });
                 Admission::Granted(stopped)
             }
-            OfferAnswer::Wanted | OfferAnswer::Refused => {
+            OfferDecision::Wanted | OfferDecision::Refused => {
                 if let Some(receiving) = &mut self.receiving
                     && (term > receiving.term || (term, from) == (receiving.term, receiving.from))
                 {
                     receiving.stop = None;
                 }
-                Admission::Refused(wire::Answer::Busy)
+                Admission::Refused(wire::OfferResponse::Busy)
             }
         };
         let is_granted = matches!(admission, Admission::Granted(_));

@@ -1,5 +1,5 @@
 //! Snapshot work beside the event loop: each piece runs on a task of its own and ends with a
-//! report.
+//! completion.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,9 +8,9 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout};
 
 use super::peers::Meter;
-use super::wire::{self, Answer, Offer};
+use super::wire::{self, Offer, OfferResponse};
 use crate::driver::config::NodeConfig;
-use crate::driver::inbox::{Admission, Inbox, OpenStream, Report, Sent, Watchdog};
+use crate::driver::inbox::{Admission, Completion, Inbox, OpenStream, Sent, Watchdog};
 use crate::driver::tasks::{Tasks, Token};
 use crate::state_machine::{Flusher, SnapshotSource, StateMachine};
 use crate::storage::{Storage, StorageError, StorageResult};
@@ -82,7 +82,7 @@ impl<M: StateMachine> Jobs<M> {
         self.parts.storage.log_bytes()
     }
 
-    /// Writes a view of this node's state; reports `SnapshotWritten`.
+    /// Writes a view of this node's state; completions `SnapshotWritten`.
     pub(super) fn write(&self, meta: SnapshotMeta, view: Box<dyn SnapshotSource>) -> StopOnDrop {
         let (on_drop, stop) = stop();
         let storage = Arc::clone(&self.parts.storage);
@@ -91,15 +91,15 @@ impl<M: StateMachine> Jobs<M> {
         let token = self.parts.tasks.token();
         self.spawn("writing a snapshot", async move {
             let written = write_view(storage, meta.clone(), view, blocks, token, stop).await;
-            inbox.push_report(match written {
-                Ok(content) => Report::SnapshotWritten(content.map(|content| (meta, content))),
-                Err(error) => Report::Failed(error.into()),
+            inbox.push_completion(match written {
+                Ok(content) => Completion::SnapshotWritten(content.map(|content| (meta, content))),
+                Err(error) => Completion::Failed(error.into()),
             });
         });
         on_drop
     }
 
-    /// Flushes a durable machine; reports `StateFlushed`, and gives the flusher back.
+    /// Flushes a durable machine; completions `StateFlushed`, and gives the flusher back.
     pub(super) fn flush(
         &self,
         mut flusher: Box<dyn Flusher>,
@@ -108,13 +108,13 @@ impl<M: StateMachine> Jobs<M> {
         let inbox = Arc::clone(&self.parts.inbox);
         let (watchdog, token) = (self.watchdog("flushing the state"), self.parts.tasks.token());
         tokio::task::spawn_blocking(move || {
-            let report = match flusher.flush() {
-                Ok(index) => Report::StateFlushed(index),
-                Err(error) => Report::Failed(error.into()),
+            let completion = match flusher.flush() {
+                Ok(index) => Completion::StateFlushed(index),
+                Err(error) => Completion::Failed(error.into()),
             };
-            // The event loop holds the other end until it has taken the report.
+            // The event loop holds the other end until it has taken the completion.
             let _ = give_back.send(flusher);
-            inbox.push_report(report);
+            inbox.push_completion(completion);
             watchdog.ended_well();
             drop(token);
         });
@@ -125,14 +125,14 @@ impl<M: StateMachine> Jobs<M> {
         let storage = Arc::clone(&self.parts.storage);
         let inbox = Arc::clone(&self.parts.inbox);
         self.spawn("compacting the log", async move {
-            inbox.push_report(match storage.compact(through).await {
-                Ok(()) => Report::Compacted,
-                Err(error) => Report::Failed(error.into()),
+            inbox.push_completion(match storage.compact(through).await {
+                Ok(()) => Completion::Compacted,
+                Err(error) => Completion::Failed(error.into()),
             });
         });
     }
 
-    /// Streams the published snapshot to a peer; reports `SnapshotSent`.
+    /// Streams the published snapshot to a peer; completions `SnapshotSent`.
     pub(super) fn send(
         &self,
         peer: NodeId,
@@ -162,12 +162,12 @@ impl<M: StateMachine> Jobs<M> {
                     Sent::Unreadable
                 }
             };
-            inbox.push_report(Report::SnapshotSent { peer, sent });
+            inbox.push_completion(Completion::SnapshotSent { peer, sent });
         });
     }
 
     /// Receives a peer's offer, and then the snapshot if the event loop grants it. A granted
-    /// transfer ends with the report `ReceiveEnded`.
+    /// transfer ends with the completion `ReceiveEnded`.
     pub(super) fn receive(&self, from: NodeId, mut open: OpenStream) {
         let storage = Arc::clone(&self.parts.storage);
         let inbox = Arc::clone(&self.parts.inbox);
@@ -189,14 +189,14 @@ impl<M: StateMachine> Jobs<M> {
                     tracing::info!(from, %error, "receiving a snapshot was interrupted");
                 }
                 Err(TransferError::Storage(error)) => {
-                    inbox.push_report(Report::Failed(error.into()));
+                    inbox.push_completion(Completion::Failed(error.into()));
                 }
             }
-            inbox.push_report(Report::ReceiveEnded);
+            inbox.push_completion(Completion::ReceiveEnded);
         });
     }
 
-    /// Spawns a task that ends with a report, or with the loop.
+    /// Spawns a task that ends with a completion, or with the loop.
     fn spawn(&self, task: &'static str, work: impl Future<Output = ()> + Send + 'static) {
         let watchdog = self.watchdog(task);
         self.parts.tasks.spawn(async move {
@@ -318,15 +318,15 @@ impl Sending {
         let offer = Offer { term: self.term, meta, content };
         within(patience, stream.send(wire::encode(&offer))).await?;
         let mut offset = match receive_answer(&mut *stream, patience).await? {
-            Answer::Accept { offset } => offset,
-            Answer::NotNeeded => return Ok(index),
-            Answer::Stale { term } => {
+            OfferResponse::Accept { offset } => offset,
+            OfferResponse::NotNeeded => return Ok(index),
+            OfferResponse::Stale { term } => {
                 return Err(TransportError::new(format!("the peer is in term {term}")).into());
             }
-            Answer::Busy => {
+            OfferResponse::Busy => {
                 return Err(TransportError::new("the peer is busy with another snapshot").into());
             }
-            Answer::Done => return Err(TransportError::new("done before it began").into()),
+            OfferResponse::Done => return Err(TransportError::new("done before it began").into()),
         };
         loop {
             self.meter.set(offset, content.size_bytes);
@@ -339,7 +339,7 @@ impl Sending {
         }
         within(patience, stream.finish()).await?;
         match receive_answer(&mut *stream, patience).await? {
-            Answer::Done => Ok(index),
+            OfferResponse::Done => Ok(index),
             other => Err(TransportError::new(format!("unexpected answer {other:?}")).into()),
         }
     }
@@ -348,7 +348,7 @@ impl Sending {
 async fn receive_answer(
     stream: &mut dyn BulkStream,
     patience: Duration,
-) -> Result<Answer, TransportError> {
+) -> Result<OfferResponse, TransportError> {
     let frame = within(patience, stream.receive()).await?;
     wire::decode_answer(&frame.ok_or_else(|| TransportError::new("the peer ended the stream"))?)
 }
@@ -365,7 +365,7 @@ async fn hear_offer<M: StateMachine>(
     let offer = wire::decode_offer(&frame)?;
     let (answer, admission) = oneshot::channel();
     let (term, meta) = (offer.term, offer.meta.clone());
-    inbox.push_report(Report::SnapshotOffered { from, term, meta, answer });
+    inbox.push_completion(Completion::SnapshotOffered { from, term, meta, answer });
     let admission = admission.await.map_err(|_| TransportError::new("this node is stopping"))?;
     match admission {
         Admission::Granted(stop) => Ok(Some((offer, stop))),
@@ -389,7 +389,7 @@ async fn receive_snapshot<M: StateMachine>(
     let Offer { term, meta, content } = offer;
     let patience = pace.patience;
     let mut writer = storage.snapshot_writer(meta.clone(), Some(content)).await?;
-    let accept = Answer::Accept { offset: writer.offset() };
+    let accept = OfferResponse::Accept { offset: writer.offset() };
     within(patience, stream.send(wire::encode(&accept))).await?;
     let mut rate = Rate::new(pace);
     loop {
@@ -419,8 +419,8 @@ async fn receive_snapshot<M: StateMachine>(
         Err(StorageError::Corrupt(what)) => return Err(TransportError::new(what).into()),
         Err(error) => return Err(error.into()),
     }
-    inbox.push_report(Report::SnapshotReceived { from, term, meta });
-    within(patience, stream.send(wire::encode(&Answer::Done))).await?;
+    inbox.push_completion(Completion::SnapshotReceived { from, term, meta });
+    within(patience, stream.send(wire::encode(&OfferResponse::Done))).await?;
     within(patience, stream.finish()).await?;
     Ok(())
 }

@@ -35,7 +35,7 @@ pub(crate) struct Offer {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) enum Answer {
+pub(crate) enum OfferResponse {
     Accept {
         offset: u64,
     },
@@ -67,7 +67,7 @@ pub(crate) fn decode_offer(frame: &[u8]) -> Result<Offer, TransportError> {
     Ok(offer)
 }
 
-pub(crate) fn decode_answer(frame: &[u8]) -> Result<Answer, TransportError> {
+pub(crate) fn decode_answer(frame: &[u8]) -> Result<OfferResponse, TransportError> {
     decode(frame)
 }
 
@@ -126,13 +126,13 @@ mod tests {
         )
     }
 
-    fn answer() -> impl Strategy<Value = Answer> {
+    fn answer() -> impl Strategy<Value = OfferResponse> {
         prop_oneof![
-            any::<u64>().prop_map(|offset| Answer::Accept { offset }),
-            Just(Answer::NotNeeded),
-            any::<u64>().prop_map(|term| Answer::Stale { term }),
-            Just(Answer::Busy),
-            Just(Answer::Done),
+            any::<u64>().prop_map(|offset| OfferResponse::Accept { offset }),
+            Just(OfferResponse::NotNeeded),
+            any::<u64>().prop_map(|term| OfferResponse::Stale { term }),
+            Just(OfferResponse::Busy),
+            Just(OfferResponse::Done),
         ]
     }
 

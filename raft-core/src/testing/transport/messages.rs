@@ -9,8 +9,8 @@ use super::Net;
 use super::recorder::{Heard, Host, append, heartbeat, number_of};
 use crate::codec::ENTRY_BYTES_MAX;
 use crate::types::{
-    Body, Class, Configuration, ENTRY_OVERHEAD_BYTES, Entry, INDEX_MAX, Message, NodeId, Payload,
-    Position, ReadOutcome, TERM_MAX,
+    Class, Configuration, ENTRY_OVERHEAD_BYTES, Entry, INDEX_MAX, Message, MessageBody, NodeId,
+    Payload, Position, ReadOutcome, TERM_MAX,
 };
 
 /// One message of each kind, with and without optional parts, and with extreme numbers.
@@ -28,30 +28,34 @@ fn one_of_each() -> Vec<Message> {
     ];
     let previous = Position::new(2, 4);
     let bodies = [
-        Body::PreVote { last },
-        Body::PreVoteAnswer { granted: true },
-        Body::PreVoteAnswer { granted: false },
-        Body::Vote { last, transfer: false },
-        Body::Vote { last: Position::ZERO, transfer: true },
-        Body::VoteAnswer { granted: true },
-        Body::VoteAnswer { granted: false },
-        Body::Append { previous: Position::ZERO, entries: Vec::new(), commit_index: 0 },
-        Body::Append { previous, entries, commit_index: 6 },
-        Body::AppendAccepted { match_index: INDEX_MAX },
-        Body::AppendRejected { previous_index: 9, hint: Position::new(2, 8) },
-        Body::Heartbeat { round: u64::MAX, commit_index: 3 },
-        Body::HeartbeatAnswer { round: 17, version_max: 3 },
-        Body::ReadIndex { id: u64::MAX },
-        Body::ReadIndexAnswer { id: 4, outcome: ReadOutcome::NotLeader },
-        Body::ReadIndexAnswer { id: 4, outcome: ReadOutcome::Busy },
-        Body::ReadIndexAnswer { id: 4, outcome: ReadOutcome::Confirmed(INDEX_MAX) },
-        Body::TimeoutNow { last: Position::new(3, 9) },
-        Body::Recovered { number: u64::MAX },
+        MessageBody::RequestPreVote { last },
+        MessageBody::PreVoteResponse { granted: true },
+        MessageBody::PreVoteResponse { granted: false },
+        MessageBody::RequestVote { last, transfer: false },
+        MessageBody::RequestVote { last: Position::ZERO, transfer: true },
+        MessageBody::VoteResponse { granted: true },
+        MessageBody::VoteResponse { granted: false },
+        MessageBody::AppendEntries {
+            previous: Position::ZERO,
+            entries: Vec::new(),
+            commit_index: 0,
+        },
+        MessageBody::AppendEntries { previous, entries, commit_index: 6 },
+        MessageBody::AppendAccepted { match_index: INDEX_MAX },
+        MessageBody::AppendRejected { previous_index: 9, hint: Position::new(2, 8) },
+        MessageBody::Heartbeat { round: u64::MAX, commit_index: 3 },
+        MessageBody::HeartbeatResponse { round: 17, version_max: 3 },
+        MessageBody::ReadIndex { id: u64::MAX },
+        MessageBody::ReadIndexResponse { id: 4, outcome: ReadOutcome::NotLeader },
+        MessageBody::ReadIndexResponse { id: 4, outcome: ReadOutcome::Busy },
+        MessageBody::ReadIndexResponse { id: 4, outcome: ReadOutcome::Confirmed(INDEX_MAX) },
+        MessageBody::TimeoutNow { last: Position::new(3, 9) },
+        MessageBody::Recovered { number: u64::MAX },
     ];
     let (heard, version_max) = (Some(u64::MAX), u32::MAX);
     let founding = [
-        Body::Founding { number: 1, heard: None, met: false, version_max: 2 },
-        Body::Founding { number: u64::MAX, heard, met: true, version_max },
+        MessageBody::Founding { number: 1, heard: None, met: false, version_max: 2 },
+        MessageBody::Founding { number: u64::MAX, heard, met: true, version_max },
     ];
     let messages = bodies.into_iter().map(|body| Message::new(TERM_MAX, body));
     let messages = messages.chain(founding.map(|body| Message::new(0, body)));
@@ -141,7 +145,7 @@ pub async fn control_is_not_held_up_by_log(net: &impl Net) {
         // arrived or are lost.
         let send_last = || one.transport.send(2, append(flood_count + round, Bytes::new()));
         let is_last = |message: &Message| match &message.body {
-            Body::Append { commit_index, .. } => *commit_index == flood_count + round,
+            MessageBody::AppendEntries { commit_index, .. } => *commit_index == flood_count + round,
             _ => false,
         };
         let all = |heard: &mut Heard| {
@@ -213,7 +217,9 @@ pub async fn the_largest_entry_arrives(net: &impl Net) {
     let size_bytes = one.transport.entry_bytes_max().min(ENTRY_BYTES_MAX);
     let command_bytes = usize::try_from(size_bytes - ENTRY_OVERHEAD_BYTES).expect("it fits memory");
     let message = append(1, Bytes::from(vec![0x5A; command_bytes]));
-    let Body::Append { entries, .. } = &message.body else { unreachable!("an append was made") };
+    let MessageBody::AppendEntries { entries, .. } = &message.body else {
+        unreachable!("an append was made")
+    };
     assert_eq!(entries[0].size_bytes(), size_bytes);
     let send = || one.transport.send(2, message.clone());
     let arrived = |heard: &mut Heard| {

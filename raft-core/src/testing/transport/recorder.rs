@@ -8,7 +8,7 @@ use tokio::time::timeout;
 
 use super::{Net, PATIENCE};
 use crate::transport::{BulkStream, Inbound, Transport};
-use crate::types::{Body, Entry, Message, NodeId, Payload, Position, Term};
+use crate::types::{Entry, Message, MessageBody, NodeId, Payload, Position, Term};
 
 /// How often a message is sent again until it arrives.
 const REPEAT_INTERVAL: Duration = Duration::from_millis(50);
@@ -41,7 +41,7 @@ impl Recorder {
 impl Inbound for Recorder {
     fn on_message(&self, from: NodeId, message: Message) {
         self.record(|heard| match message.body {
-            Body::HeartbeatAnswer { round, .. } if message.term == INTRODUCTION_TERM => {
+            MessageBody::HeartbeatResponse { round, .. } if message.term == INTRODUCTION_TERM => {
                 heard.introduced.push((from, round));
             }
             _ => heard.messages.push((from, message)),
@@ -126,8 +126,10 @@ impl Host {
     /// between meetings of the same two nodes.
     pub(super) async fn meet(&self, other: &Host, round: u64) {
         for (from, to) in [(self, other), (other, self)] {
-            let hello =
-                Message::new(INTRODUCTION_TERM, Body::HeartbeatAnswer { round, version_max: 0 });
+            let hello = Message::new(
+                INTRODUCTION_TERM,
+                MessageBody::HeartbeatResponse { round, version_max: 0 },
+            );
             let send = || from.transport.send(to.id, hello.clone());
             let greeted = |heard: &mut Heard| heard.introduced.contains(&(from.id, round));
             let what = format!("node {} hears node {}", to.id, from.id);
@@ -163,20 +165,24 @@ pub(super) async fn in_time<T>(what: &str, step: impl Future<Output = T>) -> T {
 
 /// A control message with a number.
 pub(super) fn heartbeat(round: u64) -> Message {
-    Message::new(7, Body::Heartbeat { round, commit_index: round })
+    Message::new(7, MessageBody::Heartbeat { round, commit_index: round })
 }
 
 /// A log message with a number and one command.
 pub(super) fn append(number: u64, command: bytes::Bytes) -> Message {
     let entry = Entry { index: number + 1, term: 7, payload: Payload::Command(command) };
     let previous = Position::new(7, number);
-    Message::new(7, Body::Append { previous, entries: vec![entry], commit_index: number })
+    Message::new(
+        7,
+        MessageBody::AppendEntries { previous, entries: vec![entry], commit_index: number },
+    )
 }
 
 /// The number of an [`append`] or a [`heartbeat`].
 pub(super) fn number_of(message: &Message) -> u64 {
     match &message.body {
-        Body::Append { commit_index, .. } | Body::Heartbeat { commit_index, .. } => *commit_index,
+        MessageBody::AppendEntries { commit_index, .. }
+        | MessageBody::Heartbeat { commit_index, .. } => *commit_index,
         other => panic!("the suite did not send {other:?}"),
     }
 }

@@ -1,6 +1,6 @@
 //! A two-way stream of frames between two nodes of the process.
 //!
-//! Each direction has a bounded buffer ([`Lane`]). It ends in good order when its writer has
+//! Each direction has a bounded buffer ([`PipeHalf`]). It ends in good order when its writer has
 //! finished, and is broken when its writer vanishes before that, when its reader vanishes, or when
 //! the link is partitioned. A frame is in the buffer from being sent until it is read, and can be
 //! read once its delay has passed.
@@ -20,16 +20,16 @@ use crate::types::NodeId;
 /// Bytes that one direction of a stream can buffer; beyond, the sender waits.
 pub(super) const BULK_BUFFER_BYTES_MAX: usize = 1 << 20;
 
-/// State that both ends of a stream share.
+/// NetworkState that both ends of a stream share.
 pub(super) struct Stream {
-    lanes: Mutex<[Lane; 2]>,
+    lanes: Mutex<[PipeHalf; 2]>,
     /// Wakes the side of that number: 0 opened the stream, 1 was offered it.
     changed: [Notify; 2],
 }
 
 /// One direction, numbered as the side that writes to it.
 #[derive(Default)]
-struct Lane {
+struct PipeHalf {
     frames: VecDeque<(Instant, Bytes)>,
     bytes: usize,
     last_due: Option<Instant>,
@@ -37,7 +37,7 @@ struct Lane {
     broken: Option<TransportError>,
 }
 
-impl Lane {
+impl PipeHalf {
     fn break_off(&mut self, why: &TransportError) {
         if !(self.finished && self.frames.is_empty()) {
             self.broken.get_or_insert_with(|| why.clone());
@@ -66,7 +66,7 @@ impl Stream {
         self.changed.iter().for_each(Notify::notify_one);
     }
 
-    fn lock(&self) -> MutexGuard<'_, [Lane; 2]> {
+    fn lock(&self) -> MutexGuard<'_, [PipeHalf; 2]> {
         // Nothing that is done under the lock panics half-way.
         self.lanes.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -87,7 +87,7 @@ impl StreamEnd {
         1 - self.side
     }
 
-    fn push(&self, lane: &mut Lane, frame: Bytes, due: Instant) {
+    fn push(&self, lane: &mut PipeHalf, frame: Bytes, due: Instant) {
         let due = lane.last_due.map_or(due, |last| last.max(due));
         lane.last_due = Some(due);
         lane.bytes += frame.len();

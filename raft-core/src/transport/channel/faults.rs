@@ -89,9 +89,9 @@ impl LinkFaults {
         }
     }
 
-    pub(super) fn fate(&self, chance: &mut Chance, is_answer: bool) -> Fate {
+    pub(super) fn plan(&self, chance: &mut Rng, is_answer: bool) -> DeliveryPlan {
         if chance.strikes(self.loss) {
-            return Fate::Lost;
+            return DeliveryPlan::Lost;
         }
         let delay = self.delay(chance);
         let is_overtaken = chance.strikes(self.reorder);
@@ -106,17 +106,17 @@ impl LinkFaults {
             extra += chance.between(min, max);
         }
         let again = chance.strikes(self.duplicate).then(|| delay + self.delay(chance));
-        Fate::Arrives { delay: delay + extra, held_up: is_overtaken || is_late, again }
+        DeliveryPlan::Arrives { delay: delay + extra, held_up: is_overtaken || is_late, again }
     }
 
-    pub(super) fn delay(&self, chance: &mut Chance) -> Duration {
+    pub(super) fn delay(&self, chance: &mut Rng) -> Duration {
         chance.between(self.delay_min, self.delay_max)
     }
 }
 
 /// The outcome of sending one message over a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fate {
+pub(super) enum DeliveryPlan {
     Lost,
     Arrives {
         delay: Duration,
@@ -130,11 +130,11 @@ pub(super) enum Fate {
 /// A small pseudo-random generator (SplitMix64). Each link has its own, so that faults of one link
 /// do not depend on the traffic of another. A fault that cannot happen draws nothing.
 #[derive(Clone, Debug)]
-pub(super) struct Chance(u64);
+pub(super) struct Rng(u64);
 
-impl Chance {
+impl Rng {
     pub(super) fn of_link(seed: u64, from: u64, to: u64) -> Self {
-        let mut chance = Chance(seed);
+        let mut chance = Rng(seed);
         for part in [from, to] {
             chance.0 = chance.next() ^ part;
         }

@@ -93,20 +93,20 @@ impl ChannelNetwork {
 
     /// Partitions the link in this direction. Bulk streams between the two nodes break, since they
     /// need both directions.
-    pub fn cut(&self, from: NodeId, to: NodeId) {
-        self.network.cut(&[from, to], |a, b| (a, b) == (from, to));
+    pub fn partition_link(&self, from: NodeId, to: NodeId) {
+        self.network.partition(&[from, to], |a, b| (a, b) == (from, to));
     }
 
-    /// Heals the link in this direction: undoes [`ChannelNetwork::cut`].
-    pub fn mend(&self, from: NodeId, to: NodeId) {
-        self.network.mend(|a, b| (a, b) == (from, to));
+    /// Heals the link in this direction: undoes [`ChannelNetwork::partition_link`].
+    pub fn heal_link(&self, from: NodeId, to: NodeId) {
+        self.network.heal(|a, b| (a, b) == (from, to));
     }
 
     /// Partitions all links between nodes of different groups. A node in no group keeps its links,
     /// and is then a bridge. Links that were partitioned before stay so.
     pub fn partition(&self, groups: &[&[NodeId]]) {
         let group_of = |node| groups.iter().position(|group| group.contains(&node));
-        self.network.cut(&groups.concat(), |from, to| match (group_of(from), group_of(to)) {
+        self.network.partition(&groups.concat(), |from, to| match (group_of(from), group_of(to)) {
             (Some(of_from), Some(of_to)) => of_from != of_to,
             _ => false,
         });
@@ -115,12 +115,12 @@ impl ChannelNetwork {
     /// Partitions the links between this node and all others that the network knows by now: those
     /// with a transport, and those with a link that was used or set up.
     pub fn isolate(&self, node: NodeId) {
-        self.network.cut(&[node], |from, to| from == node || to == node);
+        self.network.partition(&[node], |from, to| from == node || to == node);
     }
 
     /// Heals all links. Their faults stay.
     pub fn heal(&self) {
-        self.network.mend(|_, _| true);
+        self.network.heal(|_, _| true);
     }
 
     /// Calls the listener for all traffic from now on, with sender and receiver. On a

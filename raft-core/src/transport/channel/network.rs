@@ -1,4 +1,4 @@
-//! State that all transports of a network share: nodes, links, and messages under way.
+//! NetworkState that all transports of a network share: nodes, links, and messages under way.
 //!
 //! One lock over plain data. Nothing here waits, and no [`Inbound`](crate::transport::Inbound) is
 //! called under the lock: a message to be delivered is returned with a [`Delivery`].
@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::bulk::{Stream, StreamEnd};
-use super::faults::{Chance, Fate, LinkFaults};
+use super::faults::{DeliveryPlan, LinkFaults, Rng};
 use super::receiver::{Delivery, Receiver, is_delivering};
 use super::stats::ChannelStats;
 use super::traffic::Traffic;
@@ -32,13 +32,13 @@ const BULK_STREAMS_MAX: usize = 1024;
 pub(super) type Listener = dyn FnMut(NodeId, NodeId, Traffic<'_>) + Send;
 
 pub(super) struct Network {
-    state: Mutex<State>,
+    state: Mutex<NetworkState>,
 }
 
-struct State {
+struct NetworkState {
     seed: u64,
     default_faults: LinkFaults,
-    links: BTreeMap<(NodeId, NodeId), Link>,
+    links: BTreeMap<(NodeId, NodeId), ChannelLink>,
     endpoints: BTreeMap<NodeId, Endpoint>,
     streams: Vec<(NodeId, NodeId, Weak<Stream>)>,
     listeners: Vec<Box<Listener>>,
@@ -47,10 +47,10 @@ struct State {
 }
 
 /// The link from one node to another.
-struct Link {
+struct ChannelLink {
     faults: Option<LinkFaults>,
     cut: bool,
-    chance: Chance,
+    chance: Rng,
     mailboxes: [Mailbox; Class::ALL.len()],
 }
 
@@ -100,7 +100,7 @@ pub(super) enum Step {
 
 impl Network {
     pub(super) fn new(seed: u64) -> Self {
-        let state = State {
+        let state = NetworkState {
             seed,
             default_faults: LinkFaults::none(),
             links: BTreeMap::new(),
@@ -113,7 +113,7 @@ impl Network {
         Self { state: Mutex::new(state) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, NetworkState> {
         // Nothing that is done under the lock panics, except by a defect of ours.
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -277,7 +277,7 @@ impl Network {
     }
 
     /// Partitions the `chosen` links among `nodes` and all nodes that the network knows.
-    pub(super) fn cut(&self, nodes: &[NodeId], chosen: impl Fn(NodeId, NodeId) -> bool) {
+    pub(super) fn partition(&self, nodes: &[NodeId], chosen: impl Fn(NodeId, NodeId) -> bool) {
         let why = TransportError::new("the link was cut");
         let streams = {
             let mut state = self.lock();
@@ -297,7 +297,7 @@ impl Network {
         streams.iter().for_each(|stream| stream.break_off(&why));
     }
 
-    pub(super) fn mend(&self, chosen: impl Fn(NodeId, NodeId) -> bool) {
+    pub(super) fn heal(&self, chosen: impl Fn(NodeId, NodeId) -> bool) {
         for ((from, to), link) in &mut self.lock().links {
             if chosen(*from, *to) {
                 link.cut = false;
@@ -326,13 +326,13 @@ impl Network {
     }
 }
 
-impl State {
-    fn link(&mut self, from: NodeId, to: NodeId) -> &mut Link {
+impl NetworkState {
+    fn link(&mut self, from: NodeId, to: NodeId) -> &mut ChannelLink {
         let seed = self.seed;
-        self.links.entry((from, to)).or_insert_with(|| Link {
+        self.links.entry((from, to)).or_insert_with(|| ChannelLink {
             faults: None,
             cut: false,
-            chance: Chance::of_link(seed, from, to),
+            chance: Rng::of_link(seed, from, to),
             mailboxes: Default::default(),
         })
     }
@@ -412,14 +412,14 @@ impl State {
         let is_answer = message.is_answer();
         let can_arrive = self.endpoints.get(&to).is_some_and(|to| to.receiver.is_some());
         let link = self.link(from, to);
-        let fate = match can_arrive && !link.cut {
-            true => faults.fate(&mut link.chance, is_answer),
-            false => Fate::Lost,
+        let plan = match can_arrive && !link.cut {
+            true => faults.plan(&mut link.chance, is_answer),
+            false => DeliveryPlan::Lost,
         };
         let mailbox = &mut link.mailboxes[class as usize];
         mailbox.stats.sent += 1;
         mailbox.stats.sent_bytes += bytes;
-        let Fate::Arrives { delay, held_up, again } = fate else {
+        let DeliveryPlan::Arrives { delay, held_up, again } = plan else {
             mailbox.stats.lost += 1;
             return None;
         };

@@ -7,7 +7,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::*;
-use crate::types::{Body, Entry, Payload, Position};
+use crate::types::{Entry, MessageBody, Payload, Position};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -60,20 +60,23 @@ impl Ear {
 }
 
 fn numbered(round: u64) -> Message {
-    Message::new(1, Body::Heartbeat { round, commit_index: 0 })
+    Message::new(1, MessageBody::Heartbeat { round, commit_index: 0 })
 }
 
 fn logged(number: u64, size_bytes: usize) -> Message {
     let payload = Payload::Command(Bytes::from(vec![0; size_bytes]));
     let entries = vec![Entry { index: number, term: 1, payload }];
-    Message::new(1, Body::Append { previous: Position::ZERO, entries, commit_index: number })
+    Message::new(
+        1,
+        MessageBody::AppendEntries { previous: Position::ZERO, entries, commit_index: number },
+    )
 }
 
 fn number_of(message: &Message) -> u64 {
     match &message.body {
-        Body::Heartbeat { round, .. } => *round,
-        Body::Append { commit_index, .. } => *commit_index,
-        Body::HeartbeatAnswer { round, .. } => *round,
+        MessageBody::Heartbeat { round, .. } => *round,
+        MessageBody::AppendEntries { commit_index, .. } => *commit_index,
+        MessageBody::HeartbeatResponse { round, .. } => *round,
         other => panic!("not sent: {other:?}"),
     }
 }
@@ -143,7 +146,7 @@ async fn shows_what_is_sent_and_what_arrives() {
     let network = ChannelNetwork::new(1);
     let [one, two, three] = hosts(&network);
     network.set_faults(1, 2, LinkFaults::none().delaying(MS, MS).duplicating(1.0));
-    network.cut(1, 3);
+    network.partition_link(1, 3);
     let seen = Arc::new(Mutex::new(Vec::new()));
     let shown = Arc::clone(&seen);
     network.listen(move |from, to, traffic| {
@@ -245,8 +248,11 @@ async fn late_answers_are_late_and_nothing_else_is() {
     let answered = Arc::new(Mutex::new(Vec::new()));
     let shown = Arc::clone(&answered);
     network.listen(move |_, _, traffic| {
-        if let Traffic::Delivered(Message { term, body: Body::HeartbeatAnswer { .. }, .. }) =
-            traffic
+        if let Traffic::Delivered(Message {
+            term,
+            body: MessageBody::HeartbeatResponse { .. },
+            ..
+        }) = traffic
         {
             shown.lock().unwrap().push((*term, Instant::now()));
         }
@@ -254,8 +260,10 @@ async fn late_answers_are_late_and_nothing_else_is() {
     let sent = Instant::now();
     for number in 0..400 {
         one.send(&two, number);
-        two.transport
-            .send(1, Message::new(number, Body::HeartbeatAnswer { round: 0, version_max: 0 }));
+        two.transport.send(
+            1,
+            Message::new(number, MessageBody::HeartbeatResponse { round: 0, version_max: 0 }),
+        );
     }
     assert_eq!(two.ear.numbers(), (0..400).collect::<Vec<_>>(), "at once, in order");
     settle().await;
@@ -275,7 +283,7 @@ async fn a_cut_is_one_way_silent_and_takes_what_is_under_way() {
     network.set_default_faults(LinkFaults::none().delaying(5 * MS, 5 * MS));
     one.send(&two, 1);
     two.send(&one, 1);
-    network.cut(1, 2);
+    network.partition_link(1, 2);
     one.send(&two, 2);
     two.send(&one, 2);
     settle().await;
@@ -285,7 +293,7 @@ async fn a_cut_is_one_way_silent_and_takes_what_is_under_way() {
     assert!(one.transport.reachability(2).is_err() && two.transport.reachability(1).is_err());
     assert!(one.transport.open_bulk(2).await.is_err());
     assert!(one.ear.unreachable.lock().unwrap().is_empty());
-    network.mend(1, 2);
+    network.heal_link(1, 2);
     one.send(&two, 3);
     two.ear.until_heard(3).await;
     assert_eq!(one.transport.reachability(2), Ok(()));
@@ -364,7 +372,7 @@ async fn a_full_mailbox_drops_and_counts() {
 async fn a_new_transport_replaces_the_old_one() {
     let network = ChannelNetwork::new(1);
     let [one, two, three] = hosts(&network);
-    network.cut(2, 3);
+    network.partition_link(2, 3);
     network.set_default_faults(LinkFaults::none().delaying(5 * MS, 5 * MS));
     one.send(&two, 1);
     let (mut near, kept) = (one.transport.open_bulk(2).await.unwrap(), one.transport.clone());
@@ -413,7 +421,7 @@ async fn bulk_frames_take_their_delay_and_break_by_a_cut() {
     near.send(Bytes::from_static(b"frame")).await.unwrap();
     assert_eq!(far.receive().await.unwrap().unwrap(), "frame");
     assert_eq!(two.ear.started.elapsed(), 9 * MS);
-    network.cut(2, 1);
+    network.partition_link(2, 1);
     assert!(far.receive().await.is_err());
     assert!(near.send(Bytes::from_static(b"frame")).await.is_err());
     assert!(near.finish().await.is_err());
@@ -453,7 +461,7 @@ async fn trace(seed: u64) -> Vec<Vec<(Duration, NodeId, u64)>> {
             tokio::time::sleep(3 * MS).await;
         }
         if number == 150 {
-            network.cut(1, 2);
+            network.partition_link(1, 2);
         }
     }
     settle().await;

@@ -20,9 +20,11 @@ pub(crate) async fn open_writer(
     Ok(Writer { worker: Arc::clone(worker), serial, offset })
 }
 
-pub(crate) async fn open_reader(worker: &Arc<Worker<Store>>) -> StorageResult<Option<Reader>> {
+pub(crate) async fn open_reader(
+    worker: &Arc<Worker<Store>>,
+) -> StorageResult<Option<FileSnapshotReader>> {
     let opened = worker.run(|store| store.open_published()).await?;
-    Ok(opened.map(|snapshot| Reader {
+    Ok(opened.map(|snapshot| FileSnapshotReader {
         worker: Arc::clone(worker),
         meta: snapshot.meta.clone(),
         content: snapshot.content,
@@ -54,7 +56,7 @@ impl SnapshotWriter for Writer {
     }
 }
 
-pub(crate) struct Reader {
+pub(crate) struct FileSnapshotReader {
     worker: Arc<Worker<Store>>,
     meta: SnapshotMeta,
     content: SnapshotContent,
@@ -63,7 +65,7 @@ pub(crate) struct Reader {
 }
 
 #[async_trait]
-impl SnapshotReader for Reader {
+impl SnapshotReader for FileSnapshotReader {
     fn meta(&self) -> &SnapshotMeta {
         &self.meta
     }

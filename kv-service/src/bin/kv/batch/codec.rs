@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use kv_service::client::ClientError;
-use kv_service::operation::{Expect, Operation, Record, WriteAnswer};
+use kv_service::protocol::operation::{Expect, Operation, Record, WriteResponse};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::args::DURATION_MAX;
@@ -35,7 +35,7 @@ pub(crate) enum Task {
 #[derive(Debug)]
 pub(crate) enum Done {
     Got(Option<Record>),
-    Written(WriteAnswer),
+    Written(WriteResponse),
 }
 
 /// A line that is not a request, and the reason.
@@ -305,7 +305,7 @@ mod tests {
                 "\n"
             )
         );
-        let written = WriteAnswer { revision: 9, changed: false, version: 3 };
+        let written = WriteResponse { revision: 9, changed: false, version: 3 };
         let cas = Answer::new("cas".into(), "k".into(), Ok(Done::Written(written)), 1, 2);
         assert_eq!((cas.swapped, cas.revision), (Some(false), Some(9)));
         let error = ClientError { outcome: Outcome::Unknown, reason: Reason::Closed };

@@ -24,7 +24,7 @@ use crate::consensus::progress::Progress;
 use crate::consensus::read_index::ReadQueue;
 use crate::consensus::status::PeerStatus;
 use crate::error::Rejected;
-use crate::types::{Body, Entry, Index, NodeId, Payload, Position, Time};
+use crate::types::{Entry, Index, MessageBody, NodeId, Payload, Position, Time};
 
 #[derive(Clone, Debug)]
 pub(in crate::consensus) struct Leader {
@@ -159,7 +159,7 @@ impl Leader {
         for (peer, progress) in &self.progress {
             // Never beyond what the peer acknowledged: after that, its log may differ.
             let commit_index = commit_index.min(progress.match_index);
-            common.send(*peer, Body::Heartbeat { round: self.round, commit_index });
+            common.send(*peer, MessageBody::Heartbeat { round: self.round, commit_index });
         }
         self.on_round_started(common);
     }

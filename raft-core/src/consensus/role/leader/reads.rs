@@ -2,10 +2,10 @@
 
 use super::Leader;
 use crate::consensus::common::Common;
-use crate::consensus::read_index::Reader;
+use crate::consensus::read_index::ReadRequest;
 use crate::consensus::ready::ReadState;
 use crate::error::Rejected;
-use crate::types::{Body, NodeId, ReadOutcome, Time};
+use crate::types::{MessageBody, NodeId, ReadOutcome, Time};
 
 impl Leader {
     pub(in crate::consensus) fn read_index(
@@ -16,7 +16,7 @@ impl Leader {
         if self.reads.count() >= common.config.reads_waiting_max {
             return Err(Rejected::Busy("too many reads wait for a quorum"));
         }
-        self.reads.push(Reader::Local(id));
+        self.reads.push(ReadRequest::Local(id));
         Ok(())
     }
 
@@ -27,9 +27,9 @@ impl Leader {
         id: u64,
     ) {
         if self.reads.count() < common.config.reads_waiting_max {
-            self.reads.push(Reader::Peer(from, id));
+            self.reads.push(ReadRequest::Peer(from, id));
         } else {
-            common.send(from, Body::ReadIndexAnswer { id, outcome: ReadOutcome::Busy });
+            common.send(from, MessageBody::ReadIndexResponse { id, outcome: ReadOutcome::Busy });
         }
     }
 
@@ -85,9 +85,9 @@ impl Leader {
         for (reader, read_index) in self.reads.take_confirmed(confirmed_round) {
             let outcome = ReadOutcome::Confirmed(read_index);
             match reader {
-                Reader::Local(id) => common.read_states.push(ReadState { id, outcome }),
-                Reader::Peer(peer, id) => {
-                    common.send(peer, Body::ReadIndexAnswer { id, outcome });
+                ReadRequest::Local(id) => common.read_states.push(ReadState { id, outcome }),
+                ReadRequest::Peer(peer, id) => {
+                    common.send(peer, MessageBody::ReadIndexResponse { id, outcome });
                 }
             }
         }
@@ -98,7 +98,7 @@ impl Leader {
     /// leadership now.
     pub(in crate::consensus) fn fail_reads(&mut self, common: &mut Common) {
         for reader in self.reads.drain() {
-            if let Reader::Local(id) = reader {
+            if let ReadRequest::Local(id) = reader {
                 common.read_states.push(ReadState { id, outcome: ReadOutcome::NotLeader });
             }
         }

@@ -5,12 +5,12 @@ use crate::consensus::common::Common;
 use crate::consensus::progress::Progress;
 use crate::consensus::quorum::reached_by_quorum;
 use crate::consensus::recovery::Recovery;
-use crate::types::{Body, NodeId, Time};
+use crate::types::{MessageBody, NodeId, Time};
 
 impl Leader {
     /// Notes a message of a peer in this term. `recovering` is the number that the peer drew when
     /// it started, if it recovers.
-    pub(in crate::consensus) fn hear(
+    pub(in crate::consensus) fn observe_peer(
         &mut self,
         common: &mut Common,
         now: Time,
@@ -49,7 +49,7 @@ impl Leader {
             if let Some(recovery) = unfinished(progress)
                 && progress.match_index >= recovery.through_index
             {
-                common.send(*peer, Body::Recovered { number: recovery.number });
+                common.send(*peer, MessageBody::Recovered { number: recovery.number });
             }
         }
     }

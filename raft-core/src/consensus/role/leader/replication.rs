@@ -4,7 +4,7 @@
 use super::Leader;
 use crate::consensus::common::Common;
 use crate::consensus::progress::{ProgressState, RefusedProbes};
-use crate::types::{Body, Entry, Index, NodeId, Position, Time};
+use crate::types::{Entry, Index, MessageBody, NodeId, Position, Time};
 
 impl Leader {
     /// Sends each peer the entries it lacks, as far as its window allows. Call it once all events
@@ -64,7 +64,7 @@ impl Leader {
             progress.next_index = last.index + 1;
         }
         progress.commit_sent = progress.commit_sent.max(commit_index);
-        common.send(peer, Body::Append { previous, entries, commit_index });
+        common.send(peer, MessageBody::AppendEntries { previous, entries, commit_index });
         !probing && has_entries
     }
 

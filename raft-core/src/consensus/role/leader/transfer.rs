@@ -5,7 +5,7 @@
 use super::Leader;
 use crate::consensus::common::Common;
 use crate::error::Rejected;
-use crate::types::{Body, NodeId, Time};
+use crate::types::{MessageBody, NodeId, Time};
 
 #[derive(Clone, Debug)]
 pub(super) struct Transfer {
@@ -50,7 +50,7 @@ impl Leader {
         if !transfer.told && progress.match_index == common.log.last_index() {
             transfer.told = true;
             let last = common.log.last_position();
-            common.send(transfer.to, Body::TimeoutNow { last });
+            common.send(transfer.to, MessageBody::TimeoutNow { last });
         }
     }
 }

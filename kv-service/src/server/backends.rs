@@ -1,0 +1,261 @@
+//! The one place that picks backends.
+
+use std::sync::Arc;
+
+use raft_core::storage::Storage;
+use raft_core::transport::Transport;
+use tokio::sync::mpsc;
+
+use super::room::IsLow;
+use crate::config::{ServerConfig, StorageKind};
+use crate::error::ServerError;
+use crate::net::stream::{Connector, Stream};
+use crate::protocol::version::{VERSION_MAX, VERSION_MIN};
+use crate::rng::NodeRng;
+use crate::state::KvMachine;
+
+#[cfg(feature = "channel")]
+use crate::net::local::LocalNetwork;
+#[cfg(feature = "memory")]
+use raft_storage::memory::MemoryDisk;
+
+/// Where a node keeps log, hard state, snapshots and state.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Store {
+    /// On a disk in memory. A node that comes back on the same disk has lost nothing.
+    #[cfg(feature = "memory")]
+    Memory(MemoryDisk),
+    /// In the data directory.
+    #[cfg(feature = "rocksdb")]
+    RocksDb,
+}
+
+/// The network over which nodes and clients talk.
+#[derive(Clone)]
+#[non_exhaustive]
+pub enum Network {
+    /// Within this process.
+    #[cfg(feature = "channel")]
+    Channel(LocalNetwork),
+    /// UDP, with mutual TLS.
+    #[cfg(feature = "quic")]
+    Quic,
+}
+
+const VERSIONS: (u32, u32) = (VERSION_MIN, VERSION_MAX);
+
+/// The parts of a node, for a caller that has a storage or a network of its own: see
+/// [`Server::start_on`](crate::Server::start_on).
+#[non_exhaustive]
+pub struct Backends {
+    /// Log, hard state and snapshots; must pass [`raft_core::testing`]'s suite.
+    pub storage: Arc<dyn Storage>,
+    /// The state; in memory unless it is replaced.
+    pub machine: KvMachine,
+    /// Messages between nodes; must pass [`raft_core::testing`]'s suite.
+    pub transport: Arc<dyn Transport>,
+    /// Streams from this node's own client to the nodes.
+    pub connector: Arc<dyn Connector>,
+    /// Seed of all random choices of the node. It must be a new one at each start, or elections may
+    /// not end.
+    pub seed: u64,
+    /// Returns true while the disk is nearly full; the node then accepts no writes but deletes.
+    /// `None`: the disk is never full.
+    pub is_low: Option<IsLow>,
+    /// Draws the nonces of sessions: from the system, unless a run has to repeat itself.
+    pub(crate) rng: NodeRng,
+    /// The oldest and the newest cluster version that the program supports. Tests of upgrades take
+    /// the newest versions away.
+    #[doc(hidden)]
+    pub versions: (u32, u32),
+}
+
+impl Backends {
+    /// Takes backends of the caller, and adds a state in memory and a seed from the system.
+    ///
+    /// # Errors
+    /// The system has no entropy.
+    pub fn new(
+        storage: Arc<dyn Storage>,
+        transport: Arc<dyn Transport>,
+        connector: Arc<dyn Connector>,
+    ) -> Result<Self, ServerError> {
+        let seed = u64::from_be_bytes(random_bytes()?);
+        let machine = KvMachine::memory();
+        let rng = NodeRng::from_system();
+        Ok(Self {
+            storage,
+            machine,
+            transport,
+            connector,
+            seed,
+            is_low: None,
+            rng,
+            versions: VERSIONS,
+        })
+    }
+}
+
+/// Returns the store that the configuration names, and the default network.
+#[allow(unreachable_code, reason = "a build for clients alone has no store")]
+pub(crate) fn by_default(config: &ServerConfig) -> Result<(Store, Network), ServerError> {
+    Ok((store_of(config.storage)?, network_by_default()?))
+}
+
+/// Makes the data directory of a node of a new cluster.
+pub(crate) fn init(config: &ServerConfig) -> Result<(), ServerError> {
+    match config.storage {
+        #[cfg(feature = "rocksdb")]
+        StorageKind::RocksDb => {
+            let ServerConfig { data_dir, cluster_id, node_id, .. } = config;
+            raft_storage::DataDir::initialise(data_dir, cluster_id, *node_id)?;
+            Ok(())
+        }
+        #[cfg(not(feature = "rocksdb"))]
+        StorageKind::RocksDb => Err(not_built_in("storage rocksdb")),
+        StorageKind::Memory => Err(ServerError::Unavailable(
+            "storage = \"memory\" keeps nothing, so there is no directory to initialise: start the node"
+                .to_owned(),
+        )),
+    }
+}
+
+fn store_of(kind: StorageKind) -> Result<Store, ServerError> {
+    match kind {
+        #[cfg(feature = "rocksdb")]
+        StorageKind::RocksDb => Ok(Store::RocksDb),
+        #[cfg(feature = "memory")]
+        // The disk holds no promise of an earlier run, and does not show whether there was one. As
+        // a new member the node founds a cluster only if all others are new as well.
+        StorageKind::Memory => Ok(Store::Memory(MemoryDisk::of_new_member())),
+        #[cfg(not(all(feature = "rocksdb", feature = "memory")))]
+        missing => Err(not_built_in(&format!("storage {missing:?}").to_lowercase())),
+    }
+}
+
+#[cfg(feature = "quic")]
+fn network_by_default() -> Result<Network, ServerError> {
+    Ok(Network::Quic)
+}
+
+#[cfg(not(feature = "quic"))]
+fn network_by_default() -> Result<Network, ServerError> {
+    Err(not_built_in("quic"))
+}
+
+#[cfg(not(all(feature = "rocksdb", feature = "memory", feature = "quic")))]
+fn not_built_in(what: &str) -> ServerError {
+    let text = format!("{what} is not built in: enable that feature of kv-service");
+    ServerError::Unavailable(text)
+}
+
+#[allow(
+    unused_variables,
+    unreachable_code,
+    reason = "not every combination of backends uses everything, and one for clients alone nothing"
+)]
+pub(crate) async fn build(
+    config: &ServerConfig,
+    store: Store,
+    network: Network,
+    accept_sender: mpsc::Sender<Stream>,
+) -> Result<Backends, ServerError> {
+    let opened: Opened = match store {
+        #[cfg(feature = "memory")]
+        Store::Memory(disk) => Opened {
+            storage: Arc::new(disk.storage()),
+            machine: KvMachine::memory(),
+            identity: None,
+            is_low: None,
+        },
+        #[cfg(feature = "rocksdb")]
+        Store::RocksDb => open_rocksdb(config).await?,
+    };
+    let Opened { storage, machine, identity, is_low } = opened;
+    match network {
+        #[cfg(feature = "channel")]
+        Network::Channel(local) => {
+            let crate::net::local::Joined { transport, connector, seed } =
+                local.join(config, accept_sender);
+            let rng = NodeRng::from_seed(!seed);
+            let versions = VERSIONS;
+            Ok(Backends { storage, machine, transport, connector, seed, is_low, rng, versions })
+        }
+        #[cfg(feature = "quic")]
+        Network::Quic => {
+            let NodeIdentity { incarnation, reset_key } =
+                identity.map_or_else(NodeIdentity::fleeting, Ok)?;
+            let seed = u64::from_be_bytes(random_bytes()?);
+            let joined =
+                crate::net::quic::join(config, incarnation, reset_key, accept_sender).await?;
+            let (transport, connector) = joined;
+            let rng = NodeRng::from_system();
+            let versions = VERSIONS;
+            Ok(Backends { storage, machine, transport, connector, seed, is_low, rng, versions })
+        }
+    }
+}
+
+struct Opened {
+    storage: Arc<dyn Storage>,
+    machine: KvMachine,
+    /// `None` for a node that leaves nothing behind.
+    identity: Option<NodeIdentity>,
+    is_low: Option<IsLow>,
+}
+
+/// Numbers that distinguish this node's process, or its data directory, from an earlier one.
+#[allow(dead_code, reason = "nodes in one process know each other without it")]
+struct NodeIdentity {
+    incarnation: u64,
+    reset_key: [u8; 64],
+}
+
+impl NodeIdentity {
+    /// Returns the identity of a node that leaves nothing behind.
+    #[cfg(feature = "quic")]
+    fn fleeting() -> Result<Self, ServerError> {
+        let incarnation = u64::from_be_bytes(random_bytes()?);
+        Ok(Self { incarnation, reset_key: random_bytes()? })
+    }
+}
+
+fn random_bytes<const COUNT: usize>() -> Result<[u8; COUNT], ServerError> {
+    let mut random = [0; COUNT];
+    getrandom::fill(&mut random)
+        .map_err(|error| ServerError::Unavailable(format!("no random bytes: {error}")))?;
+    Ok(random)
+}
+
+#[cfg(feature = "rocksdb")]
+async fn open_rocksdb(config: &ServerConfig) -> Result<Opened, ServerError> {
+    use raft_storage::DataDir;
+    use raft_storage::rocksdb::{RocksOptions, RocksStorage};
+
+    use crate::state::RocksStateOptions;
+
+    let config = config.clone();
+    let opening = tokio::task::spawn_blocking(move || {
+        let dir = DataDir::open(&config.data_dir, &config.cluster_id, config.node_id)?;
+        let dir = Arc::new(dir);
+        let machine = KvMachine::rocksdb(&dir.state_dir(), RocksStateOptions::default())
+            .map_err(|error| ServerError::Fatal(Arc::new(error.into())))?;
+        let storage = RocksStorage::open(Arc::clone(&dir), RocksOptions::default())?;
+        let identity = NodeIdentity { incarnation: dir.incarnation(), reset_key: *dir.reset_key() };
+        let is_low: IsLow = Arc::new(move || {
+            let is_low = dir.is_low().unwrap_or(false);
+            if !is_low {
+                // If the ballast cannot be made now, the next check tries again.
+                let _ = dir.keep_ballast();
+            }
+            is_low
+        });
+        let (storage, identity, is_low) = (Arc::new(storage), Some(identity), Some(is_low));
+        Ok(Opened { storage, machine, identity, is_low })
+    });
+    match opening.await {
+        Ok(opened) => opened,
+        Err(error) => Err(ServerError::Unavailable(format!("opening the directory: {error}"))),
+    }
+}

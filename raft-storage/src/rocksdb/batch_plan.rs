@@ -1,0 +1,136 @@
+//! The plan of a batch: its writes, decided before anything is changed.
+
+use raft_core::storage::{StorageError, StorageResult};
+use raft_core::types::{Batch, HardState, Index, SnapshotMeta};
+
+use super::entry_sizes::Sizes;
+use super::snapshot::Shelf;
+use crate::format::draft::Draft;
+use crate::format::keys::{KEY_ENTRY_END, KEY_SNAPSHOT, entry_key};
+use crate::format::records::{self, Published};
+
+/// The part of the instance's content that writing needs.
+#[derive(Debug, Default)]
+pub(crate) struct Mirror {
+    /// Decides if a new hard state needs a sync.
+    pub(crate) hard_state: HardState,
+    pub(crate) log_start: SnapshotMeta,
+    /// Sizes of the entries after `log_start`, so that they are counted without being read.
+    pub(crate) sizes: Sizes,
+    /// Number of the last batch written, synced or not.
+    pub(crate) batch: u64,
+    /// Number of the last batch that is durable.
+    pub(crate) durable_batch: u64,
+}
+
+impl Mirror {
+    pub(crate) fn last_index(&self) -> Index {
+        self.log_start.index() + self.sizes.len()
+    }
+}
+
+/// Changes that take effect once the batch is written.
+pub(crate) struct Plan {
+    pub(crate) needs_sync: bool,
+    pub(crate) published: Option<Published>,
+    /// True if the published snapshot is withdrawn.
+    pub(crate) withdraws: bool,
+    /// The log is emptied and starts here.
+    replaced_by: Option<SnapshotMeta>,
+    /// The last entry that is neither replaced nor truncated.
+    kept_through: Index,
+    appended_sizes: Vec<u64>,
+    hard_state: HardState,
+}
+
+/// Adds the batch to `draft`. An error means that the caller broke the contract.
+pub(crate) fn plan(
+    batch: Batch,
+    mirror: &Mirror,
+    shelf: &Shelf,
+    draft: &mut Draft,
+) -> StorageResult<Plan> {
+    // Names every part, so that a new one cannot be forgotten.
+    let Batch { publish, withdraw_snapshot: withdraws, truncate_from, entries, hard_state } = batch;
+    // A withdrawal is synced, because the file is removed after it: a crash must not bring the
+    // record back.
+    let needs_sync = publish.is_some()
+        || withdraws
+        || truncate_from.is_some()
+        || !entries.is_empty()
+        || hard_state.is_some_and(|new| new.promises_other_than(&mirror.hard_state));
+
+    let (mut published, mut replaced_by) = (None, None);
+    let (mut start, mut end) = (mirror.log_start.index(), mirror.last_index());
+    if withdraws {
+        if publish.is_some() {
+            return Err(misuse("a snapshot is published and withdrawn at once".to_owned()));
+        }
+        draft.delete(KEY_SNAPSHOT);
+    }
+    if let Some(publish) = publish {
+        let finished = shelf
+            .finished(&publish.meta)
+            .ok_or_else(|| misuse(format!("no finished snapshot at {}", publish.meta.position)))?;
+        records::put_published(draft, &finished);
+        published = Some(finished);
+        if publish.replaces_log {
+            draft.delete_range(entry_key(0), KEY_ENTRY_END);
+            records::put_log_start(draft, &publish.meta);
+            (start, end) = (publish.meta.index(), publish.meta.index());
+            replaced_by = Some(publish.meta);
+        }
+    }
+    if let Some(from) = truncate_from {
+        if from <= start {
+            return Err(misuse(format!("truncation from {from}, the log starts behind {start}")));
+        }
+        if from <= end {
+            draft.delete_range(entry_key(from), KEY_ENTRY_END);
+            end = from - 1;
+        }
+    }
+    let kept_through = end;
+    for entry in &entries {
+        if entry.index != end + 1 {
+            return Err(misuse(format!("entry {} behind entry {end}", entry.index)));
+        }
+        end = entry.index;
+        records::put_entry(draft, entry);
+    }
+    if let Some(hard_state) = &hard_state {
+        records::put_hard_state(draft, hard_state);
+    }
+    let appended_sizes = entries.iter().map(|entry| entry.size_bytes()).collect();
+    let hard_state = hard_state.unwrap_or(mirror.hard_state);
+    Ok(Plan {
+        needs_sync,
+        published,
+        withdraws,
+        replaced_by,
+        kept_through,
+        appended_sizes,
+        hard_state,
+    })
+}
+
+impl Plan {
+    /// Applies the plan to the mirror after its batch was written. Returns the snapshot that was
+    /// published with it.
+    pub(crate) fn apply_to(self, mirror: &mut Mirror) -> Option<Published> {
+        if let Some(log_start) = self.replaced_by {
+            mirror.sizes.clear();
+            mirror.log_start = log_start;
+        }
+        mirror.sizes.truncate(self.kept_through - mirror.log_start.index());
+        self.appended_sizes.into_iter().for_each(|size| mirror.sizes.push(size));
+        mirror.hard_state = self.hard_state;
+        self.published
+    }
+}
+
+/// The error for a caller that broke the contract, which is a defect of this program. Nothing was
+/// written, and nothing will be.
+pub(crate) fn misuse(message: String) -> StorageError {
+    StorageError::Engine { operation: "persist".to_owned(), message }
+}
