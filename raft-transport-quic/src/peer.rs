@@ -14,7 +14,7 @@ use quinn::{Connection, Endpoint};
 use raft_core::types::{Class, Message, NodeId};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::config::{BACKOFF_MAX, BACKOFF_MIN, QuicConfig, RESOLVE_INTERVAL, RESOLVE_TIMEOUT};
 use crate::credentials::Verified;
@@ -51,6 +51,8 @@ struct PeerState {
     logged: BTreeSet<String>,
     /// Start of the period after which `logged` is cleared.
     logged_since: Instant,
+    /// Start of this node, or the end of the last connection.
+    disconnected_since: Instant,
     /// Set once the current connection, or else the last one, has lasted [`STANDS_AFTER`]. The next
     /// connection is then logged at once.
     stood: bool,
@@ -69,6 +71,10 @@ const STANDS_AFTER: Duration = BACKOFF_MAX;
 
 /// Most doublings of the hello timeout: 8 times the configured one.
 const HELLO_DOUBLINGS_MAX: u32 = 3;
+
+/// A peer that is not connected for less than this is starting or restarting: not worth a warning.
+/// The node dials again within [`BACKOFF_MAX`], so a failure that persists is logged soon after.
+const WARNED_AFTER: Duration = Duration::from_secs(2);
 
 /// Most failures that are logged until a connection lasts or [`FORGOTTEN_AFTER`] has passed;
 /// further ones are not logged.
@@ -97,6 +103,7 @@ impl Peer {
                 failure,
                 logged: BTreeSet::new(),
                 logged_since: Instant::now(),
+                disconnected_since: Instant::now(),
                 stood: true,
                 announced: false,
                 last: None,
@@ -196,6 +203,10 @@ impl Peer {
             return;
         }
         failure.clone_into(&mut state.failure);
+        if state.disconnected_since.elapsed() < WARNED_AFTER {
+            debug!(peer = self.id, address = self.address, "not connected: {failure}");
+            return;
+        }
         if state.logged_since.elapsed() > FORGOTTEN_AFTER {
             state.logged.clear();
             state.logged_since = Instant::now();
@@ -236,6 +247,7 @@ impl Peer {
         self.log.close();
         let mut state = self.state();
         state.connection = None;
+        state.disconnected_since = Instant::now();
         state.announced = false;
         drop(state);
         self.failed(failure);

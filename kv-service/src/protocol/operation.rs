@@ -122,12 +122,12 @@ pub enum Refusal {
     /// because it kept the most outputs when those of all sessions exceeded their limit. Its
     /// outputs are gone. This attempt was not executed. Open another session. It is no longer known
     /// if an earlier attempt of the same request was executed.
-    #[error("the session does not exist any more; open another one")]
+    #[error("the session no longer exists; open another one")]
     UnknownSession,
     /// The client has already acknowledged the response to this request, so this is a late
     /// duplicate. This attempt was not executed. If the client still waits for the response,
     /// another client has used its session: open another session.
-    #[error("a late duplicate: the session has already heard the answer of this request")]
+    #[error("a late duplicate: the client has already confirmed the response to this request")]
     Forgotten,
     /// The sequence number is too far ahead of the lowest unanswered request. Not executed; wait
     /// for a response.

@@ -87,7 +87,7 @@ pub(crate) async fn get(config: Option<&Path>, args: GetArgs) -> anyhow::Result<
         true
     };
     // A value that was read in part is of no use, unlike a part of a scan.
-    ensure!(read, "the value cannot be written: nobody reads standard output");
+    ensure!(read, "the value cannot be written: standard output is closed");
     Ok(if record.is_some() { Exit::Done } else { Exit::ConditionFailed })
 }
 

@@ -129,7 +129,7 @@ async fn order_all(
     }
     if !missed.is_empty() {
         bail!(
-            "nodes {missed:?} did not hear it, and one of them may lead next: repeat the command"
+            "nodes {missed:?} did not receive it, and one of them may lead next: repeat the command"
         );
     }
     Ok(Exit::Done)

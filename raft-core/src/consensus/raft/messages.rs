@@ -321,7 +321,7 @@ impl Raft {
         match &mut self.role {
             Role::Follower(follower) => (&mut self.common, follower),
             Role::PreCandidate(_) | Role::Candidate(_) | Role::Leader(_) => {
-                unreachable!("whoever heard a leader follows it")
+                unreachable!("a node that has observed a leader follows it")
             }
         }
     }

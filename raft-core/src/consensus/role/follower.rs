@@ -77,7 +77,7 @@ impl Follower {
         entries: Vec<Entry>,
         commit_index: Index,
     ) {
-        let leader = self.leader.expect("it was just heard");
+        let leader = self.leader.expect("the leader was just observed");
         if let Some(refusal) = refusal_of(common, &entries) {
             common.tell_refusal(format!("node {leader} sent {refusal}; the entries are ignored"));
             return;
@@ -115,7 +115,7 @@ impl Follower {
         round: u64,
         commit_index: Index,
     ) {
-        let leader = self.leader.expect("it was just heard");
+        let leader = self.leader.expect("the leader was just observed");
         if common.disk_is_stuck(now) {
             // C10. Heartbeat responses of a node that cannot acknowledge entries would keep a
             // leader in office that cannot commit any.
