@@ -29,8 +29,8 @@ pub fn push_frame(out: &mut BytesMut, message: &impl Serialize) {
     out.put_u32(0);
     rmp_serde::encode::write(&mut out.writer(), message)
         .expect("messages have a form in MessagePack");
-    let length =
-        u32::try_from(out.len() - start - LENGTH_BYTES).expect("checked at the accept_sender");
+    let length = u32::try_from(out.len() - start - LENGTH_BYTES)
+        .expect("a message is limited before it is framed");
     out[start..start + LENGTH_BYTES].copy_from_slice(&length.to_be_bytes());
 }
 
