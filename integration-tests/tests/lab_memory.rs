@@ -4,7 +4,9 @@
 //! service.
 //!
 //! A measurement reads the resident memory of its process, so each has a process for itself: the
-//! test starts its own program again, with only itself in it.
+//! test starts its own program again, with only itself in it. It reads `/proc`, which only Linux has.
+
+#![cfg(target_os = "linux")]
 
 use std::process::Command as Process;
 use std::time::Duration;
