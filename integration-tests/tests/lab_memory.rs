@@ -4,7 +4,8 @@
 //! service.
 //!
 //! A measurement reads the resident memory of its process, so each has a process for itself: the
-//! test starts its own program again, with only itself in it. It reads `/proc`, which only Linux has.
+//! test starts its own program again, with only itself in it. It reads `/proc`, so it is for Linux
+//! alone.
 
 #![cfg(target_os = "linux")]
 
