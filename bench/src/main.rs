@@ -4,6 +4,7 @@
 //! ratios with their spread, and writes every single measurement as JSON. The README beside this
 //! crate describes the method.
 
+mod chart;
 mod cluster;
 mod etcd;
 mod figures;

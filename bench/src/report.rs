@@ -1,5 +1,6 @@
 //! The result of a benchmark: a table for people, and every measurement as JSON.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -7,6 +8,7 @@ use anyhow::Context;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::chart::{self, Pair};
 use crate::figures::{Figures, Spread, ratio, spread};
 use crate::state::Machine;
 
@@ -19,6 +21,8 @@ pub(crate) struct Report {
     notes: Vec<String>,
     tables: Vec<Table>,
     measurements: Vec<Value>,
+    /// Cases of comparisons, by peer, for the chart.
+    pairs: Vec<(String, Pair)>,
 }
 
 #[derive(Debug, Serialize)]
@@ -37,6 +41,7 @@ impl Report {
             notes: Vec::new(),
             tables: Vec::new(),
             measurements: Vec::new(),
+            pairs: Vec::new(),
         })
     }
 
@@ -103,6 +108,10 @@ impl Report {
         self.measured(json!({
             "case": case, "throughput_ratio": rates, "cpu_ratio": cpu, "kv": kv, peer: theirs,
         }));
+        if let (Some(ours), Some(of_peer)) = (spread(kv, rate), spread(theirs, rate)) {
+            let pair = Pair { case: case.to_owned(), kv: ours.median, peer: of_peer.median };
+            self.pairs.push((peer.to_owned(), pair));
+        }
         let errors = |side: &[Figures]| side.iter().map(|figures| figures.errors).sum::<u64>();
         if errors(kv) + errors(theirs) > 0 {
             self.note(format!(
@@ -135,6 +144,20 @@ impl Report {
             .and_then(|()| fs::write(&path, text + "\n"))
             .with_context(|| format!("cannot write {}", path.display()))?;
         println!("\nEvery measurement: {}", path.display());
+        self.draw(out)
+    }
+
+    /// Writes `<name>-<peer>.svg` beside the JSON for each peer that kv was compared with.
+    fn draw(&self, out: &Path) -> anyhow::Result<()> {
+        let peers: BTreeSet<&String> = self.pairs.iter().map(|(peer, _)| peer).collect();
+        for peer in peers {
+            let of_peer = self.pairs.iter().filter(|(name, _)| name == peer);
+            let pairs: Vec<Pair> = of_peer.map(|(_, pair)| pair.clone()).collect();
+            let svg = chart::draw(&format!("kv beside {peer}"), peer, &pairs)?;
+            let path = out.join(format!("{}-{peer}.svg", self.name));
+            fs::write(&path, svg).with_context(|| format!("cannot write {}", path.display()))?;
+            println!("Chart: {}", path.display());
+        }
         Ok(())
     }
 }
