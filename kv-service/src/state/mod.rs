@@ -22,8 +22,8 @@ mod engine;
 mod execute;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
-mod hoarders;
 mod idle;
+mod output_counts;
 mod session;
 mod sessions;
 mod snapshot;

@@ -30,8 +30,8 @@ use super::codec::{
 };
 use super::command::{KEY_BYTES_LIMIT, VALUE_BYTES_LIMIT};
 use super::engine::{AppliedMeta, Engine, View, format};
-use super::session::Session;
-use super::sessions::{SessionMap, Sessions};
+use super::session::{Session, SessionMap};
+use super::sessions::Sessions;
 use crate::protocol::operation::{Record, Revision};
 use crate::protocol::version::{VERSION_MAX, VERSION_MIN};
 
