@@ -12,6 +12,7 @@ use bytes::BytesMut;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use crate::batch::fuzzing::batch_lines;
 use crate::config::units::ByteSize;
 use crate::config::{ClientConfig, ServerConfig, parse};
 use crate::protocol::{

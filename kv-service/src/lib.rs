@@ -4,6 +4,9 @@
 //! from a configuration ([`config`]). Cargo features select the storage and network backends of a
 //! node, and [`server::backends`] assembles them.
 
+#[doc(hidden)]
+#[cfg(any(feature = "cli", feature = "fuzzing"))]
+pub mod batch;
 pub mod client;
 pub mod config;
 mod error;

@@ -33,8 +33,8 @@ pub fn stored_state(bytes: &[u8]) {
         assert_eq!(out, bytes);
         assert!(change.is_none_or(|record| record.version.checked_add(1).is_some()));
     }
-    if let Ok(head) = format::decode_applied_meta(&owned) {
-        assert_eq!(format::encode_applied_meta(head), bytes);
+    if let Ok(applied_meta) = format::decode_applied_meta(&owned) {
+        assert_eq!(format::encode_applied_meta(applied_meta), bytes);
     }
     let mut reader = ByteReader::new(&owned);
     if let Ok(session) = Session::decode(&mut reader)

@@ -17,8 +17,7 @@ use std::sync::Arc;
 
 use raft_core::types::Index;
 
-use super::session::Session;
-use super::sessions::SessionMap;
+use super::session::{Session, SessionMap};
 
 /// A queue is rebuilt when it holds so many more stale entries than live ones.
 const STALE_MAX: usize = 64;

@@ -22,8 +22,8 @@ mod engine;
 mod execute;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
-mod hoarders;
 mod idle;
+mod output_counts;
 mod session;
 mod sessions;
 mod snapshot;
@@ -104,7 +104,7 @@ pub enum QueryOutput {
 pub struct KvMachine {
     engine: Box<dyn Engine>,
     /// Runs ahead of what the engine has committed only while a batch is being applied.
-    head: AppliedMeta,
+    applied_meta: AppliedMeta,
     sessions: Sessions,
     restoring: Option<SnapshotDecoder>,
 }
@@ -116,16 +116,16 @@ impl KvMachine {
         Self::over(Box::new(engine), AppliedMeta::default(), Sessions::default())
     }
 
-    fn over(engine: Box<dyn Engine>, head: AppliedMeta, sessions: Sessions) -> Self {
-        Self { engine, head, sessions, restoring: None }
+    fn over(engine: Box<dyn Engine>, applied_meta: AppliedMeta, sessions: Sessions) -> Self {
+        Self { engine, applied_meta, sessions, restoring: None }
     }
 
     fn execute(&mut self, index: Index, bytes: &Bytes) -> MachineResult<Output> {
         let (command, encoded_operation) =
             Command::decode_parts(bytes).map_err(|error| unreadable(index, error))?;
-        self.head.clock_ms = self.head.clock_ms.max(command.time_ms);
-        self.head.rules = self.head.rules.max(command.rules);
-        let clock_ms = self.head.clock_ms;
+        self.applied_meta.clock_ms = self.applied_meta.clock_ms.max(command.time_ms);
+        self.applied_meta.rules = self.applied_meta.rules.max(command.rules);
+        let clock_ms = self.applied_meta.clock_ms;
         self.sessions.expire(clock_ms);
         Ok(match command.action {
             Action::OpenSession(opening) => {
@@ -147,7 +147,7 @@ impl KvMachine {
                         let outcome =
                             execute::execute(&mut *self.engine, operation, index, &limits)?;
                         if outcome.is_ok_and(|answer| answer.changed) {
-                            self.head.revision = index;
+                            self.applied_meta.revision = index;
                         }
                         self.sessions.answer(&place, outcome, limits.answer_bytes_max);
                         Output::from(outcome)
@@ -168,13 +168,13 @@ impl KvMachine {
         if rules > VERSION_MAX {
             return Err(unreadable(index, DecodeError::NewerRules(rules)));
         }
-        self.head.rules = self.head.rules.max(rules);
-        self.head.generation = self.head.generation.max(configuration.generation);
+        self.applied_meta.rules = self.applied_meta.rules.max(rules);
+        self.applied_meta.generation = self.applied_meta.generation.max(configuration.generation);
         Ok(())
     }
 
     fn commit(&mut self) -> MachineResult<()> {
-        self.engine.commit(self.head, &self.sessions)?;
+        self.engine.commit(self.applied_meta, &self.sessions)?;
         self.sessions.clear_changed();
         Ok(())
     }
@@ -195,13 +195,17 @@ impl StateMachine for KvMachine {
     type Answer = MachineResult<QueryOutput>;
 
     fn last_applied(&self) -> Position {
-        self.head.position
+        self.applied_meta.position
     }
 
     fn apply(&mut self, entries: &[Entry], outputs: &mut Vec<Output>) -> MachineResult<()> {
         let (mut pending_count, mut pending_bytes) = (0, 0);
         for entry in entries {
-            assert_eq!(entry.index, self.head.position.index + 1, "entries come in order, once");
+            assert_eq!(
+                entry.index,
+                self.applied_meta.position.index + 1,
+                "entries come in order, once"
+            );
             match &entry.payload {
                 Payload::Command(bytes) => outputs.push(self.execute(entry.index, bytes)?),
                 Payload::Configuration(configuration) => {
@@ -209,7 +213,7 @@ impl StateMachine for KvMachine {
                 }
                 Payload::Noop => {}
             }
-            self.head.position = entry.position();
+            self.applied_meta.position = entry.position();
             pending_count += 1;
             pending_bytes += entry.size_bytes();
             if pending_count >= COMMIT_ENTRIES_MAX || pending_bytes >= COMMIT_BYTES_MAX {
@@ -222,7 +226,7 @@ impl StateMachine for KvMachine {
 
     fn query(&mut self, question: MachineQuery) -> MachineResult<QueryOutput> {
         Ok(match question {
-            MachineQuery::ClockMs => QueryOutput::ClockMs(self.head.clock_ms),
+            MachineQuery::ClockMs => QueryOutput::ClockMs(self.applied_meta.clock_ms),
             MachineQuery::Read(operation::Query::Get { key }) => {
                 QueryOutput::Read(operation::Answer::Get(self.engine.get(&key)?))
             }
@@ -240,7 +244,7 @@ impl StateMachine for KvMachine {
 
     fn snapshot(&mut self) -> MachineResult<Box<dyn SnapshotSource>> {
         let view = self.engine.view()?;
-        Ok(Box::new(SnapshotEncoder::new(self.head, self.sessions.view(), view)))
+        Ok(Box::new(SnapshotEncoder::new(self.applied_meta, self.sessions.view(), view)))
     }
 
     fn begin_restore(&mut self, meta: &SnapshotMeta) -> MachineResult<()> {
@@ -255,9 +259,9 @@ impl StateMachine for KvMachine {
 
     fn finish_restore(&mut self) -> MachineResult<()> {
         let decoder = self.restoring.take().ok_or_else(no_restore)?;
-        let (head, sessions) = decoder.finish()?;
-        self.engine.finish_restore(head, &sessions)?;
-        (self.head, self.sessions) = (head, sessions);
+        let (applied_meta, sessions) = decoder.finish()?;
+        self.engine.finish_restore(applied_meta, &sessions)?;
+        (self.applied_meta, self.sessions) = (applied_meta, sessions);
         Ok(())
     }
 

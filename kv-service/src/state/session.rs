@@ -13,6 +13,8 @@
 use std::sync::Arc;
 
 use bytes::{BufMut, BytesMut};
+use imbl::OrdMap;
+use raft_core::types::Index;
 
 use super::answers::{Answers, Kept, Kind};
 use super::codec::{ByteReader, DecodeError, DecodeResult, malformed, put_len, put_varint};
@@ -21,6 +23,9 @@ use crate::protocol::operation::Nonce;
 /// Bytes that one remembered output counts against the limit of all sessions. A rule of every
 /// cluster version so far.
 pub const ANSWER_BYTES: u64 = 64;
+
+/// All sessions at one moment, by index; a clone is O(1).
+pub(super) type SessionMap = OrdMap<Index, Arc<Session>>;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Session {

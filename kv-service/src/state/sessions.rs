@@ -28,19 +28,15 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use imbl::OrdMap;
 use raft_core::types::Index;
 
 use super::answers::{Answers, Kept, Outcome};
 use super::codec::{DecodeResult, malformed};
 use super::command::Opening;
-use super::hoarders::Hoarders;
 use super::idle::Idle;
-use super::session::{ANSWER_BYTES, Session};
+use super::output_counts::OutputCounts;
+use super::session::{ANSWER_BYTES, Session, SessionMap};
 use crate::protocol::operation::{Refusal, SessionId};
-
-/// All sessions at one moment, by index; a clone is O(1).
-pub(super) type SessionMap = OrdMap<Index, Arc<Session>>;
 
 /// The place of a write in its session, and its operation's digest.
 #[derive(Clone, Copy, Debug)]
@@ -67,7 +63,7 @@ pub(super) enum Admission {
 pub(super) struct Sessions {
     map: SessionMap,
     idle: Idle,
-    hoarders: Hoarders,
+    output_counts: OutputCounts,
     /// Sessions that changed or ended since the engine's last commit, with repetitions.
     changed: Vec<Index>,
 }
@@ -132,7 +128,7 @@ impl Sessions {
     fn end(&mut self, id: Index) {
         let session = self.map.remove(&id).expect("it is in the map");
         self.idle.remove(&session, &self.map);
-        self.hoarders.recount(id, session.answers.len(), 0);
+        self.output_counts.recount(id, session.answers.len(), 0);
         self.changed.push(id);
     }
 
@@ -162,7 +158,7 @@ impl Sessions {
             session.lowest_unanswered = lowest;
             let before = session.answers.len();
             session.answers.forget_below(lowest);
-            self.hoarders.recount(id, before, session.answers.len());
+            self.output_counts.recount(id, before, session.answers.len());
         }
         kept.map_or(Admission::Execute, |kept| Admission::Answered(kept.outcome()))
     }
@@ -175,10 +171,10 @@ impl Sessions {
         let session = Arc::make_mut(self.map.get_mut(&id).expect("it was admitted"));
         let before = session.answers.len();
         session.answers.insert(place.sequence, Kept::new(place.digest, outcome));
-        self.hoarders.recount(id, before, before + 1);
-        while self.hoarders.answer_count().saturating_mul(ANSWER_BYTES) > answer_bytes_max {
-            let hoarder = self.hoarders.first().or_else(|| self.idle.first(&self.map));
-            self.end(hoarder.expect("answers belong to sessions"));
+        self.output_counts.recount(id, before, before + 1);
+        while self.output_counts.answer_count().saturating_mul(ANSWER_BYTES) > answer_bytes_max {
+            let largest = self.output_counts.first().or_else(|| self.idle.first(&self.map));
+            self.end(largest.expect("answers belong to sessions"));
         }
     }
 
@@ -200,7 +196,7 @@ impl Sessions {
 
     fn insert(&mut self, id: Index, mut session: Session) {
         self.idle.insert(id, &mut session);
-        self.hoarders.recount(id, 0, session.answers.len());
+        self.output_counts.recount(id, 0, session.answers.len());
         self.map.insert(id, Arc::new(session));
     }
 
@@ -272,10 +268,10 @@ mod tests {
             sessions.answer(&place(id, 1, 1), ANSWER, u64::MAX);
         }
         assert_eq!(sessions.len(), 3);
-        assert_eq!(sessions.hoarders.answer_count(), 3);
+        assert_eq!(sessions.output_counts.answer_count(), 3);
         assert_eq!(sessions.idle.session_count(b"client"), 3);
         sessions.expire(u64::MAX);
-        assert_eq!((sessions.len(), sessions.hoarders.answer_count()), (0, 0));
+        assert_eq!((sessions.len(), sessions.output_counts.answer_count()), (0, 0));
         assert_eq!(sessions.idle.session_count(b"client"), 0);
     }
 }

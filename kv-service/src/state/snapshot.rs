@@ -30,8 +30,8 @@ use super::codec::{
 };
 use super::command::{KEY_BYTES_LIMIT, VALUE_BYTES_LIMIT};
 use super::engine::{AppliedMeta, Engine, View, format};
-use super::session::Session;
-use super::sessions::{SessionMap, Sessions};
+use super::session::{Session, SessionMap};
+use super::sessions::Sessions;
 use crate::protocol::operation::{Record, Revision};
 use crate::protocol::version::{VERSION_MAX, VERSION_MIN};
 
@@ -70,7 +70,7 @@ enum Stage {
 
 /// Streams a view; see the module.
 pub(super) struct SnapshotEncoder {
-    head: AppliedMeta,
+    applied_meta: AppliedMeta,
     sessions: SessionMap,
     view: Box<dyn View>,
     stage: Stage,
@@ -80,9 +80,13 @@ pub(super) struct SnapshotEncoder {
 }
 
 impl SnapshotEncoder {
-    pub(super) fn new(head: AppliedMeta, sessions: SessionMap, view: Box<dyn View>) -> Self {
+    pub(super) fn new(
+        applied_meta: AppliedMeta,
+        sessions: SessionMap,
+        view: Box<dyn View>,
+    ) -> Self {
         Self {
-            head,
+            applied_meta,
             sessions,
             view,
             stage: Stage::AppliedMeta,
@@ -96,7 +100,7 @@ impl SnapshotEncoder {
             Stage::AppliedMeta => {
                 self.out.put_slice(&MAGIC);
                 self.out.put_u16_le(FORMAT);
-                self.section(HEAD, |this, out| format::put_applied_meta(this.head, out));
+                self.section(HEAD, |this, out| format::put_applied_meta(this.applied_meta, out));
                 self.stage = Stage::Sessions(0);
             }
             Stage::Sessions(from) => {
@@ -152,7 +156,7 @@ impl SnapshotEncoder {
 
 impl SnapshotSource for SnapshotEncoder {
     fn position(&self) -> Position {
-        self.head.position
+        self.applied_meta.position
     }
 
     fn next_chunk(&mut self, bytes_max: usize) -> MachineResult<Option<Bytes>> {
@@ -197,7 +201,7 @@ pub(super) struct SnapshotDecoder {
     expected: Position,
     buffer: BytesMut,
     magic_seen: bool,
-    head: Option<AppliedMeta>,
+    applied_meta: Option<AppliedMeta>,
     sessions: Sessions,
     record_count: u64,
     last_key: Bytes,
@@ -211,7 +215,7 @@ impl SnapshotDecoder {
             expected,
             buffer: BytesMut::new(),
             magic_seen: false,
-            head: None,
+            applied_meta: None,
             sessions: Sessions::default(),
             record_count: 0,
             last_key: Bytes::new(),
@@ -257,17 +261,17 @@ impl SnapshotDecoder {
         engine: &mut dyn Engine,
     ) -> MachineResult<()> {
         let mut reader = ByteReader::new(&payload);
-        match (kind, self.head) {
+        match (kind, self.applied_meta) {
             _ if self.ended => return Err(refused(malformed("something follows the end"))),
             _ if reader.is_empty() => return Err(refused(malformed("a section is empty"))),
             (HEAD, None) => self.on_head(&mut reader).map_err(refused)?,
-            (SESSIONS, Some(head)) if self.record_count == 0 => {
-                self.on_sessions(&mut reader, head.position.index).map_err(refused)?;
+            (SESSIONS, Some(applied_meta)) if self.record_count == 0 => {
+                self.on_sessions(&mut reader, applied_meta.position.index).map_err(refused)?;
             }
-            (RECORDS, Some(head)) => {
+            (RECORDS, Some(applied_meta)) => {
                 while !reader.is_empty() {
                     let (key, record) =
-                        self.next_record(&mut reader, head.revision).map_err(refused)?;
+                        self.next_record(&mut reader, applied_meta.revision).map_err(refused)?;
                     engine.restore_record(key, record)?;
                 }
             }
@@ -282,11 +286,11 @@ impl SnapshotDecoder {
     }
 
     fn on_head(&mut self, reader: &mut ByteReader) -> DecodeResult<()> {
-        let head = format::read_applied_meta(reader)?;
-        if head.position != self.expected {
+        let applied_meta = format::read_applied_meta(reader)?;
+        if applied_meta.position != self.expected {
             return Err(malformed("the snapshot is of another position than announced"));
         }
-        self.head = Some(head);
+        self.applied_meta = Some(applied_meta);
         Ok(())
     }
 
@@ -328,8 +332,10 @@ impl SnapshotDecoder {
     /// Called after the last chunk. Returns the state other than the records, which the engine
     /// holds.
     pub(super) fn finish(self) -> MachineResult<(AppliedMeta, Sessions)> {
-        match self.head {
-            Some(head) if self.ended && self.buffer.is_empty() => Ok((head, self.sessions)),
+        match self.applied_meta {
+            Some(applied_meta) if self.ended && self.buffer.is_empty() => {
+                Ok((applied_meta, self.sessions))
+            }
             _ => Err(refused(malformed("the stream ends too early or goes on after its end"))),
         }
     }

@@ -258,12 +258,12 @@ fn remembered_answers_are_bounded_in_bytes() {
     let idle = open(&mut machine, 0, 1000, 1000);
     let first = write_within(&mut machine, idle, 1, 1);
     let size_before = snapshot_bytes(&mut machine, 1 << 16).len();
-    let hoarders: Vec<SessionId> = (0..9).map(|_| open(&mut machine, 0, 1000, 1000)).collect();
+    let large: Vec<SessionId> = (0..9).map(|_| open(&mut machine, 0, 1000, 1000)).collect();
     let mut evicted_count = 0;
     // No session ever confirms that its client received a response.
     for sequence in 1..=50 {
-        for hoarder in &hoarders {
-            match write_within(&mut machine, *hoarder, sequence, 1) {
+        for session in &large {
+            match write_within(&mut machine, *session, sequence, 1) {
                 Output::Written(_) => {}
                 refused => {
                     assert_eq!(refused, UNKNOWN);

@@ -64,7 +64,7 @@ impl Model {
                 let answer = self.write(index, operation, limits);
                 let held = self.sessions.get_mut(&session.index).unwrap();
                 held.answers.insert(*sequence, (operation.clone(), answer.clone()));
-                self.evict_hoarders(limits.answer_bytes_max);
+                self.evict_largest(limits.answer_bytes_max);
                 answer
             }
         }
@@ -101,7 +101,7 @@ impl Model {
         }
     }
 
-    fn evict_hoarders(&mut self, answer_bytes_max: u64) {
+    fn evict_largest(&mut self, answer_bytes_max: u64) {
         loop {
             let count = self.sessions.values().map(|session| session.answers.len()).sum::<usize>();
             if (count as u64).saturating_mul(ANSWER_BYTES) <= answer_bytes_max {

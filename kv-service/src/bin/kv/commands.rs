@@ -9,7 +9,9 @@ use std::path::Path;
 
 use anyhow::ensure;
 use bytes::Bytes;
-use kv_service::client::{Client, ClientError, Outcome};
+use kv_service::batch::codec::outcome_text;
+use kv_service::batch::text::{self, json_text};
+use kv_service::client::{Client, ClientError};
 use kv_service::protocol::operation::{
     Consistency, Expect, Operation, Record, ScanPage, WriteResponse,
 };
@@ -17,7 +19,6 @@ use serde::Serialize;
 
 use crate::args::{CasArgs, ClientArgs, DeleteArgs, GetArgs, PutArgs, ScanArgs};
 use crate::exit::Exit;
-use crate::output::json_text;
 use crate::{connect, output};
 
 /// Keys per page; the node ends a page earlier if it grows large.
@@ -41,10 +42,10 @@ impl Entry {
     fn new(key: &[u8], record: Option<&Record>) -> Self {
         let value = record.map(|record| &record.value);
         Self {
-            key: output::text(key),
-            key_hex: output::hex_unless_text(key),
-            value: value.map(|value| output::text(value)),
-            value_hex: value.and_then(|value| output::hex_unless_text(value)),
+            key: text::text(key),
+            key_hex: text::hex_unless_text(key),
+            value: value.map(|value| text::text(value)),
+            value_hex: value.and_then(|value| text::hex_unless_text(value)),
             version: record.map(|record| record.version),
             create_revision: record.map(|record| record.create_revision),
             modify_revision: record.map(|record| record.modify_revision),
@@ -77,7 +78,7 @@ pub(crate) async fn get(config: Option<&Path>, args: GetArgs) -> anyhow::Result<
     connect::close(&client, connect::AFTER_QUESTIONS).await;
     let record = told(found, "get", &args.client)?;
     if record.is_none() {
-        output::complain(&format!("not found: {}", output::escaped(&args.key, |_| false)));
+        output::complain(&format!("not found: {}", text::escaped(&args.key, |_| false)));
     }
     let read = if args.client.json {
         output::show(json_text(&Entry::new(&args.key, record.as_ref())).as_bytes())?
@@ -131,7 +132,7 @@ async fn write(
     let written = client.write(operation).await;
     let WriteResponse { revision, changed, version } = told(written, op, args)?;
     if args.json {
-        let key = output::text(&key);
+        let key = text::text(&key);
         let written = Written { op, key, outcome: "ok", changed, revision, version };
         output::tell(json_text(&written).as_bytes());
     } else {
@@ -206,14 +207,6 @@ fn told<T>(result: Result<T, ClientError>, op: &str, args: &ClientArgs) -> anyho
         output::tell(json_text(&failed).as_bytes());
     }
     Ok(result?)
-}
-
-/// The outcome's name in JSON.
-pub(crate) fn outcome_text(outcome: Outcome) -> &'static str {
-    match outcome {
-        Outcome::NotExecuted => "not_executed",
-        Outcome::Unknown => "unknown",
-    }
 }
 
 /// The first key after all keys with this prefix; empty if there is no such key.

@@ -1,4 +1,4 @@
-//! Standard output: whole lines, each flushed, and bytes as JSON can carry them.
+//! Standard output: whole lines, each flushed.
 //!
 //! Standard output may be full or closed. That never hides the outcome of a request. A write has
 //! its outcome whether or not it can be printed, so [`tell`] complains and changes nothing. A read
@@ -6,11 +6,10 @@
 //! because it has all that it wanted.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 
 use anyhow::Context;
-use serde::Serialize;
+use kv_service::batch::text::escaped;
 
 /// Writes the bytes and a line end, and flushes. Unlike `println!` it does not panic when the
 /// reader has gone away.
@@ -60,39 +59,20 @@ pub(crate) fn show_record(key: &[u8], value: &[u8]) -> anyhow::Result<bool> {
 /// Programs get the bytes as they are. A terminal would obey escape sequences that another client
 /// has stored, so it gets them escaped; line ends and tabs of a text stay.
 fn value_for(value: &[u8], is_terminal: bool) -> Cow<'_, [u8]> {
-    match is_terminal {
-        true => Cow::Owned(escaped(value, |c| matches!(c, '\n' | '\t' | '\\')).into_bytes()),
-        false => Cow::Borrowed(value),
+    if is_terminal {
+        Cow::Owned(escaped(value, |c| matches!(c, '\n' | '\t' | '\\')).into_bytes())
+    } else {
+        Cow::Borrowed(value)
     }
 }
 
 /// On a terminal tabs, line ends and backslashes are escaped too, so that a line is one record.
 fn record_for(key: &[u8], value: &[u8], is_terminal: bool) -> Vec<u8> {
-    match is_terminal {
-        true => format!("{}\t{}", escaped(key, |_| false), escaped(value, |_| false)).into_bytes(),
-        false => [key, b"\t", value].concat(),
+    if is_terminal {
+        format!("{}\t{}", escaped(key, |_| false), escaped(value, |_| false)).into_bytes()
+    } else {
+        [key, b"\t", value].concat()
     }
-}
-
-/// The bytes as text that has no effect on a terminal, except for the characters that `is_kept`
-/// lets through.
-pub(crate) fn escaped(bytes: &[u8], is_kept: impl Fn(char) -> bool) -> String {
-    let mut text = String::with_capacity(bytes.len());
-    for chunk in bytes.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            // `escape_debug` escapes characters that do not print, and quotes, which do print.
-            if is_kept(c) || matches!(c, '"' | '\'') || c.escape_debug().count() == 1 {
-                text.push(c);
-            } else {
-                text.extend(c.escape_default());
-            }
-        }
-        for byte in chunk.invalid() {
-            // Writing to a String does not fail.
-            let _ = write!(text, "\\x{byte:02x}");
-        }
-    }
-    text
 }
 
 /// Prints one line for people on standard error. Unlike `eprintln!` it does not panic if standard
@@ -100,29 +80,6 @@ pub(crate) fn escaped(bytes: &[u8], is_kept: impl Fn(char) -> bool) -> String {
 pub(crate) fn complain(text: &str) {
     // There is no place left to report a failure.
     let _ = writeln!(io::stderr().lock(), "kv: {text}");
-}
-
-pub(crate) fn json_text(value: &impl Serialize) -> String {
-    serde_json::to_string(value).expect("our answers have text keys only")
-}
-
-/// Bytes as JSON text. Bytes that are not UTF-8 become replacement characters; [`hex_unless_text`]
-/// then carries the exact bytes.
-pub(crate) fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// The exact bytes in hexadecimal, if [`text`] would lose some.
-pub(crate) fn hex_unless_text(bytes: &[u8]) -> Option<String> {
-    if std::str::from_utf8(bytes).is_ok() {
-        return None;
-    }
-    let mut hex = String::with_capacity(2 * bytes.len());
-    for byte in bytes {
-        // Writing to a String does not fail.
-        let _ = write!(hex, "{byte:02x}");
-    }
-    Some(hex)
 }
 
 /// Formats rows in columns that are as wide as they have to be. The first row is the head.
@@ -144,13 +101,6 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn bytes_that_are_no_text_are_not_lost() {
-        assert_eq!(hex_unless_text("grün".as_bytes()), None);
-        assert_eq!(text("grün".as_bytes()), "grün");
-        assert_eq!(hex_unless_text(&[0xff, 0x00, b'a']), Some("ff0061".to_owned()));
-    }
 
     /// S29. Stored bytes do nothing to a terminal, and programs get them as they are.
     #[test]

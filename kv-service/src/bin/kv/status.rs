@@ -5,6 +5,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use kv_service::batch::text::json_text;
 use kv_service::client::Client;
 use kv_service::config::NodeAddress;
 use kv_service::protocol::{NOT_INITIALISED, NodeStatus, RECOVERING};
@@ -49,7 +50,7 @@ pub(crate) async fn run(config: Option<&Path>, args: StatusArgs) -> anyhow::Resu
     connect::close(&client, connect::AFTER_QUESTIONS).await;
     let any = nodes.iter().any(|node| node.reachable);
     if args.json {
-        output::show(output::json_text(&ClusterReport { nodes }).as_bytes())?;
+        output::show(json_text(&ClusterReport { nodes }).as_bytes())?;
     } else {
         output::show(for_people(&nodes).as_bytes())?;
     }
@@ -233,7 +234,7 @@ mod tests {
             r#""log_bytes":null,"snapshot_index":null,"version":null,"cluster_version":null,"#,
             r#""waits_for":[],"is_majority_lost":false,"error":"timed out"}]}"#
         );
-        assert_eq!(output::json_text(&ClusterReport { nodes: vec![down] }), expected);
+        assert_eq!(json_text(&ClusterReport { nodes: vec![down] }), expected);
     }
 
     fn with_role(id: u64, role: &str) -> NodeReport {

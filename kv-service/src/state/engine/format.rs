@@ -30,7 +30,7 @@ const VERSION: u32 = 2;
 
 pub(in crate::state) const RECORDS_START: [u8; 1] = [b'd'];
 pub(in crate::state) const RECORDS_END: [u8; 1] = [b'd' + 1];
-pub(in crate::state) const HEAD_KEY: [u8; 1] = [b'm'];
+pub(in crate::state) const APPLIED_META_KEY: [u8; 1] = [b'm'];
 pub(in crate::state) const SESSIONS_START: [u8; 1] = [b's'];
 pub(in crate::state) const SESSIONS_END: [u8; 1] = [b's' + 1];
 
@@ -76,7 +76,7 @@ pub(in crate::state) fn encode_change(change: Option<&Record>, out: &mut BytesMu
 
 /// Reads a record; `None` is a deletion.
 pub(in crate::state) fn decode_change(bytes: &Bytes) -> DecodeResult<Option<Record>> {
-    Ok(word_head(bytes)?.map(|(versions, size_bytes)| {
+    Ok(record_head(bytes)?.map(|(versions, size_bytes)| {
         let Versions { version, create_revision, modify_revision } = versions;
         let value = bytes.slice(size_bytes..);
         Record { value, version, create_revision, modify_revision }
@@ -85,7 +85,7 @@ pub(in crate::state) fn decode_change(bytes: &Bytes) -> DecodeResult<Option<Reco
 
 /// Reads the versions of a record without its value; `None` is a deletion.
 pub(in crate::state) fn decode_versions(bytes: &[u8]) -> DecodeResult<Option<Versions>> {
-    Ok(word_head(bytes)?.map(|(versions, _)| versions))
+    Ok(record_head(bytes)?.map(|(versions, _)| versions))
 }
 
 /// Returns true for the value of a deleted key.
@@ -94,7 +94,7 @@ pub(in crate::state) fn is_deletion(key: &[u8], value: &[u8]) -> bool {
 }
 
 /// Decodes the versions of a record and the place where its value starts; `None` is a deletion.
-fn word_head(bytes: &[u8]) -> DecodeResult<Option<(Versions, usize)>> {
+fn record_head(bytes: &[u8]) -> DecodeResult<Option<(Versions, usize)>> {
     match bytes {
         [] => return Err(malformed("a record is cut short")),
         [DELETED] => return Ok(None),
@@ -113,10 +113,10 @@ fn word_head(bytes: &[u8]) -> DecodeResult<Option<(Versions, usize)>> {
     Ok(Some((Versions { version, create_revision, modify_revision }, place)))
 }
 
-pub(in crate::state) fn encode_applied_meta(head: AppliedMeta) -> BytesMut {
+pub(in crate::state) fn encode_applied_meta(applied_meta: AppliedMeta) -> BytesMut {
     let mut value = BytesMut::with_capacity(4 + 6 * VARINT_BYTES_MAX);
     value.put_u32_le(VERSION);
-    put_applied_meta(head, &mut value);
+    put_applied_meta(applied_meta, &mut value);
     value
 }
 
@@ -127,14 +127,14 @@ pub(in crate::state) fn decode_applied_meta(bytes: &Bytes) -> DecodeResult<Appli
         0 | 1 => return Err(malformed("format 1 of the state, which no release has written")),
         _ => return Err(DecodeError::Newer("a newer format of the state")),
     }
-    let head = read_applied_meta(&mut reader)?;
+    let applied_meta = read_applied_meta(&mut reader)?;
     reader.finish()?;
-    Ok(head)
+    Ok(applied_meta)
 }
 
-/// Appends a head, encoded as on disk and in snapshots.
-pub(in crate::state) fn put_applied_meta(head: AppliedMeta, out: &mut BytesMut) {
-    let AppliedMeta { position, clock_ms, revision, generation, rules } = head;
+/// Appends the metadata, encoded as on disk and in snapshots.
+pub(in crate::state) fn put_applied_meta(applied_meta: AppliedMeta, out: &mut BytesMut) {
+    let AppliedMeta { position, clock_ms, revision, generation, rules } = applied_meta;
     for number in [position.term, position.index, clock_ms, revision] {
         put_varint(out, number);
     }
@@ -144,14 +144,14 @@ pub(in crate::state) fn put_applied_meta(head: AppliedMeta, out: &mut BytesMut) 
 
 pub(in crate::state) fn read_applied_meta(reader: &mut ByteReader) -> DecodeResult<AppliedMeta> {
     let position = Position::new(reader.varint()?, reader.varint()?);
-    let head = AppliedMeta {
+    let applied_meta = AppliedMeta {
         position,
         clock_ms: reader.varint()?,
         revision: reader.varint()?,
         generation: reader.varint_u32()?,
         rules: reader.varint_u32()?,
     };
-    head.check()
+    applied_meta.check()
 }
 
 #[cfg(test)]
@@ -173,8 +173,12 @@ mod tests {
         encode_change(None, &mut encoded);
         assert_eq!(&encoded[..], b"\x01");
         let position = Position::new(5, 600);
-        let head = AppliedMeta { position, clock_ms: 7, revision: 8, generation: 9, rules: 1 };
-        assert_eq!(&encode_applied_meta(head)[..], b"\x02\0\0\0\x05\xd8\x04\x07\x08\x09\x01");
+        let applied_meta =
+            AppliedMeta { position, clock_ms: 7, revision: 8, generation: 9, rules: 1 };
+        assert_eq!(
+            &encode_applied_meta(applied_meta)[..],
+            b"\x02\0\0\0\x05\xd8\x04\x07\x08\x09\x01"
+        );
         assert_eq!(record_key(b"k"), b"dk");
         assert_eq!(session_key(258), *b"s\0\0\0\0\0\0\x01\x02");
     }
@@ -187,8 +191,8 @@ mod tests {
         assert!(error.to_string().contains("format 1 of the state"), "{error}");
         let version_3 = [&3u32.to_le_bytes()[..], &[0; 24]].concat();
         assert!(decode_applied_meta(&Bytes::from(version_3)).unwrap_err().is_newer());
-        let head = AppliedMeta { rules: VERSION_MAX + 1, ..AppliedMeta::default() };
-        let error = decode_applied_meta(&encode_applied_meta(head).freeze()).unwrap_err();
+        let applied_meta = AppliedMeta { rules: VERSION_MAX + 1, ..AppliedMeta::default() };
+        let error = decode_applied_meta(&encode_applied_meta(applied_meta).freeze()).unwrap_err();
         assert_eq!(error, DecodeError::NewerRules(VERSION_MAX + 1));
         assert!(decode_change(&Bytes::from_static(b"\x02\x01\x01\x01")).unwrap_err().is_newer());
     }
@@ -221,9 +225,9 @@ mod tests {
             let [term, index, clock_ms, id] = numbers;
             let (term, index) = (term >> 1, index >> 1);
             let (position, revision) = (Position::new(term, index), index / 2);
-            let head = AppliedMeta { position, clock_ms, revision, generation: id as u32, rules: 1 };
-            let encoded = encode_applied_meta(head).freeze();
-            prop_assert_eq!(decode_applied_meta(&encoded), Ok(head));
+            let applied_meta = AppliedMeta { position, clock_ms, revision, generation: id as u32, rules: 1 };
+            let encoded = encode_applied_meta(applied_meta).freeze();
+            prop_assert_eq!(decode_applied_meta(&encoded), Ok(applied_meta));
             for end in 0..encoded.len() {
                 prop_assert!(decode_applied_meta(&encoded.slice(..end)).is_err());
             }

@@ -42,7 +42,7 @@ pub(super) struct AppliedMeta {
 }
 
 impl AppliedMeta {
-    /// Checks the numbers of a head that was decoded.
+    /// Checks the numbers of metadata that was decoded.
     pub(super) fn check(self) -> DecodeResult<Self> {
         if self.rules > VERSION_MAX {
             return Err(DecodeError::NewerRules(self.rules));
@@ -79,7 +79,7 @@ pub(super) trait Engine: Send {
     fn delete(&mut self, key: Bytes);
 
     /// Ends the batch and commits it; [`Sessions::changes`] lists the sessions that changed.
-    fn commit(&mut self, head: AppliedMeta, sessions: &Sessions) -> MachineResult<()>;
+    fn commit(&mut self, applied_meta: AppliedMeta, sessions: &Sessions) -> MachineResult<()>;
 
     /// Records in `[start, end)`, an empty `end` being the end of all keys, as many as `limits`
     /// allow. The page ends with a key to continue at unless the range is exhausted.
@@ -94,7 +94,11 @@ pub(super) trait Engine: Send {
     fn restore_record(&mut self, key: Bytes, record: Record) -> MachineResult<()>;
 
     /// Replaces the old state by the new one.
-    fn finish_restore(&mut self, head: AppliedMeta, sessions: &Sessions) -> MachineResult<()>;
+    fn finish_restore(
+        &mut self,
+        applied_meta: AppliedMeta,
+        sessions: &Sessions,
+    ) -> MachineResult<()>;
 
     fn flusher(&self) -> Option<Box<dyn Flusher>> {
         None
@@ -146,22 +150,22 @@ pub(super) fn fill_page(
     limits: &ScanLimits,
 ) -> MachineResult<ScanPage> {
     let mut page = ScanPage::default();
-    let (mut word_count, mut size_bytes) = (0, 0);
+    let (mut key_count, mut size_bytes) = (0, 0);
     for item in run {
         let (key, change) = item?;
         if page.records.len() >= limits.records_max
             || size_bytes >= limits.bytes_max
-            || word_count >= limits.keys_max
+            || key_count >= limits.keys_max
         {
             page.continue_at = Some(key);
             break;
         }
-        word_count += 1;
+        key_count += 1;
         if let Some(record) = change {
             size_bytes += page_bytes(&key, &record);
             page.records.push((key, record));
         }
     }
-    assert!(page.records.len() <= limits.records_max && word_count <= limits.keys_max);
+    assert!(page.records.len() <= limits.records_max && key_count <= limits.keys_max);
     Ok(page)
 }

@@ -17,6 +17,7 @@ use std::time::Duration;
 use anyhow::bail;
 use bytes::Bytes;
 use hdrhistogram::Histogram;
+use kv_service::batch::text::json_text;
 use kv_service::client::{Client, ClientError, Reason};
 use kv_service::config::ClientConfig;
 use kv_service::protocol::operation::Consistency;
@@ -177,7 +178,7 @@ fn conclude(run: &Run, args: &BenchArgs) -> anyhow::Result<Exit> {
     let tally = run.tally.lock().expect("no client panics with the tally");
     let report = Report::new(args, &tally.latencies_ns, tally.errors);
     if args.client.json {
-        output::tell(output::json_text(&report).as_bytes());
+        output::tell(json_text(&report).as_bytes());
     } else {
         output::tell(report.for_people().as_bytes());
     }

@@ -25,12 +25,12 @@ use crate::state::sessions::Sessions;
 type KeyAndValue = (Box<[u8]>, Box<[u8]>);
 
 pub(super) struct Db {
-    pub(super) db: DB,
-    /// Options of the SST files of memtables, which are written outside `db`.
-    table_options: Options,
+    pub(super) inner: DB,
+    /// Options of the SST files of memtables, which are written outside `inner`.
+    sst_options: Options,
     /// The first failure of RocksDB's background work.
     failure: Arc<OnceLock<String>>,
-    /// Declared after `db`, so that it is dropped after it.
+    /// Declared after `inner`, so that it is dropped after it.
     remains: Remains,
 }
 
@@ -65,11 +65,11 @@ impl Db {
                 // Only the first failure tells the cause.
                 let _ = failure.set(text.to_owned());
             });
-            let db = DB::open(&engine, &path)?;
-            engine.set_block_based_table_factory(&memtable_tables());
-            Ok((db, engine))
+            let inner = DB::open(&engine, &path)?;
+            engine.set_block_based_table_factory(&memtable_sst_options());
+            Ok((inner, engine))
         });
-        let (db, table_options) = opened.map_err(|error| {
+        let (inner, sst_options) = opened.map_err(|error| {
             MachineError(format!(
                 "opening the state in {}: {error}. If it is damaged, restore the whole data \
                  directory from one backup, or wipe it and let the node join as a new one",
@@ -77,7 +77,7 @@ impl Db {
             ))
         })?;
         let remains = Remains { path, remove: AtomicBool::new(false) };
-        Ok(Self { db, table_options, failure, remains })
+        Ok(Self { inner, sst_options, failure, remains })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -92,11 +92,11 @@ impl Db {
         self.remains.remove.store(false, Ordering::Relaxed);
     }
 
-    /// Reads head and sessions from disk.
+    /// Reads the applied meta and the sessions from disk.
     pub(super) fn load(&self) -> MachineResult<(AppliedMeta, Sessions)> {
         let mut sessions = Sessions::default();
-        let Some(head) = self.head()? else {
-            return match self.db.iterator(IteratorMode::Start).next() {
+        let Some(applied_meta) = self.applied_meta()? else {
+            return match self.inner.iterator(IteratorMode::Start).next() {
                 None => Ok((AppliedMeta::default(), sessions)),
                 Some(_) => Err(self.damaged("there is data, but no position")),
             };
@@ -104,7 +104,7 @@ impl Db {
         let mut options = ReadOptions::default();
         options.set_iterate_lower_bound(format::SESSIONS_START);
         options.set_iterate_upper_bound(format::SESSIONS_END);
-        for item in self.db.iterator_opt(IteratorMode::Start, options) {
+        for item in self.inner.iterator_opt(IteratorMode::Start, options) {
             let (key, value) = item.map_err(|error| self.failed("reading", &error))?;
             let id = format::decode_session_key(&key).map_err(|error| self.damaged(error))?;
             let value = Bytes::from(value);
@@ -112,20 +112,20 @@ impl Db {
             let session = Session::decode(&mut reader);
             let session = session.and_then(|session| reader.finish().map(|()| session));
             session
-                .and_then(|session| sessions.restore(id, session, head.position.index))
+                .and_then(|session| sessions.restore(id, session, applied_meta.position.index))
                 .map_err(|error| self.damaged(error))?;
         }
-        Ok((head, sessions))
+        Ok((applied_meta, sessions))
     }
 
-    /// The head of the last commit; `None` before the first.
-    pub(super) fn head(&self) -> MachineResult<Option<AppliedMeta>> {
-        let value = self.db.get(format::HEAD_KEY);
+    /// The metadata of the last commit; `None` before the first.
+    pub(super) fn applied_meta(&self) -> MachineResult<Option<AppliedMeta>> {
+        let value = self.inner.get(format::APPLIED_META_KEY);
         match value.map_err(|error| self.failed("reading", &error))? {
             None => Ok(None),
             Some(value) => {
-                let head = format::decode_applied_meta(&Bytes::from(value));
-                head.map(Some).map_err(|error| self.damaged(error))
+                let applied_meta = format::decode_applied_meta(&Bytes::from(value));
+                applied_meta.map(Some).map_err(|error| self.damaged(error))
             }
         }
     }
@@ -136,7 +136,7 @@ impl Db {
         key: &[u8],
         decode: impl FnOnce(&[u8]) -> DecodeResult<Option<T>>,
     ) -> MachineResult<Option<T>> {
-        let value = self.db.get_pinned(format::record_key(key));
+        let value = self.inner.get_pinned(format::record_key(key));
         match value.map_err(|error| self.failed("reading", &error))? {
             None => Ok(None),
             Some(value) => decode(&value).map_err(|error| self.damaged(error)),
@@ -152,7 +152,7 @@ impl Db {
     ) -> Option<Option<T>> {
         let mut options = ReadOptions::default();
         options.set_read_tier(ReadTier::BlockCache);
-        match self.db.get_pinned_opt(format::record_key(key), &options).ok()? {
+        match self.inner.get_pinned_opt(format::record_key(key), &options).ok()? {
             None => Some(None),
             Some(value) => decode(&value).ok(),
         }
@@ -165,7 +165,7 @@ impl Db {
         options: ReadOptions,
         on_limit: impl Fn() + 'a,
     ) -> Source<'a> {
-        let items = self.db.iterator_opt(IteratorMode::Start, options);
+        let items = self.inner.iterator_opt(IteratorMode::Start, options);
         let within = items.take_while(move |item| {
             let is_over = item.as_ref().is_err_and(|error| error.kind() == ErrorKind::Incomplete);
             if is_over {
@@ -190,7 +190,7 @@ impl Db {
     /// Ingests a memtable as one SST file, durable when this returns.
     pub(super) fn ingest(&self, memtable: &Memtable) -> MachineResult<()> {
         // RocksDB links the file under a name of its own and removes this one. After a crash both
-        // names may be there, for one file: a new table must not be written over it.
+        // names may be there, for one file: a new file must not be written over it.
         let path = self.path().join("memtable.table");
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -199,15 +199,15 @@ impl Db {
             Ok(()) | Err(_) => {}
         }
         let failed = |error| self.failed("writing a table of", &error);
-        let writer = SstFileWriter::create(&self.table_options);
+        let writer = SstFileWriter::create(&self.sst_options);
         writer.open(&path).map_err(failed)?;
-        let mut table = Table { instance: self, writer, path: &path, synced_bytes: 0 };
-        memtable.write_to(|key, value| table.put(key, value))?;
-        table.writer.finish().map_err(failed)?;
-        table.sync()?;
+        let mut sst = SstFile { db: self, writer, path: &path, synced_bytes: 0 };
+        memtable.write_to(|key, value| sst.put(key, value))?;
+        sst.writer.finish().map_err(failed)?;
+        sst.sync()?;
         let mut options = IngestExternalFileOptions::default();
         options.set_move_files(true);
-        self.db.ingest_external_file_opts(&options, vec![&path]).map_err(|error| match error.kind() {
+        self.inner.ingest_external_file_opts(&options, vec![&path]).map_err(|error| match error.kind() {
             // The file was synced without an error a moment ago, and reads as something else.
             ErrorKind::Corruption => MachineError(format!(
                 "the disk did not keep a table of the state in {} ({error}). The system's log says why; nothing \
@@ -224,7 +224,7 @@ impl Db {
     /// A compaction failed, or RocksDB could not write its own files, now or at any time before. A
     /// disk that failed once is not to be trusted, and a node whose compactions fall behind makes
     /// no progress.
-    pub(super) fn check_tables(&self) -> MachineResult<()> {
+    pub(super) fn check_background_work(&self) -> MachineResult<()> {
         self.failure.get().map_or(Ok(()), |failure| {
             let path = self.path().display();
             Err(MachineError(format!("keeping tables of the state in {path}: {failure}")))
@@ -234,19 +234,19 @@ impl Db {
     /// Returns true if more SST files wait for compaction than a read should have to search.
     pub(super) fn is_behind(&self) -> bool {
         const TABLES_MAX: u64 = 20;
-        let count = self.db.property_int_value("rocksdb.num-files-at-level0");
+        let count = self.inner.property_int_value("rocksdb.num-files-at-level0");
         count.ok().flatten().is_some_and(|count| count >= TABLES_MAX)
     }
 
     pub(super) fn write(&self, batch: WriteBatch) -> MachineResult<()> {
         let mut options = WriteOptions::default();
         options.disable_wal(true);
-        self.db.write_opt(batch, &options).map_err(|error| self.failed("writing", &error))
+        self.inner.write_opt(batch, &options).map_err(|error| self.failed("writing", &error))
     }
 
     /// Makes everything written so far durable.
     pub(super) fn flush(&self) -> MachineResult<()> {
-        self.db.flush().map_err(|error| self.failed("flushing", &error))
+        self.inner.flush().map_err(|error| self.failed("flushing", &error))
     }
 
     fn not_written(&self, error: &std::io::Error) -> MachineError {
@@ -270,21 +270,21 @@ impl Db {
     }
 }
 
-/// A table that is being written.
-struct Table<'a> {
-    instance: &'a Db,
+/// An SST file that is being written.
+struct SstFile<'a> {
+    db: &'a Db,
     writer: SstFileWriter<'a>,
     path: &'a Path,
     synced_bytes: u64,
 }
 
-impl Table<'_> {
+impl SstFile<'_> {
     fn put(&mut self, key: &[u8], value: Option<&[u8]>) -> MachineResult<()> {
         let put = match value {
             Some(value) => self.writer.put(key, value),
             None => self.writer.delete(key),
         };
-        put.map_err(|error| self.instance.failed("writing a table of", &error))?;
+        put.map_err(|error| self.db.failed("writing a table of", &error))?;
         let size_bytes = self.writer.file_size();
         if size_bytes - self.synced_bytes >= BYTES_PER_SYNC {
             self.synced_bytes = size_bytes;
@@ -296,7 +296,7 @@ impl Table<'_> {
     /// The kernel reports a failure once, to the next caller that syncs: it must not be lost here.
     fn sync(&self) -> MachineResult<()> {
         let synced = std::fs::File::open(self.path).and_then(|file| file.sync_all());
-        synced.map_err(|error| self.instance.not_written(&error))
+        synced.map_err(|error| self.db.not_written(&error))
     }
 }
 
@@ -320,7 +320,7 @@ fn engine_options(options: &RocksStateOptions, create: bool) -> Result<Options, 
     environment.set_high_priority_background_threads(BACKGROUND_THREADS);
     environment.set_low_priority_background_threads(BACKGROUND_THREADS);
     let mut engine = Options::default();
-    engine.set_block_based_table_factory(&merged_tables(options.block_cache_bytes));
+    engine.set_block_based_table_factory(&compacted_sst_options(options.block_cache_bytes));
     engine.create_if_missing(create);
     engine.set_compression_type(DBCompressionType::Lz4);
     engine.set_write_buffer_size(options.write_buffer_bytes);
@@ -352,8 +352,8 @@ fn engine_options(options: &RocksStateOptions, create: bool) -> Result<Options, 
 /// How SST files are read, and how compaction writes them. The compacted files hold most of the
 /// state. Their index and filter are partitioned: in one piece, either of a large file would have
 /// to be read anew for a key once all of them together exceed the cache.
-fn merged_tables(block_cache_bytes: usize) -> BlockBasedOptions {
-    let mut blocks = memtable_tables();
+fn compacted_sst_options(block_cache_bytes: usize) -> BlockBasedOptions {
+    let mut blocks = memtable_sst_options();
     // This cache has no locks. Its shards have 32 MiB; a block larger than a shard is never kept.
     blocks.set_block_cache(&Cache::new_hyper_clock_cache(block_cache_bytes, 0));
     // In the cache, so that its size bounds them too.
@@ -370,7 +370,7 @@ fn merged_tables(block_cache_bytes: usize) -> BlockBasedOptions {
 /// How the SST file of a memtable is written. Few of these files wait for compaction, so their
 /// indexes and filters stay in memory, in one piece: each of them is searched for a key, and in
 /// partitions that would take twice as long.
-fn memtable_tables() -> BlockBasedOptions {
+fn memtable_sst_options() -> BlockBasedOptions {
     let mut blocks = BlockBasedOptions::default();
     blocks.set_bloom_filter(10.0, false);
     blocks

@@ -72,7 +72,7 @@ impl Directory {
                 name.display()
             )));
         }
-        let instance = Db::open(name, &directory.options, create)?;
+        let db = Db::open(name, &directory.options, create)?;
         if create {
             // RocksDB syncs the entries of the instance's directory, but not that directory's own
             // name.
@@ -80,7 +80,7 @@ impl Directory {
         }
         // Done last: nothing is removed unless there is a state.
         remove_others(path, generation)?;
-        Ok((directory, Arc::new(instance)))
+        Ok((directory, Arc::new(db)))
     }
 
     fn path_of(&self, generation: u64) -> PathBuf {
@@ -92,16 +92,16 @@ impl Directory {
     pub(super) fn create_next(&mut self) -> MachineResult<Arc<Db>> {
         let path = self.path_of(self.next_generation);
         self.next_generation += 1;
-        let instance = Db::open(path, &self.options, true)?;
-        instance.remove_when_closed();
-        Ok(Arc::new(instance))
+        let db = Db::open(path, &self.options, true)?;
+        db.remove_when_closed();
+        Ok(Arc::new(db))
     }
 
     /// Makes a start from now on open `instance`, which has been flushed.
-    pub(super) fn make_current(&self, instance: &Db) -> MachineResult<()> {
-        let generation = generation_of(instance.path()).expect("made by `create_next`");
+    pub(super) fn make_current(&self, db: &Db) -> MachineResult<()> {
+        let generation = generation_of(db.path()).expect("made by `create_next`");
         // Before the rename, because a rename that fails may have taken effect.
-        instance.keep_when_closed();
+        db.keep_when_closed();
         write_current(&self.path, generation)
     }
 }

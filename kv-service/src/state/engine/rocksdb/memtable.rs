@@ -38,7 +38,7 @@ pub(super) struct Memtable {
     /// The keys of `records`, in order.
     keys: BTreeSet<ShortKey>,
     sessions: BTreeMap<Index, Option<Arc<Session>>>,
-    head: AppliedMeta,
+    applied_meta: AppliedMeta,
     size_bytes: usize,
 }
 
@@ -74,18 +74,18 @@ impl Memtable {
         }
     }
 
-    pub(super) fn set_applied_meta(&mut self, head: AppliedMeta) {
-        self.head = head;
+    pub(super) fn set_applied_meta(&mut self, applied_meta: AppliedMeta) {
+        self.applied_meta = applied_meta;
     }
 
-    /// The head of the last commit in the memtable.
-    pub(super) fn head(&self) -> AppliedMeta {
-        self.head
+    /// The metadata of the last commit in the memtable.
+    pub(super) fn applied_meta(&self) -> AppliedMeta {
+        self.applied_meta
     }
 
     /// Returns true if no commit is in the memtable.
     pub(super) fn is_empty(&self) -> bool {
-        self.head == AppliedMeta::default()
+        self.applied_meta == AppliedMeta::default()
     }
 
     pub(super) fn size_bytes(&self) -> usize {
@@ -142,7 +142,7 @@ impl Memtable {
             format::encode_change(change.as_ref(), &mut value);
             put(&key, Some(&value))?;
         }
-        put(&format::HEAD_KEY, Some(&format::encode_applied_meta(self.head)))?;
+        put(&format::APPLIED_META_KEY, Some(&format::encode_applied_meta(self.applied_meta)))?;
         for (id, session) in &self.sessions {
             value.clear();
             if let Some(session) = session {

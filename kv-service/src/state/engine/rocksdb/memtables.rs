@@ -1,7 +1,7 @@
 //! The memtables: state that is newer than RocksDB's SST files. A thread turns them into SST files.
 //!
 //! ```text
-//!   commit ──▶ active ──freeze──▶ immutable, immutable ──thread──▶ a table, ingested whole
+//!   commit ──▶ active ──rotate──▶ immutable, immutable ──thread──▶ SST file, ingested whole
 //! ```
 //!
 //! A memtable holds whole commits and becomes one SST file, which RocksDB ingests as one unit.
@@ -10,7 +10,7 @@
 //! list, which costs more than everything else about a write. Here, a key that is written again
 //! costs a lookup in a hash table.
 //!
-//! A read searches the memtables from the newest on, and then the instance. A memtable leaves the
+//! A read searches the memtables from the newest on, and then RocksDB. A memtable leaves the
 //! list after its SST file is ingested, so its changes are always in at least one of them. The
 //! versions of its keys are kept for a while in the version cache (`version_cache`). They are noted before
 //! the memtable leaves, one memtable after the other, so the cache is right for every key that is
@@ -38,7 +38,7 @@ const IMMUTABLE_MAX: usize = 2;
 /// Interval at which the thread checks if compactions have caught up.
 const COMPACTION_POLL: Duration = Duration::from_millis(20);
 
-/// Keys that are noted as version_cache before the lock is released to other callers.
+/// Keys that are noted in the version cache before the lock is released to other callers.
 const NOTED_AT_ONCE: usize = 64;
 
 pub(super) struct Memtables {
@@ -73,7 +73,7 @@ impl MemtablesState {
     }
 
     /// The versions of a key, if a memtable or the version cache knows them; otherwise the caller
-    /// must read the instance.
+    /// must read RocksDB.
     pub(super) fn versions(&self, key: &[u8]) -> Option<Option<Versions>> {
         match self.newest_first().find_map(|memtable| memtable.get(key)) {
             Some(change) => Some(change.as_ref().map(Versions::of)),
@@ -81,7 +81,7 @@ impl MemtablesState {
         }
     }
 
-    /// Caches the versions that the instance holds of a key which is in no memtable.
+    /// Caches the versions that RocksDB holds of a key which is in no memtable.
     pub(super) fn note(&mut self, key: &[u8], versions: Option<Versions>) {
         self.version_cache.note(key, versions);
     }
@@ -92,7 +92,7 @@ impl MemtablesState {
     }
 
     /// Makes the active memtable immutable and begins a new one.
-    pub(super) fn freeze(&mut self) {
+    pub(super) fn rotate(&mut self) {
         if !self.active.is_empty() {
             let next = self.active.next();
             self.immutable.push_back(Arc::new(std::mem::replace(&mut self.active, next)));
@@ -105,7 +105,7 @@ impl MemtablesState {
 }
 
 impl Memtables {
-    /// `durable_index` is the index of the state that the instance holds.
+    /// `durable_index` is the index of the state that RocksDB holds.
     pub(super) fn new(durable_index: Index, version_cache: VersionCache) -> Self {
         let state = MemtablesState {
             active: Memtable::default(),
@@ -122,7 +122,7 @@ impl Memtables {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes the writer thread after a [`MemtablesState::freeze`].
+    /// Wakes the writer thread after a [`MemtablesState::rotate`].
     pub(super) fn notify(&self) {
         self.changed.notify_all();
     }
@@ -140,7 +140,7 @@ impl Memtables {
         let mut state = self.lock();
         change(&mut state.active);
         if state.active.size_bytes() >= memtable_bytes_max {
-            state.freeze();
+            state.rotate();
             self.changed.notify_all();
         }
         while state.immutable.len() > IMMUTABLE_MAX && state.failure.is_none() {
@@ -156,9 +156,10 @@ impl Memtables {
     /// The changes could not be written.
     pub(super) fn flush(&self) -> MachineResult<Index> {
         let mut state = self.lock();
-        state.freeze();
+        state.rotate();
         self.changed.notify_all();
-        let index = state.immutable.back().map_or(0, |memtable| memtable.head().position.index);
+        let index =
+            state.immutable.back().map_or(0, |memtable| memtable.applied_meta().position.index);
         let is_pending = |state: &MemtablesState| {
             state.durable_index < index
                 && state.failure.is_none()
@@ -172,17 +173,17 @@ impl Memtables {
     }
 
     /// Turns immutable memtables into SST files, until the thread must end or writing fails.
-    fn write_all(&self, instance: &Db) {
+    fn write_all(&self, db: &Db) {
         while let Some(memtable) = self.next() {
-            let caught_up = self.wait_for_compactions(instance);
-            let written = caught_up.and_then(|()| instance.ingest(&memtable));
+            let caught_up = self.wait_for_compactions(db);
+            let written = caught_up.and_then(|()| db.ingest(&memtable));
             if written.is_ok() {
                 self.note_versions(&memtable);
             }
             let mut state = self.lock();
             match written {
                 Ok(()) => {
-                    state.durable_index = memtable.head().position.index;
+                    state.durable_index = memtable.applied_meta().position.index;
                     state.immutable.pop_front();
                 }
                 Err(error) => state.failure = Some(error),
@@ -214,11 +215,11 @@ impl Memtables {
     ///
     /// # Errors
     /// A compaction failed.
-    fn wait_for_compactions(&self, instance: &Db) -> MachineResult<()> {
+    fn wait_for_compactions(&self, db: &Db) -> MachineResult<()> {
         loop {
-            instance.check_tables()?;
+            db.check_background_work()?;
             let state = self.lock();
-            if !instance.is_behind() || state.end == Some(End::Forgotten) {
+            if !db.is_behind() || state.end == Some(End::Forgotten) {
                 return Ok(());
             }
             // RocksDB gives no notice when it has compacted some, so poll.
@@ -243,7 +244,7 @@ impl Memtables {
     fn end(&self, end: End) {
         let mut state = self.lock();
         if end == End::Written {
-            state.freeze();
+            state.rotate();
         }
         state.end = Some(end);
         drop(state);
@@ -264,17 +265,17 @@ impl Drop for TellIfBroken<'_> {
     }
 }
 
-/// One generation of the state: an instance, the memtables newer than it, and the thread that
+/// One generation of the state: a RocksDB instance, the memtables newer than it, and the thread that
 /// writes them into it.
 pub(super) struct Generation {
-    pub(super) instance: Arc<Db>,
+    pub(super) db: Arc<Db>,
     pub(super) memtables: Arc<Memtables>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Generation {
     pub(super) fn start(
-        instance: Arc<Db>,
+        db: Arc<Db>,
         durable_index: Index,
         version_cache: VersionCache,
     ) -> MachineResult<Self> {
@@ -282,20 +283,20 @@ impl Generation {
         let thread = std::thread::Builder::new()
             .name("kv-state".into())
             .spawn({
-                let (instance, memtables) = (Arc::clone(&instance), Arc::clone(&memtables));
+                let (db, memtables) = (Arc::clone(&db), Arc::clone(&memtables));
                 move || {
                     let _broken = TellIfBroken(&memtables);
-                    memtables.write_all(&instance);
+                    memtables.write_all(&db);
                 }
             })
             .map_err(|error| MachineError(format!("starting a thread for the state: {error}")))?;
-        Ok(Self { instance, memtables, thread: Some(thread) })
+        Ok(Self { db, memtables, thread: Some(thread) })
     }
 
     /// Ends a generation that another one has replaced: unwritten changes need not be written.
     pub(super) fn forget(mut self) {
         self.end(End::Forgotten);
-        self.instance.remove_when_closed();
+        self.db.remove_when_closed();
     }
 
     fn end(&mut self, end: End) {

@@ -1,4 +1,4 @@
-//! Merges memtables and an instance into one ascending run with the newest change of each key.
+//! Merges memtables and RocksDB into one ascending run with the newest change of each key.
 
 use std::cmp::Ordering;
 use std::iter::Peekable;
@@ -22,7 +22,7 @@ impl<'a> MergeIterator<'a> {
     }
 
     /// The lowest key of all sources, and its newest change.
-    fn next_word(&mut self) -> Option<MachineResult<(Bytes, Change)>> {
+    fn next_change(&mut self) -> Option<MachineResult<(Bytes, Change)>> {
         let mut first: Option<(usize, Bytes)> = None;
         for place in 0..self.sources.len() {
             match self.sources[place].peek() {
@@ -47,6 +47,6 @@ impl Iterator for MergeIterator<'_> {
     type Item = MachineResult<(Bytes, Change)>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.next_word()
+        self.next_change()
     }
 }

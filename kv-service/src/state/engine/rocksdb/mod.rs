@@ -1,18 +1,31 @@
-//! Records in a RocksDB instance of its own, without a write-ahead log: the raft log already is
-//! one.
+//! The LSM engine: memtables of its own over a RocksDB instance without a write-ahead log, because
+//! the raft log already is one.
 //!
-//! A commit consists of records, changed sessions and the head. It goes into a memtable (`memtables`),
-//! which a thread turns into an SST file that RocksDB ingests as one unit. Memtables become durable
-//! in the order of their commits, and a commit is never split over two of them. So a crash leaves
-//! the state right after some commit. The raft log replays the lost commits, on top of the very
-//! state to which they were first applied.
+//! ```text
+//!   write:  put ──▶ pending ──commit──▶ active memtable ──full──▶ immutable memtables
+//!                                                                        │ thread
+//!                                          RocksDB ◀──ingest── SST file ◀┘
+//!                                                                        │ versions of its keys
+//!                                                     version cache ◀────┘
 //!
-//! Changes that are not committed yet are in `pending`, where reads look first. All sessions are in
-//! memory too; RocksDB's copy of them is read when the state is opened.
+//!   read:   pending ──▶ active memtable ──▶ immutable memtables, newest first
+//!                   ──▶ version cache (versions only) ──▶ RocksDB
+//! ```
 //!
-//! A restore fills a second instance; one rename makes it the current one (`directory`). A view
-//! consists of the memtables at one moment and a RocksDB snapshot (`view`). It costs microseconds,
-//! and disk space only for what changes later.
+//! A commit consists of records, changed sessions and the [`AppliedMeta`]. It goes into the active
+//! memtable (`memtables`), which a thread turns into an SST file that RocksDB ingests as one unit.
+//! Memtables become durable in the order of their commits, and a commit is never split over two of
+//! them. So a crash leaves the state right after some commit. The raft log replays the lost commits,
+//! on top of the very state to which they were first applied.
+//!
+//! A deletion is a change like any other, a tombstone. Changes that are not committed yet are in
+//! `pending`. All sessions are in memory too; RocksDB's copy of them is read when the state is
+//! opened.
+//!
+//! A restore fills a second instance, the next generation; one rename makes it the current one
+//! (`directory`). A view consists of the memtables at one moment and a RocksDB snapshot (`view`), in
+//! one run of a merge iterator (`merge_iterator`). It costs microseconds, and disk space only for
+//! what changes later.
 
 mod db;
 mod directory;
@@ -92,31 +105,34 @@ impl KvMachine {
     /// in use; or the disk fails. The message says which, and what to do.
     pub fn rocksdb(path: &Path, options: RocksStateOptions) -> MachineResult<Self> {
         let memtable_bytes_max = options.write_buffer_bytes;
-        let recent_bytes_max = options.recent_keys_bytes;
-        let (directory, instance) = Directory::open(path, options)?;
-        let (head, sessions) = instance.load()?;
-        let current =
-            Generation::start(instance, head.position.index, VersionCache::new(recent_bytes_max))?;
-        let shared = Arc::new(Mutex::new(Arc::clone(&current.memtables)));
+        let version_cache_bytes_max = options.recent_keys_bytes;
+        let (directory, db) = Directory::open(path, options)?;
+        let (applied_meta, sessions) = db.load()?;
+        let generation = Generation::start(
+            db,
+            applied_meta.position.index,
+            VersionCache::new(version_cache_bytes_max),
+        )?;
+        let shared = Arc::new(Mutex::new(Arc::clone(&generation.memtables)));
         let (pending, restoring) = (BTreeMap::new(), None);
         let engine = RocksEngine {
             directory,
-            current,
+            generation,
             memtable_bytes_max,
-            recent_bytes_max,
+            version_cache_bytes_max,
             shared,
             pending,
             restoring,
         };
-        Ok(Self::over(Box::new(engine), head, sessions))
+        Ok(Self::over(Box::new(engine), applied_meta, sessions))
     }
 }
 
 struct RocksEngine {
     directory: Directory,
-    current: Generation,
+    generation: Generation,
     memtable_bytes_max: usize,
-    recent_bytes_max: usize,
+    version_cache_bytes_max: usize,
     /// The memtables in use, for flushers, which outlive a restore but not the engine.
     shared: Arc<Mutex<Arc<Memtables>>>,
     /// Changes that are not committed yet; `None` is a deletion.
@@ -125,7 +141,7 @@ struct RocksEngine {
 }
 
 struct Restoring {
-    instance: Arc<Db>,
+    db: Arc<Db>,
     batch: WriteBatch,
 }
 
@@ -136,7 +152,7 @@ impl Restoring {
         if self.batch.size_in_bytes() < RESTORE_BATCH_BYTES {
             return Ok(());
         }
-        self.instance.write(std::mem::take(&mut self.batch))
+        self.db.write(std::mem::take(&mut self.batch))
     }
 }
 
@@ -145,24 +161,24 @@ impl Engine for RocksEngine {
         if let Some(pending) = self.pending.get(key) {
             return Ok(pending.clone());
         }
-        let state = self.current.memtables.lock();
+        let state = self.generation.memtables.lock();
         let known = state.newest_first().find_map(|memtable| memtable.get(key));
         if let Some(change) = known {
             return Ok(change.as_ref().map(owned));
         }
         drop(state);
         let decode = |bytes: &[u8]| format::decode_change(&Bytes::copy_from_slice(bytes));
-        self.current.instance.read(key, decode)
+        self.generation.db.read(key, decode)
     }
 
     fn versions(&self, key: &[u8]) -> MachineResult<Option<Versions>> {
         if let Some(pending) = self.pending.get(key) {
             return Ok(pending.as_ref().map(Versions::of));
         }
-        let known = self.current.memtables.lock().versions(key);
+        let known = self.generation.memtables.lock().versions(key);
         match known {
             Some(versions) => Ok(versions),
-            None => self.current.instance.read(key, format::decode_versions),
+            None => self.generation.db.read(key, format::decode_versions),
         }
     }
 
@@ -174,17 +190,17 @@ impl Engine for RocksEngine {
         self.pending.insert(key, None);
     }
 
-    fn commit(&mut self, head: AppliedMeta, sessions: &Sessions) -> MachineResult<()> {
-        self.current.instance.check_tables()?;
+    fn commit(&mut self, applied_meta: AppliedMeta, sessions: &Sessions) -> MachineResult<()> {
+        self.generation.db.check_background_work()?;
         let pending = std::mem::take(&mut self.pending);
-        self.current.memtables.commit(self.memtable_bytes_max, |memtable| {
+        self.generation.memtables.commit(self.memtable_bytes_max, |memtable| {
             for (key, change) in pending {
                 memtable.put(&key, change);
             }
             for (id, session) in sessions.changes() {
                 memtable.put_session(id, session);
             }
-            memtable.set_applied_meta(head);
+            memtable.set_applied_meta(applied_meta);
         })
     }
 
@@ -193,8 +209,8 @@ impl Engine for RocksEngine {
         // The lock is not held while anything is read from disk. Nothing is committed meanwhile,
         // and a memtable that becomes an SST file has the same content there.
         let (active, immutable) = {
-            let state = self.current.memtables.lock();
-            (newest_words(&state.active, start, end, limits), state.immutable.clone())
+            let state = self.generation.memtables.lock();
+            (active_changes(&state.active, start, end, limits), state.immutable.clone())
         };
         let mut options = ReadOptions::default();
         options.set_iterate_lower_bound(format::record_key(start));
@@ -205,12 +221,12 @@ impl Engine for RocksEngine {
         options.set_max_skippable_internal_keys(SCAN_SKIPPED_MAX);
         let has_skipped = Cell::new(false);
         let mut sources: Vec<Source<'_>> = Vec::new();
-        let owned_word = |(key, change): (Bytes, Change)| Ok((key, change.as_ref().map(owned)));
-        sources.push(Box::new(active.into_iter().map(owned_word)));
+        let owned_change = |(key, change): (Bytes, Change)| Ok((key, change.as_ref().map(owned)));
+        sources.push(Box::new(active.into_iter().map(owned_change)));
         for memtable in immutable.iter().rev() {
             sources.push(Box::new(memtable.range(start, end).map(Ok)));
         }
-        sources.push(self.current.instance.records(options, || has_skipped.set(true)));
+        sources.push(self.generation.db.records(options, || has_skipped.set(true)));
         let mut merge_iterator = MergeIterator::new(sources);
         let mut last = None;
         // Once RocksDB has stopped, it may hold keys that come before those of the memtables.
@@ -230,14 +246,14 @@ impl Engine for RocksEngine {
 
     fn view(&self) -> MachineResult<Box<dyn View>> {
         assert!(self.pending.is_empty(), "views come between commits");
-        Ok(Box::new(view::RocksView::take(&self.current)?))
+        Ok(Box::new(view::RocksView::take(&self.generation)?))
     }
 
     fn begin_restore(&mut self) -> MachineResult<()> {
         // The directory of an unfinished restore is removed with it.
         drop(self.restoring.take());
-        let instance = self.directory.create_next()?;
-        self.restoring = Some(Restoring { instance, batch: WriteBatch::default() });
+        let db = self.directory.create_next()?;
+        self.restoring = Some(Restoring { db, batch: WriteBatch::default() });
         Ok(())
     }
 
@@ -247,24 +263,28 @@ impl Engine for RocksEngine {
         restoring.write_if_large()
     }
 
-    fn finish_restore(&mut self, head: AppliedMeta, sessions: &Sessions) -> MachineResult<()> {
+    fn finish_restore(
+        &mut self,
+        applied_meta: AppliedMeta,
+        sessions: &Sessions,
+    ) -> MachineResult<()> {
         let mut restoring = self.restoring.take().ok_or_else(no_restore)?;
         let mut scratch = Scratch::default();
         for (id, session) in &sessions.view() {
             scratch.put_session(&mut restoring.batch, *id, session);
             restoring.write_if_large()?;
         }
-        let Restoring { instance, mut batch } = restoring;
-        put_applied_meta(&mut batch, head);
-        instance.write(batch)?;
-        instance.flush()?;
-        let version_cache = VersionCache::new(self.recent_bytes_max);
-        let next = Generation::start(Arc::clone(&instance), head.position.index, version_cache)?;
-        self.directory.make_current(&instance)?;
+        let Restoring { db, mut batch } = restoring;
+        put_applied_meta(&mut batch, applied_meta);
+        db.write(batch)?;
+        db.flush()?;
+        let version_cache = VersionCache::new(self.version_cache_bytes_max);
+        let next = Generation::start(Arc::clone(&db), applied_meta.position.index, version_cache)?;
+        self.directory.make_current(&db)?;
         *self.shared.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&next.memtables);
         // Views and a running flush may still use the old instance; the last of them removes its
         // directory.
-        std::mem::replace(&mut self.current, next).forget();
+        std::mem::replace(&mut self.generation, next).forget();
         Ok(())
     }
 
@@ -277,7 +297,7 @@ impl Engine for RocksEngine {
     }
 
     fn can_write_inline(&self, key: &[u8]) -> bool {
-        let state = self.current.memtables.lock();
+        let state = self.generation.memtables.lock();
         if !state.has_room() {
             return false;
         }
@@ -285,19 +305,19 @@ impl Engine for RocksEngine {
             return true;
         }
         drop(state);
-        let found = self.current.instance.read_cached(key, format::decode_versions);
+        let found = self.generation.db.read_cached(key, format::decode_versions);
         // No memtable holds the key and the engine is the only writer, so this is still true. The
         // write that follows will ask for it.
         if let Some(versions) = found {
-            self.current.memtables.lock().note(key, versions);
+            self.generation.memtables.lock().note(key, versions);
         }
         found.is_some()
     }
 }
 
-/// As many changes of the newest memtable as a page can use: the page takes them over any older
+/// As many changes of the active memtable as a page can use: the page takes them over any older
 /// ones.
-fn newest_words(
+fn active_changes(
     memtable: &Memtable,
     start: &[u8],
     end: &[u8],

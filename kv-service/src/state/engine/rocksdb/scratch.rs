@@ -1,4 +1,4 @@
-//! Encodes records, sessions and the head into a batch, by way of buffers that are used again.
+//! Encodes records, sessions and the applied meta into a batch, by way of buffers that are used again.
 
 use bytes::BytesMut;
 use raft_core::types::Index;
@@ -31,6 +31,6 @@ impl Scratch {
     }
 }
 
-pub(super) fn put_applied_meta(batch: &mut WriteBatch, head: AppliedMeta) {
-    batch.put(format::HEAD_KEY, format::encode_applied_meta(head));
+pub(super) fn put_applied_meta(batch: &mut WriteBatch, applied_meta: AppliedMeta) {
+    batch.put(format::APPLIED_META_KEY, format::encode_applied_meta(applied_meta));
 }

@@ -1,6 +1,6 @@
 //! A view: immutable memtables and, beneath them, a RocksDB snapshot on a thread of its own.
 //!
-//! A snapshot and its iterator borrow the instance and so cannot be passed around, but a thread can
+//! A snapshot and its iterator borrow the database and so cannot be passed around, but a thread can
 //! hold all three. It reads one page for each request, and ends when the view is dropped.
 
 use std::sync::Arc;
@@ -31,14 +31,14 @@ pub(super) struct RocksView {
 
 impl RocksView {
     /// Takes a view of everything that is committed now, and of nothing that comes later.
-    pub(super) fn take(current: &Generation) -> MachineResult<Self> {
-        let (instance, memtables) = (Arc::clone(&current.instance), Arc::clone(&current.memtables));
+    pub(super) fn take(generation: &Generation) -> MachineResult<Self> {
+        let (db, memtables) = (Arc::clone(&generation.db), Arc::clone(&generation.memtables));
         let (requests, wanted) = sync_channel(1);
         let (page_sender, pages) = sync_channel(1);
         let (taken, is_taken) = sync_channel(1);
         let thread = std::thread::Builder::new()
             .name("kv-view".into())
-            .spawn(move || serve(&instance, &memtables, &taken, &wanted, &page_sender))
+            .spawn(move || serve(&db, &memtables, &taken, &wanted, &page_sender))
             .map_err(|error| MachineError(format!("starting a thread for a view: {error}")))?;
         is_taken.recv().map_err(|_| broken())?;
         Ok(Self { requests: Some(requests), pages, thread: Some(thread) })
@@ -54,7 +54,7 @@ impl View for RocksView {
 }
 
 impl Drop for RocksView {
-    /// Waits for the thread, which is idle, so that it no longer uses the instance when the view is
+    /// Waits for the thread, which is idle, so that it no longer uses the database when the view is
     /// gone.
     fn drop(&mut self) {
         self.requests = None;
@@ -66,7 +66,7 @@ impl Drop for RocksView {
 }
 
 fn serve(
-    instance: &Db,
+    db: &Db,
     memtables: &Memtables,
     taken: &SyncSender<()>,
     wanted: &Receiver<usize>,
@@ -74,9 +74,9 @@ fn serve(
 ) {
     // Under one lock: what is in no memtable any longer is in the snapshot.
     let mut state = memtables.lock();
-    state.freeze();
+    state.rotate();
     let immutable = state.immutable.clone();
-    let snapshot = instance.db.snapshot();
+    let snapshot = db.inner.snapshot();
     drop(state);
     // The writer thread has another memtable to write (S17).
     memtables.notify();
@@ -94,7 +94,7 @@ fn serve(
         let changes = memtable.range(&[], &[]);
         sources.push(Box::new(changes.map(Ok)));
     }
-    sources.push(Box::new(items.map(|item| instance.change(item))));
+    sources.push(Box::new(items.map(|item| db.change(item))));
     let mut records = MergeIterator::new(sources).filter_map(|change| match change {
         Ok((key, Some(record))) => Some(Ok((key, record))),
         Ok((_, None)) => None,

@@ -1,21 +1,24 @@
 //! The engine on disk: the state that a crash leaves at each moment.
 
+mod refusals;
+mod restores;
+mod scans;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
-use kv_service::protocol::operation::{Expect, Operation, Refusal, SessionId};
-use kv_service::state::{Action, Command, KvMachine, Output, RocksStateOptions, SCAN_KEYS_MAX};
+use kv_service::protocol::operation::{Expect, Operation, Refusal};
+use kv_service::state::{Action, Command, KvMachine, Output, RocksStateOptions};
 use proptest::prelude::*;
 use raft_core::state_machine::{Flusher, StateMachine};
 use raft_core::types::{Entry, Payload, Position};
-use rocksdb::perf::{PerfContext, PerfMetric, PerfStatsLevel, set_perf_stats};
 use tempfile::TempDir;
 
 use crate::agreement::{InMemory, Subject, agree, steps};
 use crate::{
-    append, apply_command, command, get, meta, next_entry, open, open_command, put, restore, scan,
-    scan_all, session_at, snapshot_bytes, text, value, write, write_command,
+    append, apply_command, command, get, next_entry, open, open_command, put, restore, scan_all,
+    session_at, snapshot_bytes, value, write, write_command,
 };
 
 fn open_at(path: &Path) -> KvMachine {
@@ -269,101 +272,6 @@ fn nothing_flushed_is_an_empty_machine() {
     assert_eq!(open_at(image.path()).last_applied(), Position::ZERO);
 }
 
-/// A machine on disk with an old state, and the snapshot of a newer one.
-fn before_a_restore(directory: &Path) -> (KvMachine, KvMachine, Vec<u8>) {
-    let mut machine = open_at(directory);
-    let session = open(&mut machine, 0, 1000, 10);
-    write(&mut machine, session, 1, put("old", "1"));
-    flusher(&machine).flush().unwrap();
-    let mut newer = KvMachine::memory();
-    let session = open(&mut newer, 0, 1000, 10);
-    for number in 0..2000 {
-        let operation = put(&format!("new-{number}"), &"v".repeat(1000));
-        write(&mut newer, session, number + 1, operation);
-    }
-    let bytes = snapshot_bytes(&mut newer, 1 << 16);
-    (machine, newer, bytes)
-}
-
-#[test]
-fn a_crash_in_a_restore_leaves_the_old_state_or_the_new_one() {
-    let directory = TempDir::new().unwrap();
-    let (mut machine, mut newer, bytes) = before_a_restore(directory.path());
-    let old = snapshot_bytes(&mut machine, 1 << 16);
-    let position = newer.last_applied();
-    let is_old = |image: TempDir| {
-        let mut survivor = open_at(image.path());
-        assert_eq!(snapshot_bytes(&mut survivor, 1 << 16), old);
-        assert_eq!(generations(image.path()).len(), 1, "the unfinished one is removed");
-    };
-
-    let mut view = machine.snapshot().unwrap();
-    let mut flusher = flusher(&machine);
-    machine.begin_restore(&meta(position)).unwrap();
-    is_old(crash_image(directory.path()));
-    for (number, chunk) in bytes.chunks(100_000).enumerate() {
-        machine.restore_chunk(Bytes::copy_from_slice(chunk)).unwrap();
-        if number % 5 == 0 {
-            is_old(crash_image(directory.path()));
-        }
-    }
-    assert_eq!(snapshot_bytes(&mut machine, 1 << 16), old, "the old state is served until the end");
-    is_old(crash_image(directory.path()));
-    machine.finish_restore().unwrap();
-    let image = crash_image(directory.path());
-    assert_eq!(snapshot_bytes(&mut open_at(image.path()), 1 << 16), bytes);
-    assert_eq!(snapshot_bytes(&mut machine, 1 << 16), bytes);
-    assert_eq!(flusher.flush().unwrap(), position.index, "the handle follows");
-
-    // The view still shows the old state; once the view is gone, so is the old state.
-    let mut seen = Vec::new();
-    while let Some(chunk) = view.next_chunk(1000).unwrap() {
-        seen.extend_from_slice(&chunk);
-    }
-    assert_eq!(seen, old);
-    drop(view);
-    assert_eq!(generations(directory.path()).len(), 1);
-    assert_eq!(scan_all(&mut machine), scan_all(&mut newer));
-}
-
-#[test]
-fn an_interrupted_restore_can_start_again() {
-    let directory = TempDir::new().unwrap();
-    let (mut machine, newer, bytes) = before_a_restore(directory.path());
-    let position = newer.last_applied();
-    machine.begin_restore(&meta(position)).unwrap();
-    machine.restore_chunk(Bytes::copy_from_slice(&bytes[..1_500_000])).unwrap();
-    restore(&mut machine, position, &bytes, 1 << 18).unwrap();
-    assert_eq!(snapshot_bytes(&mut machine, 1 << 16), bytes);
-    assert_eq!(generations(directory.path()).len(), 1);
-    drop(machine);
-    assert_eq!(snapshot_bytes(&mut open_at(directory.path()), 1 << 16), bytes);
-}
-
-/// Versions are cached by key; after a restore the cache holds those of the new state.
-#[test]
-fn a_version_after_a_restore_follows_the_restored_one() {
-    let directory = TempDir::new().unwrap();
-    let mut machine = open_at(directory.path());
-    let session = open(&mut machine, 0, 1000, 10);
-    for sequence in 1..=3 {
-        write(&mut machine, session, sequence, put("a", "old"));
-    }
-    write(&mut machine, session, 4, put("b", "old"));
-    let mut other = KvMachine::memory();
-    let session = open(&mut other, 0, 1000, 10);
-    for sequence in 1..=9 {
-        write(&mut other, session, sequence, put("a", "new"));
-    }
-    let (position, bytes) = (other.last_applied(), snapshot_bytes(&mut other, 1000));
-    restore(&mut machine, position, &bytes, 1000).unwrap();
-    for (sequence, key) in [(10, "a"), (11, "b")] {
-        let answer = write(&mut machine, session, sequence, put(key, "x"));
-        assert_eq!(answer, write(&mut other, session, sequence, put(key, "x")), "{key}");
-    }
-    assert_eq!(scan_all(&mut machine), scan_all(&mut other));
-}
-
 /// Work that may wait for the disk, or that grows with the amount of data, is not done on the event
 /// loop.
 #[test]
@@ -422,43 +330,6 @@ fn what_is_in_memory_is_written_at_once() {
     assert_eq!(answer.version, 2);
 }
 
-/// The error for a directory that cannot be opened; the directory is left as it is.
-fn refusal(path: &Path) -> String {
-    match KvMachine::rocksdb(path, RocksStateOptions::default()) {
-        Ok(_) => panic!("opened"),
-        Err(error) => error.to_string(),
-    }
-}
-
-#[test]
-fn what_is_not_ours_is_refused() {
-    let directory = TempDir::new().unwrap();
-    std::fs::write(directory.path().join("something"), "else").unwrap();
-    assert!(refusal(directory.path()).contains("not empty"));
-
-    for (mark, why) in [
-        ("kv-state 3\ngeneration 1\n", "format version"),
-        ("kv-state 1\ngeneration 1\n", "which no release has written"),
-        ("kv-state 2\ngeneration x\n", "damaged"),
-        ("kv-state 2\ngeneration 18446744073709551615\n", "damaged"),
-        ("garbage", "not the mark"),
-        ("", "not the mark"),
-    ] {
-        let directory = TempDir::new().unwrap();
-        drop(open_at(directory.path()));
-        std::fs::write(directory.path().join("current"), mark).unwrap();
-        assert!(refusal(directory.path()).contains(why), "{mark:?}");
-        assert_eq!(generations(directory.path()).len(), 1, "nothing was removed");
-    }
-
-    // A state that is named and missing is not taken for an empty one.
-    let directory = TempDir::new().unwrap();
-    drop(open_at(directory.path()));
-    std::fs::write(directory.path().join("current"), "kv-state 2\ngeneration 5\n").unwrap();
-    assert!(refusal(directory.path()).contains("is not there"));
-    assert_eq!(generations(directory.path()).len(), 1, "nothing was removed");
-}
-
 /// A view shows the moment at which it was taken, whatever is flushed and compacted under it.
 #[test]
 fn a_view_does_not_change() {
@@ -507,148 +378,4 @@ fn what_is_gone_stays_gone() {
     assert_eq!((value(&mut machine, "a"), keys(&mut machine)), (None, vec!["b".into()]));
     let refused = write(&mut machine, other, 1, put("a", "3"));
     assert_eq!(refused, Output::Refused(Refusal::UnknownSession));
-}
-
-#[test]
-fn a_second_process_is_refused() {
-    let directory = TempDir::new().unwrap();
-    let machine = open_at(directory.path());
-    assert!(refusal(directory.path()).contains("opening the state"));
-    drop(machine);
-    open_at(directory.path());
-}
-
-#[test]
-fn a_damaged_table_is_refused_with_what_to_do() {
-    let directory = TempDir::new().unwrap();
-    let mut machine = open_at(directory.path());
-    let session = open(&mut machine, 1, 1_000, 10);
-    write(&mut machine, session, 1, put("key", "value"));
-    flusher(&machine).flush().unwrap();
-    drop(machine);
-    for file in std::fs::read_dir(&generations(directory.path())[0]).unwrap() {
-        let path = file.unwrap().path();
-        if path.extension().is_some_and(|ending| ending == "sst") {
-            let mut bytes = std::fs::read(&path).unwrap();
-            bytes[10] ^= 1;
-            std::fs::write(&path, bytes).unwrap();
-        }
-    }
-    let refusal = refusal(directory.path());
-    assert!(refusal.contains("Corruption") && refusal.contains("restore the whole"), "{refusal}");
-}
-
-/// Keys whose names are their numbers.
-fn numbered(number: u64) -> String {
-    format!("n{number:08}")
-}
-
-/// A machine whose keys were all deleted, except for the last one.
-struct Deleted {
-    machine: KvMachine,
-    session: SessionId,
-    sequence: u64,
-}
-
-impl Deleted {
-    /// Number of keys: a page covers at most a few percent of them.
-    const KEY_COUNT: u64 = 250_000;
-
-    fn apply_to_all(&mut self, operation: impl Fn(u64) -> Operation) {
-        const BATCH: u64 = 1000;
-        for batch in 0..Self::KEY_COUNT / BATCH {
-            let index = self.machine.last_applied().index + 1;
-            let entry = |place| {
-                let operation = operation(BATCH * batch + place);
-                let command = write_command(self.session, self.sequence + 1 + place, operation);
-                Entry { index: index + place, term: 1, payload: Payload::Command(command.encode()) }
-            };
-            let entries: Vec<Entry> = (0..BATCH).map(entry).collect();
-            self.machine.apply(&entries, &mut Vec::new()).unwrap();
-            self.sequence += BATCH;
-        }
-    }
-
-    fn write(&mut self, operation: Operation) {
-        self.sequence += 1;
-        let output = write(&mut self.machine, self.session, self.sequence, operation);
-        assert!(matches!(output, Output::Written(_)), "{output:?}");
-    }
-
-    /// Scans to the one key that is alive, with a write beside each page. Reports to `page_passed`
-    /// how many numbers each page went over.
-    fn scan(&mut self, mut page_passed: impl FnMut(u64)) -> u64 {
-        let (mut at, mut passed, mut page_count) = (text("n"), 0, 0);
-        loop {
-            let page = scan(&mut self.machine, at.clone(), Bytes::new(), 10);
-            page_count += 1;
-            let Some(next) = page.continue_at else {
-                page_passed(Self::KEY_COUNT - passed);
-                let keys: Vec<Bytes> = page.records.into_iter().map(|(key, _)| key).collect();
-                assert_eq!(keys, [numbered(Self::KEY_COUNT)]);
-                return page_count;
-            };
-            assert!(next >= at && page.records.is_empty(), "only the last key is there");
-            let number = std::str::from_utf8(&next[1..9]).unwrap().parse::<u64>().unwrap();
-            page_passed(number - passed);
-            // A page that ends where it began waits for compactions.
-            assert!(page_count < 10_000, "still at {next:?}");
-            (at, passed) = (next, number);
-            self.write(put("a", "beside"));
-        }
-    }
-}
-
-/// S13. A page of a scan over deleted keys examines a bounded number of them, in a memtable as in a
-/// table, and in a table whose deletions compactions have turned into RocksDB's own tombstones. It
-/// may be empty, and writes go on between the pages.
-#[test]
-fn a_scan_over_deleted_keys_is_bounded_work() {
-    const WORDS_MAX: u64 = SCAN_KEYS_MAX as u64;
-    /// RocksDB's own tombstones, which a page may pass over in addition.
-    const SKIPPED_MAX: u64 = 100_000;
-    let directory = TempDir::new().unwrap();
-    // Everything is one memtable, so that nothing is compacted before it is scanned.
-    let options =
-        RocksStateOptions { write_buffer_bytes: 256 << 20, ..RocksStateOptions::default() };
-    let mut machine = KvMachine::rocksdb(directory.path(), options).unwrap();
-    let session = open(&mut machine, 0, 1000, 10);
-    let mut flusher = flusher(&machine);
-    let mut deleted = Deleted { machine, session, sequence: 0 };
-    deleted.write(put(&numbered(Deleted::KEY_COUNT), "alive"));
-    let delete = |number| Operation::Delete { key: numbered(number).into() };
-    let create = |number| put(&numbered(number), "");
-    deleted.apply_to_all(create);
-    deleted.apply_to_all(delete);
-    for place in ["in a layer", "in a table"] {
-        let page_count = deleted.scan(|passed| {
-            assert!(passed <= WORDS_MAX, "{passed} deleted keys in one page, {place}");
-        });
-        assert!(page_count >= Deleted::KEY_COUNT / WORDS_MAX, "{page_count} pages, {place}");
-        flusher.flush().unwrap();
-    }
-
-    // Now there are values below the deletions, and tables to merge.
-    for round in 0..3 {
-        deleted.apply_to_all(create);
-        flusher.flush().unwrap();
-        deleted.apply_to_all(delete);
-        flusher.flush().unwrap();
-        set_perf_stats(PerfStatsLevel::EnableCount);
-        let skipped = |perf: &PerfContext| {
-            perf.metric(PerfMetric::InternalDeleteSkippedCount)
-                + perf.metric(PerfMetric::InternalKeySkippedCount)
-        };
-        let mut perf = PerfContext::default();
-        perf.reset();
-        let mut before = 0;
-        deleted.scan(|_| {
-            let now = skipped(&perf);
-            let work = now - before;
-            // A page also examines the records of each table that it passes over.
-            assert!(work <= SKIPPED_MAX + 3 * WORDS_MAX, "{work} skipped in round {round}");
-            before = now;
-        });
-        set_perf_stats(PerfStatsLevel::Disable);
-    }
 }

@@ -1,5 +1,5 @@
-//! Finds the sessions that remember the most outputs: they are evicted first when the outputs of
-//! all sessions exceed their limit.
+//! Sessions ordered by their numbers of remembered outputs: those with the most are evicted first
+//! when the outputs of all sessions exceed their limit.
 //!
 //! Nothing here is part of the state: it follows from the sessions, and is rebuilt when they are
 //! restored.
@@ -13,7 +13,7 @@ use raft_core::types::Index;
 /// A session changes its class rarely. A session with at most one output, as most are, is in no
 /// class.
 #[derive(Default)]
-pub(super) struct Hoarders {
+pub(super) struct OutputCounts {
     answer_count: u64,
     by_class: BTreeMap<u32, BTreeSet<Index>>,
 }
@@ -22,7 +22,7 @@ fn class(answer_count: usize) -> Option<u32> {
     answer_count.checked_ilog2().filter(|class| *class > 0)
 }
 
-impl Hoarders {
+impl OutputCounts {
     /// Records that a session now remembers another number of outputs; the number is 0 before it
     /// comes and after it is gone.
     pub(super) fn recount(&mut self, id: Index, before: usize, after: usize) {

@@ -10,23 +10,18 @@
 //! With a pipeline of one, a request starts when the response to the one before it has been
 //! written.
 
-mod codec;
-#[cfg(test)]
-mod fuzzing;
-mod lines;
-
 use std::collections::VecDeque;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
+use kv_service::batch::codec::{self, Answer, Request, Task};
+use kv_service::batch::lines::{Line, Lines};
 use kv_service::client::Client;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::io::{AsyncWriteExt, Stdout};
 use tokio::task::JoinHandle;
 
-use self::codec::{Answer, Request, Task};
-use self::lines::{Line, Lines};
 use crate::args::BatchArgs;
 use crate::exit::Exit;
 use crate::{connect, output};

@@ -1,5 +1,4 @@
-//! The input of a batch as a fuzzer sees it: `integration-tests/fuzz` runs this, and the test below
-//! repeats the inputs that the fuzzer found.
+//! Fuzzing entry point of the lines of `kv batch`. See `crate::fuzzing`.
 
 use super::codec::parse;
 use super::lines::{Line, Lines};
@@ -9,7 +8,7 @@ const LINE_BYTES_MAX: usize = 200;
 
 /// Every line is a request or gets a response of one line, and no line takes more memory than
 /// allowed.
-pub(crate) fn batch(bytes: &[u8]) {
+pub fn batch_lines(bytes: &[u8]) {
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     let runtime = runtime.expect("a runtime without drivers needs nothing of the system");
     let mut lines = Lines::new(bytes, LINE_BYTES_MAX);
@@ -32,25 +31,4 @@ pub(crate) fn batch(bytes: &[u8]) {
     }
     let is_open = bytes.last().is_some_and(|byte| *byte != b'\n');
     assert_eq!(count, bytes.iter().filter(|byte| **byte == b'\n').count() + usize::from(is_open));
-}
-
-#[cfg(test)]
-#[path = "../../../../../integration-tests/fuzz/src/memory.rs"]
-mod memory;
-
-#[cfg(test)]
-mod tests {
-    use super::{batch, memory};
-
-    #[test]
-    fn what_was_found_is_survived() {
-        let corpus =
-            concat!(env!("CARGO_MANIFEST_DIR"), "/../integration-tests/fuzz/corpus/kv_batch_lines");
-        let mut count = 0;
-        for file in std::fs::read_dir(corpus).unwrap() {
-            memory::within_bounds(&std::fs::read(file.unwrap().path()).unwrap(), batch);
-            count += 1;
-        }
-        assert!(count > 0);
-    }
 }

@@ -7,40 +7,49 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use kv_service::client::ClientError;
-use kv_service::protocol::operation::{Expect, Operation, Record, WriteResponse};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::args::DURATION_MAX;
-use crate::commands::outcome_text;
-use crate::output;
+use super::text;
+use crate::client::{ClientError, Outcome};
+use crate::protocol::operation::{Expect, Operation, Record, WriteResponse};
+
+/// The longest duration of a flag or a request. Adding it to the present time cannot overflow.
+pub const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// The outcome's name in JSON.
+pub fn outcome_text(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::NotExecuted => "not_executed",
+        Outcome::Unknown => "unknown",
+    }
+}
 
 /// A valid request.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Request {
-    pub(crate) op: String,
-    pub(crate) key: String,
-    pub(crate) deadline: Option<Duration>,
-    pub(crate) task: Task,
+pub struct Request {
+    pub op: String,
+    pub key: String,
+    pub deadline: Option<Duration>,
+    pub task: Task,
 }
 
 /// The operation that a request asks for.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Task {
+pub enum Task {
     Get(Bytes),
     Write(Operation),
 }
 
 /// The output of an executed request.
 #[derive(Debug)]
-pub(crate) enum Done {
+pub enum Done {
     Got(Option<Record>),
     Written(WriteResponse),
 }
 
 /// A line that is not a request, and the reason.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Refused {
+pub struct Refused {
     op: Option<String>,
     key: Option<String>,
     error: String,
@@ -69,7 +78,7 @@ fn null_counts<'de, D: Deserializer<'de>>(
 
 /// One response line; fields that do not belong to the operation are null.
 #[derive(Debug, Serialize)]
-pub(crate) struct Answer {
+pub struct Answer {
     op: Option<String>,
     key: Option<String>,
     outcome: &'static str,
@@ -85,7 +94,7 @@ pub(crate) struct Answer {
 }
 
 /// Parses one line.
-pub(crate) fn parse(line: &[u8]) -> Result<Request, Refused> {
+pub fn parse(line: &[u8]) -> Result<Request, Refused> {
     let line: RequestLine = serde_json::from_slice(line).map_err(|error| {
         let error = format!(
             "not a request: {error}; write {{\"op\":\"put|append|get|delete|cas\",\"key\":\"..\", ..}}"
@@ -155,13 +164,13 @@ fn made_out(line: &[u8]) -> Refused {
     Refused { op: text("op"), key: text("key"), error: String::new() }
 }
 
-pub(crate) fn refuse_long_line(bytes_max: usize) -> Refused {
+pub fn refuse_long_line(bytes_max: usize) -> Refused {
     let error = format!("the line is longer than {bytes_max} bytes");
     Refused { error, ..Refused::default() }
 }
 
 impl Refused {
-    pub(crate) fn answer(self, start_ns: u64, end_ns: u64) -> Answer {
+    pub fn answer(self, start_ns: u64, end_ns: u64) -> Answer {
         let Refused { op, key, error } = self;
         Answer { error: Some(error), ..Answer::blank(op, key, "not_executed", start_ns, end_ns) }
     }
@@ -169,7 +178,7 @@ impl Refused {
 
 impl Answer {
     /// The response to a request that was sent.
-    pub(crate) fn new(
+    pub fn new(
         op: String,
         key: String,
         done: Result<Done, ClientError>,
@@ -181,10 +190,8 @@ impl Answer {
             |outcome| Answer::blank(Some(op.clone()), Some(key.clone()), outcome, start_ns, end_ns);
         match done {
             Ok(Done::Got(record)) => Answer {
-                value: record.as_ref().map(|record| output::text(&record.value)),
-                value_hex: record
-                    .as_ref()
-                    .and_then(|record| output::hex_unless_text(&record.value)),
+                value: record.as_ref().map(|record| text::text(&record.value)),
+                value_hex: record.as_ref().and_then(|record| text::hex_unless_text(&record.value)),
                 revision: record.as_ref().map(|record| record.modify_revision),
                 ..blank("ok")
             },
@@ -221,8 +228,8 @@ impl Answer {
         }
     }
 
-    pub(crate) fn to_line(&self) -> String {
-        let mut line = output::json_text(self);
+    pub fn to_line(&self) -> String {
+        let mut line = text::json_text(self);
         line.push('\n');
         line
     }
@@ -230,11 +237,11 @@ impl Answer {
 
 #[cfg(test)]
 mod tests {
-    use kv_service::client::{Outcome, Reason};
     use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
+    use crate::client::Reason;
 
     fn task(line: &str) -> Task {
         parse(line.as_bytes()).unwrap().task

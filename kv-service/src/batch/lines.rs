@@ -6,7 +6,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 
 /// A line without its end.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Line {
+pub enum Line {
     Whole(Vec<u8>),
     /// Longer than the limit; its bytes were dropped.
     TooLong,
@@ -14,7 +14,7 @@ pub(crate) enum Line {
 
 impl Line {
     /// Bytes held in memory.
-    pub(crate) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         match self {
             Line::Whole(bytes) => bytes.len(),
             Line::TooLong => 0,
@@ -24,7 +24,7 @@ impl Line {
 
 /// Reads lines. The part of a line that was read stays here, so a wait for the next line can be
 /// cancelled and resumed.
-pub(crate) struct Lines<R> {
+pub struct Lines<R> {
     stream: BufReader<R>,
     bytes_max: usize,
     begun: Vec<u8>,
@@ -32,13 +32,13 @@ pub(crate) struct Lines<R> {
 }
 
 impl<R: AsyncRead + Unpin> Lines<R> {
-    pub(crate) fn new(stream: R, bytes_max: usize) -> Self {
+    pub fn new(stream: R, bytes_max: usize) -> Self {
         let stream = BufReader::with_capacity(64 << 10, stream);
         Self { stream, bytes_max, begun: Vec::new(), too_long: false }
     }
 
     /// The next line, or `None` at the end. A last line without a line end counts.
-    pub(crate) async fn next(&mut self) -> io::Result<Option<Line>> {
+    pub async fn next(&mut self) -> io::Result<Option<Line>> {
         loop {
             let available = self.stream.fill_buf().await?;
             if available.is_empty() {

@@ -1,0 +1,161 @@
+//! Flags of the commands that run nodes: dev, serve, init.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Subcommand, ValueEnum};
+use kv_service::config::units::ByteSize;
+use kv_service::config::{NodeAddress, StorageKind};
+
+use super::values::node_address;
+
+/// Run a cluster on this machine: one server process per node, with data on disk.
+///
+/// Makes a development CA and certificates, starts the nodes, waits until they have a leader,
+/// prints how to talk to them, and stays in the foreground; Ctrl-C stops all nodes cleanly. Started
+/// again on the same directory, it carries on with the data.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  kv dev                                  three nodes on ports 7401 to 7403, data in ./kv-data
+  kv dev --nodes 5 --base-port 8000       five nodes on ports 8001 to 8005
+  kv dev restart 2                        bring node 2 back (from another terminal)
+  kv dev --clean                          forget the data in ./kv-data and start anew")]
+#[command(subcommand_negates_reqs = true, args_conflicts_with_subcommands = false)]
+pub(crate) struct DevArgs {
+    /// How many nodes, 1 to 9 [default: 3, or as the directory has it]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=9))]
+    pub(crate) nodes: Option<u64>,
+    /// Where everything is kept [default: ./kv-data]
+    #[arg(long, value_name = "DIR", global = true)]
+    pub(crate) dir: Option<PathBuf>,
+    /// Node i listens on 127.0.0.1, UDP port PORT+i [default: 7400, or as the directory has it]
+    #[arg(long, value_name = "PORT")]
+    pub(crate) base_port: Option<u16>,
+    /// Log size beyond which a node snapshots and compacts; 0 never does [default: 128MiB]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) max_raft_state: Option<ByteSize>,
+    /// Delete what an earlier `kv dev` left in the directory; touches nothing else
+    #[arg(long)]
+    pub(crate) clean: bool,
+    #[command(subcommand)]
+    pub(crate) action: Option<DevAction>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DevAction {
+    /// Start a node that is down, or stop a running one cleanly and start it again
+    Restart {
+        /// The node's number
+        node: u64,
+    },
+}
+
+/// Run one node.
+///
+/// SIGTERM and Ctrl-C stop it cleanly: it answers the requests under way and hands leadership over.
+///
+/// On a directory that `kv init` has made, it founds a cluster with the other new nodes. On an
+/// empty directory, such as after its disk was lost, it waits for the leader, which gives it all
+/// data.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  kv serve --config /etc/kv/node1.toml
+  kv serve --cluster shop --id 1 --data-dir /var/lib/kv \\
+      --node 1=10.0.0.1:7400 --node 2=10.0.0.2:7400 --node 3=10.0.0.3:7400 \\
+      --ca ca.pem --cert node1.pem --key node1.key
+
+The same as a file:
+  cluster_id = \"shop\"
+  node_id = 1
+  data_dir = \"/var/lib/kv\"
+  max_raft_state = \"128MiB\"
+  [tls]
+  ca = \"ca.pem\"
+  cert = \"node1.pem\"
+  key = \"node1.key\"
+  [[nodes]]
+  id = 1
+  address = \"10.0.0.1:7400\"
+  # ... one [[nodes]] for each node")]
+pub(crate) struct ServeArgs {
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+    /// Stop cleanly at the end of standard input, so that a node does not outlive its supervisor
+    #[arg(long, hide = true)]
+    pub(crate) stop_on_stdin_eof: bool,
+}
+
+/// Make the data directory of a node of a new cluster.
+///
+/// Run it once for each node of a cluster that has never existed, before `kv serve`. It refuses a
+/// directory that holds a node's data.
+///
+/// Not for a node whose disk was lost: start that one with `kv serve` on an empty directory, and
+/// the leader gives it all data. A node that is initialised a second time is noticed as long as one
+/// other node remembers the cluster.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  kv init --config /etc/kv/node1.toml
+  kv init --cluster shop --id 1 --data-dir /var/lib/kv \\
+      --node 1=10.0.0.1:7400 --node 2=10.0.0.2:7400 --node 3=10.0.0.3:7400 \\
+      --ca ca.pem --cert node1.pem --key node1.key")]
+pub(crate) struct InitArgs {
+    #[command(flatten)]
+    pub(crate) node: NodeArgs,
+}
+
+/// A node's configuration as flags. A file named by `--config FILE` has the same settings.
+#[derive(Debug, clap::Args)]
+pub(crate) struct NodeArgs {
+    /// Name of the cluster; nodes and clients of another one are refused
+    #[arg(long, value_name = "NAME")]
+    pub(crate) cluster: Option<String>,
+    /// This node's number
+    #[arg(long, value_name = "N")]
+    pub(crate) id: Option<u64>,
+    /// UDP address to listen on [default: this node's address]
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// This node's directory; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// A node of the cluster; once for each, this one included
+    #[arg(long, value_name = "ID=HOST:PORT", value_parser = node_address)]
+    pub(crate) node: Vec<NodeAddress>,
+    /// Certificate of the cluster's CA, PEM
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ca: Option<PathBuf>,
+    /// This node's certificate, PEM
+    #[arg(long, value_name = "FILE")]
+    pub(crate) cert: Option<PathBuf>,
+    /// Its private key, PEM
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: Option<PathBuf>,
+    /// Log size beyond which the node snapshots and compacts; 0 never does [default: 128MiB]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) max_raft_state: Option<ByteSize>,
+    /// Where the node keeps its data [default: rocksdb]
+    #[arg(long, value_name = "KIND")]
+    pub(crate) storage: Option<Storage>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Storage {
+    /// On disk
+    #[value(name = "rocksdb")]
+    RocksDb,
+    /// Nowhere: a node that stops loses its data, and waits for a leader when it is started again
+    Memory,
+}
+
+impl From<Storage> for StorageKind {
+    fn from(storage: Storage) -> Self {
+        match storage {
+            Storage::RocksDb => StorageKind::RocksDb,
+            Storage::Memory => StorageKind::Memory,
+        }
+    }
+}
