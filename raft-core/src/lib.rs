@@ -20,6 +20,7 @@ pub mod error;
 #[doc(hidden)]
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+mod rng;
 pub mod state_machine;
 pub mod storage;
 pub mod testing;

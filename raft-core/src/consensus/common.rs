@@ -5,13 +5,14 @@ use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
+use super::config::Config;
 use super::founding::Founding;
 use super::log::Log;
-use super::ready::{DurabilityGate, Persist, PersistId, ReadState};
-use super::{Config, Rng};
+use super::ready::{DurabilityGate, Persist, ReadState};
+use crate::rng::Rng;
 use crate::types::{
-    Batch, Configuration, HardState, Index, Memory, Message, MessageBody, NodeId, PublishSnapshot,
-    SnapshotMeta, Term, Time,
+    Batch, Configuration, HardState, Index, Memory, Message, MessageBody, NodeId, PersistId,
+    PublishSnapshot, SnapshotMeta, Term, Time,
 };
 
 #[derive(Clone, Debug)]

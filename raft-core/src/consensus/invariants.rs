@@ -1,7 +1,7 @@
 //! Invariants that must hold for one node after every step; O(n), so for tests. A test that runs
 //! several nodes checks the properties that span them.
 
-use super::Raft;
+use super::raft::Raft;
 use super::role::Role;
 
 /// Checks all invariants of one node.

@@ -15,7 +15,7 @@
 //! | 3.3 terms, roles | `raft`: the one place that changes role and term |
 //! | 3.4 election, 9.6 pre-vote | `role::candidate`; timers in `role::follower` |
 //! | 3.5 replication | `role::leader::replication`, `progress`, `inflights`, `log` |
-//! | 3.6 election restriction, commit rule, no-op | `raft::on_vote`, `role::leader::commit` |
+//! | 3.6 election restriction, commit rule, no-op | `raft::on_vote`, `role::leader::replication` |
 //! | 3.8 persisted state | `ready`: what is held back until it is on disk |
 //! | 3.10 leadership transfer | `role::leader::transfer` |
 //! | 4.3 joint majorities | `quorum` |
@@ -64,31 +64,9 @@ mod status;
 
 pub use config::{Config, ConfigError};
 pub use progress::ProgressState;
-pub use raft::{Boot, OfferDecision, Raft};
-pub use ready::{Persist, PersistId, ReadState, Ready, RoleChange};
-pub use role::RoleKind;
+pub use raft::snapshots::OfferDecision;
+pub use raft::{Boot, Raft};
+pub use ready::{Persist, ReadState, Ready, RoleChange};
 pub use status::{PeerStatus, Status};
 
-/// A seeded rng (splitmix64): small, and equal on every platform.
-#[derive(Clone, Debug)]
-pub(crate) struct Rng(u64);
-
-impl Rng {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Uniform in `0..bound` as far as a modulus can be; `bound` is far below 2^64 here.
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        assert!(bound > 0);
-        self.next() % bound
-    }
-}
+pub use crate::types::{PersistId, RoleKind};

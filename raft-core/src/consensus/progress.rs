@@ -14,8 +14,7 @@
 
 use super::inflights::Inflights;
 use super::recovery::Recovery;
-use super::status::PeerStatus;
-use crate::types::{Index, NodeId, Time};
+use crate::types::{Index, Time};
 
 /// The mode in which a leader sends entries to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -98,18 +97,6 @@ impl Progress {
             probe_again_at: now,
             refused_probes: RefusedProbes::default(),
             version_max: 0,
-        }
-    }
-
-    pub(super) fn status(&self, id: NodeId) -> PeerStatus {
-        PeerStatus {
-            id,
-            match_index: self.match_index,
-            next_index: self.next_index,
-            state: self.state,
-            inflight_count: self.inflights.count(),
-            is_recovering: self.recovers(),
-            version_max: self.version_max,
         }
     }
 

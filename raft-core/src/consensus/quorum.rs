@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn quorum_equals_counting() {
-        let mut rng = crate::consensus::Rng::new(7);
+        let mut rng = crate::rng::Rng::new(7);
         for _ in 0..20_000 {
             let values: Vec<u64> = (0..9).map(|_| rng.below(10)).collect();
             let mut pick = |bound: u64| -> Vec<NodeId> {

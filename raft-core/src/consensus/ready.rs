@@ -4,13 +4,10 @@
 use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
 
-use super::role::RoleKind;
 use crate::types::{
-    Batch, Entry, Index, Message, MessageBody, NodeId, ReadOutcome, SnapshotMeta, Term,
+    Batch, Entry, Index, Message, MessageBody, NodeId, PersistId, ReadOutcome, RoleKind,
+    SnapshotMeta, Term,
 };
-
-/// Numbers batches from 1, in the order in which they must be written.
-pub type PersistId = u64;
 
 /// Everything in here may be done at once, in any order, except that batches are written in order.
 /// Destructure it by naming every field, so that a new one cannot be forgotten.

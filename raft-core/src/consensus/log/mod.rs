@@ -20,8 +20,7 @@
 use std::collections::VecDeque;
 
 use super::configurations::Configurations;
-use super::ready::PersistId;
-use crate::types::{Configuration, Entry, Index, Payload, Position, Term};
+use crate::types::{Configuration, Entry, Index, Payload, PersistId, Position, Term};
 
 /// The reason why an append was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

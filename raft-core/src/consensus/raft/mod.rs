@@ -7,22 +7,24 @@
 //! snapshot.
 
 mod messages;
-mod snapshots;
+pub(super) mod snapshots;
 mod transitions;
-
-pub use snapshots::OfferDecision;
 
 use bytes::Bytes;
 
 use super::common::Common;
+use super::config::{Config, ConfigError};
 use super::founding::Founding;
 use super::log::Log;
-use super::ready::{PersistId, Ready, RoleChange};
+use super::ready::{Ready, RoleChange};
+use super::role::Role;
 use super::role::follower::Follower;
-use super::role::{Role, RoleKind};
-use super::{Config, ConfigError, PeerStatus, Status};
+use super::status::{PeerStatus, Status};
 use crate::error::Rejected;
-use crate::types::{Configuration, Index, Loaded, NodeId, Position, PublishSnapshot, Term, Time};
+use crate::types::{
+    Configuration, Index, Loaded, NodeId, PersistId, Position, PublishSnapshot, RoleKind, Term,
+    Time,
+};
 
 /// The state from which a node starts.
 #[derive(Clone, Debug)]

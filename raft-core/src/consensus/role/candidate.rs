@@ -5,7 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Transition;
+use super::follower::campaign;
+use super::transition::Transition;
 use crate::consensus::common::Common;
 use crate::consensus::quorum::{VoteResult, vote_result};
 use crate::types::{NodeId, Time};
@@ -131,6 +132,6 @@ impl Candidate {
         if now < self.deadline {
             return Transition::Stay;
         }
-        super::follower::campaign(common, now, &mut self.deadline)
+        campaign(common, now, &mut self.deadline)
     }
 }

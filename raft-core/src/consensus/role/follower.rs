@@ -3,7 +3,7 @@
 //!
 //! Sections 3.4, 3.5, 6.4.
 
-use super::Transition;
+use super::transition::Transition;
 use crate::consensus::common::Common;
 use crate::consensus::log::AppendRefusal;
 use crate::consensus::ready::ReadState;

@@ -6,17 +6,6 @@ use crate::consensus::common::Common;
 use crate::error::Rejected;
 use crate::types::{Configuration, Entry, Payload, Position};
 
-/// Appends, as the first leader of a cluster, the entry which says that the cluster exists, and the
-/// newest version that all its members support.
-pub(super) fn found(common: &mut Common) {
-    if common.configuration().founded {
-        return;
-    }
-    let latest = common.configuration().clone();
-    let cluster_version = common.founding_version().max(latest.cluster_version);
-    append(common, Configuration { founded: true, cluster_version, ..latest });
-}
-
 fn append(common: &mut Common, configuration: Configuration) -> Position {
     let position = Position::new(common.term, common.log.last_index() + 1);
     common.log.append([Entry {
@@ -28,6 +17,17 @@ fn append(common: &mut Common, configuration: Configuration) -> Position {
 }
 
 impl Leader {
+    /// Appends, as the first leader of a cluster, the entry which says that the cluster exists, and the
+    /// newest version that all its members support.
+    pub(super) fn found(common: &mut Common) {
+        if common.configuration().founded {
+            return;
+        }
+        let latest = common.configuration().clone();
+        let cluster_version = common.founding_version().max(latest.cluster_version);
+        append(common, Configuration { founded: true, cluster_version, ..latest });
+    }
+
     pub(in crate::consensus) fn raise_cluster_version(
         &self,
         common: &mut Common,

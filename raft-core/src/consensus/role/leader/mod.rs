@@ -1,11 +1,10 @@
 //! The leader: takes office, accepts proposals, sends heartbeats, and steps down when it cannot
 //! lead.
 //!
-//! Its other duties live beside this file: `replication`, `commit`, `configuration`, `reads`,
+//! Its other duties live beside this file: `replication`, `configuration`, `reads`,
 //! `recovery`, `transfer`.
 //! Sections 3.4 to 3.6, 6.2.
 
-mod commit;
 mod configuration;
 mod reads;
 mod recovery;
@@ -14,10 +13,7 @@ mod transfer;
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
-use transfer::Transfer;
-
-use super::Transition;
+use super::transition::Transition;
 use crate::consensus::common::{Common, time_for};
 use crate::consensus::inflights::Inflights;
 use crate::consensus::progress::Progress;
@@ -25,6 +21,7 @@ use crate::consensus::read_index::ReadQueue;
 use crate::consensus::status::PeerStatus;
 use crate::error::Rejected;
 use crate::types::{Entry, Index, MessageBody, NodeId, Payload, Position, Time};
+use bytes::Bytes;
 
 #[derive(Clone, Debug)]
 pub(in crate::consensus) struct Leader {
@@ -42,6 +39,16 @@ pub(in crate::consensus) struct Leader {
     reads: ReadQueue,
     transfer: Option<Transfer>,
 }
+
+/// Leadership that is being handed over.
+#[derive(Clone, Debug)]
+struct Transfer {
+    to: NodeId,
+    told: bool,
+    deadline: Time,
+}
+
+hash_of!(Transfer { to, told; left out: deadline });
 
 hash_of!(Leader {
     progress, round, recovery_round, reads, transfer;
@@ -62,7 +69,7 @@ impl Leader {
             .collect();
         let noop = Entry { index: next_index, term: common.term, payload: Payload::Noop };
         common.log.append([noop]);
-        configuration::found(common);
+        Self::found(common);
         let mut leader = Self {
             progress,
             round: 0,
@@ -165,11 +172,11 @@ impl Leader {
     }
 
     pub(in crate::consensus) fn peer_statuses(&self) -> Vec<PeerStatus> {
-        self.progress.iter().map(|(id, progress)| progress.status(*id)).collect()
+        self.progress.iter().map(|(id, progress)| status_of(*id, progress)).collect()
     }
 
     pub(in crate::consensus) fn peer_status(&self, id: NodeId) -> Option<PeerStatus> {
-        self.progress.get(&id).map(|progress| progress.status(id))
+        self.progress.get(&id).map(|progress| status_of(id, progress))
     }
 
     pub(in crate::consensus) fn check(&self, common: &Common) {
@@ -180,5 +187,17 @@ impl Leader {
         }
         let last_term = common.log.last_position().term;
         assert_eq!(last_term, common.term, "a leader has an entry of its own term");
+    }
+}
+
+fn status_of(id: NodeId, progress: &Progress) -> PeerStatus {
+    PeerStatus {
+        id,
+        match_index: progress.match_index,
+        next_index: progress.next_index,
+        state: progress.state,
+        inflight_count: progress.inflights.count(),
+        is_recovering: progress.recovers(),
+        version_max: progress.version_max,
     }
 }

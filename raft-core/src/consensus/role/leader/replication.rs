@@ -1,5 +1,6 @@
 //! Sending entries (3.5), driven by events: an entry leaves when it is proposed; a lost one is sent
-//! again once per election timeout, or as soon as the transport reports the loss.
+//! again once per election timeout, or as soon as the transport reports the loss. And committing
+//! them (3.6.2).
 
 use super::Leader;
 use crate::consensus::common::Common;
@@ -181,6 +182,23 @@ impl Leader {
                 progress.become_probe(match_index + 1, true);
                 progress.probe_again_at = now + common.config.heartbeat_interval;
             }
+        }
+    }
+
+    /// Advances the commit index: an entry of the leader's own term that a quorum has on disk is
+    /// committed, and so is everything before it (3.6.2). Entries of older terms are never committed
+    /// by counting. Call it whenever the durable log of a peer or of the leader itself grew.
+    pub(in crate::consensus) fn advance_commit(&self, common: &mut Common) {
+        let own_id = common.id();
+        let reached = self.reached(common, |id| {
+            if id == own_id {
+                common.log.durable_index()
+            } else {
+                self.progress.get(&id).map_or(0, |progress| progress.match_index)
+            }
+        });
+        if common.log.term_at(reached) == Some(common.term) {
+            common.log.commit_to(reached);
         }
     }
 }

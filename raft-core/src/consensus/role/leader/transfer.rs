@@ -2,19 +2,10 @@
 //! proposals are taken meanwhile; after an election timeout the leader gives up and continues to
 //! lead.
 
-use super::Leader;
+use super::{Leader, Transfer};
 use crate::consensus::common::Common;
 use crate::error::Rejected;
 use crate::types::{MessageBody, NodeId, Time};
-
-#[derive(Clone, Debug)]
-pub(super) struct Transfer {
-    to: NodeId,
-    told: bool,
-    pub(super) deadline: Time,
-}
-
-hash_of!(Transfer { to, told; left out: deadline });
 
 impl Leader {
     /// Starts handing over to `to`, or to the voter whose log is furthest. A second call for the
