@@ -16,35 +16,35 @@ pub fn check(raft: &Raft) {
 
 /// See the head of `log`.
 fn pointers_are_in_order(raft: &Raft) {
-    let common = raft.common();
-    common.log.check();
-    let restoring = common.restoring.as_ref().map(|meta| meta.position);
-    assert_eq!(restoring.is_some(), common.log.last_applied() < common.log.start().index);
-    assert!(restoring.is_none_or(|position| position == common.log.start()));
+    let node = raft.node();
+    node.log.check();
+    let restoring = node.restoring.as_ref().map(|meta| meta.position);
+    assert_eq!(restoring.is_some(), node.log.last_applied() < node.log.start().index);
+    assert!(restoring.is_none_or(|position| position == node.log.start()));
 }
 
 fn batches_are_bounded(raft: &Raft) {
-    let common = raft.common();
-    assert!(common.persists_in_flight() <= common.config.persists_in_flight_max);
+    let node = raft.node();
+    assert!(node.persists_in_flight() <= node.config.persists_in_flight_max);
     // One response per peer and kind is typical; growth without bound would be a leak.
-    assert!(common.gate.len() <= 10_000, "the gate holds {} messages", common.gate.len());
+    assert!(node.gate.len() <= 10_000, "the gate holds {} messages", node.gate.len());
 }
 
 fn the_role_fits(raft: &Raft) {
-    let common = raft.common();
+    let node = raft.node();
     match raft.role_data() {
-        Role::Follower(follower) => assert_ne!(follower.leader, Some(common.id())),
-        Role::PreCandidate(_) => assert!(common.is_voter() && common.counts()),
+        Role::Follower(follower) => assert_ne!(follower.leader, Some(node.id())),
+        Role::PreCandidate(_) => assert!(node.is_voter() && node.counts()),
         Role::Candidate(_) => {
-            assert!(common.is_voter() && common.counts());
-            assert_eq!(common.voted_for, Some(common.id()));
+            assert!(node.is_voter() && node.counts());
+            assert_eq!(node.voted_for, Some(node.id()));
         }
         Role::Leader(leader) => {
-            assert_eq!(common.voted_for, Some(common.id()), "elected by its own vote too");
-            assert!(common.counts(), "a node that recovers does not lead");
-            leader.check(common);
+            assert_eq!(node.voted_for, Some(node.id()), "elected by its own vote too");
+            assert!(node.counts(), "a node that recovers does not lead");
+            leader.check(node);
         }
     }
-    assert!(common.log.last_position().term <= common.term);
-    assert!(common.founding.is_none() || common.term == 0, "founding ends with the first term");
+    assert!(node.log.last_position().term <= node.term);
+    assert!(node.founding.is_none() || node.term == 0, "founding ends with the first term");
 }

@@ -46,13 +46,13 @@ macro_rules! hash_of {
     };
 }
 
-mod common;
 mod config;
 mod configurations;
 mod founding;
 mod inflights;
 pub mod invariants;
 mod log;
+mod node_state;
 mod progress;
 pub mod quorum;
 mod raft;

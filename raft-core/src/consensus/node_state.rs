@@ -23,7 +23,7 @@ struct PersistInFlight {
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Common {
+pub(super) struct NodeState {
     pub(super) config: Config,
     pub(super) term: Term,
     pub(super) voted_for: Option<NodeId>,
@@ -74,7 +74,7 @@ hash_of!(PersistInFlight { publish; left out: id, since });
 
 /// Written by hand so that the numbers of batches count from the last one: equal states hash alike,
 /// no matter how many batches came before.
-impl Hash for Common {
+impl Hash for NodeState {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let Self {
             config,
@@ -117,11 +117,11 @@ impl Hash for Common {
     }
 }
 
-impl Common {
+impl NodeState {
     pub(super) fn new(config: Config, hard_state: HardState, log: Log, now: Time) -> Self {
         let mut rng = Rng::new(config.seed);
         let applied_at = (log.last_applied(), now);
-        let mut common = Self {
+        let mut node = Self {
             memory: hard_state.memory,
             next_memory: None,
             number: if hard_state.memory == Memory::Intact { 0 } else { rng.next() },
@@ -150,8 +150,8 @@ impl Common {
             last_persist_id: 0,
             persists: VecDeque::new(),
         };
-        common.begin_founding(now);
-        common
+        node.begin_founding(now);
+        node
     }
 
     /// Starts founding, if this node is a new voter of a cluster that has no term yet.
