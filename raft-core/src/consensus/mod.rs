@@ -16,7 +16,7 @@
 //! | 3.4 election, 9.6 pre-vote | `role::candidate`; timers in `role::follower` |
 //! | 3.5 replication | `role::leader::replication`, `progress`, `inflights`, `log` |
 //! | 3.6 election restriction, commit rule, no-op | `raft::on_vote`, `role::leader::replication` |
-//! | 3.8 persisted state | `ready`: what is held back until it is on disk |
+//! | 3.8 persisted state | `durability`: what is held back until it is on disk |
 //! | 3.10 leadership transfer | `role::leader::transfer` |
 //! | 4.3 joint majorities | `quorum` |
 //! | 5 snapshots | `raft::on_snapshot_*`, `log` |
@@ -33,21 +33,10 @@
 //! Left out for now: changes of the members (chapter 4). A configuration entry that names other
 //! members is refused. The types and quorums support learners and joint configurations already.
 
-/// Implements `Hash` for a type by naming every field. The fields before `left out` decide what a
-/// node does next. Those left out only decide when, or come from the rng.
-macro_rules! hash_of {
-    ($type:ident { $($field:ident),+; left out: $($left_out:ident),+ }) => {
-        impl std::hash::Hash for $type {
-            fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-                let Self { $($field,)+ $($left_out: _,)+ } = self;
-                $(std::hash::Hash::hash($field, state);)+
-            }
-        }
-    };
-}
-
 mod config;
 mod configurations;
+mod durability;
+mod fingerprint;
 mod founding;
 mod inflights;
 pub mod invariants;

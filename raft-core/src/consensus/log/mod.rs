@@ -34,14 +34,11 @@ pub(super) enum AppendRefusal {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct InFlight {
-    id: PersistId,
+pub(super) struct InFlight {
+    pub(super) id: PersistId,
     /// The batch, once written, makes the log durable through here.
-    through: Index,
+    pub(super) through: Index,
 }
-
-// Batches complete in order, so their order identifies them.
-hash_of!(InFlight { through; left out: id });
 
 #[derive(Clone, Debug, Hash)]
 pub(super) struct Log {

@@ -44,7 +44,7 @@ impl Raft {
         if matches!(body, MessageBody::AppendEntries { .. } | MessageBody::Heartbeat { .. }) {
             let alarm = "a peer that claims this node's own id wants to lead it; ignored. Two \
                          nodes share an identity";
-            self.node.alarms.push(alarm.to_owned());
+            self.node.ready.alarms.push(alarm.to_owned());
         }
         true
     }
@@ -300,7 +300,7 @@ impl Raft {
         self.node.told_majority_lost = false;
         match self.role.leader(self.node.id()) {
             Some(leader) if leader != from => {
-                self.node.alarms.push(format!(
+                self.node.ready.alarms.push(format!(
                     "nodes {leader} and {from} both claim to lead term {term}; the latter is \
                      ignored. A disk was rolled back, or two nodes share an identity"
                 ));

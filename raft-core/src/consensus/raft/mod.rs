@@ -15,15 +15,14 @@ use bytes::Bytes;
 use super::config::{Config, ConfigError};
 use super::founding::Founding;
 use super::log::Log;
-use super::node_state::NodeState;
+use super::node_state::{NodeState, Restoring};
 use super::ready::{Ready, RoleChange};
 use super::role::Role;
 use super::role::follower::Follower;
 use super::status::{PeerStatus, Status};
 use crate::error::Rejected;
 use crate::types::{
-    Configuration, Index, Loaded, NodeId, PersistId, Position, PublishSnapshot, RoleKind, Term,
-    Time,
+    Configuration, Index, Loaded, NodeId, PersistId, Position, RoleKind, Term, Time,
 };
 
 /// The state from which a node starts.
@@ -40,6 +39,35 @@ pub struct Boot {
 }
 
 /// One node's Raft.
+///
+/// The caller reports events, and processes each [`Ready`]. A cluster of one node elects itself and
+/// commits as soon as its own disk has the entry:
+///
+/// ```
+/// use raft_core::consensus::{Boot, Config, Raft, RoleKind};
+/// use raft_core::types::{Configuration, HardState, Loaded, Position, Time};
+///
+/// let boot = Boot {
+///     loaded: Loaded { hard_state: HardState::INITIAL, ..Loaded::default() },
+///     last_applied: Position::ZERO,
+///     bootstrap: Configuration::of_voters([1]),
+/// };
+/// let mut raft = Raft::new(Config::new(1, 42), boot, Time::ZERO)?;
+/// let now = raft.next_deadline();
+/// raft.on_timeout(now);
+/// // The vote for itself counts once it is on disk.
+/// assert_eq!(raft.role(), RoleKind::Candidate);
+/// let vote = raft.ready(now).persist.expect("term and vote");
+/// raft.on_persisted(now, vote.id);
+/// assert_eq!(raft.role(), RoleKind::Leader);
+///
+/// let position = raft.propose(vec!["x = 1".into()])?;
+/// let entries = raft.ready(now).persist.expect("the no-op and the command");
+/// assert!(raft.commit_index() < position.index);
+/// raft.on_persisted(now, entries.id);
+/// assert_eq!(raft.commit_index(), position.index);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 ///
 /// `Hash` covers the state that decides what the node does next, and leaves out times and the rng,
 /// so that a test can tell a node's states apart and count them. Two nodes of equal hash react to
@@ -162,14 +190,7 @@ impl Raft {
 
     /// Reports that all batches through `id` are on disk.
     pub fn on_persisted(&mut self, now: Time, id: PersistId) {
-        for PublishSnapshot { meta, replaces_log } in self.node.on_persisted(id) {
-            if !replaces_log {
-                self.node.log.on_state_durable(meta.index().min(self.node.log.last_applied()));
-                self.node.published.push(meta);
-            } else if self.node.restoring.as_ref() == Some(&meta) {
-                self.node.restore = Some(meta);
-            }
-        }
+        self.node.on_persisted(id);
         self.release_gate(now);
         if let Role::Leader(leader) = &mut self.role {
             leader.advance_commit(&mut self.node);
@@ -179,10 +200,10 @@ impl Raft {
     /// Reports that the state machine has applied everything through `index`, or restored the
     /// snapshot at `index`.
     pub fn on_applied(&mut self, index: Index) {
-        match &self.node.restoring {
+        match self.node.restoring.meta() {
             Some(meta) if meta.index() == index => {
                 self.node.log.on_restored(index);
-                self.node.restoring = None;
+                self.node.restoring = Restoring::No;
             }
             // These entries were replaced by the snapshot that is being restored.
             Some(_) => {}
@@ -215,7 +236,7 @@ impl Raft {
     /// Withdraws the published snapshot with the next batch, unless that batch publishes another
     /// one. The state machine must be durable at the log's start.
     pub fn withdraw_snapshot(&mut self) {
-        self.node.withdraw_snapshot();
+        self.node.durability.withdraw_snapshot = true;
     }
 
     /// Returns the work to do now. Call it once all events at hand are reported, so that they share
@@ -230,21 +251,14 @@ impl Raft {
         let node = &mut self.node;
         node.note_applied(now);
         let persist = node.take_persist(now);
-        let committed = match node.restoring {
-            Some(_) => Vec::new(),
-            None => node.log.take_committed(node.config.apply_bytes_max),
+        let committed = if node.restoring.is_none() {
+            node.log.take_committed(node.config.apply_bytes_max)
+        } else {
+            Vec::new()
         };
-        Ready {
-            persist,
-            messages: std::mem::take(&mut node.messages),
-            committed,
-            restore: node.restore.take(),
-            read_states: std::mem::take(&mut node.read_states),
-            snapshot_requests: std::mem::take(&mut node.snapshot_requests),
-            snapshot_published: node.published.pop(),
-            role_change,
-            alarms: std::mem::take(&mut node.alarms),
-        }
+        let restore = node.restoring.take_due();
+        let gathered = std::mem::take(&mut node.ready);
+        Ready { persist, committed, restore, role_change, ..gathered }
     }
 
     /// Returns when this node campaigns, or sends its next heartbeats, if nothing else happens.
@@ -330,7 +344,7 @@ impl Raft {
     /// Returns true while a snapshot has replaced the log and the state machine has not yet
     /// restored it.
     pub fn is_restoring(&self) -> bool {
-        self.node.restoring.is_some()
+        !self.node.restoring.is_none()
     }
 
     /// Returns a copy of this node's state for operators.
@@ -373,11 +387,11 @@ impl Raft {
     /// Sends the held messages whose batches are durable. A message to this node itself is handled
     /// at once.
     fn release_gate(&mut self, now: Time) {
-        for (to, message) in self.node.gate.release(self.node.persisted_id()) {
+        for (to, message) in self.node.durability.release() {
             if to == self.node.id() {
                 self.step(now, to, message);
             } else {
-                self.node.messages.push((to, message));
+                self.node.ready.messages.push((to, message));
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Snapshots of this node and of its leader, and the part of the log they replace (5).
 
 use super::Raft;
+use crate::consensus::node_state::Restoring;
 use crate::consensus::role::Role;
 use crate::consensus::role::follower::{refusal_of_configuration, refusal_of_version};
 use crate::types::{
@@ -11,14 +12,16 @@ use crate::types::{
 /// A follower's response to a snapshot that its leader offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OfferDecision {
+    /// The follower takes it.
     Wanted,
     /// The follower's commit index covers it.
     NotNeeded,
     /// This program does not support its configuration. The leader offers it again later, because a
     /// newer program may run by then.
     Refused,
-    /// The sender no longer leads; `term` is the receiver's.
+    /// The sender no longer leads.
     Stale {
+        /// The receiver's term.
         term: Term,
     },
 }
@@ -28,14 +31,14 @@ impl Raft {
     /// if a snapshot from the leader has overtaken it, or another one is about to be published.
     pub fn publish_snapshot(&mut self, meta: SnapshotMeta) -> bool {
         let log = &self.node.log;
-        if self.node.restoring.is_some()
-            || self.node.publish.is_some()
+        if !self.node.restoring.is_none()
+            || self.node.durability.publish.is_some()
             || !log.contains(meta.position)
         {
             return false;
         }
         assert!(meta.index() <= log.last_applied());
-        self.node.publish = Some(PublishSnapshot { meta, replaces_log: false });
+        self.node.durability.publish = Some(PublishSnapshot { meta, replaces_log: false });
         true
     }
 
@@ -50,7 +53,7 @@ impl Raft {
     /// Forgets the entries through `index`, which a durable state must cover. Returns the new log
     /// start for storage to remember, or `None` if nothing changes.
     pub fn compact(&mut self, index: Index) -> Option<SnapshotMeta> {
-        if self.node.restoring.is_some() {
+        if !self.node.restoring.is_none() {
             return None;
         }
         let position = self.node.log.compact(index)?;
@@ -125,18 +128,18 @@ impl Raft {
             // The log agrees with it: the entries that it replaces can simply be applied.
             node.log.commit_to(position.index);
         } else if needed {
-            node.gate.withdraw_accepted_from(0);
+            node.durability.gate.withdraw_accepted_from(0);
             node.log.replace_by_snapshot(position, Configuration::clone(&meta.configuration));
-            node.restore = None;
-            node.restoring = Some(meta.clone());
-            assert!(node.publish.is_none(), "no snapshot is received beside another one's batch");
-            node.publish = Some(PublishSnapshot { meta, replaces_log: true });
+            node.restoring = Restoring::Unpublished(meta.clone());
+            let publish = &mut node.durability.publish;
+            assert!(publish.is_none(), "no snapshot is received beside another one's batch");
+            *publish = Some(PublishSnapshot { meta, replaces_log: true });
         }
         if leads {
             let match_index = position.index.min(node.log.commit_index());
             node.send_when_durable(from, MessageBody::AppendAccepted { match_index });
         }
-        node.publish.as_ref().is_some_and(|publish| publish.meta.position == position)
+        node.durability.publish.as_ref().is_some_and(|publish| publish.meta.position == position)
     }
 
     /// Reports that a snapshot was sent to a peer through `sent`, or failed (`None`).

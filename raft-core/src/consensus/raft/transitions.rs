@@ -71,7 +71,7 @@ impl Raft {
         // C22. Every decoder, including that of this node's disk, rejects a later term.
         let Some(next_term) = Some(self.node.term + 1).filter(|term| *term <= TERM_MAX) else {
             let alarm = "there is no term after this one; not campaigning. A peer made it up";
-            self.node.alarms.push(alarm.to_owned());
+            self.node.ready.alarms.push(alarm.to_owned());
             return self.become_follower(now, None);
         };
         self.leave_role();
@@ -122,7 +122,7 @@ impl Raft {
             Role::PreCandidate(_) | Role::Candidate(_) => {}
             Role::Leader(leader) => {
                 leader.fail_reads(&mut self.node);
-                self.node.snapshot_requests.clear();
+                self.node.ready.snapshot_requests.clear();
             }
         }
     }

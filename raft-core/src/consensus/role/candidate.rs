@@ -13,16 +13,14 @@ use crate::types::{NodeId, Time};
 
 #[derive(Clone, Debug)]
 pub(in crate::consensus) struct Candidate {
-    votes: BTreeMap<NodeId, bool>,
+    pub(in crate::consensus) votes: BTreeMap<NodeId, bool>,
     /// Voters that have responded while they recover: their grants are not counted.
-    uncounted: BTreeSet<NodeId>,
+    pub(in crate::consensus) uncounted: BTreeSet<NodeId>,
     pub(in crate::consensus) deadline: Time,
     /// When the voters that have not responded are asked again: a request or its response may be
     /// lost.
-    ask_again_at: Time,
+    pub(in crate::consensus) ask_again_at: Time,
 }
-
-hash_of!(Candidate { votes, uncounted; left out: deadline, ask_again_at });
 
 /// A response to a request for a vote or pre-vote.
 #[derive(Clone, Copy, Debug)]
@@ -104,7 +102,7 @@ impl Candidate {
         if can_win || std::mem::replace(&mut node.told_majority_lost, true) {
             return;
         }
-        node.alarms.push(format!(
+        node.ready.alarms.push(format!(
             "no leader can be elected: the disks of nodes {:?} are empty, and the other voters are no \
              majority. Entries that only the lost disks held would be gone. Bring back one of these \
              disks, or restore the cluster from a backup",

@@ -15,30 +15,27 @@ use crate::types::{
 pub(in crate::consensus) struct Follower {
     pub(in crate::consensus) leader: Option<NodeId>,
     /// When the leader last sent a message; meaningless without a leader.
-    heard_at: Time,
+    pub(in crate::consensus) heard_at: Time,
     pub(in crate::consensus) election_deadline: Time,
-    reads: ForwardedReads,
+    pub(in crate::consensus) reads: ForwardedReads,
 }
 
 /// Reads of this node that were forwarded to the leader. One request at a time; reads that arrive
 /// meanwhile share the next one.
 #[derive(Clone, Debug, Default, Hash)]
-struct ForwardedReads {
+pub(in crate::consensus) struct ForwardedReads {
     waiting: Vec<u64>,
     asked: Option<Asked>,
 }
 
 #[derive(Clone, Debug)]
-struct Asked {
+pub(in crate::consensus) struct Asked {
     /// Drawn anew for every attempt: a response to an earlier attempt, or to an earlier run of this
     /// node, must not confirm this one.
-    attempt: u64,
-    reads: Vec<u64>,
-    give_up_at: Time,
+    pub(in crate::consensus) attempt: u64,
+    pub(in crate::consensus) reads: Vec<u64>,
+    pub(in crate::consensus) give_up_at: Time,
 }
-
-hash_of!(Follower { leader, reads; left out: heard_at, election_deadline });
-hash_of!(Asked { reads; left out: attempt, give_up_at });
 
 impl Follower {
     pub(in crate::consensus) fn new(leader: Option<NodeId>, now: Time, deadline: Time) -> Self {
@@ -91,7 +88,7 @@ impl Follower {
         match node.log.merge(previous, entries) {
             Ok((match_index, truncated)) => {
                 if let Some(index) = truncated {
-                    node.gate.withdraw_accepted_from(index);
+                    node.durability.gate.withdraw_accepted_from(index);
                 }
                 // Beyond the last new entry this log may still differ from the leader's (A9).
                 node.log.commit_to(commit_index.min(last_new_index));
@@ -101,7 +98,7 @@ impl Follower {
                 let previous_index = previous.index;
                 node.send(leader, MessageBody::AppendRejected { previous_index, hint });
             }
-            Err(AppendRefusal::ConflictsWithCommitted(index)) => node.alarms.push(format!(
+            Err(AppendRefusal::ConflictsWithCommitted(index)) => node.ready.alarms.push(format!(
                 "node {leader} sent another entry for committed index {index}; refused. A disk was \
                  rolled back, or two nodes share an identity"
             )),
@@ -168,7 +165,7 @@ impl Follower {
         }
         let asked = self.reads.asked.take().expect("just seen");
         let states = asked.reads.into_iter().map(|id| ReadState { id, outcome });
-        node.read_states.extend(states);
+        node.ready.read_states.extend(states);
         self.ask(node, now);
     }
 
@@ -177,7 +174,9 @@ impl Follower {
     pub(in crate::consensus) fn fail_reads(&mut self, node: &mut NodeState) {
         let asked = self.reads.asked.take().map_or_else(Vec::new, |asked| asked.reads);
         let failed = asked.into_iter().chain(self.reads.waiting.drain(..));
-        node.read_states.extend(failed.map(|id| ReadState { id, outcome: ReadOutcome::NotLeader }));
+        node.ready
+            .read_states
+            .extend(failed.map(|id| ReadState { id, outcome: ReadOutcome::NotLeader }));
     }
 
     pub(in crate::consensus) fn on_timeout(

@@ -25,35 +25,28 @@ use bytes::Bytes;
 
 #[derive(Clone, Debug)]
 pub(in crate::consensus) struct Leader {
-    progress: BTreeMap<NodeId, Progress>,
+    pub(in crate::consensus) progress: BTreeMap<NodeId, Progress>,
     /// The number of the last heartbeat round.
-    round: u64,
+    pub(in crate::consensus) round: u64,
     /// The first round that started after the last recovering peer was first observed.
-    recovery_round: u64,
-    next_heartbeat: Time,
+    pub(in crate::consensus) recovery_round: u64,
+    pub(in crate::consensus) next_heartbeat: Time,
     /// When this leader next checks that it can still lead. Only that check moves it: a round for
     /// reads must not postpone it (C9).
-    next_check: Time,
+    pub(in crate::consensus) next_check: Time,
     /// The commit index, and the time when it last moved or nothing was left to commit.
-    committed_at: (Index, Time),
-    reads: ReadQueue,
-    transfer: Option<Transfer>,
+    pub(in crate::consensus) committed_at: (Index, Time),
+    pub(in crate::consensus) reads: ReadQueue,
+    pub(in crate::consensus) transfer: Option<Transfer>,
 }
 
 /// Leadership that is being handed over.
 #[derive(Clone, Debug)]
-struct Transfer {
-    to: NodeId,
-    told: bool,
-    deadline: Time,
+pub(in crate::consensus) struct Transfer {
+    pub(in crate::consensus) to: NodeId,
+    pub(in crate::consensus) told: bool,
+    pub(in crate::consensus) deadline: Time,
 }
-
-hash_of!(Transfer { to, told; left out: deadline });
-
-hash_of!(Leader {
-    progress, round, recovery_round, reads, transfer;
-    left out: next_heartbeat, next_check, committed_at
-});
 
 impl Leader {
     /// Takes office. Nothing is known of the others, and an entry of the leader's own term is
@@ -176,16 +169,6 @@ impl Leader {
 
     pub(in crate::consensus) fn peer_status(&self, id: NodeId) -> Option<PeerStatus> {
         self.progress.get(&id).map(|progress| status_of(id, progress))
-    }
-
-    pub(in crate::consensus) fn check(&self, node: &NodeState) {
-        for progress in self.progress.values() {
-            assert!(progress.match_index < progress.next_index);
-            assert!(progress.match_index <= node.log.last_index());
-            assert!(progress.next_index <= node.log.last_index() + 1);
-        }
-        let last_term = node.log.last_position().term;
-        assert_eq!(last_term, node.term, "a leader has an entry of its own term");
     }
 }
 

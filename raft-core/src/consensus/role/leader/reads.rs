@@ -85,7 +85,7 @@ impl Leader {
         for (reader, read_index) in self.reads.take_confirmed(confirmed_round) {
             let outcome = ReadOutcome::Confirmed(read_index);
             match reader {
-                ReadRequest::Local(id) => node.read_states.push(ReadState { id, outcome }),
+                ReadRequest::Local(id) => node.ready.read_states.push(ReadState { id, outcome }),
                 ReadRequest::Peer(peer, id) => {
                     node.send(peer, MessageBody::ReadIndexResponse { id, outcome });
                 }
@@ -99,7 +99,7 @@ impl Leader {
     pub(in crate::consensus) fn fail_reads(&mut self, node: &mut NodeState) {
         for reader in self.reads.drain() {
             if let ReadRequest::Local(id) = reader {
-                node.read_states.push(ReadState { id, outcome: ReadOutcome::NotLeader });
+                node.ready.read_states.push(ReadState { id, outcome: ReadOutcome::NotLeader });
             }
         }
     }

@@ -45,7 +45,7 @@ impl Leader {
             // again and again.
             if now.since(progress.last_heard) < node.config.election_timeout {
                 progress.become_snapshot();
-                node.snapshot_requests.push(peer);
+                node.ready.snapshot_requests.push(peer);
             }
             return false;
         };
@@ -79,7 +79,7 @@ impl Leader {
         let start_index = node.log.start().index;
         let Some(progress) = self.progress.get_mut(&from) else { return };
         if match_index > last_index {
-            node.alarms.push(format!(
+            node.ready.alarms.push(format!(
                 "node {from} acknowledged index {match_index}, but the log of this leader ends at \
                  {last_index}; ignored. A disk was rolled back, or two nodes share an identity"
             ));
@@ -106,7 +106,7 @@ impl Leader {
             // C23. One refusal may be an old one that arrives late. A peer that refuses one probe
             // after the other at an index it acknowledged, and accepts none, has lost its entries.
             if progress.is_probe_refused(previous_index) {
-                node.alarms.push(format!(
+                node.ready.alarms.push(format!(
                     "node {from} no longer holds index {previous_index}, which it had acknowledged: \
                      its disk was rolled back, or does not keep what it confirms. Acknowledged \
                      writes may be at risk: stop that node, wipe its data directory, and start it \
