@@ -5,17 +5,40 @@ use crate::storage::StorageError;
 use crate::types::NodeId;
 
 /// The request was not executed and never will be.
+///
+/// ```
+/// use raft_core::error::Rejected;
+///
+/// /// The node to which the client sends the request next; `None`: to the same one, later.
+/// fn next_target(rejected: &Rejected) -> Option<u64> {
+///     match rejected {
+///         Rejected::NotLeader { leader } => *leader,
+///         _ => None,
+///     }
+/// }
+/// let rejected = Rejected::NotLeader { leader: Some(2) };
+/// assert_eq!(next_target(&rejected), Some(2));
+/// assert_eq!(rejected.to_string(), "this node does not lead; node 2 does");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Rejected {
     /// Another node leads, or no leader is known: send the request to `leader`, or try again later.
     #[error("this node does not lead{}", hint(.leader))]
-    NotLeader { leader: Option<NodeId> },
+    NotLeader {
+        /// The leader, if this node knows it.
+        leader: Option<NodeId>,
+    },
     /// A budget is used up, or the leader cannot do this at the moment; try again a little later.
     #[error("busy: {0}; try again later")]
     Busy(&'static str),
     /// The command exceeds the limit of this node. Sending it again cannot help.
     #[error("the command has {size_bytes} bytes, the limit is {limit_bytes}")]
-    TooLarge { size_bytes: u64, limit_bytes: u64 },
+    TooLarge {
+        /// Size of the command.
+        size_bytes: u64,
+        /// Largest size that this node accepts.
+        limit_bytes: u64,
+    },
     /// The cluster cannot do this now; the text says why.
     #[error("{0}")]
     Refused(String),

@@ -19,6 +19,99 @@ pub type MachineResult<T> = Result<T, MachineError>;
 
 /// A deterministic machine: equal entries lead to equal states and outputs on every node, whatever
 /// the time, the locale or the order of a hash map.
+///
+/// A counter in memory. Its state is eight bytes, so a snapshot is one chunk:
+///
+/// ```
+/// use bytes::Bytes;
+/// use raft_core::state_machine::{MachineError, MachineResult, SnapshotSource, StateMachine};
+/// use raft_core::types::{Entry, Payload, Position, SnapshotMeta};
+///
+/// #[derive(Clone, Default)]
+/// struct Counter {
+///     sum: u64,
+///     last_applied: Position,
+///     restoring: Option<(Position, Vec<u8>)>,
+/// }
+///
+/// impl StateMachine for Counter {
+///     type Output = u64;
+///     type Query = ();
+///     type Answer = u64;
+///
+///     fn last_applied(&self) -> Position {
+///         self.last_applied
+///     }
+///
+///     fn apply(&mut self, entries: &[Entry], outputs: &mut Vec<u64>) -> MachineResult<()> {
+///         for entry in entries {
+///             if let Payload::Command(command) = &entry.payload {
+///                 self.sum += command.len() as u64;
+///                 outputs.push(self.sum);
+///             }
+///             self.last_applied = entry.position();
+///         }
+///         Ok(())
+///     }
+///
+///     fn query(&mut self, (): ()) -> u64 {
+///         self.sum
+///     }
+///
+///     fn snapshot(&mut self) -> MachineResult<Box<dyn SnapshotSource>> {
+///         Ok(Box::new(View { at: self.last_applied, sum: Some(self.sum) }))
+///     }
+///
+///     fn begin_restore(&mut self, meta: &SnapshotMeta) -> MachineResult<()> {
+///         self.restoring = Some((meta.position, Vec::new()));
+///         Ok(())
+///     }
+///
+///     fn restore_chunk(&mut self, chunk: Bytes) -> MachineResult<()> {
+///         let (_, bytes) = self.restoring.as_mut().expect("begun");
+///         bytes.extend_from_slice(&chunk);
+///         Ok(())
+///     }
+///
+///     fn finish_restore(&mut self) -> MachineResult<()> {
+///         let (position, bytes) = self.restoring.take().expect("begun");
+///         let sum = bytes.try_into().map_err(|_| MachineError("a snapshot has 8 bytes".into()))?;
+///         (self.sum, self.last_applied) = (u64::from_le_bytes(sum), position);
+///         Ok(())
+///     }
+/// }
+///
+/// struct View {
+///     at: Position,
+///     sum: Option<u64>,
+/// }
+///
+/// impl SnapshotSource for View {
+///     fn position(&self) -> Position {
+///         self.at
+///     }
+///
+///     fn next_chunk(&mut self, _: usize) -> MachineResult<Option<Bytes>> {
+///         Ok(self.sum.take().map(|sum| Bytes::copy_from_slice(&sum.to_le_bytes())))
+///     }
+/// }
+///
+/// let mut counter = Counter::default();
+/// let mut outputs = Vec::new();
+/// let entry = Entry { index: 1, term: 1, payload: Payload::Command("four".into()) };
+/// counter.apply(&[entry], &mut outputs)?;
+/// assert_eq!(outputs, [4]);
+///
+/// let mut copy = Counter::default();
+/// let mut source = counter.snapshot()?;
+/// copy.begin_restore(&SnapshotMeta { position: source.position(), ..SnapshotMeta::default() })?;
+/// while let Some(chunk) = source.next_chunk(1 << 20)? {
+///     copy.restore_chunk(chunk)?;
+/// }
+/// copy.finish_restore()?;
+/// assert_eq!((copy.query(()), copy.last_applied()), (4, Position::new(1, 1)));
+/// # Ok::<(), MachineError>(())
+/// ```
 pub trait StateMachine: Send + 'static {
     /// The output of a command, returned to the caller that proposed it.
     type Output: Send + 'static;

@@ -24,7 +24,12 @@ use crate::types::{Batch, Loaded, SnapshotContent, SnapshotMeta};
 pub enum StorageError {
     /// The operating system refused: disk full, I/O error, permission.
     #[error("{operation}: {source}")]
-    Io { operation: String, source: std::io::Error },
+    Io {
+        /// The operation that failed, and the file.
+        operation: String,
+        /// The error of the operating system.
+        source: std::io::Error,
+    },
     /// The data read differs from the data written.
     #[error("{0}")]
     Corrupt(String),
@@ -37,13 +42,89 @@ pub enum StorageError {
     Poisoned(String),
     /// The engine underneath failed in another way.
     #[error("{operation}: {message}")]
-    Engine { operation: String, message: String },
+    Engine {
+        /// The operation that failed.
+        operation: String,
+        /// The text of the engine.
+        message: String,
+    },
 }
 
 /// The result of a storage operation.
 pub type StorageResult<T> = Result<T, StorageError>;
 
 /// Log, hard state and snapshot of one node. See the module for the contract.
+///
+/// A storage in memory, for a log that is never compacted:
+///
+/// ```
+/// use std::sync::Mutex;
+/// use async_trait::async_trait;
+/// use raft_core::storage::{
+///     SnapshotReader, SnapshotWriter, Storage, StorageError, StorageResult,
+/// };
+/// use raft_core::types::{
+///     Batch, Entry, HardState, Loaded, Payload, SnapshotContent, SnapshotMeta,
+/// };
+///
+/// #[derive(Default)]
+/// struct InMemory(Mutex<Loaded>);
+///
+/// #[async_trait]
+/// impl Storage for InMemory {
+///     async fn load(&self) -> StorageResult<Loaded> {
+///         Ok(self.0.lock().expect("no panic").clone())
+///     }
+///
+///     async fn persist(&self, batch: Batch) -> StorageResult<()> {
+///         let mut disk = self.0.lock().expect("no panic");
+///         // The parts take effect in this order.
+///         if let Some(from) = batch.truncate_from {
+///             disk.entries.retain(|entry| entry.index < from);
+///         }
+///         disk.entries.extend(batch.entries);
+///         disk.hard_state = batch.hard_state.unwrap_or(disk.hard_state);
+///         Ok(())
+///     }
+///
+///     async fn compact(&self, _: SnapshotMeta) -> StorageResult<()> {
+///         Ok(())
+///     }
+///
+///     async fn snapshot_writer(
+///         &self,
+///         _: SnapshotMeta,
+///         _: Option<SnapshotContent>,
+///     ) -> StorageResult<Box<dyn SnapshotWriter>> {
+///         Err(StorageError::Refused("this storage keeps no snapshots".to_owned()))
+///     }
+///
+///     async fn snapshot_reader(&self) -> StorageResult<Option<Box<dyn SnapshotReader>>> {
+///         Ok(None)
+///     }
+///
+///     fn log_bytes(&self) -> u64 {
+///         let disk = self.0.lock().expect("no panic");
+///         disk.entries.iter().map(Entry::size_bytes).sum()
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> StorageResult<()> {
+/// let storage = InMemory::default();
+/// let entry = |index, term| Entry { index, term, payload: Payload::Noop };
+/// let hard_state = HardState { term: 1, ..HardState::INITIAL };
+/// let entries = vec![entry(1, 1), entry(2, 1)];
+/// storage.persist(Batch { entries, hard_state: Some(hard_state), ..Batch::default() }).await?;
+/// // A later leader replaces the tail.
+/// let (truncate_from, entries) = (Some(2), vec![entry(2, 3)]);
+/// storage.persist(Batch { truncate_from, entries, ..Batch::default() }).await?;
+/// let loaded = storage.load().await?;
+/// assert_eq!(loaded.entries, [entry(1, 1), entry(2, 3)]);
+/// assert_eq!(loaded.hard_state, hard_state);
+/// # Ok(())
+/// # }
+/// ```
 #[async_trait]
 pub trait Storage: Send + Sync + 'static {
     /// Returns everything that survived. Called once, before anything else.

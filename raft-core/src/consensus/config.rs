@@ -5,6 +5,17 @@ use std::time::Duration;
 use crate::types::NodeId;
 
 /// Limits and times of the core. Each limit states what happens when it is reached.
+///
+/// ```
+/// use std::time::Duration;
+/// use raft_core::consensus::Config;
+///
+/// let mut config = Config::new(1, 42);
+/// config.election_timeout = Duration::from_secs(1);
+/// config.heartbeat_interval = Duration::from_millis(900);
+/// let error = config.validate().unwrap_err();
+/// assert!(error.to_string().contains("at least three times heartbeat_interval"));
+/// ```
 #[derive(Clone, Debug, Hash)]
 pub struct Config {
     /// This node; not 0.

@@ -45,7 +45,7 @@ use crate::types::{MessageBody, NodeId, Time};
 
 /// The latest [`MessageBody::Founding`] of one other voter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Peer {
+pub(super) struct Peer {
     number: u64,
     /// The voter has received this node's present number.
     has_met_us: bool,
@@ -56,17 +56,15 @@ struct Peer {
 /// A node in term 0 of a cluster that is being founded.
 #[derive(Clone, Debug)]
 pub(super) struct Founding {
-    number: u64,
+    pub(super) number: u64,
     /// Every other voter; `None` before its first message.
-    peers: BTreeMap<NodeId, Option<Peer>>,
-    next_at: Time,
+    pub(super) peers: BTreeMap<NodeId, Option<Peer>>,
+    pub(super) next_at: Time,
     /// The next round is due early, because of news.
-    is_extra_round: bool,
+    pub(super) is_extra_round: bool,
     /// The last round was early.
-    extra_round_used: bool,
+    pub(super) extra_round_used: bool,
 }
-
-hash_of!(Founding { number, peers; left out: next_at, is_extra_round, extra_round_used });
 
 impl Founding {
     pub(super) fn new(number: u64, others: Vec<NodeId>, now: Time) -> Self {

@@ -5,13 +5,11 @@ use std::collections::VecDeque;
 use crate::types::{Index, Time};
 
 #[derive(Clone, Copy, Debug)]
-struct Inflight {
-    last_index: Index,
-    bytes: u64,
-    sent_at: Time,
+pub(super) struct Inflight {
+    pub(super) last_index: Index,
+    pub(super) bytes: u64,
+    pub(super) sent_at: Time,
 }
-
-hash_of!(Inflight { last_index, bytes; left out: sent_at });
 
 /// The sender's window. The bytes bound is soft by one append: a window that is not full takes the
 /// next append whatever its size, so that an entry larger than the window still travels.

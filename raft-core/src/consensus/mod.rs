@@ -15,8 +15,8 @@
 //! | 3.3 terms, roles | `raft`: the one place that changes role and term |
 //! | 3.4 election, 9.6 pre-vote | `role::candidate`; timers in `role::follower` |
 //! | 3.5 replication | `role::leader::replication`, `progress`, `inflights`, `log` |
-//! | 3.6 election restriction, commit rule, no-op | `raft::on_vote`, `role::leader::commit` |
-//! | 3.8 persisted state | `ready`: what is held back until it is on disk |
+//! | 3.6 election restriction, commit rule, no-op | `raft::on_vote`, `role::leader::replication` |
+//! | 3.8 persisted state | `durability`: what is held back until it is on disk |
 //! | 3.10 leadership transfer | `role::leader::transfer` |
 //! | 4.3 joint majorities | `quorum` |
 //! | 5 snapshots | `raft::on_snapshot_*`, `log` |
@@ -33,26 +33,15 @@
 //! Left out for now: changes of the members (chapter 4). A configuration entry that names other
 //! members is refused. The types and quorums support learners and joint configurations already.
 
-/// Implements `Hash` for a type by naming every field. The fields before `left out` decide what a
-/// node does next. Those left out only decide when, or come from the rng.
-macro_rules! hash_of {
-    ($type:ident { $($field:ident),+; left out: $($left_out:ident),+ }) => {
-        impl std::hash::Hash for $type {
-            fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-                let Self { $($field,)+ $($left_out: _,)+ } = self;
-                $(std::hash::Hash::hash($field, state);)+
-            }
-        }
-    };
-}
-
-mod common;
 mod config;
 mod configurations;
+mod durability;
+mod fingerprint;
 mod founding;
 mod inflights;
 pub mod invariants;
 mod log;
+mod node_state;
 mod progress;
 pub mod quorum;
 mod raft;
@@ -64,31 +53,9 @@ mod status;
 
 pub use config::{Config, ConfigError};
 pub use progress::ProgressState;
-pub use raft::{Boot, OfferDecision, Raft};
-pub use ready::{Persist, PersistId, ReadState, Ready, RoleChange};
-pub use role::RoleKind;
+pub use raft::snapshots::OfferDecision;
+pub use raft::{Boot, Raft};
+pub use ready::{Persist, ReadState, Ready, RoleChange};
 pub use status::{PeerStatus, Status};
 
-/// A seeded rng (splitmix64): small, and equal on every platform.
-#[derive(Clone, Debug)]
-pub(crate) struct Rng(u64);
-
-impl Rng {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub(crate) fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Uniform in `0..bound` as far as a modulus can be; `bound` is far below 2^64 here.
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        assert!(bound > 0);
-        self.next() % bound
-    }
-}
+pub use crate::types::{PersistId, RoleKind};

@@ -14,17 +14,17 @@
 
 use super::inflights::Inflights;
 use super::recovery::Recovery;
-use super::status::PeerStatus;
-use crate::types::{Index, NodeId, Time};
+use crate::types::{Index, Time};
 
 /// The mode in which a leader sends entries to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ProgressState {
-    /// One append at a time. `paused`: the probe was sent, and neither it nor a later heartbeat was
-    /// responded to.
+    /// One append at a time.
     Probe {
+        /// The probe was sent, and neither it nor a later heartbeat was responded to.
         paused: bool,
     },
+    /// Appends are sent ahead of their acknowledgements, within a window.
     Replicate,
     /// A snapshot is being sent, and no entries.
     Snapshot,
@@ -53,12 +53,6 @@ pub(super) struct Progress {
     /// The newest cluster version that the peer supports; 0 before its first response.
     pub(super) version_max: u32,
 }
-
-hash_of!(Progress {
-    recovery, match_index, next_index, state, inflights, acked_round, commit_sent, refused_probes,
-    version_max;
-    left out: last_heard, probe_again_at
-});
 
 /// Consecutive probes, at an index that the peer had acknowledged, that it refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -98,18 +92,6 @@ impl Progress {
             probe_again_at: now,
             refused_probes: RefusedProbes::default(),
             version_max: 0,
-        }
-    }
-
-    pub(super) fn status(&self, id: NodeId) -> PeerStatus {
-        PeerStatus {
-            id,
-            match_index: self.match_index,
-            next_index: self.next_index,
-            state: self.state,
-            inflight_count: self.inflights.count(),
-            is_recovering: self.recovers(),
-            version_max: self.version_max,
         }
     }
 

@@ -1,4 +1,16 @@
 //! Majorities, simple and joint (4.3).
+//!
+//! ```
+//! use raft_core::consensus::quorum::reached_by_quorum;
+//! use raft_core::types::Configuration;
+//!
+//! let durable_index = |node| [0, 7, 5, 3, 9, 1][node as usize];
+//! let mut configuration = Configuration::of_voters([1, 2, 3]);
+//! assert_eq!(reached_by_quorum(&configuration, durable_index), 5);
+//! // While joint, the majority of the outgoing voters is needed as well.
+//! configuration.outgoing = [3, 4, 5].into();
+//! assert_eq!(reached_by_quorum(&configuration, durable_index), 3);
+//! ```
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -47,6 +59,18 @@ fn reached_by_majority<T: Ord + Copy + Default>(
 
 /// Counts votes, true for granted. Nodes that are not voters are ignored; a joint configuration
 /// needs both majorities (4.3).
+///
+/// ```
+/// use std::collections::BTreeMap;
+/// use raft_core::consensus::quorum::{VoteResult, vote_result};
+/// use raft_core::types::Configuration;
+///
+/// let configuration = Configuration::of_voters([1, 2, 3]);
+/// let mut votes = BTreeMap::from([(1, true)]);
+/// assert_eq!(vote_result(&configuration, &votes), VoteResult::Pending);
+/// votes.insert(3, true);
+/// assert_eq!(vote_result(&configuration, &votes), VoteResult::Won);
+/// ```
 pub fn vote_result(configuration: &Configuration, votes: &BTreeMap<NodeId, bool>) -> VoteResult {
     let incoming = majority_result(&configuration.voters, votes);
     if !configuration.is_joint() {
@@ -101,7 +125,7 @@ mod tests {
 
     #[test]
     fn quorum_equals_counting() {
-        let mut rng = crate::consensus::Rng::new(7);
+        let mut rng = crate::rng::Rng::new(7);
         for _ in 0..20_000 {
             let values: Vec<u64> = (0..9).map(|_| rng.below(10)).collect();
             let mut pick = |bound: u64| -> Vec<NodeId> {

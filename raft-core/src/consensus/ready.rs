@@ -1,20 +1,12 @@
-//! The work that the core wants done, and the gate that holds promises back until they are durable
-//! (3.8).
+//! The work that the core wants done.
 
-use std::collections::VecDeque;
-use std::hash::{Hash, Hasher};
-
-use super::role::RoleKind;
 use crate::types::{
-    Batch, Entry, Index, Message, MessageBody, NodeId, ReadOutcome, SnapshotMeta, Term,
+    Batch, Entry, Message, NodeId, PersistId, ReadOutcome, RoleKind, SnapshotMeta, Term,
 };
-
-/// Numbers batches from 1, in the order in which they must be written.
-pub type PersistId = u64;
 
 /// Everything in here may be done at once, in any order, except that batches are written in order.
 /// Destructure it by naming every field, so that a new one cannot be forgotten.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Ready {
     /// To be written as one atomic unit; report by `Raft::on_persisted`.
     pub persist: Option<Persist>,
@@ -82,57 +74,4 @@ pub struct RoleChange {
     pub leader: Option<NodeId>,
     /// This node's votes and acknowledgements are not counted.
     pub is_recovering: bool,
-}
-
-/// Messages that promise durability, each with the batch that it rests on.
-///
-/// A message rests on nothing later than the next batch, and batches complete in order. So it waits
-/// for the next batch if there is something to write, else for the newest batch in flight (a
-/// repeated vote with nothing to write rides on that one), else for nothing.
-#[derive(Clone, Debug, Default)]
-pub(super) struct DurabilityGate {
-    held: VecDeque<(PersistId, NodeId, Message)>,
-}
-
-impl DurabilityGate {
-    pub(super) fn hold(&mut self, until: PersistId, to: NodeId, message: Message) {
-        assert!(self.held.back().is_none_or(|(last, ..)| *last <= until), "batches are in order");
-        if let Some((last, last_to, last_message)) = self.held.back_mut()
-            && (*last, *last_to, last_message.term) == (until, to, message.term)
-            && let MessageBody::AppendAccepted { match_index } = &mut last_message.body
-            && let MessageBody::AppendAccepted { match_index: newer } = message.body
-        {
-            // One acknowledgement covers all earlier ones.
-            *match_index = newer.max(*match_index);
-            return;
-        }
-        self.held.push_back((until, to, message));
-    }
-
-    /// Returns the messages that rest on batches through `persisted`.
-    pub(super) fn release(&mut self, persisted: PersistId) -> Vec<(NodeId, Message)> {
-        let count = self.held.partition_point(|(until, ..)| *until <= persisted);
-        self.held.drain(..count).map(|(_, to, message)| (to, message)).collect()
-    }
-
-    /// Drops acknowledgements of entries from `index` on: an acknowledgement must not claim entries
-    /// that were since replaced.
-    pub(super) fn withdraw_accepted_from(&mut self, index: Index) {
-        self.held.retain(|(_, _, message)| match message.body {
-            MessageBody::AppendAccepted { match_index } => match_index < index,
-            _ => true,
-        });
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.held.len()
-    }
-
-    /// Hashes each message, and how many batches from now it waits for.
-    pub(super) fn hash_after(&self, last_persist_id: PersistId, state: &mut impl Hasher) {
-        self.held.len().hash(state);
-        for (until, to, message) in &self.held {
-            (until.wrapping_sub(last_persist_id), to, message).hash(state);
-        }
-    }
 }

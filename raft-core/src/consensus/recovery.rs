@@ -16,7 +16,7 @@
 //!
 //! The node R is counted again once a leader L of term T has told it so
 //! ([`MessageBody::Recovered`](crate::types::MessageBody::Recovered)) and R has that on its disk
-//! (`Common::next_memory`); until then R continues to say that it recovers. L tells R so when,
+//! (`Durability::next_memory`); until then R continues to say that it recovers. L tells R so when,
 //! after it first received a message of R under this number,
 //!
 //! 1. all other members have responded to a round of L, and so were in term T, and

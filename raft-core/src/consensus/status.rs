@@ -1,8 +1,7 @@
 //! The state of the core, for status pages and metrics.
 
 use super::progress::ProgressState;
-use super::role::RoleKind;
-use crate::types::{Index, Memory, NodeId, Term};
+use crate::types::{Index, Memory, NodeId, RoleKind, Term};
 
 /// One node's state at a moment.
 #[derive(Clone, Debug, PartialEq, Eq)]

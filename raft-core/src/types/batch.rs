@@ -2,6 +2,9 @@
 
 use super::{Entry, HardState, Index, SnapshotMeta};
 
+/// Numbers batches from 1, in the order in which they must be written.
+pub type PersistId = u64;
+
 /// One atomic, durable write. Its parts take effect in the order of the fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Batch {

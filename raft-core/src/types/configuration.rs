@@ -24,6 +24,16 @@ pub struct Member {
 /// The members of the cluster, and what all members have agreed on about the cluster. While
 /// `outgoing` is not empty the configuration is joint (4.3): every decision needs a majority of
 /// `voters` *and* of `outgoing`.
+///
+/// ```
+/// use raft_core::types::Configuration;
+///
+/// let mut configuration = Configuration::of_voters([1, 2, 3]);
+/// configuration.learners.insert(4);
+/// assert!(configuration.is_member(4) && !configuration.is_voter(4));
+/// assert_eq!(configuration.member_count(), 4);
+/// assert!(!configuration.is_joint());
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Configuration {
@@ -111,9 +121,11 @@ impl Configuration {
         members
     }
 
-    /// Number of voters, outgoing voters and learners; a node in two sets counts twice.
+    /// Number of members; a node in two sets counts once.
     pub fn member_count(&self) -> usize {
-        self.voters.len() + self.outgoing.len() + self.learners.len()
+        let leaves = self.outgoing.iter().filter(|id| !self.voters.contains(id)).count();
+        let learns = self.learners.iter().filter(|id| !self.is_voter(**id)).count();
+        self.voters.len() + leaves + learns
     }
 
     /// Returns true if voters, outgoing voters and learners are the same as in `other`.
@@ -126,5 +138,25 @@ impl Configuration {
     pub fn size_bytes(&self) -> u64 {
         let contexts = self.members.values().map(|member| 32 + member.context.len() as u64);
         8 * self.member_count() as u64 + contexts.sum::<u64>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A voter that stays is in both sets of a joint configuration, and an outgoing voter may
+    /// remain as a learner.
+    #[test]
+    fn each_member_counts_once() {
+        let joint = Configuration {
+            outgoing: [2, 3, 4].into(),
+            learners: [4, 5].into(),
+            ..Configuration::of_voters([1, 2, 3])
+        };
+        assert_eq!(joint.members(), [1, 2, 3, 4, 5].into());
+        assert_eq!(joint.member_count(), 5);
+        assert_eq!(joint.size_bytes(), 40);
+        assert_eq!(Configuration::default().member_count(), 0);
     }
 }

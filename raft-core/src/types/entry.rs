@@ -24,6 +24,14 @@ pub enum Payload {
 }
 
 /// Index, term and payload. The payload is shared, so a clone is cheap.
+///
+/// ```
+/// use raft_core::types::{ENTRY_OVERHEAD_BYTES, Entry, Payload, Position};
+///
+/// let entry = Entry { index: 7, term: 2, payload: Payload::Command("x = 1".into()) };
+/// assert_eq!(entry.position(), Position::new(2, 7));
+/// assert_eq!(entry.size_bytes(), ENTRY_OVERHEAD_BYTES + 5);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Entry {
     /// Its place in the log.

@@ -32,6 +32,18 @@ impl Memory {
 
 /// `term`, `voted_for` and `memory` must be on disk before anything that rests on them leaves the
 /// node. `commit_index` is only a hint that spares a restarted node some waiting: it may lag.
+///
+/// ```
+/// use raft_core::types::{HardState, Memory};
+///
+/// let before = HardState { term: 3, voted_for: Some(1), ..HardState::INITIAL };
+/// // A storage syncs a vote, and need not sync a commit index alone.
+/// assert!(HardState { voted_for: Some(2), ..before }.promises_other_than(&before));
+/// assert!(!HardState { commit_index: 8, ..before }.promises_other_than(&before));
+/// // An empty disk may have forgotten promises, so its node is not counted.
+/// assert_eq!(HardState::default().memory, Memory::Lost);
+/// assert!(!HardState::default().memory.counts());
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct HardState {
     /// The newest term this node has observed.

@@ -23,6 +23,14 @@ pub const INDEX_MAX: Index = (1 << 63) - 1;
 /// Term and index of one entry. Two entries of equal position are the same entry, and so are all
 /// entries before them (log matching, 3.5). The order is that of the election restriction (3.6.1):
 /// the later term wins, then the longer log.
+///
+/// ```
+/// use raft_core::types::Position;
+///
+/// let (shorter, longer) = (Position::new(3, 5), Position::new(2, 9));
+/// assert!(shorter > longer, "of the later term");
+/// assert_eq!(shorter.to_string(), "5@3");
+/// ```
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]

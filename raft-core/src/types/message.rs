@@ -8,8 +8,8 @@ use super::{Entry, Index, Position, Term};
 /// from the message.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Message {
-    /// The sender's current term. (In a `PreVote` too: the term it would campaign in is one more,
-    /// and no receiver adopts a term from a `PreVote`.)
+    /// The sender's current term. (In a `RequestPreVote` too: the term it would campaign
+    /// in is one more, and no receiver adopts a term from it.)
     pub term: Term,
     /// Set if the sender may have lost promises it once gave (`consensus::recovery`): a number
     /// drawn anew at each start in that state.
@@ -42,73 +42,89 @@ impl ReadOutcome {
 /// The content of a message.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum MessageBody {
-    /// RequestVote without consequences (9.6): asks if the receiver would grant a vote, with the
-    /// position of the sender's last entry.
+    /// RequestVote without consequences (9.6): asks if the receiver would grant a vote.
     RequestPreVote {
+        /// The position of the sender's last entry.
         last: Position,
     },
-    /// Responds to a `PreVote`. The message's term is the request's if granted, else the
+    /// Responds to a `RequestPreVote`. The message's term is the request's if granted, else the
     /// responder's own.
     PreVoteResponse {
+        /// The responder would vote for the sender of the request.
         granted: bool,
     },
-    /// RequestVote (3.4). `transfer`: the leader itself asked for this election (3.10), so voters
-    /// need not stick to it.
+    /// RequestVote (3.4).
     RequestVote {
+        /// The position of the candidate's last entry.
         last: Position,
+        /// The leader itself asked for this election (3.10), so voters need not stick to it.
         transfer: bool,
     },
-    /// Responds to a `Vote`; a grant is on the voter's disk.
+    /// Responds to a `RequestVote`; a grant is on the voter's disk.
     VoteResponse {
+        /// The responder votes for the candidate in this term.
         granted: bool,
     },
     /// AppendEntries (3.5). Without entries it carries the commit index alone, or probes.
     AppendEntries {
+        /// The position before the first entry; the receiver's log must contain it.
         previous: Position,
+        /// Contiguous.
         entries: Vec<Entry>,
+        /// The leader's commit index.
         commit_index: Index,
     },
     /// The log agrees with the leader's through `match_index`, durably.
     AppendAccepted {
+        /// The last index that is known to agree.
         match_index: Index,
     },
-    /// The log does not hold the previous position of an append. `hint` is the last position that
-    /// could agree: the largest at or before it whose term is not larger.
+    /// The log does not hold the previous position of an append.
     AppendRejected {
+        /// The index of that position.
         previous_index: Index,
+        /// The last position that could agree: the largest at or before it whose term is not
+        /// larger.
         hint: Position,
     },
-    /// Asserts leadership. `round` numbers the leader's rounds, so that a response confirms only
-    /// the round to which it responds (6.4). `commit_index` never exceeds what the receiver has
-    /// acknowledged.
+    /// Asserts leadership.
     Heartbeat {
+        /// Numbers the leader's rounds, so that a response confirms only the round to which it
+        /// responds (6.4).
         round: u64,
+        /// The leader's commit index, as far as the receiver has acknowledged.
         commit_index: Index,
     },
-    /// Responds to a `Heartbeat`. `version_max`: the newest cluster version that the responder's
-    /// program supports.
+    /// Responds to a `Heartbeat`.
     HeartbeatResponse {
+        /// The round of the heartbeat; 0 if the response only tells a newer term.
         round: u64,
+        /// The newest cluster version that the responder's program supports.
         version_max: u32,
     },
-    /// A follower asks for a read index on behalf of reads that wait there. `id` is unique to the
-    /// attempt; the `ReadIndexResponse` repeats it.
+    /// A follower asks for a read index on behalf of reads that wait there (6.4).
     ReadIndex {
+        /// Unique to the attempt.
         id: u64,
     },
+    /// Responds to a `ReadIndex`.
     ReadIndexResponse {
+        /// The id of the attempt.
         id: u64,
+        /// The read index, or why there is none.
         outcome: ReadOutcome,
     },
-    /// Campaign at once (leadership transfer, 3.10), if the receiver's log ends at or after `last`,
-    /// as the leader believes. A receiver that has lost its disk since does not.
+    /// Campaign at once (leadership transfer, 3.10). A receiver that has lost its disk since does
+    /// not.
     TimeoutNow {
+        /// The last position that the receiver's log must contain.
         last: Position,
     },
     /// Readmits a recovering receiver: its votes and acknowledgements are counted again. The leader
     /// has made sure that no promise which the receiver gave before it started under this number
     /// can matter (`consensus::recovery`).
     Recovered {
+        /// The number under which the receiver recovers.
         number: u64,
     },
     /// A new member of a cluster that is being founded announces itself (`consensus::founding`).

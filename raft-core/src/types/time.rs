@@ -6,6 +6,15 @@ use std::time::Duration;
 
 /// Microseconds on a monotonic clock with an arbitrary start. The core never reads a clock: the
 /// caller passes the time in, so that a run can be replayed.
+///
+/// ```
+/// use std::time::Duration;
+/// use raft_core::types::Time;
+///
+/// let later = Time::ZERO + Duration::from_millis(300);
+/// assert_eq!(later.since(Time::ZERO), Duration::from_millis(300));
+/// assert_eq!(Time::ZERO.since(later), Duration::ZERO);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time(u64);
 

@@ -38,7 +38,7 @@ const EXCEPTIONS: &[(&str, Instead)] = &[
     (
         "a25",
         Test(
-            "integration-tests/tests/node.rs",
+            "integration-tests/tests/node_smoke.rs",
             "a_leader_that_is_cut_off_loses_nothing_that_was_acknowledged",
         ),
     ),

@@ -20,8 +20,7 @@
 use std::collections::VecDeque;
 
 use super::configurations::Configurations;
-use super::ready::PersistId;
-use crate::types::{Configuration, Entry, Index, Payload, Position, Term};
+use crate::types::{Configuration, Entry, Index, Payload, PersistId, Position, Term};
 
 /// The reason why an append was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,14 +34,11 @@ pub(super) enum AppendRefusal {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct InFlight {
-    id: PersistId,
+pub(super) struct InFlight {
+    pub(super) id: PersistId,
     /// The batch, once written, makes the log durable through here.
-    through: Index,
+    pub(super) through: Index,
 }
-
-// Batches complete in order, so their order identifies them.
-hash_of!(InFlight { through; left out: id });
 
 #[derive(Clone, Debug, Hash)]
 pub(super) struct Log {

@@ -3,8 +3,8 @@
 use std::cmp::Ordering;
 
 use super::Raft;
-use crate::consensus::common::Common;
 use crate::consensus::founding::Word;
+use crate::consensus::node_state::NodeState;
 use crate::consensus::role::candidate::Answer;
 use crate::consensus::role::follower::Follower;
 use crate::consensus::role::{Role, Transition};
@@ -22,7 +22,7 @@ impl Raft {
             // No node adopts a term from a pre-vote request.
             return self.on_pre_vote(now, from, recovering.is_some(), term, last);
         }
-        match term.cmp(&self.common.term) {
+        match term.cmp(&self.node.term) {
             Ordering::Less => return self.answer_stale(from, &body),
             Ordering::Equal => {}
             Ordering::Greater => {
@@ -38,23 +38,23 @@ impl Raft {
     /// and nothing else, so any other message in its name is dropped; a claim to lead also raises
     /// an alarm.
     fn is_impostor(&mut self, from: NodeId, body: &MessageBody) -> bool {
-        if from != self.common.id() || matches!(body, MessageBody::VoteResponse { .. }) {
+        if from != self.node.id() || matches!(body, MessageBody::VoteResponse { .. }) {
             return false;
         }
         if matches!(body, MessageBody::AppendEntries { .. } | MessageBody::Heartbeat { .. }) {
             let alarm = "a peer that claims this node's own id wants to lead it; ignored. Two \
                          nodes share an identity";
-            self.common.alarms.push(alarm.to_owned());
+            self.node.ready.alarms.push(alarm.to_owned());
         }
         true
     }
 
     fn dispatch(&mut self, now: Time, from: NodeId, recovering: Option<u64>, body: MessageBody) {
         use Role::{Candidate, Follower, Leader, PreCandidate};
-        let term = self.common.term;
-        let common = &mut self.common;
+        let term = self.node.term;
+        let node = &mut self.node;
         if let Leader(leader) = &mut self.role {
-            leader.observe_peer(common, now, from, recovering);
+            leader.observe_peer(node, now, from, recovering);
         }
         let transition = match (&mut self.role, body) {
             (_, MessageBody::RequestPreVote { .. }) => {
@@ -67,44 +67,44 @@ impl Raft {
             (PreCandidate(candidate), MessageBody::PreVoteResponse { granted }) => {
                 let answer = Answer { granted, recovering: recovering.is_some() };
                 let won = Transition::Campaign { transfer: false };
-                candidate.on_answer(common, from, answer, won)
+                candidate.on_answer(node, from, answer, won)
             }
             (Follower(_) | Candidate(_) | Leader(_), MessageBody::PreVoteResponse { .. }) => return,
 
             (Candidate(candidate), MessageBody::VoteResponse { granted }) => {
                 if !granted {
-                    candidate.on_refusal(common, now);
+                    candidate.on_refusal(node, now);
                 }
                 let answer = Answer { granted, recovering: recovering.is_some() };
-                candidate.on_answer(common, from, answer, Transition::Lead)
+                candidate.on_answer(node, from, answer, Transition::Lead)
             }
             (Follower(_) | PreCandidate(_) | Leader(_), MessageBody::VoteResponse { .. }) => return,
 
             (_, MessageBody::AppendEntries { previous, entries, commit_index }) => {
                 if self.observe_leader(now, from, term) {
-                    let (common, follower) = self.following();
-                    follower.on_append(common, previous, entries, commit_index);
+                    let (node, follower) = self.following();
+                    follower.on_append(node, previous, entries, commit_index);
                 }
                 return;
             }
             (_, MessageBody::Heartbeat { round, commit_index }) => {
                 if self.observe_leader(now, from, term) {
-                    let (common, follower) = self.following();
-                    follower.on_heartbeat(common, now, round, commit_index);
+                    let (node, follower) = self.following();
+                    follower.on_heartbeat(node, now, round, commit_index);
                 }
                 return;
             }
 
             (Leader(leader), MessageBody::AppendAccepted { match_index }) => {
-                leader.on_accepted(common, from, match_index);
+                leader.on_accepted(node, from, match_index);
                 Transition::Stay
             }
             (Leader(leader), MessageBody::AppendRejected { previous_index, hint }) => {
-                leader.on_rejected(common, from, previous_index, hint);
+                leader.on_rejected(node, from, previous_index, hint);
                 Transition::Stay
             }
             (Leader(leader), MessageBody::HeartbeatResponse { round, version_max }) => {
-                leader.on_heartbeat_answer(common, now, from, round, version_max);
+                leader.on_heartbeat_answer(node, now, from, round, version_max);
                 Transition::Stay
             }
             (
@@ -115,18 +115,18 @@ impl Raft {
             ) => return,
 
             (Leader(leader), MessageBody::ReadIndex { id }) => {
-                leader.on_read_index(common, from, id);
+                leader.on_read_index(node, from, id);
                 Transition::Stay
             }
             (Follower(_) | PreCandidate(_) | Candidate(_), MessageBody::ReadIndex { id }) => {
-                common.send(
+                node.send(
                     from,
                     MessageBody::ReadIndexResponse { id, outcome: ReadOutcome::NotLeader },
                 );
                 Transition::Stay
             }
             (Follower(follower), MessageBody::ReadIndexResponse { id, outcome }) => {
-                follower.on_read_index_answer(common, now, id, outcome);
+                follower.on_read_index_answer(node, now, id, outcome);
                 Transition::Stay
             }
             (PreCandidate(_) | Candidate(_) | Leader(_), MessageBody::ReadIndexResponse { .. }) => {
@@ -136,8 +136,8 @@ impl Raft {
             (Follower(follower), MessageBody::TimeoutNow { last }) => {
                 // C30. The leader may name a position that this node acknowledged before it lost
                 // its disk.
-                let is_current = common.log.last_position() >= last;
-                match follower.leader == Some(from) && is_current && common.may_campaign(now) {
+                let is_current = node.log.last_position() >= last;
+                match follower.leader == Some(from) && is_current && node.may_campaign(now) {
                     true => Transition::Campaign { transfer: true },
                     false => Transition::Stay,
                 }
@@ -145,9 +145,9 @@ impl Raft {
             (PreCandidate(_) | Candidate(_) | Leader(_), MessageBody::TimeoutNow { .. }) => return,
 
             (Follower(follower), MessageBody::Recovered { number }) => {
-                let is_meant = common.has_lost_memory() && common.recovering() == Some(number);
+                let is_meant = node.has_lost_memory() && node.recovering() == Some(number);
                 if follower.leader == Some(from) && is_meant {
-                    common.recover_under(from);
+                    node.recover_under(from);
                 }
                 return;
             }
@@ -172,7 +172,7 @@ impl Raft {
             | MessageBody::RequestVote { .. }
             | MessageBody::Founding { .. } => MessageBody::HeartbeatResponse {
                 round: 0,
-                version_max: self.common.config.version_max,
+                version_max: self.node.config.version_max,
             },
             MessageBody::ReadIndex { id } => {
                 MessageBody::ReadIndexResponse { id: *id, outcome: ReadOutcome::NotLeader }
@@ -187,7 +187,7 @@ impl Raft {
             | MessageBody::TimeoutNow { .. }
             | MessageBody::Recovered { .. } => return,
         };
-        self.common.send(from, answer);
+        self.node.send(from, answer);
     }
 
     /// Adopts the newer term of a message. Returns false if the message is to be ignored: a vote
@@ -213,7 +213,7 @@ impl Raft {
             | MessageBody::Recovered { .. }
             | MessageBody::Founding { .. } => None,
         };
-        self.common.adopt_term(term);
+        self.node.adopt_term(term);
         self.become_follower(now, leader);
         true
     }
@@ -221,9 +221,9 @@ impl Raft {
     /// Returns true while this node observes a leader and so refuses candidates: a candidate that
     /// cannot reach the leader must not disturb the nodes that can (4.2.3).
     fn sticks_to_leader(&self, now: Time) -> bool {
-        self.common.config.check_quorum
+        self.node.config.check_quorum
             && match &self.role {
-                Role::Follower(follower) => follower.is_loyal(&self.common, now),
+                Role::Follower(follower) => follower.is_loyal(&self.node, now),
                 Role::Leader(_) => true,
                 Role::PreCandidate(_) | Role::Candidate(_) => false,
             }
@@ -231,56 +231,56 @@ impl Raft {
 
     /// Handles the announcement of another member of a cluster that is being founded.
     fn on_founding(&mut self, now: Time, from: NodeId, word: Word) {
-        let common = &mut self.common;
-        let Some(founding) = &mut common.founding else { return };
+        let node = &mut self.node;
+        let Some(founding) = &mut node.founding else { return };
         let waited = !founding.all_have_met();
         founding.on_message(now, from, word);
         let all_have_met = founding.all_have_met();
-        common.meet_all(now);
+        node.meet_all(now);
         if waited
             && all_have_met
             && let Role::Follower(follower) = &mut self.role
         {
             // There is no leader to wait for.
-            let soon = common.draw_retry_deadline(now);
+            let soon = node.draw_retry_deadline(now);
             follower.election_deadline = follower.election_deadline.min(soon);
         }
     }
 
     fn on_pre_vote(&mut self, now: Time, from: NodeId, recovers: bool, term: Term, last: Position) {
-        let granted = term >= self.common.term
-            && last >= self.common.log.last_position()
+        let granted = term >= self.node.term
+            && last >= self.node.log.last_position()
             && !self.sticks_to_leader(now)
             && !matches!(self.role, Role::Leader(_))
             && !recovers
             // C16. The vote that would follow could not be written.
-            && !self.common.disk_is_stuck(now);
-        let answer_term = if granted { term } else { self.common.term };
-        self.common.send_at_term(from, answer_term, MessageBody::PreVoteResponse { granted });
+            && !self.node.disk_is_stuck(now);
+        let answer_term = if granted { term } else { self.node.term };
+        self.node.send_at_term(from, answer_term, MessageBody::PreVoteResponse { granted });
     }
 
     /// Handles a vote request of the current term (3.4, 3.6.1). A repeated request is granted
     /// again, but not to a recovering node: the vote may have been given to an earlier incarnation
     /// of that node, which led this term with other entries.
     fn on_vote(&mut self, now: Time, from: NodeId, recovers: bool, last: Position) {
-        let common = &mut self.common;
+        let node = &mut self.node;
         let free = match &self.role {
             Role::Follower(follower) => follower.leader.is_none(),
             Role::PreCandidate(_) => true,
             Role::Candidate(_) | Role::Leader(_) => false,
         };
-        let granted = last >= common.log.last_position()
-            && match common.voted_for {
+        let granted = last >= node.log.last_position()
+            && match node.voted_for {
                 Some(candidate) => candidate == from && !recovers,
                 None => free,
             };
         if !granted {
-            return common.send(from, MessageBody::VoteResponse { granted });
+            return node.send(from, MessageBody::VoteResponse { granted });
         }
-        common.vote_for(from);
-        common.send_when_durable(from, MessageBody::VoteResponse { granted });
+        node.vote_for(from);
+        node.send_when_durable(from, MessageBody::VoteResponse { granted });
         // A node that granted waits for the winner before it campaigns itself.
-        let deadline = common.draw_election_deadline(now);
+        let deadline = node.draw_election_deadline(now);
         match &mut self.role {
             Role::Follower(follower) => follower.election_deadline = deadline,
             Role::PreCandidate(_) => self.become_follower_until(now, None, deadline),
@@ -292,15 +292,15 @@ impl Raft {
     /// ignored, if another node is known to lead that term: then a disk was rolled back, or two
     /// nodes share an identity.
     pub(super) fn observe_leader(&mut self, now: Time, from: NodeId, term: Term) -> bool {
-        assert!(term >= self.common.term);
-        if term > self.common.term {
-            self.common.adopt_term(term);
+        assert!(term >= self.node.term);
+        if term > self.node.term {
+            self.node.adopt_term(term);
             self.become_follower(now, Some(from));
         }
-        self.common.told_majority_lost = false;
-        match self.role.leader(self.common.id()) {
+        self.node.told_majority_lost = false;
+        match self.role.leader(self.node.id()) {
             Some(leader) if leader != from => {
-                self.common.alarms.push(format!(
+                self.node.ready.alarms.push(format!(
                     "nodes {leader} and {from} both claim to lead term {term}; the latter is \
                      ignored. A disk was rolled back, or two nodes share an identity"
                 ));
@@ -312,14 +312,14 @@ impl Raft {
             }
             Some(_) | None => {}
         }
-        let (common, follower) = self.following();
-        follower.observe_leader(common, now, from);
+        let (node, follower) = self.following();
+        follower.observe_leader(node, now, from);
         true
     }
 
-    fn following(&mut self) -> (&mut Common, &mut Follower) {
+    fn following(&mut self) -> (&mut NodeState, &mut Follower) {
         match &mut self.role {
-            Role::Follower(follower) => (&mut self.common, follower),
+            Role::Follower(follower) => (&mut self.node, follower),
             Role::PreCandidate(_) | Role::Candidate(_) | Role::Leader(_) => {
                 unreachable!("a node that has observed a leader follows it")
             }

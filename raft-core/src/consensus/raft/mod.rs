@@ -7,22 +7,23 @@
 //! snapshot.
 
 mod messages;
-mod snapshots;
+pub(super) mod snapshots;
 mod transitions;
-
-pub use snapshots::OfferDecision;
 
 use bytes::Bytes;
 
-use super::common::Common;
+use super::config::{Config, ConfigError};
 use super::founding::Founding;
 use super::log::Log;
-use super::ready::{PersistId, Ready, RoleChange};
+use super::node_state::{NodeState, Restoring};
+use super::ready::{Ready, RoleChange};
+use super::role::Role;
 use super::role::follower::Follower;
-use super::role::{Role, RoleKind};
-use super::{Config, ConfigError, PeerStatus, Status};
+use super::status::{PeerStatus, Status};
 use crate::error::Rejected;
-use crate::types::{Configuration, Index, Loaded, NodeId, Position, PublishSnapshot, Term, Time};
+use crate::types::{
+    Configuration, Index, Loaded, NodeId, PersistId, Position, RoleKind, Term, Time,
+};
 
 /// The state from which a node starts.
 #[derive(Clone, Debug)]
@@ -39,12 +40,41 @@ pub struct Boot {
 
 /// One node's Raft.
 ///
+/// The caller reports events, and processes each [`Ready`]. A cluster of one node elects itself and
+/// commits as soon as its own disk has the entry:
+///
+/// ```
+/// use raft_core::consensus::{Boot, Config, Raft, RoleKind};
+/// use raft_core::types::{Configuration, HardState, Loaded, Position, Time};
+///
+/// let boot = Boot {
+///     loaded: Loaded { hard_state: HardState::INITIAL, ..Loaded::default() },
+///     last_applied: Position::ZERO,
+///     bootstrap: Configuration::of_voters([1]),
+/// };
+/// let mut raft = Raft::new(Config::new(1, 42), boot, Time::ZERO)?;
+/// let now = raft.next_deadline();
+/// raft.on_timeout(now);
+/// // The vote for itself counts once it is on disk.
+/// assert_eq!(raft.role(), RoleKind::Candidate);
+/// let vote = raft.ready(now).persist.expect("term and vote");
+/// raft.on_persisted(now, vote.id);
+/// assert_eq!(raft.role(), RoleKind::Leader);
+///
+/// let position = raft.propose(vec!["x = 1".into()])?;
+/// let entries = raft.ready(now).persist.expect("the no-op and the command");
+/// assert!(raft.commit_index() < position.index);
+/// raft.on_persisted(now, entries.id);
+/// assert_eq!(raft.commit_index(), position.index);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
 /// `Hash` covers the state that decides what the node does next, and leaves out times and the rng,
 /// so that a test can tell a node's states apart and count them. Two nodes of equal hash react to
 /// equal events alike, except for timing and random draws.
 #[derive(Clone, Debug, Hash)]
 pub struct Raft {
-    common: Common,
+    node: NodeState,
     role: Role,
     /// Role, term and leader as last reported.
     reported: RoleChange,
@@ -84,28 +114,28 @@ impl Raft {
                  do not belong together. Restore both from the same node, or neither"
             )));
         }
-        let mut common = Common::new(config, hard_state, log, now);
-        let deadline = common.draw_election_deadline(now);
+        let mut node = NodeState::new(config, hard_state, log, now);
+        let deadline = node.draw_election_deadline(now);
         let role = Role::Follower(Follower::new(None, now, deadline));
         let reported = RoleChange {
             role: RoleKind::Follower,
             term: hard_state.term,
             leader: None,
-            is_recovering: !common.counts(),
+            is_recovering: !node.counts(),
         };
-        Ok(Self { common, role, reported })
+        Ok(Self { node, role, reported })
     }
 
     /// The deadline of [`Raft::next_deadline`] has passed.
     pub fn on_timeout(&mut self, now: Time) {
-        self.common.send_founding_round(now);
+        self.node.send_founding_round(now);
         self.ask_voters_again(now);
         let transition = match &mut self.role {
-            Role::Follower(follower) => follower.on_timeout(&mut self.common, now),
+            Role::Follower(follower) => follower.on_timeout(&mut self.node, now),
             Role::PreCandidate(candidate) | Role::Candidate(candidate) => {
-                candidate.on_timeout(&mut self.common, now)
+                candidate.on_timeout(&mut self.node, now)
             }
-            Role::Leader(leader) => leader.on_timeout(&mut self.common, now),
+            Role::Leader(leader) => leader.on_timeout(&mut self.node, now),
         };
         self.change(now, transition);
     }
@@ -116,7 +146,7 @@ impl Raft {
     /// Nothing was appended: this node does not lead, or a byte budget is used up.
     pub fn propose(&mut self, commands: Vec<Bytes>) -> Result<Position, Rejected> {
         match &mut self.role {
-            Role::Leader(leader) => leader.propose(&mut self.common, commands),
+            Role::Leader(leader) => leader.propose(&mut self.node, commands),
             Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => {
                 Err(Rejected::NotLeader { leader: self.leader() })
             }
@@ -129,14 +159,14 @@ impl Raft {
     /// # Errors
     /// No leader is known, or too many reads wait.
     pub fn read_index(&mut self, now: Time, id: u64) -> Result<(), Rejected> {
-        let common = &mut self.common;
+        let node = &mut self.node;
         match &mut self.role {
-            Role::Leader(leader) => leader.read_index(common, id),
+            Role::Leader(leader) => leader.read_index(node, id),
             Role::Follower(follower) if follower.leader.is_some() => {
-                if follower.reads_count() >= common.config.reads_waiting_max {
+                if follower.reads_count() >= node.config.reads_waiting_max {
                     return Err(Rejected::Busy("too many reads wait for the leader"));
                 }
-                follower.read_index(common, now, id);
+                follower.read_index(node, now, id);
                 Ok(())
             }
             Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => {
@@ -151,7 +181,7 @@ impl Raft {
     /// This node does not lead, or `to` is not another voter, or its disk was lost.
     pub fn transfer_leadership(&mut self, now: Time, to: Option<NodeId>) -> Result<(), Rejected> {
         match &mut self.role {
-            Role::Leader(leader) => leader.transfer(&self.common, now, to),
+            Role::Leader(leader) => leader.transfer(&self.node, now, to),
             Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => {
                 Err(Rejected::NotLeader { leader: self.leader() })
             }
@@ -160,38 +190,31 @@ impl Raft {
 
     /// Reports that all batches through `id` are on disk.
     pub fn on_persisted(&mut self, now: Time, id: PersistId) {
-        for PublishSnapshot { meta, replaces_log } in self.common.on_persisted(id) {
-            if !replaces_log {
-                self.common.log.on_state_durable(meta.index().min(self.common.log.last_applied()));
-                self.common.published.push(meta);
-            } else if self.common.restoring.as_ref() == Some(&meta) {
-                self.common.restore = Some(meta);
-            }
-        }
+        self.node.on_persisted(id);
         self.release_gate(now);
         if let Role::Leader(leader) = &mut self.role {
-            leader.advance_commit(&mut self.common);
+            leader.advance_commit(&mut self.node);
         }
     }
 
     /// Reports that the state machine has applied everything through `index`, or restored the
     /// snapshot at `index`.
     pub fn on_applied(&mut self, index: Index) {
-        match &self.common.restoring {
+        match self.node.restoring.meta() {
             Some(meta) if meta.index() == index => {
-                self.common.log.on_restored(index);
-                self.common.restoring = None;
+                self.node.log.on_restored(index);
+                self.node.restoring = Restoring::No;
             }
             // These entries were replaced by the snapshot that is being restored.
             Some(_) => {}
-            None => self.common.log.on_applied(index),
+            None => self.node.log.on_applied(index),
         }
     }
 
     /// Reports that the transport lost the connection to a peer.
     pub fn on_unreachable(&mut self, now: Time, peer: NodeId) {
         if let Role::Leader(leader) = &mut self.role {
-            leader.on_unreachable(&self.common, now, peer);
+            leader.on_unreachable(&self.node, now, peer);
         }
     }
 
@@ -203,7 +226,7 @@ impl Raft {
     /// yet committed, the version is not newer, or a member is not known to support it.
     pub fn raise_cluster_version(&mut self, version: u32) -> Result<Position, Rejected> {
         match &mut self.role {
-            Role::Leader(leader) => leader.raise_cluster_version(&mut self.common, version),
+            Role::Leader(leader) => leader.raise_cluster_version(&mut self.node, version),
             Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => {
                 Err(Rejected::NotLeader { leader: self.leader() })
             }
@@ -213,7 +236,7 @@ impl Raft {
     /// Withdraws the published snapshot with the next batch, unless that batch publishes another
     /// one. The state machine must be durable at the log's start.
     pub fn withdraw_snapshot(&mut self) {
-        self.common.withdraw_snapshot();
+        self.node.durability.withdraw_snapshot = true;
     }
 
     /// Returns the work to do now. Call it once all events at hand are reported, so that they share
@@ -221,28 +244,21 @@ impl Raft {
     pub fn ready(&mut self, now: Time) -> Ready {
         self.release_gate(now);
         if let Role::Leader(leader) = &mut self.role {
-            leader.start_round_for_reads(&mut self.common, now);
-            leader.replicate(&mut self.common, now);
+            leader.start_round_for_reads(&mut self.node, now);
+            leader.replicate(&mut self.node, now);
         }
         let role_change = self.take_role_change();
-        let common = &mut self.common;
-        common.note_applied(now);
-        let persist = common.take_persist(now);
-        let committed = match common.restoring {
-            Some(_) => Vec::new(),
-            None => common.log.take_committed(common.config.apply_bytes_max),
+        let node = &mut self.node;
+        node.note_applied(now);
+        let persist = node.take_persist(now);
+        let committed = if node.restoring.is_none() {
+            node.log.take_committed(node.config.apply_bytes_max)
+        } else {
+            Vec::new()
         };
-        Ready {
-            persist,
-            messages: std::mem::take(&mut common.messages),
-            committed,
-            restore: common.restore.take(),
-            read_states: std::mem::take(&mut common.read_states),
-            snapshot_requests: std::mem::take(&mut common.snapshot_requests),
-            snapshot_published: common.published.pop(),
-            role_change,
-            alarms: std::mem::take(&mut common.alarms),
-        }
+        let restore = node.restoring.take_due();
+        let gathered = std::mem::take(&mut node.ready);
+        Ready { persist, committed, restore, role_change, ..gathered }
     }
 
     /// Returns when this node campaigns, or sends its next heartbeats, if nothing else happens.
@@ -256,7 +272,7 @@ impl Raft {
 
     /// Returns when `on_timeout` is due if nothing else happens.
     pub fn next_deadline(&self) -> Time {
-        let founding = self.common.founding.as_ref().map_or(Time::NEVER, Founding::deadline);
+        let founding = self.node.founding.as_ref().map_or(Time::NEVER, Founding::deadline);
         let of_role = match &self.role {
             Role::Follower(follower) => follower.next_deadline(),
             Role::PreCandidate(candidate) | Role::Candidate(candidate) => candidate.next_deadline(),
@@ -267,7 +283,7 @@ impl Raft {
 
     /// Returns the leader of this term, if this node knows it.
     pub fn leader(&self) -> Option<NodeId> {
-        self.role.leader(self.common.id())
+        self.role.leader(self.node.id())
     }
 
     /// Returns the present role.
@@ -279,27 +295,27 @@ impl Raft {
     /// or new when it started, and since then no leader has readmitted it and it has not met all
     /// other new voters.
     pub fn is_recovering(&self) -> bool {
-        !self.common.counts()
+        !self.node.counts()
     }
 
     /// Returns the current term.
     pub fn term(&self) -> Term {
-        self.common.term
+        self.node.term
     }
 
     /// Returns the last index that the state machine reported applied.
     pub fn last_applied(&self) -> Index {
-        self.common.log.last_applied()
+        self.node.log.last_applied()
     }
 
     /// Returns the index through which every entry is known committed.
     pub fn commit_index(&self) -> Index {
-        self.common.log.commit_index()
+        self.node.log.commit_index()
     }
 
     /// Returns the index of the last entry, durable or not.
     pub fn last_index(&self) -> Index {
-        self.common.log.last_index()
+        self.node.log.last_index()
     }
 
     /// Returns the progress of a peer; `None` unless this node leads.
@@ -312,38 +328,38 @@ impl Raft {
 
     /// Returns the index through which state survives a crash without the log.
     pub fn snapshot_index(&self) -> Index {
-        self.common.log.snapshot_index()
+        self.node.log.snapshot_index()
     }
 
     /// Returns the index before the log's first entry.
     pub fn log_start_index(&self) -> Index {
-        self.common.log.start().index
+        self.node.log.start().index
     }
 
     /// Returns true if less than half of the log's byte budget is used.
     pub fn log_has_room(&self) -> bool {
-        self.common.log.bytes() < self.common.config.log_bytes_max / 2
+        self.node.log.bytes() < self.node.config.log_bytes_max / 2
     }
 
     /// Returns true while a snapshot has replaced the log and the state machine has not yet
     /// restored it.
     pub fn is_restoring(&self) -> bool {
-        self.common.restoring.is_some()
+        !self.node.restoring.is_none()
     }
 
     /// Returns a copy of this node's state for operators.
     pub fn status(&self) -> Status {
-        let log = &self.common.log;
+        let log = &self.node.log;
         let committed = log.configuration_at(log.commit_index());
         Status {
-            id: self.common.id(),
+            id: self.node.id(),
             role: self.role.kind(),
-            term: self.common.term,
+            term: self.node.term,
             leader: self.leader(),
             is_recovering: self.is_recovering(),
-            memory: self.common.hard_state().memory,
-            waits_for: self.common.founding.as_ref().map_or_else(Vec::new, Founding::missing),
-            is_majority_lost: self.common.told_majority_lost,
+            memory: self.node.hard_state().memory,
+            waits_for: self.node.founding.as_ref().map_or_else(Vec::new, Founding::missing),
+            is_majority_lost: self.node.told_majority_lost,
             founded: committed.founded,
             cluster_version: committed.cluster_version,
             log_start_index: log.start().index,
@@ -360,8 +376,8 @@ impl Raft {
         }
     }
 
-    pub(super) fn common(&self) -> &Common {
-        &self.common
+    pub(super) fn node(&self) -> &NodeState {
+        &self.node
     }
 
     pub(super) fn role_data(&self) -> &Role {
@@ -371,11 +387,11 @@ impl Raft {
     /// Sends the held messages whose batches are durable. A message to this node itself is handled
     /// at once.
     fn release_gate(&mut self, now: Time) {
-        for (to, message) in self.common.gate.release(self.common.persisted_id()) {
-            if to == self.common.id() {
+        for (to, message) in self.node.durability.release() {
+            if to == self.node.id() {
                 self.step(now, to, message);
             } else {
-                self.common.messages.push((to, message));
+                self.node.ready.messages.push((to, message));
             }
         }
     }

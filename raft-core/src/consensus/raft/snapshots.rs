@@ -1,6 +1,7 @@
 //! Snapshots of this node and of its leader, and the part of the log they replace (5).
 
 use super::Raft;
+use crate::consensus::node_state::Restoring;
 use crate::consensus::role::Role;
 use crate::consensus::role::follower::{refusal_of_configuration, refusal_of_version};
 use crate::types::{
@@ -11,14 +12,16 @@ use crate::types::{
 /// A follower's response to a snapshot that its leader offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OfferDecision {
+    /// The follower takes it.
     Wanted,
     /// The follower's commit index covers it.
     NotNeeded,
     /// This program does not support its configuration. The leader offers it again later, because a
     /// newer program may run by then.
     Refused,
-    /// The sender no longer leads; `term` is the receiver's.
+    /// The sender no longer leads.
     Stale {
+        /// The receiver's term.
         term: Term,
     },
 }
@@ -27,46 +30,46 @@ impl Raft {
     /// Publishes a finished local snapshot at an applied index with the next batch. Returns false
     /// if a snapshot from the leader has overtaken it, or another one is about to be published.
     pub fn publish_snapshot(&mut self, meta: SnapshotMeta) -> bool {
-        let log = &self.common.log;
-        if self.common.restoring.is_some()
-            || self.common.publish.is_some()
+        let log = &self.node.log;
+        if !self.node.restoring.is_none()
+            || self.node.durability.publish.is_some()
             || !log.contains(meta.position)
         {
             return false;
         }
         assert!(meta.index() <= log.last_applied());
-        self.common.publish = Some(PublishSnapshot { meta, replaces_log: false });
+        self.node.durability.publish = Some(PublishSnapshot { meta, replaces_log: false });
         true
     }
 
     /// Reports that the state machine itself is durable through an applied index.
     pub fn on_state_durable(&mut self, index: Index) {
-        if self.common.restoring.is_none() {
+        if self.node.restoring.is_none() {
             // The machine may be ahead of its own completion report.
-            self.common.log.on_state_durable(index.min(self.common.log.last_applied()));
+            self.node.log.on_state_durable(index.min(self.node.log.last_applied()));
         }
     }
 
     /// Forgets the entries through `index`, which a durable state must cover. Returns the new log
     /// start for storage to remember, or `None` if nothing changes.
     pub fn compact(&mut self, index: Index) -> Option<SnapshotMeta> {
-        if self.common.restoring.is_some() {
+        if !self.node.restoring.is_none() {
             return None;
         }
-        let position = self.common.log.compact(index)?;
+        let position = self.node.log.compact(index)?;
         Some(SnapshotMeta::new(position, self.configuration_at(position.index)))
     }
 
     /// Returns the smallest index such that the entries after it take at most `bytes`: compacting
     /// there leaves the entries that a slightly lagging peer still needs.
     pub fn index_leaving_bytes(&self, bytes: u64) -> Index {
-        self.common.log.index_leaving_bytes(bytes)
+        self.node.log.index_leaving_bytes(bytes)
     }
 
     /// Returns the meta of a snapshot at an index of this log; `None` if the log no longer knows
     /// the term there, or does not reach it.
     pub fn snapshot_meta(&self, index: Index) -> Option<SnapshotMeta> {
-        let term = self.common.log.term_at(index)?;
+        let term = self.node.log.term_at(index)?;
         let position = Position::new(term, index);
         Some(SnapshotMeta::new(position, self.configuration_at(index)))
     }
@@ -74,7 +77,7 @@ impl Raft {
     /// C8. Returns the configuration in force at an index, and not a newer one that may yet be
     /// truncated.
     fn configuration_at(&self, index: Index) -> Configuration {
-        self.common.log.configuration_at(index).clone()
+        self.node.log.configuration_at(index).clone()
     }
 
     /// Handles a leader's offer of a snapshot.
@@ -85,20 +88,20 @@ impl Raft {
         term: Term,
         meta: &SnapshotMeta,
     ) -> OfferDecision {
-        let is_own = from == self.common.id();
+        let is_own = from == self.node.id();
         if is_own
             || term > TERM_MAX
-            || term < self.common.term
+            || term < self.node.term
             || !self.observe_leader(now, from, term)
         {
-            return OfferDecision::Stale { term: self.common.term };
+            return OfferDecision::Stale { term: self.node.term };
         }
-        if let Some(refusal) = refusal_of_configuration(&self.common, &meta.configuration) {
+        if let Some(refusal) = refusal_of_configuration(&self.node, &meta.configuration) {
             let alarm = format!("node {from} offered a snapshot with {refusal}; it is refused");
-            self.common.tell_refusal(alarm);
+            self.node.tell_refusal(alarm);
             return OfferDecision::Refused;
         }
-        match meta.index() <= self.common.log.commit_index() {
+        match meta.index() <= self.node.log.commit_index() {
             true => OfferDecision::NotNeeded,
             false => OfferDecision::Wanted,
         }
@@ -115,34 +118,34 @@ impl Raft {
         meta: SnapshotMeta,
     ) -> bool {
         let position = meta.position;
-        if refusal_of_version(&self.common, &meta.configuration).is_some() {
+        if refusal_of_version(&self.node, &meta.configuration).is_some() {
             return false;
         }
-        let leads = term >= self.common.term && self.observe_leader(now, from, term);
-        let common = &mut self.common;
-        let needed = position.index > common.log.commit_index();
-        if needed && common.log.contains(position) {
+        let leads = term >= self.node.term && self.observe_leader(now, from, term);
+        let node = &mut self.node;
+        let needed = position.index > node.log.commit_index();
+        if needed && node.log.contains(position) {
             // The log agrees with it: the entries that it replaces can simply be applied.
-            common.log.commit_to(position.index);
+            node.log.commit_to(position.index);
         } else if needed {
-            common.gate.withdraw_accepted_from(0);
-            common.log.replace_by_snapshot(position, Configuration::clone(&meta.configuration));
-            common.restore = None;
-            common.restoring = Some(meta.clone());
-            assert!(common.publish.is_none(), "no snapshot is received beside another one's batch");
-            common.publish = Some(PublishSnapshot { meta, replaces_log: true });
+            node.durability.gate.withdraw_accepted_from(0);
+            node.log.replace_by_snapshot(position, Configuration::clone(&meta.configuration));
+            node.restoring = Restoring::Unpublished(meta.clone());
+            let publish = &mut node.durability.publish;
+            assert!(publish.is_none(), "no snapshot is received beside another one's batch");
+            *publish = Some(PublishSnapshot { meta, replaces_log: true });
         }
         if leads {
-            let match_index = position.index.min(common.log.commit_index());
-            common.send_when_durable(from, MessageBody::AppendAccepted { match_index });
+            let match_index = position.index.min(node.log.commit_index());
+            node.send_when_durable(from, MessageBody::AppendAccepted { match_index });
         }
-        common.publish.as_ref().is_some_and(|publish| publish.meta.position == position)
+        node.durability.publish.as_ref().is_some_and(|publish| publish.meta.position == position)
     }
 
     /// Reports that a snapshot was sent to a peer through `sent`, or failed (`None`).
     pub fn on_snapshot_sent(&mut self, now: Time, peer: NodeId, sent: Option<Index>) {
         if let Role::Leader(leader) = &mut self.role {
-            leader.on_snapshot_sent(&self.common, now, peer, sent);
+            leader.on_snapshot_sent(&self.node, now, peer, sent);
         }
     }
 }

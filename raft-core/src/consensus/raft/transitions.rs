@@ -16,7 +16,7 @@ impl Raft {
             Transition::PreCampaign => self.become_pre_candidate(now),
             // Since this node asked for pre-votes a member may have been wiped (`founding`, rule
             // 3), or this node's disk or state machine may hang.
-            Transition::Campaign { .. } if !self.common.may_campaign(now) => {
+            Transition::Campaign { .. } if !self.node.may_campaign(now) => {
                 self.become_follower(now, None);
             }
             Transition::Campaign { transfer } => self.become_candidate(now, transfer),
@@ -31,7 +31,7 @@ impl Raft {
             Role::PreCandidate(candidate) | Role::Candidate(candidate) if leader.is_none() => {
                 candidate.deadline
             }
-            _ => self.common.draw_election_deadline(now),
+            _ => self.node.draw_election_deadline(now),
         };
         self.become_follower_until(now, leader, deadline);
     }
@@ -49,42 +49,42 @@ impl Raft {
 
     fn become_pre_candidate(&mut self, now: Time) {
         self.leave_role();
-        let deadline = self.common.draw_election_deadline(now);
-        self.role = Role::PreCandidate(Candidate::new(&self.common, now, deadline));
-        let last = self.common.log.last_position();
-        for peer in self.common.voting_peers() {
-            self.common.send(peer, MessageBody::RequestPreVote { last });
+        let deadline = self.node.draw_election_deadline(now);
+        self.role = Role::PreCandidate(Candidate::new(&self.node, now, deadline));
+        let last = self.node.log.last_position();
+        for peer in self.node.voting_peers() {
+            self.node.send(peer, MessageBody::RequestPreVote { last });
         }
-        let (own_id, term) = (self.common.id(), self.common.term);
+        let (own_id, term) = (self.node.id(), self.node.term);
         let Role::PreCandidate(candidate) = &mut self.role else { unreachable!("just become one") };
         let won = Transition::Campaign { transfer: false };
         let answer = Answer { granted: true, recovering: false };
-        let transition = candidate.on_answer(&mut self.common, own_id, answer, won);
-        assert_eq!(term, self.common.term);
+        let transition = candidate.on_answer(&mut self.node, own_id, answer, won);
+        assert_eq!(term, self.node.term);
         self.change(now, transition);
     }
 
     /// Campaigns in the next term. The vote requests and this node's own vote are held until the
     /// write that they rest on is durable.
     fn become_candidate(&mut self, now: Time, transfer: bool) {
-        assert!(self.common.counts(), "a node that recovers does not campaign");
+        assert!(self.node.counts(), "a node that recovers does not campaign");
         // C22. Every decoder, including that of this node's disk, rejects a later term.
-        let Some(next_term) = Some(self.common.term + 1).filter(|term| *term <= TERM_MAX) else {
+        let Some(next_term) = Some(self.node.term + 1).filter(|term| *term <= TERM_MAX) else {
             let alarm = "there is no term after this one; not campaigning. A peer made it up";
-            self.common.alarms.push(alarm.to_owned());
+            self.node.ready.alarms.push(alarm.to_owned());
             return self.become_follower(now, None);
         };
         self.leave_role();
-        self.common.adopt_term(next_term);
-        let own_id = self.common.id();
-        self.common.vote_for(own_id);
-        let deadline = self.common.draw_election_deadline(now);
-        self.role = Role::Candidate(Candidate::new(&self.common, now, deadline));
-        let last = self.common.log.last_position();
-        for peer in self.common.voting_peers() {
-            self.common.send_when_durable(peer, MessageBody::RequestVote { last, transfer });
+        self.node.adopt_term(next_term);
+        let own_id = self.node.id();
+        self.node.vote_for(own_id);
+        let deadline = self.node.draw_election_deadline(now);
+        self.role = Role::Candidate(Candidate::new(&self.node, now, deadline));
+        let last = self.node.log.last_position();
+        for peer in self.node.voting_peers() {
+            self.node.send_when_durable(peer, MessageBody::RequestVote { last, transfer });
         }
-        self.common.send_when_durable(own_id, MessageBody::VoteResponse { granted: true });
+        self.node.send_when_durable(own_id, MessageBody::VoteResponse { granted: true });
     }
 
     /// Repeats a candidate's request, after a while, to the voters that have not responded.
@@ -92,17 +92,15 @@ impl Raft {
         let (Role::PreCandidate(candidate) | Role::Candidate(candidate)) = &mut self.role else {
             return;
         };
-        let silent = candidate.take_silent_voters(&self.common, now);
-        let last = self.common.log.last_position();
+        let silent = candidate.take_silent_voters(&self.node, now);
+        let last = self.node.log.last_position();
         for peer in silent {
             match &self.role {
-                Role::PreCandidate(_) => {
-                    self.common.send(peer, MessageBody::RequestPreVote { last })
-                }
+                Role::PreCandidate(_) => self.node.send(peer, MessageBody::RequestPreVote { last }),
                 // If a leader asked for this election, it has been silent since, and voters no
                 // longer stick to it: a request without `transfer` does as well.
                 _ => {
-                    self.common.send_when_durable(
+                    self.node.send_when_durable(
                         peer,
                         MessageBody::RequestVote { last, transfer: false },
                     );
@@ -113,18 +111,18 @@ impl Raft {
 
     fn become_leader(&mut self, now: Time) {
         assert!(matches!(self.role, Role::Candidate(_)), "only a candidate is elected");
-        self.common.told_majority_lost = false;
-        self.role = Role::Leader(Box::new(Leader::assume_office(&mut self.common, now)));
+        self.node.told_majority_lost = false;
+        self.role = Role::Leader(Box::new(Leader::assume_office(&mut self.node, now)));
     }
 
     /// Fails the reads that wait on the role that ends, and drops a leader's snapshot requests.
     fn leave_role(&mut self) {
         match &mut self.role {
-            Role::Follower(follower) => follower.fail_reads(&mut self.common),
+            Role::Follower(follower) => follower.fail_reads(&mut self.node),
             Role::PreCandidate(_) | Role::Candidate(_) => {}
             Role::Leader(leader) => {
-                leader.fail_reads(&mut self.common);
-                self.common.snapshot_requests.clear();
+                leader.fail_reads(&mut self.node);
+                self.node.ready.snapshot_requests.clear();
             }
         }
     }
@@ -132,7 +130,7 @@ impl Raft {
     pub(super) fn take_role_change(&mut self) -> Option<RoleChange> {
         let now = RoleChange {
             role: self.role.kind(),
-            term: self.common.term,
+            term: self.node.term,
             leader: self.leader(),
             is_recovering: self.is_recovering(),
         };

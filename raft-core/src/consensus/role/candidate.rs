@@ -5,23 +5,22 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Transition;
-use crate::consensus::common::Common;
+use super::follower::campaign;
+use super::transition::Transition;
+use crate::consensus::node_state::NodeState;
 use crate::consensus::quorum::{VoteResult, vote_result};
 use crate::types::{NodeId, Time};
 
 #[derive(Clone, Debug)]
 pub(in crate::consensus) struct Candidate {
-    votes: BTreeMap<NodeId, bool>,
+    pub(in crate::consensus) votes: BTreeMap<NodeId, bool>,
     /// Voters that have responded while they recover: their grants are not counted.
-    uncounted: BTreeSet<NodeId>,
+    pub(in crate::consensus) uncounted: BTreeSet<NodeId>,
     pub(in crate::consensus) deadline: Time,
     /// When the voters that have not responded are asked again: a request or its response may be
     /// lost.
-    ask_again_at: Time,
+    pub(in crate::consensus) ask_again_at: Time,
 }
-
-hash_of!(Candidate { votes, uncounted; left out: deadline, ask_again_at });
 
 /// A response to a request for a vote or pre-vote.
 #[derive(Clone, Copy, Debug)]
@@ -32,8 +31,8 @@ pub(in crate::consensus) struct Answer {
 }
 
 impl Candidate {
-    pub(in crate::consensus) fn new(common: &Common, now: Time, deadline: Time) -> Self {
-        let ask_again_at = now + common.config.heartbeat_interval;
+    pub(in crate::consensus) fn new(node: &NodeState, now: Time, deadline: Time) -> Self {
+        let ask_again_at = now + node.config.heartbeat_interval;
         Self { votes: BTreeMap::new(), uncounted: BTreeSet::new(), deadline, ask_again_at }
     }
 
@@ -44,20 +43,20 @@ impl Candidate {
     /// Returns the other voters that have not responded, if it is time to ask them again.
     pub(in crate::consensus) fn take_silent_voters(
         &mut self,
-        common: &Common,
+        node: &NodeState,
         now: Time,
     ) -> Vec<NodeId> {
         if now < self.ask_again_at {
             return Vec::new();
         }
-        self.ask_again_at = now + common.config.heartbeat_interval;
+        self.ask_again_at = now + node.config.heartbeat_interval;
         // Before its own vote arrives, the first requests are still held with it, waiting for the
         // disk.
-        let has_asked = self.votes.contains_key(&common.id());
+        let has_asked = self.votes.contains_key(&node.id());
         if !has_asked || now >= self.deadline {
             return Vec::new();
         }
-        let mut silent = common.voting_peers();
+        let mut silent = node.voting_peers();
         silent.retain(|id| !self.votes.contains_key(id) && !self.uncounted.contains(id));
         silent
     }
@@ -66,7 +65,7 @@ impl Candidate {
     /// `won` once a majority has granted.
     pub(in crate::consensus) fn on_answer(
         &mut self,
-        common: &mut Common,
+        node: &mut NodeState,
         from: NodeId,
         answer: Answer,
         won: Transition,
@@ -76,13 +75,13 @@ impl Candidate {
             // A recovering voter that refuses, because its log was caught up beyond this one, can
             // elect no leader either.
             self.uncounted.insert(from);
-            self.report_lost_majority(common);
+            self.report_lost_majority(node);
             if granted {
                 return Transition::Stay;
             }
         }
         self.votes.entry(from).or_insert(granted);
-        match vote_result(common.configuration(), &self.votes) {
+        match vote_result(node.configuration(), &self.votes) {
             VoteResult::Won => won,
             VoteResult::Lost => Transition::Follow,
             VoteResult::Pending => Transition::Stay,
@@ -91,19 +90,19 @@ impl Candidate {
 
     /// Alarms the operator once if the voters that do not recover are no majority: until one of the
     /// lost disks is back, no leader can be elected.
-    fn report_lost_majority(&self, common: &mut Common) {
-        if common.term == 0 {
+    fn report_lost_majority(&self, node: &mut NodeState) {
+        if node.term == 0 {
             // A new member that has not yet met all others has lost nothing.
             return;
         }
         let is_counted = |id: &NodeId| (*id, !self.uncounted.contains(id));
-        let voters = common.configuration().voters.iter();
+        let voters = node.configuration().voters.iter();
         let votes: BTreeMap<NodeId, bool> = voters.map(is_counted).collect();
-        let can_win = vote_result(common.configuration(), &votes) == VoteResult::Won;
-        if can_win || std::mem::replace(&mut common.told_majority_lost, true) {
+        let can_win = vote_result(node.configuration(), &votes) == VoteResult::Won;
+        if can_win || std::mem::replace(&mut node.told_majority_lost, true) {
             return;
         }
-        common.alarms.push(format!(
+        node.ready.alarms.push(format!(
             "no leader can be elected: the disks of nodes {:?} are empty, and the other voters are no \
              majority. Entries that only the lost disks held would be gone. Bring back one of these \
              disks, or restore the cluster from a backup",
@@ -115,22 +114,22 @@ impl Candidate {
     /// split, and the missing voters may be down; after a full timeout this node would wait for a
     /// leader that no voter has observed. Only with pre-votes, which disturb no node, may a
     /// candidate hurry.
-    pub(in crate::consensus) fn on_refusal(&mut self, common: &mut Common, now: Time) {
+    pub(in crate::consensus) fn on_refusal(&mut self, node: &mut NodeState, now: Time) {
         let is_first = self.votes.values().all(|granted| *granted);
-        if is_first && common.config.pre_vote {
-            self.deadline = self.deadline.min(common.draw_retry_deadline(now));
+        if is_first && node.config.pre_vote {
+            self.deadline = self.deadline.min(node.draw_retry_deadline(now));
         }
     }
 
     /// No candidate won: starts again, with pre-votes if they are enabled.
     pub(in crate::consensus) fn on_timeout(
         &mut self,
-        common: &mut Common,
+        node: &mut NodeState,
         now: Time,
     ) -> Transition {
         if now < self.deadline {
             return Transition::Stay;
         }
-        super::follower::campaign(common, now, &mut self.deadline)
+        campaign(node, now, &mut self.deadline)
     }
 }

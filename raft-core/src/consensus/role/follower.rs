@@ -3,9 +3,9 @@
 //!
 //! Sections 3.4, 3.5, 6.4.
 
-use super::Transition;
-use crate::consensus::common::Common;
+use super::transition::Transition;
 use crate::consensus::log::AppendRefusal;
+use crate::consensus::node_state::NodeState;
 use crate::consensus::ready::ReadState;
 use crate::types::{
     Configuration, Entry, Index, MessageBody, NodeId, Payload, Position, ReadOutcome, Time,
@@ -15,30 +15,27 @@ use crate::types::{
 pub(in crate::consensus) struct Follower {
     pub(in crate::consensus) leader: Option<NodeId>,
     /// When the leader last sent a message; meaningless without a leader.
-    heard_at: Time,
+    pub(in crate::consensus) heard_at: Time,
     pub(in crate::consensus) election_deadline: Time,
-    reads: ForwardedReads,
+    pub(in crate::consensus) reads: ForwardedReads,
 }
 
 /// Reads of this node that were forwarded to the leader. One request at a time; reads that arrive
 /// meanwhile share the next one.
 #[derive(Clone, Debug, Default, Hash)]
-struct ForwardedReads {
+pub(in crate::consensus) struct ForwardedReads {
     waiting: Vec<u64>,
     asked: Option<Asked>,
 }
 
 #[derive(Clone, Debug)]
-struct Asked {
+pub(in crate::consensus) struct Asked {
     /// Drawn anew for every attempt: a response to an earlier attempt, or to an earlier run of this
     /// node, must not confirm this one.
-    attempt: u64,
-    reads: Vec<u64>,
-    give_up_at: Time,
+    pub(in crate::consensus) attempt: u64,
+    pub(in crate::consensus) reads: Vec<u64>,
+    pub(in crate::consensus) give_up_at: Time,
 }
-
-hash_of!(Follower { leader, reads; left out: heard_at, election_deadline });
-hash_of!(Asked { reads; left out: attempt, give_up_at });
 
 impl Follower {
     pub(in crate::consensus) fn new(leader: Option<NodeId>, now: Time, deadline: Time) -> Self {
@@ -52,56 +49,56 @@ impl Follower {
 
     /// Returns true if the leader sent a message within the minimal election timeout. Then this
     /// node refuses candidates.
-    pub(in crate::consensus) fn is_loyal(&self, common: &Common, now: Time) -> bool {
-        self.leader.is_some() && now.since(self.heard_at) < common.config.election_timeout
+    pub(in crate::consensus) fn is_loyal(&self, node: &NodeState, now: Time) -> bool {
+        self.leader.is_some() && now.since(self.heard_at) < node.config.election_timeout
     }
 
     /// Notes a message of the leader of this term. Every message counts, also an append that is
     /// refused.
     pub(in crate::consensus) fn observe_leader(
         &mut self,
-        common: &mut Common,
+        node: &mut NodeState,
         now: Time,
         leader: NodeId,
     ) {
         assert!(self.leader.is_none_or(|known| known == leader), "one leader in a term");
         self.leader = Some(leader);
         self.heard_at = now;
-        self.election_deadline = common.draw_election_deadline(now);
+        self.election_deadline = node.draw_election_deadline(now);
     }
 
     pub(in crate::consensus) fn on_append(
         &mut self,
-        common: &mut Common,
+        node: &mut NodeState,
         previous: Position,
         entries: Vec<Entry>,
         commit_index: Index,
     ) {
         let leader = self.leader.expect("the leader was just observed");
-        if let Some(refusal) = refusal_of(common, &entries) {
-            common.tell_refusal(format!("node {leader} sent {refusal}; the entries are ignored"));
+        if let Some(refusal) = refusal_of(node, &entries) {
+            node.tell_refusal(format!("node {leader} sent {refusal}; the entries are ignored"));
             return;
         }
         let last_new_index = previous.index + entries.len() as u64;
-        let grows = !entries.is_empty() && last_new_index > common.log.last_index();
-        if grows && common.log_waits_for_compaction() {
+        let grows = !entries.is_empty() && last_new_index > node.log.last_index();
+        if grows && node.log_waits_for_compaction() {
             // As if the network had lost the append: the leader will send it again.
             return;
         }
-        match common.log.merge(previous, entries) {
+        match node.log.merge(previous, entries) {
             Ok((match_index, truncated)) => {
                 if let Some(index) = truncated {
-                    common.gate.withdraw_accepted_from(index);
+                    node.durability.gate.withdraw_accepted_from(index);
                 }
                 // Beyond the last new entry this log may still differ from the leader's (A9).
-                common.log.commit_to(commit_index.min(last_new_index));
-                common.send_when_durable(leader, MessageBody::AppendAccepted { match_index });
+                node.log.commit_to(commit_index.min(last_new_index));
+                node.send_when_durable(leader, MessageBody::AppendAccepted { match_index });
             }
             Err(AppendRefusal::Conflict(hint)) => {
                 let previous_index = previous.index;
-                common.send(leader, MessageBody::AppendRejected { previous_index, hint });
+                node.send(leader, MessageBody::AppendRejected { previous_index, hint });
             }
-            Err(AppendRefusal::ConflictsWithCommitted(index)) => common.alarms.push(format!(
+            Err(AppendRefusal::ConflictsWithCommitted(index)) => node.ready.alarms.push(format!(
                 "node {leader} sent another entry for committed index {index}; refused. A disk was \
                  rolled back, or two nodes share an identity"
             )),
@@ -110,55 +107,55 @@ impl Follower {
 
     pub(in crate::consensus) fn on_heartbeat(
         &mut self,
-        common: &mut Common,
+        node: &mut NodeState,
         now: Time,
         round: u64,
         commit_index: Index,
     ) {
         let leader = self.leader.expect("the leader was just observed");
-        if common.disk_is_stuck(now) {
+        if node.disk_is_stuck(now) {
             // C10. Heartbeat responses of a node that cannot acknowledge entries would keep a
             // leader in office that cannot commit any.
             return;
         }
-        if common.counts() {
+        if node.counts() {
             // The leader never names a commit index beyond what this node acknowledged, so the logs
             // agree through there. C1. But the leader may not know yet that this node lost its
             // disk, and may name what the lost disk had acknowledged: a recovering node learns of
             // commits by appends alone.
-            common.log.commit_to(commit_index);
+            node.log.commit_to(commit_index);
         }
-        common.send(
+        node.send(
             leader,
-            MessageBody::HeartbeatResponse { round, version_max: common.config.version_max },
+            MessageBody::HeartbeatResponse { round, version_max: node.config.version_max },
         );
     }
 
-    pub(in crate::consensus) fn read_index(&mut self, common: &mut Common, now: Time, id: u64) {
+    pub(in crate::consensus) fn read_index(&mut self, node: &mut NodeState, now: Time, id: u64) {
         assert!(self.leader.is_some(), "the facade rejects reads without a leader");
         self.reads.waiting.push(id);
-        self.ask(common, now);
+        self.ask(node, now);
     }
 
     pub(in crate::consensus) fn reads_count(&self) -> usize {
         self.reads.waiting.len() + self.reads.asked.as_ref().map_or(0, |asked| asked.reads.len())
     }
 
-    fn ask(&mut self, common: &mut Common, now: Time) {
+    fn ask(&mut self, node: &mut NodeState, now: Time) {
         let Some(leader) = self.leader else { return };
         if self.reads.asked.is_some() || self.reads.waiting.is_empty() {
             return;
         }
-        let attempt = common.rng.next();
+        let attempt = node.rng.next();
         let reads = std::mem::take(&mut self.reads.waiting);
-        let give_up_at = now + common.config.election_timeout;
+        let give_up_at = now + node.config.election_timeout;
         self.reads.asked = Some(Asked { attempt, reads, give_up_at });
-        common.send(leader, MessageBody::ReadIndex { id: attempt });
+        node.send(leader, MessageBody::ReadIndex { id: attempt });
     }
 
     pub(in crate::consensus) fn on_read_index_answer(
         &mut self,
-        common: &mut Common,
+        node: &mut NodeState,
         now: Time,
         attempt: u64,
         outcome: ReadOutcome,
@@ -168,33 +165,33 @@ impl Follower {
         }
         let asked = self.reads.asked.take().expect("just seen");
         let states = asked.reads.into_iter().map(|id| ReadState { id, outcome });
-        common.read_states.extend(states);
-        self.ask(common, now);
+        node.ready.read_states.extend(states);
+        self.ask(node, now);
     }
 
     /// Fails all forwarded reads, because this node stops following this leader. The callers must
     /// ask again.
-    pub(in crate::consensus) fn fail_reads(&mut self, common: &mut Common) {
+    pub(in crate::consensus) fn fail_reads(&mut self, node: &mut NodeState) {
         let asked = self.reads.asked.take().map_or_else(Vec::new, |asked| asked.reads);
         let failed = asked.into_iter().chain(self.reads.waiting.drain(..));
-        common
+        node.ready
             .read_states
             .extend(failed.map(|id| ReadState { id, outcome: ReadOutcome::NotLeader }));
     }
 
     pub(in crate::consensus) fn on_timeout(
         &mut self,
-        common: &mut Common,
+        node: &mut NodeState,
         now: Time,
     ) -> Transition {
         if let Some(asked) = self.reads.asked.take_if(|asked| asked.give_up_at <= now) {
             self.reads.waiting.extend(asked.reads);
-            self.ask(common, now);
+            self.ask(node, now);
         }
         if now < self.election_deadline {
             return Transition::Stay;
         }
-        campaign(common, now, &mut self.election_deadline)
+        campaign(node, now, &mut self.election_deadline)
     }
 
     pub(in crate::consensus) fn next_deadline(&self) -> Time {
@@ -205,35 +202,35 @@ impl Follower {
 
 /// Returns the refusal of the first configuration among these entries that this program cannot put
 /// in force.
-fn refusal_of(common: &Common, entries: &[Entry]) -> Option<String> {
+fn refusal_of(node: &NodeState, entries: &[Entry]) -> Option<String> {
     let configurations = entries.iter().filter_map(|entry| match &entry.payload {
         Payload::Configuration(configuration) => Some(configuration),
         Payload::Noop | Payload::Command(_) => None,
     });
-    configurations.filter_map(|new| refusal_of_configuration(common, new)).next()
+    configurations.filter_map(|new| refusal_of_configuration(node, new)).next()
 }
 
 /// C6. Returns the refusal of a configuration of other members, which cannot be put in force yet,
 /// or of a newer version.
 pub(in crate::consensus) fn refusal_of_configuration(
-    common: &Common,
+    node: &NodeState,
     new: &Configuration,
 ) -> Option<String> {
-    if !new.has_members_of(common.configuration()) {
+    if !new.has_members_of(node.configuration()) {
         return Some(format!(
             "a configuration of other members, {:?}, which this program cannot change to",
             new.members()
         ));
     }
-    refusal_of_version(common, new)
+    refusal_of_version(node, new)
 }
 
 /// Returns the refusal of a newer cluster version, whose formats this program does not know.
 pub(in crate::consensus) fn refusal_of_version(
-    common: &Common,
+    node: &NodeState,
     new: &Configuration,
 ) -> Option<String> {
-    let version_max = common.config.version_max;
+    let version_max = node.config.version_max;
     (new.cluster_version > version_max).then(|| {
         format!(
             "a configuration of cluster version {}, and this program knows versions up to \
@@ -244,11 +241,11 @@ pub(in crate::consensus) fn refusal_of_version(
 }
 
 /// The election timeout has passed. A node that may not campaign only restarts the timer.
-pub(super) fn campaign(common: &mut Common, now: Time, deadline: &mut Time) -> Transition {
-    *deadline = common.draw_election_deadline(now);
-    if !common.may_campaign(now) {
+pub(super) fn campaign(node: &mut NodeState, now: Time, deadline: &mut Time) -> Transition {
+    *deadline = node.draw_election_deadline(now);
+    if !node.may_campaign(now) {
         Transition::Stay
-    } else if common.config.pre_vote {
+    } else if node.config.pre_vote {
         Transition::PreCampaign
     } else {
         Transition::Campaign { transfer: false }

@@ -6,12 +6,14 @@
 pub(super) mod candidate;
 pub(super) mod follower;
 pub(super) mod leader;
+mod transition;
 
 use candidate::Candidate;
 use follower::Follower;
 use leader::Leader;
+pub(super) use transition::Transition;
 
-use crate::types::NodeId;
+use crate::types::{NodeId, RoleKind};
 
 #[derive(Clone, Debug, Hash)]
 pub(super) enum Role {
@@ -20,47 +22,6 @@ pub(super) enum Role {
     PreCandidate(Candidate),
     Candidate(Candidate),
     Leader(Box<Leader>),
-}
-
-/// A role by name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum RoleKind {
-    /// Follows a leader, or waits for one.
-    Follower,
-    /// Asks for pre-votes (9.6).
-    PreCandidate,
-    /// Asks for votes in its term (3.4).
-    Candidate,
-    /// Leads its term.
-    Leader,
-}
-
-impl RoleKind {
-    /// Returns the name, for texts and labels.
-    pub fn name(self) -> &'static str {
-        match self {
-            RoleKind::Follower => "follower",
-            RoleKind::PreCandidate => "pre-candidate",
-            RoleKind::Candidate => "candidate",
-            RoleKind::Leader => "leader",
-        }
-    }
-}
-
-/// The role change that a handler asks for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[must_use]
-pub(super) enum Transition {
-    Stay,
-    /// Follow in the current term, without a known leader.
-    Follow,
-    /// Ask for pre-votes.
-    PreCampaign,
-    /// Ask for votes in the next term. `transfer`: on request of the leader.
-    Campaign {
-        transfer: bool,
-    },
-    Lead,
 }
 
 impl Role {

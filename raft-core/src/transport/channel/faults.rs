@@ -1,6 +1,8 @@
-//! Faults of a link, and the rng that decides when they happen.
+//! Faults of a link. A seeded rng of each link decides when they happen.
 
 use std::time::Duration;
+
+pub(super) use crate::rng::Rng;
 
 /// Faults of the link from one node to another. By default there are none: each message arrives at
 /// once.
@@ -125,41 +127,4 @@ pub(super) enum DeliveryPlan {
         /// It arrives once more, after this long.
         again: Option<Duration>,
     },
-}
-
-/// A small pseudo-random generator (SplitMix64). Each link has its own, so that faults of one link
-/// do not depend on the traffic of another. A fault that cannot happen draws nothing.
-#[derive(Clone, Debug)]
-pub(super) struct Rng(u64);
-
-impl Rng {
-    pub(super) fn of_link(seed: u64, from: u64, to: u64) -> Self {
-        let mut chance = Rng(seed);
-        for part in [from, to] {
-            chance.0 = chance.next() ^ part;
-        }
-        chance
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn strikes(&mut self, probability: f64) -> bool {
-        // 53 bits are what a float between 0 and 1 can hold.
-        probability > 0.0 && ((self.next() >> 11) as f64) < probability * (1u64 << 53) as f64
-    }
-
-    /// Draws evenly in whole microseconds, both bounds included.
-    fn between(&mut self, min: Duration, max: Duration) -> Duration {
-        let span_micros = u64::try_from((max - min).as_micros()).unwrap_or(u64::MAX - 1);
-        match span_micros {
-            0 => min,
-            span => min + Duration::from_micros(self.next() % (span + 1)),
-        }
-    }
 }

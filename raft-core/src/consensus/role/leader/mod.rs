@@ -1,11 +1,10 @@
 //! The leader: takes office, accepts proposals, sends heartbeats, and steps down when it cannot
 //! lead.
 //!
-//! Its other duties live beside this file: `replication`, `commit`, `configuration`, `reads`,
+//! Its other duties live beside this file: `replication`, `configuration`, `reads`,
 //! `recovery`, `transfer`.
 //! Sections 3.4 to 3.6, 6.2.
 
-mod commit;
 mod configuration;
 mod reads;
 mod recovery;
@@ -14,66 +13,67 @@ mod transfer;
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
-use transfer::Transfer;
-
-use super::Transition;
-use crate::consensus::common::{Common, time_for};
+use super::transition::Transition;
 use crate::consensus::inflights::Inflights;
+use crate::consensus::node_state::{NodeState, time_for};
 use crate::consensus::progress::Progress;
 use crate::consensus::read_index::ReadQueue;
 use crate::consensus::status::PeerStatus;
 use crate::error::Rejected;
 use crate::types::{Entry, Index, MessageBody, NodeId, Payload, Position, Time};
+use bytes::Bytes;
 
 #[derive(Clone, Debug)]
 pub(in crate::consensus) struct Leader {
-    progress: BTreeMap<NodeId, Progress>,
+    pub(in crate::consensus) progress: BTreeMap<NodeId, Progress>,
     /// The number of the last heartbeat round.
-    round: u64,
+    pub(in crate::consensus) round: u64,
     /// The first round that started after the last recovering peer was first observed.
-    recovery_round: u64,
-    next_heartbeat: Time,
+    pub(in crate::consensus) recovery_round: u64,
+    pub(in crate::consensus) next_heartbeat: Time,
     /// When this leader next checks that it can still lead. Only that check moves it: a round for
     /// reads must not postpone it (C9).
-    next_check: Time,
+    pub(in crate::consensus) next_check: Time,
     /// The commit index, and the time when it last moved or nothing was left to commit.
-    committed_at: (Index, Time),
-    reads: ReadQueue,
-    transfer: Option<Transfer>,
+    pub(in crate::consensus) committed_at: (Index, Time),
+    pub(in crate::consensus) reads: ReadQueue,
+    pub(in crate::consensus) transfer: Option<Transfer>,
 }
 
-hash_of!(Leader {
-    progress, round, recovery_round, reads, transfer;
-    left out: next_heartbeat, next_check, committed_at
-});
+/// Leadership that is being handed over.
+#[derive(Clone, Debug)]
+pub(in crate::consensus) struct Transfer {
+    pub(in crate::consensus) to: NodeId,
+    pub(in crate::consensus) told: bool,
+    pub(in crate::consensus) deadline: Time,
+}
 
 impl Leader {
     /// Takes office. Nothing is known of the others, and an entry of the leader's own term is
     /// needed before anything can be committed (3.6.2) or read (6.4).
-    pub(in crate::consensus) fn assume_office(common: &mut Common, now: Time) -> Self {
-        let next_index = common.log.last_index() + 1;
-        let config = &common.config;
+    pub(in crate::consensus) fn assume_office(node: &mut NodeState, now: Time) -> Self {
+        let next_index = node.log.last_index() + 1;
+        let config = &node.config;
         let window = Inflights::new(config.inflight_count_max, config.inflight_bytes_max);
-        let progress = common
+        let progress = node
             .peers()
             .into_iter()
             .map(|peer| (peer, Progress::new(next_index, window.clone(), now)))
             .collect();
-        let noop = Entry { index: next_index, term: common.term, payload: Payload::Noop };
-        common.log.append([noop]);
-        configuration::found(common);
+        let noop = Entry { index: next_index, term: node.term, payload: Payload::Noop };
+        node.log.append([noop]);
+        Self::found(node);
         let mut leader = Self {
             progress,
             round: 0,
             recovery_round: 1,
             next_heartbeat: now,
-            next_check: now + common.config.heartbeat_interval,
-            committed_at: (common.log.commit_index(), now),
+            next_check: now + node.config.heartbeat_interval,
+            committed_at: (node.log.commit_index(), now),
             reads: ReadQueue::default(),
             transfer: None,
         };
-        leader.start_round(common, now);
+        leader.start_round(node, now);
         leader
     }
 
@@ -81,22 +81,22 @@ impl Leader {
     /// already; they may exceed it.
     pub(in crate::consensus) fn propose(
         &mut self,
-        common: &mut Common,
+        node: &mut NodeState,
         commands: Vec<Bytes>,
     ) -> Result<Position, Rejected> {
         if self.transfer.is_some() {
             return Err(Rejected::Busy("leadership is being handed over"));
         }
-        if common.log.uncommitted_bytes() >= common.config.uncommitted_bytes_max {
+        if node.log.uncommitted_bytes() >= node.config.uncommitted_bytes_max {
             return Err(Rejected::Busy("too many bytes wait to be committed"));
         }
-        if common.log.bytes() >= common.config.log_bytes_max {
+        if node.log.bytes() >= node.config.log_bytes_max {
             return Err(Rejected::Busy("the log waits for a snapshot"));
         }
-        let first_index = common.log.last_index() + 1;
-        let term = common.term;
+        let first_index = node.log.last_index() + 1;
+        let term = node.term;
         let entries = commands.into_iter().zip(first_index..);
-        common.log.append(entries.map(|(command, index)| Entry {
+        node.log.append(entries.map(|(command, index)| Entry {
             index,
             term,
             payload: Payload::Command(command),
@@ -106,16 +106,16 @@ impl Leader {
 
     pub(in crate::consensus) fn on_timeout(
         &mut self,
-        common: &mut Common,
+        node: &mut NodeState,
         now: Time,
     ) -> Transition {
-        if self.must_step_down(common, now) {
+        if self.must_step_down(node, now) {
             return Transition::Follow;
         }
-        self.next_check = now + common.config.heartbeat_interval;
+        self.next_check = now + node.config.heartbeat_interval;
         self.transfer.take_if(|transfer| transfer.deadline <= now);
         if now >= self.next_heartbeat {
-            self.start_round(common, now);
+            self.start_round(node, now);
         }
         Transition::Stay
     }
@@ -123,27 +123,26 @@ impl Leader {
     /// Returns true if this leader must fall silent, so that other nodes are free to elect one: it
     /// has had no quorum for an election timeout, its disk or state machine no longer makes
     /// progress, or a quorum that still follows acknowledges no entries.
-    fn must_step_down(&mut self, common: &Common, now: Time) -> bool {
-        if common.disk_is_stuck(now) || common.machine_is_stuck(now) {
+    fn must_step_down(&mut self, node: &NodeState, now: Time) -> bool {
+        if node.disk_is_stuck(now) || node.machine_is_stuck(now) {
             return true;
         }
-        let last_heard = self.reached(common, |id| {
-            self.progress.get(&id).map_or(now, |progress| progress.last_heard)
-        });
-        let has_quorum = now.since(last_heard) < common.config.election_timeout;
-        let stalled = self.commit_stalls(common, now);
-        if has_quorum { stalled } else { common.config.check_quorum }
+        let last_heard = self
+            .reached(node, |id| self.progress.get(&id).map_or(now, |progress| progress.last_heard));
+        let has_quorum = now.since(last_heard) < node.config.election_timeout;
+        let stalled = self.commit_stalls(node, now);
+        if has_quorum { stalled } else { node.config.check_quorum }
     }
 
     /// Returns true if entries wait to be committed, and the commit index has not moved for longer
     /// than a leader may wait.
-    fn commit_stalls(&mut self, common: &Common, now: Time) -> bool {
-        let commit_index = common.log.commit_index();
-        if commit_index != self.committed_at.0 || commit_index == common.log.last_index() {
+    fn commit_stalls(&mut self, node: &NodeState, now: Time) -> bool {
+        let commit_index = node.log.commit_index();
+        if commit_index != self.committed_at.0 || commit_index == node.log.last_index() {
             self.committed_at = (commit_index, now);
         }
-        let append_bytes = common.log.next_append_bytes(common.config.append_bytes_max);
-        now.since(self.committed_at.1) >= common.config.stall_patience + time_for(append_bytes)
+        let append_bytes = node.log.next_append_bytes(node.config.append_bytes_max);
+        now.since(self.committed_at.1) >= node.config.stall_patience + time_for(append_bytes)
     }
 
     pub(in crate::consensus) fn next_deadline(&self) -> Time {
@@ -152,33 +151,35 @@ impl Leader {
     }
 
     /// Starts a round of heartbeats. Its responses prove that a quorum followed after this moment.
-    fn start_round(&mut self, common: &mut Common, now: Time) {
+    fn start_round(&mut self, node: &mut NodeState, now: Time) {
         self.round += 1;
-        self.next_heartbeat = now + common.config.heartbeat_interval;
-        let commit_index = common.log.commit_index();
+        self.next_heartbeat = now + node.config.heartbeat_interval;
+        let commit_index = node.log.commit_index();
         for (peer, progress) in &self.progress {
             // Never beyond what the peer acknowledged: after that, its log may differ.
             let commit_index = commit_index.min(progress.match_index);
-            common.send(*peer, MessageBody::Heartbeat { round: self.round, commit_index });
+            node.send(*peer, MessageBody::Heartbeat { round: self.round, commit_index });
         }
-        self.on_round_started(common);
+        self.on_round_started(node);
     }
 
     pub(in crate::consensus) fn peer_statuses(&self) -> Vec<PeerStatus> {
-        self.progress.iter().map(|(id, progress)| progress.status(*id)).collect()
+        self.progress.iter().map(|(id, progress)| status_of(*id, progress)).collect()
     }
 
     pub(in crate::consensus) fn peer_status(&self, id: NodeId) -> Option<PeerStatus> {
-        self.progress.get(&id).map(|progress| progress.status(id))
+        self.progress.get(&id).map(|progress| status_of(id, progress))
     }
+}
 
-    pub(in crate::consensus) fn check(&self, common: &Common) {
-        for progress in self.progress.values() {
-            assert!(progress.match_index < progress.next_index);
-            assert!(progress.match_index <= common.log.last_index());
-            assert!(progress.next_index <= common.log.last_index() + 1);
-        }
-        let last_term = common.log.last_position().term;
-        assert_eq!(last_term, common.term, "a leader has an entry of its own term");
+fn status_of(id: NodeId, progress: &Progress) -> PeerStatus {
+    PeerStatus {
+        id,
+        match_index: progress.match_index,
+        next_index: progress.next_index,
+        state: progress.state,
+        inflight_count: progress.inflights.count(),
+        is_recovering: progress.recovers(),
+        version_max: progress.version_max,
     }
 }

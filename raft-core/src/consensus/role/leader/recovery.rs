@@ -1,7 +1,7 @@
 //! Readmitting a node that lost its disk. The argument is in [`crate::consensus::recovery`].
 
 use super::Leader;
-use crate::consensus::common::Common;
+use crate::consensus::node_state::NodeState;
 use crate::consensus::progress::Progress;
 use crate::consensus::quorum::reached_by_quorum;
 use crate::consensus::recovery::Recovery;
@@ -12,7 +12,7 @@ impl Leader {
     /// it started, if it recovers.
     pub(in crate::consensus) fn observe_peer(
         &mut self,
-        common: &mut Common,
+        node: &mut NodeState,
         now: Time,
         from: NodeId,
         recovering: Option<u64>,
@@ -22,9 +22,9 @@ impl Leader {
         match (recovering, &mut progress.recovery) {
             (Some(number), Some(known)) if known.number == number => {}
             (Some(number), _) => {
-                let through_index = common.log.last_index();
+                let through_index = node.log.last_index();
                 let recovery = Recovery { number, through_index, is_over: false };
-                progress.start_over(recovery, common.log.durable_index() + 1);
+                progress.start_over(recovery, node.log.durable_index() + 1);
                 // Responses in flight may be older than this, so the next round asks again, at
                 // once.
                 self.recovery_round = self.round + 1;
@@ -32,7 +32,7 @@ impl Leader {
             }
             (None, Some(known)) if !known.is_over => {
                 known.is_over = true;
-                self.advance_commit(common);
+                self.advance_commit(node);
             }
             (None, _) => {}
         }
@@ -40,7 +40,7 @@ impl Leader {
 
     /// Readmits the recovering peers that have all entries they need, once all other peers have
     /// followed. Call it when a peer has acknowledged something.
-    pub(super) fn finish_recoveries(&self, common: &mut Common) {
+    pub(super) fn finish_recoveries(&self, node: &mut NodeState) {
         let unfinished = |progress: &Progress| progress.recovery.filter(|known| !known.is_over);
         if !self.progress.values().any(Progress::recovers) || !self.all_follow() {
             return;
@@ -49,7 +49,7 @@ impl Leader {
             if let Some(recovery) = unfinished(progress)
                 && progress.match_index >= recovery.through_index
             {
-                common.send(*peer, MessageBody::Recovered { number: recovery.number });
+                node.send(*peer, MessageBody::Recovered { number: recovery.number });
             }
         }
     }
@@ -64,11 +64,11 @@ impl Leader {
     /// leader itself never recovers.
     pub(super) fn reached<T: Ord + Copy + Default>(
         &self,
-        common: &Common,
+        node: &NodeState,
         value_of: impl Fn(NodeId) -> T,
     ) -> T {
-        assert!(common.counts(), "a node that recovers does not lead");
-        let configuration = common.configuration();
+        assert!(node.counts(), "a node that recovers does not lead");
+        let configuration = node.configuration();
         if !self.progress.values().any(Progress::recovers) {
             return reached_by_quorum(configuration, value_of);
         }

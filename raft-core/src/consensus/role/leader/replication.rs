@@ -1,25 +1,26 @@
 //! Sending entries (3.5), driven by events: an entry leaves when it is proposed; a lost one is sent
-//! again once per election timeout, or as soon as the transport reports the loss.
+//! again once per election timeout, or as soon as the transport reports the loss. And committing
+//! them (3.6.2).
 
 use super::Leader;
-use crate::consensus::common::Common;
+use crate::consensus::node_state::NodeState;
 use crate::consensus::progress::{ProgressState, RefusedProbes};
 use crate::types::{Entry, Index, MessageBody, NodeId, Position, Time};
 
 impl Leader {
     /// Sends each peer the entries it lacks, as far as its window allows. Call it once all events
     /// at hand are handled, so that one append carries their entries together.
-    pub(in crate::consensus) fn replicate(&mut self, common: &mut Common, now: Time) {
+    pub(in crate::consensus) fn replicate(&mut self, node: &mut NodeState, now: Time) {
         let peers: Vec<NodeId> = self.progress.keys().copied().collect();
         for peer in peers {
-            while self.send_append(common, now, peer) {}
+            while self.send_append(node, now, peer) {}
         }
-        self.finish_transfer_when_ready(common);
+        self.finish_transfer_when_ready(node);
     }
 
     /// Sends one append if there is something to send and room for it. Returns true if more may
     /// follow.
-    fn send_append(&mut self, common: &mut Common, now: Time, peer: NodeId) -> bool {
+    fn send_append(&mut self, node: &mut NodeState, now: Time, peer: NodeId) -> bool {
         let progress = self.progress.get_mut(&peer).expect("only peers with progress");
         let probing = match progress.state {
             ProgressState::Probe { paused } if !paused => true,
@@ -28,8 +29,8 @@ impl Leader {
                 return false;
             }
         };
-        let commit_index = common.log.commit_index();
-        let last_index = common.log.last_index();
+        let commit_index = node.log.commit_index();
+        let last_index = node.log.last_index();
         let previous_index = progress.next_index - 1;
         let has_entries = progress.next_index <= last_index;
         // A commit index alone is sent only to a peer with no append in flight: while appends come
@@ -39,46 +40,46 @@ impl Leader {
         if !has_entries && !has_commit && !probing {
             return false;
         }
-        let Some(previous_term) = common.log.term_at(previous_index) else {
+        let Some(previous_term) = node.log.term_at(previous_index) else {
             // Only to a peer that responds: otherwise the snapshot would be offered to a dead peer
             // again and again.
-            if now.since(progress.last_heard) < common.config.election_timeout {
+            if now.since(progress.last_heard) < node.config.election_timeout {
                 progress.become_snapshot();
-                common.snapshot_requests.push(peer);
+                node.ready.snapshot_requests.push(peer);
             }
             return false;
         };
         let previous = Position::new(previous_term, previous_index);
         let entries = if has_entries {
-            common.log.slice(progress.next_index, last_index, common.config.append_bytes_max)
+            node.log.slice(progress.next_index, last_index, node.config.append_bytes_max)
         } else {
             Vec::new()
         };
         if probing {
             progress.state = ProgressState::Probe { paused: true };
             progress.refused_probes.is_last_refused = false;
-            progress.probe_again_at = now + common.config.election_timeout;
+            progress.probe_again_at = now + node.config.election_timeout;
         } else if let Some(last) = entries.last() {
             let bytes = entries.iter().map(Entry::size_bytes).sum();
             progress.inflights.push(last.index, bytes, now);
             progress.next_index = last.index + 1;
         }
         progress.commit_sent = progress.commit_sent.max(commit_index);
-        common.send(peer, MessageBody::AppendEntries { previous, entries, commit_index });
+        node.send(peer, MessageBody::AppendEntries { previous, entries, commit_index });
         !probing && has_entries
     }
 
     pub(in crate::consensus) fn on_accepted(
         &mut self,
-        common: &mut Common,
+        node: &mut NodeState,
         from: NodeId,
         match_index: Index,
     ) {
-        let last_index = common.log.last_index();
-        let start_index = common.log.start().index;
+        let last_index = node.log.last_index();
+        let start_index = node.log.start().index;
         let Some(progress) = self.progress.get_mut(&from) else { return };
         if match_index > last_index {
-            common.alarms.push(format!(
+            node.ready.alarms.push(format!(
                 "node {from} acknowledged index {match_index}, but the log of this leader ends at \
                  {last_index}; ignored. A disk was rolled back, or two nodes share an identity"
             ));
@@ -86,8 +87,8 @@ impl Leader {
         }
         progress.refused_probes = RefusedProbes::default();
         if progress.on_accepted(match_index, start_index) {
-            self.finish_recoveries(common);
-            self.advance_commit(common);
+            self.finish_recoveries(node);
+            self.advance_commit(node);
         }
     }
 
@@ -95,7 +96,7 @@ impl Leader {
     /// append that was responded to since, changes nothing.
     pub(in crate::consensus) fn on_rejected(
         &mut self,
-        common: &mut Common,
+        node: &mut NodeState,
         from: NodeId,
         previous_index: Index,
         hint: Position,
@@ -105,7 +106,7 @@ impl Leader {
             // C23. One refusal may be an old one that arrives late. A peer that refuses one probe
             // after the other at an index it acknowledged, and accepts none, has lost its entries.
             if progress.is_probe_refused(previous_index) {
-                common.alarms.push(format!(
+                node.ready.alarms.push(format!(
                     "node {from} no longer holds index {previous_index}, which it had acknowledged: \
                      its disk was rolled back, or does not keep what it confirms. Acknowledged \
                      writes may be at risk: stop that node, wipe its data directory, and start it \
@@ -116,7 +117,7 @@ impl Leader {
         }
         match progress.state {
             ProgressState::Probe { .. } if previous_index == progress.next_index - 1 => {
-                let agreed = common.log.last_possible_match(hint.index, hint.term).index;
+                let agreed = node.log.last_possible_match(hint.index, hint.term).index;
                 let next_index = previous_index.min(agreed + 1).max(progress.match_index + 1);
                 progress.become_probe(next_index, false);
             }
@@ -128,9 +129,9 @@ impl Leader {
 
     /// The peer responds to heartbeats but has acknowledged no append for an election timeout: the
     /// append was lost.
-    pub(super) fn probe_if_silent(&mut self, common: &Common, now: Time, peer: NodeId) {
+    pub(super) fn probe_if_silent(&mut self, node: &NodeState, now: Time, peer: NodeId) {
         let Some(progress) = self.progress.get_mut(&peer) else { return };
-        let timeout = common.config.election_timeout;
+        let timeout = node.config.election_timeout;
         if progress.state == ProgressState::Replicate
             && progress.inflights.oldest_sent_at().is_some_and(|sent| now.since(sent) >= timeout)
         {
@@ -141,12 +142,12 @@ impl Leader {
     /// The connection was lost, and probably the messages in flight with it.
     pub(in crate::consensus) fn on_unreachable(
         &mut self,
-        common: &Common,
+        node: &NodeState,
         now: Time,
         peer: NodeId,
     ) {
         let Some(progress) = self.progress.get_mut(&peer) else { return };
-        let soon = now + common.config.heartbeat_interval;
+        let soon = now + node.config.heartbeat_interval;
         match progress.state {
             ProgressState::Replicate => {
                 progress.become_probe(progress.match_index + 1, true);
@@ -163,7 +164,7 @@ impl Leader {
     /// it has.
     pub(in crate::consensus) fn on_snapshot_sent(
         &mut self,
-        common: &Common,
+        node: &NodeState,
         now: Time,
         peer: NodeId,
         sent: Option<Index>,
@@ -179,8 +180,25 @@ impl Leader {
             // a loop.
             None => {
                 progress.become_probe(match_index + 1, true);
-                progress.probe_again_at = now + common.config.heartbeat_interval;
+                progress.probe_again_at = now + node.config.heartbeat_interval;
             }
+        }
+    }
+
+    /// Advances the commit index: an entry of the leader's own term that a quorum has on disk is
+    /// committed, and so is everything before it (3.6.2). Entries of older terms are never committed
+    /// by counting. Call it whenever the durable log of a peer or of the leader itself grew.
+    pub(in crate::consensus) fn advance_commit(&self, node: &mut NodeState) {
+        let own_id = node.id();
+        let reached = self.reached(node, |id| {
+            if id == own_id {
+                node.log.durable_index()
+            } else {
+                self.progress.get(&id).map_or(0, |progress| progress.match_index)
+            }
+        });
+        if node.log.term_at(reached) == Some(node.term) {
+            node.log.commit_to(reached);
         }
     }
 }

@@ -2,30 +2,21 @@
 //! proposals are taken meanwhile; after an election timeout the leader gives up and continues to
 //! lead.
 
-use super::Leader;
-use crate::consensus::common::Common;
+use super::{Leader, Transfer};
+use crate::consensus::node_state::NodeState;
 use crate::error::Rejected;
 use crate::types::{MessageBody, NodeId, Time};
-
-#[derive(Clone, Debug)]
-pub(super) struct Transfer {
-    to: NodeId,
-    told: bool,
-    pub(super) deadline: Time,
-}
-
-hash_of!(Transfer { to, told; left out: deadline });
 
 impl Leader {
     /// Starts handing over to `to`, or to the voter whose log is furthest. A second call for the
     /// same node does not prolong the first; one for another node replaces it.
     pub(in crate::consensus) fn transfer(
         &mut self,
-        common: &Common,
+        node: &NodeState,
         now: Time,
         to: Option<NodeId>,
     ) -> Result<(), Rejected> {
-        let mut voters = common.voting_peers();
+        let mut voters = node.voting_peers();
         voters.retain(|id| self.progress.get(id).is_some_and(|peer| !peer.recovers()));
         let furthest =
             || voters.iter().copied().max_by_key(|id| self.progress.get(id).map(|p| p.match_index));
@@ -38,19 +29,19 @@ impl Leader {
             ));
         }
         if self.transfer.as_ref().is_none_or(|transfer| transfer.to != to) {
-            let deadline = now + common.config.election_timeout;
+            let deadline = now + node.config.election_timeout;
             self.transfer = Some(Transfer { to, told: false, deadline });
         }
         Ok(())
     }
 
-    pub(super) fn finish_transfer_when_ready(&mut self, common: &mut Common) {
+    pub(super) fn finish_transfer_when_ready(&mut self, node: &mut NodeState) {
         let Some(transfer) = &mut self.transfer else { return };
         let Some(progress) = self.progress.get(&transfer.to) else { return };
-        if !transfer.told && progress.match_index == common.log.last_index() {
+        if !transfer.told && progress.match_index == node.log.last_index() {
             transfer.told = true;
-            let last = common.log.last_position();
-            common.send(transfer.to, MessageBody::TimeoutNow { last });
+            let last = node.log.last_position();
+            node.send(transfer.to, MessageBody::TimeoutNow { last });
         }
     }
 }

@@ -1,128 +1,101 @@
-//! The state that every role shares: term and vote, the log, the members, and the outgoing messages
-//! and reports.
+//! The state of a node that every role shares: term and vote, the log, the members, and what waits
+//! for the disk or for the next [`Ready`].
 
-use std::collections::VecDeque;
-use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
+use super::config::Config;
+use super::durability::{Completed, Durability, StartedPersist};
 use super::founding::Founding;
 use super::log::Log;
-use super::ready::{DurabilityGate, Persist, PersistId, ReadState};
-use super::{Config, Rng};
+use super::ready::{Persist, Ready};
+use crate::rng::Rng;
 use crate::types::{
-    Batch, Configuration, HardState, Index, Memory, Message, MessageBody, NodeId, PublishSnapshot,
-    SnapshotMeta, Term, Time,
+    Batch, Configuration, HardState, Index, Memory, Message, MessageBody, NodeId, PersistId,
+    PublishSnapshot, SnapshotMeta, Term, Time,
 };
 
-#[derive(Clone, Debug)]
-struct PersistInFlight {
-    id: PersistId,
-    since: Time,
-    publish: Option<PublishSnapshot>,
+/// A snapshot that replaced the log, on its way into the state machine.
+#[derive(Clone, Debug, Default, Hash)]
+pub(super) enum Restoring {
+    /// There is none: the state machine's state is at a position of this log.
+    #[default]
+    No,
+    /// The batch that publishes the snapshot is not on disk yet.
+    Unpublished(SnapshotMeta),
+    /// The snapshot is published; the next [`Ready`] asks the state machine to restore it.
+    Due(SnapshotMeta),
+    /// The state machine was asked to restore it.
+    HandedOut(SnapshotMeta),
+}
+
+impl Restoring {
+    /// Returns the snapshot that the state machine does not have yet.
+    pub(super) fn meta(&self) -> Option<&SnapshotMeta> {
+        match self {
+            Restoring::No => None,
+            Restoring::Unpublished(meta) | Restoring::Due(meta) | Restoring::HandedOut(meta) => {
+                Some(meta)
+            }
+        }
+    }
+
+    pub(super) fn is_none(&self) -> bool {
+        matches!(self, Restoring::No)
+    }
+
+    /// Notes that a snapshot which replaced the log is published.
+    pub(super) fn on_published(&mut self, meta: SnapshotMeta) {
+        if matches!(self, Restoring::Unpublished(unpublished) if *unpublished == meta) {
+            *self = Restoring::Due(meta);
+        }
+    }
+
+    /// Takes the snapshot that the state machine must restore now.
+    pub(super) fn take_due(&mut self) -> Option<SnapshotMeta> {
+        let Restoring::Due(meta) = self else { return None };
+        let meta = meta.clone();
+        *self = Restoring::HandedOut(meta.clone());
+        Some(meta)
+    }
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Common {
+pub(super) struct NodeState {
     pub(super) config: Config,
     pub(super) term: Term,
     pub(super) voted_for: Option<NodeId>,
-    memory: Memory,
-    /// The value that `memory` takes once this batch is on disk.
-    next_memory: Option<(PersistId, Memory)>,
+    pub(super) memory: Memory,
     /// Distinguishes this start of the node from earlier ones. Drawn at each start; 0 if the memory
     /// was intact.
-    number: u64,
+    pub(super) number: u64,
     /// Only in term 0 of a cluster that is being founded.
     pub(super) founding: Option<Founding>,
     /// The newest cluster version that all voters supported when they had met.
-    founding_version: Option<u32>,
-    /// Term, vote or memory changed since the last batch.
-    hard_state_changed: bool,
+    pub(super) founding_version: Option<u32>,
     pub(super) log: Log,
     pub(super) rng: Rng,
-    /// The snapshot that the next batch publishes.
-    pub(super) publish: Option<PublishSnapshot>,
-    /// The next batch withdraws the published snapshot.
-    withdraw_snapshot: bool,
     /// The last applied index, and the time when it last moved or nothing was left to apply.
-    applied_at: (Index, Time),
+    pub(super) applied_at: (Index, Time),
+    pub(super) restoring: Restoring,
+    pub(super) durability: Durability,
+    /// The next [`Ready`], as far as it is known. `persist`, `committed`, `restore` and
+    /// `role_change` are decided when it is taken.
+    pub(super) ready: Ready,
     /// The operator was told that a majority of the disks is lost, since the last message of a
     /// leader.
     pub(super) told_majority_lost: bool,
     /// The operator was told that the members' programs have no version in common.
-    told_versions_differ: bool,
+    pub(super) told_versions_differ: bool,
     /// The term in which the operator was last told of a refused configuration.
     pub(super) told_refusal_in: Term,
-    /// A snapshot that replaced the log, while the state machine does not have it yet.
-    pub(super) restoring: Option<SnapshotMeta>,
-    /// That snapshot, once it is published and until a [`Ready`](super::Ready) carries it.
-    pub(super) restore: Option<SnapshotMeta>,
-
-    pub(super) messages: Vec<(NodeId, Message)>,
-    pub(super) gate: DurabilityGate,
-    pub(super) read_states: Vec<ReadState>,
-    pub(super) snapshot_requests: Vec<NodeId>,
-    pub(super) published: Vec<SnapshotMeta>,
-    pub(super) alarms: Vec<String>,
-
-    last_persist_id: PersistId,
-    persists: VecDeque<PersistInFlight>,
 }
 
-hash_of!(PersistInFlight { publish; left out: id, since });
-
-/// Written by hand so that the numbers of batches count from the last one: equal states hash alike,
-/// no matter how many batches came before.
-impl Hash for Common {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        let Self {
-            config,
-            term,
-            voted_for,
-            memory,
-            next_memory,
-            number,
-            founding,
-            founding_version,
-            hard_state_changed,
-            log,
-            rng: _,
-            publish,
-            withdraw_snapshot,
-            applied_at: _,
-            told_majority_lost: _,
-            told_versions_differ: _,
-            told_refusal_in: _,
-            restoring,
-            restore,
-            messages,
-            gate,
-            read_states,
-            snapshot_requests,
-            published,
-            alarms,
-            last_persist_id,
-            persists,
-        } = self;
-        (config, term, voted_for, hard_state_changed, log).hash(state);
-        (memory, founding, founding_version, withdraw_snapshot).hash(state);
-        (!memory.counts()).then_some(number).hash(state);
-        (publish, restoring, restore, messages, read_states, snapshot_requests).hash(state);
-        (published, alarms, persists).hash(state);
-        let next_memory =
-            next_memory.map(|(by, memory)| (by.wrapping_sub(*last_persist_id), memory));
-        next_memory.hash(state);
-        gate.hash_after(*last_persist_id, state);
-    }
-}
-
-impl Common {
+impl NodeState {
     pub(super) fn new(config: Config, hard_state: HardState, log: Log, now: Time) -> Self {
         let mut rng = Rng::new(config.seed);
         let applied_at = (log.last_applied(), now);
-        let mut common = Self {
+        let mut node = Self {
             memory: hard_state.memory,
-            next_memory: None,
             number: if hard_state.memory == Memory::Intact { 0 } else { rng.next() },
             founding: None,
             founding_version: None,
@@ -130,27 +103,17 @@ impl Common {
             config,
             term: hard_state.term,
             voted_for: hard_state.voted_for,
-            hard_state_changed: false,
             log,
-            publish: None,
-            withdraw_snapshot: false,
             applied_at,
+            restoring: Restoring::No,
+            durability: Durability::default(),
+            ready: Ready::default(),
             told_majority_lost: false,
             told_versions_differ: false,
             told_refusal_in: 0,
-            restoring: None,
-            restore: None,
-            messages: Vec::new(),
-            gate: DurabilityGate::default(),
-            read_states: Vec::new(),
-            snapshot_requests: Vec::new(),
-            published: Vec::new(),
-            alarms: Vec::new(),
-            last_persist_id: 0,
-            persists: VecDeque::new(),
         };
-        common.begin_founding(now);
-        common
+        node.begin_founding(now);
+        node
     }
 
     /// Starts founding, if this node is a new voter of a cluster that has no term yet.
@@ -171,8 +134,8 @@ impl Common {
 
     fn forget_promises(&mut self) {
         self.memory = Memory::Lost;
-        self.next_memory = None;
-        self.hard_state_changed = true;
+        self.durability.next_memory = None;
+        self.durability.hard_state_changed = true;
     }
 
     /// Returns true if this node's votes and acknowledgements are counted.
@@ -207,7 +170,7 @@ impl Common {
         let common_version = founding.common_version(self.config.version_max);
         if has_met_all && common_version < self.config.version_min {
             if !std::mem::replace(&mut self.told_versions_differ, true) {
-                self.alarms.push(format!(
+                self.ready.alarms.push(format!(
                     "the cluster is not founded: the newest version that all its members know is \
                      {common_version}, and the program of this node knows versions from {} on: \
                      install the same program on all nodes",
@@ -216,10 +179,9 @@ impl Common {
             }
             return;
         }
-        if self.memory == Memory::New && self.next_memory.is_none() && has_met_all {
+        if self.memory == Memory::New && self.durability.next_memory.is_none() && has_met_all {
             founding.hurry(now);
-            self.next_memory = Some((self.last_persist_id + 1, Memory::Met));
-            self.hard_state_changed = true;
+            self.durability.change_memory(Memory::Met);
         }
     }
 
@@ -291,7 +253,7 @@ impl Common {
         assert!(term > self.term, "terms only grow");
         self.term = term;
         self.voted_for = None;
-        self.hard_state_changed = true;
+        self.durability.hard_state_changed = true;
         self.founding = None;
         match self.memory {
             Memory::New => self.forget_promises(),
@@ -304,19 +266,18 @@ impl Common {
         assert!(self.voted_for.is_none_or(|voted| voted == candidate), "one vote in a term");
         if self.voted_for != Some(candidate) {
             self.voted_for = Some(candidate);
-            self.hard_state_changed = true;
+            self.durability.hard_state_changed = true;
         }
     }
 
     /// Makes this node count again, from the term of `leader` on, as soon as that is on disk. It
     /// may have voted in that term and forgotten it, so it votes for no other node in it.
     pub(super) fn recover_under(&mut self, leader: NodeId) {
-        if self.next_memory.is_some() {
+        if self.durability.next_memory.is_some() {
             return;
         }
         assert!(self.has_lost_memory(), "only a node that recovers is readmitted");
-        self.next_memory = Some((self.last_persist_id + 1, Memory::Intact));
-        self.hard_state_changed = true;
+        self.durability.change_memory(Memory::Intact);
         if self.voted_for.is_none() {
             self.vote_for(leader);
         }
@@ -325,7 +286,7 @@ impl Common {
     /// Tells the operator, once per term, that this node refuses what its leader sends.
     pub(super) fn tell_refusal(&mut self, alarm: String) {
         if std::mem::replace(&mut self.told_refusal_in, self.term) != self.term {
-            self.alarms.push(alarm);
+            self.ready.alarms.push(alarm);
         }
     }
 
@@ -340,22 +301,21 @@ impl Common {
 
     pub(super) fn send_at_term(&mut self, to: NodeId, term: Term, body: MessageBody) {
         assert_ne!(to, self.config.id, "no node writes to itself");
-        self.messages.push((to, self.message(term, body)));
+        self.ready.messages.push((to, self.message(term, body)));
     }
 
     /// Sends a message that rests on a write, once everything decided so far is on disk. A message
     /// to this node itself is then handled like one of a peer.
     pub(super) fn send_when_durable(&mut self, to: NodeId, body: MessageBody) {
         let message = self.message(self.term, body);
-        if self.has_unpersisted() {
-            self.gate.hold(self.last_persist_id + 1, to, message);
-        } else if let Some(newest) = self.persists.back() {
-            self.gate.hold(newest.id, to, message);
-        } else if to == self.config.id {
+        let Some(message) = self.durability.hold(self.has_unpersisted(), to, message) else {
+            return;
+        };
+        if to == self.config.id {
             // No write to wait for, but only the gate delivers a message to this node itself.
-            self.gate.hold(self.last_persist_id, to, message);
+            self.durability.hold_for_nothing(to, message);
         } else {
-            self.messages.push((to, message));
+            self.ready.messages.push((to, message));
         }
     }
 
@@ -370,10 +330,7 @@ impl Common {
     }
 
     fn has_unpersisted(&self) -> bool {
-        self.hard_state_changed
-            || self.publish.is_some()
-            || self.withdraw_snapshot
-            || self.log.has_unpersisted()
+        self.durability.has_unpersisted() || self.log.has_unpersisted()
     }
 
     pub(super) fn hard_state(&self) -> HardState {
@@ -381,60 +338,51 @@ impl Common {
             term: self.term,
             voted_for: self.voted_for,
             commit_index: self.log.commit_index(),
-            memory: self.next_memory.map_or(self.memory, |(_, memory)| memory),
+            memory: self.durability.next_memory.map_or(self.memory, |(_, memory)| memory),
         }
     }
 
     /// Returns the next batch, if there is something to write and room for one more at the disk.
     pub(super) fn take_persist(&mut self, now: Time) -> Option<Persist> {
-        if !self.has_unpersisted() || self.persists.len() >= self.config.persists_in_flight_max {
+        let has_room = self.durability.in_flight_count() < self.config.persists_in_flight_max;
+        if !self.has_unpersisted() || !has_room {
             return None;
         }
-        let publish = self.publish.take();
-        let withdraw_snapshot = std::mem::take(&mut self.withdraw_snapshot) && publish.is_none();
         let (truncate_from, entries) = self.log.take_unpersisted();
         // The hard state costs nothing extra in a batch, and takes the commit index along.
         let hard_state = Some(self.hard_state());
-        self.hard_state_changed = false;
-        self.last_persist_id += 1;
-        let id = self.last_persist_id;
+        let StartedPersist { id, publish, withdraw_snapshot } = self.durability.start(now);
         self.log.on_persist_started(id);
-        self.persists.push_back(PersistInFlight { id, since: now, publish: publish.clone() });
         Some(Persist {
             id,
             batch: Batch { publish, withdraw_snapshot, truncate_from, entries, hard_state },
         })
     }
 
-    /// Reports that the batches through `id` are on disk. Returns the snapshots that they
-    /// published.
-    pub(super) fn on_persisted(&mut self, id: PersistId) -> Vec<PublishSnapshot> {
-        assert!(id <= self.last_persist_id, "only what was handed out can be persisted");
-        let mut published = Vec::new();
-        while let Some(first) = self.persists.front()
-            && first.id <= id
-        {
-            published.extend(self.persists.pop_front().and_then(|persist| persist.publish));
-        }
+    /// Notes that the batches through `id` are on disk, and what follows from that for this node.
+    /// Its messages are released separately, because they may be for this node itself.
+    pub(super) fn on_persisted(&mut self, id: PersistId) {
+        let Completed { published, memory } = self.durability.complete(id);
         self.log.on_persisted(id);
-        if let Some((_, memory)) = self.next_memory.take_if(|(by, _)| *by <= id) {
+        if let Some(memory) = memory {
             self.memory = memory;
             if let Some(founding) = &mut self.founding {
                 founding.hurry(Time::ZERO);
             }
         }
-        published
-    }
-
-    pub(super) fn persisted_id(&self) -> PersistId {
-        self.persists.front().map_or(self.last_persist_id, |oldest| oldest.id - 1)
+        for PublishSnapshot { meta, replaces_log } in published {
+            if replaces_log {
+                self.restoring.on_published(meta);
+            } else {
+                self.log.on_state_durable(meta.index().min(self.log.last_applied()));
+                self.ready.snapshot_published = Some(meta);
+            }
+        }
     }
 
     /// Returns true if the oldest batch has been outstanding for longer than a leader may wait.
     pub(super) fn disk_is_stuck(&self, now: Time) -> bool {
-        self.persists
-            .front()
-            .is_some_and(|oldest| now.since(oldest.since) >= self.config.disk_patience)
+        self.durability.is_stuck(now, self.config.disk_patience)
     }
 
     /// Notes when the applied index last moved. Call it before entries are handed out.
@@ -450,15 +398,6 @@ impl Common {
         self.log.has_work_at_machine()
             && self.applied_at.0 == self.log.last_applied()
             && now.since(self.applied_at.1) >= self.config.stall_patience
-    }
-
-    /// Withdraws the published snapshot with the next batch, unless that batch publishes one.
-    pub(super) fn withdraw_snapshot(&mut self) {
-        self.withdraw_snapshot = true;
-    }
-
-    pub(super) fn persists_in_flight(&self) -> usize {
-        self.persists.len()
     }
 }
 
