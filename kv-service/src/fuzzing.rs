@@ -12,8 +12,9 @@ use bytes::BytesMut;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::config::file::parse;
 use crate::config::units::ByteSize;
-use crate::config::{ClientConfig, ServerConfig, parse};
+use crate::config::{ClientConfig, ServerConfig};
 use crate::protocol::{
     FRAME_BYTES_MAX, FrameBuffer, Greeting, Request, Response, Welcome, push_frame,
 };
