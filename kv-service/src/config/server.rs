@@ -24,7 +24,9 @@ pub enum StorageKind {
     /// In the data directory; survives everything but the loss of a majority of disks.
     #[default]
     RocksDb,
-    /// Nowhere: a node that stops has lost everything and must not come back under its id.
+    /// In memory: a node that stops loses everything. It may start again under its id, and then
+    /// counts as a new member: its votes are not counted until the leader has sent it all data. A
+    /// cluster of which a majority stops at the same time has lost its data.
     Memory,
 }
 
