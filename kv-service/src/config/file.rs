@@ -5,15 +5,27 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
-/// Why a configuration cannot be used; the text says what to change.
+/// The reason why a configuration cannot be used; the text says what to change. Nothing was started
+/// or changed.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ConfigError {
     /// The file cannot be read.
     #[error("{}: {source}", path.display())]
-    Read { path: PathBuf, source: std::io::Error },
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The error of the system.
+        source: std::io::Error,
+    },
     /// The file is not TOML, has unknown keys, or has values of the wrong type.
     #[error("{}: {message}", path.display())]
-    Parse { path: PathBuf, message: String },
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// The defect, and its line.
+        message: String,
+    },
     /// A setting does not make sense, alone or together with others.
     #[error("configuration: {0}")]
     Invalid(String),

@@ -44,7 +44,7 @@ use crate::client::Client;
 use crate::config::ServerConfig;
 use crate::error::ServerError;
 use crate::log_limit::Complaints;
-use crate::net::stream::{Connector, Stream, connect_local};
+use crate::net::stream::{ConnectError, Connector, Stream, connect_local};
 use crate::state::KvMachine;
 
 /// How long a node that shuts down waits for responses under way.
@@ -265,7 +265,7 @@ impl Connector for PreferLocal {
         self.others.nodes()
     }
 
-    async fn connect(&self, node: NodeId) -> Result<Stream, String> {
+    async fn connect(&self, node: NodeId) -> Result<Stream, ConnectError> {
         if node == self.own_id {
             connect_local(&self.accept_sender).await
         } else {
