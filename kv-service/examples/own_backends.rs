@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use kv_service::config::ServerConfig;
-use kv_service::net::stream::{Connector, Stream};
+use kv_service::net::stream::{ConnectError, Connector, Stream};
 use kv_service::server::backends::Backends;
 use kv_service::{Client, Server};
 use raft_core::storage::{SnapshotReader, SnapshotWriter, Storage, StorageResult};
@@ -73,9 +73,9 @@ impl Connector for Doors {
         vec![1, 2, 3]
     }
 
-    async fn connect(&self, node: NodeId) -> Result<Stream, String> {
+    async fn connect(&self, node: NodeId) -> Result<Stream, ConnectError> {
         let servers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let server = servers.get(&node).ok_or("the node does not run")?;
+        let server = servers.get(&node).ok_or(ConnectError::NotRunning)?;
         let (ours, theirs) = tokio::io::duplex(64 << 10);
         let (reader, writer) = tokio::io::split(theirs);
         server.serve(Stream::new(reader, writer, ()));

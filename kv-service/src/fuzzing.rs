@@ -13,14 +13,15 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 pub use crate::batch::fuzzing::batch_lines;
+use crate::config::file::parse;
 use crate::config::units::ByteSize;
-use crate::config::{ClientConfig, ServerConfig, parse};
+use crate::config::{ClientConfig, ServerConfig};
 use crate::protocol::{
     FRAME_BYTES_MAX, FrameBuffer, Greeting, Request, Response, Welcome, push_frame,
 };
 pub use crate::state::fuzzing::{command, snapshot_stream, stored_state};
 
-/// MessageBody of a frame of the client protocol, in either direction.
+/// Body of a frame of the client protocol, in either direction.
 pub fn protocol(frame: &[u8]) {
     fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(body: &[u8]) {
         let mut frames = FrameBuffer::with_limit(FRAME_BYTES_MAX);

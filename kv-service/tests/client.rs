@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::BytesMut;
 use kv_service::client::Reason;
-use kv_service::net::stream::{Connector, Stream};
+use kv_service::net::stream::{ConnectError, Connector, Stream};
 use kv_service::protocol::operation::{Nonce, Refusal, SessionId, WriteResponse};
 use kv_service::protocol::{
     FRAME_BYTES_MAX, FrameBuffer, Greeting, Hello, Rejection, Reply, Request, RequestKind,
@@ -160,7 +160,7 @@ impl Connector for Nodes {
         vec![1, 2, 3]
     }
 
-    async fn connect(&self, node: u64) -> Result<Stream, String> {
+    async fn connect(&self, node: u64) -> Result<Stream, ConnectError> {
         tokio::time::sleep(2 * self.round_trip()).await;
         let (ours, theirs) = tokio::io::duplex(1 << 16);
         tokio::spawn(self.clone().serve(node, theirs));

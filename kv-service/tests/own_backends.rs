@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use kv_service::config::ServerConfig;
-use kv_service::net::stream::{Connector, Stream};
+use kv_service::net::stream::{ConnectError, Connector, Stream};
 use kv_service::server::backends::Backends;
 use kv_service::{Client, Expect, Outcome, Server, ServerError};
 use raft_core::transport::channel::ChannelNetwork;
@@ -24,8 +24,8 @@ impl Connector for Alone {
         vec![1]
     }
 
-    async fn connect(&self, _: u64) -> Result<Stream, String> {
-        Err("no other node".to_owned())
+    async fn connect(&self, _: u64) -> Result<Stream, ConnectError> {
+        Err(ConnectError::UnknownNode)
     }
 
     async fn close(&self) {}
@@ -52,9 +52,9 @@ impl Connector for Doors {
         vec![1, 2, 3]
     }
 
-    async fn connect(&self, node: u64) -> Result<Stream, String> {
+    async fn connect(&self, node: u64) -> Result<Stream, ConnectError> {
         let servers = self.servers.lock().unwrap();
-        let server = servers.get(&node).ok_or("the node does not run")?;
+        let server = servers.get(&node).ok_or(ConnectError::NotRunning)?;
         let (ours, theirs) = tokio::io::duplex(64 << 10);
         let (reader, writer) = tokio::io::split(theirs);
         server.serve(Stream::new(reader, writer, ()));

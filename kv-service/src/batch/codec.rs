@@ -315,7 +315,7 @@ mod tests {
         let written = WriteResponse { revision: 9, changed: false, version: 3 };
         let cas = Answer::new("cas".into(), "k".into(), Ok(Done::Written(written)), 1, 2);
         assert_eq!((cas.swapped, cas.revision), (Some(false), Some(9)));
-        let error = ClientError { outcome: Outcome::Unknown, reason: Reason::Closed };
+        let error = ClientError::new(Outcome::Unknown, Reason::Closed);
         let lost = Answer::new("put".into(), "k".into(), Err(error), 1, 2);
         assert_eq!(
             (lost.outcome, lost.error.as_deref()),

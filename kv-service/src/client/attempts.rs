@@ -2,8 +2,8 @@
 //! been executed.
 //!
 //! An attempt is *void* when the request surely had no effect: it was never sent, or a node said
-//! so. Any other attempt without a response leaves a maybe_executed. An operation that gives up is reported
-//! as *not executed* only if there is no maybe_executed.
+//! so. Any other attempt without a response may have been executed. An operation that gives
+//! up is reported as *not executed* only if none of its attempts may have been.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -214,9 +214,10 @@ impl<'a> Attempts<'a> {
     }
 
     fn failed(&self, reason: Reason) -> ClientError {
-        match self.maybe_executed {
-            true => ClientError::unknown(reason),
-            false => ClientError::not_executed(reason),
+        if self.maybe_executed {
+            ClientError::unknown(reason)
+        } else {
+            ClientError::not_executed(reason)
         }
     }
 }

@@ -211,7 +211,8 @@ impl Links {
         let link = &self.links[&node];
         let (since, patience) = (Instant::now(), self.attempt_patience(link));
         let attempt = async {
-            let stream = self.connector.connect(node).await?;
+            let connecting = self.connector.connect(node).await;
+            let stream = connecting.map_err(|error| error.to_string())?;
             Connection::open(stream, &self.client_name).await
         };
         let opened = match timeout(patience, attempt).await {

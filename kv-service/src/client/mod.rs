@@ -387,9 +387,10 @@ impl Client {
 }
 
 fn closed(maybe_executed: bool) -> ClientError {
-    match maybe_executed {
-        true => ClientError::unknown(Reason::Closed),
-        false => ClientError::not_executed(Reason::Closed),
+    if maybe_executed {
+        ClientError::unknown(Reason::Closed)
+    } else {
+        ClientError::not_executed(Reason::Closed)
     }
 }
 

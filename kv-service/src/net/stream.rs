@@ -1,7 +1,9 @@
 //! A two-way stream of bytes between a client and a node, over any network.
 
 use std::any::Any;
+use std::error::Error;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -44,6 +46,34 @@ impl Stream {
     }
 }
 
+/// The reason why no stream to a node can be opened now. Nothing was sent to the node.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The connector has no address of this node.
+    #[error("no such node")]
+    UnknownNode,
+    /// The node does not run in this process.
+    #[error("the node does not run in this process")]
+    NotRunning,
+    /// The link between the client and the node is partitioned.
+    #[error("the link to the node is partitioned")]
+    Partitioned,
+    /// The node stopped before it accepted the stream.
+    #[error("the node has stopped")]
+    Stopped,
+    /// The network failed; its own error is the source.
+    #[error(transparent)]
+    Network(Arc<dyn Error + Send + Sync>),
+}
+
+impl ConnectError {
+    /// An error of the network, or a text that says what failed.
+    pub fn network(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Network(Arc::from(error.into()))
+    }
+}
+
 /// Connects a client to the nodes of its cluster.
 #[async_trait]
 pub trait Connector: Send + Sync + 'static {
@@ -53,18 +83,20 @@ pub trait Connector: Send + Sync + 'static {
     /// Opens a stream to the node.
     ///
     /// # Errors
-    /// The node cannot be reached now; the text says why, for people.
-    async fn connect(&self, node: NodeId) -> Result<Stream, String>;
+    /// The node cannot be reached now. The client tries again, or asks another node.
+    async fn connect(&self, node: NodeId) -> Result<Stream, ConnectError>;
 
     /// Closes everything that the connector keeps open. Its streams break.
     async fn close(&self);
 }
 
-/// Opens a stream, within this process, to the node that accepts the streams sent to `accept_sender`.
-pub(crate) async fn connect_local(accept_sender: &mpsc::Sender<Stream>) -> Result<Stream, String> {
+/// Opens a stream, within this process, to the node that accepts the streams sent to
+/// `accept_sender`.
+pub(crate) async fn connect_local(
+    accept_sender: &mpsc::Sender<Stream>,
+) -> Result<Stream, ConnectError> {
     let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
-    let closed = |_| "the node has stopped".to_owned();
-    accept_sender.send(split(theirs)).await.map_err(closed)?;
+    accept_sender.send(split(theirs)).await.map_err(|_| ConnectError::Stopped)?;
     Ok(split(ours))
 }
 

@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::room::IsLow;
 use crate::config::{ServerConfig, StorageKind};
-use crate::error::ServerError;
+use crate::error::{ServerError, Unavailable};
 use crate::net::stream::{Connector, Stream};
 use crate::protocol::version::{VERSION_MAX, VERSION_MIN};
 use crate::rng::NodeRng;
@@ -113,11 +113,8 @@ pub(crate) fn init(config: &ServerConfig) -> Result<(), ServerError> {
             Ok(())
         }
         #[cfg(not(feature = "rocksdb"))]
-        StorageKind::RocksDb => Err(not_built_in("storage rocksdb")),
-        StorageKind::Memory => Err(ServerError::Unavailable(
-            "storage = \"memory\" keeps nothing, so there is no directory to initialise: start the node"
-                .to_owned(),
-        )),
+        StorageKind::RocksDb => Err(Unavailable::NotBuiltIn("storage rocksdb").into()),
+        StorageKind::Memory => Err(Unavailable::NoDirectory.into()),
     }
 }
 
@@ -129,8 +126,10 @@ fn store_of(kind: StorageKind) -> Result<Store, ServerError> {
         // The disk holds no promise of an earlier run, and does not show whether there was one. As
         // a new member the node founds a cluster only if all others are new as well.
         StorageKind::Memory => Ok(Store::Memory(MemoryDisk::of_new_member())),
-        #[cfg(not(all(feature = "rocksdb", feature = "memory")))]
-        missing => Err(not_built_in(&format!("storage {missing:?}").to_lowercase())),
+        #[cfg(not(feature = "rocksdb"))]
+        StorageKind::RocksDb => Err(Unavailable::NotBuiltIn("storage rocksdb").into()),
+        #[cfg(not(feature = "memory"))]
+        StorageKind::Memory => Err(Unavailable::NotBuiltIn("storage memory").into()),
     }
 }
 
@@ -141,13 +140,7 @@ fn network_by_default() -> Result<Network, ServerError> {
 
 #[cfg(not(feature = "quic"))]
 fn network_by_default() -> Result<Network, ServerError> {
-    Err(not_built_in("quic"))
-}
-
-#[cfg(not(all(feature = "rocksdb", feature = "memory", feature = "quic")))]
-fn not_built_in(what: &str) -> ServerError {
-    let text = format!("{what} is not built in: enable that feature of kv-service");
-    ServerError::Unavailable(text)
+    Err(Unavailable::NotBuiltIn("quic").into())
 }
 
 #[allow(
@@ -223,8 +216,11 @@ impl NodeIdentity {
 
 fn random_bytes<const COUNT: usize>() -> Result<[u8; COUNT], ServerError> {
     let mut random = [0; COUNT];
-    getrandom::fill(&mut random)
-        .map_err(|error| ServerError::Unavailable(format!("no random bytes: {error}")))?;
+    getrandom::fill(&mut random).map_err(|error| {
+        let of_system = error.raw_os_error().map(std::io::Error::from_raw_os_error);
+        let error = of_system.unwrap_or_else(|| std::io::Error::other(error.to_string()));
+        Unavailable::Entropy(Arc::new(error))
+    })?;
     Ok(random)
 }
 
@@ -256,6 +252,6 @@ async fn open_rocksdb(config: &ServerConfig) -> Result<Opened, ServerError> {
     });
     match opening.await {
         Ok(opened) => opened,
-        Err(error) => Err(ServerError::Unavailable(format!("opening the directory: {error}"))),
+        Err(error) => Err(Unavailable::Opening(Arc::new(error)).into()),
     }
 }

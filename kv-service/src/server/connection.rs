@@ -7,10 +7,10 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
-use super::ServerShared;
 use super::outbox::{Outbox, Sending};
 use super::pace::Pace;
 use super::receiving::{Ended, Receiving};
+use super::shared::ServerShared;
 use super::width::Width;
 use crate::log_limit::Subject;
 use crate::net::stream::Stream;

@@ -18,6 +18,7 @@ mod pace;
 mod receiving;
 mod requests;
 mod room;
+mod shared;
 mod story;
 mod upgrade;
 mod width;
@@ -28,25 +29,22 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use raft_core::driver::{Node, NodeConfig};
-use raft_core::transport::Transport;
 use raft_core::types::NodeId;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use self::backends::{Backends, Network, Store};
 use self::clock::ReplicatedClock;
-use self::damage::Damage;
 use self::load::Load;
 pub use self::room::IsLow;
 use self::room::Room;
+use self::shared::ServerShared;
 use self::upgrade::Upgrade;
 use crate::client::Client;
 use crate::config::ServerConfig;
 use crate::error::ServerError;
 use crate::log_limit::Complaints;
-use crate::net::stream::{Connector, Stream, connect_local};
-use crate::protocol::{FRAME_BYTES_MAX, Hello};
-use crate::rng::NodeRng;
+use crate::net::stream::{ConnectError, Connector, Stream, connect_local};
 use crate::state::KvMachine;
 
 /// How long a node that shuts down waits for responses under way.
@@ -60,25 +58,6 @@ const BACKLOG: usize = 64;
 pub struct Server {
     shared: Arc<ServerShared>,
     client: Client,
-}
-
-struct ServerShared {
-    config: ServerConfig,
-    node: Node<KvMachine>,
-    transport: Arc<dyn Transport>,
-    /// Replicated time, to stamp on commands.
-    clock: ReplicatedClock,
-    /// The rng that draws the nonces of sessions.
-    rng: NodeRng,
-    load: Arc<Load>,
-    complaints: Complaints,
-    damage: Arc<Damage>,
-    room: Room,
-    /// The oldest and the newest cluster version that this program supports.
-    versions: (u32, u32),
-    upgrade: Upgrade,
-    draining: AtomicBool,
-    closed: watch::Sender<bool>,
 }
 
 impl Server {
@@ -273,37 +252,6 @@ async fn accept(shared: Arc<ServerShared>, mut clients: mpsc::Receiver<Stream>) 
     }
 }
 
-impl ServerShared {
-    fn hello(&self, version: u32) -> Hello {
-        Hello {
-            version,
-            cluster_version: self.cluster_version(),
-            cluster_id: self.config.cluster_id.clone(),
-            node_id: self.config.node_id,
-            leader_id: self.node.watch().borrow().leader,
-            key_bytes_max: self.config.limits.key_bytes_max.0,
-            value_bytes_max: self.config.limits.value_bytes_max.0,
-            requests_max: self.config.limits.connection_requests_max as u64,
-        }
-    }
-
-    /// Bytes of the largest request frame.
-    fn request_bytes_max(&self) -> usize {
-        usize::try_from(self.config.limits.request_bytes_max())
-            .map_or(FRAME_BYTES_MAX, |bytes| bytes.min(FRAME_BYTES_MAX))
-    }
-
-    fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
-    }
-
-    async fn closed(&self) {
-        let mut closed = self.closed.subscribe();
-        // Cannot fail: the sender lives in `self`.
-        let _ = closed.wait_for(|closed| *closed).await;
-    }
-}
-
 /// Connects to the node of this process without a network, to the others through one.
 struct PreferLocal {
     own_id: NodeId,
@@ -317,7 +265,7 @@ impl Connector for PreferLocal {
         self.others.nodes()
     }
 
-    async fn connect(&self, node: NodeId) -> Result<Stream, String> {
+    async fn connect(&self, node: NodeId) -> Result<Stream, ConnectError> {
         if node == self.own_id {
             connect_local(&self.accept_sender).await
         } else {

@@ -127,13 +127,13 @@ impl Outbox {
             state.answered_count += 1;
             state.unanswered_count -= 1;
             if !state.closed {
-                let reply = match self.fits(&state, &reply) {
-                    true => reply,
-                    // Decided before the response is encoded, so that a response that does not fit
-                    // takes no buffer either.
-                    false => Reply::Rejected(Rejection::Busy(
-                        "too many responses wait to be sent".to_owned(),
-                    )),
+                // Decided before the response is encoded, so that a response that does not fit takes
+                // no buffer either.
+                let reply = if self.fits(&state, &reply) {
+                    reply
+                } else {
+                    let busy = "too many responses wait to be sent".to_owned();
+                    Reply::Rejected(Rejection::Busy(busy))
                 };
                 self.append(&mut state, &Response { id, reply });
             }
@@ -170,10 +170,8 @@ impl Outbox {
     }
 
     fn recharge(&self, state: &mut OutboxState) {
-        let charge = match state.closed {
-            true => 0,
-            false => state.charge(state.unsent_bytes, state.unanswered_count),
-        };
+        let charge =
+            if state.closed { 0 } else { state.charge(state.unsent_bytes, state.unanswered_count) };
         if charge != state.charged_bytes {
             self.load.recharge(state.charged_bytes, charge);
             state.charged_bytes = charge;

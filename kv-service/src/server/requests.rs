@@ -7,8 +7,9 @@ use raft_core::error::{ProposeError, Rejected};
 use raft_core::state_machine::MachineResult;
 
 use super::outbox::Outbox;
+use super::room;
+use super::shared::ServerShared;
 use super::story::Stage;
-use super::{ServerShared, room};
 use crate::protocol::operation::{Consistency, Expect, Nonce, Operation, Query};
 use crate::protocol::{
     NodeStatus, PeerReachability, Rejection, Reply, RequestKind, UpgradeOrder, Versions,
@@ -62,10 +63,8 @@ impl ServerShared {
     /// that they cannot evict the sessions of all others (S9).
     fn opening(&self, principal: &Bytes) -> Opening {
         let sessions = &self.config.sessions;
-        let quota = match principal.is_empty() {
-            true => sessions.count_max,
-            false => sessions.count_max.div_ceil(2),
-        };
+        let quota =
+            if principal.is_empty() { sessions.count_max } else { sessions.count_max.div_ceil(2) };
         Opening {
             nonce: Nonce(self.rng.nonce()),
             ttl_ms: sessions.ttl.as_millis() as u64,

@@ -37,9 +37,10 @@ impl Room {
             if let Ok(is_low) = spawn_blocking(move || look()).await
                 && self.is_low.swap(is_low, Ordering::Relaxed) != is_low
             {
-                match is_low {
-                    true => tracing::error!("{LOW}"),
-                    false => tracing::info!("the disk of this node has room again"),
+                if is_low {
+                    tracing::error!("{LOW}");
+                } else {
+                    tracing::info!("the disk of this node has room again");
                 }
             }
             sleep(LOOK_AGAIN_AFTER).await;

@@ -16,7 +16,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use kv_service::config::ServerConfig;
 use kv_service::config::units::ByteSize;
-use kv_service::net::stream::{Connector, Stream};
+use kv_service::net::stream::{ConnectError, Connector, Stream};
 use kv_service::server::backends::Backends;
 use kv_service::{Client, Server};
 use raft_core::testing::free_ports;
@@ -49,9 +49,9 @@ impl Connector for Doors {
         self.nodes.clone()
     }
 
-    async fn connect(&self, node: NodeId) -> Result<Stream, String> {
+    async fn connect(&self, node: NodeId) -> Result<Stream, ConnectError> {
         let servers = self.servers.lock().unwrap();
-        let server = servers.get(&node).ok_or("the node does not run")?;
+        let server = servers.get(&node).ok_or(ConnectError::NotRunning)?;
         let (ours, theirs) = tokio::io::duplex(64 << 10);
         let (reader, writer) = tokio::io::split(theirs);
         server.serve(Stream::new(reader, writer, ()));

@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn the_code_tells_whether_it_may_have_happened() {
-        let failed = |outcome| anyhow::Error::new(ClientError { outcome, reason: Reason::Closed });
+        let failed = |outcome| anyhow::Error::new(ClientError::new(outcome, Reason::Closed));
         assert_eq!(Exit::of(&failed(Outcome::NotExecuted)).code(), 2);
         assert_eq!(Exit::of(&failed(Outcome::Unknown)).code(), 3);
         assert_eq!(Exit::of(&failed(Outcome::Unknown).context("put")).code(), 3);

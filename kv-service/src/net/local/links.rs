@@ -116,7 +116,9 @@ impl LocalLinks {
         if state.cut.contains(&(client, node)) {
             return Err(state.refusal_delay(client, node));
         }
-        let pipe = Arc::new(Pipe::new(Arc::clone(self), client, node));
+        let links = Arc::clone(self);
+        let deliver = move |from: Side, bytes: &[u8]| links.post(client, node, from, bytes);
+        let pipe = Arc::new(Pipe::new(deliver));
         state.streams.retain(|(_, _, stream)| stream.strong_count() > 0);
         state.streams.push((client, node, Arc::downgrade(&pipe)));
         Ok(pipe)
@@ -127,13 +129,7 @@ impl LocalLinks {
     }
 
     /// Decides the delivery of a chunk, and shows the chunk to all listeners.
-    pub(super) fn post(
-        &self,
-        client: ClientId,
-        node: NodeId,
-        from: Side,
-        bytes: &[u8],
-    ) -> Delivery {
+    fn post(&self, client: ClientId, node: NodeId, from: Side, bytes: &[u8]) -> Delivery {
         let mut state = self.lock();
         let StreamFaults { loss, delay_min, delay_max, .. } = state.faults;
         let rng = state.rng(client, node);
@@ -151,10 +147,11 @@ impl LocalLinks {
     pub(super) fn set_cut(&self, links: &[(ClientId, NodeId)], cut: bool) {
         let mut state = self.lock();
         for way in links {
-            match cut {
-                true => state.cut.insert(*way),
-                false => state.cut.remove(way),
-            };
+            if cut {
+                state.cut.insert(*way);
+            } else {
+                state.cut.remove(way);
+            }
         }
         let streams = state.streams(|client, node| links.contains(&(client, node)));
         drop(state);

@@ -26,7 +26,7 @@ pub use self::links::{Chunk, ClientId, StreamFaults};
 use self::pipe::Side;
 use crate::client::Client;
 use crate::config::{ServerConfig, default_deadline};
-use crate::net::stream::{Connector, Stream};
+use crate::net::stream::{ConnectError, Connector, Stream};
 
 /// The id of all clients that were given no name.
 const NAMELESS: ClientId = 0;
@@ -70,8 +70,8 @@ impl LocalNetwork {
     /// Opens a stream to a node, for a caller that speaks the protocol without a [`Client`].
     ///
     /// # Errors
-    /// No such node runs.
-    pub async fn connect(&self, node: NodeId) -> Result<Stream, String> {
+    /// No such node runs ([`ConnectError::NotRunning`]), or it is stopping.
+    pub async fn connect(&self, node: NodeId) -> Result<Stream, ConnectError> {
         self.connect_as(NAMELESS, node).await
     }
 
@@ -128,26 +128,26 @@ impl LocalNetwork {
         LocalConnector { client, nodes: nodes.into_iter().collect(), network: self.clone() }
     }
 
-    async fn connect_as(&self, client: ClientId, node: NodeId) -> Result<Stream, String> {
+    async fn connect_as(&self, client: ClientId, node: NodeId) -> Result<Stream, ConnectError> {
         let accept_sender = self.doors().get(&node).cloned();
         let Some(accept_sender) = accept_sender else {
             sleep(self.links.refusal_delay(client, node)).await;
-            return Err("the node does not run in this process".to_owned());
+            return Err(ConnectError::NotRunning);
         };
         let pipe = match self.links.open(client, node) {
             Ok(pipe) => pipe,
             Err(delay) => {
                 sleep(delay).await;
-                return Err("the way to the node is cut".to_owned());
+                return Err(ConnectError::Partitioned);
             }
         };
-        let closed = |_| "the node has stopped".to_owned();
-        accept_sender.send(pipe.end(Side::Node)).await.map_err(closed)?;
+        let stopped = |_| ConnectError::Stopped;
+        accept_sender.send(pipe.end(Side::Node)).await.map_err(stopped)?;
         Ok(pipe.end(Side::Client))
     }
 
-    /// Puts a node on the network. Its clients come in through `accept_sender`. The returned seed is for the
-    /// node's own random choices.
+    /// Puts a node on the network. Its clients come in through `accept_sender`. The returned seed is
+    /// for the node's own random choices.
     pub(crate) fn join(
         &self,
         config: &ServerConfig,
@@ -189,7 +189,7 @@ impl Connector for LocalConnector {
         self.nodes.clone()
     }
 
-    async fn connect(&self, node: NodeId) -> Result<Stream, String> {
+    async fn connect(&self, node: NodeId) -> Result<Stream, ConnectError> {
         self.network.connect_as(self.client, node).await
     }
 

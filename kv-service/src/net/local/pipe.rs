@@ -16,11 +16,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
-use raft_core::types::NodeId;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::links::{ClientId, LocalLinks};
 use crate::net::stream::Stream;
 
 /// Bytes under way in one direction; beyond that the writer waits.
@@ -48,10 +46,11 @@ pub(super) struct Delivery {
     pub(super) delay: Duration,
 }
 
+/// Decides the delivery of a chunk that one side wrote. Called without any lock of the pipe.
+type Deliver = dyn Fn(Side, &[u8]) -> Delivery + Send + Sync;
+
 pub(super) struct Pipe {
-    links: Arc<LocalLinks>,
-    client: ClientId,
-    node: NodeId,
+    deliver: Box<Deliver>,
     state: Mutex<PipeState>,
 }
 
@@ -92,9 +91,10 @@ impl PipeHalf {
         let last_due = self.chunks.back().map(|(due, _)| *due);
         let due = Instant::now() + delivery.delay;
         let due = last_due.map_or(due, |last| last.max(due));
-        let arrival = match delivery.lost {
-            true => Arrival::Break,
-            false => Arrival::Bytes(Bytes::copy_from_slice(bytes)),
+        let arrival = if delivery.lost {
+            Arrival::Break
+        } else {
+            Arrival::Bytes(Bytes::copy_from_slice(bytes))
         };
         self.bytes += bytes.len();
         self.chunks.push_back((due, arrival));
@@ -105,8 +105,9 @@ impl PipeHalf {
 }
 
 impl Pipe {
-    pub(super) fn new(links: Arc<LocalLinks>, client: ClientId, node: NodeId) -> Self {
-        Self { links, client, node, state: Mutex::default() }
+    /// Creates a connection on which `deliver` decides the loss and the latency of each chunk.
+    pub(super) fn new(deliver: impl Fn(Side, &[u8]) -> Delivery + Send + Sync + 'static) -> Self {
+        Self { deliver: Box::new(deliver), state: Mutex::default() }
     }
 
     /// Returns one side's end of the connection.
@@ -158,10 +159,10 @@ impl PipeState {
     }
 
     fn check(&self) -> io::Result<()> {
-        match self.broken {
-            true => Err(io::Error::new(io::ErrorKind::ConnectionReset, "the connection broke")),
-            false => Ok(()),
+        if self.broken {
+            return Err(io::Error::new(io::ErrorKind::ConnectionReset, "the connection broke"));
         }
+        Ok(())
     }
 }
 
@@ -172,7 +173,7 @@ struct ReadEnd {
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-/// PipeState of a direction, as its reader finds it.
+/// State of a direction, as its reader finds it.
 enum Found {
     Read,
     End,
@@ -255,7 +256,6 @@ impl AsyncWrite for WriteEnd {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let Pipe { links, client, node, .. } = &*self.pipe;
         let room = {
             let mut state = self.pipe.lock();
             state.check()?;
@@ -274,7 +274,7 @@ impl AsyncWrite for WriteEnd {
         let chunk = &bytes[..bytes.len().min(room)];
         // The delivery is decided without the pipe's lock. Only this end writes in this direction,
         // so the room is still there.
-        let delivery = links.post(*client, *node, self.side, chunk);
+        let delivery = (self.pipe.deliver)(self.side, chunk);
         self.pipe.lock().lanes[self.side as usize].push(delivery, chunk);
         Poll::Ready(Ok(chunk.len()))
     }

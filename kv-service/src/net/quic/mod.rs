@@ -9,8 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use raft_core::transport::Transport;
 use raft_core::types::NodeId;
-use raft_transport_quic::{ClientEndpoint, QuicConfig, QuicTransport, TlsConfig};
-
+use raft_transport_quic::{ClientEndpoint, QuicConfig, QuicError, QuicTransport, TlsConfig};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -19,7 +18,7 @@ use crate::client::Client;
 use crate::config::{ClientConfig, ServerConfig, TlsFiles};
 use crate::error::ServerError;
 use crate::log_limit::{Complaints, Subject};
-use crate::net::stream::{Connector, Stream};
+use crate::net::stream::{ConnectError, Connector, Stream};
 use crate::protocol::version::{VERSION_MAX, VERSION_MIN};
 
 /// How long a client may take to open its stream.
@@ -27,13 +26,14 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The reason why a client cannot be made; nothing has been connected yet.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ClientSetupError {
     /// The configuration makes no sense.
     #[error(transparent)]
     Config(#[from] crate::config::ConfigError),
     /// A certificate or key cannot be read, or the socket cannot be bound.
     #[error(transparent)]
-    Tls(#[from] raft_transport_quic::QuicError),
+    Tls(#[from] QuicError),
 }
 
 impl Client {
@@ -65,11 +65,11 @@ impl Connector for QuicConnector {
         self.addresses.keys().copied().collect()
     }
 
-    async fn connect(&self, node: NodeId) -> Result<Stream, String> {
-        let address = self.addresses.get(&node).ok_or_else(|| "no such node".to_owned())?;
+    async fn connect(&self, node: NodeId) -> Result<Stream, ConnectError> {
+        let address = self.addresses.get(&node).ok_or(ConnectError::UnknownNode)?;
         let connecting = self.endpoint.connect(node, address).await;
-        let connection = connecting.map_err(|error| error.to_string())?;
-        let (writer, reader) = connection.open_stream().await.map_err(|error| error.to_string())?;
+        let connection = connecting.map_err(ConnectError::network)?;
+        let (writer, reader) = connection.open_stream().await.map_err(ConnectError::network)?;
         Ok(Stream::new(reader, writer, connection))
     }
 
@@ -85,7 +85,7 @@ pub(crate) async fn join(
     reset_key: [u8; 64],
     accept_sender: mpsc::Sender<Stream>,
 ) -> Result<(Arc<dyn Transport>, Arc<dyn Connector>), ServerError> {
-    let network = |error: raft_transport_quic::QuicError| ServerError::Network(error.to_string());
+    let network = |error: QuicError| ServerError::Network(Arc::new(error));
     let TlsFiles { ca, cert, key } = &config.tls;
     let tls = TlsConfig::read(ca, cert, key).map_err(network)?;
     let mut peers = config.addresses();

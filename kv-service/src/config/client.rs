@@ -1,0 +1,59 @@
+//! Configuration of a client.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::cluster::{NodeAddress, TlsFiles, check_cluster};
+use super::file::{ConfigError, read};
+use super::units::duration_text;
+
+/// Configuration of a client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClientConfig {
+    /// Id of the cluster; nodes of another cluster are refused.
+    pub cluster_id: String,
+    /// How long an operation is retried before the client gives up.
+    #[serde(with = "duration_text", default = "default_deadline")]
+    pub deadline: Duration,
+    /// This client's certificate files.
+    pub tls: TlsFiles,
+    /// All nodes of the cluster.
+    pub nodes: Vec<NodeAddress>,
+}
+
+/// The default deadline: ten seconds.
+pub const fn default_deadline() -> Duration {
+    Duration::from_secs(10)
+}
+
+impl ClientConfig {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// The errors of [`ServerConfig::read`].
+    pub fn read(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
+        let (mut config, base): (Self, _) = read(path.as_ref())?;
+        config.tls.rebase(&base);
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Returns the text of a file that [`ClientConfig::read`] reads.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("every field has a form in TOML")
+    }
+
+    /// Checks that the settings make sense.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`] names the field and what it must be.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if self.deadline.is_zero() {
+            return Err(ConfigError::Invalid("deadline: more than 0".to_owned()));
+        }
+        check_cluster(&self.cluster_id, &self.nodes)
+    }
+}

@@ -1,0 +1,194 @@
+//! Configuration of one node.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use raft_core::types::NodeId;
+use serde::{Deserialize, Serialize};
+
+use super::check::require;
+use super::cluster::{NodeAddress, TlsFiles, check_cluster};
+use super::file::{ConfigError, read};
+use super::limits::{Limits, SIZE_CEILING};
+use super::timing::{SessionLimits, Timeouts};
+use super::units::{ByteSize, duration_text};
+
+const UPGRADE_DELAY_CEILING: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Where a node keeps log, hard state, snapshots and state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StorageKind {
+    /// In the data directory; survives everything but the loss of a majority of disks.
+    #[default]
+    RocksDb,
+    /// In memory: a node that stops loses everything. It may start again under its id, and then
+    /// counts as a new member: its votes are not counted until the leader has sent it all data. A
+    /// cluster of which a majority stops at the same time has lost its data.
+    Memory,
+}
+
+/// When the cluster version rises, after all members run a program that supports a newer one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UpgradePolicy {
+    /// On its own, after `upgrade_delay`.
+    #[default]
+    Auto,
+    /// When an operator runs `kv upgrade finalize`.
+    Manual,
+}
+
+/// Configuration of one node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerConfig {
+    /// Lower-case letters, digits and hyphens. Nodes and clients of another cluster are refused.
+    pub cluster_id: String,
+    /// Id of this node, which `nodes` must list.
+    pub node_id: NodeId,
+    /// UDP address to listen on. Default: this node's address in `nodes`, which must then be
+    /// numeric.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listen: Option<SocketAddr>,
+    /// Created if it does not exist; belongs to this node alone.
+    pub data_dir: PathBuf,
+    /// Where the node keeps its log and its state.
+    #[serde(default)]
+    pub storage: StorageKind,
+    /// When the persisted log exceeds this, the node takes a snapshot and compacts the log; 0
+    /// disables compaction.
+    #[serde(default = "default_max_raft_state")]
+    pub max_raft_state: ByteSize,
+    /// Limits on clients.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Timeouts between nodes, and between nodes and clients.
+    #[serde(default)]
+    pub timeouts: Timeouts,
+    /// Limits on sessions.
+    #[serde(default)]
+    pub sessions: SessionLimits,
+    /// When the cluster version rises.
+    #[serde(default)]
+    pub upgrade: UpgradePolicy,
+    /// Time in which a newer program can be rolled back: the newer cluster version comes into force
+    /// on its own once all members have supported it for this long.
+    #[serde(default = "default_upgrade_delay", with = "duration_text")]
+    pub upgrade_delay: Duration,
+    /// This node's certificate files.
+    pub tls: TlsFiles,
+    /// All nodes, this one included.
+    pub nodes: Vec<NodeAddress>,
+}
+
+/// The default of `upgrade_delay`: one day.
+pub const fn default_upgrade_delay() -> Duration {
+    Duration::from_secs(24 * 3600)
+}
+
+/// The default of `max_raft_state`: 128 MiB.
+pub const fn default_max_raft_state() -> ByteSize {
+    ByteSize(128 << 20)
+}
+
+impl ServerConfig {
+    /// A node with defaults for everything that has one.
+    pub fn new(
+        cluster_id: impl Into<String>,
+        node_id: NodeId,
+        data_dir: impl Into<PathBuf>,
+        tls: TlsFiles,
+        nodes: Vec<NodeAddress>,
+    ) -> Self {
+        Self {
+            cluster_id: cluster_id.into(),
+            node_id,
+            listen: None,
+            data_dir: data_dir.into(),
+            storage: StorageKind::default(),
+            max_raft_state: default_max_raft_state(),
+            limits: Limits::default(),
+            timeouts: Timeouts::default(),
+            sessions: SessionLimits::default(),
+            upgrade: UpgradePolicy::default(),
+            upgrade_delay: default_upgrade_delay(),
+            tls,
+            nodes,
+        }
+    }
+
+    /// A node of a cluster within one process: no certificates, and a directory only if it is set.
+    pub fn in_process(node_id: NodeId, nodes: impl IntoIterator<Item = NodeId>) -> Self {
+        // These addresses are neither bound nor resolved.
+        let address = |id| NodeAddress { id, address: format!("node-{id}:1") };
+        let nodes = nodes.into_iter().map(address).collect();
+        let tls = TlsFiles::default();
+        let mut config = Self::new("in-process", node_id, PathBuf::new(), tls, nodes);
+        config.listen = Some(SocketAddr::from(([127, 0, 0, 1], 1)));
+        config
+    }
+
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// The file cannot be read, is not TOML, has unknown keys, or does not make sense.
+    pub fn read(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
+        let (mut config, base): (Self, _) = read(path.as_ref())?;
+        config.data_dir = base.join(&config.data_dir);
+        config.tls.rebase(&base);
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Returns the text of a file that [`ServerConfig::read`] reads.
+    pub fn to_toml(&self) -> String {
+        toml::to_string(self).expect("every field has a form in TOML")
+    }
+
+    /// Checks that the settings make sense.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`] names the field and what it must be.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        check_cluster(&self.cluster_id, &self.nodes)?;
+        let own = self.nodes.iter().any(|node| node.id == self.node_id);
+        require(own, || format!("node_id {} is not among `nodes`", self.node_id))?;
+        let max_raft_state = self.max_raft_state;
+        require(max_raft_state <= SIZE_CEILING, || {
+            format!("max_raft_state is {max_raft_state}: at most {SIZE_CEILING}; 0 never compacts")
+        })?;
+        self.limits.check()?;
+        self.timeouts.check()?;
+        self.sessions.check()?;
+        require(self.upgrade_delay <= UPGRADE_DELAY_CEILING, || {
+            format!("upgrade_delay is {:?}: at most 365 days", self.upgrade_delay)
+        })?;
+        self.listen_address().map(|_| ())
+    }
+
+    /// Where the node listens.
+    ///
+    /// # Errors
+    /// Neither `listen` nor a numeric address is given.
+    pub fn listen_address(&self) -> Result<SocketAddr, ConfigError> {
+        if let Some(listen) = self.listen {
+            return Ok(listen);
+        }
+        let own = self.nodes.iter().find(|node| node.id == self.node_id);
+        let parsed = own.and_then(|node| node.address.parse().ok());
+        parsed.ok_or_else(|| {
+            ConfigError::Invalid(
+                "set `listen` (such as \"0.0.0.0:7401\"): this node's address in `nodes` is a name"
+                    .to_owned(),
+            )
+        })
+    }
+
+    /// Addresses of all nodes, this one included, by id.
+    pub fn addresses(&self) -> BTreeMap<NodeId, String> {
+        self.nodes.iter().map(|node| (node.id, node.address.clone())).collect()
+    }
+}
