@@ -27,6 +27,7 @@ mod explain;
 mod history;
 mod live;
 mod oracles;
+mod pending;
 mod problem;
 mod search;
 mod witness;
