@@ -26,6 +26,7 @@ mod chains;
 mod explain;
 mod history;
 mod live;
+pub mod model;
 mod oracles;
 mod pending;
 mod problem;
