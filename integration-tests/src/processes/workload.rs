@@ -7,7 +7,7 @@
 //! successor goes on.
 //!
 //! The values are unique and none is a prefix of another, so they tell which client wrote them; all
-//! times come from one monotonic clock. [`crate::linearizability`] needs both.
+//! times come from one monotonic clock. [`kv_service::sim::linearizability`] needs both.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep};
 
 use super::cluster::{Cluster, eventually};
 use super::network::CLIENTS;
-use crate::linearizability::{Call, History, Request, STEPS_PER_KEY, Verdict, check};
+use kv_service::sim::linearizability::{Call, History, Request, STEPS_PER_KEY, Verdict, check};
 
 const WORKER_COUNT: u64 = 5;
 /// Keys that receive appends only, in which no acknowledged write may ever be missing.
@@ -134,7 +134,7 @@ impl Done {
     }
 
     pub fn summary(&self) -> Summary {
-        use crate::linearizability::Outcome::{Got, NotExecuted, Unknown, Written};
+        use kv_service::sim::linearizability::Outcome::{Got, NotExecuted, Unknown, Written};
         let mut summary = Summary::default();
         for call in self.history.calls() {
             match (&call.outcome, &call.request) {
@@ -244,7 +244,7 @@ impl Worker {
 
     /// Reads the key, and swaps the value if it is still the same.
     async fn swap(&mut self, key: String, done: &mut Vec<Call>) -> Call {
-        use crate::linearizability::Outcome::Got;
+        use kv_service::sim::linearizability::Outcome::Got;
         let read = self.read(key.clone()).await;
         let expect = match &read.outcome {
             Got(seen) => seen.value.clone().map_or(Expect::Version(0), Expect::Value),

@@ -4,9 +4,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use integration_tests::linearizability::{Call, History, assert_linearizable};
 use kv_service::client::{Client, ClientError};
 use kv_service::protocol::operation::{Expect, Operation, Record, WriteResponse};
+use kv_service::sim::linearizability::{Call, History, assert_linearizable};
 use kv_service::sim::{Service, Trace};
 
 /// Longer than any lab may take: a call without a response by then never gets one.

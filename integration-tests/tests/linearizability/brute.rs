@@ -2,8 +2,8 @@
 //! as possible: whole values, no memory, no pruning.
 
 use bytes::Bytes;
-use integration_tests::linearizability::{Call, Outcome, Request};
 use kv_service::protocol::operation::{Expect, Operation};
+use kv_service::sim::linearizability::{Call, Outcome, Request};
 
 #[derive(Clone, Debug, Default)]
 struct State {

@@ -14,7 +14,7 @@ mod store;
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use integration_tests::linearizability::{
+use kv_service::sim::linearizability::{
     Applied, Call, History, Outcome, Request, Rule, STEPS_PER_KEY, Seen, Verdict, Written,
     assert_linearizable, assert_linearizable_with_log, check, check_with_log,
 };

@@ -2,7 +2,7 @@
 //! agree.
 
 use bytes::Bytes;
-use integration_tests::linearizability::{Call, Outcome, Request, STEPS_PER_KEY, Verdict, check};
+use kv_service::sim::linearizability::{Call, Outcome, Request, STEPS_PER_KEY, Verdict, check};
 use kv_service::sim::seeds_to_run;
 
 use crate::brute::Brute;

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use integration_tests::linearizability::{Applied, Call, History, Outcome, Request, Seen, Written};
 use kv_service::protocol::operation::{Expect, Operation};
+use kv_service::sim::linearizability::{Applied, Call, History, Outcome, Request, Seen, Written};
 
 use crate::random::Random;
 

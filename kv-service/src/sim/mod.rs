@@ -97,6 +97,7 @@
 
 mod cluster;
 mod leadership;
+pub mod linearizability;
 mod observed;
 mod run;
 mod service;

@@ -9,8 +9,8 @@
 //!
 //! On other keys [`Chains::of`] returns `None`, and the search works without chains.
 
+use crate::protocol::operation::{Expect, Operation};
 use bytes::Bytes;
-use kv_service::protocol::operation::{Expect, Operation};
 
 use super::history::{Call, Outcome, Request, quoted};
 use super::{Rule, Violation};

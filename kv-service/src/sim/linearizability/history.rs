@@ -8,9 +8,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::client::{self, ClientError};
+use crate::protocol::operation::{Expect, Operation, Record, Revision, WriteResponse};
 use bytes::Bytes;
-use kv_service::client::{self, ClientError};
-use kv_service::protocol::operation::{Expect, Operation, Record, Revision, WriteResponse};
 
 /// The operation that a client asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -113,7 +113,7 @@ pub struct Call {
 }
 
 impl Call {
-    /// A call of [`kv_service::client::Client::get`], with the times around it.
+    /// A call of [`crate::client::Client::get`], with the times around it.
     pub fn of_get(
         client: u64,
         key: impl Into<Bytes>,
@@ -134,7 +134,7 @@ impl Call {
         Self { client, request: Request::get(key), called_at, returned_at, outcome }
     }
 
-    /// A call of [`kv_service::client::Client::write`] or one of its shorthands.
+    /// A call of [`crate::client::Client::write`] or one of its shorthands.
     pub fn of_write(
         client: u64,
         operation: Operation,

@@ -1,19 +1,17 @@
 //! Searches for an order of one key's calls that explains all responses: Wing and Gong's search
 //! with Lowe's memory of visited states, without recursion.
 //!
-//! The events of the answered calls are a list by time. A call is *liftable* if it comes before the
-//! first return: it may be the next in the order. Lifting takes both its events out of the list;
-//! backtracking puts them in again. Writes of unknown outcome have no return and are kept apart.
-//! They are tried last, as they need not be used at all.
+//! A call is *liftable* if it comes before the first return among the [`Pending`] ones: it may be
+//! the next in the order. Writes of unknown outcome are tried last, as they need not be used at all.
 //!
 //! An idle call that may be next, such as a read that fits, is placed next: it can only get in the
 //! way later. So the choice is only between changes. A visited state is the set of lifted calls
-//! together with the state of the key. A set is kept as the words of its bits from the first word
-//! that is not full, so the size does not grow with the history.
+//! together with the state of the key.
 
 use std::collections::HashSet;
 
 use super::live::Value;
+use super::pending::{Event, Pending, is_call, owner};
 use super::problem::{ItemId, Problem, State};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,23 +26,6 @@ pub(super) enum Found {
 pub(super) struct Furthest {
     pub(super) order: Vec<ItemId>,
     pub(super) state: State,
-}
-
-const BITS: usize = u64::BITS as usize;
-
-/// Place in the list of events. 0 is the head of the list, which also follows the last event.
-type Event = usize;
-
-fn call_event(id: ItemId) -> Event {
-    1 + 2 * id
-}
-
-fn item_of(event: Event) -> ItemId {
-    (event - 1) / 2
-}
-
-fn is_call(event: Event) -> bool {
-    event % 2 == 1
 }
 
 /// The next candidate: an event of the list, or an item of unknown outcome.
@@ -66,18 +47,11 @@ struct Frame {
 pub(super) struct Search<'a> {
     problem: &'a Problem<'a>,
     steps_left: u64,
-    next: Vec<Event>,
-    previous: Vec<Event>,
+    pending: Pending,
     state: State,
     order: Vec<ItemId>,
     frames: Vec<Frame>,
     tried: HashSet<(Box<[u64]>, State)>,
-    /// Bits of the lifted items. The answered items come first; the others start at a word of their
-    /// own.
-    lifted: Vec<u64>,
-    /// Words of `lifted` below this one are full.
-    full_words: usize,
-    answered_lifted: usize,
     ranked_lifted: usize,
     resets_left: usize,
     needing_life_left: usize,
@@ -87,34 +61,19 @@ pub(super) struct Search<'a> {
 
 impl<'a> Search<'a> {
     pub(super) fn new(problem: &'a Problem<'a>, budget_steps: u64) -> Self {
-        let count = problem.answered;
-        let mut events: Vec<(u64, bool, Event)> = Vec::with_capacity(2 * count);
-        for (id, item) in problem.items[..count].iter().enumerate() {
-            // At equal times calls come before returns: intervals that touch overlap.
-            events.push((item.call.called_at, false, call_event(id)));
-            events.push((item.call.returned_at, true, call_event(id) + 1));
-        }
-        events.sort_unstable();
-        let (mut next, mut previous) = (vec![0; 2 * count + 1], vec![0; 2 * count + 1]);
-        let mut last = 0;
-        for (_, _, event) in events {
-            (next[last], previous[event]) = (event, last);
-            last = event;
-        }
-        (next[last], previous[0]) = (0, last);
-        let open_words = (problem.items.len() - count).div_ceil(BITS);
+        let times: Vec<(u64, u64)> = problem.items[..problem.answered]
+            .iter()
+            .map(|item| (item.call.called_at, item.call.returned_at))
+            .collect();
+        let open_count = problem.items.len() - times.len();
         Self {
             problem,
             steps_left: budget_steps,
-            next,
-            previous,
+            pending: Pending::new(&times, open_count),
             state: State::MISSING,
             order: Vec::new(),
             frames: Vec::new(),
             tried: HashSet::new(),
-            lifted: vec![0; count.div_ceil(BITS) + open_words],
-            full_words: 0,
-            answered_lifted: 0,
             ranked_lifted: 0,
             resets_left: problem.items.iter().filter(|item| item.resets).count(),
             needing_life_left: problem.items.iter().filter(|item| item.needs_life).count(),
@@ -138,11 +97,11 @@ impl<'a> Search<'a> {
         loop {
             self.settle();
             self.note_furthest();
-            if self.answered_lifted == self.problem.answered {
+            if self.pending.all_answered_lifted() {
                 return Found::Order;
             }
             let promising = !self.is_hopeless() && self.is_new();
-            let goes_on = promising && self.choose(Cursor::Event(self.next[0]));
+            let goes_on = promising && self.choose(Cursor::Event(self.pending.first()));
             if !goes_on && !self.go_back() {
                 return match self.steps_left {
                     0 => Found::OutOfSteps,
@@ -154,17 +113,13 @@ impl<'a> Search<'a> {
 
     /// Lifts every idle item that may be next.
     fn settle(&mut self) {
-        let mut event = self.next[0];
+        let mut event = self.pending.first();
         while is_call(event) && self.take_step() {
-            let id = item_of(event);
+            let id = owner(event);
             if self.is_in_window(id) && self.problem.is_idle(self.state, id) {
                 self.lift(id);
             }
-            // After a lift, the event that now stands in the lifted event's place follows.
-            event = match self.is_lifted(id) {
-                true => self.next[self.previous[event]],
-                false => self.next[event],
-            };
+            event = self.pending.after(event);
         }
     }
 
@@ -175,7 +130,7 @@ impl<'a> Search<'a> {
         while self.take_step() {
             let (id, next) = match cursor {
                 Cursor::Event(event) if is_call(event) => {
-                    (item_of(event), Cursor::Event(self.next[event]))
+                    (owner(event), Cursor::Event(self.pending.after(event)))
                 }
                 Cursor::Event(_) => {
                     cursor = Cursor::Open(problem.answered);
@@ -241,21 +196,16 @@ impl<'a> Search<'a> {
 
     /// Time of the first return that is still in the list.
     fn first_return(&self) -> u64 {
-        let mut event = self.next[0];
-        while is_call(event) {
-            event = self.next[event];
-        }
-        assert_ne!(event, 0, "a call that is in the list has its return there");
-        self.problem.items[item_of(event)].call.returned_at
+        self.problem.items[self.pending.first_to_return()].call.returned_at
     }
 
     /// Returns true if the item was called by then, is not used yet, and the items with the same
     /// effect that were called before it are used up.
     fn may_use_open(&self, id: ItemId, first_return: u64) -> bool {
         let item = &self.problem.items[id];
-        !self.is_lifted(id)
+        !self.pending.is_lifted(id)
             && item.call.called_at <= first_return
-            && item.after.is_none_or(|before| self.is_lifted(before))
+            && item.after.is_none_or(|before| self.pending.is_lifted(before))
     }
 
     /// Returns true if this item may end the current value and version, which do not come again.
@@ -279,45 +229,11 @@ impl<'a> Search<'a> {
 
     /// Remembers the lifted items with the state; returns `false` if that pair was visited before.
     fn is_new(&mut self) -> bool {
-        let open_from = self.problem.answered.div_ceil(BITS);
-        while self.full_words > 0 && self.lifted[self.full_words - 1] != u64::MAX {
-            self.full_words -= 1;
-        }
-        while self.full_words < open_from && self.lifted[self.full_words] == u64::MAX {
-            self.full_words += 1;
-        }
-        let (mut end, mut count) = (self.full_words, self.full_words * BITS);
-        while count < self.answered_lifted {
-            count += self.lifted[end].count_ones() as usize;
-            end += 1;
-        }
-        // The number of full words tells where the words of the answered items end: the others are
-        // always as many.
-        let mut set = Vec::with_capacity(1 + end - self.full_words + self.lifted.len() - open_from);
-        set.push(self.full_words as u64);
-        set.extend_from_slice(&self.lifted[self.full_words..end]);
-        set.extend_from_slice(&self.lifted[open_from..]);
-        self.tried.insert((set.into_boxed_slice(), self.state))
-    }
-
-    fn bit(&self, id: ItemId) -> (usize, u64) {
-        let answered = self.problem.answered;
-        let place = match id.checked_sub(answered) {
-            None => id,
-            Some(open) => answered.div_ceil(BITS) * BITS + open,
-        };
-        (place / BITS, 1 << (place % BITS))
-    }
-
-    fn is_lifted(&self, id: ItemId) -> bool {
-        let (word, bit) = self.bit(id);
-        self.lifted[word] & bit != 0
+        self.tried.insert((self.pending.lifted_set(), self.state))
     }
 
     fn lift(&mut self, id: ItemId) {
-        let (word, bit) = self.bit(id);
-        assert_eq!(self.lifted[word] & bit, 0, "each is lifted once");
-        self.lifted[word] |= bit;
+        self.pending.lift(id);
         self.order.push(id);
         let item = &self.problem.items[id];
         self.ranked_lifted += usize::from(item.is_ranked());
@@ -326,33 +242,18 @@ impl<'a> Search<'a> {
         for station in self.problem.reads_at[id].into_iter().flatten() {
             self.readers_left[station] -= 1;
         }
-        if id < self.problem.answered {
-            self.answered_lifted += 1;
-            for event in [call_event(id), call_event(id) + 1] {
-                let (before, after) = (self.previous[event], self.next[event]);
-                (self.next[before], self.previous[after]) = (after, before);
-            }
-        }
     }
 
     /// Takes back the last lift.
     fn unlift(&mut self) {
         let id = self.order.pop().expect("something was lifted");
-        let (word, bit) = self.bit(id);
-        self.lifted[word] &= !bit;
+        self.pending.unlift(id);
         let item = &self.problem.items[id];
         self.ranked_lifted -= usize::from(item.is_ranked());
         self.resets_left += usize::from(item.resets);
         self.needing_life_left += usize::from(item.needs_life);
         for station in self.problem.reads_at[id].into_iter().flatten() {
             self.readers_left[station] += 1;
-        }
-        if id < self.problem.answered {
-            self.answered_lifted -= 1;
-            for event in [call_event(id) + 1, call_event(id)] {
-                let (before, after) = (self.previous[event], self.next[event]);
-                (self.next[before], self.previous[after]) = (event, event);
-            }
         }
     }
 

@@ -9,8 +9,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use crate::protocol::operation::{Expect, Operation, Revision};
 use bytes::Bytes;
-use kv_service::protocol::operation::{Expect, Operation, Revision};
 
 use super::history::{Call, History, Outcome, Request, Seen, quoted};
 use super::{Rule, Verdict, Violation};

@@ -21,8 +21,8 @@
 
 use std::collections::HashMap;
 
+use crate::protocol::operation::{Expect, Operation};
 use bytes::Bytes;
-use kv_service::protocol::operation::{Expect, Operation};
 
 use super::chains::{Chains, seen_value};
 use super::history::{Call, Request, Seen};

@@ -1,0 +1,199 @@
+//! Makes a history without an order shorter, until no call and no two calls can be left out.
+//!
+//! First the end is cut: the calls that had begun by some time, with the responses received by
+//! then, are a history of their own, and later responses repair nothing. The shortest such part
+//! without an order ends with one response, the *culprit*. Then runs of calls are left out (ddmin:
+//! halves, quarters, ...), single calls, and pairs of calls.
+//!
+//! Leaving out a write whose effect was observed would make up another violation: a value that no
+//! call wrote. So calls may be left out only if
+//!
+//! * the rest has no order,
+//! * nor has the whole history without the outputs of the calls that are left out: the outputs
+//!   that are left are the proof,
+//! * without the culprit's response the rest has an order, so that each other response is explained,
+//! * and, if the culprit would have been right at an earlier time, it still would.
+//!
+//! So a write and the reads that observed it are left out together or not at all. A search that
+//! runs out of steps counts against leaving out, but for that of the second condition.
+
+use super::Model;
+use super::history::{Call, Outcome};
+use super::search::{Found, Item, search};
+
+/// Most searches for a shorter history; it is then as short as it has become.
+const TRIALS_MAX: usize = 20_000;
+/// Most steps of a search that decides if calls are left out.
+const TRIAL_STEPS_MAX: u64 = 20_000;
+/// Most calls of a history of which pairs are tried.
+const PAIRED_CALLS_MAX: usize = 80;
+
+type CallOf<M> = Call<<M as Model>::Operation, <M as Model>::Output>;
+
+/// `calls` have no order that a search of so many steps can find. Returns the shortest part found
+/// that has none, in the order in which the calls began.
+pub(super) fn shortest<M: Model>(model: &M, calls: &[CallOf<M>], steps: u64) -> Vec<CallOf<M>> {
+    let (calls, culprit) = cut_end::<M>(model, calls, steps);
+    let trial_steps = steps.min(TRIAL_STEPS_MAX);
+    let kept = vec![true; calls.len()];
+    let mut shrink = Shrink {
+        model,
+        culprit,
+        calls,
+        kept,
+        trial_steps,
+        trials_left: TRIALS_MAX,
+        rules: [true; 2],
+    };
+    shrink.rules = [shrink.others_are_explained(), shrink.culprit_was_right_once()];
+    shrink.leave_out_runs();
+    while shrink.leave_out_pair() {
+        shrink.leave_out_each();
+    }
+    shrink.rest().map(|(_, call)| call.clone()).collect()
+}
+
+/// Finds the shortest part up to a return that has no order. Returns its calls in the order in which
+/// they began, and the place of the call that returns last.
+fn cut_end<M: Model>(model: &M, calls: &[CallOf<M>], steps: u64) -> (Vec<CallOf<M>>, usize) {
+    let is_answered = |call: &&CallOf<M>| call.outcome != Outcome::Unknown;
+    let mut ends: Vec<u64> =
+        calls.iter().filter(is_answered).map(|call| call.returned_at).collect();
+    ends.sort_unstable();
+    let has_order = |end: &u64| {
+        let known = known_at::<M>(calls, *end);
+        let items = known.iter().enumerate().filter_map(|(at, call)| Item::known(at, call));
+        !matches!(search(model, items.collect(), steps), Found::NoOrder(_))
+    };
+    let first = ends.partition_point(has_order).min(ends.len() - 1);
+    let known = known_at::<M>(calls, ends[first]);
+    let ends_here = |call: &CallOf<M>| {
+        matches!(call.outcome, Outcome::Returned(_)) && call.returned_at == ends[first]
+    };
+    let culprit = known.iter().position(ends_here).unwrap_or(known.len() - 1);
+    (known, culprit)
+}
+
+/// The calls that had begun by `time`, with the outcomes known by then.
+fn known_at<M: Model>(calls: &[CallOf<M>], time: u64) -> Vec<CallOf<M>> {
+    let mut known: Vec<CallOf<M>> =
+        calls.iter().filter(|call| call.called_at <= time).cloned().collect();
+    for call in &mut known {
+        if call.returned_at > time {
+            call.outcome = Outcome::Unknown;
+        }
+    }
+    known.sort_by_key(|call| call.called_at);
+    known
+}
+
+struct Shrink<'a, M: Model> {
+    model: &'a M,
+    calls: Vec<CallOf<M>>,
+    /// Place of the call without whose response there is an order.
+    culprit: usize,
+    kept: Vec<bool>,
+    trial_steps: u64,
+    trials_left: usize,
+    /// The third and the fourth condition, each true if it held at first.
+    rules: [bool; 2],
+}
+
+impl<M: Model> Shrink<'_, M> {
+    /// The calls that are kept, with their places.
+    fn rest(&self) -> impl Iterator<Item = (usize, &CallOf<M>)> {
+        self.calls.iter().enumerate().filter(|(at, _)| self.kept[*at])
+    }
+
+    fn search(&self, items: Vec<Item<'_, M>>) -> Found<M::State> {
+        search(self.model, items, self.trial_steps)
+    }
+
+    fn has_no_order(&self) -> bool {
+        let items = self.rest().filter_map(|(at, call)| Item::known(at, call)).collect();
+        matches!(self.search(items), Found::NoOrder(_))
+    }
+
+    fn is_proved_by_its_outputs(&self) -> bool {
+        let items = self.calls.iter().enumerate().filter_map(|(at, call)| match self.kept[at] {
+            true => Item::known(at, call),
+            false => Some(Item::without_output(at, call)),
+        });
+        !matches!(self.search(items.collect()), Found::Order)
+    }
+
+    fn others_are_explained(&self) -> bool {
+        let items = self.rest().filter_map(|(at, call)| match at == self.culprit {
+            true => Some(Item::unanswered(at, call)),
+            false => Item::known(at, call),
+        });
+        matches!(self.search(items.collect()), Found::Order)
+    }
+
+    fn culprit_was_right_once(&self) -> bool {
+        let items = self.rest().filter_map(|(at, call)| match at == self.culprit {
+            true => Item::from_the_start(at, call),
+            false => Item::known(at, call),
+        });
+        matches!(self.search(items.collect()), Found::Order)
+    }
+
+    /// Leaves these calls out, if all conditions allow it.
+    fn leave_out(&mut self, places: &[usize]) -> bool {
+        if self.trials_left == 0 || places.is_empty() || places.contains(&self.culprit) {
+            return false;
+        }
+        self.trials_left -= 1;
+        places.iter().for_each(|at| self.kept[*at] = false);
+        let [explained, right_once] = self.rules;
+        let may = self.has_no_order()
+            && (!explained || self.others_are_explained())
+            && (!right_once || self.culprit_was_right_once())
+            && self.is_proved_by_its_outputs();
+        if !may {
+            places.iter().for_each(|at| self.kept[*at] = true);
+        }
+        may
+    }
+
+    fn places(&self) -> Vec<usize> {
+        let others = self.rest().map(|(at, _)| at).filter(|at| *at != self.culprit);
+        others.collect()
+    }
+
+    fn leave_out_runs(&mut self) {
+        let mut len = self.calls.len();
+        while len > 1 {
+            for run in self.places().chunks(len) {
+                self.leave_out(run);
+            }
+            len = len.div_ceil(2);
+        }
+        self.leave_out_each();
+    }
+
+    /// Leaves out single calls, the latest first, until none can be left out.
+    fn leave_out_each(&mut self) {
+        loop {
+            let places = self.places();
+            let before = places.len();
+            for at in places.into_iter().rev() {
+                self.leave_out(&[at]);
+            }
+            if self.places().len() == before {
+                return;
+            }
+        }
+    }
+
+    /// Leaves out two calls that can only be left out together, if there are such.
+    fn leave_out_pair(&mut self) -> bool {
+        let places = self.places();
+        if places.len() > PAIRED_CALLS_MAX {
+            return false;
+        }
+        places.iter().enumerate().any(|(from, one)| {
+            places[from + 1..].iter().any(|other| self.leave_out(&[*one, *other]))
+        })
+    }
+}
