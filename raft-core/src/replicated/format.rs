@@ -40,7 +40,9 @@ pub enum EncodingError {
     )]
     UnknownFormat { found: u8 },
     /// A newer program of this application wrote it.
-    #[error("needs version {needed}, and this program is version {version}: install version {needed}")]
+    #[error(
+        "needs version {needed}, and this program is version {version}: install version {needed}"
+    )]
     NewerVersion { needed: u32, version: u32 },
     /// Its version is known, and serde does not accept the bytes.
     #[error(
@@ -154,7 +156,8 @@ fn split_head(version: u32, bytes: &[u8]) -> Result<(u32, &[u8]), EncodingError>
 
 /// Decodes the whole of `body`; bytes that are left over are an error.
 fn parse<T: DeserializeOwned>(mut body: &[u8]) -> Result<T, String> {
-    let value = T::deserialize(&mut Deserializer::new(&mut body)).map_err(|error| reason(&error))?;
+    let value =
+        T::deserialize(&mut Deserializer::new(&mut body)).map_err(|error| reason(&error))?;
     match body.len() {
         0 => Ok(value),
         left => Err(format!("{left} bytes are left over")),

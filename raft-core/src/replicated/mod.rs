@@ -23,7 +23,7 @@
 //!     type Answer = u64;
 //!
 //!     fn apply(&mut self, Add(number): Add) -> u64 {
-//!         self.total += number;
+//!         self.total = self.total.saturating_add(number);
 //!         self.total
 //!     }
 //!
@@ -138,8 +138,8 @@ use crate::types::{NodeId, Position};
 /// * `Default` is the state before the first command, on every node and in every version.
 /// * A command gives the same result in every later version of the program, because a restart
 ///   applies the log again. Add a new command instead of changing one that was released.
-/// * A panic in `apply` stops the node, and again at its next start. Return an output that says what
-///   is wrong.
+/// * A panic in `apply`, also of an addition that overflows, stops every node, and again at its next
+///   start. Return an output that says what is wrong.
 pub trait ReplicatedState: Clone + Default + Serialize + DeserializeOwned + Send + 'static {
     /// A change. Encoded by serde, kept in the log and sent to the other nodes.
     type Command: Serialize + DeserializeOwned + Send + 'static;

@@ -168,7 +168,7 @@ fn a_committed_command_that_does_not_decode_stops_the_node() {
     let error = machine.apply(&[entry(5, newer)], &mut Vec::new()).expect_err("of version 2");
     assert_eq!(
         error.to_string(),
-        "the command at 3:5 needs version 2, and this program is version 1: install version 2"
+        "the command at 5@3 needs version 2, and this program is version 1: install version 2"
     );
     assert_eq!(machine.last_applied(), Position::new(3, 4));
 }
@@ -290,7 +290,7 @@ fn a_snapshot_of_a_newer_format_or_version_is_refused() {
     let at = Position::new(3, 9);
     restore(&mut machine, at, &[snapshot([1, 0, 0, 0, 1])]).expect("it is empty and well");
     let error = restore(&mut machine, at, &[snapshot([2, 0, 0, 0, 1])]).unwrap_err();
-    assert!(error.to_string().contains("the snapshot at 3:9 has format 2"), "{error}");
+    assert!(error.to_string().contains("the snapshot at 9@3 has format 2"), "{error}");
     let error = restore(&mut machine, at, &[snapshot([1, 0, 0, 0, 2])]).unwrap_err();
     assert!(error.to_string().ends_with("install version 2"), "{error}");
     let error = restore(&mut machine, at, &[Bytes::from_static(b"KVSNAP\x02\x00\x01")]);
