@@ -356,7 +356,7 @@ impl TlsIdentity {
         })
     }
 
-    /// TlsIdentity of the other side of a connection, and the protocol that was agreed on.
+    /// Identity of the other side of a connection, and the protocol that was agreed on.
     pub(crate) fn of_connection(
         connection: &quinn::Connection,
         cluster_id: &str,

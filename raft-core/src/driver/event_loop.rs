@@ -207,7 +207,7 @@ impl<M: StateMachine> EventLoop<M> {
         if self.apply.flush() { Ok(()) } else { Err(self.exit_reason("the state machine")) }
     }
 
-    /// Returns the reason why a task ended. A task completions its failure before it ends, so the
+    /// Returns the reason why a task ended. A task reports its failure before it ends, so the
     /// completion is in the inbox.
     fn exit_reason(&self, task: &str) -> Fatal {
         let mut turn = InputBatch::new();

@@ -1,4 +1,4 @@
-//! Writes batches in order, one at a time, and completions when they are on disk. Batches that only
+//! Writes batches in order, one at a time, and reports when they are on disk. Batches that only
 //! append and that arrive while another is being written are written together: the slower the disk,
 //! the larger the batches.
 //!

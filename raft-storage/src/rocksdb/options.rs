@@ -16,7 +16,7 @@ const BACKGROUND_THREADS: i32 = 2;
 /// Options of the log. The default suits a server.
 #[derive(Clone, Debug)]
 pub struct RocksOptions {
-    /// StoredLog bytes that are gathered in memory before RocksDB writes a table, and so the size of one
+    /// Log bytes that are gathered in memory before RocksDB writes a table, and so the size of one
     /// write-ahead file. Memory: one to three times this.
     pub write_buffer_bytes: usize,
     /// Full-size write-ahead files that are written in idle time after each opening, to be reused:

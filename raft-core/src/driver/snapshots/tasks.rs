@@ -82,7 +82,7 @@ impl<M: StateMachine> Jobs<M> {
         self.parts.storage.log_bytes()
     }
 
-    /// Writes a view of this node's state; completions `SnapshotWritten`.
+    /// Writes a view of this node's state; reports `SnapshotWritten`.
     pub(super) fn write(&self, meta: SnapshotMeta, view: Box<dyn SnapshotSource>) -> StopOnDrop {
         let (on_drop, stop) = stop();
         let storage = Arc::clone(&self.parts.storage);
@@ -99,7 +99,7 @@ impl<M: StateMachine> Jobs<M> {
         on_drop
     }
 
-    /// Flushes a durable machine; completions `StateFlushed`, and gives the flusher back.
+    /// Flushes a durable machine; reports `StateFlushed`, and gives the flusher back.
     pub(super) fn flush(
         &self,
         mut flusher: Box<dyn Flusher>,
@@ -132,7 +132,7 @@ impl<M: StateMachine> Jobs<M> {
         });
     }
 
-    /// Streams the published snapshot to a peer; completions `SnapshotSent`.
+    /// Streams the published snapshot to a peer; reports `SnapshotSent`.
     pub(super) fn send(
         &self,
         peer: NodeId,
