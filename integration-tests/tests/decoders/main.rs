@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
@@ -42,18 +43,23 @@ fn fuzz() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz")
 }
 
-/// Names and contents of the files of a folder, in order.
-fn files(folder: &Path) -> Vec<(String, Vec<u8>)> {
-    let entries = fs::read_dir(folder).unwrap();
-    let mut files: Vec<_> = entries
+/// Names and contents of the inputs in the corpus of a target, in order.
+fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
+    let path = fuzz().join("corpus").join(format!("{target}.tar"));
+    let mut archive = tar::Archive::new(fs::File::open(&path).unwrap());
+    let inputs: Vec<_> = archive
+        .entries()
+        .unwrap()
         .map(|entry| {
-            let path = entry.unwrap().path();
-            (path.display().to_string(), fs::read(&path).unwrap())
+            let mut entry = entry.unwrap();
+            let name = entry.path().unwrap().display().to_string();
+            let mut bytes = Vec::new();
+            entry.read_to_end(&mut bytes).unwrap();
+            (name, bytes)
         })
         .collect();
-    files.sort();
-    assert!(!files.is_empty(), "{} has no files", folder.display());
-    files
+    assert!(!inputs.is_empty(), "{} holds no inputs", path.display());
+    inputs
 }
 
 #[test]
@@ -76,8 +82,8 @@ fn each_target_has_a_corpus_and_is_replayed() {
 #[test]
 fn what_was_found_is_survived() {
     for (name, decoder) in DECODERS {
-        for (path, bytes) in files(&fuzz().join("corpus").join(name)) {
-            println!("{path}");
+        for (input, bytes) in corpus(name) {
+            println!("{name}: {input}");
             memory::within_bounds(&bytes, *decoder);
         }
     }
@@ -134,7 +140,7 @@ fn damaged(mut bytes: Vec<u8>, damages: &[Damage]) -> Vec<u8> {
 fn damage_and_noise_are_survived() {
     for (name, decoder) in DECODERS {
         let corpus: Vec<_> =
-            files(&fuzz().join("corpus").join(name)).into_iter().map(|(_, bytes)| bytes).collect();
+            corpus(name).into_iter().map(|(_, bytes)| bytes).collect();
         let damages = proptest::collection::vec(damage(), 1..4);
         let damaged = (proptest::sample::select(corpus), damages)
             .prop_map(|(bytes, damages)| damaged(bytes, &damages));
