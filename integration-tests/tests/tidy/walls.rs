@@ -1,30 +1,8 @@
 //! Reads the sources and checks the boundaries that no compiler checks: which floor may use which.
 
 use std::fs;
-use std::path::{Path, PathBuf};
 
-fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a member has a workspace").to_owned()
-}
-
-/// Every Rust file below a folder of the workspace.
-fn sources(folder: &str) -> Vec<(PathBuf, String)> {
-    let mut found = Vec::new();
-    let mut folders = vec![workspace().join(folder)];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).expect("a source folder can be listed") {
-            let path = entry.expect("a source folder can be listed").path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let text = fs::read_to_string(&path).expect("sources are UTF-8");
-                found.push((path, text));
-            }
-        }
-    }
-    assert!(!found.is_empty(), "no sources below {folder}");
-    found
-}
+use crate::{sources, workspace};
 
 /// Fails for each line of code below `folder` that contains one of the words.
 fn forbid(folder: &str, words: &[&str], why: &str) {
