@@ -29,7 +29,7 @@ use rand::{Rng, SeedableRng};
 
 /// A request of a client. The output is the job that was pushed, popped or found in front.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Operation {
+pub(crate) enum Operation {
     Push(u64),
     Pop,
     Front,
@@ -121,7 +121,7 @@ fn job_in(bytes: &Bytes) -> MachineResult<u64> {
 }
 
 /// The specification for the checker.
-pub struct OneQueue;
+pub(crate) struct OneQueue;
 
 impl Model for OneQueue {
     type State = VecDeque<u64>;
@@ -144,7 +144,7 @@ impl Model for OneQueue {
     }
 }
 
-pub type Calls = History<Operation, Option<u64>>;
+pub(crate) type Calls = History<Operation, Option<u64>>;
 
 /// The nodes as the clients reach them. A node that has lost power answers nothing.
 type Nodes = Arc<Mutex<BTreeMap<NodeId, Node<Observed<Queue>>>>>;
@@ -210,7 +210,7 @@ async fn client(
 }
 
 /// Runs clients and faults from the seed, and returns what the clients noted.
-pub async fn scenario(seed: u64, bug: bool) -> Calls {
+pub(crate) async fn scenario(seed: u64, bug: bool) -> Calls {
     let ms = Duration::from_millis(1);
     // So small that snapshots are taken, and sent to nodes that were away.
     let configure = |config: &mut NodeConfig| config.max_raft_state_bytes = 500;
@@ -246,7 +246,7 @@ pub async fn scenario(seed: u64, bug: bool) -> Calls {
 }
 
 /// Runs the seed. Returns the report of a violation, or `None` if there is none.
-pub fn report(seed: u64, bug: bool) -> Option<String> {
+pub(crate) fn report(seed: u64, bug: bool) -> Option<String> {
     let history = run(seed, async |seed| scenario(seed, bug).await);
     match check(&OneQueue, &history, STEPS) {
         Verdict::Linearizable => None,

@@ -15,7 +15,11 @@
 //! * and, if the culprit would have been right at an earlier time, it still would.
 //!
 //! So a write and the reads that observed it are left out together or not at all. A search that
-//! runs out of steps counts against leaving out, but for that of the second condition.
+//! runs out of steps counts against leaving out, except under the second condition.
+//!
+//! The second condition doubts a refusal (an answer that a call was not executed) unless the culprit
+//! would have been right at an earlier time: a stale response explains itself, and every refused
+//! call that could explain it as well would otherwise stay in the report.
 
 use super::Model;
 use super::history::{Call, Outcome};
@@ -115,9 +119,13 @@ impl<M: Model> Shrink<'_, M> {
     }
 
     fn is_proved_by_its_outputs(&self) -> bool {
-        let items = self.calls.iter().enumerate().filter_map(|(at, call)| match self.kept[at] {
-            true => Item::known(at, call),
-            false => Some(Item::without_output(at, call)),
+        let [_, is_stale] = self.rules;
+        let items = self.calls.iter().enumerate().filter_map(|(at, call)| {
+            let trusted = is_stale && call.outcome == Outcome::NotExecuted;
+            match self.kept[at] || trusted {
+                true => Item::known(at, call),
+                false => Some(Item::without_output(at, call)),
+            }
         });
         !matches!(self.search(items.collect()), Found::Order)
     }
