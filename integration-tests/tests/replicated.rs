@@ -262,8 +262,8 @@ impl ReplicatedState for NextBook {
     }
 }
 
-/// Node by node; a command of the new version is refused until all nodes know it and it is in force,
-/// and then the old program refuses to start.
+/// Node by node; a command of the new version is refused until all nodes know it and it is in
+/// force, and then the old program refuses to start.
 #[tokio::test(start_paused = true)]
 async fn an_upgrade_goes_node_by_node() {
     let cluster = InMemory::new(2_000);

@@ -2,8 +2,8 @@
 //!
 //! The machine is volatile. The log, and the snapshot that replaces its older part, are what
 //! survives; the state is built from both at each start. So it works on any storage. A committed
-//! command or a snapshot that does not decode stops the node: to leave it out would make this node's
-//! state another one than that of the others.
+//! command or a snapshot that does not decode stops the node: to leave it out would make this
+//! node's state another one than that of the others.
 
 use bytes::{Bytes, BytesMut};
 

@@ -1,8 +1,8 @@
 //! A replicated state machine from one small trait: typed commands and whole-state snapshots.
 //!
-//! Implement [`ReplicatedState`] for a type of yours and start it with [`Replicated::start`], on any
-//! [`Storage`] and any [`Transport`]. The module encodes commands and state by serde (MessagePack)
-//! and implements [`StateMachine`](crate::state_machine::StateMachine) for you.
+//! Implement [`ReplicatedState`] for a type of yours and start it with [`Replicated::start`], on
+//! any [`Storage`] and any [`Transport`]. The module encodes commands and state by serde
+//! (MessagePack) and implements [`StateMachine`](crate::state_machine::StateMachine) for you.
 //!
 //! ```
 //! use raft_core::replicated::ReplicatedState;
@@ -107,8 +107,8 @@
 //!   snapshot  =  format u8 = 1 | version u32 | MessagePack of the state | CRC32C u32 of all before
 //! ```
 //!
-//! Numbers are big-endian. Structs are arrays of their fields, in order, and enum variants are named:
-//! a program that does not know a field refuses it instead of leaving it out.
+//! Numbers are big-endian. Structs are arrays of their fields, in order, and enum variants are
+//! named: a program that does not know a field refuses it instead of leaving it out.
 
 mod format;
 mod machine;
@@ -133,13 +133,13 @@ use crate::types::{NodeId, Position};
 /// The rules, which no compiler checks:
 ///
 /// * [`apply`](ReplicatedState::apply) is a function of the state and the command. No clock, no
-///   randomness, no iteration over a `HashMap`, no locale, no global variable. Put a time or a random
-///   number into the command.
+///   randomness, no iteration over a `HashMap`, no locale, no global variable. Put a time or a
+///   random number into the command.
 /// * `Default` is the state before the first command, on every node and in every version.
 /// * A command gives the same result in every later version of the program, because a restart
 ///   applies the log again. Add a new command instead of changing one that was released.
-/// * A panic in `apply`, also of an addition that overflows, stops every node, and again at its next
-///   start. Return an output that says what is wrong.
+/// * A panic in `apply`, also of an addition that overflows, stops every node, and again at its
+///   next start. Return an output that says what is wrong.
 pub trait ReplicatedState: Clone + Default + Serialize + DeserializeOwned + Send + 'static {
     /// A change. Encoded by serde, kept in the log and sent to the other nodes.
     type Command: Serialize + DeserializeOwned + Send + 'static;
@@ -152,8 +152,8 @@ pub trait ReplicatedState: Clone + Default + Serialize + DeserializeOwned + Send
 
     /// Version of the program, from 1. Raise it when the previous program cannot read what this one
     /// writes: a new command, a new field at the end of a command or of the state. This program
-    /// reads everything that earlier versions wrote; `#[serde(default)]` fills a field that they did
-    /// not have.
+    /// reads everything that earlier versions wrote; `#[serde(default)]` fills a field that they
+    /// did not have.
     ///
     /// It is a cluster version: [`Replicated::raise_version`] brings it into force once all nodes
     /// run a program that knows it.
@@ -164,9 +164,9 @@ pub trait ReplicatedState: Clone + Default + Serialize + DeserializeOwned + Send
     /// each snapshot logs a warning.
     const STATE_BYTES_MAX: usize = 1 << 30;
 
-    /// Returns the first version whose program can read and apply this command. A command that needs
-    /// a version which is not in force is rejected before it enters the log. The default is the
-    /// careful one: after an upgrade nothing is executed through this program until
+    /// Returns the first version whose program can read and apply this command. A command that
+    /// needs a version which is not in force is rejected before it enters the log. The default is
+    /// the careful one: after an upgrade nothing is executed through this program until
     /// [`Replicated::raise_version`].
     ///
     /// ```
@@ -277,8 +277,8 @@ impl<S: ReplicatedState> Replicated<S> {
         Ok(Self { node })
     }
 
-    /// Executes a command: returns its output once a majority holds it and this node has applied it.
-    /// Dropping the future does not withdraw the command.
+    /// Executes a command: returns its output once a majority holds it and this node has applied
+    /// it. Dropping the future does not withdraw the command.
     ///
     /// # Errors
     /// [`ProposeError::Rejected`]: not executed, and never will be. Also if the command cannot be
@@ -318,14 +318,14 @@ impl<S: ReplicatedState> Replicated<S> {
         self.node.query_and_wait(query, false).await
     }
 
-    /// Waits until this node knows a leader, and returns that leader. `None`: this node has stopped.
+    /// Waits until this node knows a leader, and returns that leader. `None`: this node has
+    /// stopped.
     pub async fn leader(&self) -> Option<NodeId> {
         let mut watch = self.node.watch();
-        let known = tokio::select! {
+        tokio::select! {
             known = watch.wait_for(|leadership| leadership.leader.is_some()) => known.ok()?.leader,
             _ = self.node.stopped() => None,
-        };
-        known
+        }
     }
 
     /// The node as it was at the end of its event loop's last turn.
@@ -338,8 +338,8 @@ impl<S: ReplicatedState> Replicated<S> {
     /// force once that entry is committed ([`Status::cluster_version`]).
     ///
     /// # Errors
-    /// Nothing has changed: this node does not lead, the version is in force already, or a member is
-    /// not known to run a program of this version.
+    /// Nothing has changed: this node does not lead, the version is in force already, or a member
+    /// is not known to run a program of this version.
     pub async fn raise_version(&self) -> Result<Position, Rejected> {
         self.node.raise_cluster_version(S::VERSION).await
     }
