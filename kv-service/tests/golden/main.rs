@@ -1,9 +1,9 @@
 //! Behaviour of the service as scripts: what goes in, and everything that comes out.
 //!
-//! Each file below `sessions`, `engines`, `client` and `cli` is one script; its first line says which
-//! behaviour it shows. `UPDATE_GOLDENFILES=1 cargo test --workspace --test golden` rewrites the
-//! outputs; read them before you commit them. The languages are described in `machine.rs` and
-//! `machine_runner.rs` (sessions, engines), `client_runner.rs` and `cli_runner.rs`.
+//! Each file in `sessions`, `engines`, `client` and `cli` is one script; its first line says which
+//! behaviour it shows. `UPDATE_GOLDENFILES=1 cargo test -p kv-service --features cli --test golden`
+//! rewrites the outputs; read them before you commit them. The languages are described in
+//! `machine.rs` and `machine_runner.rs` (sessions, engines), `client_runner.rs`, `cli_runner.rs`.
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 

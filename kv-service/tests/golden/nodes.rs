@@ -196,16 +196,16 @@ fn request(kind: &RequestKind) -> String {
 }
 
 fn operation(operation: &Operation) -> String {
-    let what = match operation {
-        Operation::Put { .. } => "put",
-        Operation::Append { .. } => "append",
-        Operation::Delete { .. } => "delete",
+    let key = String::from_utf8_lossy(operation.key());
+    match operation {
+        Operation::Put { .. } => format!("put {key}"),
+        Operation::Append { .. } => format!("append {key}"),
+        Operation::Delete { .. } => format!("delete {key}"),
         Operation::CompareAndSwap { expect: Expect::Revision(revision), .. } => {
-            return format!("cas {:?} at revision {revision}", operation.key());
+            format!("cas {key} at revision {revision}")
         }
-        Operation::CompareAndSwap { .. } => "cas",
-    };
-    format!("{what} {}", String::from_utf8_lossy(operation.key()))
+        Operation::CompareAndSwap { .. } => format!("cas {key}"),
+    }
 }
 
 async fn send(stream: &mut DuplexStream, message: &impl serde::Serialize) {
