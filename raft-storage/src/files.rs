@@ -29,6 +29,7 @@ pub(crate) fn write_whole(
     content: &[u8],
     private: bool,
 ) -> Result<(), StorageError> {
+    assert!(Path::new(name).components().count() == 1, "a name in the directory");
     let temporary = directory.join(format!("{name}.tmp"));
     // An interrupted attempt may have left one, with other permissions.
     remove_if_there(&temporary)?;
@@ -75,5 +76,6 @@ pub(crate) fn read_if_there(path: &Path, bytes_max: u64) -> Result<Option<Vec<u8
     file.take(bytes_max.saturating_add(1))
         .read_to_end(&mut content)
         .map_err(|source| io_error("read", path, source))?;
+    assert!(content.len() as u64 <= bytes_max.saturating_add(1), "one byte more at most");
     Ok(Some(content))
 }

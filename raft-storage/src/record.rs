@@ -28,6 +28,7 @@ pub(crate) const CHECKSUM_BYTES: usize = 4;
 pub(crate) fn seal(tag: u8, body: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut out = vec![tag];
     body(&mut out);
+    assert_eq!(out[0], tag, "a body only appends");
     let checksum = crc32c::crc32c(&out);
     out.extend_from_slice(&checksum.to_be_bytes());
     out

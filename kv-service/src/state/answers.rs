@@ -153,8 +153,9 @@ impl Answers {
         match self {
             Self::AtMostOne(answer) => *answer = answer.filter(|(answered, _)| *answered >= lowest),
             Self::Many(answers) => {
-                let heard = answers.partition_point(|(answered, _)| *answered < lowest);
-                answers.drain(..heard);
+                let received = answers.partition_point(|(answered, _)| *answered < lowest);
+                answers.drain(..received);
+                assert!(answers.front().is_none_or(|(lowest_kept, _)| *lowest_kept >= lowest));
                 if answers.len() <= 1 {
                     *self = Self::AtMostOne(answers.pop_front());
                 } else if answers.capacity() > 4 * answers.len() {

@@ -93,8 +93,10 @@ impl Idle {
     pub(super) fn remove(&mut self, session: &Session, map: &SessionMap) {
         let principal =
             self.principals.get_mut(&session.principal).expect("each session has its principal");
+        assert!(!map.is_empty() || principal.session_count == 1, "the last one of all");
         principal.session_count -= 1;
         let queue = principal.queues.get_mut(&session.ttl_ms).expect("each session has its queue");
+        assert!(queue.session_count > 0 && queue.session_count <= principal.session_count + 1);
         queue.session_count -= 1;
         if queue.session_count == 0 {
             principal.queues.remove(&session.ttl_ms);
@@ -118,6 +120,11 @@ impl Idle {
             Some(Reverse((place, Arc::clone(name))))
         };
         *first = self.principals.iter().filter_map(of_principal).collect();
+    }
+
+    /// Number of all sessions.
+    pub(super) fn total(&self) -> usize {
+        self.principals.values().map(|principal| principal.session_count).sum()
     }
 
     pub(super) fn session_count(&self, name: &[u8]) -> u64 {

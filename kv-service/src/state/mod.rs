@@ -174,6 +174,7 @@ impl KvMachine {
     }
 
     fn commit(&mut self) -> MachineResult<()> {
+        assert!(self.applied_meta.revision <= self.applied_meta.position.index);
         self.engine.commit(self.applied_meta, &self.sessions)?;
         self.sessions.clear_changed();
         Ok(())
@@ -221,6 +222,8 @@ impl StateMachine for KvMachine {
                 (pending_count, pending_bytes) = (0, 0);
             }
         }
+        let last_index = entries.last().map(|entry| entry.index);
+        assert!(last_index.is_none_or(|last| last == self.applied_meta.position.index));
         if pending_count > 0 { self.commit() } else { Ok(()) }
     }
 

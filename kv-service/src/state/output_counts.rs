@@ -26,6 +26,7 @@ impl OutputCounts {
     /// Records that a session now remembers another number of outputs; the number is 0 before it
     /// comes and after it is gone.
     pub(super) fn recount(&mut self, id: Index, before: usize, after: usize) {
+        assert!(self.answer_count >= before as u64, "its outputs were counted");
         self.answer_count = self.answer_count + after as u64 - before as u64;
         let (old, new) = (class(before), class(after));
         if old == new {

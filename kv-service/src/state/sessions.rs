@@ -103,6 +103,7 @@ impl Sessions {
             lowest_unanswered: 0,
             answers: Answers::new(),
         };
+        assert!(self.map.get_max().is_none_or(|(last, _)| *last < id), "indexes grow");
         self.insert(id, session);
         self.changed.push(id);
         // The new one is last in each order: the clock does not go back, and ids grow.
@@ -155,6 +156,7 @@ impl Sessions {
         self.changed.push(id);
         if session.lowest_unanswered != lowest {
             let session = Arc::make_mut(session);
+            assert!(session.lowest_unanswered < lowest, "the window never moves back");
             session.lowest_unanswered = lowest;
             let before = session.answers.len();
             session.answers.forget_below(lowest);
@@ -172,6 +174,7 @@ impl Sessions {
         let before = session.answers.len();
         session.answers.insert(place.sequence, Kept::new(place.digest, outcome));
         self.output_counts.recount(id, before, before + 1);
+        assert!(session.answers.len() <= session.window as usize, "outputs are within the window");
         while self.output_counts.answer_count().saturating_mul(ANSWER_BYTES) > answer_bytes_max {
             let largest = self.output_counts.first().or_else(|| self.idle.first(&self.map));
             self.end(largest.expect("answers belong to sessions"));
@@ -192,6 +195,18 @@ impl Sessions {
         }
         self.insert(id, session);
         Ok(())
+    }
+
+    /// Checks what is counted beside the sessions against the sessions themselves. It costs a look
+    /// at each of them, so it is called where all of them were read.
+    pub(super) fn assert_counts(&self) {
+        assert_eq!(self.idle.total(), self.map.len(), "each session is in one queue");
+        let answer_count: usize = self.map.values().map(|session| session.answers.len()).sum();
+        assert_eq!(
+            self.output_counts.answer_count(),
+            answer_count as u64,
+            "each output is counted"
+        );
     }
 
     fn insert(&mut self, id: Index, mut session: Session) {

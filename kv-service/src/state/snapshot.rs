@@ -148,6 +148,7 @@ impl SnapshotEncoder {
         out.put_u32_le(0);
         payload(self, &mut out);
         let length = out.len() - length_at - 4;
+        assert!(length > 0, "a section that the decoder takes");
         assert!(length <= SECTION_BYTES_MAX, "records are within their limits");
         out[length_at..length_at + 4].copy_from_slice(&(length as u32).to_le_bytes());
         self.out = out;
@@ -171,6 +172,8 @@ impl SnapshotSource for SnapshotEncoder {
 
 fn encode_record(key: &[u8], record: &Record, out: &mut BytesMut) {
     out.reserve(RECORD_HEAD_BYTES_MAX + key.len() + record.value.len());
+    assert!(!key.is_empty() && key.len() <= KEY_BYTES_LIMIT, "a key that the decoder takes");
+    assert!(record.value.len() <= VALUE_BYTES_LIMIT, "a value that the decoder takes");
     out.put_u8(PLAIN);
     put_len(out, key);
     put_len(out, &record.value);

@@ -76,6 +76,7 @@ impl Draft {
         let start = self.records.len();
         self.records.resize(start + HEADER_BYTES, 0);
         body(&mut self.records);
+        assert!(self.records.len() >= start + HEADER_BYTES, "a body only appends");
         self.records.resize(self.records.len() + CHECKSUM_BYTES, 0);
         let record = start..self.records.len();
         self.operations.push(Operation::Put { key, tag, record });
@@ -86,6 +87,7 @@ impl Draft {
     }
 
     pub(crate) fn delete_range(&mut self, from: Key, to: Key) {
+        assert!(from < to, "a range has a key");
         self.operations.push(Operation::DeleteRange { from, to });
     }
 
@@ -94,9 +96,12 @@ impl Draft {
     pub(crate) fn seal(&mut self, key: &LogKey, nonce: u64) -> u32 {
         key.mask(nonce, 0, &mut self.records);
         let mut content = Content::default();
+        let mut sealed_bytes = 0;
         for operation in &self.operations {
             match operation {
                 Operation::Put { key, tag, record } => {
+                    assert_eq!(record.start, sealed_bytes, "records follow each other");
+                    sealed_bytes = record.end;
                     let at = u32::try_from(record.start + HEADER_BYTES)
                         .expect("a batch is far smaller than 4 GiB");
                     let record = &mut self.records[record.clone()];
@@ -111,6 +116,7 @@ impl Draft {
                 Operation::DeleteRange { from, to } => content.delete_range(*from, *to),
             }
         }
+        assert_eq!(sealed_bytes, self.records.len(), "every masked byte is sealed");
         content.0
     }
 

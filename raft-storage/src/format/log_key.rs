@@ -31,6 +31,8 @@ use crate::record::{Damage, seal, unseal};
 pub(crate) const LOG_KEY_BYTES: usize = 64;
 
 const TAG_LOG_KEY: u8 = b'M';
+/// Bytes of one nonce's keystream: 2^32 blocks.
+const KEYSTREAM_BYTES: u64 = 64 << 32;
 /// Words of a ChaCha block.
 const BLOCK_WORDS: u128 = 16;
 /// No batch has this number, so the fingerprint is not the MAC of a batch.
@@ -56,6 +58,10 @@ impl LogKey {
     pub(crate) fn mask(&self, nonce: u64, at: usize, bytes: &mut [u8]) {
         // The block counter has 64 bits in the original cipher and 32 in this one, which is enough
         // for a batch of 256 GiB.
+        assert!(
+            (at + bytes.len()) as u64 <= KEYSTREAM_BYTES,
+            "no part of a keystream is used twice"
+        );
         let mut full_nonce = [0; 12];
         full_nonce[4..].copy_from_slice(&nonce.to_le_bytes());
         let mut cipher = ChaCha8::new(&self.mask.into(), &full_nonce.into());

@@ -66,6 +66,7 @@ impl From<Damage> for ReadError {
 pub(crate) fn encode_header(header: &SnapshotHeader) -> Vec<u8> {
     let sealed = encode_snapshot_header(header);
     let len = u32::try_from(sealed.len()).expect("a header is small");
+    assert!(len <= HEADER_BYTES_MAX, "a header that can be read again");
     let mut out = len.to_be_bytes().to_vec();
     out.extend_from_slice(&sealed);
     out
@@ -99,6 +100,7 @@ fn chunk_checksum(number: u64, len: [u8; 4], bytes: &[u8]) -> u32 {
 
 /// Fills in the header of a chunk whose bytes follow a gap of [`CHUNK_HEADER_BYTES`].
 pub(crate) fn seal_chunk(number: u64, chunk: &mut [u8]) {
+    assert!(chunk.len() >= CHUNK_HEADER_BYTES, "there is a gap for the header");
     let (header, bytes) = chunk.split_at_mut(CHUNK_HEADER_BYTES);
     let len = u32::try_from(bytes.len()).expect("a chunk is small").to_be_bytes();
     header[..4].copy_from_slice(&len);
@@ -132,6 +134,7 @@ pub(crate) fn read_chunk(
 
 /// Length of a whole file.
 pub(crate) fn file_bytes(chunks_at: u64, chunk_bytes: u32, content: &SnapshotContent) -> u64 {
+    assert!(chunk_bytes > 0, "a header with such chunks is refused");
     let chunk_count = content.size_bytes.div_ceil(u64::from(chunk_bytes));
     chunk_count
         .saturating_mul(CHUNK_HEADER_BYTES as u64)

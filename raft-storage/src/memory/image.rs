@@ -103,6 +103,7 @@ impl Image {
         self.log.truncate_after(end);
         let come_count = entries.len();
         self.log.append(entries);
+        assert_eq!(self.log.last_index(), end + come_count as u64, "the log ends with the batch");
         if let Some(new) = hard_state {
             let old = std::mem::replace(&mut self.hard_state, new);
             self.old_hard_state.get_or_insert(old);
@@ -156,8 +157,10 @@ impl Image {
     /// Returns the size in bytes after the write.
     pub(super) fn write_snapshot(&mut self, id: u64, piece: Bytes) -> StorageResult<u64> {
         let part = self.part.as_mut().filter(|part| part.id == id).ok_or_else(dropped)?;
+        let end = part.pieces.content().size_bytes + piece.len() as u64;
         part.pieces.push(piece);
-        Ok(part.pieces.content().size_bytes)
+        assert_eq!(part.pieces.content().size_bytes, end, "the offset moves by the bytes written");
+        Ok(end)
     }
 
     pub(super) fn finish_snapshot(&mut self, id: u64) -> StorageResult<SnapshotContent> {
@@ -175,6 +178,7 @@ impl Image {
         if self.finished.len() > FINISHED_COUNT_MAX {
             self.finished.remove(0);
         }
+        assert!(self.finished.len() <= FINISHED_COUNT_MAX);
         Ok(content)
     }
 

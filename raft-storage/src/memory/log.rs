@@ -63,6 +63,7 @@ impl MemoryLog {
 
     /// Drops the entries after `index`, which is not before the start.
     pub(super) fn truncate_after(&mut self, index: Index) {
+        assert!(index >= self.start.meta.index(), "the start is never truncated");
         while self.last_index() > index {
             self.entries.pop_back();
         }
@@ -71,7 +72,10 @@ impl MemoryLog {
     /// Appends entries that follow the last one.
     pub(super) fn append(&mut self, entries: Vec<Entry>) {
         let mut bytes_through = self.bytes_through();
+        let mut next_index = self.last_index() + 1;
         for entry in entries {
+            assert_eq!(entry.index, next_index, "entries follow each other");
+            next_index += 1;
             bytes_through += entry.size_bytes();
             self.entries.push_back(Kept { entry, bytes_through });
         }
@@ -99,6 +103,8 @@ impl MemoryLog {
             self.start.left_count + count.map_or(self.len(), |count| count.min(self.len()));
         let last = left_count.checked_sub(1).map(|last| &self.entries[last]);
         let bytes_through = last.map_or(self.start.bytes_through, |last| last.bytes_through);
+        assert!(left_count >= self.start.left_count && left_count <= self.entries.len());
+        assert!(bytes_through >= self.start.bytes_through, "the start never falls");
         let start = Start { meta, left_count, bytes_through };
         let old = std::mem::replace(&mut self.start, start);
         self.old.get_or_insert(old);
@@ -111,6 +117,7 @@ impl MemoryLog {
 
     pub(super) fn lose_power(&mut self) {
         if let Some(old) = self.old.take() {
+            assert!(old.left_count <= self.start.left_count, "no entry between them is dropped");
             self.start = old;
         }
     }
@@ -122,6 +129,10 @@ impl MemoryLog {
             let count = self.start.left_count.min(2 * come_count + DROPPED_AT_ONCE);
             self.entries.drain(..count);
             self.start.left_count -= count;
+            assert!(
+                self.start.left_count <= self.entries.len(),
+                "only entries before the start go"
+            );
         }
     }
 

@@ -43,6 +43,7 @@ impl Pieces {
             return Bytes::new();
         };
         let from = usize::try_from(offset - start).unwrap_or(usize::MAX).min(piece.len());
+        assert!(*start <= offset, "the piece at the offset, or the last one before it");
         piece.slice(from..from.saturating_add(bytes_max).min(piece.len()))
     }
 }

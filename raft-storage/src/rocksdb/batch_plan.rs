@@ -50,6 +50,7 @@ pub(crate) fn plan(
     shelf: &Shelf,
     draft: &mut Draft,
 ) -> StorageResult<Plan> {
+    assert!(mirror.durable_batch <= mirror.batch, "a durable batch was written");
     // Names every part, so that a new one cannot be forgotten.
     let Batch { publish, withdraw_snapshot: withdraws, truncate_from, entries, hard_state } = batch;
     // A withdrawal is synced, because the file is removed after it: a crash must not bring the
@@ -101,6 +102,8 @@ pub(crate) fn plan(
     if let Some(hard_state) = &hard_state {
         records::put_hard_state(draft, hard_state);
     }
+    assert!(start <= kept_through && kept_through <= end, "what is kept is within the log");
+    assert_eq!(end - kept_through, entries.len() as u64, "entries follow the log's last index");
     let appended_sizes = entries.iter().map(|entry| entry.size_bytes()).collect();
     let hard_state = hard_state.unwrap_or(mirror.hard_state);
     Ok(Plan {
@@ -118,12 +121,17 @@ impl Plan {
     /// Applies the plan to the mirror after its batch was written. Returns the snapshot that was
     /// published with it.
     pub(crate) fn apply_to(self, mirror: &mut Mirror) -> Option<Published> {
+        let last_index = self.kept_through + self.appended_sizes.len() as u64;
         if let Some(log_start) = self.replaced_by {
+            assert_eq!(self.kept_through, log_start.index(), "a replaced log keeps nothing");
             mirror.sizes.clear();
             mirror.log_start = log_start;
         }
+        assert!(self.kept_through >= mirror.log_start.index(), "the start is never truncated");
+        assert!(self.kept_through <= mirror.last_index(), "only what is there can be kept");
         mirror.sizes.truncate(self.kept_through - mirror.log_start.index());
         self.appended_sizes.into_iter().for_each(|size| mirror.sizes.push(size));
+        assert_eq!(mirror.last_index(), last_index, "the mirror ends where the batch ends");
         mirror.hard_state = self.hard_state;
         self.published
     }

@@ -28,6 +28,7 @@ impl Sizes {
     }
 
     pub(crate) fn push(&mut self, size: u64) {
+        assert!(size > 0, "an entry has an index and a term at least");
         self.sizes.push_back(size);
         self.total += size;
     }
@@ -36,14 +37,20 @@ impl Sizes {
     pub(crate) fn truncate(&mut self, count: u64) {
         let count = usize::try_from(count).unwrap_or(usize::MAX).min(self.sizes.len());
         let dropped: u64 = self.sizes.drain(count..).sum();
-        self.total -= dropped;
+        self.subtract(dropped);
     }
 
     /// Drops the first `count`, or all if there are fewer.
     pub(crate) fn forget(&mut self, count: u64) {
         let count = usize::try_from(count).unwrap_or(usize::MAX).min(self.sizes.len());
         let dropped: u64 = self.sizes.drain(..count).sum();
+        self.subtract(dropped);
+    }
+
+    fn subtract(&mut self, dropped: u64) {
+        assert!(dropped <= self.total, "the total counts every entry");
         self.total -= dropped;
+        assert_eq!(self.sizes.is_empty(), self.total == 0, "no entry is without a size");
     }
 
     pub(crate) fn clear(&mut self) {

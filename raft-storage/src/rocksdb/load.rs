@@ -25,7 +25,7 @@ use crate::format::keys::{
     entry_key_index,
 };
 use crate::format::log_key::LogKey;
-use crate::format::records::{self, BatchMark, FORMAT_VERSION, Format, Published};
+use crate::format::records::{self, BatchMark, FORMAT_VERSION, Format, NUMBER_MAX, Published};
 use crate::format::wal::{self, DirectoryScan, Intruder};
 use crate::record::Damage;
 
@@ -110,6 +110,7 @@ fn raise_floor(directory: &Path, floor: u64, must_reach: u64) -> StorageResult<(
     if must_reach <= floor {
         return Ok(());
     }
+    assert!(must_reach <= NUMBER_MAX, "marks with larger numbers are refused");
     write_whole(directory, FLOOR_FILE, &records::encode_floor(must_reach), false)
 }
 
@@ -237,6 +238,7 @@ pub(crate) fn load(
     })?;
     let entries = entries(db, directory, &log_start, key)?;
     let sizes = Sizes::of(&entries);
+    assert_eq!(sizes.len(), entries.len() as u64, "one size for each entry");
     let batch = read_batch_number(db, directory, key)?;
     let snapshot = published.as_ref().map(|published| published.meta.clone());
     Ok(Everything {

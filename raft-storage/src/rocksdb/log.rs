@@ -22,7 +22,7 @@ use crate::files::write_whole;
 use crate::format::draft::{Draft, Sealed, content_of_filler};
 use crate::format::keys::{KEY_BATCH, entry_key};
 use crate::format::log_key::{LogKey, draw_nonce};
-use crate::format::records::{self, BatchMark, encode_batch_mark};
+use crate::format::records::{self, BATCH_MARK_BYTES, BatchMark, NUMBER_MAX, encode_batch_mark};
 use crate::step::Step;
 
 /// Holds the number of a batch that the log must contain: the last one when the log was closed in
@@ -55,6 +55,11 @@ impl StoredLog {
     pub(crate) fn load(&mut self) -> StorageResult<Everything> {
         let mut everything = load::load(&self.db, &self.path, &self.key, self.initial)?;
         self.mirror = std::mem::take(&mut everything.mirror);
+        assert_eq!(
+            everything.loaded.entries.last().map_or(self.mirror.log_start.index(), |e| e.index),
+            self.mirror.last_index(),
+            "the mirror is of what was read"
+        );
         self.is_loaded = true;
         self.count_bytes();
         Ok(everything)
@@ -80,7 +85,9 @@ impl StoredLog {
         if publishes {
             self.options.step_hook.pass(Step::PublishBefore);
         }
+        let last_batch = self.mirror.batch;
         self.write(plan.needs_sync, "write a batch to")?;
+        assert_eq!(self.mirror.batch, last_batch + 1, "a batch is written once");
         self.options.step_hook.pass(Step::PersistAfter);
         if publishes {
             self.options.step_hook.pass(Step::PublishAfter);
@@ -111,6 +118,8 @@ impl StoredLog {
             return Ok(());
         }
         self.draft.clear();
+        assert!(through.index() >= start, "the start of the log never falls");
+        let last_index = self.mirror.last_index().max(through.index());
         let end = through.index().saturating_add(1);
         self.draft.delete_range(entry_key(start), entry_key(end));
         records::put_log_start(&mut self.draft, &through);
@@ -121,6 +130,7 @@ impl StoredLog {
         self.options.step_hook.pass(Step::CompactAfter);
         self.mirror.sizes.forget(through.index() - start);
         self.mirror.log_start = through;
+        assert_eq!(self.mirror.last_index(), last_index, "compaction drops no entry of the tail");
         self.count_bytes();
         Ok(())
     }
@@ -131,6 +141,8 @@ impl StoredLog {
 
     /// Writes the draft as one batch.
     fn write(&mut self, sync: bool, operation: &str) -> StorageResult<()> {
+        assert!(self.mirror.durable_batch <= self.mirror.batch, "a durable batch was written");
+        assert!(self.mirror.batch < NUMBER_MAX, "counting never reaches it");
         let content = self.draft.seal(&self.key, draw_nonce()?);
         let mark = BatchMark {
             number: self.mirror.batch + 1,
@@ -210,7 +222,9 @@ const OPERATION_BYTES: usize = 32;
 pub(crate) fn write_batch(mark: BatchMark, draft: &Draft, key: &LogKey) -> WriteBatch {
     let bytes = draft.record_bytes() + (draft.operation_count() + 2) * OPERATION_BYTES;
     let mut write = WriteBatch::with_capacity_bytes(bytes);
-    write.put(KEY_BATCH, encode_batch_mark(mark, key));
+    let mark = encode_batch_mark(mark, key);
+    assert_eq!(mark.len(), BATCH_MARK_BYTES, "the scan looks for its end there");
+    write.put(KEY_BATCH, mark);
     for operation in draft.sealed() {
         match operation {
             Sealed::Put { key, record } => write.put(key, record),
@@ -218,6 +232,8 @@ pub(crate) fn write_batch(mark: BatchMark, draft: &Draft, key: &LogKey) -> Write
             Sealed::DeleteRange { from, to } => write.delete_range(from, to),
         }
     }
+    assert_eq!(write.len(), 1 + draft.operation_count(), "the mark, and each operation once");
+    assert!(write.size_in_bytes() <= bytes, "encoded within the bytes that were reserved");
     write
 }
 

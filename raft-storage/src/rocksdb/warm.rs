@@ -40,6 +40,7 @@ impl Warmer {
         if self.files_left == 0 {
             return Ok(false);
         }
+        assert!(self.filled_bytes <= self.file_bytes, "a full file is flushed");
         // Not zeros: a device may make holes of them.
         self.slice.resize(SLICE_BYTES, 0x5a);
         log.write_filler(&self.slice)?;

@@ -188,6 +188,7 @@ fn replay(
             }
             return replay;
         };
+        assert!((1..=bytes.len()).contains(&fragment.len), "no fragment crosses its block");
         if is_behind_hole || !fragment.is_numbered || fragment.place == Place::Other {
             replay.intruder = Some((at, is_behind_hole));
             return replay;
@@ -205,10 +206,12 @@ fn replay(
                 return replay;
             };
             on_batch(mark);
+            assert!(replay.ours_end <= at, "batches follow each other");
             replay.ours_end = at + fragment.len;
         }
         at += fragment.len;
     }
+    assert!(replay.ours_end <= content.len(), "no batch reaches beyond the file");
     replay.is_whole = record.is_none() && !is_behind_hole;
     replay
 }
@@ -235,6 +238,7 @@ fn claimed_out_of_order(content: &[u8], start: usize, number: u32, key: &LogKey)
             }
             continue;
         };
+        assert!((1..=bytes.len()).contains(&fragment.len), "no fragment crosses its block");
         at += fragment.len;
         if matches!(fragment.place, Place::Full | Place::First) {
             record = Some(Record::default());
@@ -253,6 +257,7 @@ fn claimed_out_of_order(content: &[u8], start: usize, number: u32, key: &LogKey)
 }
 
 fn block_end(at: usize, file_end: usize) -> usize {
+    assert!(at < file_end, "an offset within the file");
     (at / BLOCK_BYTES * BLOCK_BYTES + BLOCK_BYTES).min(file_end)
 }
 
@@ -275,6 +280,7 @@ impl Record {
         let wanted = (MARK_END - self.head.len()).min(payload.len());
         let (head, content) = payload.split_at(wanted);
         self.head.extend_from_slice(head);
+        assert!(self.head.len() <= MARK_END, "the head ends with the mark");
         self.content = crc32c::crc32c_append(self.content, content);
     }
 

@@ -47,7 +47,7 @@ struct ShelfState {
 
 impl Shelf {
     fn state(&self) -> MutexGuard<'_, ShelfState> {
-        // No method panics while it holds the lock.
+        // No method leaves it half changed.
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
@@ -84,6 +84,7 @@ impl Shelf {
         if state.finished.len() > FINISHED_COUNT_MAX {
             state.finished.remove(0);
         }
+        assert!(state.finished.len() <= FINISHED_COUNT_MAX);
     }
 
     /// Returns true if the file of this serial number is still needed.

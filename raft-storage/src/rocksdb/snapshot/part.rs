@@ -89,6 +89,8 @@ impl Part {
                 Err(ReadError::Io(e)) => return Err(io(e)),
             }
         }
+        let size_bytes = chunk_count * u64::from(header.chunk_bytes);
+        assert!(size_bytes <= size_max, "no more is kept than was announced");
         let end = chunks_at + chunk_count * (CHUNK_HEADER_BYTES + bytes.len()) as u64;
         file.set_len(end).map_err(io)?;
         file.seek(SeekFrom::Start(end)).map_err(io)?;
@@ -99,7 +101,7 @@ impl Part {
             header: header.clone(),
             chunk: vec![0; CHUNK_HEADER_BYTES],
             chunk_count,
-            size_bytes: chunk_count * u64::from(header.chunk_bytes),
+            size_bytes,
             checksum,
             unsynced_bytes: 0,
         }))
@@ -111,6 +113,7 @@ impl Part {
         let full = CHUNK_HEADER_BYTES + self.header.chunk_bytes as usize;
         let mut rest = bytes;
         while !rest.is_empty() {
+            assert!(self.chunk.len() < full, "a full chunk is written at once");
             let (now, later) = rest.split_at(rest.len().min(full - self.chunk.len()));
             self.chunk.extend_from_slice(now);
             rest = later;
@@ -118,6 +121,9 @@ impl Part {
                 self.write_chunk()?;
             }
         }
+        let buffered_bytes = (self.chunk.len() - CHUNK_HEADER_BYTES) as u64;
+        let written_bytes = self.chunk_count * u64::from(self.header.chunk_bytes);
+        assert_eq!(self.size_bytes, written_bytes + buffered_bytes, "each byte is in one chunk");
         if self.unsynced_bytes >= SYNC_BYTES {
             self.file.sync_data().map_err(|e| io_error("sync", &self.path, e))?;
             self.unsynced_bytes = 0;

@@ -81,6 +81,7 @@ impl OpenSnapshot {
         let first = offset / chunk_bytes;
         let chunks_end = end.div_ceil(chunk_bytes);
         let covered = (chunks_end * chunk_bytes).min(self.content.size_bytes) - first * chunk_bytes;
+        assert!(covered >= end - offset, "the chunks cover what was asked for");
         let mut out = vec![0u8; usize::try_from(covered).expect("bytes_max is a usize")];
         let at = self.chunks_at + first * (CHUNK_HEADER_BYTES as u64 + chunk_bytes);
         let mut read = || -> Result<(), ReadError> {
@@ -93,6 +94,7 @@ impl OpenSnapshot {
         read().map_err(|error| read_error(&self.path, error))?;
         let skip = (offset - first * chunk_bytes) as usize;
         let len = (end - offset) as usize;
+        assert!(len <= bytes_max, "no more than was asked for");
         Ok(Bytes::from(out).slice(skip..skip + len))
     }
 }

@@ -115,6 +115,7 @@ impl Db {
                 .and_then(|session| sessions.restore(id, session, applied_meta.position.index))
                 .map_err(|error| self.damaged(error))?;
         }
+        sessions.assert_counts();
         Ok((applied_meta, sessions))
     }
 

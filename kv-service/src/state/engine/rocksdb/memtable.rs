@@ -53,12 +53,14 @@ impl Memtable {
         let value_bytes = |change: &Change| change.as_ref().map_or(0, |record| record.value.len());
         self.size_bytes += value_bytes(&change);
         if let Some(known) = self.records.get_mut(key) {
+            assert!(self.size_bytes >= value_bytes(known), "its bytes were counted");
             self.size_bytes -= value_bytes(known);
             *known = change;
         } else {
             self.size_bytes += 2 * key.len() + ENTRY_BYTES;
             self.records.insert(key.into(), change);
             self.keys.insert(key.into());
+            assert_eq!(self.keys.len(), self.records.len(), "each key is in both");
         }
     }
 
@@ -69,12 +71,17 @@ impl Memtable {
         let session = session.cloned();
         self.size_bytes += bytes(&session);
         match self.sessions.insert(id, session) {
-            Some(before) => self.size_bytes -= bytes(&before),
+            Some(before) => {
+                assert!(self.size_bytes >= bytes(&before), "its bytes were counted");
+                self.size_bytes -= bytes(&before);
+            }
             None => self.size_bytes += ENTRY_BYTES,
         }
     }
 
     pub(super) fn set_applied_meta(&mut self, applied_meta: AppliedMeta) {
+        assert!(applied_meta.position >= self.applied_meta.position, "positions never fall");
+        assert!(applied_meta.revision <= applied_meta.position.index, "a revision is an index");
         self.applied_meta = applied_meta;
     }
 
@@ -132,9 +139,13 @@ impl Memtable {
         &self,
         mut put: impl FnMut(&[u8], Option<&[u8]>) -> Result<(), E>,
     ) -> Result<(), E> {
+        assert!(!self.is_empty(), "it holds a commit");
         let (mut key, mut value) = (Vec::new(), BytesMut::new());
+        let mut size_bytes = 0;
         for record_key in &self.keys {
             let change = &self.records[record_key];
+            let value_bytes = change.as_ref().map_or(0, |record| record.value.len());
+            size_bytes += 2 * record_key.len() + ENTRY_BYTES + value_bytes;
             key.clear();
             key.extend_from_slice(&format::RECORDS_START);
             key.extend_from_slice(record_key);
@@ -145,11 +156,13 @@ impl Memtable {
         put(&format::APPLIED_META_KEY, Some(&format::encode_applied_meta(self.applied_meta)))?;
         for (id, session) in &self.sessions {
             value.clear();
+            size_bytes += ENTRY_BYTES + session.as_ref().map_or(0, |session| session.size_bytes());
             if let Some(session) = session {
                 session.encode(&mut value);
             }
             put(&format::session_key(*id), session.as_ref().map(|_| &value[..]))?;
         }
+        assert_eq!(size_bytes, self.size_bytes, "the size as counted is that of what it holds");
         Ok(())
     }
 }

@@ -94,6 +94,12 @@ impl MemtablesState {
     /// Makes the active memtable immutable and begins a new one.
     pub(super) fn rotate(&mut self) {
         if !self.active.is_empty() {
+            let older = self
+                .immutable
+                .back()
+                .map_or(self.durable_index, |memtable| memtable.applied_meta().position.index);
+            let newest = self.active.applied_meta().position.index;
+            assert!(older < newest, "memtables follow each other");
             let next = self.active.next();
             self.immutable.push_back(Arc::new(std::mem::replace(&mut self.active, next)));
         }
@@ -169,6 +175,8 @@ impl Memtables {
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.check()?;
+        let is_forgotten = state.end == Some(End::Forgotten);
+        assert!(is_forgotten || state.durable_index >= index, "as much as was promised");
         Ok(state.durable_index)
     }
 
@@ -183,8 +191,11 @@ impl Memtables {
             let mut state = self.lock();
             match written {
                 Ok(()) => {
-                    state.durable_index = memtable.applied_meta().position.index;
-                    state.immutable.pop_front();
+                    let index = memtable.applied_meta().position.index;
+                    assert!(state.durable_index < index, "what is durable stays so");
+                    state.durable_index = index;
+                    let written = state.immutable.pop_front();
+                    assert!(written.is_some_and(|written| Arc::ptr_eq(&written, &memtable)));
                 }
                 Err(error) => state.failure = Some(error),
             }

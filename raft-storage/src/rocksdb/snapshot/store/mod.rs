@@ -15,7 +15,7 @@ use super::published::{OpenSnapshot, open_published};
 use super::{CHUNK_BYTES, PART, Shelf, WHOLE};
 use crate::DataDir;
 use crate::files::{io_error, remove_if_there, sync_directory};
-use crate::format::records::{Published, SnapshotHeader};
+use crate::format::records::{NUMBER_MAX, Published, SnapshotHeader};
 use crate::format::snapshot_file::{ReadError, file_name, read_header, serial_of};
 use crate::step::{Step, StepHook};
 
@@ -117,6 +117,7 @@ impl Store {
         self.poison.check()?;
         let result = self.begin_unpoisoned(meta, expected);
         let part = self.poison.note(result)?;
+        assert!(part.serial < self.next_serial, "its number is taken");
         let begun = (part.serial, part.size_bytes);
         self.part = Some(part);
         Ok(begun)
@@ -165,6 +166,7 @@ impl Store {
 
     fn take_serial(&mut self, meta: &SnapshotMeta) -> (u64, PathBuf) {
         let serial = self.next_serial;
+        assert!(serial <= NUMBER_MAX, "counting never reaches it");
         self.next_serial += 1;
         (serial, self.directory.join(file_name(meta.position, serial, PART)))
     }
@@ -172,6 +174,7 @@ impl Store {
     pub(super) fn write(&mut self, serial: u64, bytes: &Bytes) -> StorageResult<u64> {
         self.poison.check()?;
         let part = current(&mut self.part, serial)?;
+        let end = part.size_bytes + bytes.len() as u64;
         let written = part.append(bytes);
         self.step_hook.pass(Step::SnapshotWritten);
         let size_bytes = part.size_bytes;
@@ -179,6 +182,7 @@ impl Store {
             self.drop_part();
         }
         self.poison.note(written)?;
+        assert_eq!(size_bytes, end, "the offset moves by the bytes written");
         Ok(size_bytes)
     }
 
