@@ -374,7 +374,7 @@ impl<M: StateMachine> EventLoop<M> {
         for (to, message) in messages {
             self.transport.send(to, message);
         }
-        self.snapshots.want(snapshot_requests);
+        self.snapshots.want(&mut self.raft, snapshot_requests);
         if let Some(meta) = snapshot_published {
             self.snapshots.on_published(&self.raft, &meta);
         }

@@ -23,8 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 use tokio::sync::{Notify, oneshot};
 
-use super::snapshots::Stop;
-use super::snapshots::wire::OfferResponse;
+use super::snapshots::transfer::{Admission, Sent};
 use super::waiters::{Abandoned, Place, ProposeReply, Reply, RequestCounts};
 use crate::consensus::PersistId;
 use crate::error::{Fatal, Rejected};
@@ -102,24 +101,6 @@ pub(super) enum Completion {
     },
     ReceiveEnded,
     Failed(Fatal),
-}
-
-/// The event loop's decision about a snapshot that a peer offers.
-pub(super) enum Admission {
-    /// The peer may send it until the stop is set.
-    Granted(Stop),
-    Refused(OfferResponse),
-}
-
-/// How sending a snapshot to a peer ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sent {
-    /// The peer has the entries through this index, or does not need them.
-    Through(Index),
-    /// The peer or the link to it failed; the same snapshot may be sent again.
-    Interrupted,
-    /// This node cannot read its own snapshot.
-    Unreadable,
 }
 
 /// An input from or about a peer.

@@ -4,44 +4,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
-use super::peers::Meter;
+use super::transfer::{Admission, Meter, Sent, Stop, StopOnDrop, stop};
 use super::wire::{self, Offer, OfferResponse};
 use crate::driver::config::NodeConfig;
-use crate::driver::inbox::{Admission, Completion, Inbox, OpenStream, Sent, Watchdog};
+use crate::driver::inbox::{Completion, Inbox, OpenStream, Watchdog};
 use crate::driver::tasks::{Tasks, Token};
 use crate::state_machine::{Flusher, SnapshotSource, StateMachine};
 use crate::storage::{Storage, StorageError, StorageResult};
 use crate::transport::{BulkStream, Transport, TransportError};
 use crate::types::{Index, NodeId, SnapshotContent, SnapshotMeta, Term};
-
-/// Keeps a task running. Once this is dropped, the task ends by itself at its next step. The task
-/// is not aborted, because storage may be busy with its file.
-pub(super) struct StopOnDrop {
-    _sender: watch::Sender<()>,
-}
-
-/// The task's end of a [`StopOnDrop`].
-#[derive(Clone)]
-pub(in crate::driver) struct Stop(watch::Receiver<()>);
-
-pub(super) fn stop() -> (StopOnDrop, Stop) {
-    let (sender, receiver) = watch::channel(());
-    (StopOnDrop { _sender: sender }, Stop(receiver))
-}
-
-impl Stop {
-    fn is_set(&self) -> bool {
-        self.0.has_changed().is_err()
-    }
-
-    /// Waits until the stop is set.
-    async fn set(&mut self) {
-        while self.0.changed().await.is_ok() {}
-    }
-}
 
 /// Handles that the tasks work with.
 pub(in crate::driver) struct Parts<M: StateMachine> {

@@ -2,12 +2,10 @@
 //! next one.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::tasks::StopOnDrop;
-use crate::driver::inbox::Sent;
+use super::interface::PeerView;
+use crate::driver::snapshots::transfer::Sent;
 use crate::driver::status::SnapshotTransfer;
 use crate::types::{Index, NodeId, Time};
 
@@ -21,26 +19,14 @@ const ROUNDS_BEFORE_ALARM: u32 = 3;
 /// patience.
 const ABSENCE_PATIENCES: u32 = 6;
 
-/// Progress of a transfer: the task writes it, the status reads it.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Meter {
-    sent_bytes: Arc<AtomicU64>,
-    size_bytes: Arc<AtomicU64>,
-}
-
-impl Meter {
-    pub(super) fn set(&self, sent_bytes: u64, size_bytes: u64) {
-        self.sent_bytes.store(sent_bytes, Ordering::Relaxed);
-        self.size_bytes.store(size_bytes, Ordering::Relaxed);
-    }
-}
-
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     /// The core has asked for a snapshot, and none is being sent.
     Wanted,
-    /// The snapshot at this index is being sent. `None`: sending was given up, and the task has not
-    /// ended yet.
-    Sending(Index, Option<StopOnDrop>),
+    /// The snapshot at this index is being sent.
+    Sending(Index),
+    /// Sending the snapshot at this index was given up, and the task has not ended yet.
+    GivenUp(Index),
     /// The peer has the snapshot and all entries through the first index, and has caught up once it
     /// has those through the second, where the log ended when the snapshot had been sent.
     Sent(Index, Index),
@@ -48,7 +34,8 @@ enum Step {
     Failed,
 }
 
-struct Peer {
+#[derive(Clone, Debug)]
+struct LaggingPeer {
     step: Step,
     /// Offers that failed since the last one that succeeded.
     failures_in_a_row: u32,
@@ -57,13 +44,13 @@ struct Peer {
     /// No snapshot is offered before this time.
     offer_at: Time,
     failed_at: Time,
-    meter: Meter,
 }
 
+#[derive(Clone, Debug)]
 pub(super) struct Peers {
     pause_min: Duration,
     patience: Duration,
-    peers: BTreeMap<NodeId, Peer>,
+    peers: BTreeMap<NodeId, LaggingPeer>,
 }
 
 impl Peers {
@@ -76,30 +63,32 @@ impl Peers {
         self.peers.is_empty()
     }
 
-    pub(super) fn want(&mut self, id: NodeId) {
-        let peer = self.peers.entry(id).or_insert_with(|| Peer {
+    /// Returns true if the peer lags behind the log, as far as the core has said.
+    pub(super) fn contains(&self, id: NodeId) -> bool {
+        self.peers.contains_key(&id)
+    }
+
+    /// The core needs a snapshot for the peer. Returns the number of snapshots in a row that did
+    /// not let the peer catch up, if the operator is to be told (C15): the log was compacted beyond
+    /// what the peer could take over in time.
+    pub(super) fn want(&mut self, id: NodeId) -> Option<u32> {
+        let peer = self.peers.entry(id).or_insert_with(|| LaggingPeer {
             step: Step::Wanted,
             failures_in_a_row: 0,
             rounds: 0,
             offer_at: Time::ZERO,
             failed_at: Time::ZERO,
-            meter: Meter::default(),
         });
         match peer.step {
             // The core learns how that ends, and asks again if it has to.
-            Step::Sending(..) => {}
-            Step::Wanted | Step::Failed => peer.step = Step::Wanted,
+            Step::Sending(_) | Step::GivenUp(_) => None,
+            Step::Wanted | Step::Failed => {
+                peer.step = Step::Wanted;
+                None
+            }
             Step::Sent(..) => {
                 peer.step = Step::Wanted;
-                // C15. The log was compacted beyond what the peer could take over in time.
-                if peer.rounds == ROUNDS_BEFORE_ALARM {
-                    tracing::warn!(
-                        peer = id,
-                        snapshots = peer.rounds,
-                        "a node needs one snapshot after the other: the log is compacted before it \
-                         catches up. Raise max_raft_state, or give the node a faster disk or network"
-                    );
-                }
+                (peer.rounds == ROUNDS_BEFORE_ALARM).then_some(peer.rounds)
             }
         }
     }
@@ -109,25 +98,27 @@ impl Peers {
         if self.peers.is_empty() {
             return Time::NEVER;
         }
-        let is_later = |peer: &&Peer| matches!(peer.step, Step::Wanted) && peer.offer_at > now;
+        let is_later =
+            |peer: &&LaggingPeer| matches!(peer.step, Step::Wanted) && peer.offer_at > now;
         let later = self.peers.values().filter(is_later);
         later.map(|peer| peer.offer_at).min().unwrap_or(Time::NEVER)
     }
 
     pub(super) fn due(&self, now: Time) -> Vec<NodeId> {
-        let is_due = |peer: &Peer| matches!(peer.step, Step::Wanted) && now >= peer.offer_at;
+        let is_due = |peer: &LaggingPeer| matches!(peer.step, Step::Wanted) && now >= peer.offer_at;
         self.peers.iter().filter(|(_, peer)| is_due(peer)).map(|(id, _)| *id).collect()
     }
 
-    /// Forgets the peers that the log can serve again. `progress` returns a peer's match index, and
-    /// true if the peer needs a snapshot.
-    pub(super) fn forget_filled(
+    /// Forgets the peers that the log can serve again. `progress` is the core's view of a peer.
+    pub(super) fn forget_caught_up(
         &mut self,
         log_start_index: Index,
-        progress: impl Fn(NodeId) -> Option<(Index, bool)>,
+        progress: impl Fn(NodeId) -> Option<PeerView>,
     ) {
         self.peers.retain(|id, peer| {
-            let Some((match_index, needs_snapshot)) = progress(*id) else { return false };
+            let Some(PeerView { match_index, needs_snapshot }) = progress(*id) else {
+                return false;
+            };
             match &mut peer.step {
                 Step::Wanted => needs_snapshot,
                 Step::Sent(holds, until) => {
@@ -135,18 +126,18 @@ impl Peers {
                     *holds < *until
                 }
                 Step::Failed => needs_snapshot || match_index < log_start_index,
-                Step::Sending(..) => true,
+                Step::Sending(_) | Step::GivenUp(_) => true,
             }
         });
     }
 
-    /// The snapshot at `index` is sent from now on, as long as `stop` is kept. Returns the meter of
-    /// the transfer, and the number of offers that failed since the last success.
-    pub(super) fn begin(&mut self, id: NodeId, index: Index, stop: StopOnDrop) -> (Meter, u32) {
+    /// The snapshot at `index` is sent from now on. Returns the number of offers that failed since
+    /// the last success.
+    pub(super) fn begin(&mut self, id: NodeId, index: Index) -> u32 {
         let peer = self.peers.get_mut(&id).expect("it is due");
-        peer.step = Step::Sending(index, Some(stop));
-        peer.meter = Meter::default();
-        (peer.meter.clone(), peer.failures_in_a_row)
+        assert_eq!(peer.step, Step::Wanted, "one transfer to a peer at a time");
+        peer.step = Step::Sending(index);
+        peer.failures_in_a_row
     }
 
     /// Returns the index of the snapshot that was being sent.
@@ -158,12 +149,15 @@ impl Peers {
         last_index: Index,
     ) -> Option<Index> {
         let peer = self.peers.get_mut(&id)?;
-        let Step::Sending(index, ref stop) = peer.step else { return None };
-        if stop.is_none() {
-            // This node stopped leading meanwhile.
-            self.peers.remove(&id);
-            return Some(index);
-        }
+        let index = match peer.step {
+            Step::Sending(index) => index,
+            Step::GivenUp(index) => {
+                // This node stopped leading meanwhile.
+                self.peers.remove(&id);
+                return Some(index);
+            }
+            Step::Wanted | Step::Sent(..) | Step::Failed => return None,
+        };
         match sent {
             Sent::Through(index) => {
                 peer.failures_in_a_row = 0;
@@ -182,21 +176,26 @@ impl Peers {
         Some(index)
     }
 
-    /// This node no longer leads: transfers end at their next step, and all else is forgotten.
-    pub(super) fn stop_all(&mut self) {
-        self.peers.retain(|_, peer| match &mut peer.step {
-            Step::Sending(_, stop) => {
-                *stop = None;
+    /// This node no longer leads: transfers are given up, and all else is forgotten. Returns the
+    /// peers to which a transfer is to be stopped.
+    pub(super) fn give_up_all(&mut self) -> Vec<NodeId> {
+        let mut stopped = Vec::new();
+        self.peers.retain(|id, peer| match peer.step {
+            Step::Sending(index) => {
+                stopped.push(*id);
+                peer.step = Step::GivenUp(index);
                 true
             }
+            Step::GivenUp(_) => true,
             Step::Wanted | Step::Sent(..) | Step::Failed => false,
         });
+        stopped
     }
 
     /// Returns the indexes behind which peers need the entries of the log.
     pub(super) fn needed_behind(&self) -> impl Iterator<Item = Index> {
         self.peers.values().filter_map(|peer| match peer.step {
-            Step::Sending(index, _) | Step::Sent(index, _) => Some(index),
+            Step::Sending(index) | Step::GivenUp(index) | Step::Sent(index, _) => Some(index),
             Step::Wanted | Step::Failed => None,
         })
     }
@@ -205,7 +204,7 @@ impl Peers {
     /// interrupted recently.
     pub(super) fn need_copy(&self, now: Time) -> bool {
         self.peers.values().any(|peer| match peer.step {
-            Step::Wanted | Step::Sending(..) => true,
+            Step::Wanted | Step::Sending(_) | Step::GivenUp(_) => true,
             Step::Failed => {
                 now.since(peer.failed_at) < self.patience.saturating_mul(ABSENCE_PATIENCES)
             }
@@ -218,12 +217,13 @@ impl Peers {
         self.peers.values().any(|peer| matches!(peer.step, Step::Wanted | Step::Failed))
     }
 
+    /// Returns the state of each transfer, without the bytes, which the task counts.
     pub(super) fn transfers(&self) -> Vec<SnapshotTransfer> {
-        let transfer = |(id, peer): (&NodeId, &Peer)| SnapshotTransfer {
+        let transfer = |(id, peer): (&NodeId, &LaggingPeer)| SnapshotTransfer {
             peer: *id,
-            is_sending: matches!(peer.step, Step::Sending(..)),
-            sent_bytes: peer.meter.sent_bytes.load(Ordering::Relaxed),
-            size_bytes: peer.meter.size_bytes.load(Ordering::Relaxed),
+            is_sending: matches!(peer.step, Step::Sending(_) | Step::GivenUp(_)),
+            sent_bytes: 0,
+            size_bytes: 0,
             failures_in_a_row: peer.failures_in_a_row,
             rounds: peer.rounds,
         };
