@@ -1,8 +1,9 @@
 //! Raft as a library: a pure consensus core, a driver that runs it on tokio, and the traits that a
 //! backend implements.
 //!
-//! * [`driver`] runs one node: the core, its storage, its transport and its state machine. Start
-//!   here to run a replicated state machine.
+//! * [`replicated`] makes a replicated state machine from one small trait with typed commands. Start
+//!   here for a state that fits into memory.
+//! * [`driver`] runs one node: the core, its storage, its transport and its state machine.
 //! * [`consensus`] is the algorithm as a value, without async, I/O, clock or entropy.
 //! * [`state_machine`], [`storage`] and [`transport`] hold the traits. Their documentation is the
 //!   contract; [`testing`] checks it for storages and transports.
@@ -20,6 +21,7 @@ pub mod error;
 #[doc(hidden)]
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
+pub mod replicated;
 pub mod state_machine;
 pub mod storage;
 pub mod testing;
