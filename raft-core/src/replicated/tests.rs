@@ -145,7 +145,7 @@ fn a_command_that_is_not_one_is_refused_with_what_to_do() {
     assert!(newer.to_string().ends_with("install version 7"), "{newer}");
     let malformed: [&dyn Fn(&mut Vec<u8>); 4] = [
         &|bytes| bytes.truncate(HEAD_BYTES),
-        &|bytes| drop(bytes.pop()),
+        &|bytes| _ = bytes.pop(),
         &|bytes| bytes.push(0),
         // An array of 2^32 - 1 elements, which nothing allocates.
         &|bytes| bytes.splice(HEAD_BYTES.., *b"\xdd\xff\xff\xff\xff").for_each(drop),
