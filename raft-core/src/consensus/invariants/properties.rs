@@ -235,7 +235,7 @@ pub fn term_never_falls(before: &Marks, now: &Marks) -> Result<(), Violation> {
     hold("term", now.term >= before.term, || format!("{before:?} became {now:?}"))
 }
 
-/// What is committed stays committed (figure 3.1, 5.1): the commit index of a running node never
+/// Committed entries stay committed (figure 3.1, 5.1): the commit index of a running node never
 /// falls, and neither does the index through which its state is durable without the log.
 ///
 /// # Errors
