@@ -51,7 +51,8 @@ fn node(id: NodeId) -> Raft {
         last_applied: Position::ZERO,
         bootstrap: Configuration::of_voters(NODES),
     };
-    let config = Config { log_bytes_max: u64::MAX, ..Config::new(id, id) };
+    let mut config = Config::new(id, id);
+    config.log_bytes_max = u64::MAX;
     Raft::new(config, boot, Time::ZERO).expect("the defaults are sound")
 }
 

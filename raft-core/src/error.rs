@@ -70,6 +70,7 @@ pub enum ProposeError {
 
 /// The reason why a node stopped for good. It has acknowledged nothing that rests on what failed.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Fatal {
     /// A write or read of the storage failed; it is never retried.
     #[error("storage failed: {0}")]

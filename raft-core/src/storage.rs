@@ -21,6 +21,7 @@ use crate::types::{Batch, Loaded, SnapshotContent, SnapshotMeta};
 
 /// A failed storage operation. Each message says what to do.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StorageError {
     /// The operating system refused: disk full, I/O error, permission.
     #[error("{operation}: {source}")]

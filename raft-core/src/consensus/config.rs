@@ -17,6 +17,7 @@ use crate::types::NodeId;
 /// assert!(error.to_string().contains("at least three times heartbeat_interval"));
 /// ```
 #[derive(Clone, Debug, Hash)]
+#[non_exhaustive]
 pub struct Config {
     /// This node; not 0.
     pub id: NodeId,

@@ -6,9 +6,9 @@
 //! writes. So a new node's votes and acknowledgements are counted only after it has *met* all other
 //! voters: each of them told this node, after this node had started, that it is in term 0.
 //!
-//! 1. While in term 0, a new node sends each other voter a [`MessageBody::Founding`] once per heartbeat
-//!    interval. It carries the sender's number, drawn at this start, and the number that the sender
-//!    last received from that voter.
+//! 1. While in term 0, a new node sends each other voter a [`MessageBody::Founding`] once per
+//!    heartbeat interval. It carries the sender's number, drawn at this start, and the number that
+//!    the sender last received from that voter.
 //! 2. A node whose present number every other voter has received writes [`Memory::Met`], and says
 //!    so once that is on its disk.
 //! 3. A node that knows that all voters have met may campaign. So the first term begins only when

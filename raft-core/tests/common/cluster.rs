@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
+use raft_core::consensus::invariants::Marks;
 use raft_core::consensus::{Boot, Config, Persist, Raft, ReadState, RoleKind, Status, invariants};
 use raft_core::error::Rejected;
 use raft_core::types::{Configuration, Index, Message, NodeId, Position, Time};
@@ -27,6 +28,8 @@ pub struct Node {
     pub log: Disk,
     /// The oracle has checked this node's commits through this index.
     pub(super) commit_seen: Index,
+    /// The indexes after the last step of the running node.
+    pub marks: Option<Marks>,
     pub(super) incarnation: u64,
 }
 
@@ -98,6 +101,7 @@ impl Cluster {
                 reads: Vec::new(),
                 alarms: Vec::new(),
                 commit_seen: 0,
+                marks: None,
                 incarnation: 0,
             };
             cluster.nodes.insert(id, node);
@@ -245,6 +249,7 @@ impl Cluster {
         node.log = node.disk.clone();
         node.machine = node.disk.state.clone();
         node.commit_seen = node.machine.last_applied().index;
+        node.marks = None;
         let mut config = Config::new(id, id);
         config.seed = 1000 * node.incarnation + id;
         (self.configure)(&mut config);

@@ -1,5 +1,6 @@
 //! The disk, which survives a crash, and the state machine, which does not.
 
+use raft_core::consensus::invariants;
 use raft_core::types::{
     Batch, Entry, HardState, Index, Loaded, Payload, Position, SnapshotMeta, Term,
 };
@@ -77,14 +78,9 @@ impl Disk {
             self.loaded.entries.push(entry.clone());
         }
         if let Some(hard_state) = batch.hard_state {
-            let before = self.loaded.hard_state;
-            assert!(hard_state.term >= before.term, "the term on disk fell");
-            assert!(
-                hard_state.term > before.term
-                    || before.voted_for.is_none()
-                    || hard_state.voted_for == before.voted_for,
-                "the vote on disk changed within a term"
-            );
+            let before = &self.loaded.hard_state;
+            invariants::hard_state_moves_forward(before, &hard_state)
+                .expect("it is not taken back");
             assert!(hard_state.commit_index <= self.last().index, "commit beyond the log");
             self.loaded.hard_state = hard_state;
         }

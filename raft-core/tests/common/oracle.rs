@@ -1,19 +1,29 @@
-//! Observes all nodes at once and checks the five properties of figure 3.2, and 3.8.
+//! Observes all nodes at once and checks the five properties of figure 3.2, and 3.8, by
+//! [`invariants`].
 //!
 //! | property | how it is checked |
 //! |---|---|
 //! | election safety | one leader per term, ever; one vote per voter and term, across crashes |
-//! | leader append-only | implied by log matching and the leader's own invariants |
+//! | leader append-only | after each step of a node (`process_ready`) |
 //! | log matching | a position has the same entry and the same predecessor on every node |
 //! | leader completeness | a new leader's log holds everything known committed |
 //! | state machine safety | every node that commits or applies an index has the same entry there |
 //! | durability (3.8) | votes, acknowledgements and commits are on disk when they are given |
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use raft_core::types::{Entry, Index, Message, MessageBody, NodeId, Position, Term};
+use raft_core::consensus::invariants::{self, Violation};
+use raft_core::types::{Configuration, Entry, Index, Message, MessageBody, NodeId, Position, Term};
 
 use super::disk::Disk;
+
+/// Fails the test if a property of `node` does not hold.
+#[track_caller]
+pub fn must(node: NodeId, result: Result<(), Violation>) {
+    if let Err(violation) = result {
+        panic!("node {node}: {violation}");
+    }
+}
 
 #[derive(Clone, Debug, Default, Hash)]
 pub struct Oracle {
@@ -41,14 +51,11 @@ impl Oracle {
     /// `log` is the node's present log in memory.
     pub fn on_leader(&mut self, node: NodeId, term: Term, log: &Disk) {
         let leader = *self.leaders.entry(term).or_insert(node);
-        assert_eq!(leader, node, "election safety: two leaders in term {term}");
+        must(node, invariants::election_safety(term, leader, node));
         for (index, (committed_in, entry)) in &self.committed {
-            if *index > log.start().index && *committed_in < term {
-                assert_eq!(
-                    log.entry(*index),
-                    Some(entry),
-                    "leader completeness: leader {node} of term {term} lacks a committed entry"
-                );
+            if *index > log.start().index {
+                let (at, holds) = (entry.position(), log.entry(*index) == Some(entry));
+                must(node, invariants::leader_completeness(term, at, *committed_in, holds));
             }
         }
     }
@@ -58,7 +65,7 @@ impl Oracle {
         for entry in entries {
             let known = (previous, entry.clone());
             let first = self.history.entry(entry.position()).or_insert_with(|| known.clone());
-            assert_eq!(*first, known, "log matching: node {node} differs at {}", entry.position());
+            must(node, invariants::log_matching_at(entry.position(), first, &known));
             previous = entry.position();
         }
     }
@@ -72,33 +79,39 @@ impl Oracle {
         disks: impl ExactSizeIterator<Item = &'a Disk>,
     ) {
         if let Some((_, known)) = self.committed.get(&entry.index) {
-            assert_eq!(known, entry, "state machine safety: node {node} commits another entry");
-            return;
+            return must(node, invariants::state_machine_safety(entry.index, known, entry));
         }
-        let count = disks.len();
-        let holders = disks
-            .filter(|disk| {
-                disk.start().index >= entry.index || disk.entry(entry.index) == Some(entry)
-            })
-            .count();
-        assert!(
-            2 * (holders + self.lost_disks) > count,
-            "durability: node {node} commits {} which {holders} of {count} disks hold",
-            entry.position()
-        );
+        let voters = Configuration::of_voters(1..=disks.len() as NodeId);
+        let has = |disk: &Disk| {
+            disk.start().index >= entry.index || disk.entry(entry.index) == Some(entry)
+        };
+        let (mut holders, mut others) = (BTreeSet::new(), Vec::new());
+        for (id, disk) in (1..).zip(disks) {
+            if has(disk) {
+                holders.insert(id);
+            } else {
+                others.push(id);
+            }
+        }
+        // The lost disks held it, too.
+        holders.extend(others.into_iter().take(self.lost_disks));
+        let holds = |id| holders.contains(&id);
+        must(node, invariants::committed_by_quorum(&voters, entry.position(), holds));
         self.committed.insert(entry.index, (term, entry.clone()));
     }
 
     pub fn on_apply(&self, node: NodeId, entry: &Entry) {
-        let known = self.committed.get(&entry.index).map(|(_, known)| known);
-        assert_eq!(known, Some(entry), "state machine safety: node {node} applies what is not");
+        let Some((_, known)) = self.committed.get(&entry.index) else {
+            panic!("state machine safety: node {node} applies {}, not committed", entry.position());
+        };
+        must(node, invariants::state_machine_safety(entry.index, known, entry));
     }
 
     /// An entry arrived as part of a snapshot. A test may send a snapshot with an entry that no
     /// node has committed.
-    pub fn on_restored(&self, entry: &Entry) {
+    pub fn on_restored(&self, node: NodeId, entry: &Entry) {
         if let Some((_, known)) = self.committed.get(&entry.index) {
-            assert_eq!(known, entry, "state machine safety: a snapshot of something else");
+            must(node, invariants::state_machine_safety(entry.index, known, entry));
         }
     }
 
@@ -112,27 +125,21 @@ impl Oracle {
                 self.on_vote(from, to, term, disk);
             }
             MessageBody::AppendAccepted { match_index } => {
-                let hard_state = disk.loaded.hard_state;
-                assert!(hard_state.term >= term, "durability: {from} accepts before its term is");
-                // In a later term the tail may have been replaced meanwhile, so only the same term
-                // is checked.
-                if hard_state.term == term {
-                    let last = disk.last().index;
-                    assert!(last >= match_index, "durability: {from} accepts what is not on disk");
-                }
+                let (on_disk, last) = (&disk.loaded.hard_state, disk.last().index);
+                must(
+                    from,
+                    invariants::acknowledgement_is_durable(from, term, match_index, on_disk, last),
+                );
             }
             _ => {}
         }
     }
 
     fn on_vote(&mut self, voter: NodeId, candidate: NodeId, term: Term, disk: &Disk) {
-        let hard_state = disk.loaded.hard_state;
-        assert!(
-            hard_state.term > term || hard_state.voted_for == Some(candidate),
-            "durability: the vote of {voter} for {candidate} in term {term} is not on disk"
-        );
+        let on_disk = &disk.loaded.hard_state;
+        must(voter, invariants::vote_is_durable(voter, candidate, term, on_disk));
         let first = *self.votes.entry((term, voter)).or_insert(candidate);
-        assert_eq!(first, candidate, "election safety: {voter} voted twice in term {term}");
+        must(voter, invariants::one_vote_in_a_term(voter, term, first, candidate));
     }
 
     /// Forgets the votes that the node gave itself. They were lost with its disk, and no other node
@@ -149,11 +156,7 @@ impl Oracle {
     pub fn on_read_answered(&mut self, node: NodeId, id: u64, read_index: Option<Index>) {
         let seen = self.reads.remove(&(node, id)).expect("each read is answered at most once");
         if let Some(read_index) = read_index {
-            assert!(
-                read_index >= seen,
-                "linearizability: read {id} at {node} got index {read_index}, but {seen} was \
-                 committed when it was asked"
-            );
+            must(node, invariants::read_is_linearizable(seen, read_index));
         }
     }
 

@@ -1,10 +1,12 @@
 //! Processes each `Ready` of a node. The oracle checks every part of it.
 
+use raft_core::consensus::invariants::Marks;
 use raft_core::consensus::{Persist, Ready, RoleKind, invariants};
 use raft_core::types::{Entry, NodeId, Position, SnapshotMeta};
 
 use super::cluster::Cluster;
 use super::network::{Envelope, Parcel};
+use super::oracle::must;
 use super::render;
 
 impl Cluster {
@@ -13,11 +15,25 @@ impl Cluster {
             let now = self.now;
             let raft = self.node_mut(id).raft.as_mut().expect("the node is up");
             let ready = raft.ready(now);
-            invariants::check(raft);
+            self.check_step(id);
             if ready.is_empty() {
                 return;
             }
             self.carry_out_one(id, ready);
+        }
+    }
+
+    /// Checks one node after a step, by itself and compared with its state before.
+    fn check_step(&mut self, id: NodeId) {
+        let node = self.node_mut(id);
+        let raft = node.raft.as_ref().expect("the node is up");
+        invariants::check(raft);
+        let now = Marks::from(&raft.status());
+        if let Some(before) = node.marks.replace(now) {
+            must(id, invariants::term_never_falls(&before, &now));
+            must(id, invariants::commit_never_shrinks(&before, &now));
+            must(id, invariants::applied_never_falls(&before, &now));
+            must(id, invariants::leader_append_only(&before, &now));
         }
     }
 
@@ -130,7 +146,7 @@ impl Cluster {
             "restored before it is published"
         );
         node.machine = node.disk.state.clone();
-        node.machine.applied.iter().for_each(|entry| self.oracle.on_restored(entry));
+        node.machine.applied.iter().for_each(|entry| self.oracle.on_restored(id, entry));
         node.raft.as_mut().expect("the node is up").on_applied(meta.index());
     }
 

@@ -1,5 +1,7 @@
 //! Short constructors for messages. Entries are no-ops, because only their positions matter here.
 
+use std::collections::BTreeSet;
+
 use raft_core::types::{Entry, Index, Message, MessageBody, Payload, Position, ReadOutcome, Term};
 
 pub fn pre_vote(term: Term, last: (Index, Term)) -> Message {
@@ -45,9 +47,10 @@ pub fn timeout_now(term: Term) -> Message {
     Message::new(term, MessageBody::TimeoutNow { last: Position::ZERO })
 }
 
-/// Messages of one term: one of every kind except `PreVote`, `Founding` and `Recovered`.
+/// Messages of one term, one of every kind.
 pub fn everything(term: Term) -> Vec<Message> {
-    vec![
+    let all = vec![
+        pre_vote(term, (9, term)),
         vote(term, (9, term)),
         vote_answer(term, true),
         append(term, (0, 0), &[], 0),
@@ -62,7 +65,35 @@ pub fn everything(term: Term) -> Vec<Message> {
             MessageBody::ReadIndexResponse { id: 7, outcome: ReadOutcome::Confirmed(1) },
         ),
         timeout_now(term),
-    ]
+        Message::new(term, MessageBody::Recovered { number: 7 }),
+        Message::new(
+            term,
+            MessageBody::Founding { number: 7, heard: None, met: true, version_max: 1 },
+        ),
+    ];
+    let kinds: BTreeSet<_> = all.iter().map(|message| kind(&message.body)).collect();
+    assert_eq!(kinds.len(), 14, "one of every kind");
+    all
+}
+
+/// Numbers the kinds. A new kind does not compile here, and must be appended to [`everything`].
+fn kind(body: &MessageBody) -> u8 {
+    match body {
+        MessageBody::RequestPreVote { .. } => 0,
+        MessageBody::PreVoteResponse { .. } => 1,
+        MessageBody::RequestVote { .. } => 2,
+        MessageBody::VoteResponse { .. } => 3,
+        MessageBody::AppendEntries { .. } => 4,
+        MessageBody::AppendAccepted { .. } => 5,
+        MessageBody::AppendRejected { .. } => 6,
+        MessageBody::Heartbeat { .. } => 7,
+        MessageBody::HeartbeatResponse { .. } => 8,
+        MessageBody::ReadIndex { .. } => 9,
+        MessageBody::ReadIndexResponse { .. } => 10,
+        MessageBody::TimeoutNow { .. } => 11,
+        MessageBody::Recovered { .. } => 12,
+        MessageBody::Founding { .. } => 13,
+    }
 }
 
 pub fn entry(index: Index, term: Term) -> Entry {

@@ -78,6 +78,7 @@ fn cluster_of(scope: &Scope, nodes: &[&Node]) -> Cluster {
         slot.writing = node.writing.clone();
         slot.machine = node.machine.clone();
         slot.raft = Some(node.raft.clone());
+        slot.marks = None;
     }
     for node in nodes {
         while cluster.write(node.id) {}

@@ -11,12 +11,13 @@ use std::collections::{BTreeSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use bytes::Bytes;
+use raft_core::consensus::invariants::Marks;
 use raft_core::consensus::{Boot, Config, Persist, Raft, Ready, RoleKind, invariants};
 use raft_core::types::{
     Configuration, Index, Message, MessageBody, NodeId, Payload, Position, Term, Time,
 };
 
-use crate::common::oracle::Oracle;
+use crate::common::oracle::{Oracle, must};
 use crate::common::{Disk, Machine};
 use crate::scope::Scope;
 
@@ -148,7 +149,19 @@ impl Node {
             }
         }
         let sent = node.process_ready(scope);
+        if !matches!(input, Input::Restart { .. } | Input::LoseDisk) {
+            node.check_step(&self.raft);
+        }
         (node, sent)
+    }
+
+    /// Compares the node with its state before a step in which it was up.
+    fn check_step(&self, before: &Raft) {
+        let (before, now) = (Marks::from(&before.status()), Marks::from(&self.raft.status()));
+        must(self.id, invariants::term_never_falls(&before, &now));
+        must(self.id, invariants::commit_never_shrinks(&before, &now));
+        must(self.id, invariants::applied_never_falls(&before, &now));
+        must(self.id, invariants::leader_append_only(&before, &now));
     }
 
     fn write(&mut self) {
@@ -217,11 +230,9 @@ impl Node {
         for index in 1..=commit_index {
             let position = self.raft.snapshot_meta(index).expect("within the log").position;
             match self.committed.get(index as usize - 1) {
-                Some((known, _)) => assert_eq!(
-                    *known, position,
-                    "state machine safety: node {} changes its mind about index {index}",
-                    self.id
-                ),
+                Some((known, _)) => {
+                    must(self.id, invariants::state_machine_safety(index, known, &position));
+                }
                 None => self.committed.push((position, term)),
             }
         }

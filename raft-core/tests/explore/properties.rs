@@ -2,7 +2,8 @@
 //! where it acts, in `node`.
 
 use raft_core::consensus::RoleKind;
-use raft_core::types::{Index, Message, MessageBody, Term};
+use raft_core::consensus::invariants::{self, Violation};
+use raft_core::types::{Configuration, Index, Message, MessageBody, NodeId, Position, Term};
 
 use crate::node::Node;
 
@@ -74,76 +75,50 @@ impl Facts {
 /// # Errors
 /// The property of figure 3.2, or of 3.8, that does not hold.
 pub fn check(nodes: &[&Facts]) -> Result<(), String> {
-    for (at, one) in nodes.iter().enumerate() {
-        for (other_at, other) in nodes.iter().enumerate().skip(at + 1) {
-            agree(one, other)
-                .map_err(|what| format!("{what}, by nodes {} and {}", at + 1, other_at + 1))?;
+    let voters = Configuration::of_voters(1..=nodes.len() as NodeId);
+    for (one, id) in nodes.iter().zip(1..) {
+        for (other, other_id) in nodes.iter().zip(1..).skip(id as usize) {
+            agree(id, one, other_id, other)
+                .map_err(|violation| format!("{violation}, by nodes {id} and {other_id}"))?;
         }
         for (offset, (term, _)) in one.committed.iter().enumerate() {
-            let holds = |node: &&&Facts| {
+            let holds = |holder: NodeId| {
+                let node = nodes[holder as usize - 1];
                 node.disk.get(offset) == Some(term) || node.lost.get(offset) == Some(term)
             };
-            let holders = nodes.iter().filter(holds).count();
-            if 2 * holders <= nodes.len() {
-                let entry = format!("{}@{term}, which node {} committed,", offset + 1, at + 1);
-                return Err(format!("durability: {entry} is on {holders} disks"));
-            }
+            invariants::committed_by_quorum(&voters, position(offset, *term), holds)
+                .map_err(|violation| format!("{violation}, as node {id} knows"))?;
         }
         if one.leads() {
-            is_complete(one, nodes).map_err(|what| format!("{what}, by node {}", at + 1))?;
+            is_complete(one, nodes).map_err(|violation| format!("{violation}, by node {id}"))?;
         }
     }
     Ok(())
 }
 
-fn agree(one: &Facts, other: &Facts) -> Result<(), String> {
+fn position(offset: usize, term: Term) -> Position {
+    Position::new(term, offset as Index + 1)
+}
+
+fn agree(id: NodeId, one: &Facts, other_id: NodeId, other: &Facts) -> Result<(), Violation> {
     if let Some(term) = one.led.iter().find(|term| other.led.contains(term)) {
-        return Err(format!("election safety: term {term} was led twice"));
+        invariants::election_safety(*term, id, other_id)?;
     }
-    let logs = [
-        (&one.memory, &other.memory),
-        (&one.memory, &other.disk),
-        (&one.disk, &other.memory),
-        (&one.disk, &other.disk),
-    ];
-    if !logs.iter().all(|(a, b)| match_up(a, b)) {
-        return Err("log matching: an entry is shared, and not all before it".to_owned());
-    }
-    let mut both = one.committed.iter().zip(&other.committed).enumerate();
-    match both.find(|(_, ((term, _), (other_term, _)))| term != other_term) {
-        None => Ok(()),
-        Some((offset, _)) => {
-            Err(format!("state machine safety: index {} was committed twice", offset + 1))
-        }
-    }
-}
-
-fn is_complete(leader: &Facts, nodes: &[&Facts]) -> Result<(), String> {
-    for (offset, (term, learned)) in nodes.iter().flat_map(|n| n.committed.iter().enumerate()) {
-        if *learned < leader.term && leader.memory.get(offset) != Some(term) {
-            let (index, leads) = (offset + 1, leader.term);
-            return Err(format!("leader completeness: {index}@{term} is missed in term {leads}"));
-        }
+    invariants::log_matching(&one.memory, &other.memory)?;
+    invariants::log_matching(&one.memory, &other.disk)?;
+    invariants::log_matching(&one.disk, &other.memory)?;
+    invariants::log_matching(&one.disk, &other.disk)?;
+    for (offset, (known, at)) in one.committed.iter().zip(&other.committed).enumerate() {
+        invariants::state_machine_safety(offset as Index + 1, &known.0, &at.0)?;
     }
     Ok(())
 }
 
-/// Returns true if the logs are equal below the last entry that they share.
-fn match_up(one: &[Term], other: &[Term]) -> bool {
-    let mut both = one.iter().zip(other).rev().skip_while(|(a, b)| a != b);
-    both.all(|(a, b)| a == b)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn logs_match_up() {
-        assert!(match_up(&[], &[1]));
-        assert!(match_up(&[1, 1, 2], &[1, 1, 3]));
-        assert!(match_up(&[1], &[2]));
-        assert!(!match_up(&[1, 2], &[2, 2]));
-        assert!(!match_up(&[1, 2, 3, 4], &[1, 1, 3]));
+fn is_complete(leader: &Facts, nodes: &[&Facts]) -> Result<(), Violation> {
+    for (offset, (term, learned)) in nodes.iter().flat_map(|n| n.committed.iter().enumerate()) {
+        let holds = leader.memory.get(offset) == Some(term);
+        let committed = position(offset, *term);
+        invariants::leader_completeness(leader.term, committed, *learned, holds)?;
     }
+    Ok(())
 }

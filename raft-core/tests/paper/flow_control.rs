@@ -66,15 +66,22 @@ fn f3_the_window() {
     for _ in 0..5 {
         cluster.propose(1, "a").expect("it leads");
     }
-    assert_eq!(appends(&cluster.sent_by(1), 2), [(1, 1, 1), (2, 1, 1), (3, 1, 1)]);
+    let sent = cluster.sent_by(1);
+    assert_eq!(appends(&sent, 2), [(1, 1, 1), (2, 1, 1), (3, 1, 1)]);
     assert_eq!((peer(&cluster, 2).inflight_count, peer(&cluster, 2).next_index), (3, 5));
-    cluster.step(2, 1, say::accepted(1, 1));
-    assert_eq!(peer(&cluster, 2).inflight_count, 3);
+    // Node 2 receives the entries that it is about to acknowledge, one after the other.
+    for (to, message) in sent.into_iter().filter(|(to, _)| *to == 2) {
+        cluster.step(1, to, message);
+    }
     cluster.flying.clear();
-    // Node 2 accepts an empty append, and its acknowledgement is lost.
-    cluster.step(1, 2, say::append(1, (1, 1), &[], 1));
-    cluster.flying.clear();
-    assert!(appends(&cluster.sent_by(1), 2).is_empty());
+    let mut window_after = |match_index| {
+        cluster.step(2, 1, say::accepted(1, match_index));
+        (peer(&cluster, 2).inflight_count, appends(&cluster.sent_by(1), 2))
+    };
+    assert_eq!(window_after(1), (3, vec![]), "acknowledged before the window was filled");
+    assert_eq!(window_after(2), (3, vec![(4, 2, 2)]), "the first is free, and takes the rest");
+    assert_eq!(window_after(3), (2, vec![]));
+    assert_eq!(window_after(4), (1, vec![]));
 }
 
 /// F3: the window is bounded in bytes as well.

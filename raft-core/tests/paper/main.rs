@@ -10,6 +10,8 @@ mod catalogue;
 mod election;
 mod flow_control;
 mod founding;
+mod hung;
+mod limits;
 mod lost_disks;
 mod persistence;
 mod pre_vote;

@@ -290,38 +290,34 @@ fn run_rafts(
     (alarms, applied)
 }
 
-/// If programs without a common version found a cluster, each member must be able to restart.
+/// Programs without a common version found no cluster: the node whose program knows none of the
+/// others' versions waits, and says so once. With a program that knows one, the cluster is founded.
 #[test]
 fn programs_without_a_common_version() {
-    let mut rafts = new_members(&[&[1, 2, 3], &[1, 2, 3], &[1, 2, 3]], |id, config| {
+    let members: [&[NodeId]; 3] = [&[1, 2, 3]; 3];
+    let mut rafts = new_members(&members, |id, config| {
         (config.version_min, config.version_max) = if id == 3 { (2, 3) } else { (1, 1) };
     });
     let (alarms, applied) = run_rafts(&mut rafts, 3_000);
-    let Some(entries) = applied.get(&3) else { return };
-    let stored = entries.iter().find_map(|entry| match &entry.payload {
-        Payload::Configuration(configuration) => Some((**configuration).clone()),
-        _ => None,
+    let [alarm] = &alarms[..] else { panic!("one alarm: {alarms:?}") };
+    assert!(alarm.starts_with("3: the cluster is not founded"), "{alarm}");
+    assert!(rafts.values().all(|raft| raft.term() == 0 && raft.leader().is_none()));
+    assert_eq!(applied, BTreeMap::new());
+    // Node 3 restarts with another program.
+    let mut newer = new_members(&members, |id, config| {
+        (config.seed, config.version_max) = (id + 99, 3);
     });
-    let stored = stored.expect("founded");
-    // Node 3 restarts.
-    let loaded = Loaded {
-        hard_state: HardState { term: 1, ..HardState::INITIAL },
-        entries: entries.clone(),
-        ..Loaded::default()
-    };
-    let boot = Boot {
-        loaded,
-        last_applied: Position::ZERO,
-        bootstrap: Configuration::of_voters([1, 2, 3]),
-    };
-    let config = Config { version_min: 2, version_max: 3, ..Config::new(3, 9) };
-    let restarted = Raft::new(config, boot, Time::ZERO);
-    assert!(
-        restarted.is_ok(),
-        "node 3 took {} with alarms {alarms:?}, and does not start: {}",
-        stored.cluster_version,
-        restarted.unwrap_err()
-    );
+    rafts.insert(3, newer.remove(&3).expect("a member"));
+    let (alarms, applied) = run_rafts(&mut rafts, 6_000);
+    assert_eq!(alarms, [""; 0]);
+    for (id, entries) in applied {
+        let founded = entries.iter().any(|entry| match &entry.payload {
+            Payload::Configuration(stored) => stored.founded && stored.cluster_version == 1,
+            Payload::Noop | Payload::Command(_) => false,
+        });
+        assert!(founded && rafts[&id].leader().is_some(), "node {id}: {entries:?}");
+    }
+    assert!(rafts.values().all(|raft| raft.status().founded));
 }
 
 /// A peer claims that its newest version is 0. The founded cluster must be able to restart.
@@ -377,7 +373,8 @@ fn version_zero_from_a_peer() {
         last_applied: Position::ZERO,
         bootstrap: Configuration::of_voters([1, 2, 3]),
     };
-    let config = Config { version_min: 1, version_max: 2, ..Config::new(1, 9) };
+    let mut config = Config::new(1, 9);
+    (config.version_min, config.version_max) = (1, 2);
     let restarted = Raft::new(config, boot, Time::ZERO);
     assert!(!entries.is_empty());
     assert!(

@@ -113,7 +113,11 @@ fn a_log_of_another_version_is_refused() {
         cluster_version: version,
         ..Configuration::of_voters([1, 2, 3])
     };
-    let knows = |min, max| Config { version_min: min, version_max: max, ..Config::new(1, 1) };
+    let knows = |min, max| {
+        let mut config = Config::new(1, 1);
+        (config.version_min, config.version_max) = (min, max);
+        config
+    };
     assert!(start(knows(1, 2), of(2), &[1, 2, 3]).is_ok());
     let newer = start(knows(1, 2), of(3), &[1, 2, 3]).expect_err("too new");
     assert!(newer.contains("uses version 3") && newer.contains("newer program"), "{newer}");

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use raft_core::consensus::invariants::Marks;
 use raft_core::consensus::{Raft, RoleKind};
 use raft_core::types::{Entry, HardState, Index, NodeId, Position, SnapshotMeta, Term, Time};
 
@@ -34,9 +35,9 @@ pub struct View {
     pub commit_index: Index,
     pub last_applied: Index,
     pub last_index: Index,
-    pub snapshot_index: Index,
     pub durable_index: Index,
     pub log_bytes: u64,
+    pub marks: Marks,
 }
 
 /// The highest acknowledgement that the node has sent to a leader; survives crashes.

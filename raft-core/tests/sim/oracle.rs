@@ -16,11 +16,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use raft_core::types::{Entry, HardState, Index, NodeId, Payload, Position, SnapshotMeta, Term};
+use raft_core::consensus::invariants::{self, Violation};
+use raft_core::types::{
+    Configuration, Entry, HardState, Index, NodeId, Payload, Position, SnapshotMeta, Term,
+};
 
 use crate::chain::{Stamp, Stamped};
 use crate::node::Node;
 use crate::workload::command_id;
+
+/// Fails the run if a property of `node` does not hold. A failing run is made smaller as long as
+/// the failure begins with the same number.
+#[track_caller]
+pub fn must(number: &str, node: NodeId, result: Result<(), Violation>) {
+    if let Err(violation) = result {
+        panic!("{number} node {node}: {violation}");
+    }
+}
 
 /// An entry that was in a log.
 #[derive(Clone, Copy, Debug)]
@@ -74,15 +86,16 @@ struct Vote {
 }
 
 /// The nodes that have an entry on disk.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Holders {
-    /// Number of holders, without those that are recovering.
-    pub counting: usize,
+    /// The holders, without those that are recovering.
+    pub counting: BTreeSet<NodeId>,
 }
 
 #[derive(Debug)]
 pub struct Oracle {
-    majority: usize,
+    /// The voters, with or without disks.
+    voters: Configuration,
     leaders: BTreeMap<Term, NodeId>,
     /// Number of disks that each node has lost.
     lost_disks: BTreeMap<NodeId, u64>,
@@ -101,7 +114,7 @@ pub struct Oracle {
 impl Oracle {
     pub fn new(voter_count: u64) -> Self {
         Self {
-            majority: voter_count as usize / 2 + 1,
+            voters: Configuration::of_voters(1..=voter_count),
             leaders: BTreeMap::new(),
             lost_disks: BTreeMap::new(),
             votes: BTreeMap::new(),
@@ -113,7 +126,7 @@ impl Oracle {
     }
 
     pub fn majority(&self) -> usize {
-        self.majority
+        self.voters.voters.len() / 2 + 1
     }
 
     pub fn committed_index(&self) -> Index {
@@ -170,8 +183,8 @@ impl Oracle {
     fn on_entry(&mut self, node: NodeId, previous_term: Term, entry: &Entry, stamp: Stamp) {
         let position = stamp.position;
         if let Some(known) = self.seen(position) {
-            assert_eq!(known.chain, stamp.chain, "V4 node {node} has another log at {position}");
-            return;
+            let (known, seen) = (&known.chain, &stamp.chain);
+            return must("V4", node, invariants::log_matching_at(position, known, seen));
         }
         let command = match &entry.payload {
             Payload::Command(command) => Some(command_id(command)),
@@ -208,14 +221,10 @@ impl Oracle {
     /// Node `id` sends its vote.
     pub fn on_vote(&mut self, id: NodeId, candidate: NodeId, term: Term, voter: &Voter) {
         let Voter { hard_state, disk_number, recovers } = *voter;
-        assert!(
-            hard_state.term > term
-                || (hard_state.term == term && hard_state.voted_for == Some(candidate)),
-            "V2 the vote of {id} for {candidate} in term {term} is not on its disk"
-        );
+        must("V2", id, invariants::vote_is_durable(id, candidate, term, &hard_state));
         let new = Vote { candidate, candidate_disk: self.disk_of(candidate), counts: !recovers };
         let vote = self.votes.entry((term, id, disk_number)).or_insert(new);
-        assert_eq!(vote.candidate, candidate, "V2 node {id} voted twice in term {term}");
+        must("V2", id, invariants::one_vote_in_a_term(id, term, vote.candidate, candidate));
         vote.counts |= new.counts;
         vote.candidate_disk = new.candidate_disk;
         // A node that recovered under a leader repeats its vote for that leader, which elects no
@@ -239,7 +248,7 @@ impl Oracle {
     /// `holds` returns true if the new leader's log contains a position.
     pub fn on_leader(&mut self, node: NodeId, term: Term, holds: impl Fn(Position) -> bool) {
         let leader = *self.leaders.entry(term).or_insert(node);
-        assert_eq!(leader, node, "V1 two leaders in term {term}");
+        must("V1", node, invariants::election_safety(term, leader, node));
         let votes = self.votes.range((term, 0, 0)..=(term, NodeId::MAX, u64::MAX));
         let own = self.votes.range((term, node, 0)..=(term, node, u64::MAX));
         let own_disk = own.last().map(|((_, _, disk_number), _)| *disk_number);
@@ -249,18 +258,13 @@ impl Oracle {
             .filter(|((_, voter, disk), vote)| vote.candidate == node && !is_gone(*voter, *disk))
             .collect();
         let voters = votes.iter().filter(|(_, vote)| vote.counts).map(|((_, id, _), _)| *id);
-        let count = voters.collect::<BTreeSet<_>>().len();
-        assert!(
-            count >= self.majority,
-            "V1 node {node} leads term {term} by {count} votes, {} are needed",
-            self.majority
-        );
+        let voters = voters.collect::<BTreeSet<_>>();
+        let voted = |id| voters.contains(&id);
+        must("V1", node, invariants::elected_by_quorum(&self.voters, node, term, voted));
         let last = self.committed.iter().rfind(|committed| committed.in_term < term);
-        let position = last.expect("position zero").stamp.position;
-        assert!(
-            holds(position),
-            "V5 node {node} leads term {term} without {position}, which is committed"
-        );
+        let Committed { stamp: Stamp { position, .. }, in_term } = *last.expect("position zero");
+        let is_held = holds(position);
+        must("V5", node, invariants::leader_completeness(term, position, in_term, is_held));
     }
 
     /// A node's commit index has reached `position`. Returns the number of newly committed entries.
@@ -273,25 +277,17 @@ impl Oracle {
     ) -> usize {
         let stamp = self.stamp(position);
         if let Some(known) = self.committed(position.index) {
-            assert_eq!(
-                known.stamp, stamp,
-                "V6 node {node} regards another entry as committed at {}",
-                position.index
-            );
+            let safety = invariants::state_machine_safety(position.index, &known.stamp, &stamp);
+            must("V6", node, safety);
             return 0;
         }
         let Some(in_term) = leads else {
             panic!("V9 node {node} knows {position} committed before any leader does");
         };
-        assert_eq!(
-            in_term, position.term,
-            "V9 leader {node} of term {in_term} commits {position}, of an older term, by counting"
-        );
+        must("V9", node, invariants::committed_in_own_term(in_term, position));
         let Holders { counting } = holders(stamp);
-        assert!(
-            counting >= self.majority,
-            "V9 leader {node} commits {position}, which {counting} disks hold"
-        );
+        let holds = |id| counting.contains(&id);
+        must("V9", node, invariants::committed_by_quorum(&self.voters, position, holds));
         self.commit(stamp, in_term)
     }
 
@@ -318,15 +314,14 @@ impl Oracle {
 
     /// The state machine of a node has this state now.
     pub fn on_state(&self, node: NodeId, state: Stamp) {
-        let known = self.committed(state.index()).map(|committed| committed.stamp);
-        assert_eq!(known, Some(state), "V6 node {node} applied what is not committed");
+        let Some(Committed { stamp, .. }) = self.committed(state.index()) else {
+            panic!("V6 node {node} applied {state:?}, which is not committed");
+        };
+        must("V6", node, invariants::state_machine_safety(state.index(), &stamp, &state));
     }
 
     pub fn on_snapshot(&self, node: NodeId, meta: &SnapshotMeta, state: Stamp, voter_count: u64) {
-        assert_eq!(
-            meta.position, state.position,
-            "V20 node {node} has a snapshot with another label than its state's"
-        );
+        must("V20", node, invariants::snapshot_is_of_its_position(meta, state.position));
         let voters: Vec<NodeId> = meta.configuration.voters.iter().copied().collect();
         let expected: Vec<NodeId> = (1..=voter_count).collect();
         assert_eq!(voters, expected, "V20 node {node} has a snapshot of other members");

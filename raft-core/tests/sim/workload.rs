@@ -1,11 +1,11 @@
 //! Clients: they propose, read and request transfers, and remember the outcomes.
 
 use bytes::Bytes;
-use raft_core::consensus::{ReadState, RoleKind};
+use raft_core::consensus::{ReadState, RoleKind, invariants};
 use raft_core::types::{ENTRY_OVERHEAD_BYTES, NodeId, Position};
 
 use crate::coverage::What;
-use crate::oracle::Proposal;
+use crate::oracle::{Proposal, must};
 use crate::simulation::{Event, Simulation};
 
 const ID_DIGITS: usize = 7;
@@ -151,10 +151,7 @@ impl Simulation {
             self.coverage.count(What::ReadFailed);
             return;
         };
-        assert!(
-            read_index >= floor,
-            "V13 read {number} at {id} got {read_index}, {floor} was committed when it was asked"
-        );
+        must("V13", id, invariants::read_is_linearizable(floor, read_index));
         self.coverage.count(What::ReadConfirmed);
         if self.node(id).role() != Some(RoleKind::Leader) {
             self.coverage.count(What::ReadForwarded);

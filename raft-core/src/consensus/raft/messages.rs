@@ -5,10 +5,12 @@ use std::cmp::Ordering;
 use super::Raft;
 use crate::consensus::founding::Word;
 use crate::consensus::node_state::NodeState;
+use crate::consensus::role::Role;
 use crate::consensus::role::candidate::Answer;
 use crate::consensus::role::follower::Follower;
-use crate::consensus::role::{Role, Transition};
-use crate::types::{Message, MessageBody, NodeId, Position, ReadOutcome, TERM_MAX, Term, Time};
+use crate::types::{
+    Entry, Index, Message, MessageBody, NodeId, Position, ReadOutcome, TERM_MAX, Term, Time,
+};
 
 impl Raft {
     /// Handles a message of an authenticated peer.
@@ -49,114 +51,98 @@ impl Raft {
         true
     }
 
+    /// The one match over (role, message), written out in full. An arm is one call; a message that
+    /// the role does not await is ignored.
     fn dispatch(&mut self, now: Time, from: NodeId, recovering: Option<u64>, body: MessageBody) {
+        use MessageBody as Body;
         use Role::{Candidate, Follower, Leader, PreCandidate};
-        let term = self.node.term;
         let node = &mut self.node;
         if let Leader(leader) = &mut self.role {
             leader.observe_peer(node, now, from, recovering);
         }
+        let recovers = recovering.is_some();
         let transition = match (&mut self.role, body) {
-            (_, MessageBody::RequestPreVote { .. }) => {
+            (_, Body::RequestPreVote { .. }) => {
                 unreachable!("answered before the terms are compared")
             }
-            (_, MessageBody::RequestVote { last, .. }) => {
-                return self.on_vote(now, from, recovering.is_some(), last);
+            (_, Body::RequestVote { last, .. }) => return self.on_vote(now, from, recovers, last),
+            (_, Body::AppendEntries { previous, entries, commit_index }) => {
+                return self.on_append(now, from, previous, entries, commit_index);
+            }
+            (_, Body::Heartbeat { round, commit_index }) => {
+                return self.on_heartbeat(now, from, round, commit_index);
+            }
+            (_, Body::Founding { number, heard, met, version_max }) => {
+                return self.on_founding(now, from, Word { number, heard, met, version_max });
             }
 
-            (PreCandidate(candidate), MessageBody::PreVoteResponse { granted }) => {
-                let answer = Answer { granted, recovering: recovering.is_some() };
-                let won = Transition::Campaign { transfer: false };
-                candidate.on_answer(node, from, answer, won)
+            (PreCandidate(candidate), Body::PreVoteResponse { granted }) => {
+                candidate.on_pre_vote_answer(node, from, Answer { granted, recovering: recovers })
             }
-            (Follower(_) | Candidate(_) | Leader(_), MessageBody::PreVoteResponse { .. }) => return,
+            (Candidate(candidate), Body::VoteResponse { granted }) => {
+                candidate.on_vote_answer(node, now, from, Answer { granted, recovering: recovers })
+            }
+            (Follower(_) | Candidate(_) | Leader(_), Body::PreVoteResponse { .. })
+            | (Follower(_) | PreCandidate(_) | Leader(_), Body::VoteResponse { .. }) => return,
 
-            (Candidate(candidate), MessageBody::VoteResponse { granted }) => {
-                if !granted {
-                    candidate.on_refusal(node, now);
-                }
-                let answer = Answer { granted, recovering: recovering.is_some() };
-                candidate.on_answer(node, from, answer, Transition::Lead)
+            (Leader(leader), Body::AppendAccepted { match_index }) => {
+                return leader.on_accepted(node, from, match_index);
             }
-            (Follower(_) | PreCandidate(_) | Leader(_), MessageBody::VoteResponse { .. }) => return,
-
-            (_, MessageBody::AppendEntries { previous, entries, commit_index }) => {
-                if self.observe_leader(now, from, term) {
-                    let (node, follower) = self.following();
-                    follower.on_append(node, previous, entries, commit_index);
-                }
-                return;
+            (Leader(leader), Body::AppendRejected { previous_index, hint }) => {
+                return leader.on_rejected(node, from, previous_index, hint);
             }
-            (_, MessageBody::Heartbeat { round, commit_index }) => {
-                if self.observe_leader(now, from, term) {
-                    let (node, follower) = self.following();
-                    follower.on_heartbeat(node, now, round, commit_index);
-                }
-                return;
-            }
-
-            (Leader(leader), MessageBody::AppendAccepted { match_index }) => {
-                leader.on_accepted(node, from, match_index);
-                Transition::Stay
-            }
-            (Leader(leader), MessageBody::AppendRejected { previous_index, hint }) => {
-                leader.on_rejected(node, from, previous_index, hint);
-                Transition::Stay
-            }
-            (Leader(leader), MessageBody::HeartbeatResponse { round, version_max }) => {
-                leader.on_heartbeat_answer(node, now, from, round, version_max);
-                Transition::Stay
+            (Leader(leader), Body::HeartbeatResponse { round, version_max }) => {
+                return leader.on_heartbeat_answer(node, now, from, round, version_max);
             }
             (
                 Follower(_) | PreCandidate(_) | Candidate(_),
-                MessageBody::AppendAccepted { .. }
-                | MessageBody::AppendRejected { .. }
-                | MessageBody::HeartbeatResponse { .. },
+                Body::AppendAccepted { .. }
+                | Body::AppendRejected { .. }
+                | Body::HeartbeatResponse { .. },
             ) => return,
 
-            (Leader(leader), MessageBody::ReadIndex { id }) => {
-                leader.on_read_index(node, from, id);
-                Transition::Stay
+            (Leader(leader), Body::ReadIndex { id }) => {
+                return leader.on_read_index(node, from, id);
             }
-            (Follower(_) | PreCandidate(_) | Candidate(_), MessageBody::ReadIndex { id }) => {
-                node.send(
-                    from,
-                    MessageBody::ReadIndexResponse { id, outcome: ReadOutcome::NotLeader },
-                );
-                Transition::Stay
+            (Follower(_) | PreCandidate(_) | Candidate(_), Body::ReadIndex { id }) => {
+                return node.send(from, read_refusal(id));
             }
-            (Follower(follower), MessageBody::ReadIndexResponse { id, outcome }) => {
-                follower.on_read_index_answer(node, now, id, outcome);
-                Transition::Stay
+            (Follower(follower), Body::ReadIndexResponse { id, outcome }) => {
+                return follower.on_read_index_answer(node, now, id, outcome);
             }
-            (PreCandidate(_) | Candidate(_) | Leader(_), MessageBody::ReadIndexResponse { .. }) => {
-                return;
+            (Follower(follower), Body::TimeoutNow { last }) => {
+                follower.on_timeout_now(node, now, from, last)
             }
-
-            (Follower(follower), MessageBody::TimeoutNow { last }) => {
-                // C30. The leader may name a position that this node acknowledged before it lost
-                // its disk.
-                let is_current = node.log.last_position() >= last;
-                match follower.leader == Some(from) && is_current && node.may_campaign(now) {
-                    true => Transition::Campaign { transfer: true },
-                    false => Transition::Stay,
-                }
+            (Follower(follower), Body::Recovered { number }) => {
+                return follower.on_recovered(node, from, number);
             }
-            (PreCandidate(_) | Candidate(_) | Leader(_), MessageBody::TimeoutNow { .. }) => return,
-
-            (Follower(follower), MessageBody::Recovered { number }) => {
-                let is_meant = node.has_lost_memory() && node.recovering() == Some(number);
-                if follower.leader == Some(from) && is_meant {
-                    node.recover_under(from);
-                }
-                return;
-            }
-            (PreCandidate(_) | Candidate(_) | Leader(_), MessageBody::Recovered { .. }) => return,
-            (_, MessageBody::Founding { number, heard, met, version_max }) => {
-                return self.on_founding(now, from, Word { number, heard, met, version_max });
-            }
+            (
+                PreCandidate(_) | Candidate(_) | Leader(_),
+                Body::ReadIndexResponse { .. } | Body::TimeoutNow { .. } | Body::Recovered { .. },
+            ) => return,
         };
         self.change(now, transition);
+    }
+
+    fn on_append(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        previous: Position,
+        entries: Vec<Entry>,
+        commit_index: Index,
+    ) {
+        if self.observe_leader(now, from, self.node.term) {
+            let (node, follower) = self.following();
+            follower.on_append(node, previous, entries, commit_index);
+        }
+    }
+
+    fn on_heartbeat(&mut self, now: Time, from: NodeId, round: u64, commit_index: Index) {
+        if self.observe_leader(now, from, self.node.term) {
+            let (node, follower) = self.following();
+            follower.on_heartbeat(node, now, round, commit_index);
+        }
     }
 
     /// Responds to a message of an older term. A leader or candidate that has been overtaken learns
@@ -174,9 +160,7 @@ impl Raft {
                 round: 0,
                 version_max: self.node.config.version_max,
             },
-            MessageBody::ReadIndex { id } => {
-                MessageBody::ReadIndexResponse { id: *id, outcome: ReadOutcome::NotLeader }
-            }
+            MessageBody::ReadIndex { id } => read_refusal(*id),
             MessageBody::RequestPreVote { .. }
             | MessageBody::PreVoteResponse { .. }
             | MessageBody::VoteResponse { .. }
@@ -321,10 +305,15 @@ impl Raft {
         match &mut self.role {
             Role::Follower(follower) => (&mut self.node, follower),
             Role::PreCandidate(_) | Role::Candidate(_) | Role::Leader(_) => {
-                unreachable!("a node that has observed a leader follows it")
+                unreachable!("a node that observed a leader follows it")
             }
         }
     }
+}
+
+/// The response to a request for a read index, of a node that does not lead.
+fn read_refusal(id: u64) -> MessageBody {
+    MessageBody::ReadIndexResponse { id, outcome: ReadOutcome::NotLeader }
 }
 
 /// Returns true for messages that no correct node sends in term 0, where no node campaigns, leads

@@ -57,9 +57,8 @@ impl Raft {
         }
         let (own_id, term) = (self.node.id(), self.node.term);
         let Role::PreCandidate(candidate) = &mut self.role else { unreachable!("just become one") };
-        let won = Transition::Campaign { transfer: false };
         let answer = Answer { granted: true, recovering: false };
-        let transition = candidate.on_answer(&mut self.node, own_id, answer, won);
+        let transition = candidate.on_pre_vote_answer(&mut self.node, own_id, answer);
         assert_eq!(term, self.node.term);
         self.change(now, transition);
     }

@@ -61,9 +61,33 @@ impl Candidate {
         silent
     }
 
+    /// Counts the response to a request for a pre-vote (9.6).
+    pub(in crate::consensus) fn on_pre_vote_answer(
+        &mut self,
+        node: &mut NodeState,
+        from: NodeId,
+        answer: Answer,
+    ) -> Transition {
+        self.on_answer(node, from, answer, Transition::Campaign { transfer: false })
+    }
+
+    /// Counts the response to a request for a vote (3.4).
+    pub(in crate::consensus) fn on_vote_answer(
+        &mut self,
+        node: &mut NodeState,
+        now: Time,
+        from: NodeId,
+        answer: Answer,
+    ) -> Transition {
+        if !answer.granted {
+            self.on_refusal(node, now);
+        }
+        self.on_answer(node, from, answer, Transition::Lead)
+    }
+
     /// Counts a response: only the first of each node, and no grant of a recovering node. Returns
     /// `won` once a majority has granted.
-    pub(in crate::consensus) fn on_answer(
+    fn on_answer(
         &mut self,
         node: &mut NodeState,
         from: NodeId,
@@ -114,7 +138,7 @@ impl Candidate {
     /// split, and the missing voters may be down; after a full timeout this node would wait for a
     /// leader that no voter has observed. Only with pre-votes, which disturb no node, may a
     /// candidate hurry.
-    pub(in crate::consensus) fn on_refusal(&mut self, node: &mut NodeState, now: Time) {
+    fn on_refusal(&mut self, node: &mut NodeState, now: Time) {
         let is_first = self.votes.values().all(|granted| *granted);
         if is_first && node.config.pre_vote {
             self.deadline = self.deadline.min(node.draw_retry_deadline(now));

@@ -169,6 +169,36 @@ impl Follower {
         self.ask(node, now);
     }
 
+    /// Campaigns because the leader asks for it (3.10).
+    pub(in crate::consensus) fn on_timeout_now(
+        &self,
+        node: &NodeState,
+        now: Time,
+        from: NodeId,
+        last: Position,
+    ) -> Transition {
+        // C30. The leader may name a position that this node acknowledged before it lost its disk.
+        let is_current = node.log.last_position() >= last;
+        if self.leader == Some(from) && is_current && node.may_campaign(now) {
+            Transition::Campaign { transfer: true }
+        } else {
+            Transition::Stay
+        }
+    }
+
+    /// The leader readmits this node, if it is meant by its present number (`recovery`).
+    pub(in crate::consensus) fn on_recovered(
+        &self,
+        node: &mut NodeState,
+        from: NodeId,
+        number: u64,
+    ) {
+        let is_meant = node.has_lost_memory() && node.recovering() == Some(number);
+        if self.leader == Some(from) && is_meant {
+            node.recover_under(from);
+        }
+    }
+
     /// Fails all forwarded reads, because this node stops following this leader. The callers must
     /// ask again.
     pub(in crate::consensus) fn fail_reads(&mut self, node: &mut NodeState) {

@@ -17,8 +17,8 @@ fn append(node: &mut NodeState, configuration: Configuration) -> Position {
 }
 
 impl Leader {
-    /// Appends, as the first leader of a cluster, the entry which says that the cluster exists, and the
-    /// newest version that all its members support.
+    /// Appends, as the first leader of a cluster, the entry which says that the cluster exists, and
+    /// the newest version that all its members support.
     pub(super) fn found(node: &mut NodeState) {
         if node.configuration().founded {
             return;

@@ -186,8 +186,9 @@ impl Leader {
     }
 
     /// Advances the commit index: an entry of the leader's own term that a quorum has on disk is
-    /// committed, and so is everything before it (3.6.2). Entries of older terms are never committed
-    /// by counting. Call it whenever the durable log of a peer or of the leader itself grew.
+    /// committed, and so is everything before it (3.6.2). Entries of older terms are never
+    /// committed by counting. Call it whenever the durable log of a peer or of the leader itself
+    /// grew.
     pub(in crate::consensus) fn advance_commit(&self, node: &mut NodeState) {
         let own_id = node.id();
         let reached = self.reached(node, |id| {

@@ -1,28 +1,9 @@
-//! The safety properties of Raft, one function each, for tests.
-//!
-//! [`check`] takes one node and checks what that node alone can violate; it is O(n) in the log. The
-//! other functions take observations of one or more nodes. A test that runs a cluster collects the
-//! observations and calls them; how it observes is up to the test (the paper tests, the simulator
-//! and the explorer each do it in their own way).
-//!
-//! Figures and sections are those of the dissertation.
-//!
-//! ```
-//! use raft_core::consensus::invariants::{election_safety, log_matching};
-//!
-//! assert!(election_safety(7, 1, 1).is_ok());
-//! let violation = election_safety(7, 1, 2).unwrap_err();
-//! assert_eq!(violation.to_string(), "election safety: nodes 1 and 2 both led term 7");
-//! // The terms of two logs, from index 1: they share the entry at 2, and differ before it.
-//! assert!(log_matching(&[1, 2], &[2, 2]).is_err());
-//! ```
+//! The properties, each a function of observations.
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 
-use super::raft::Raft;
-use super::role::Role;
-use super::status::Status;
+use crate::consensus::status::Status;
 use crate::types::{
     Configuration, HardState, Index, NodeId, Position, RoleKind, SnapshotMeta, Term,
 };
@@ -245,17 +226,34 @@ pub fn hard_state_moves_forward(before: &HardState, now: &HardState) -> Result<(
     })
 }
 
-/// The indexes never fall (figure 3.1): term, commit index, applied index and snapshot index of a
-/// running node. `last_index` may fall at a follower, and `durable_index` with it.
+/// The term never falls (figure 3.1, 3.3). `before` and `now` are two states of one node, across
+/// crashes too.
+///
+/// # Errors
+/// It fell.
+pub fn term_never_falls(before: &Marks, now: &Marks) -> Result<(), Violation> {
+    hold("term", now.term >= before.term, || format!("{before:?} became {now:?}"))
+}
+
+/// Committed entries stay committed (figure 3.1, 5.1): the commit index of a running node never
+/// falls, and neither does the index through which its state is durable without the log.
 ///
 /// # Errors
 /// One of them fell.
-pub fn marks_never_fall(before: &Marks, now: &Marks) -> Result<(), Violation> {
-    let rise = now.term >= before.term
-        && now.commit_index >= before.commit_index
-        && now.last_applied >= before.last_applied
-        && now.snapshot_index >= before.snapshot_index;
-    hold("monotonic indexes", rise, || format!("{before:?} became {now:?}"))
+pub fn commit_never_shrinks(before: &Marks, now: &Marks) -> Result<(), Violation> {
+    let rises =
+        now.commit_index >= before.commit_index && now.snapshot_index >= before.snapshot_index;
+    hold("commit index", rises, || format!("{before:?} became {now:?}"))
+}
+
+/// A state machine never goes back (figure 3.1): the applied index of a running node never falls.
+///
+/// # Errors
+/// It fell.
+pub fn applied_never_falls(before: &Marks, now: &Marks) -> Result<(), Violation> {
+    hold("applied index", now.last_applied >= before.last_applied, || {
+        format!("{before:?} became {now:?}")
+    })
 }
 
 /// The indexes are in order (the drawing at the head of `log`): what is covered by a snapshot was
@@ -318,7 +316,7 @@ pub fn read_is_linearizable(
     })
 }
 
-/// Counts by hand, so that a defect of [`quorum`](super::quorum) cannot hide itself.
+/// Counts by hand, so that a defect of `quorum` cannot hide itself.
 fn is_quorum(configuration: &Configuration, is_in: &impl Fn(NodeId) -> bool) -> bool {
     let majority = |voters: &BTreeSet<NodeId>| {
         2 * voters.iter().filter(|id| is_in(**id)).count() > voters.len()
@@ -363,59 +361,58 @@ impl From<&Status> for Marks {
     }
 }
 
-/// Checks everything that one node alone can violate.
-///
-/// # Panics
-/// If the node violates an invariant of its own.
-pub fn check(raft: &Raft) {
-    must(marks_are_in_order(&Marks::from(&raft.status())));
-    the_log_is_sound(raft);
-    batches_are_bounded(raft);
-    the_role_fits(raft);
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn must(result: Result<(), Violation>) {
-    if let Err(violation) = result {
-        panic!("{violation}");
+    #[test]
+    fn logs_match_up() {
+        assert!(log_matching(&[], &[1]).is_ok());
+        assert!(log_matching(&[1, 1, 2], &[1, 1, 3]).is_ok());
+        assert!(log_matching(&[1], &[2]).is_ok());
+        assert!(log_matching(&[1, 2], &[2, 2]).is_err());
+        assert!(log_matching(&[1, 2, 3, 4], &[1, 1, 3]).is_err());
     }
-}
 
-fn the_log_is_sound(raft: &Raft) {
-    let node = raft.node();
-    node.log.check();
-    let restoring = node.restoring.meta().map(|meta| meta.position);
-    assert_eq!(restoring.is_some(), node.log.last_applied() < node.log.start().index);
-    assert!(restoring.is_none_or(|position| position == node.log.start()));
-}
-
-fn batches_are_bounded(raft: &Raft) {
-    let node = raft.node();
-    assert!(node.durability.in_flight_count() <= node.config.persists_in_flight_max);
-    // One response per peer and kind is typical; growth without bound would be a leak.
-    let held = node.durability.gate.len();
-    assert!(held <= 10_000, "the gate holds {held} messages");
-}
-
-fn the_role_fits(raft: &Raft) {
-    let node = raft.node();
-    match raft.role_data() {
-        Role::Follower(follower) => assert_ne!(follower.leader, Some(node.id())),
-        Role::PreCandidate(_) => assert!(node.is_voter() && node.counts()),
-        Role::Candidate(_) => {
-            assert!(node.is_voter() && node.counts());
-            assert_eq!(node.voted_for, Some(node.id()));
-        }
-        Role::Leader(leader) => {
-            assert_eq!(node.voted_for, Some(node.id()), "elected by its own vote too");
-            assert!(node.counts(), "a node that recovers does not lead");
-            let last = node.log.last_position();
-            assert_eq!(last.term, node.term, "a leader has an entry of its own term");
-            for (peer, progress) in &leader.progress {
-                let (match_index, next_index) = (progress.match_index, progress.next_index);
-                must(progress_is_in_order(*peer, match_index, next_index, last.index));
-            }
-        }
+    #[test]
+    fn a_quorum_is_counted_in_both_sets() {
+        let mut configuration = Configuration::of_voters([1, 2, 3]);
+        let elected = |configuration: &Configuration, voters: &[NodeId]| {
+            elected_by_quorum(configuration, 1, 7, |id| voters.contains(&id)).is_ok()
+        };
+        assert!(elected(&configuration, &[1, 2]));
+        assert!(!elected(&configuration, &[1, 4]));
+        configuration.outgoing = [3, 4, 5].into();
+        assert!(!elected(&configuration, &[1, 2, 3]));
+        assert!(elected(&configuration, &[1, 3, 4]));
+        assert!(!elected(&Configuration::default(), &[1]), "no voters are no quorum");
     }
-    assert!(node.log.last_position().term <= node.term);
-    assert!(node.founding.is_none() || node.term == 0, "founding ends with the first term");
+
+    #[test]
+    fn indexes_out_of_order_are_found() {
+        let marks = Marks {
+            term: 3,
+            leads: true,
+            log_start_index: 2,
+            snapshot_index: 3,
+            last_applied: 4,
+            commit_index: 5,
+            durable_index: 6,
+            last_index: 7,
+        };
+        assert_eq!(marks_are_in_order(&marks), Ok(()));
+        for wrong in [
+            Marks { snapshot_index: 1, ..marks },
+            Marks { snapshot_index: 5, ..marks },
+            Marks { commit_index: 3, ..marks },
+            Marks { commit_index: 8, ..marks },
+            Marks { durable_index: 3, ..marks },
+            Marks { durable_index: 8, ..marks },
+        ] {
+            assert!(marks_are_in_order(&wrong).is_err(), "{wrong:?}");
+        }
+        assert!(leader_append_only(&marks, &Marks { last_index: 6, ..marks }).is_err());
+        assert!(leader_append_only(&marks, &Marks { term: 4, last_index: 6, ..marks }).is_ok());
+        assert!(commit_never_shrinks(&marks, &Marks { commit_index: 4, ..marks }).is_err());
+    }
 }
