@@ -11,7 +11,8 @@
 //! * the rest has no order,
 //! * nor has the whole history without the outputs of the calls that are left out: the outputs
 //!   that are left are the proof,
-//! * without the culprit's response the rest has an order, so that each other response is explained,
+//! * without the culprit's response the rest has an order, so that each other response is
+//!   explained,
 //! * if the culprit would have been right at an earlier time, it still would,
 //! * and, if there is a *rival*, another call without whose response there is an order, it is kept,
 //!   and without its response the rest has an order, so that the culprit's response is explained.
@@ -28,9 +29,9 @@ use super::history::{Call, Outcome};
 use super::search::{Found, Item, search};
 
 /// Most searches for a shorter history; it is then as short as it has become.
-const TRIALS_MAX: usize = 20_000;
+const TRIALS_MAX: usize = 4_000;
 /// Most steps of a search that decides if calls are left out.
-const TRIAL_STEPS_MAX: u64 = 20_000;
+const TRIAL_STEPS_MAX: u64 = 5_000;
 /// Most calls of a history of which pairs are tried.
 const PAIRED_CALLS_MAX: usize = 80;
 
@@ -62,8 +63,8 @@ pub(super) fn shortest<M: Model>(model: &M, calls: &[CallOf<M>], steps: u64) -> 
     shrink.rest().map(|(_, call)| call.clone()).collect()
 }
 
-/// Finds the shortest part up to a return that has no order. Returns its calls in the order in which
-/// they began, and the place of the call that returns last.
+/// Finds the shortest part up to a return that has no order. Returns its calls in the order in
+/// which they began, and the place of the call that returns last.
 fn cut_end<M: Model>(model: &M, calls: &[CallOf<M>], steps: u64) -> (Vec<CallOf<M>>, usize) {
     let is_answered = |call: &&CallOf<M>| call.outcome != Outcome::Unknown;
     let mut ends: Vec<u64> =
