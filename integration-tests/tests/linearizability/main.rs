@@ -200,7 +200,7 @@ fn one_crowded_key_is_decided() {
 }
 
 fn call(client: u64, request: Request, times: (u64, u64), outcome: Outcome) -> Call {
-    Call { client, request, called_at: times.0, returned_at: times.1, outcome }
+    Call::new(client, request, times, outcome)
 }
 
 fn done(client: u64, request: Request, times: (u64, u64)) -> Call {

@@ -177,7 +177,7 @@ pub(crate) fn run(workload: &Workload, bug: Bug, seed: u64) -> Run {
             outcome = Outcome::Unknown;
         }
         let Plan { client, called_at, returned_at, .. } = *plan;
-        store.run.calls.push(Call { client, request, called_at, returned_at, outcome });
+        store.run.calls.push(Call::new(client, request, (called_at, returned_at), outcome));
         if again == Some(at) {
             let victim = struck.expect("it was chosen");
             let request = store.run.calls[victim].request.clone();

@@ -14,6 +14,8 @@
 //!   checks every entry that a node applies, and fails the run when two nodes differ.
 //! * [`Service`] is the whole store: servers, sessions, and clients that retry over streams which
 //!   are slow, break, or are partitioned.
+//! * [`linearizability`] checks what the clients saw: the store's operations, or those of your own
+//!   state machine ([`linearizability::model`]).
 //! * [`Trace`] reduces everything that happened in a run to a number. The test that equal seeds
 //!   give equal runs compares two of them.
 //!
@@ -93,7 +95,7 @@
 //! assert_eq!(run(17, survives), run(17, survives), "a seed is a run");
 //! ```
 //!
-//! `examples/simulate.rs` is a longer example.
+//! `examples/check.rs` is a longer example, with a verdict.
 
 mod cluster;
 mod leadership;

@@ -4,7 +4,8 @@
 //! for a short one. With `TRACE=1` in the environment events are printed as well. If two runs
 //! should have been the same and are not, comparing their prints shows the first difference.
 
-use std::fmt::{self, Write};
+use std::fmt::{self, Write as _};
+use std::io::{self, Write as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use raft_core::transport::channel::{ChannelNetwork, Traffic};
@@ -63,7 +64,8 @@ impl Trace {
         // Writing to a hash cannot fail.
         let _ = writeln!(state.digest, "{at_micros} {event}");
         if state.is_printed {
-            eprintln!("{at_micros:>12} us  {event}");
+            // `eprintln!` panics if standard error is closed, and the run would fail for its trace.
+            let _ = writeln!(io::stderr(), "{at_micros:>12} us  {event}");
         }
     }
 
@@ -82,7 +84,7 @@ const FNV_OFFSET: u64 = 0xCBF2_9CE4_8422_2325;
 const FNV_PRIME: u64 = 0x0100_0000_01B3;
 
 /// FNV-1a: short, and the same on every platform and in every release, unlike the standard hasher.
-impl Write for Digest {
+impl fmt::Write for Digest {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for byte in text.bytes() {
             self.hash = (self.hash ^ u64::from(byte)).wrapping_mul(FNV_PRIME);

@@ -140,7 +140,7 @@ impl<'a> Chains<'a> {
             false => rest == self.writers[*id].value,
         });
         let Some(id) = found else {
-            let story = format!("it saw what nobody wrote: {}", quoted(rest));
+            let story = format!("it saw what no call wrote: {}", quoted(rest));
             return Err(Violation::new(Rule::Phantom, story, [self.calls[at]]));
         };
         let writer = self.writers[id].call;

@@ -60,7 +60,7 @@ fn search(calls: &[Call], budget_steps: u64) -> (Found, Vec<Call>, String) {
     let (found, Furthest { order, state }) = Search::new(&problem, budget_steps).run_and_tell();
     let value = match state.value {
         Value::Missing => "nothing".to_owned(),
-        Value::Dead => "a value that nobody saw".to_owned(),
+        Value::Dead => "a value that no call saw".to_owned(),
         Value::Live { first, len, .. } => quoted(problem.live.bytes(first, len)),
     };
     let placed = order.iter().map(|id| problem.items[*id].call.clone()).collect();

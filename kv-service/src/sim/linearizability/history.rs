@@ -15,27 +15,37 @@ use bytes::Bytes;
 /// The operation that a client asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Request {
-    Get { key: Bytes },
+    /// A read of one key.
+    Get {
+        /// The key.
+        key: Bytes,
+    },
+    /// A write.
     Write(Operation),
 }
 
 impl Request {
+    /// A read of the key.
     pub fn get(key: impl Into<Bytes>) -> Self {
         Self::Get { key: key.into() }
     }
 
+    /// A write of the value under the key.
     pub fn put(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
         Self::Write(Operation::Put { key: key.into(), value: value.into() })
     }
 
+    /// A write of the value behind that of the key.
     pub fn append(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Self {
         Self::Write(Operation::Append { key: key.into(), value: value.into() })
     }
 
+    /// A write that removes the key.
     pub fn delete(key: impl Into<Bytes>) -> Self {
         Self::Write(Operation::Delete { key: key.into() })
     }
 
+    /// A write of the value if the key is as expected.
     pub fn compare_and_swap(
         key: impl Into<Bytes>,
         expect: Expect,
@@ -44,6 +54,7 @@ impl Request {
         Self::Write(Operation::CompareAndSwap { key: key.into(), expect, value: value.into() })
     }
 
+    /// The key that is read or written.
     pub fn key(&self) -> &Bytes {
         match self {
             Request::Get { key } => key,
@@ -69,8 +80,11 @@ impl Request {
 pub struct Seen {
     /// `None`: there was no such key. Always reported.
     pub value: Option<Bytes>,
+    /// The version of the key.
     pub version: Option<u64>,
+    /// The revision that created the key.
     pub create_revision: Option<Revision>,
+    /// The revision that last changed the key.
     pub modify_revision: Option<Revision>,
     /// The index that the node had applied when it answered. Clients do not receive it; a harness
     /// that looks into the nodes may know it.
@@ -84,12 +98,16 @@ pub struct Written {
     pub changed: Option<bool>,
     /// The key's version afterwards.
     pub version: Option<u64>,
+    /// The revision of the write.
     pub revision: Option<Revision>,
 }
 
+/// The outcome of a call, as its client knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
+    /// A get was answered.
     Got(Seen),
+    /// A write was answered.
     Written(Written),
     /// The operation had no effect and never will.
     NotExecuted,
@@ -100,27 +118,41 @@ pub enum Outcome {
 
 /// One operation of one client.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Call {
     /// Shown in reports; the checker draws no conclusion from it. A client may have several calls
     /// under way.
     pub client: u64,
+    /// The operation that the client asked for.
     pub request: Request,
+    /// Time before anything was sent.
     pub called_at: u64,
-    /// With an unknown outcome: the time at which the client gave up, which says nothing about the
-    /// effect.
+    /// Time after the response was received. With an unknown outcome: the time at which the client
+    /// gave up, which says nothing about the effect.
     pub returned_at: u64,
+    /// The response.
     pub outcome: Outcome,
 }
 
 impl Call {
-    /// A call of [`crate::client::Client::get`], with the times around it.
+    /// A call, with the times before and after it.
+    pub fn new(
+        client: u64,
+        request: Request,
+        (called_at, returned_at): (u64, u64),
+        outcome: Outcome,
+    ) -> Self {
+        Self { client, request, called_at, returned_at, outcome }
+    }
+
+    /// A call of [`Client::get`](crate::client::Client::get), with the times around it.
     pub fn of_get(
         client: u64,
         key: impl Into<Bytes>,
         (called_at, returned_at): (u64, u64),
-        heard: &Result<Option<Record>, ClientError>,
+        response: &Result<Option<Record>, ClientError>,
     ) -> Self {
-        let outcome = match heard {
+        let outcome = match response {
             Ok(None) => Outcome::Got(Seen::default()),
             Ok(Some(record)) => Outcome::Got(Seen {
                 value: Some(record.value.clone()),
@@ -134,14 +166,14 @@ impl Call {
         Self { client, request: Request::get(key), called_at, returned_at, outcome }
     }
 
-    /// A call of [`crate::client::Client::write`] or one of its shorthands.
+    /// A call of [`Client::write`](crate::client::Client::write) or one of its shorthands.
     pub fn of_write(
         client: u64,
         operation: Operation,
         (called_at, returned_at): (u64, u64),
-        heard: &Result<WriteResponse, ClientError>,
+        response: &Result<WriteResponse, ClientError>,
     ) -> Self {
-        let outcome = match heard {
+        let outcome = match response {
             Ok(answer) => Outcome::Written(Written {
                 changed: Some(answer.changed),
                 version: Some(answer.version),
@@ -152,6 +184,7 @@ impl Call {
         Self { client, request: Request::Write(operation), called_at, returned_at, outcome }
     }
 
+    /// The key of the request.
     pub fn key(&self) -> &Bytes {
         self.request.key()
     }
@@ -223,10 +256,13 @@ pub struct History {
 }
 
 impl History {
+    /// Creates a history without calls.
     pub fn new() -> Self {
         Self::default()
     }
 
+    /// Adds a call.
+    ///
     /// # Panics
     /// If the call contradicts itself, which is an error of the harness.
     pub fn push(&mut self, call: Call) {
@@ -234,10 +270,12 @@ impl History {
         self.calls.push(call);
     }
 
+    /// The calls, in the order in which they were added.
     pub fn calls(&self) -> &[Call] {
         &self.calls
     }
 
+    /// Returns true if there are no calls.
     pub fn is_empty(&self) -> bool {
         self.calls.is_empty()
     }

@@ -1,3 +1,6 @@
+//! The checker of linearizability: that of the store here, and one for a state machine of your own
+//! in [`model`].
+//!
 //! Checks that the store behaved as one copy that executes one operation at a time, each between
 //! its call and its return: linearizability (Herlihy and Wing), decided from the responses that
 //! clients received and from nothing else.
@@ -21,6 +24,38 @@
 //! and none a prefix of another (end each with a separator), so that each value tells which call
 //! wrote it; some reads; few unknown outcomes; keys that change once in a while. Other histories
 //! are decided too, if the steps suffice.
+//!
+//! ```
+//! use kv_service::sim::linearizability::{Call, History, Rule, STEPS_PER_KEY, Verdict, check};
+//! use kv_service::sim::{Service, run};
+//! use kv_service::Operation;
+//! use tokio::time::Instant;
+//!
+//! let history = run(1, async |seed| {
+//!     let service = Service::new(seed, 3).await;
+//!     let client = service.client(1);
+//!     let start = Instant::now();
+//!     let now = || start.elapsed().as_micros() as u64;
+//!     let mut history = History::new();
+//!
+//!     let operation = Operation::Put { key: "k".into(), value: "a;".into() };
+//!     let called_at = now();
+//!     let response = client.write(operation.clone()).await;
+//!     history.push(Call::of_write(1, operation, (called_at, now()), &response));
+//!
+//!     let called_at = now();
+//!     let response = client.get("k").await;
+//!     history.push(Call::of_get(1, "k", (called_at, now()), &response));
+//!     history
+//! });
+//! assert_eq!(check(&history, STEPS_PER_KEY), Verdict::Linearizable);
+//!
+//! // A read that began later and did not see the key.
+//! let mut history = history;
+//! history.push(Call::of_get(2, "k", (u64::MAX - 1, u64::MAX), &Ok(None)));
+//! let Verdict::Violation(violation) = check(&history, STEPS_PER_KEY) else { panic!("missed") };
+//! assert_eq!(violation.rule, Rule::Stale, "{violation}");
+//! ```
 
 mod chains;
 mod explain;
@@ -47,9 +82,12 @@ pub use self::witness::Applied;
 /// Steps that [`assert_linearizable`] allows for each key: about a second, and tens of megabytes.
 pub const STEPS_PER_KEY: u64 = 20_000_000;
 
+/// The result of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
+    /// There is an order that explains all responses.
     Linearizable,
+    /// There is none.
     Violation(Violation),
     /// Not decided, for this reason. Not a pass.
     Unknown(String),
@@ -57,6 +95,7 @@ pub enum Verdict {
 
 /// The kind of a violation, as far as it could be determined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Rule {
     /// A value was observed that no client can have written (by then).
     Phantom,
@@ -76,9 +115,13 @@ pub enum Rule {
 
 /// A proof that the store is wrong, and what to look at first.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Violation {
+    /// The kind of the violation.
     pub rule: Rule,
+    /// The key whose calls contradict each other.
     pub key: Bytes,
+    /// The contradiction in words.
     pub story: String,
     /// The calls that contradict each other; for [`Rule::NoOrder`] the calls at which the search
     /// got stuck.
@@ -142,6 +185,8 @@ pub fn check_with_log(history: &History, log: impl IntoIterator<Item = Applied>)
     }
 }
 
+/// Decides the history in [`STEPS_PER_KEY`], and fails unless it is linearizable.
+///
 /// # Panics
 /// With a report, if the history is not linearizable, if that could not be decided, or if no call
 /// in it succeeded, since such a history proves nothing.
@@ -150,6 +195,8 @@ pub fn assert_linearizable(history: &History) {
     assert_passed(history, check(history, STEPS_PER_KEY));
 }
 
+/// Decides the history by the log, and fails unless it is linearizable.
+///
 /// # Panics
 /// Under the conditions of [`assert_linearizable`].
 #[track_caller]

@@ -2,7 +2,8 @@
 //! with Lowe's memory of visited states, without recursion.
 //!
 //! A call is *liftable* if it comes before the first return among the [`Pending`] ones: it may be
-//! the next in the order. Writes of unknown outcome are tried last, as they need not be used at all.
+//! the next in the order. Writes of unknown outcome are tried last, as they need not be used at
+//! all.
 //!
 //! An idle call that may be next, such as a read that fits, is placed next: it can only get in the
 //! way later. So the choice is only between changes. A visited state is the set of lifted calls

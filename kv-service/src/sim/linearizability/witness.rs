@@ -18,7 +18,9 @@ use super::{Rule, Verdict, Violation};
 /// A write that the nodes executed, with or without an effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Applied {
+    /// Index of the write in the log.
     pub revision: Revision,
+    /// The write.
     pub operation: Operation,
 }
 
@@ -192,7 +194,7 @@ fn place_all<'a>(calls: &[&'a Call], log: &[Applied]) -> Result<Vec<Placed<'a>>,
             Some(call) => Some(call),
             None => open.get_mut(operation).and_then(Vec::pop),
         };
-        let Some(call) = call else { return Err(nobodys(calls, applied)) };
+        let Some(call) = call else { return Err(unclaimed(calls, applied)) };
         if call.request != Request::Write(operation.clone()) {
             let story = format!("at its revision the log has another write: {operation:?}");
             return Err(Violation::new(Rule::Lost, story, [call]));
@@ -209,7 +211,7 @@ fn place_all<'a>(calls: &[&'a Call], log: &[Applied]) -> Result<Vec<Placed<'a>>,
 }
 
 /// The violation of an entry for which no call is left.
-fn nobodys(calls: &[&Call], applied: &Applied) -> Violation {
+fn unclaimed(calls: &[&Call], applied: &Applied) -> Violation {
     let Applied { revision, operation } = applied;
     let same = calls.iter().filter(
         |call| matches!(&call.request, Request::Write(asked_for) if asked_for == operation),
@@ -225,7 +227,9 @@ fn nobodys(calls: &[&Call], applied: &Applied) -> Violation {
         (None, true) => Violation {
             rule: Rule::Phantom,
             key: operation.key().clone(),
-            story: format!("the log has at revision {revision} what nobody called: {operation:?}"),
+            story: format!(
+                "the log has at revision {revision} what no call asked for: {operation:?}"
+            ),
             calls: Vec::new(),
         },
     }

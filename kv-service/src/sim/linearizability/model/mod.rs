@@ -3,9 +3,9 @@
 //! that can be written down as a [`Model`].
 //!
 //! The model is the specification: a state, and what an operation does to it. Clients note their
-//! calls in a [`Recorder`] while a [`Cluster`](crate::sim::Cluster) runs under faults, and [`check`]
-//! searches for an order of the calls that the model allows (Wing and Gong, with Lowe's memory of
-//! visited states). A history without an order is made as short as it can be and drawn
+//! calls in a [`Recorder`] while a [`Cluster`](crate::sim::Cluster) runs under faults, and
+//! [`check`] searches for an order of the calls that the model allows (Wing and Gong, with Lowe's
+//! memory of visited states). A history without an order is made as short as it can be and drawn
 //! ([`Violation`]).
 //!
 //! A search costs little if few calls overlap, and grows fast with the number of calls of unknown
@@ -116,8 +116,8 @@ pub trait Model {
     /// The state before the first operation.
     fn initial(&self) -> Self::State;
 
-    /// Executes the operation on the state. Returns the state afterwards, or `None` if the operation
-    /// would have had another output. With `output` `None` the output is not known, and any is
+    /// Executes the operation on the state. Returns the state afterwards, or `None` if the
+    /// operation would have had another output. With `output` `None` the output is not known, and any is
     /// right.
     fn step(
         &self,
@@ -165,7 +165,8 @@ impl<O: fmt::Debug, R: fmt::Debug> Verdict<O, R> {
 /// A proof that no order explains the responses, as short as it could be made.
 ///
 /// No call of it can be left out, nor any two: the rest would have an order, or would prove
-/// something else, such as a value that no call wrote. Its [`Display`](fmt::Display) draws it.
+/// something else, such as a value that no call wrote. A violation that takes many steps to find
+/// stays longer. Its [`Display`](fmt::Display) draws it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Violation<O, R> {

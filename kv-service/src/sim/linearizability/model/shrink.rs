@@ -11,24 +11,27 @@
 //! * the rest has no order,
 //! * nor has the whole history without the outputs of the calls that are left out: the outputs
 //!   that are left are the proof,
-//! * without the culprit's response the rest has an order, so that each other response is explained,
-//! * and, if the culprit would have been right at an earlier time, it still would.
+//! * without the culprit's response the rest has an order, so that each other response is
+//!   explained,
+//! * if the culprit would have been right at an earlier time, it still would,
+//! * and, if there is a *rival*, another call without whose response there is an order, it is kept,
+//!   and without its response the rest has an order, so that the culprit's response is explained.
 //!
 //! So a write and the reads that observed it are left out together or not at all. A search that
 //! runs out of steps counts against leaving out, except under the second condition.
 //!
-//! The second condition doubts a refusal (an answer that a call was not executed) unless the culprit
-//! would have been right at an earlier time: a stale response explains itself, and every refused
-//! call that could explain it as well would otherwise stay in the report.
+//! The second condition doubts a refusal (an answer that a call was not executed) only if no call
+//! that was executed contradicts the culprit. Every refused call that could explain the culprit as
+//! well would otherwise stay in the report.
 
 use super::Model;
 use super::history::{Call, Outcome};
 use super::search::{Found, Item, search};
 
 /// Most searches for a shorter history; it is then as short as it has become.
-const TRIALS_MAX: usize = 20_000;
+const TRIALS_MAX: usize = 4_000;
 /// Most steps of a search that decides if calls are left out.
-const TRIAL_STEPS_MAX: u64 = 20_000;
+const TRIAL_STEPS_MAX: u64 = 5_000;
 /// Most calls of a history of which pairs are tried.
 const PAIRED_CALLS_MAX: usize = 80;
 
@@ -39,17 +42,20 @@ type CallOf<M> = Call<<M as Model>::Operation, <M as Model>::Output>;
 pub(super) fn shortest<M: Model>(model: &M, calls: &[CallOf<M>], steps: u64) -> Vec<CallOf<M>> {
     let (calls, culprit) = cut_end::<M>(model, calls, steps);
     let trial_steps = steps.min(TRIAL_STEPS_MAX);
-    let kept = vec![true; calls.len()];
     let mut shrink = Shrink {
         model,
         culprit,
+        rival: None,
+        kept: vec![true; calls.len()],
         calls,
-        kept,
         trial_steps,
         trials_left: TRIALS_MAX,
-        rules: [true; 2],
+        others_were_explained: true,
+        is_stale: true,
     };
-    shrink.rules = [shrink.others_are_explained(), shrink.culprit_was_right_once()];
+    shrink.others_were_explained = shrink.others_are_explained();
+    shrink.is_stale = shrink.culprit_was_right_once();
+    shrink.rival = shrink.find_rival();
     shrink.leave_out_runs();
     while shrink.leave_out_pair() {
         shrink.leave_out_each();
@@ -57,8 +63,8 @@ pub(super) fn shortest<M: Model>(model: &M, calls: &[CallOf<M>], steps: u64) -> 
     shrink.rest().map(|(_, call)| call.clone()).collect()
 }
 
-/// Finds the shortest part up to a return that has no order. Returns its calls in the order in which
-/// they began, and the place of the call that returns last.
+/// Finds the shortest part up to a return that has no order. Returns its calls in the order in
+/// which they began, and the place of the call that returns last.
 fn cut_end<M: Model>(model: &M, calls: &[CallOf<M>], steps: u64) -> (Vec<CallOf<M>>, usize) {
     let is_answered = |call: &&CallOf<M>| call.outcome != Outcome::Unknown;
     let mut ends: Vec<u64> =
@@ -71,9 +77,7 @@ fn cut_end<M: Model>(model: &M, calls: &[CallOf<M>], steps: u64) -> (Vec<CallOf<
     };
     let first = ends.partition_point(has_order).min(ends.len() - 1);
     let known = known_at::<M>(calls, ends[first]);
-    let ends_here = |call: &CallOf<M>| {
-        matches!(call.outcome, Outcome::Returned(_)) && call.returned_at == ends[first]
-    };
+    let ends_here = |call: &CallOf<M>| is_returned(call) && call.returned_at == ends[first];
     let culprit = known.iter().position(ends_here).unwrap_or(known.len() - 1);
     (known, culprit)
 }
@@ -91,16 +95,24 @@ fn known_at<M: Model>(calls: &[CallOf<M>], time: u64) -> Vec<CallOf<M>> {
     known
 }
 
+fn is_returned<O, R>(call: &Call<O, R>) -> bool {
+    matches!(call.outcome, Outcome::Returned(_))
+}
+
 struct Shrink<'a, M: Model> {
     model: &'a M,
     calls: Vec<CallOf<M>>,
     /// Place of the call without whose response there is an order.
     culprit: usize,
+    /// Place of another such call, if there is one.
+    rival: Option<usize>,
     kept: Vec<bool>,
     trial_steps: u64,
     trials_left: usize,
-    /// The third and the fourth condition, each true if it held at first.
-    rules: [bool; 2],
+    /// True if the third condition held at first.
+    others_were_explained: bool,
+    /// True if the fourth condition held at first.
+    is_stale: bool,
 }
 
 impl<M: Model> Shrink<'_, M> {
@@ -119,9 +131,10 @@ impl<M: Model> Shrink<'_, M> {
     }
 
     fn is_proved_by_its_outputs(&self) -> bool {
-        let [_, is_stale] = self.rules;
+        let trusts_refusals =
+            self.is_stale || self.rival.is_some_and(|rival| is_returned(&self.calls[rival]));
         let items = self.calls.iter().enumerate().filter_map(|(at, call)| {
-            let trusted = is_stale && call.outcome == Outcome::NotExecuted;
+            let trusted = trusts_refusals && call.outcome == Outcome::NotExecuted;
             match self.kept[at] || trusted {
                 true => Item::known(at, call),
                 false => Some(Item::without_output(at, call)),
@@ -131,11 +144,30 @@ impl<M: Model> Shrink<'_, M> {
     }
 
     fn others_are_explained(&self) -> bool {
-        let items = self.rest().filter_map(|(at, call)| match at == self.culprit {
+        self.has_order_unless_answered(self.culprit)
+    }
+
+    /// Returns true if the rest has an order once the response of this call is lost.
+    fn has_order_unless_answered(&self, lost: usize) -> bool {
+        let items = self.rest().filter_map(|(at, call)| match at == lost {
             true => Some(Item::unanswered(at, call)),
             false => Item::known(at, call),
         });
         matches!(self.search(items.collect()), Found::Order)
+    }
+
+    /// The latest call besides the culprit without whose response there is an order. A call that
+    /// was refused is the rival only if no other call is.
+    fn find_rival(&self) -> Option<usize> {
+        let is_rival = |at: &usize| self.has_order_unless_answered(*at);
+        let places = |returned: bool| {
+            let answered = move |at: &usize| match &self.calls[*at].outcome {
+                Outcome::Unknown => false,
+                _ => is_returned(&self.calls[*at]) == returned,
+            };
+            self.places().into_iter().filter(answered).rev()
+        };
+        places(true).find(is_rival).or_else(|| places(false).find(is_rival))
     }
 
     fn culprit_was_right_once(&self) -> bool {
@@ -148,15 +180,16 @@ impl<M: Model> Shrink<'_, M> {
 
     /// Leaves these calls out, if all conditions allow it.
     fn leave_out(&mut self, places: &[usize]) -> bool {
-        if self.trials_left == 0 || places.is_empty() || places.contains(&self.culprit) {
+        let is_pinned = |at: &usize| *at == self.culprit || Some(*at) == self.rival;
+        if self.trials_left == 0 || places.is_empty() || places.iter().any(is_pinned) {
             return false;
         }
         self.trials_left -= 1;
         places.iter().for_each(|at| self.kept[*at] = false);
-        let [explained, right_once] = self.rules;
         let may = self.has_no_order()
-            && (!explained || self.others_are_explained())
-            && (!right_once || self.culprit_was_right_once())
+            && (!self.others_were_explained || self.others_are_explained())
+            && (!self.is_stale || self.culprit_was_right_once())
+            && self.rival.is_none_or(|rival| self.has_order_unless_answered(rival))
             && self.is_proved_by_its_outputs();
         if !may {
             places.iter().for_each(|at| self.kept[*at] = true);
@@ -165,8 +198,8 @@ impl<M: Model> Shrink<'_, M> {
     }
 
     fn places(&self) -> Vec<usize> {
-        let others = self.rest().map(|(at, _)| at).filter(|at| *at != self.culprit);
-        others.collect()
+        let is_free = |at: &usize| *at != self.culprit && Some(*at) != self.rival;
+        self.rest().map(|(at, _)| at).filter(is_free).collect()
     }
 
     fn leave_out_runs(&mut self) {
