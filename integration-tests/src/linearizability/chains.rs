@@ -10,7 +10,7 @@
 //! On other keys [`Chains::of`] returns `None`, and the search works without chains.
 
 use bytes::Bytes;
-use kv_service::protocol::operation::{Expect, Operation};
+use kv_service::{Expect, Operation};
 
 use super::history::{Call, Outcome, Request, quoted};
 use super::{Rule, Violation};

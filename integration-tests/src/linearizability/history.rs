@@ -9,8 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use bytes::Bytes;
-use kv_service::client::{self, ClientError};
-use kv_service::protocol::operation::{Expect, Operation, Record, Revision, WriteResponse};
+use kv_service::{ClientError, Expect, Operation, Record, Revision, WriteResponse};
 
 /// The operation that a client asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -113,7 +112,7 @@ pub struct Call {
 }
 
 impl Call {
-    /// A call of [`kv_service::client::Client::get`], with the times around it.
+    /// A call of [`kv_service::Client::get`], with the times around it.
     pub fn of_get(
         client: u64,
         key: impl Into<Bytes>,
@@ -134,7 +133,7 @@ impl Call {
         Self { client, request: Request::get(key), called_at, returned_at, outcome }
     }
 
-    /// A call of [`kv_service::client::Client::write`] or one of its shorthands.
+    /// A call of [`kv_service::Client::write`] or one of its shorthands.
     pub fn of_write(
         client: u64,
         operation: Operation,
@@ -211,8 +210,8 @@ impl Call {
 
 fn failed(error: &ClientError) -> Outcome {
     match error.outcome {
-        client::Outcome::NotExecuted => Outcome::NotExecuted,
-        client::Outcome::Unknown => Outcome::Unknown,
+        kv_service::Outcome::NotExecuted => Outcome::NotExecuted,
+        kv_service::Outcome::Unknown => Outcome::Unknown,
     }
 }
 

@@ -4,7 +4,7 @@
 use super::chains::{Chains, WriterId};
 use super::history::{Call, History, Request};
 use super::{Rule, Violation};
-use kv_service::protocol::operation::Operation;
+use kv_service::Operation;
 
 /// A call, and what it implies about a number that only grows.
 struct Point<'a> {

@@ -22,7 +22,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use kv_service::protocol::operation::{Expect, Operation};
+use kv_service::{Expect, Operation};
 
 use super::chains::{Chains, seen_value};
 use super::history::{Call, Request, Seen};

@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use bytes::Bytes;
-use kv_service::protocol::operation::{Expect, Operation, Revision};
+use kv_service::{Expect, Operation, Revision};
 
 use super::history::{Call, History, Outcome, Request, Seen, quoted};
 use super::{Rule, Verdict, Violation};

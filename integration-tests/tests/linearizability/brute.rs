@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use integration_tests::linearizability::{Call, Outcome, Request};
-use kv_service::protocol::operation::{Expect, Operation};
+use kv_service::{Expect, Operation};
 
 #[derive(Clone, Debug, Default)]
 struct State {

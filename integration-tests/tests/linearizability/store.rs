@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use integration_tests::linearizability::{Applied, Call, History, Outcome, Request, Seen, Written};
-use kv_service::protocol::operation::{Expect, Operation};
+use kv_service::{Expect, Operation};
 
 use crate::random::Random;
 

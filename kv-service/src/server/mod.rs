@@ -8,7 +8,7 @@
 //! [`Server::shutdown`] rejects new requests, answers those under way, hands leadership over, and
 //! then stops the node.
 
-pub mod backends;
+pub(crate) mod backends;
 mod clock;
 mod connection;
 mod damage;

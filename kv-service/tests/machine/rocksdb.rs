@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
-use kv_service::protocol::operation::{Expect, Operation, Refusal, SessionId};
-use kv_service::state::{Action, Command, KvMachine, Output, RocksStateOptions, SCAN_KEYS_MAX};
+use kv_service::protocol::operation::{Refusal, SessionId};
+use kv_service::state::{Action, Command, Output, SCAN_KEYS_MAX};
+use kv_service::{Expect, KvMachine, Operation, RocksStateOptions};
 use proptest::prelude::*;
 use raft_core::state_machine::{Flusher, StateMachine};
 use raft_core::types::{Entry, Payload, Position};

@@ -9,9 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, Subcommand, ValueEnum};
-use kv_service::config::units::ByteSize;
-use kv_service::config::{NodeAddress, StorageKind};
-use kv_service::protocol::version::{VERSION_MAX, VERSION_MIN};
+use kv_service::config::{ByteSize, NodeAddress, StorageKind};
+use kv_service::{VERSION_MAX, VERSION_MIN};
 
 /// The longest duration of a flag or a request. Adding it to the present time cannot overflow.
 pub(crate) const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);

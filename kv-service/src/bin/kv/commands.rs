@@ -9,9 +9,8 @@ use std::path::Path;
 
 use anyhow::ensure;
 use bytes::Bytes;
-use kv_service::client::{Client, ClientError, Outcome};
-use kv_service::protocol::operation::{
-    Consistency, Expect, Operation, Record, ScanPage, WriteResponse,
+use kv_service::{
+    Client, ClientError, Consistency, Expect, Operation, Outcome, Record, ScanPage, WriteResponse,
 };
 use serde::Serialize;
 

@@ -5,9 +5,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use kv_service::client::Client;
 use kv_service::config::NodeAddress;
-use kv_service::protocol::{NOT_INITIALISED, NodeStatus, RECOVERING};
+use kv_service::{Client, NOT_INITIALISED, NodeStatus, RECOVERING};
 use serde::Serialize;
 use tokio::task::JoinSet;
 

@@ -7,8 +7,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use kv_service::client::ClientError;
-use kv_service::protocol::operation::{Expect, Operation, Record, WriteResponse};
+use kv_service::{ClientError, Expect, Operation, Record, WriteResponse};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::args::DURATION_MAX;
@@ -230,7 +229,7 @@ impl Answer {
 
 #[cfg(test)]
 mod tests {
-    use kv_service::client::{Outcome, Reason};
+    use kv_service::{Outcome, Reason};
     use proptest::prelude::*;
     use serde_json::json;
 

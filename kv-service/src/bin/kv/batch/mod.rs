@@ -20,7 +20,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
-use kv_service::client::Client;
+use kv_service::Client;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::io::{AsyncWriteExt, Stdout};
 use tokio::task::JoinHandle;
