@@ -40,7 +40,35 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest deadline: longer than any caller waits, and short enough to be added to any time.
 const DEADLINE_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// A client of one cluster. See the module.
+/// A client of one cluster. Cheap to clone; clones share one session and one connection to each node.
+///
+/// An operation is retried until the deadline ([`Client::with_deadline`]), at whichever node leads.
+/// Dropping the future of an operation gives the operation up: a write may still take effect.
+///
+/// ```
+/// # use kv_service::*;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let network = Network::Channel(LocalNetwork::new(1));
+/// # let store = Store::Memory(MemoryDisk::of_new_member());
+/// # let server = Server::start_with(ServerConfig::in_process(1, [1]), store, network).await?;
+/// # let client = server.client();
+/// client.put("color", "red").await?;
+/// client.append("color", "dish").await?;
+/// let record = client.get("color").await?.ok_or("just put")?;
+/// assert_eq!((&record.value[..], record.version), (&b"reddish"[..], 2));
+///
+/// // Swaps only if nothing has changed the key since it was read.
+/// let swap = client.cas_revision("color", record.modify_revision, "blue").await?;
+/// assert!(swap.changed);
+///
+/// let page = client.scan("a", "d", 100).await?;
+/// assert_eq!(page.records.len(), 1);
+/// assert!(client.delete("color").await?.changed);
+/// # server.shutdown().await;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<ClientShared>,
@@ -98,7 +126,25 @@ impl Client {
     /// Returns the record stored under the key; `None` if the key does not exist.
     ///
     /// # Errors
-    /// No node answered in time, or the key is outside the limits.
+    /// No node answered in time, or the key is outside the limits. A failed read is always
+    /// [`Outcome::NotExecuted`].
+    ///
+    /// ```
+    /// # use kv_service::*;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let network = Network::Channel(LocalNetwork::new(1));
+    /// # let store = Store::Memory(MemoryDisk::of_new_member());
+    /// # let server = Server::start_with(ServerConfig::in_process(1, [1]), store, network).await?;
+    /// # let client = server.client();
+    /// assert_eq!(client.get("missing").await?, None);
+    /// let error = client.get("").await.expect_err("a key is not empty");
+    /// assert_eq!(error.outcome, Outcome::NotExecuted);
+    /// assert!(matches!(error.reason, Reason::Invalid(_)));
+    /// # server.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<Record>, ClientError> {
         self.get_with(key, Consistency::Linearizable).await
     }
@@ -123,6 +169,23 @@ impl Client {
     /// # Errors
     /// [`ClientError::outcome`] says if the write may have been executed. This holds for every
     /// write.
+    ///
+    /// ```
+    /// # use kv_service::*;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let network = Network::Channel(LocalNetwork::new(1));
+    /// # let store = Store::Memory(MemoryDisk::of_new_member());
+    /// # let server = Server::start_with(ServerConfig::in_process(1, [1]), store, network).await?;
+    /// # let client = server.client();
+    /// let first = client.put("key", "one").await?;
+    /// let second = client.put("key", "two").await?;
+    /// assert!(second.revision > first.revision);
+    /// assert_eq!(second.version, 2);
+    /// # server.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn put(
         &self,
         key: impl Into<Bytes>,
@@ -147,6 +210,22 @@ impl Client {
     ///
     /// # Errors
     /// The errors of [`Client::put`].
+    ///
+    /// ```
+    /// # use kv_service::*;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let network = Network::Channel(LocalNetwork::new(1));
+    /// # let store = Store::Memory(MemoryDisk::of_new_member());
+    /// # let server = Server::start_with(ServerConfig::in_process(1, [1]), store, network).await?;
+    /// # let client = server.client();
+    /// client.put("key", "value").await?;
+    /// assert!(client.delete("key").await?.changed);
+    /// assert!(!client.delete("key").await?.changed, "it is gone already");
+    /// # server.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn delete(&self, key: impl Into<Bytes>) -> Result<WriteResponse, ClientError> {
         self.write(Operation::Delete { key: key.into() }).await
     }
@@ -157,6 +236,30 @@ impl Client {
     ///
     /// # Errors
     /// The errors of [`Client::put`]; also if the cluster's version is below 2.
+    ///
+    /// ```
+    /// # use kv_service::*;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let network = Network::Channel(LocalNetwork::new(1));
+    /// # let store = Store::Memory(MemoryDisk::of_new_member());
+    /// # let server = Server::start_with(ServerConfig::in_process(1, [1]), store, network).await?;
+    /// # let client = server.client();
+    /// // Creates the key, unless another client was faster.
+    /// assert!(client.cas_revision("counter", 0, "0").await?.changed);
+    /// loop {
+    ///     let record = client.get("counter").await?.ok_or("never deleted")?;
+    ///     let count: u64 = std::str::from_utf8(&record.value)?.parse()?;
+    ///     let next = (count + 1).to_string();
+    ///     if client.cas_revision("counter", record.modify_revision, next).await?.changed {
+    ///         break;
+    ///     }
+    /// }
+    /// assert_eq!(client.get("counter").await?.ok_or("never deleted")?.value, "1");
+    /// # server.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn cas_revision(
         &self,
         key: impl Into<Bytes>,
@@ -186,6 +289,30 @@ impl Client {
     ///
     /// # Errors
     /// The errors of [`Client::get`].
+    ///
+    /// ```
+    /// # use kv_service::*;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let network = Network::Channel(LocalNetwork::new(1));
+    /// # let store = Store::Memory(MemoryDisk::of_new_member());
+    /// # let server = Server::start_with(ServerConfig::in_process(1, [1]), store, network).await?;
+    /// # let client = server.client();
+    /// for key in ["user/1", "user/2", "user/3"] {
+    ///     client.put(key, "x").await?;
+    /// }
+    /// let (mut keys, mut start) = (Vec::new(), bytes::Bytes::from("user/"));
+    /// loop {
+    ///     let page = client.scan(start, "user0", 2).await?;
+    ///     keys.extend(page.records.into_iter().map(|(key, _record)| key));
+    ///     let Some(next) = page.continue_at else { break };
+    ///     start = next;
+    /// }
+    /// assert_eq!(keys, ["user/1", "user/2", "user/3"]);
+    /// # server.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn scan(
         &self,
         start: impl Into<Bytes>,
