@@ -387,6 +387,7 @@ impl Client {
                 value,
             } => key.len() + value.len(),
         })?;
+        assert!(self.deadline <= DEADLINE_MAX, "a deadline can be added to any time");
         let deadline = Instant::now() + self.deadline;
         loop {
             let ticket = self.ticket(deadline).await?;

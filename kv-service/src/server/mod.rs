@@ -177,6 +177,11 @@ impl Server {
     ) -> Result<Self, ServerError> {
         let Backends { storage, machine, transport, connector, seed, rng, is_low, versions } =
             backends;
+        assert!(versions.0 <= versions.1, "a program supports at least one cluster version");
+        assert!(
+            config.nodes.iter().any(|node| node.id == config.node_id),
+            "a checked configuration lists this node"
+        );
         let node = Node::start(
             node_config(&config, seed, versions),
             storage,
