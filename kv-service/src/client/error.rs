@@ -2,6 +2,8 @@
 
 use raft_core::types::NodeId;
 
+use crate::protocol::Reply;
+
 /// Knowledge about the effect of a failed operation.
 ///
 /// ```
@@ -105,4 +107,23 @@ impl ClientError {
     pub(super) fn unknown(reason: Reason) -> Self {
         Self { outcome: Outcome::Unknown, reason }
     }
+}
+
+/// The error of a write that was given up because the client was closed.
+pub(super) fn closed(maybe_executed: bool) -> ClientError {
+    if maybe_executed {
+        ClientError::unknown(Reason::Closed)
+    } else {
+        ClientError::not_executed(Reason::Closed)
+    }
+}
+
+/// The error for a response of the wrong kind: a defect of the node.
+pub(super) fn unexpected(reply: &Reply) -> ClientError {
+    strange(&format!("{reply:?}"))
+}
+
+/// The error for a node that answers out of place.
+pub(super) fn strange(what: &str) -> ClientError {
+    ClientError::not_executed(Reason::Invalid(format!("a node answered out of place: {what}")))
 }

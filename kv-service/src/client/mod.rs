@@ -12,6 +12,7 @@ mod attempts;
 mod connection;
 mod error;
 mod links;
+mod orders;
 mod session;
 
 use std::sync::Arc;
@@ -22,8 +23,8 @@ use raft_core::types::NodeId;
 use tokio::time::{Instant, timeout_at};
 
 use self::attempts::{Attempts, Completed, Target};
-use self::connection::CallError;
 pub use self::error::{ClientError, Outcome, Reason};
+use self::error::{closed, strange, unexpected};
 use self::links::Links;
 use self::session::{Session, Ticket};
 use crate::net::stream::Connector;
@@ -31,7 +32,7 @@ use crate::protocol::operation::{
     Answer, Consistency, Expect, Operation, Query, Record, Refusal, Revision, ScanPage,
     WriteResponse,
 };
-use crate::protocol::{FRAME_BYTES_MAX, NodeStatus, Reply, RequestKind, UpgradeOrder};
+use crate::protocol::{FRAME_BYTES_MAX, Reply, RequestKind};
 use crate::rng::NodeRng;
 
 /// How long [`Client::close`] waits for the cluster to close the session.
@@ -40,7 +41,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest deadline: longer than any caller waits, and short enough to be added to any time.
 const DEADLINE_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// A client of one cluster. Cheap to clone; clones share one session and one connection to each node.
+/// A client of one cluster. Cheap to clone; clones share one session and one connection to each
+/// node.
 ///
 /// An operation is retried until the deadline ([`Client::with_deadline`]), at whichever node leads.
 /// Dropping the future of an operation gives the operation up: a write may still take effect.
@@ -231,8 +233,8 @@ impl Client {
     }
 
     /// Stores the value if the key has not changed since a read returned this
-    /// [`Record::modify_revision`], or, with 0, if the key does not exist. [`WriteResponse::changed`]
-    /// says if the value was stored. This is the safe compare-and-swap: see [`Expect`].
+    /// [`Record::modify_revision`], or, with 0, if the key does not exist.
+    /// [`WriteResponse::changed`] says if the value was stored. This is the safe compare-and-swap: see [`Expect`].
     ///
     /// # Errors
     /// The errors of [`Client::put`]; also if the cluster's version is below 2.
@@ -422,52 +424,6 @@ impl Client {
         }
     }
 
-    /// Gives one node an order about the cluster version, and returns its text for the operator.
-    ///
-    /// # Errors
-    /// The node cannot be reached, did not answer in time, or refuses. After a lost response the
-    /// order may have been carried out.
-    pub async fn upgrade(&self, node: NodeId, order: UpgradeOrder) -> Result<String, ClientError> {
-        let unreachable = |why| Reason::Unreachable { node, why };
-        let asked = async {
-            let connection = self.shared.links.connection(node).await;
-            let connection =
-                connection.map_err(|why| ClientError::not_executed(unreachable(why)))?;
-            match connection.call(RequestKind::Upgrade(order)).await {
-                Ok(Reply::Upgraded(told)) => Ok(told),
-                Ok(Reply::Rejected(rejection)) => {
-                    Err(ClientError::not_executed(Reason::Invalid(rejection.to_string())))
-                }
-                Ok(other) => Err(ClientError::unknown(unexpected(&other).reason)),
-                Err(CallError::NotSent(why)) => Err(ClientError::not_executed(unreachable(why))),
-                Err(CallError::Lost(why)) => Err(ClientError::unknown(unreachable(why))),
-            }
-        };
-        let late = || format!("no answer within {:?}", self.deadline);
-        timeout_at(Instant::now() + self.deadline, asked)
-            .await
-            .unwrap_or_else(|_| Err(ClientError::unknown(unreachable(late()))))
-    }
-
-    /// Returns the status of this one node.
-    ///
-    /// # Errors
-    /// The node cannot be reached, or did not answer in time.
-    pub async fn status(&self, node: NodeId) -> Result<NodeStatus, ClientError> {
-        let asked = async {
-            let connection = self.shared.links.connection(node).await?;
-            match connection.call(RequestKind::Status).await {
-                Ok(Reply::Status(status)) => Ok(*status),
-                Ok(other) => Err(unexpected(&other).reason.to_string()),
-                Err(CallError::NotSent(why) | CallError::Lost(why)) => Err(why),
-            }
-        };
-        let answer = timeout_at(Instant::now() + self.deadline, asked).await;
-        let answer =
-            answer.unwrap_or_else(|_| Err(format!("no answer within {:?}", self.deadline)));
-        answer.map_err(|why| ClientError::not_executed(Reason::Unreachable { node, why }))
-    }
-
     /// Closes the session, if the cluster can be reached, and the connections. Clones are closed
     /// too: their operations fail with [`Reason::Closed`].
     pub async fn close(&self) {
@@ -514,14 +470,6 @@ impl Client {
     }
 }
 
-fn closed(maybe_executed: bool) -> ClientError {
-    if maybe_executed {
-        ClientError::unknown(Reason::Closed)
-    } else {
-        ClientError::not_executed(Reason::Closed)
-    }
-}
-
 /// Rejects an operation that no node can be configured to accept; the nodes check the rest.
 fn check_size(bytes: usize) -> Result<(), ClientError> {
     const ROOM_FOR_THE_REST: usize = 4 << 10;
@@ -542,12 +490,4 @@ fn ends_session(refusal: &Refusal) -> bool {
         | Refusal::OtherOperation => true,
         Refusal::ValueTooLarge { .. } | Refusal::KeyOutOfRange { .. } => false,
     }
-}
-
-fn unexpected(reply: &Reply) -> ClientError {
-    strange(&format!("{reply:?}"))
-}
-
-fn strange(what: &str) -> ClientError {
-    ClientError::not_executed(Reason::Invalid(format!("a node answered out of place: {what}")))
 }
