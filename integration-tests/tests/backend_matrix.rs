@@ -10,18 +10,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kv_service::config::units::ByteSize;
 use kv_service::config::{
-    ClientConfig, KEY_BYTES_CEILING, Limits, NodeAddress, ServerConfig, TlsFiles,
-    VALUE_BYTES_CEILING, default_deadline,
+    ByteSize, KEY_BYTES_CEILING, Limits, NodeAddress, TlsFiles, VALUE_BYTES_CEILING,
+    default_deadline,
 };
-use kv_service::net::local::LocalNetwork;
 use kv_service::net::tls::{DevCa, TlsConfig};
-use kv_service::protocol::operation::{Answer, Expect, Nonce, Operation, Query};
-use kv_service::protocol::version::VERSION_MIN;
-use kv_service::server::backends::{Network, Store};
+use kv_service::protocol::operation::Nonce;
 use kv_service::state::{Action, Command, MachineQuery, Opening, Output, QueryOutput, WriteLimits};
-use kv_service::{Client, Server, ServerError};
+use kv_service::{
+    Answer, Client, ClientConfig, Expect, LocalNetwork, Network, Operation, Query, Server,
+    ServerConfig, ServerError, Store, VERSION_MIN,
+};
 use raft_core::testing::free_ports;
 use raft_storage::memory::MemoryDisk;
 use tokio::runtime::Runtime;

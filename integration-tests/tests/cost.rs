@@ -3,10 +3,7 @@
 //! different length, and compares the difference with the recorded one.
 
 use bytes::Bytes;
-use kv_service::config::ServerConfig;
-use kv_service::net::local::LocalNetwork;
-use kv_service::server::backends::{Network, Store};
-use kv_service::{Client, Server};
+use kv_service::{Client, LocalNetwork, Network, Server, ServerConfig, Store};
 use raft_core::consensus::{Boot, Config, Persist, Raft, RoleKind};
 use raft_core::types::{
     Configuration, HardState, Loaded, Message, NodeId, Payload, Position, Time,

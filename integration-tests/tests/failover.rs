@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kv_service::net::local::StreamFaults;
+use kv_service::net::StreamFaults;
 use kv_service::sim::{LinkFaults, Service, for_seeds};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};

@@ -13,13 +13,13 @@ use std::process::Command as Process;
 use std::time::Duration;
 
 use bytes::Bytes;
-use kv_service::protocol::operation::{Nonce, Operation, Query, SessionId};
-use kv_service::protocol::version::VERSION_MIN;
+use kv_service::protocol::operation::{Nonce, SessionId};
 use kv_service::sim::{Service, run};
 use kv_service::state::{
-    Action, Command, KvMachine, MachineQuery, Opening, Output, SESSION_ANSWER_BYTES_MAX,
-    SESSION_WINDOW, WriteLimits,
+    Action, Command, MachineQuery, Opening, Output, SESSION_ANSWER_BYTES_MAX, SESSION_WINDOW,
+    WriteLimits,
 };
+use kv_service::{KvMachine, Operation, Query, VERSION_MIN};
 use raft_core::state_machine::StateMachine;
 use raft_core::types::{Entry, Payload};
 

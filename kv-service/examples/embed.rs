@@ -6,9 +6,9 @@
 
 use std::path::Path;
 
-use kv_service::config::{NodeAddress, ServerConfig, TlsFiles};
+use kv_service::config::{NodeAddress, TlsFiles};
 use kv_service::net::tls::DevCa;
-use kv_service::{Client, Expect, Server};
+use kv_service::{Client, Expect, Server, ServerConfig};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 

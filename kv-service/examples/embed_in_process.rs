@@ -1,9 +1,6 @@
 //! A whole cluster in one process and in memory, for tests of an application: no files, no sockets.
 
-use kv_service::Server;
-use kv_service::config::ServerConfig;
-use kv_service::net::local::LocalNetwork;
-use kv_service::server::backends::{Network, Store};
+use kv_service::{LocalNetwork, Network, Server, ServerConfig, Store};
 use raft_storage::memory::MemoryDisk;
 
 #[tokio::main(flavor = "current_thread")]

@@ -10,10 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use kv_service::config::ServerConfig;
-use kv_service::net::stream::{ConnectError, Connector, Stream};
-use kv_service::server::backends::Backends;
-use kv_service::{Client, Server};
+use kv_service::{Backends, Client, ConnectError, Connector, Server, ServerConfig, Stream};
 use raft_core::storage::{SnapshotReader, SnapshotWriter, Storage, StorageResult};
 use raft_core::transport::channel::ChannelNetwork;
 use raft_core::types::{Batch, Loaded, NodeId, SnapshotContent, SnapshotMeta};

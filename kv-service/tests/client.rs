@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::BytesMut;
-use kv_service::client::Reason;
-use kv_service::net::stream::{ConnectError, Connector, Stream};
-use kv_service::protocol::operation::{Nonce, Refusal, SessionId, WriteResponse};
+use kv_service::protocol::operation::{Nonce, Refusal, SessionId};
 use kv_service::protocol::{
     FRAME_BYTES_MAX, FrameBuffer, Greeting, Hello, Rejection, Reply, Request, RequestKind,
     Response, Welcome, push_frame,
 };
-use kv_service::{Client, ClientError, Outcome};
+use kv_service::{
+    Client, ClientError, ConnectError, Connector, Outcome, Reason, Stream, WriteResponse,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 const DEADLINE: Duration = Duration::from_secs(5);

@@ -6,11 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use kv_service::config::ServerConfig;
-use kv_service::config::units::ByteSize;
-use kv_service::net::local::LocalNetwork;
-use kv_service::server::backends::{Network, Store};
-use kv_service::{Client, Server};
+use kv_service::config::ByteSize;
+use kv_service::{Client, LocalNetwork, Network, Server, ServerConfig, Store};
 
 const KEY_COUNT: usize = 4000;
 

@@ -4,18 +4,15 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use kv_service::client::Reason;
-use kv_service::config::ServerConfig;
-use kv_service::config::units::ByteSize;
-use kv_service::net::local::LocalNetwork;
-use kv_service::net::stream::Stream;
-use kv_service::protocol::operation::Query;
+use kv_service::config::ByteSize;
 use kv_service::protocol::{
-    FRAME_BYTES_MAX, FrameBuffer, Greeting, Hello, NOT_INITIALISED, RECOVERING, Reply, Request,
-    RequestKind, Response, Welcome, no_greeting, push_frame,
+    FRAME_BYTES_MAX, FrameBuffer, Greeting, Hello, Reply, Request, RequestKind, Response, Welcome,
+    no_greeting, push_frame,
 };
-use kv_service::server::backends::{Network, Store};
-use kv_service::{Client, Consistency, Expect, Outcome, Server};
+use kv_service::{
+    Client, Consistency, Expect, LocalNetwork, NOT_INITIALISED, Network, Outcome, Query,
+    RECOVERING, Reason, Server, ServerConfig, Store, Stream,
+};
 use raft_storage::memory::MemoryDisk;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 

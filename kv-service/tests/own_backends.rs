@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use kv_service::config::ServerConfig;
-use kv_service::net::stream::{ConnectError, Connector, Stream};
-use kv_service::server::backends::Backends;
-use kv_service::{Client, Expect, Outcome, Server, ServerError};
+use kv_service::{
+    Backends, Client, ConnectError, Connector, Expect, Outcome, Server, ServerConfig, ServerError,
+    Stream,
+};
 use raft_core::transport::channel::ChannelNetwork;
 use raft_storage::memory::MemoryDisk;
 

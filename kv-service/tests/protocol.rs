@@ -5,14 +5,14 @@
 use std::fmt::Debug;
 
 use bytes::{Bytes, BytesMut};
-use kv_service::protocol::operation::{
-    Answer, Consistency, Expect, Nonce, Operation, Query, Record, Refusal, ScanPage, SessionId,
-    WriteResponse,
-};
+use kv_service::protocol::operation::{Nonce, Refusal, SessionId};
 use kv_service::protocol::{
-    FRAME_BYTES_MAX, FrameBuffer, FrameError, Greeting, Hello, NodeStatus, PROTOCOL_VERSIONS,
-    PeerReachability, Rejection, Reply, Request, RequestKind, Response, Traceparent, UpgradeOrder,
-    Versions, Welcome, no_greeting, push_frame,
+    FRAME_BYTES_MAX, FrameBuffer, FrameError, Greeting, Hello, PROTOCOL_VERSIONS, Rejection, Reply,
+    Request, RequestKind, Response, Traceparent, Welcome, no_greeting, push_frame,
+};
+use kv_service::{
+    Answer, Consistency, Expect, NodeStatus, Operation, PeerReachability, Query, Record, ScanPage,
+    UpgradeOrder, Versions, WriteResponse,
 };
 use proptest::prelude::*;
 use serde::Serialize;

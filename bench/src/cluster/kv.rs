@@ -8,11 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use bytes::Bytes;
-use kv_service::Client;
-use kv_service::config::{ClientConfig, NodeAddress, ServerConfig, StorageKind, TlsFiles};
-use kv_service::protocol::NodeStatus;
+use kv_service::config::{ByteSize, NodeAddress, StorageKind, TlsFiles};
 use kv_service::net::tls::{DevCa, TlsConfig};
-use kv_service::config::units::ByteSize;
+use kv_service::{Client, ClientConfig, NodeStatus, ServerConfig};
 use tempfile::TempDir;
 
 use super::{Processes, scratch, until};

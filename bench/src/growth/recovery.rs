@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use kv_service::config::units::ByteSize;
+use kv_service::config::ByteSize;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 

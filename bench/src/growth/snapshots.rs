@@ -4,7 +4,7 @@
 //! 16 MiB, beside one that never does. "Longest" is the longest wait of any client for any
 //! response.
 
-use kv_service::config::units::ByteSize;
+use kv_service::config::ByteSize;
 use serde_json::json;
 
 use super::{Args, Case, Engine, MB_VALUE_BYTES, cluster, keys_of_mb, tell, turn};

@@ -14,11 +14,12 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kv_service::config::units::ByteSize;
-use kv_service::config::{ClientConfig, NodeAddress, ServerConfig};
+use kv_service::config::{ByteSize, NodeAddress};
 use kv_service::net::tls::{DevCa, TlsConfig};
-use kv_service::protocol::{FOUNDING, NOT_INITIALISED, NodeStatus, RECOVERING};
-use kv_service::{Client, ClientError};
+use kv_service::{
+    Client, ClientConfig, ClientError, FOUNDING, NOT_INITIALISED, NodeStatus, RECOVERING,
+    ServerConfig,
+};
 use raft_core::storage::Storage;
 use raft_core::types::NodeId;
 use raft_storage::DataDir;

@@ -13,10 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use kv_service::client::Outcome;
-use kv_service::config::ClientConfig;
-use kv_service::protocol::operation::{Expect, Operation};
-use kv_service::{Client, ClientError};
+use kv_service::{Client, ClientConfig, ClientError, Expect, Operation, Outcome};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::task::JoinSet;

@@ -9,9 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use kv_service::config::Timeouts;
-use kv_service::config::units::ByteSize;
-use kv_service::net::local::StreamFaults;
+use kv_service::config::{ByteSize, Timeouts};
+use kv_service::net::StreamFaults;
 use kv_service::sim::{Digest, LinkFaults, Service, for_seeds};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};

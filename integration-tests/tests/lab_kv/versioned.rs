@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use kv_service::client::Outcome;
+use kv_service::Outcome;
 use kv_service::sim::for_seeds;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};

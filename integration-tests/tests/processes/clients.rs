@@ -5,7 +5,7 @@ use std::time::Duration;
 use integration_tests::processes::cluster::{Cluster, Plan, RECOVERY, eventually, value};
 use integration_tests::processes::network::{CLIENTS, Conditions};
 use integration_tests::processes::workload::Workload;
-use kv_service::client::Outcome;
+use kv_service::Outcome;
 
 const SHORT: Duration = Duration::from_secs(2);
 

@@ -9,7 +9,7 @@ use integration_tests::processes::means::run;
 use integration_tests::processes::node::files_below;
 use integration_tests::processes::workload::Workload;
 use kv_service::Client;
-use kv_service::config::units::ByteSize;
+use kv_service::config::ByteSize;
 
 use super::disks::says_what_to_do;
 

@@ -8,7 +8,7 @@ use integration_tests::processes::disk::Disk;
 use integration_tests::processes::inject::Injection;
 use integration_tests::processes::means::not_run;
 use integration_tests::processes::workload::Workload;
-use kv_service::config::units::ByteSize;
+use kv_service::config::ByteSize;
 use raft_core::types::NodeId;
 use tokio::time::sleep;
 

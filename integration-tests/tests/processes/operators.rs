@@ -10,9 +10,8 @@ use integration_tests::processes::cluster::{Cluster, NODES, Plan, RECOVERY, even
 use integration_tests::processes::disk::Disk;
 use integration_tests::processes::means::not_run;
 use integration_tests::processes::workload::Workload;
-use kv_service::client::Outcome;
-use kv_service::config::{NodeAddress, ServerConfig, default_max_raft_state};
-use kv_service::protocol::NOT_INITIALISED;
+use kv_service::config::{NodeAddress, default_max_raft_state};
+use kv_service::{NOT_INITIALISED, Outcome, ServerConfig};
 use raft_core::types::NodeId;
 use tokio::time::{Instant, sleep};
 

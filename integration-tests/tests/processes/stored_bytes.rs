@@ -14,9 +14,8 @@ use bytes::Bytes;
 use integration_tests::processes::cluster::{Cluster, NODES, Plan, RECOVERY, eventually};
 use integration_tests::processes::forgery::{self, Tail};
 use integration_tests::processes::workload::Workload;
-use kv_service::Client;
 use kv_service::config::default_max_raft_state;
-use kv_service::protocol::operation::Consistency;
+use kv_service::{Client, Consistency};
 use raft_core::types::NodeId;
 use tokio::task::JoinSet;
 

@@ -6,8 +6,7 @@ use std::time::Duration;
 use integration_tests::processes::binary::Program;
 use integration_tests::processes::cluster::{Cluster, NODES, Plan, RECOVERY, eventually};
 use integration_tests::processes::workload::Workload;
-use kv_service::client::Outcome;
-use kv_service::{Client, Expect};
+use kv_service::{Client, Expect, Outcome};
 use raft_core::types::NodeId;
 
 /// A day in production.

@@ -24,6 +24,9 @@ const PATIENCE_MAX: Duration = Duration::from_secs(4);
 const PAUSE: Duration = Duration::from_millis(4);
 const PAUSE_MAX: Duration = Duration::from_millis(100);
 
+const _: () = assert!(PATIENCE.as_millis() <= PATIENCE_MAX.as_millis());
+const _: () = assert!(PAUSE.as_millis() <= PAUSE_MAX.as_millis());
+
 /// The node that is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Target {
@@ -75,6 +78,7 @@ impl<'a> Attempts<'a> {
 
     /// Lets the attempts proceed although the client is closed, to close its session.
     pub(super) fn in_closing(self) -> Self {
+        assert!(self.links.is_closed(), "only a closed client closes its session");
         Self { closing: true, ..self }
     }
 
@@ -100,6 +104,10 @@ impl<'a> Attempts<'a> {
             };
             match next {
                 Next::Completed(reply) => {
+                    assert!(
+                        !matches!(reply, Reply::Rejected(_) | Reply::Unknown(_)),
+                        "only a response that settles the request completes it"
+                    );
                     return Ok(Completed { reply, maybe_executed: self.maybe_executed });
                 }
                 Next::Again => {}
@@ -207,6 +215,7 @@ impl<'a> Attempts<'a> {
     }
 
     async fn rest(&mut self) {
+        assert!(self.pause <= PAUSE_MAX && self.patience <= PATIENCE_MAX, "both are bounded");
         self.hinted = false;
         let pause = self.pause.mul_f32(self.links.rng.factor(0.5..1.5));
         self.pause = (2 * self.pause).min(PAUSE_MAX);

@@ -115,7 +115,8 @@ impl Connection {
                     let id = state.next_id;
                     state.next_id += 1;
                     let (sender, receiver) = oneshot::channel();
-                    state.waiting.insert(id, sender);
+                    let replaced = state.waiting.insert(id, sender);
+                    assert!(replaced.is_none(), "a request id is used once on its connection");
                     push_frame(&mut state.outbox, &Request::new(id, kind));
                     break Waiting { shared: &self.shared, id, receiver };
                 }
@@ -224,6 +225,7 @@ async fn write(
             if state.broken.is_some() {
                 return;
             }
+            assert!(sending.is_empty(), "requests that were taken were sent");
             std::mem::swap(&mut state.outbox, &mut sending);
         }
         if sending.is_empty() {

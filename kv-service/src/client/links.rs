@@ -127,6 +127,7 @@ impl Links {
     /// so.
     pub(super) fn turn_away_from(&self, node: NodeId) {
         let next = self.after(node);
+        assert!(self.links.contains_key(&next), "calls are directed to nodes of the cluster");
         // It fails if another call has already turned away.
         let _ = self.target.compare_exchange(node, next, Ordering::Relaxed, Ordering::Relaxed);
     }
@@ -159,12 +160,17 @@ impl Links {
             let factor = 1u32.checked_shl(count.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
             patience.saturating_mul(factor)
         };
-        match self.learned_patience() {
+        let patience = match self.learned_patience() {
             None => doubled(CONNECT_PATIENCE, &self.timeout_count).min(CONNECT_PATIENCE_MAX),
             Some(learned) => {
                 doubled(learned, &link.timeout_count).min(KNOWN_PATIENCE_MAX.max(learned))
             }
-        }
+        };
+        assert!(
+            (CONNECT_PATIENCE..=CONNECT_PATIENCE_MAX).contains(&patience),
+            "{patience:?} is within the bounds of an attempt"
+        );
+        patience
     }
 
     /// Returns a live connection to the node. A caller that gives up waiting does not stop the
@@ -267,6 +273,7 @@ impl NodeLink {
     }
 
     fn keep(&self, connection: Arc<Connection>) {
+        assert!(self.live().is_none(), "there is at most one connection to a node");
         *self.live.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection);
     }
 }

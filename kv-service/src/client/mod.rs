@@ -12,6 +12,7 @@ mod attempts;
 mod connection;
 mod error;
 mod links;
+mod orders;
 mod session;
 
 use std::sync::Arc;
@@ -22,8 +23,8 @@ use raft_core::types::NodeId;
 use tokio::time::{Instant, timeout_at};
 
 use self::attempts::{Attempts, Completed, Target};
-use self::connection::CallError;
 pub use self::error::{ClientError, Outcome, Reason};
+use self::error::{closed, strange, unexpected};
 use self::links::Links;
 use self::session::{Session, Ticket};
 use crate::net::stream::Connector;
@@ -31,7 +32,7 @@ use crate::protocol::operation::{
     Answer, Consistency, Expect, Operation, Query, Record, Refusal, Revision, ScanPage,
     WriteResponse,
 };
-use crate::protocol::{FRAME_BYTES_MAX, NodeStatus, Reply, RequestKind, UpgradeOrder};
+use crate::protocol::{FRAME_BYTES_MAX, Reply, RequestKind};
 use crate::rng::NodeRng;
 
 /// How long [`Client::close`] waits for the cluster to close the session.
@@ -40,7 +41,36 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest deadline: longer than any caller waits, and short enough to be added to any time.
 const DEADLINE_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// A client of one cluster. See the module.
+/// A client of one cluster. Cheap to clone; clones share one session and one connection to each
+/// node.
+///
+/// An operation is retried until the deadline ([`Client::with_deadline`]), at whichever node leads.
+/// Dropping the future of an operation gives the operation up: a write may still take effect.
+///
+/// ```
+/// # use kv_service::*;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let network = Network::Channel(LocalNetwork::new(1));
+/// # let store = Store::Memory(MemoryDisk::of_new_member());
+/// # let server = Server::start_with(ServerConfig::in_process(1, [1]), store, network).await?;
+/// # let client = server.client();
+/// client.put("color", "red").await?;
+/// client.append("color", "dish").await?;
+/// let record = client.get("color").await?.ok_or("just put")?;
+/// assert_eq!((&record.value[..], record.version), (&b"reddish"[..], 2));
+///
+/// // Swaps only if nothing has changed the key since it was read.
+/// let swap = client.cas_revision("color", record.modify_revision, "blue").await?;
+/// assert!(swap.changed);
+///
+/// let page = client.scan("a", "d", 100).await?;
+/// assert_eq!(page.records.len(), 1);
+/// assert!(client.delete("color").await?.changed);
+/// # server.shutdown().await;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<ClientShared>,
@@ -98,7 +128,25 @@ impl Client {
     /// Returns the record stored under the key; `None` if the key does not exist.
     ///
     /// # Errors
-    /// No node answered in time, or the key is outside the limits.
+    /// No node answered in time, or the key is outside the limits. A failed read is always
+    /// [`Outcome::NotExecuted`].
+    ///
+    /// ```
+    /// # use kv_service::*;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let network = Network::Channel(LocalNetwork::new(1));
+    /// # let store = Store::Memory(MemoryDisk::of_new_member());
+    /// # let server = Server::start_with(ServerConfig::in_process(1, [1]), store, network).await?;
+    /// # let client = server.client();
+    /// assert_eq!(client.get("missing").await?, None);
+    /// let error = client.get("").await.expect_err("a key is not empty");
+    /// assert_eq!(error.outcome, Outcome::NotExecuted);
+    /// assert!(matches!(error.reason, Reason::Invalid(_)));
+    /// # server.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<Record>, ClientError> {
         self.get_with(key, Consistency::Linearizable).await
     }
@@ -123,6 +171,23 @@ impl Client {
     /// # Errors
     /// [`ClientError::outcome`] says if the write may have been executed. This holds for every
     /// write.
+    ///
+    /// ```
+    /// # use kv_service::*;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let network = Network::Channel(LocalNetwork::new(1));
+    /// # let store = Store::Memory(MemoryDisk::of_new_member());
+    /// # let server = Server::start_with(ServerConfig::in_process(1, [1]), store, network).await?;
+    /// # let client = server.client();
+    /// let first = client.put("key", "one").await?;
+    /// let second = client.put("key", "two").await?;
+    /// assert!(second.revision > first.revision);
+    /// assert_eq!(second.version, 2);
+    /// # server.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn put(
         &self,
         key: impl Into<Bytes>,
@@ -147,16 +212,56 @@ impl Client {
     ///
     /// # Errors
     /// The errors of [`Client::put`].
+    ///
+    /// ```
+    /// # use kv_service::*;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let network = Network::Channel(LocalNetwork::new(1));
+    /// # let store = Store::Memory(MemoryDisk::of_new_member());
+    /// # let server = Server::start_with(ServerConfig::in_process(1, [1]), store, network).await?;
+    /// # let client = server.client();
+    /// client.put("key", "value").await?;
+    /// assert!(client.delete("key").await?.changed);
+    /// assert!(!client.delete("key").await?.changed, "it is gone already");
+    /// # server.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn delete(&self, key: impl Into<Bytes>) -> Result<WriteResponse, ClientError> {
         self.write(Operation::Delete { key: key.into() }).await
     }
 
     /// Stores the value if the key has not changed since a read returned this
-    /// [`Record::modify_revision`], or, with 0, if the key does not exist. [`WriteResponse::changed`]
-    /// says if the value was stored. This is the safe compare-and-swap: see [`Expect`].
+    /// [`Record::modify_revision`], or, with 0, if the key does not exist.
+    /// [`WriteResponse::changed`] says if the value was stored. This is the safe compare-and-swap: see [`Expect`].
     ///
     /// # Errors
     /// The errors of [`Client::put`]; also if the cluster's version is below 2.
+    ///
+    /// ```
+    /// # use kv_service::*;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let network = Network::Channel(LocalNetwork::new(1));
+    /// # let store = Store::Memory(MemoryDisk::of_new_member());
+    /// # let server = Server::start_with(ServerConfig::in_process(1, [1]), store, network).await?;
+    /// # let client = server.client();
+    /// // Creates the key, unless another client was faster.
+    /// assert!(client.cas_revision("counter", 0, "0").await?.changed);
+    /// loop {
+    ///     let record = client.get("counter").await?.ok_or("never deleted")?;
+    ///     let count: u64 = std::str::from_utf8(&record.value)?.parse()?;
+    ///     let next = (count + 1).to_string();
+    ///     if client.cas_revision("counter", record.modify_revision, next).await?.changed {
+    ///         break;
+    ///     }
+    /// }
+    /// assert_eq!(client.get("counter").await?.ok_or("never deleted")?.value, "1");
+    /// # server.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn cas_revision(
         &self,
         key: impl Into<Bytes>,
@@ -186,6 +291,30 @@ impl Client {
     ///
     /// # Errors
     /// The errors of [`Client::get`].
+    ///
+    /// ```
+    /// # use kv_service::*;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let network = Network::Channel(LocalNetwork::new(1));
+    /// # let store = Store::Memory(MemoryDisk::of_new_member());
+    /// # let server = Server::start_with(ServerConfig::in_process(1, [1]), store, network).await?;
+    /// # let client = server.client();
+    /// for key in ["user/1", "user/2", "user/3"] {
+    ///     client.put(key, "x").await?;
+    /// }
+    /// let (mut keys, mut start) = (Vec::new(), bytes::Bytes::from("user/"));
+    /// loop {
+    ///     let page = client.scan(start, "user0", 2).await?;
+    ///     keys.extend(page.records.into_iter().map(|(key, _record)| key));
+    ///     let Some(next) = page.continue_at else { break };
+    ///     start = next;
+    /// }
+    /// assert_eq!(keys, ["user/1", "user/2", "user/3"]);
+    /// # server.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn scan(
         &self,
         start: impl Into<Bytes>,
@@ -260,6 +389,7 @@ impl Client {
                 value,
             } => key.len() + value.len(),
         })?;
+        assert!(self.deadline <= DEADLINE_MAX, "a deadline can be added to any time");
         let deadline = Instant::now() + self.deadline;
         loop {
             let ticket = self.ticket(deadline).await?;
@@ -292,52 +422,6 @@ impl Client {
                 other => return Err(ClientError::unknown(unexpected(&other).reason)),
             }
         }
-    }
-
-    /// Gives one node an order about the cluster version, and returns its text for the operator.
-    ///
-    /// # Errors
-    /// The node cannot be reached, did not answer in time, or refuses. After a lost response the
-    /// order may have been carried out.
-    pub async fn upgrade(&self, node: NodeId, order: UpgradeOrder) -> Result<String, ClientError> {
-        let unreachable = |why| Reason::Unreachable { node, why };
-        let asked = async {
-            let connection = self.shared.links.connection(node).await;
-            let connection =
-                connection.map_err(|why| ClientError::not_executed(unreachable(why)))?;
-            match connection.call(RequestKind::Upgrade(order)).await {
-                Ok(Reply::Upgraded(told)) => Ok(told),
-                Ok(Reply::Rejected(rejection)) => {
-                    Err(ClientError::not_executed(Reason::Invalid(rejection.to_string())))
-                }
-                Ok(other) => Err(ClientError::unknown(unexpected(&other).reason)),
-                Err(CallError::NotSent(why)) => Err(ClientError::not_executed(unreachable(why))),
-                Err(CallError::Lost(why)) => Err(ClientError::unknown(unreachable(why))),
-            }
-        };
-        let late = || format!("no answer within {:?}", self.deadline);
-        timeout_at(Instant::now() + self.deadline, asked)
-            .await
-            .unwrap_or_else(|_| Err(ClientError::unknown(unreachable(late()))))
-    }
-
-    /// Returns the status of this one node.
-    ///
-    /// # Errors
-    /// The node cannot be reached, or did not answer in time.
-    pub async fn status(&self, node: NodeId) -> Result<NodeStatus, ClientError> {
-        let asked = async {
-            let connection = self.shared.links.connection(node).await?;
-            match connection.call(RequestKind::Status).await {
-                Ok(Reply::Status(status)) => Ok(*status),
-                Ok(other) => Err(unexpected(&other).reason.to_string()),
-                Err(CallError::NotSent(why) | CallError::Lost(why)) => Err(why),
-            }
-        };
-        let answer = timeout_at(Instant::now() + self.deadline, asked).await;
-        let answer =
-            answer.unwrap_or_else(|_| Err(format!("no answer within {:?}", self.deadline)));
-        answer.map_err(|why| ClientError::not_executed(Reason::Unreachable { node, why }))
     }
 
     /// Closes the session, if the cluster can be reached, and the connections. Clones are closed
@@ -386,14 +470,6 @@ impl Client {
     }
 }
 
-fn closed(maybe_executed: bool) -> ClientError {
-    if maybe_executed {
-        ClientError::unknown(Reason::Closed)
-    } else {
-        ClientError::not_executed(Reason::Closed)
-    }
-}
-
 /// Rejects an operation that no node can be configured to accept; the nodes check the rest.
 fn check_size(bytes: usize) -> Result<(), ClientError> {
     const ROOM_FOR_THE_REST: usize = 4 << 10;
@@ -414,12 +490,4 @@ fn ends_session(refusal: &Refusal) -> bool {
         | Refusal::OtherOperation => true,
         Refusal::ValueTooLarge { .. } | Refusal::KeyOutOfRange { .. } => false,
     }
-}
-
-fn unexpected(reply: &Reply) -> ClientError {
-    strange(&format!("{reply:?}"))
-}
-
-fn strange(what: &str) -> ClientError {
-    ClientError::not_executed(Reason::Invalid(format!("a node answered out of place: {what}")))
 }

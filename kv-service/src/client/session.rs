@@ -56,7 +56,10 @@ impl Session {
         // With a window of 0, no write would be sent, because the node would refuse each of them.
         let window = u64::from(window.max(1));
         let unanswered = BTreeSet::new();
-        *self.lock() = SessionState { id: Some(id), window, next_sequence: 1, unanswered };
+        assert!(self.turn.try_lock().is_err(), "the holder of the turn opens sessions");
+        let mut state = self.lock();
+        assert!(state.id.is_none(), "a session is opened where there is none");
+        *state = SessionState { id: Some(id), window, next_sequence: 1, unanswered };
     }
 
     /// Drops a session that the cluster does not know, or whose writes it refuses.
@@ -80,9 +83,18 @@ impl Session {
                 let mut state = self.lock();
                 let id = state.id?;
                 let sequence = state.next_sequence;
+                assert!(
+                    state.lowest_unanswered() <= sequence,
+                    "the window starts at a given number"
+                );
                 if sequence - state.lowest_unanswered() < state.window {
                     state.next_sequence += 1;
-                    state.unanswered.insert(sequence);
+                    let is_new = state.unanswered.insert(sequence);
+                    assert!(is_new, "each write has a number of its own");
+                    assert!(
+                        state.unanswered.len() as u64 <= state.window,
+                        "the unanswered writes are within the window"
+                    );
                     return Some(Ticket { session: self, id, sequence });
                 }
             }

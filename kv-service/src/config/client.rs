@@ -10,6 +10,28 @@ use super::file::{ConfigError, read};
 use super::units::duration_text;
 
 /// Configuration of a client.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+///
+/// use kv_service::ClientConfig;
+///
+/// let dir = tempfile::tempdir()?;
+/// let file = dir.path().join("client.toml");
+/// let text = r#"
+///     cluster_id = "test"
+///     deadline = "3s"
+///     tls = { ca = "ca.pem", cert = "client.pem", key = "client.key" }
+///     nodes = [{ id = 1, address = "127.0.0.1:7401" }]
+/// "#;
+/// std::fs::write(&file, text)?;
+/// let config = ClientConfig::read(&file)?;
+/// assert_eq!(config.deadline, Duration::from_secs(3));
+/// assert_eq!(config.tls.ca, dir.path().join("ca.pem"));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ClientConfig {

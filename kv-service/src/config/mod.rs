@@ -13,7 +13,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 mod timing;
-pub mod units;
+pub(crate) mod units;
 
 pub use self::client::{ClientConfig, default_deadline};
 pub use self::cluster::{NODES_CEILING, NodeAddress, TlsFiles};
@@ -26,3 +26,4 @@ pub use self::server::{
     ServerConfig, StorageKind, UpgradePolicy, default_max_raft_state, default_upgrade_delay,
 };
 pub use self::timing::{SESSIONS_CEILING, SessionLimits, Timeouts};
+pub use self::units::{ByteSize, NotASize};

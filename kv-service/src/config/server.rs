@@ -135,6 +135,31 @@ impl ServerConfig {
     ///
     /// # Errors
     /// The file cannot be read, is not TOML, has unknown keys, or does not make sense.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use kv_service::{ConfigError, ServerConfig};
+    ///
+    /// let dir = tempfile::tempdir()?;
+    /// let file = dir.path().join("node1.toml");
+    /// let mut text = r#"
+    ///     cluster_id = "test"
+    ///     node_id = 1
+    ///     data_dir = "node1"
+    ///     tls = { ca = "ca.pem", cert = "node1.pem", key = "node1.key" }
+    ///     nodes = [{ id = 1, address = "127.0.0.1:7401" }]
+    /// "#
+    /// .to_owned();
+    /// std::fs::write(&file, &text)?;
+    /// let config = ServerConfig::read(&file)?;
+    /// assert_eq!(config.data_dir, dir.path().join("node1"), "relative to the file");
+    ///
+    /// text = text.replace("node_id = 1", "node_id = 2");
+    /// std::fs::write(&file, &text)?;
+    /// assert!(matches!(ServerConfig::read(&file), Err(ConfigError::Invalid(_))));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn read(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
         let (mut config, base): (Self, _) = read(path.as_ref())?;
         config.data_dir = base.join(&config.data_dir);

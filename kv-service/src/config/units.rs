@@ -82,7 +82,7 @@ impl<'de> Deserialize<'de> for ByteSize {
 }
 
 /// Durations in files: `#[serde(with = "units::duration_text")]`.
-pub mod duration_text {
+pub(crate) mod duration_text {
     use std::time::Duration;
 
     use serde::{Deserialize, Deserializer, Serializer};
@@ -91,7 +91,10 @@ pub mod duration_text {
     ///
     /// # Errors
     /// Those of the serializer.
-    pub fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(
+        duration: &Duration,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&humantime::format_duration(*duration))
     }
 
@@ -99,7 +102,9 @@ pub mod duration_text {
     ///
     /// # Errors
     /// The text is not a duration.
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Duration, D::Error> {
         let text = String::deserialize(deserializer)?;
         humantime::parse_duration(&text).map_err(|error| {
             let message = format!("{text:?} is not a duration ({error}): write 250ms, 10s or 2min");

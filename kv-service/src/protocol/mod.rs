@@ -188,7 +188,10 @@ pub enum RequestKind {
 pub enum UpgradeOrder {
     /// The leader puts the newest version that all members support into force, if the version in
     /// force is still `above`.
-    Finalize { above: u32 },
+    Finalize {
+        /// The cluster version that the operator believes to be in force.
+        above: u32,
+    },
     /// The node does not raise the version on its own until it restarts.
     Hold,
     /// Undoes `Hold`.
@@ -240,7 +243,10 @@ pub enum Reply {
 pub enum Rejection {
     /// The node is not the leader; `leader_id` is the leader, as far as the node knows.
     #[error("node does not lead")]
-    NotLeader { leader_id: Option<NodeId> },
+    NotLeader {
+        /// The leader, as far as the node knows.
+        leader_id: Option<NodeId>,
+    },
     /// Try again a little later.
     #[error("busy: {0}")]
     Busy(String),

@@ -49,23 +49,32 @@ pub struct Record {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub enum Operation {
+    /// Stores the value.
     Put {
+        /// The key to write.
         key: Bytes,
+        /// The bytes to store.
         value: Bytes,
     },
     /// Adds to the end of the value; a missing key counts as empty.
     Append {
+        /// The key to write.
         key: Bytes,
+        /// The bytes to add.
         value: Bytes,
     },
     /// Removes the key. A missing key is not an error.
     Delete {
+        /// The key to remove.
         key: Bytes,
     },
     /// Puts the value if the key is as expected.
     CompareAndSwap {
+        /// The key to write.
         key: Bytes,
+        /// The condition; if it does not hold, nothing is changed.
         expect: Expect,
+        /// The bytes to store.
         value: Bytes,
     },
 }
@@ -77,6 +86,25 @@ pub enum Operation {
 /// after changes that the client has not seen (ABA). [`Expect::Version`] is safe for keys that are
 /// never deleted, and for version 0, which creates a key. It stays because it counts changes, as
 /// etcd's clients expect.
+///
+/// ```
+/// # use kv_service::*;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let network = Network::Channel(LocalNetwork::new(1));
+/// # let store = Store::Memory(MemoryDisk::of_new_member());
+/// # let server = Server::start_with(ServerConfig::in_process(1, [1]), store, network).await?;
+/// # let client = server.client();
+/// // Version 0: the key does not exist.
+/// assert!(client.compare_and_swap("lock", Expect::Version(0), "me").await?.changed);
+/// assert!(!client.compare_and_swap("lock", Expect::Version(0), "you").await?.changed);
+/// let record = client.get("lock").await?.ok_or("just put")?;
+/// let mine = Expect::Revision(record.modify_revision);
+/// assert!(client.compare_and_swap("lock", mine, "free").await?.changed);
+/// # server.shutdown().await;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub enum Expect {
@@ -136,11 +164,21 @@ pub enum Refusal {
     /// The value would become larger than the limit. Not executed, and final: the session remembers
     /// this output, so a retry receives it again and is not executed either.
     #[error("the value would have {size_bytes} bytes, the limit is {limit_bytes}")]
-    ValueTooLarge { size_bytes: u64, limit_bytes: u64 },
+    ValueTooLarge {
+        /// Size that the value would have.
+        size_bytes: u64,
+        /// Largest size of a value.
+        limit_bytes: u64,
+    },
     /// The key is empty or longer than the limit. Not executed, and final: a retry receives this
     /// again.
     #[error("the key has {size_bytes} bytes, it must have 1 to {limit_bytes}")]
-    KeyOutOfRange { size_bytes: u64, limit_bytes: u64 },
+    KeyOutOfRange {
+        /// Size of the key.
+        size_bytes: u64,
+        /// Largest size of a key.
+        limit_bytes: u64,
+    },
     /// The session has executed another operation under this sequence number. This one was not
     /// executed and never will be: two clients share the session, or a client numbers its requests
     /// wrongly. Open another session.
@@ -152,7 +190,9 @@ pub enum Refusal {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub enum Query {
+    /// Reads one key.
     Get {
+        /// The key to read.
         key: Bytes,
     },
     /// Reads the keys in `[start, end)` in ascending order; an empty `end` is the end of all keys.
@@ -160,8 +200,11 @@ pub enum Query {
     /// query may examine no more keys. Deleted keys count as examined, so a page may be empty
     /// although more keys follow.
     Scan {
+        /// The first key of the range.
         start: Bytes,
+        /// The key after the range.
         end: Bytes,
+        /// Most keys of the page.
         limit: u32,
     },
 }
@@ -187,6 +230,24 @@ pub struct ScanPage {
 }
 
 /// How fresh the output of a read must be.
+///
+/// ```
+/// # use kv_service::*;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let network = Network::Channel(LocalNetwork::new(1));
+/// # let store = Store::Memory(MemoryDisk::of_new_member());
+/// # let server = Server::start_with(ServerConfig::in_process(1, [1]), store, network).await?;
+/// # let client = server.client();
+/// client.put("key", "value").await?;
+/// let fresh = client.get_with("key", Consistency::Linearizable).await?;
+/// assert!(fresh.is_some(), "the write had completed");
+/// // Asks one node only, which may not have applied the write yet.
+/// let _maybe_old = client.get_with("key", Consistency::Stale).await?;
+/// # server.shutdown().await;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub enum Consistency {

@@ -124,6 +124,7 @@ async fn write(outbox: &Outbox, writer: &mut (dyn AsyncWrite + Send + Unpin)) ->
             let since = Instant::now();
             match timeout(pace.patience(), writer.write(rest)).await {
                 Ok(Ok(written)) if written > 0 => {
+                    assert!(written <= rest.len(), "a stream takes no more than it was given");
                     pace.on_step(written, since.elapsed());
                     rest = &rest[written..];
                 }

@@ -64,6 +64,7 @@ impl Load {
     pub(super) async fn receive(&self, bytes: usize) -> OwnedSemaphorePermit {
         let units = bytes.div_ceil(RECEIVE_UNIT_BYTES);
         let units = u32::try_from(units).expect("a frame is smaller than 4 GiB");
+        assert!(units as usize * RECEIVE_UNIT_BYTES >= bytes, "the permit covers the whole frame");
         let permit = Arc::clone(&self.receive_budget).acquire_many_owned(units).await;
         permit.expect("the semaphore is never closed")
     }
@@ -79,7 +80,8 @@ impl Load {
     }
 
     pub(super) fn remove_answers(&self, bytes: usize) {
-        self.answer_bytes.fetch_sub(bytes as u64, Ordering::Relaxed);
+        let before = self.answer_bytes.fetch_sub(bytes as u64, Ordering::Relaxed);
+        assert!(before >= bytes as u64, "bytes are counted before they are sent");
         self.less.notify_waiters();
     }
 
@@ -88,7 +90,8 @@ impl Load {
         if to >= from {
             self.charged_bytes.fetch_add(to - from, Ordering::Relaxed);
         } else {
-            self.charged_bytes.fetch_sub(from - to, Ordering::Relaxed);
+            let before = self.charged_bytes.fetch_sub(from - to, Ordering::Relaxed);
+            assert!(before >= from - to, "a connection gives back what it holds");
         }
     }
 
@@ -140,7 +143,8 @@ impl Load {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        self.0.pending_count.fetch_sub(1, Ordering::Relaxed);
+        let before = self.0.pending_count.fetch_sub(1, Ordering::Relaxed);
+        assert!(before > 0, "a pending request is counted until it is dropped");
         self.0.less.notify_waiters();
     }
 }

@@ -8,7 +8,7 @@
 //! [`Server::shutdown`] rejects new requests, answers those under way, hands leadership over, and
 //! then stops the node.
 
-pub mod backends;
+pub(crate) mod backends;
 mod clock;
 mod connection;
 mod damage;
@@ -66,6 +66,18 @@ impl Server {
     /// # Errors
     /// The configuration makes no sense, the data directory is refused or damaged, the address is
     /// taken, or a certificate does not fit. Nothing was changed then.
+    ///
+    /// ```no_run
+    /// # async fn start() -> Result<(), Box<dyn std::error::Error>> {
+    /// use kv_service::{Server, ServerConfig};
+    ///
+    /// let server = Server::start(ServerConfig::read("node1.toml")?).await?;
+    /// server.client().put("greeting", "hello").await?;
+    /// // Returns when the node stops: by itself, or after a shutdown elsewhere.
+    /// server.stopped().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn start(config: ServerConfig) -> Result<Self, ServerError> {
         let (store, network) = backends::by_default(&config)?;
         Self::start_with(config, store, network).await
@@ -79,6 +91,16 @@ impl Server {
     /// # Errors
     /// The configuration makes no sense, or the directory holds a node's data. Nothing was changed
     /// then.
+    ///
+    /// ```no_run
+    /// # fn init() -> Result<(), Box<dyn std::error::Error>> {
+    /// use kv_service::{Server, ServerConfig};
+    ///
+    /// // On each node, once in the life of a cluster, because an operator asks for it.
+    /// Server::init(&ServerConfig::read("node1.toml")?)?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn init(config: &ServerConfig) -> Result<(), ServerError> {
         config.check()?;
         backends::init(config)
@@ -101,10 +123,46 @@ impl Server {
 
     /// Starts a node like [`Server::start`], on a storage and a transport that the caller
     /// implements. The caller passes each client's stream to [`Server::serve`].
-    /// `kv-service/examples/own_backends.rs` is an example.
+    /// `kv-service/examples/own_backends.rs` is a longer example.
     ///
     /// # Errors
     /// The same as those of [`Server::start`].
+    ///
+    /// ```
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use std::sync::Arc;
+    ///
+    /// use kv_service::net::ChannelNetwork;
+    /// use kv_service::{
+    ///     Backends, ConnectError, Connector, MemoryDisk, NodeId, Server, ServerConfig, Stream,
+    /// };
+    ///
+    /// /// The only node of its cluster connects to no other.
+    /// struct Alone;
+    ///
+    /// #[async_trait::async_trait]
+    /// impl Connector for Alone {
+    ///     fn nodes(&self) -> Vec<NodeId> {
+    ///         vec![1]
+    ///     }
+    ///
+    ///     async fn connect(&self, _node: NodeId) -> Result<Stream, ConnectError> {
+    ///         Err(ConnectError::UnknownNode)
+    ///     }
+    ///
+    ///     async fn close(&self) {}
+    /// }
+    ///
+    /// let storage = Arc::new(MemoryDisk::of_new_member().storage());
+    /// let transport = ChannelNetwork::new(1).transport(1);
+    /// let backends = Backends::new(storage, transport, Arc::new(Alone))?;
+    /// let server = Server::start_on(ServerConfig::in_process(1, [1]), backends).await?;
+    /// server.client().put("greeting", "hello").await?;
+    /// server.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn start_on(config: ServerConfig, backends: Backends) -> Result<Self, ServerError> {
         config.check()?;
         let (accept_sender, clients) = mpsc::channel(BACKLOG);
@@ -119,6 +177,11 @@ impl Server {
     ) -> Result<Self, ServerError> {
         let Backends { storage, machine, transport, connector, seed, rng, is_low, versions } =
             backends;
+        assert!(versions.0 <= versions.1, "a program supports at least one cluster version");
+        assert!(
+            config.nodes.iter().any(|node| node.id == config.node_id),
+            "a checked configuration lists this node"
+        );
         let node = Node::start(
             node_config(&config, seed, versions),
             storage,

@@ -64,6 +64,17 @@ struct OutboxState {
 }
 
 impl OutboxState {
+    fn check(&self) {
+        assert!(
+            self.unanswered_count + self.answered_count <= self.open_count,
+            "a response leaves after its request was answered"
+        );
+        assert!(
+            self.closed || self.bytes.len() <= self.unsent_bytes,
+            "bytes that wait are counted as unsent"
+        );
+    }
+
     /// Bytes of unsent and expected responses beyond [`FREE_BYTES`].
     fn charge(&self, unsent_bytes: usize, unanswered_count: usize) -> u64 {
         let expected_bytes = ANSWER_BYTES * unanswered_count as u64;
@@ -176,10 +187,16 @@ impl Outbox {
             self.load.recharge(state.charged_bytes, charge);
             state.charged_bytes = charge;
         }
+        state.check();
+        assert!(!state.closed || state.charged_bytes == 0, "a closed outbox holds no budget");
     }
 
     /// Swaps the queued responses for an emptied buffer. Returns false once closed.
     pub(super) fn take(&self, sending: &mut Sending) -> bool {
+        assert!(
+            sending.bytes.is_empty() && sending.answered_count == 0,
+            "responses that were taken were sent"
+        );
         let mut state = self.lock();
         std::mem::swap(&mut state.bytes, &mut sending.bytes);
         sending.answered_count = std::mem::take(&mut state.answered_count);
@@ -200,8 +217,10 @@ impl Outbox {
             sending.bytes = BytesMut::new();
         }
         let mut state = self.lock();
+        assert!(state.open_count >= sending.answered_count, "responses belong to open requests");
         state.open_count -= std::mem::take(&mut sending.answered_count);
         if !state.closed {
+            assert!(state.unsent_bytes >= bytes, "bytes that were taken are counted as unsent");
             state.unsent_bytes -= bytes;
             self.load.remove_answers(bytes);
             self.recharge(&mut state);

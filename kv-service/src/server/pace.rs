@@ -31,6 +31,7 @@ impl Pace {
         let seconds = bytes as f64 / f64::from(self.bytes_per_second);
         // A slice has less than 2^63 bytes, which is within a Duration.
         let earned = Duration::from_secs_f64(seconds);
+        assert!(self.slack <= self.slack_max, "a fast step earns no more than the initial slack");
         self.slack = self.slack.saturating_sub(took).saturating_add(earned).min(self.slack_max);
     }
 

@@ -100,6 +100,11 @@ impl<'a> Receiving<'a> {
         let capacity = frame_bytes.max(FREE_BYTES);
         assert!(input.len() < capacity, "a frame that is there was returned");
         input.reserve(capacity - input.len());
+        assert!(input.capacity() >= capacity, "the frame fits into the buffer");
+        assert!(
+            frame_bytes <= FREE_BYTES || self.room.is_some(),
+            "a large frame is received within the budget"
+        );
     }
 
     /// Reads once. Waits without a limit while no frame has begun.

@@ -65,6 +65,8 @@ impl ServerShared {
         let sessions = &self.config.sessions;
         let quota =
             if principal.is_empty() { sessions.count_max } else { sessions.count_max.div_ceil(2) };
+        assert!((1..=sessions.count_max).contains(&quota), "a checked configuration has sessions");
+        assert!(!sessions.ttl.is_zero(), "a checked configuration lets sessions live");
         Opening {
             nonce: Nonce(self.rng.nonce()),
             ttl_ms: sessions.ttl.as_millis() as u64,

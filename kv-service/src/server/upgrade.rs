@@ -56,6 +56,7 @@ impl Upgrade {
         }
         let others = status.peers.iter().map(|peer| peer.version_max);
         let supported = others.chain([self.version_max]).min()?;
+        assert!(supported <= self.version_max, "this program is one of those that support it");
         (supported > status.cluster_version).then_some(supported)
     }
 

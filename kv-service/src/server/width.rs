@@ -34,6 +34,7 @@ impl Width {
             return;
         }
         let Some(place) = self.load.wide_place() else { return };
+        assert!(state.place.is_none(), "a connection is widened once");
         state.place = Some(place);
         if let Some(widen) = state.widen.take() {
             widen();

@@ -27,7 +27,7 @@ use crate::state::{MachineQuery, QueryOutput};
 /// ```
 /// use std::time::Duration;
 ///
-/// use kv_service::net::local::StreamFaults;
+/// use kv_service::net::StreamFaults;
 /// use kv_service::sim::{LinkFaults, Service, run};
 ///
 /// let survives = async |seed| {

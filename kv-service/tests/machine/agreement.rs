@@ -2,10 +2,11 @@
 //! batches, with any restarts in between.
 
 use bytes::Bytes;
-use kv_service::protocol::operation::{Expect, Nonce, Operation, SessionId};
+use kv_service::protocol::operation::{Nonce, SessionId};
 use kv_service::state::{
-    ANSWER_BYTES, Action, KvMachine, MachineQuery, Opening, Output, QueryOutput, WriteLimits,
+    ANSWER_BYTES, Action, MachineQuery, Opening, Output, QueryOutput, WriteLimits,
 };
+use kv_service::{Expect, KvMachine, Operation};
 use proptest::prelude::*;
 use raft_core::state_machine::StateMachine;
 use raft_core::types::{Configuration, Entry, Payload};

@@ -1,9 +1,9 @@
 //! The bytes of a command.
 
 use bytes::Bytes;
-use kv_service::protocol::operation::{Expect, Nonce, Operation, SessionId};
-use kv_service::protocol::version::{VERSION_MAX, VERSION_MIN};
+use kv_service::protocol::operation::{Nonce, SessionId};
 use kv_service::state::{Action, Command, Opening, WriteLimits};
+use kv_service::{Expect, Operation, VERSION_MAX, VERSION_MIN};
 use proptest::prelude::*;
 
 use crate::agreement::operation;

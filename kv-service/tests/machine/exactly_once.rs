@@ -1,7 +1,8 @@
 //! A request takes effect once, however often it is in the log.
 
-use kv_service::protocol::operation::{Nonce, Operation, Refusal, SessionId};
-use kv_service::state::{Action, KvMachine, Opening, Output, SESSION_WINDOW, WriteLimits};
+use kv_service::protocol::operation::{Nonce, Refusal, SessionId};
+use kv_service::state::{Action, Opening, Output, SESSION_WINDOW, WriteLimits};
+use kv_service::{KvMachine, Operation};
 use raft_core::state_machine::StateMachine;
 
 use crate::{
@@ -30,11 +31,7 @@ fn a_duplicate_hears_the_first_answer() {
     let first = write(&mut machine, session, 1, append("k", "x"));
     assert_eq!(write_above(&mut machine, session, 2, 1, put("other", "1")).clone(), {
         let revision = machine.last_applied().index;
-        Output::Written(kv_service::protocol::operation::WriteResponse {
-            revision,
-            changed: true,
-            version: 1,
-        })
+        Output::Written(kv_service::WriteResponse { revision, changed: true, version: 1 })
     });
     for _ in 0..3 {
         assert_eq!(write(&mut machine, session, 1, append("k", "x")), first);

@@ -1,7 +1,8 @@
 //! Sessions end by replicated time and by number, and cost little.
 
+use kv_service::KvMachine;
 use kv_service::protocol::operation::{Refusal, SessionId};
-use kv_service::state::{KvMachine, MachineQuery, Output, QueryOutput};
+use kv_service::state::{MachineQuery, Output, QueryOutput};
 use raft_core::state_machine::StateMachine;
 
 use crate::{apply_command, open, put, snapshot_bytes, write_command};

@@ -15,14 +15,11 @@ mod snapshots;
 mod views;
 
 use bytes::Bytes;
-use kv_service::protocol::operation::{
-    Answer, Nonce, Operation, Query, Record, ScanPage, SessionId,
-};
-use kv_service::protocol::version::VERSION_MAX;
+use kv_service::protocol::operation::{Nonce, SessionId};
 use kv_service::state::{
-    Action, Command, KvMachine, MachineQuery, Opening, Output, QueryOutput, SESSION_WINDOW,
-    WriteLimits,
+    Action, Command, MachineQuery, Opening, Output, QueryOutput, SESSION_WINDOW, WriteLimits,
 };
+use kv_service::{Answer, KvMachine, Operation, Query, Record, ScanPage, VERSION_MAX};
 use raft_core::state_machine::StateMachine;
 use raft_core::types::{Configuration, Entry, Payload, Position, SnapshotMeta};
 

@@ -4,10 +4,9 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use kv_service::protocol::operation::{
-    Expect, Nonce, Operation, Record, Refusal, SessionId, WriteResponse,
-};
+use kv_service::protocol::operation::{Nonce, Refusal, SessionId};
 use kv_service::state::{ANSWER_BYTES, Action, Command, Opening, Output, WriteLimits};
+use kv_service::{Expect, Operation, Record, WriteResponse};
 
 #[derive(Default)]
 pub(crate) struct Model {

@@ -1,11 +1,9 @@
 //! The effect of each operation, and the results of reads.
 
 use bytes::Bytes;
-use kv_service::protocol::operation::{
-    Expect, Operation, Record, Refusal, SessionId, WriteResponse,
-};
-use kv_service::protocol::version::{VERSION_MAX, VERSION_MIN};
-use kv_service::state::{KvMachine, Output, SCAN_PAGE_BYTES_MAX};
+use kv_service::protocol::operation::{Refusal, SessionId};
+use kv_service::state::{Output, SCAN_PAGE_BYTES_MAX};
+use kv_service::{Expect, KvMachine, Operation, Record, VERSION_MAX, VERSION_MIN, WriteResponse};
 use raft_core::state_machine::StateMachine;
 use raft_core::types::{Configuration, Payload};
 

@@ -1,7 +1,6 @@
 //! The stream of a snapshot: whole or refused, and undisturbed by later writes.
 
-use kv_service::protocol::version::VERSION_MAX;
-use kv_service::state::KvMachine;
+use kv_service::{KvMachine, VERSION_MAX};
 use proptest::prelude::*;
 use raft_core::state_machine::StateMachine;
 use raft_core::types::Position;

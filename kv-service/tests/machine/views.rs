@@ -3,7 +3,7 @@
 use std::sync::mpsc;
 use std::time::Duration;
 
-use kv_service::state::{KvMachine, RocksStateOptions};
+use kv_service::{KvMachine, RocksStateOptions};
 use raft_core::state_machine::StateMachine;
 use tempfile::TempDir;
 

@@ -14,11 +14,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use kv_service::config::ServerConfig;
-use kv_service::config::units::ByteSize;
-use kv_service::net::stream::{ConnectError, Connector, Stream};
-use kv_service::server::backends::Backends;
-use kv_service::{Client, Server};
+use kv_service::config::ByteSize;
+use kv_service::{Backends, Client, ConnectError, Connector, Server, ServerConfig, Stream};
 use raft_core::testing::free_ports;
 use raft_core::types::NodeId;
 use storage::FileStorage;

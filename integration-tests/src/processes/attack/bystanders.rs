@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use kv_service::Client;
-use kv_service::config::ClientConfig;
+use kv_service::{Client, ClientConfig};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use kv_service::net::tls::TlsConfig;
-use kv_service::protocol::operation::{Consistency, Query};
 use kv_service::protocol::{Greeting, Request, RequestKind, push_frame};
+use kv_service::{Consistency, Query};
 use quinn::{ClientConfig, Connection, Endpoint, SendStream, TransportConfig};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};

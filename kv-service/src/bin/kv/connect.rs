@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use kv_service::client::Client;
-use kv_service::config::ClientConfig;
+use kv_service::{Client, ClientConfig};
 
 /// Where `kv dev` puts the client's file by default.
 const DEFAULT_FILE: &str = "./kv-data/client.toml";

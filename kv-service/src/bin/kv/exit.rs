@@ -6,7 +6,7 @@
 
 use std::process::ExitCode;
 
-use kv_service::client::{ClientError, Outcome};
+use kv_service::{ClientError, Outcome};
 
 /// The exit codes of every command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +55,7 @@ impl Exit {
 
 #[cfg(test)]
 mod tests {
-    use kv_service::client::Reason;
+    use kv_service::Reason;
 
     use super::*;
 

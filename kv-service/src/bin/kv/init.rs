@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::anyhow;
-use kv_service::server::Server;
+use kv_service::Server;
 
 use crate::args::InitArgs;
 use crate::exit::Exit;

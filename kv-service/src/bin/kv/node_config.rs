@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use kv_service::config::{ServerConfig, TlsFiles};
+use kv_service::ServerConfig;
+use kv_service::config::TlsFiles;
 
 use crate::args::NodeArgs;
 

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::pin::pin;
 
 use anyhow::anyhow;
-use kv_service::server::Server;
+use kv_service::Server;
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 

@@ -3,9 +3,7 @@
 use std::path::Path;
 
 use anyhow::bail;
-use kv_service::client::Client;
-use kv_service::config::ClientConfig;
-use kv_service::protocol::{NodeStatus, UpgradeOrder};
+use kv_service::{Client, ClientConfig, NodeStatus, UpgradeOrder};
 
 use crate::args::{UpgradeAction, UpgradeArgs};
 use crate::exit::Exit;
@@ -137,7 +135,7 @@ async fn order_all(
 
 #[cfg(test)]
 mod tests {
-    use kv_service::protocol::Versions;
+    use kv_service::Versions;
 
     use super::*;
 

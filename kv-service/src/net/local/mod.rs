@@ -32,6 +32,34 @@ use crate::net::stream::{ConnectError, Connector, Stream};
 const NAMELESS: ClientId = 0;
 
 /// The network of the nodes and clients of one process. Clones are the same network.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::time::Duration;
+///
+/// use kv_service::net::{LinkFaults, StreamFaults};
+/// use kv_service::{LocalNetwork, MemoryDisk, Network, Server, ServerConfig, Store};
+///
+/// let network = LocalNetwork::new(17);
+/// let ms = Duration::from_millis(1);
+/// network.peers().set_default_faults(LinkFaults::none().losing(0.1).delaying(ms, 5 * ms));
+/// network.set_stream_faults(StreamFaults { delay_max: 5 * ms, ..StreamFaults::default() });
+/// for id in 1..=3 {
+///     let store = Store::Memory(MemoryDisk::of_new_member());
+///     let config = ServerConfig::in_process(id, 1..=3);
+///     Server::start_with(config, store, Network::Channel(network.clone())).await?;
+/// }
+/// let client = network.client_as(1, 1..=3);
+/// network.cut_client(1, &[2]);
+/// client.append("numbers", "1,").await?;
+/// network.heal();
+/// client.append("numbers", "2,").await?;
+/// let record = client.get("numbers").await?.ok_or("just written")?;
+/// assert_eq!(record.version, 2, "each append took effect once");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct LocalNetwork {
     peers: ChannelNetwork,

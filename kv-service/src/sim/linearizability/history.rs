@@ -244,8 +244,8 @@ impl Call {
 
 fn failed(error: &ClientError) -> Outcome {
     match error.outcome {
-        client::Outcome::NotExecuted => Outcome::NotExecuted,
-        client::Outcome::Unknown => Outcome::Unknown,
+        kv_service::Outcome::NotExecuted => Outcome::NotExecuted,
+        kv_service::Outcome::Unknown => Outcome::Unknown,
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Context;
 use bytes::Bytes;
-use kv_service::client::Client;
+use kv_service::Client;
 use rand::Rng;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};

@@ -21,11 +21,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use kv_service::config::units::ByteSize;
 use kv_service::config::{
-    ClientConfig, NodeAddress, ServerConfig, TlsFiles, default_deadline, default_max_raft_state,
+    ByteSize, NodeAddress, TlsFiles, default_deadline, default_max_raft_state,
 };
-use kv_service::server::Server;
+use kv_service::{ClientConfig, Server, ServerConfig};
 use raft_transport_quic::{DevCa, TlsConfig};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use kv_service::client::Client;
-use kv_service::config::{ClientConfig, NodeAddress};
+use kv_service::config::NodeAddress;
+use kv_service::{Client, ClientConfig};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
