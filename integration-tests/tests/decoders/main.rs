@@ -139,8 +139,7 @@ fn damaged(mut bytes: Vec<u8>, damages: &[Damage]) -> Vec<u8> {
 #[test]
 fn damage_and_noise_are_survived() {
     for (name, decoder) in DECODERS {
-        let corpus: Vec<_> =
-            corpus(name).into_iter().map(|(_, bytes)| bytes).collect();
+        let corpus: Vec<_> = corpus(name).into_iter().map(|(_, bytes)| bytes).collect();
         let damages = proptest::collection::vec(damage(), 1..4);
         let damaged = (proptest::sample::select(corpus), damages)
             .prop_map(|(bytes, damages)| damaged(bytes, &damages));

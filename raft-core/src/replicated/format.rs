@@ -32,42 +32,74 @@ const REASON_CHARS_MAX: usize = 200;
 pub enum EncodingError {
     /// Fewer bytes than the format has at least.
     #[error("ends after {size_bytes} bytes: it is damaged, or not of this application")]
-    TooShort { size_bytes: usize },
+    TooShort {
+        /// Number of bytes.
+        size_bytes: usize,
+    },
     /// A newer raft-core wrote it, or another application.
     #[error(
         "has format {found}, and this program reads format {FORMAT}: install a newer program, or \
          use the data directory of this application"
     )]
-    UnknownFormat { found: u8 },
+    UnknownFormat {
+        /// Format of the bytes.
+        found: u8,
+    },
     /// A newer program of this application wrote it.
     #[error(
         "needs version {needed}, and this program is version {version}: install version {needed}"
     )]
-    NewerVersion { needed: u32, version: u32 },
+    NewerVersion {
+        /// Version that the bytes need.
+        needed: u32,
+        /// Version of this program.
+        version: u32,
+    },
     /// Its version is known, and serde does not accept the bytes.
     #[error(
         "is of version {needed} and does not decode in this program, version {version} ({reason}): \
          install a program of version {needed}, or make the types read what that one wrote"
     )]
-    Malformed { needed: u32, version: u32, reason: String },
+    Malformed {
+        /// Version that the bytes need.
+        needed: u32,
+        /// Version of this program.
+        version: u32,
+        /// Reason that serde gives.
+        reason: String,
+    },
     /// The bytes are not those that were written.
     #[error("is damaged: its checksum is {found:08x}, and {computed:08x} was computed")]
-    Checksum { found: u32, computed: u32 },
+    Checksum {
+        /// Checksum in the bytes.
+        found: u32,
+        /// Checksum of the bytes as they are.
+        computed: u32,
+    },
     /// A state above [`ReplicatedState::STATE_BYTES_MAX`](super::ReplicatedState::STATE_BYTES_MAX).
     #[error(
         "has more than {limit_bytes} bytes: install a program with a larger STATE_BYTES_MAX; \
          nothing is lost"
     )]
-    TooLarge { limit_bytes: usize },
+    TooLarge {
+        /// The limit of this program.
+        limit_bytes: usize,
+    },
     /// Serde does not encode it.
     #[error("cannot be encoded: {reason}")]
-    Unencodable { reason: String },
+    Unencodable {
+        /// Reason that serde gives.
+        reason: String,
+    },
     /// Serde encodes it, and does not accept its own bytes.
     #[error(
         "cannot be decoded after it was encoded ({reason}): its types must survive serde without \
          field names, so without skip_serializing_if and untagged"
     )]
-    OneWay { reason: String },
+    OneWay {
+        /// Reason that serde gives.
+        reason: String,
+    },
 }
 
 /// Encodes a command that programs from version `needed` on can read.

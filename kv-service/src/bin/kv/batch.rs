@@ -15,9 +15,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
+use kv_service::Client;
 use kv_service::batch::codec::{self, Answer, Request, Task};
 use kv_service::batch::lines::{Line, Lines};
-use kv_service::Client;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::io::{AsyncWriteExt, Stdout};
 use tokio::task::JoinHandle;

@@ -11,10 +11,10 @@ use anyhow::ensure;
 use bytes::Bytes;
 use kv_service::batch::codec::outcome_text;
 use kv_service::batch::text::{self, json_text};
-use kv_service::{Client, ClientError};
 use kv_service::protocol::operation::{
     Consistency, Expect, Operation, Record, ScanPage, WriteResponse,
 };
+use kv_service::{Client, ClientError};
 use serde::Serialize;
 
 use crate::args::{CasArgs, ClientArgs, DeleteArgs, GetArgs, PutArgs, ScanArgs};

@@ -6,7 +6,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use kv_service::batch::text::json_text;
-use kv_service::Client;
 use kv_service::config::NodeAddress;
 use kv_service::{Client, NOT_INITIALISED, NodeStatus, RECOVERING};
 use serde::Serialize;

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::client::{self, ClientError};
+use crate::client::ClientError;
 use crate::protocol::operation::{Expect, Operation, Record, Revision, WriteResponse};
 use bytes::Bytes;
 
@@ -244,8 +244,8 @@ impl Call {
 
 fn failed(error: &ClientError) -> Outcome {
     match error.outcome {
-        kv_service::Outcome::NotExecuted => Outcome::NotExecuted,
-        kv_service::Outcome::Unknown => Outcome::Unknown,
+        crate::Outcome::NotExecuted => Outcome::NotExecuted,
+        crate::Outcome::Unknown => Outcome::Unknown,
     }
 }
 

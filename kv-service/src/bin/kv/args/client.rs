@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::{Subcommand, ValueEnum};
-use kv_service::config::units::ByteSize;
+use kv_service::config::ByteSize;
 
 use super::values::{bytes_parser, duration, value_size};
 

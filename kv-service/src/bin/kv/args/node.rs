@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Subcommand, ValueEnum};
-use kv_service::config::units::ByteSize;
+use kv_service::config::ByteSize;
 use kv_service::config::{NodeAddress, StorageKind};
 
 use super::values::node_address;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use kv_service::batch::codec::DURATION_MAX;
 use kv_service::config::NodeAddress;
-use kv_service::config::units::ByteSize;
+use kv_service::config::ByteSize;
 
 /// The largest value that the benchmark writes.
 const VALUE_SIZE_MAX: ByteSize = ByteSize(16 << 20);
