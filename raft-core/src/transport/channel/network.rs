@@ -97,7 +97,7 @@ impl Network {
         let bereft = match &endpoint.receiver {
             Some(receiver) => {
                 receiver.wake.notify_one();
-                state.peers_that_hear(node)
+                state.peers_in_reach(node)
             }
             None => Vec::new(),
         };

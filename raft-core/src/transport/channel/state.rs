@@ -128,7 +128,7 @@ impl NetworkState {
     }
 
     /// Begins a delivery to each node that a message from `node` could reach.
-    pub(super) fn peers_that_hear(&self, node: NodeId) -> Vec<Delivery> {
+    pub(super) fn peers_in_reach(&self, node: NodeId) -> Vec<Delivery> {
         let peers = self.endpoints.keys().filter(|peer| **peer != node);
         let peers = peers.filter(|peer| !self.is_cut(node, **peer));
         peers.filter_map(|peer| self.begin_delivery(*peer)).collect()
@@ -174,9 +174,10 @@ impl NetworkState {
         let is_answer = message.is_answer();
         let can_arrive = self.endpoints.get(&to).is_some_and(|to| to.receiver.is_some());
         let link = self.link(from, to);
-        let plan = match can_arrive && !link.cut {
-            true => faults.plan(&mut link.rng, is_answer),
-            false => DeliveryPlan::Lost,
+        let plan = if can_arrive && !link.cut {
+            faults.plan(&mut link.rng, is_answer)
+        } else {
+            DeliveryPlan::Lost
         };
         let mailbox = &mut link.mailboxes[class as usize];
         mailbox.stats.sent += 1;
