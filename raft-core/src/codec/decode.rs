@@ -24,6 +24,14 @@ use crate::types::{
 /// # Errors
 /// [`CodecError`]: the sender runs another version or is not a node. The transport should close the
 /// connection with this text.
+///
+/// ```
+/// use bytes::Bytes;
+/// use raft_core::codec::{Version, decode};
+///
+/// let noise = Bytes::from_static(b"no message");
+/// assert!(decode(Version::NEWEST, noise).is_err());
+/// ```
 pub fn decode(version: Version, frame: Bytes) -> Result<Message, CodecError> {
     match version {
         Version::V2 => decode_v2(frame),

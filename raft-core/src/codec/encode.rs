@@ -13,6 +13,19 @@ use crate::types::{Configuration, Entry, Message, MessageBody, Payload, ReadOutc
 const PASS_ON_BYTES_MIN: usize = 4 << 10;
 
 /// Gathers frames for one write.
+///
+/// ```
+/// use raft_core::codec::{Encoder, Version};
+/// use raft_core::types::{Message, MessageBody};
+///
+/// let mut encoder = Encoder::new(Version::NEWEST);
+/// for id in 1..=3 {
+///     encoder.push(&Message::new(7, MessageBody::ReadIndex { id }))?;
+/// }
+/// // Small frames share one chunk, and so one write.
+/// assert_eq!(encoder.take().len(), 1);
+/// # Ok::<(), raft_core::codec::CodecError>(())
+/// ```
 #[derive(Debug)]
 pub struct Encoder {
     version: Version,

@@ -129,7 +129,12 @@ pub enum CodecError {
     #[error(
         "a message of {size_bytes} bytes, where {max_bytes} are allowed; run equal versions and limits"
     )]
-    TooLarge { size_bytes: u64, max_bytes: u64 },
+    TooLarge {
+        /// Bytes of the message.
+        size_bytes: u64,
+        /// Bytes of the largest message.
+        max_bytes: u64,
+    },
     /// The bytes do not have the form of a message.
     #[error("undecodable message: {0}; run equal versions")]
     Undecodable(&'static str),

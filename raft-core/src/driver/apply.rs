@@ -4,8 +4,8 @@
 //! The loop feeds it at most [`WORK_IN_FLIGHT_MAX`] pieces of work. Work that comes up meanwhile
 //! gathers into the next piece, so the slower the machine, the larger its batches. A machine that
 //! may wait for a disk runs on a thread of its own, any other on a task. A few small entries that
-//! the machine can apply inline ([`StateMachine::can_apply_inline`]) are applied on the event loop's
-//! own task, because waking another task takes longer.
+//! the machine can apply inline ([`StateMachine::can_apply_inline`]) are applied on the event
+//! loop's own task, because waking another task takes longer.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -71,6 +71,23 @@ impl<M: StateMachine> Work<M> {
         }
     }
 
+    /// Adds entries that are committed, and the replies of the callers that wait for them.
+    pub(super) fn push_entries(
+        &mut self,
+        entries: Vec<Entry>,
+        replies: Vec<(Index, ProposeReply<M::Output>)>,
+    ) {
+        assert!(self.restore.is_none(), "entries after a snapshot wait until it is restored");
+        let last = self.entries.last().map(|entry| entry.index);
+        let next = entries.first().map(|entry| entry.index);
+        assert!(last.zip(next).is_none_or(|(last, next)| next == last + 1), "without a gap");
+        assert!(replies.len() <= entries.len(), "at most one caller waits for an entry");
+        let last = self.replies.last().map(|(index, _)| *index);
+        assert!(last < replies.first().map(|(index, _)| *index).or(Some(Index::MAX)), "in order");
+        self.replies.extend(replies);
+        self.entries.extend(entries);
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
             && self.restore.is_none()
@@ -115,6 +132,7 @@ impl<M: StateMachine> ApplyFeed<M> {
             return true;
         }
         self.in_flight += 1;
+        assert!(self.in_flight <= WORK_IN_FLIGHT_MAX, "work is handed out against credit");
         let work = std::mem::replace(&mut self.gathered, Work::new());
         // In order: no earlier work is in flight.
         if self.in_flight == 1
@@ -128,6 +146,7 @@ impl<M: StateMachine> ApplyFeed<M> {
     }
 
     pub(super) fn on_done(&mut self) {
+        assert!(self.in_flight > 0, "only work that was handed out is done");
         self.in_flight -= 1;
     }
 }
@@ -156,9 +175,10 @@ impl<M: StateMachine> Applier<M> {
         let watchdog = Watchdog::new(&inbox, "the state machine");
         let mut has_queries = false;
         loop {
-            let work = match has_queries {
-                false => works.recv().await.ok_or(TryRecvError::Disconnected),
-                true => works.try_recv(),
+            let work = if has_queries {
+                works.try_recv()
+            } else {
+                works.recv().await.ok_or(TryRecvError::Disconnected)
             };
             let mut applier = shared.lock().await;
             let completions = match work {
@@ -170,8 +190,8 @@ impl<M: StateMachine> Applier<M> {
                 Err(TryRecvError::Disconnected) => break,
             };
             has_queries = !applier.queries.is_empty();
-            // Unlocked before the completion, so that the event loop, once it takes the completion, can
-            // lock the machine to apply inline.
+            // Unlocked before the completion, so that the event loop, once it takes the completion,
+            // can lock the machine to apply inline.
             drop(applier);
             match completions {
                 Ok(completions) => {
@@ -223,8 +243,8 @@ impl<M: StateMachine> Applier<M> {
         }
     }
 
-    /// Does one piece of work. Returns the completions for the event loop, in the order in which they
-    /// must be sent.
+    /// Does one piece of work. Returns the completions for the event loop, in the order in which
+    /// they must be sent.
     async fn work(&mut self, work: Work<M>) -> Result<Vec<Completion>, Fatal> {
         let Work { entries, replies, restore, queries, take_view } = work;
         let mut applied = self.machine.last_applied().index;
@@ -249,9 +269,12 @@ impl<M: StateMachine> Applier<M> {
         // Reported after `Applied`: the core accepts a snapshot only of entries that it knows to be
         // applied.
         if take_view {
-            completions.push(match self.machine.can_snapshot() {
-                true => Completion::ViewTaken(self.machine.snapshot()?),
-                false => Completion::NoView,
+            completions.push(if self.machine.can_snapshot() {
+                let view = self.machine.snapshot()?;
+                assert!(view.position().index <= applied, "a view is of what is applied");
+                Completion::ViewTaken(view)
+            } else {
+                Completion::NoView
             });
         }
         Ok(completions)
@@ -263,7 +286,11 @@ impl<M: StateMachine> Applier<M> {
         replies: Vec<(Index, ProposeReply<M::Output>)>,
     ) -> MachineResult<()> {
         self.outputs.clear();
+        let first_index = self.machine.last_applied().index + 1;
+        assert_eq!(entries.first().map(|first| first.index), Some(first_index), "each once");
         self.machine.apply(entries, &mut self.outputs)?;
+        let last = entries.last().map(Entry::position);
+        assert_eq!(Some(self.machine.last_applied()), last, "the machine applied all of them");
         let is_command = |entry: &&Entry| matches!(entry.payload, Payload::Command(_));
         let commands = entries.iter().filter(is_command);
         assert_eq!(self.outputs.len(), commands.clone().count(), "one output for each command");
@@ -288,6 +315,7 @@ pub(super) async fn restore_from<M: StateMachine>(
     let mut offset = 0;
     loop {
         let chunk = reader.read(offset, RESTORE_CHUNK_BYTES).await?;
+        assert!(chunk.len() <= RESTORE_CHUNK_BYTES, "storage returns no more than asked for");
         if chunk.is_empty() {
             break;
         }

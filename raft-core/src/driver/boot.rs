@@ -6,40 +6,43 @@ use tokio::sync::{Mutex, Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::apply::{Applier, ApplyFeed, WORK_IN_FLIGHT_MAX, restore_from};
-use super::event_loop::{EventLoop, Parts};
+use super::config::NodeConfig;
+use super::event_loop::{EventLoop, EventLoopParts};
 use super::inbox::Inbox;
+use super::persist;
 use super::snapshots::Published;
+use super::status::{Leadership, Status};
 use super::tasks::{Ended, Tasks};
-use super::{Leadership, Node, NodeConfig, NodeShared, persist};
 use crate::consensus::{Boot, Raft};
 use crate::error::Fatal;
 use crate::state_machine::StateMachine;
 use crate::storage::{Storage, StorageError};
 use crate::transport::{Inbound, Transport};
-use crate::types::{Configuration, ENTRY_OVERHEAD_BYTES, Loaded, Position, SnapshotMeta, Time};
+use crate::types::{
+    Configuration, ENTRY_OVERHEAD_BYTES, Loaded, NodeId, Position, SnapshotMeta, Time,
+};
+
+/// The handles of a running node.
+pub(super) struct NodeShared<M: StateMachine> {
+    pub(super) inbox: Arc<Inbox<M>>,
+    pub(super) command_bytes_max: u64,
+    pub(super) status: watch::Receiver<Status>,
+    pub(super) leadership: watch::Receiver<Leadership>,
+    pub(super) stopped: watch::Receiver<Option<Result<(), Arc<Fatal>>>>,
+    pub(super) abort: Arc<Notify>,
+}
 
 pub(super) async fn start<M: StateMachine>(
     config: NodeConfig,
     storage: Arc<dyn Storage>,
     transport: Arc<dyn Transport>,
     mut machine: M,
-) -> Result<Node<M>, Fatal> {
+) -> Result<NodeShared<M>, Fatal> {
     config.validate().map_err(|error| Fatal::Config(error.to_string()))?;
     check_command_size(&config, &*transport)?;
-    let loaded = storage.load().await?;
-    bring_up_to_date(&loaded, &*storage, &mut machine).await?;
-    let published = find_published(&loaded, &*storage, machine.flusher().is_some()).await?;
-    let raft_config = config.fitted();
-    let request_bytes_max = raft_config.uncommitted_bytes_max;
-    let bootstrap = Configuration::of_voters(config.voters.iter().copied());
-    let is_empty = loaded.log_start == SnapshotMeta::default() && loaded.entries.is_empty();
-    if is_empty && !bootstrap.is_empty() {
-        // C3. Later starts are compared with the voters of the first one.
-        storage.compact(SnapshotMeta::new(Position::ZERO, bootstrap.clone())).await?;
-    }
-    let boot = Boot { loaded, last_applied: machine.last_applied(), bootstrap };
-    let raft = Raft::new(raft_config, boot, Time::ZERO)
-        .map_err(|error| Fatal::Config(error.to_string()))?;
+    let (raft, published) = load_core(&config, &*storage, &mut machine).await?;
+    assert_eq!(raft.last_applied(), machine.last_applied().index, "both go on from there");
+    let request_bytes_max = config.raft.uncommitted_bytes_max;
 
     let inbox =
         Arc::new(Inbox::new(config.raft.id, config.requests_in_flight_max, request_bytes_max));
@@ -52,29 +55,13 @@ pub(super) async fn start<M: StateMachine>(
     let applying = Applier::run(Arc::clone(&applier), work_receiver);
     let writer =
         tokio::spawn(persist::run(Arc::clone(&storage), persist_receiver, Arc::clone(&inbox)));
-    let applying = if blocks {
-        let runtime = tokio::runtime::Handle::current();
-        let (done, has_ended) = tokio::sync::oneshot::channel();
-        std::thread::Builder::new()
-            .name(format!("apply-{}", config.raft.id))
-            .spawn(move || {
-                runtime.block_on(applying);
-                // The task that waits for this may be gone with the runtime.
-                let _ = done.send(());
-            })
-            .map_err(|error| Fatal::Internal(format!("starting the apply thread: {error}")))?;
-        tokio::spawn(async move {
-            // An error means that the thread panicked; the loop notices by the closed channel.
-            let _ = has_ended.await;
-        })
-    } else {
-        tokio::spawn(applying)
-    };
+    let applying =
+        if blocks { spawn_thread(config.raft.id, applying)? } else { tokio::spawn(applying) };
 
     let (tasks, tasks_ended) = Tasks::new();
     let event_loop = EventLoop::new(
         &config,
-        Parts {
+        EventLoopParts {
             raft,
             inbox: Arc::clone(&inbox),
             storage: Arc::clone(&storage),
@@ -114,8 +101,50 @@ pub(super) async fn start<M: StateMachine>(
     });
 
     let command_bytes_max = config.command_bytes_max;
-    let shared = NodeShared { inbox, command_bytes_max, status, leadership, stopped, abort };
-    Ok(Node { shared: Arc::new(shared) })
+    Ok(NodeShared { inbox, command_bytes_max, status, leadership, stopped, abort })
+}
+
+/// Loads the log, brings the machine up to date, and makes the core of both.
+async fn load_core<M: StateMachine>(
+    config: &NodeConfig,
+    storage: &dyn Storage,
+    machine: &mut M,
+) -> Result<(Raft, Option<Published>), Fatal> {
+    let loaded = storage.load().await?;
+    bring_up_to_date(&loaded, storage, machine).await?;
+    let published = find_published(&loaded, storage, machine.flusher().is_some()).await?;
+    let bootstrap = Configuration::of_voters(config.voters.iter().copied());
+    let is_empty = loaded.log_start == SnapshotMeta::default() && loaded.entries.is_empty();
+    if is_empty && !bootstrap.is_empty() {
+        // C3. Later starts are compared with the voters of the first one.
+        storage.compact(SnapshotMeta::new(Position::ZERO, bootstrap.clone())).await?;
+    }
+    let boot = Boot { loaded, last_applied: machine.last_applied(), bootstrap };
+    let raft = Raft::new(config.fitted(), boot, Time::ZERO)
+        .map_err(|error| Fatal::Config(error.to_string()))?;
+    Ok((raft, published))
+}
+
+/// Runs the apply task on a thread of its own, because it may wait for a disk. The task returned
+/// ends with the thread.
+fn spawn_thread(
+    id: NodeId,
+    applying: impl Future<Output = ()> + Send + 'static,
+) -> Result<JoinHandle<()>, Fatal> {
+    let runtime = tokio::runtime::Handle::current();
+    let (done, has_ended) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name(format!("apply-{id}"))
+        .spawn(move || {
+            runtime.block_on(applying);
+            // The task that waits for this may be gone with the runtime.
+            let _ = done.send(());
+        })
+        .map_err(|error| Fatal::Internal(format!("starting the apply thread: {error}")))?;
+    Ok(tokio::spawn(async move {
+        // An error means that the thread panicked; the loop notices by the closed channel.
+        let _ = has_ended.await;
+    }))
 }
 
 /// The parts of a running node that its end has to wait for.

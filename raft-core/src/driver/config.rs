@@ -10,7 +10,21 @@ use crate::types::NodeId;
 pub const MAX_RAFT_STATE_BYTES_CEILING: u64 = 1 << 50;
 
 /// Settings of one node.
+///
+/// ```
+/// use raft_core::driver::NodeConfig;
+///
+/// // Node 1 of a cluster of three. The seed is to be drawn anew at each start.
+/// let mut config = NodeConfig::new(1, [1, 2, 3], 42);
+/// config.max_raft_state_bytes = 64 << 20;
+/// config.validate()?;
+///
+/// config.command_bytes_max = 0;
+/// assert!(config.validate().unwrap_err().to_string().contains("command_bytes_max"));
+/// # Ok::<(), raft_core::consensus::ConfigError>(())
+/// ```
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct NodeConfig {
     /// The core's own settings.
     pub raft: Config,
@@ -80,6 +94,7 @@ impl NodeConfig {
             0 => u64::MAX,
             max => raft.log_bytes_max.max(8 * max).max(raft.uncommitted_bytes_max),
         };
+        assert!(raft.log_bytes_max >= raft.uncommitted_bytes_max, "the log holds what is accepted");
         raft
     }
 }

@@ -4,26 +4,28 @@
 //! advances snapshots. Inputs that arrive together thus share one append, one batch on disk and one
 //! read round; a lone request waits for no other.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::apply::{ApplyFeed, Queries};
+use super::apply::ApplyFeed;
+use super::config::NodeConfig;
 use super::inbox::{Completion, Inbox, InputBatch, PeerEvent, Request};
-use super::snapshots::{self, Published, Snapshots};
+use super::reads::Reads;
+use super::snapshots::{JobParts, Published, Snapshots};
+use super::status::{Leadership, Status};
 use super::tasks::Tasks;
-use super::waiters::Waiters;
-use super::{Leadership, NodeConfig, Status};
-use crate::consensus::{Persist, Raft, ReadState, Ready, RoleChange, RoleKind};
-use crate::error::{Fatal, Rejected};
+use super::waiters::{ProposeReply, Waiters};
+use crate::consensus::{Persist, PersistId, Raft, Ready, RoleChange, RoleKind};
+use crate::error::Fatal;
 use crate::state_machine::{Flusher, StateMachine};
 use crate::storage::Storage;
 use crate::transport::Transport;
-use crate::types::{Entry, Index, NodeId, ReadOutcome, SnapshotMeta, Time};
+use crate::types::{Entry, Index, Memory, NodeId, SnapshotMeta, Time};
 
 /// The longest sleep of the loop: a deadline may be [`Time::NEVER`], which no timer can hold.
 const SLEEP_MAX: Duration = Duration::from_secs(3600);
@@ -33,7 +35,7 @@ const SLEEP_MAX: Duration = Duration::from_secs(3600);
 const UNWATCHED_RECEIVERS: usize = 1;
 
 /// The parts that an [`EventLoop`] is built from.
-pub(super) struct Parts<M: StateMachine> {
+pub(super) struct EventLoopParts<M: StateMachine> {
     pub(super) raft: Raft,
     pub(super) inbox: Arc<Inbox<M>>,
     pub(super) storage: Arc<dyn Storage>,
@@ -58,6 +60,9 @@ pub(super) struct EventLoop<M: StateMachine> {
     reads: Reads<M>,
     /// Entries through this index were handed to the state machine.
     handed_index: Index,
+    /// The last batch that was handed to storage, and the last one that it reported.
+    handed_persist_id: PersistId,
+    reported_persist_id: PersistId,
     snapshots: Snapshots<M>,
     /// A snapshot that waits to be restored until the machine's flush has ended.
     restore_after_flush: Option<SnapshotMeta>,
@@ -69,54 +74,23 @@ pub(super) struct EventLoop<M: StateMachine> {
     stop_at: Option<Time>,
 }
 
-/// Linearizable queries: those that wait for a quorum, then those that wait for the state machine.
-struct Reads<M: StateMachine> {
-    next_id: u64,
-    asked: BTreeMap<u64, Queries<M>>,
-    /// By ascending `give_up_at`.
-    confirmed: VecDeque<Confirmed<M>>,
-    patience: Duration,
-}
-
-struct Confirmed<M: StateMachine> {
-    /// The queries may be answered once the entry at this index is handed to the machine.
-    index: Index,
-    give_up_at: Time,
-    queries: Queries<M>,
-}
-
-impl<M: StateMachine> Reads<M> {
-    fn new(patience: Duration) -> Self {
-        Self { next_id: 1, asked: BTreeMap::new(), confirmed: VecDeque::new(), patience }
-    }
-
-    fn next_deadline(&self) -> Time {
-        self.confirmed.front().map_or(Time::NEVER, |read| read.give_up_at)
-    }
-
-    /// C29. Rejects the reads whose deadline has passed: this node does not catch up, and another
-    /// one may be further.
-    fn give_up(&mut self, now: Time) {
-        while self.next_deadline() <= now {
-            let read = self.confirmed.pop_front().expect("it has a deadline");
-            let behind = Rejected::Busy("this node does not catch up with the leader");
-            reject_all::<M>(read.queries, &behind);
-        }
-    }
-}
-
 impl<M: StateMachine> EventLoop<M> {
-    pub(super) fn new(config: &NodeConfig, parts: Parts<M>) -> Self {
-        let Parts { raft, inbox, storage, transport, persist, apply, .. } = parts;
-        let Parts { tasks, flusher, blocks, published, .. } = parts;
+    pub(super) fn new(config: &NodeConfig, parts: EventLoopParts<M>) -> Self {
+        let EventLoopParts { raft, inbox, storage, transport, persist, apply, .. } = parts;
+        let EventLoopParts { tasks, flusher, blocks, published, .. } = parts;
         let is_recovering = raft.is_recovering();
-        if is_recovering {
+        if is_recovering && raft.status().memory == Memory::Lost {
             tracing::info!(
-                "the disk was empty: this node's votes and acknowledgements count once a leader has \
-                 filled it up. A new cluster needs all its members to elect its first leader"
+                "the disk was empty: this node's votes and acknowledgements are not counted until a \
+                 leader has readmitted it"
+            );
+        } else if is_recovering {
+            tracing::info!(
+                "the disk is that of a new member: this node's votes and acknowledgements are not \
+                 counted before it has met all members of the new cluster"
             );
         }
-        let parts = snapshots::Parts {
+        let parts = JobParts {
             storage: Arc::clone(&storage),
             transport: Arc::clone(&transport),
             inbox: Arc::clone(&inbox),
@@ -127,6 +101,8 @@ impl<M: StateMachine> EventLoop<M> {
         let status = watch::Sender::new(Status::of(&raft, storage.log_bytes(), 0, Vec::new()));
         Self {
             handed_index: raft.last_applied(),
+            handed_persist_id: 0,
+            reported_persist_id: 0,
             raft,
             started: Instant::now(),
             inbox,
@@ -190,11 +166,18 @@ impl<M: StateMachine> EventLoop<M> {
             self.process_ready(now, ready)?;
             self.apply.gathered.take_view |= self.snapshots.turn(&mut self.raft, now);
             self.feed_machine()?;
+            self.check_order();
             self.publish_status();
             if self.stop_at.is_some_and(|at| now >= at || self.raft.role() != RoleKind::Leader) {
                 return Ok(());
             }
         }
+    }
+
+    /// Checks the order of the pointers at the end of a turn.
+    fn check_order(&self) {
+        assert!(self.raft.last_applied() <= self.handed_index, "applied after it was handed out");
+        assert!(self.handed_index <= self.raft.commit_index(), "handed out once committed");
     }
 
     fn next_deadline(&self) -> Time {
@@ -261,15 +244,11 @@ impl<M: StateMachine> EventLoop<M> {
             self.propose(commands, replies);
         }
         if !queries.is_empty() {
-            self.read(now, queries);
+            self.reads.begin(&mut self.raft, now, queries);
         }
     }
 
-    fn propose(
-        &mut self,
-        commands: Vec<bytes::Bytes>,
-        replies: Vec<super::waiters::ProposeReply<M::Output>>,
-    ) {
+    fn propose(&mut self, commands: Vec<Bytes>, replies: Vec<ProposeReply<M::Output>>) {
         match self.raft.propose(commands) {
             Ok(first) => {
                 let mut position = first;
@@ -286,17 +265,6 @@ impl<M: StateMachine> EventLoop<M> {
         }
     }
 
-    fn read(&mut self, now: Time, queries: Queries<M>) {
-        let id = self.reads.next_id;
-        self.reads.next_id += 1;
-        match self.raft.read_index(now, id) {
-            Ok(()) => {
-                self.reads.asked.insert(id, queries);
-            }
-            Err(rejected) => reject_all::<M>(queries, &rejected),
-        }
-    }
-
     fn on_peer(&mut self, now: Time, from: NodeId, event: PeerEvent) {
         match event {
             PeerEvent::Message(message) => self.raft.step(now, from, message),
@@ -307,8 +275,14 @@ impl<M: StateMachine> EventLoop<M> {
 
     fn on_completion(&mut self, now: Time, completion: Completion) -> Result<(), Fatal> {
         match completion {
-            Completion::Persisted(id) => self.raft.on_persisted(now, id),
+            Completion::Persisted(id) => {
+                assert!(id > self.reported_persist_id, "a batch is reported once, in order");
+                assert!(id <= self.handed_persist_id, "only what was handed out is written");
+                self.reported_persist_id = id;
+                self.raft.on_persisted(now, id);
+            }
             Completion::Applied(index) => {
+                assert!(index <= self.handed_index, "only what was handed out is applied");
                 self.apply.on_done();
                 self.raft.on_applied(index);
             }
@@ -318,6 +292,7 @@ impl<M: StateMachine> EventLoop<M> {
                 self.snapshots.on_written(&mut self.raft, written);
             }
             Completion::StateFlushed(index) => {
+                assert!(index <= self.handed_index, "only what was handed out is flushed");
                 self.snapshots.on_flushed(&mut self.raft, index);
                 if let Some(meta) = self.restore_after_flush.take() {
                     self.give_restore(meta);
@@ -354,6 +329,8 @@ impl<M: StateMachine> EventLoop<M> {
             alarms,
         } = ready;
         if let Some(persist) = persist {
+            assert!(persist.id > self.handed_persist_id, "batches are handed out in order");
+            self.handed_persist_id = persist.id;
             match self.persist.try_send(persist) {
                 Ok(()) => {}
                 Err(TrySendError::Full(_)) => unreachable!("the core counts what is in flight"),
@@ -365,9 +342,9 @@ impl<M: StateMachine> EventLoop<M> {
         }
         self.dispatch_committed(committed, restore);
         for state in read_states {
-            self.on_read_state(now, state);
+            self.reads.on_state(now, self.raft.leader(), state);
         }
-        self.release_reads();
+        self.reads.release(self.handed_index, &mut self.apply.gathered.queries);
         // Fed before the messages are sent: a client whose entry is applied inline gets its
         // response before the peers learn that the entry is committed.
         self.feed_machine()?;
@@ -385,17 +362,20 @@ impl<M: StateMachine> EventLoop<M> {
     }
 
     fn dispatch_committed(&mut self, committed: Vec<Entry>, restore: Option<SnapshotMeta>) {
-        if let Some(last) = committed.last() {
+        if let (Some(first), Some(last)) = (committed.first(), committed.last()) {
+            assert_eq!(first.index, self.handed_index + 1, "entries are handed out once, in order");
+            assert_eq!(last.index - first.index + 1, committed.len() as u64, "without a gap");
             self.handed_index = last.index;
             let replies = self.waiters.take_committed(&committed);
-            self.apply.gathered.replies.extend(replies);
-            self.apply.gathered.entries.extend(committed);
+            self.apply.gathered.push_entries(committed, replies);
         }
         if let Some(meta) = restore {
+            assert!(self.restore_after_flush.is_none(), "one snapshot is restored at a time");
             self.snapshots.on_replaced(&meta);
-            match self.snapshots.is_flushing() {
-                true => self.restore_after_flush = Some(meta),
-                false => self.give_restore(meta),
+            if self.snapshots.is_flushing() {
+                self.restore_after_flush = Some(meta);
+            } else {
+                self.give_restore(meta);
             }
         }
     }
@@ -403,46 +383,23 @@ impl<M: StateMachine> EventLoop<M> {
     /// Hands the snapshot to the machine. Only from now on may reads that it covers be handed over:
     /// they follow it, because the machine does its work in order.
     fn give_restore(&mut self, meta: SnapshotMeta) {
+        assert!(meta.index() > self.handed_index, "a snapshot is restored to go forward");
         self.handed_index = meta.index();
-        self.apply.gathered.restore = Some(meta);
-    }
-
-    fn on_read_state(&mut self, now: Time, state: ReadState) {
-        let ReadState { id, outcome } = state;
-        let queries = self.reads.asked.remove(&id).expect("every read is answered once");
-        match outcome {
-            ReadOutcome::Confirmed(index) => {
-                let give_up_at = now + self.reads.patience;
-                self.reads.confirmed.push_back(Confirmed { index, give_up_at, queries });
-            }
-            ReadOutcome::NotLeader => {
-                reject_all::<M>(queries, &Rejected::NotLeader { leader: self.raft.leader() });
-            }
-            ReadOutcome::Busy => {
-                reject_all::<M>(queries, &Rejected::Busy("too many reads wait for the leader"));
-            }
-        }
-    }
-
-    /// Hands over the queries whose entries are handed over. They need not wait until these are
-    /// applied, because the machine does its work in order.
-    fn release_reads(&mut self) {
-        for _ in 0..self.reads.confirmed.len() {
-            let read = self.reads.confirmed.pop_front().expect("counted");
-            if read.index <= self.handed_index {
-                self.apply.gathered.queries.extend(read.queries);
-            } else {
-                self.reads.confirmed.push_back(read);
-            }
-        }
+        let earlier = self.apply.gathered.restore.replace(meta);
+        assert!(earlier.is_none(), "one snapshot is restored at a time");
     }
 
     fn on_role_change(&mut self, change: RoleChange) {
         let RoleChange { role, term, leader, is_recovering } = change;
         let is_leader = role == RoleKind::Leader;
         tracing::debug!(role = role.name(), term, leader, "role");
-        if std::mem::replace(&mut self.is_recovering, is_recovering) && !is_recovering {
-            tracing::info!("filled up: this node's votes and acknowledgements count");
+        let was_recovering = std::mem::replace(&mut self.is_recovering, is_recovering);
+        // A member of a cluster that is being founded was never out of it.
+        let had_lost_its_disk = self.status.borrow().memory == Memory::Lost;
+        if was_recovering && !is_recovering && had_lost_its_disk {
+            tracing::info!(
+                "this node is readmitted: its votes and acknowledgements are counted from now on"
+            );
         }
         if !is_leader {
             self.waiters.fail_all("leadership was lost before the command was committed");
@@ -474,12 +431,6 @@ impl<M: StateMachine> EventLoop<M> {
             *before = now;
             changed
         });
-    }
-}
-
-fn reject_all<M: StateMachine>(queries: Queries<M>, rejected: &Rejected) {
-    for (_, reply) in queries {
-        reply.send(Err(rejected.clone()));
     }
 }
 

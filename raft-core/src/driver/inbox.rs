@@ -142,6 +142,7 @@ impl Drop for StreamSlot {
     fn drop(&mut self) {
         let mut open = lock(&self.counts);
         let count = open.get_mut(&self.peer).expect("counted when it was taken");
+        assert!((1..=PEER_STREAMS_MAX).contains(count), "each open stream is counted once");
         *count -= 1;
         if *count == 0 {
             open.remove(&self.peer);
@@ -180,7 +181,7 @@ impl<M: StateMachine> InputBatch<M> {
     }
 }
 
-struct Queues<M: StateMachine> {
+struct InboxQueues<M: StateMachine> {
     turn: InputBatch<M>,
     peers: BTreeMap<NodeId, PeerQueue>,
     request_bytes: u64,
@@ -212,7 +213,7 @@ impl PeerQueue {
 
 pub(super) struct Inbox<M: StateMachine> {
     own_id: NodeId,
-    queues: Mutex<Queues<M>>,
+    queues: Mutex<InboxQueues<M>>,
     filled: Notify,
     counts: Arc<RequestCounts>,
     in_flight_max: usize,
@@ -228,7 +229,7 @@ impl<M: StateMachine> Inbox<M> {
     pub(super) fn new(own_id: NodeId, in_flight_max: usize, request_bytes_max: u64) -> Self {
         assert!(in_flight_max > 0 && request_bytes_max > 0, "checked when the node starts");
         let (turn, peers) = (InputBatch::new(), BTreeMap::new());
-        let queues = Queues { turn, peers, request_bytes: 0, closed: false };
+        let queues = InboxQueues { turn, peers, request_bytes: 0, closed: false };
         Self {
             own_id,
             queues: Mutex::new(queues),
@@ -244,7 +245,11 @@ impl<M: StateMachine> Inbox<M> {
 
     /// Adds an input. Only the first addition wakes the loop: it does not sleep again before it has
     /// taken everything.
-    fn add(&self, mut queues: MutexGuard<'_, Queues<M>>, add: impl FnOnce(&mut InputBatch<M>)) {
+    fn add(
+        &self,
+        mut queues: MutexGuard<'_, InboxQueues<M>>,
+        add: impl FnOnce(&mut InputBatch<M>),
+    ) {
         let is_first = queues.turn.is_empty();
         add(&mut queues.turn);
         drop(queues);
@@ -253,8 +258,8 @@ impl<M: StateMachine> Inbox<M> {
         }
     }
 
-    /// Queues a completion. It never waits, because the loop granted the credit for it. Once the loop
-    /// is gone, the completion is dropped at once, because it may hold files open.
+    /// Queues a completion. It never waits, because the loop granted the credit for it. Once the
+    /// loop is gone, the completion is dropped at once, because it may hold files open.
     pub(super) fn push_completion(&self, completion: Completion) {
         let queues = self.lock();
         if queues.closed {
@@ -297,7 +302,13 @@ impl<M: StateMachine> Inbox<M> {
             Request::Propose { reply, .. } => self.deliver(reply, Err(rejected.into())),
             Request::Query { reply, .. } => self.deliver(reply, Err(rejected)),
             Request::RaiseVersion { reply, .. } => self.deliver(reply, Err(rejected)),
-            Request::Transfer { .. } | Request::Snapshot { .. } => {}
+            // These have no reply: the operator finds the reason in the log.
+            Request::Transfer { .. } => {
+                tracing::info!(%rejected, "a request to hand leadership over is dropped");
+            }
+            Request::Snapshot { .. } => {
+                tracing::info!(%rejected, "a request for a snapshot is dropped");
+            }
         }
     }
 
@@ -352,7 +363,7 @@ impl<M: StateMachine> Inbox<M> {
         std::mem::replace(&mut queues.turn, InputBatch::new())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Queues<M>> {
+    fn lock(&self) -> MutexGuard<'_, InboxQueues<M>> {
         lock(&self.queues)
     }
 

@@ -43,6 +43,7 @@ mod event_loop;
 mod inbox;
 mod persist;
 mod proposal;
+mod reads;
 pub(crate) mod snapshots;
 mod status;
 mod tasks;
@@ -51,7 +52,7 @@ mod waiters;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 pub use self::config::{MAX_RAFT_STATE_BYTES_CEILING, NodeConfig};
 pub use self::proposal::Proposal;
@@ -61,22 +62,14 @@ use crate::state_machine::StateMachine;
 use crate::storage::Storage;
 use crate::transport::Transport;
 use crate::types::{NodeId, Position};
-use inbox::{Inbox, Request};
+use boot::NodeShared;
+use inbox::Request;
 use waiters::{ProposeReply, Reply};
 
 /// A running node. Cheap to clone; dropping all clones does not stop it, [`Node::shutdown`] does.
 /// Dropping the runtime under it stops it as well, and answers all requests.
 pub struct Node<M: StateMachine> {
     shared: Arc<NodeShared<M>>,
-}
-
-struct NodeShared<M: StateMachine> {
-    inbox: Arc<Inbox<M>>,
-    command_bytes_max: u64,
-    status: watch::Receiver<Status>,
-    leadership: watch::Receiver<Leadership>,
-    stopped: watch::Receiver<Option<Result<(), Arc<Fatal>>>>,
-    abort: Arc<Notify>,
 }
 
 impl<M: StateMachine> Clone for Node<M> {
@@ -93,13 +86,32 @@ impl<M: StateMachine> Node<M> {
     /// # Errors
     /// If the configuration cannot work, or storage and state machine cannot be loaded or do not
     /// belong together. The text says what to do.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use raft_core::driver::{Node, NodeConfig};
+    /// # use raft_core::testing::example::{Adder, MemoryStorage};
+    /// # use raft_core::transport::channel::ChannelNetwork;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let transport = ChannelNetwork::new(1).transport(1);
+    /// let storage = Arc::new(MemoryStorage::of_new_member());
+    /// let config = NodeConfig::new(1, [1], 1);
+    /// let node = Node::start(config, storage, transport, Adder::default()).await?;
+    /// // A cluster of one elects itself.
+    /// node.watch().wait_for(|leadership| leadership.is_leader).await?;
+    /// # node.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn start(
         config: NodeConfig,
         storage: Arc<dyn Storage>,
         transport: Arc<dyn Transport>,
         machine: M,
     ) -> Result<Node<M>, Fatal> {
-        boot::start(config, storage, transport, machine).await
+        let shared = boot::start(config, storage, transport, machine).await?;
+        Ok(Node { shared: Arc::new(shared) })
     }
 
     /// Proposes a command and returns at once.
@@ -136,6 +148,26 @@ impl<M: StateMachine> Node<M> {
     /// # Errors
     /// The error says whether the command may have been executed, as for `propose`. Dropping the
     /// future does not withdraw the proposal.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use raft_core::driver::{Node, NodeConfig};
+    /// # use raft_core::testing::example::{Adder, MemoryStorage};
+    /// # use raft_core::transport::channel::ChannelNetwork;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let transport = ChannelNetwork::new(1).transport(1);
+    /// # let storage = Arc::new(MemoryStorage::of_new_member());
+    /// # let config = NodeConfig::new(1, [1], 1);
+    /// # let node = Node::start(config, storage, transport, Adder::default()).await?;
+    /// # node.watch().wait_for(|leadership| leadership.is_leader).await?;
+    /// // This state machine adds up the lengths of its commands.
+    /// assert_eq!(node.propose_and_wait("seven by".into()).await?, 8);
+    /// assert_eq!(node.propose_and_wait("two".into()).await?, 11);
+    /// # node.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn propose_and_wait(&self, command: Bytes) -> Result<M::Output, ProposeError> {
         let (reply, receiver) = Reply::channel(self.shared.inbox.place());
         self.propose_with(command, reply);
@@ -169,6 +201,26 @@ impl<M: StateMachine> Node<M> {
     ///
     /// # Errors
     /// The query was not answered; try again, perhaps at another node.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use raft_core::driver::{Node, NodeConfig};
+    /// # use raft_core::testing::example::{Adder, MemoryStorage};
+    /// # use raft_core::transport::channel::ChannelNetwork;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let transport = ChannelNetwork::new(1).transport(1);
+    /// # let storage = Arc::new(MemoryStorage::of_new_member());
+    /// # let config = NodeConfig::new(1, [1], 1);
+    /// # let node = Node::start(config, storage, transport, Adder::default()).await?;
+    /// # node.watch().wait_for(|leadership| leadership.is_leader).await?;
+    /// node.propose_and_wait("four".into()).await?;
+    /// let linearizable = true;
+    /// assert_eq!(node.query_and_wait((), linearizable).await?, 4);
+    /// # node.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub async fn query_and_wait(
         &self,
         query: M::Query,
@@ -180,6 +232,26 @@ impl<M: StateMachine> Node<M> {
     }
 
     /// The node as it was at the end of the loop's last turn. A stopped node leads nothing.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use raft_core::driver::{Node, NodeConfig};
+    /// # use raft_core::testing::example::{Adder, MemoryStorage};
+    /// # use raft_core::transport::channel::ChannelNetwork;
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let transport = ChannelNetwork::new(1).transport(1);
+    /// # let storage = Arc::new(MemoryStorage::of_new_member());
+    /// # let config = NodeConfig::new(1, [1], 1);
+    /// # let node = Node::start(config, storage, transport, Adder::default()).await?;
+    /// # node.watch().wait_for(|leadership| leadership.is_leader).await?;
+    /// let status = node.status();
+    /// assert_eq!((status.id, status.leader_id), (1, Some(1)));
+    /// assert!(status.last_applied <= status.commit_index);
+    /// # node.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn status(&self) -> Status {
         self.shared.status.borrow().clone()
     }

@@ -13,6 +13,7 @@ use super::inbox::{Completion, Inbox, Watchdog};
 use crate::consensus::Persist;
 use crate::state_machine::StateMachine;
 use crate::storage::Storage;
+use crate::types::Batch;
 
 pub(super) async fn run<M: StateMachine>(
     storage: Arc<dyn Storage>,
@@ -21,6 +22,7 @@ pub(super) async fn run<M: StateMachine>(
 ) {
     let watchdog = Watchdog::new(&inbox, "writing to storage");
     let mut kept = None;
+    let mut last_id = 0;
     loop {
         let next = match kept.take() {
             Some(kept) => Some(kept),
@@ -32,9 +34,13 @@ pub(super) async fn run<M: StateMachine>(
                 kept = Some(next);
                 break;
             }
+            assert_eq!(next.id, id + 1, "batches are numbered in a row");
             id = next.id;
             batch.absorb(next.batch);
         }
+        check(&batch);
+        assert!(id > last_id, "a batch is written once, in order");
+        last_id = id;
         match storage.persist(batch).await {
             Ok(()) => inbox.push_completion(Completion::Persisted(id)),
             Err(error) => {
@@ -44,4 +50,15 @@ pub(super) async fn run<M: StateMachine>(
         }
     }
     watchdog.ended_well();
+}
+
+/// Checks a batch before storage gets it: storage takes it as it is.
+fn check(batch: &Batch) {
+    let Batch { publish, withdraw_snapshot, truncate_from, entries, hard_state: _ } = batch;
+    assert!(publish.is_none() || !withdraw_snapshot, "a batch publishes or withdraws");
+    if let (Some(first), Some(last)) = (entries.first(), entries.last()) {
+        assert_eq!(last.index - first.index + 1, entries.len() as u64, "without a gap");
+        assert!(first.term <= last.term, "terms do not go back");
+        assert!(truncate_from.is_none_or(|from| first.index <= from), "no gap after what stays");
+    }
 }

@@ -4,7 +4,16 @@ use crate::consensus::{PeerStatus, Raft, RoleKind};
 use crate::types::{Index, Memory, NodeId, Term};
 
 /// The leader, as far as this node knows.
+///
+/// ```
+/// use raft_core::driver::Leadership;
+///
+/// // Before a node has observed a leader.
+/// let leadership = Leadership::default();
+/// assert_eq!((leadership.leader, leadership.is_leader), (None, false));
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Leadership {
     /// This node's term.
     pub term: Term,
@@ -60,6 +69,7 @@ pub struct Status {
 
 /// How a leader brings a peer up to date that lags behind the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SnapshotTransfer {
     /// The peer that lags.
     pub peer: NodeId,
@@ -85,6 +95,8 @@ impl Status {
         transfers: Vec<SnapshotTransfer>,
     ) -> Self {
         let status = raft.status();
+        assert!(status.last_applied <= status.commit_index, "only committed entries are applied");
+        assert!(status.commit_index <= status.last_index, "only entries of the log are committed");
         Self {
             id: status.id,
             role: status.role,

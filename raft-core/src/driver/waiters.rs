@@ -71,7 +71,8 @@ impl Place {
 
     fn leave(&mut self) {
         if std::mem::take(&mut self.in_flight) {
-            self.counts.in_flight.fetch_sub(1, Ordering::Relaxed);
+            let before = self.counts.in_flight.fetch_sub(1, Ordering::Relaxed);
+            assert!(before > 0, "a request leaves once");
         }
     }
 }
@@ -100,13 +101,13 @@ impl Abandoned for Rejected {
 }
 
 /// The caller's end of a request.
-enum Receiver<T, E> {
+enum ReplyReceiver<T, E> {
     Callback(Box<dyn FnOnce(Result<T, E>) + Send>),
     Channel(oneshot::Sender<Result<T, E>>),
 }
 
 pub(super) struct Reply<T, E: Abandoned> {
-    receiver: Option<Receiver<T, E>>,
+    receiver: Option<ReplyReceiver<T, E>>,
     /// Receives the position of a proposal once it is appended.
     appended: Option<oneshot::Sender<Position>>,
     place: Place,
@@ -114,13 +115,13 @@ pub(super) struct Reply<T, E: Abandoned> {
 
 impl<T, E: Abandoned> Reply<T, E> {
     pub(super) fn new(place: Place, reply: impl FnOnce(Result<T, E>) + Send + 'static) -> Self {
-        Self { receiver: Some(Receiver::Callback(Box::new(reply))), appended: None, place }
+        Self { receiver: Some(ReplyReceiver::Callback(Box::new(reply))), appended: None, place }
     }
 
     /// A reply through a channel, which runs no code of the caller.
     pub(super) fn channel(place: Place) -> (Self, oneshot::Receiver<Result<T, E>>) {
         let (sender, receiver) = oneshot::channel();
-        (Self { receiver: Some(Receiver::Channel(sender)), appended: None, place }, receiver)
+        (Self { receiver: Some(ReplyReceiver::Channel(sender)), appended: None, place }, receiver)
     }
 
     pub(super) fn with_position(mut self, appended: oneshot::Sender<Position>) -> Self {
@@ -135,7 +136,7 @@ impl<T, E: Abandoned> Reply<T, E> {
 
     /// True if sending runs no code of the caller.
     pub(super) fn is_channel(&self) -> bool {
-        matches!(self.receiver, Some(Receiver::Channel(_)))
+        matches!(self.receiver, Some(ReplyReceiver::Channel(_)))
     }
 
     pub(super) fn send(mut self, result: Result<T, E>) {
@@ -148,8 +149,8 @@ impl<T, E: Abandoned> Reply<T, E> {
         // Released before the reply is sent, so that the caller can issue its next request at once.
         self.place.leave();
         match receiver {
-            Receiver::Callback(reply) => self.place.counts.call(|| reply(result)),
-            Receiver::Channel(sender) => {
+            ReplyReceiver::Callback(reply) => self.place.counts.call(|| reply(result)),
+            ReplyReceiver::Channel(sender) => {
                 // The caller may have dropped its future.
                 let _ = sender.send(result);
             }
@@ -196,6 +197,7 @@ impl<T> Waiters<T> {
             let (position, reply) = self.waiting.pop_front().expect("just seen");
             assert!(position.index >= first_index, "an index is handed out once, in order");
             let offset = usize::try_from(position.index - first_index).expect("within a batch");
+            assert_eq!(entries[offset].index, position.index, "entries come without a gap");
             if entries[offset].term == position.term {
                 taken.push((position.index, reply));
             } else {

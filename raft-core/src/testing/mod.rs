@@ -1,6 +1,8 @@
 //! Contract suites for the ports, with which any backend can be proven, and helpers for their
 //! tests.
 
+#[doc(hidden)]
+pub mod example;
 pub mod storage;
 pub mod transport;
 

@@ -28,6 +28,38 @@ use crate::types::{Message, NodeId};
 pub const BULK_FRAME_BYTES_MAX: usize = 1 << 20;
 
 /// Sends to peers. See the module for the contract.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use raft_core::transport::channel::ChannelNetwork;
+/// use raft_core::transport::{BulkStream, Inbound, Transport};
+/// use raft_core::types::{Message, MessageBody, NodeId};
+///
+/// struct Printer;
+///
+/// impl Inbound for Printer {
+///     fn on_message(&self, from: NodeId, message: Message) {
+///         println!("{from}: {message:?}");
+///     }
+///     fn on_bulk(&self, _: NodeId, _: Box<dyn BulkStream>) {}
+///     fn on_unreachable(&self, _: NodeId) {}
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let network = ChannelNetwork::new(1);
+/// let (one, two) = (network.transport(1), network.transport(2));
+/// one.start(Arc::new(Printer));
+/// two.start(Arc::new(Printer));
+/// assert!(one.reachability(2).is_ok());
+/// one.send(2, Message::new(7, MessageBody::ReadIndex { id: 1 }));
+/// assert_eq!(network.stats().delivered, 1);
+///
+/// two.close().await;
+/// assert!(one.reachability(2).is_err());
+/// # }
+/// ```
 #[async_trait]
 pub trait Transport: Send + Sync + 'static {
     /// Starts delivering what arrives. Called once; before it, what arrives is dropped.

@@ -2,13 +2,17 @@
 //!
 //! `FOUND_SEEDS` is the number of seeds that each test tries (default: 40).
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use raft_core::transport::channel::LinkFaults;
+use raft_core::driver::{Node, NodeConfig};
+use raft_core::error::Fatal;
+use raft_core::transport::channel::{ChannelNetwork, LinkFaults};
 use raft_core::types::NodeId;
 use tokio::time::Instant;
 
 use crate::support::cluster::Cluster;
+use crate::support::machine::{Knobs, Machine};
 use crate::support::store::Disk;
 
 fn seeds() -> std::ops::Range<u64> {
@@ -113,4 +117,20 @@ async fn c31_the_first_leader_is_cut_off_after_one_heartbeat() {
         }
         println!("{size} nodes, {} seeds: another leader after {longest:.2?}", seeds().end);
     }
+}
+
+/// C3. The first start stores the voters before any entry is stored.
+#[tokio::test(start_paused = true)]
+async fn c3_another_list_of_voters_is_refused_before_the_cluster_is_founded() {
+    let disk = Disk::of_new_member();
+    let start = async |voters: &[NodeId]| {
+        let machine = Machine::volatile(&Arc::new(Knobs::default()));
+        let transport = ChannelNetwork::new(1).transport(1);
+        let config = NodeConfig::new(1, voters.iter().copied(), 1);
+        Node::start(config, disk.open(), transport, machine).await
+    };
+    start(&[1, 2, 3]).await.expect("the first start").abort().await;
+    let refused = start(&[1, 2]).await;
+    assert!(matches!(refused, Err(Fatal::Config(_))), "another list is accepted");
+    start(&[1, 2, 3]).await.expect("the same list").abort().await;
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use raft_core::driver::{Node, NodeConfig, Status};
-use raft_core::error::{Fatal, Rejected};
+use raft_core::error::Rejected;
 use raft_core::transport::channel::{ChannelNetwork, ChannelTransport};
 use raft_core::transport::{BulkStream, Transport};
 use raft_core::types::{Configuration, NodeId, Position, SnapshotContent, SnapshotMeta, Term};
@@ -492,20 +492,4 @@ async fn a_service_can_ask_for_a_snapshot() {
         let is_taken = |status: &Status| status.snapshot_index == before.last_applied;
         cluster.until("it is taken", 1, is_taken).await;
     }
-}
-
-/// C3. The first start stores the voters before any entry is stored.
-#[tokio::test(start_paused = true)]
-async fn c3_another_list_of_voters_is_refused_before_the_cluster_is_founded() {
-    let disk = Disk::of_new_member();
-    let start = async |voters: &[NodeId]| {
-        let machine = Machine::volatile(&Arc::new(Knobs::default()));
-        let transport = ChannelNetwork::new(1).transport(1);
-        let config = NodeConfig::new(1, voters.iter().copied(), 1);
-        Node::start(config, disk.open(), transport, machine).await
-    };
-    start(&[1, 2, 3]).await.expect("the first start").abort().await;
-    let refused = start(&[1, 2]).await;
-    assert!(matches!(refused, Err(Fatal::Config(_))), "another list is accepted");
-    start(&[1, 2, 3]).await.expect("the same list").abort().await;
 }

@@ -1,8 +1,8 @@
 //! Snapshots of this node and from its leader, and compaction of the log that they cover.
 //!
 //! [`policy`] decides: a pure value, events in and actions out. [`Snapshots`] carries the actions
-//! out, on the event loop. [`tasks`] does the work, each piece on a task of its own that ends with a
-//! completion. [`transfer`] holds the plain values that pass between them. The rules:
+//! out, on the event loop. [`tasks`] does the work, each piece on a task of its own that ends with
+//! a completion. [`transfer`] holds the plain values that pass between them. The rules:
 //!
 //! * A volatile machine's view is written to storage and published by a batch; a durable machine is
 //!   flushed. Either way the log is compacted afterwards, down to a quarter of
@@ -30,8 +30,8 @@ use tokio::sync::oneshot;
 
 pub(super) use self::policy::Published;
 use self::policy::{Action, CoreView, OfferVerdict, PeerView, Policy};
+pub(super) use self::tasks::JobParts;
 use self::tasks::Jobs;
-pub(super) use self::tasks::Parts;
 use self::transfer::{Admission, Meter, Sent, StopOnDrop, stop};
 use self::wire::OfferResponse;
 use super::config::NodeConfig;
@@ -116,7 +116,7 @@ pub(super) struct Snapshots<M: StateMachine> {
 impl<M: StateMachine> Snapshots<M> {
     pub(super) fn new(
         config: &NodeConfig,
-        parts: Parts<M>,
+        parts: JobParts<M>,
         flusher: Option<Box<dyn Flusher>>,
         published: Option<Published>,
         last_applied: Index,

@@ -18,7 +18,7 @@ use crate::transport::{BulkStream, Transport, TransportError};
 use crate::types::{Index, NodeId, SnapshotContent, SnapshotMeta, Term};
 
 /// Handles that the tasks work with.
-pub(in crate::driver) struct Parts<M: StateMachine> {
+pub(in crate::driver) struct JobParts<M: StateMachine> {
     pub(in crate::driver) storage: Arc<dyn Storage>,
     pub(in crate::driver) transport: Arc<dyn Transport>,
     pub(in crate::driver) inbox: Arc<Inbox<M>>,
@@ -30,7 +30,7 @@ pub(in crate::driver) struct Parts<M: StateMachine> {
 
 /// Starts tasks.
 pub(super) struct Jobs<M: StateMachine> {
-    parts: Parts<M>,
+    parts: JobParts<M>,
     pace: Pace,
 }
 
@@ -44,7 +44,7 @@ struct Pace {
 }
 
 impl<M: StateMachine> Jobs<M> {
-    pub(super) fn new(config: &NodeConfig, parts: Parts<M>) -> Self {
+    pub(super) fn new(config: &NodeConfig, parts: JobParts<M>) -> Self {
         let pace = Pace {
             patience: config.snapshot_patience,
             bytes_per_second_min: config.snapshot_bytes_per_second_min,
@@ -148,8 +148,8 @@ impl<M: StateMachine> Jobs<M> {
         let pace = self.pace;
         self.spawn("receiving a snapshot", async move {
             let stream = &mut *open.stream;
-            let heard = hear_offer(&inbox, from, stream, pace.patience).await;
-            let (offer, stop) = match heard {
+            let received = receive_offer(&inbox, from, stream, pace.patience).await;
+            let (offer, stop) = match received {
                 Ok(Some(granted)) => granted,
                 Ok(None) => return,
                 Err(error) => {
@@ -212,6 +212,7 @@ async fn write_view(
     stop: Stop,
 ) -> StorageResult<Option<SnapshotContent>> {
     let mut writer = storage.snapshot_writer(meta, None).await?;
+    assert_eq!(writer.offset(), 0, "this node's own copies are not resumed");
     loop {
         if stop.is_set() {
             return Ok(None);
@@ -242,8 +243,18 @@ async fn write_view(
             message: error.to_string(),
         })?;
         match chunk {
-            Some(chunk) => writer.write(chunk).await?,
-            None => return Ok(Some(writer.finish().await?)),
+            Some(chunk) => {
+                let offset = writer.offset();
+                let length = chunk.len() as u64;
+                writer.write(chunk).await?;
+                assert_eq!(writer.offset(), offset + length, "a write moves the writer on");
+            }
+            None => {
+                let size_bytes = writer.offset();
+                let content = writer.finish().await?;
+                assert_eq!(content.size_bytes, size_bytes, "all bytes are kept");
+                return Ok(Some(content));
+            }
         }
     }
 }
@@ -291,7 +302,7 @@ impl Sending {
         let mut stream = within(patience, self.transport.open_bulk(self.peer)).await?;
         let offer = Offer { term: self.term, meta, content };
         within(patience, stream.send(wire::encode(&offer))).await?;
-        let mut offset = match receive_answer(&mut *stream, patience).await? {
+        let mut offset = match receive_response(&mut *stream, patience).await? {
             OfferResponse::Accept { offset } => offset,
             OfferResponse::NotNeeded => return Ok(index),
             OfferResponse::Stale { term } => {
@@ -305,6 +316,7 @@ impl Sending {
         loop {
             self.meter.set(offset, content.size_bytes);
             let chunk = reader.read(offset, wire::CHUNK_BYTES).await?;
+            assert!(chunk.len() <= wire::CHUNK_BYTES, "storage returns no more than asked for");
             if chunk.is_empty() {
                 break;
             }
@@ -312,14 +324,14 @@ impl Sending {
             offset += chunk.len() as u64;
         }
         within(patience, stream.finish()).await?;
-        match receive_answer(&mut *stream, patience).await? {
+        match receive_response(&mut *stream, patience).await? {
             OfferResponse::Done => Ok(index),
             other => Err(TransportError::new(format!("unexpected answer {other:?}")).into()),
         }
     }
 }
 
-async fn receive_answer(
+async fn receive_response(
     stream: &mut dyn BulkStream,
     patience: Duration,
 ) -> Result<OfferResponse, TransportError> {
@@ -328,7 +340,7 @@ async fn receive_answer(
 }
 
 /// Receives an offer. Returns it if the event loop grants it; otherwise the peer was told why not.
-async fn hear_offer<M: StateMachine>(
+async fn receive_offer<M: StateMachine>(
     inbox: &Inbox<M>,
     from: NodeId,
     stream: &mut dyn BulkStream,

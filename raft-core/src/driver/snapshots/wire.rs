@@ -19,11 +19,12 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::transport::TransportError;
+use crate::transport::{BULK_FRAME_BYTES_MAX, TransportError};
 use crate::types::{SnapshotContent, SnapshotMeta, TERM_MAX, Term};
 
 pub(crate) const CHUNK_BYTES: usize = 256 << 10;
 const OFFSET_BYTES: usize = 8;
+const _: () = assert!(OFFSET_BYTES + CHUNK_BYTES <= BULK_FRAME_BYTES_MAX);
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -75,9 +76,10 @@ fn decode<T: Serialize + DeserializeOwned>(frame: &[u8]) -> Result<T, TransportE
     let value = rmp_serde::from_slice(frame).map_err(malformed)?;
     // Rejects frames that this side would not have written: trailing bytes, fields by name, numbers
     // in more bytes than they need.
-    match encode(&value) == frame {
-        true => Ok(value),
-        false => Err(malformed("it is not in the form in which it is written")),
+    if encode(&value) == frame {
+        Ok(value)
+    } else {
+        Err(malformed("it is not in the form in which it is written"))
     }
 }
 
@@ -86,8 +88,10 @@ fn malformed(reason: impl std::fmt::Display) -> TransportError {
 }
 
 pub(crate) fn encode_chunk(offset: u64, data: &[u8]) -> Bytes {
+    assert!(!data.is_empty(), "an empty chunk would not be accepted");
     let mut frame = BytesMut::with_capacity(OFFSET_BYTES + data.len());
     frame.put_u64(offset);
+    assert_eq!(frame.len(), OFFSET_BYTES, "the offset has a fixed size");
     frame.put_slice(data);
     frame.freeze()
 }

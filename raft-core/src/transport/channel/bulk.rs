@@ -7,22 +7,22 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-use super::network::Network;
 use crate::transport::{BULK_FRAME_BYTES_MAX, BulkStream, TransportError};
 use crate::types::NodeId;
 
 /// Bytes that one direction of a stream can buffer; beyond, the sender waits.
 pub(super) const BULK_BUFFER_BYTES_MAX: usize = 1 << 20;
 
-/// NetworkState that both ends of a stream share.
+/// State that both ends of a stream share.
 pub(super) struct Stream {
-    lanes: Mutex<[PipeHalf; 2]>,
+    halves: Mutex<[PipeHalf; 2]>,
     /// Wakes the side of that number: 0 opened the stream, 1 was offered it.
     changed: [Notify; 2],
 }
@@ -55,20 +55,20 @@ impl PipeHalf {
 
 impl Stream {
     pub(super) fn new() -> Self {
-        Self { lanes: Mutex::default(), changed: [Notify::new(), Notify::new()] }
+        Self { halves: Mutex::default(), changed: [Notify::new(), Notify::new()] }
     }
 
     /// Breaks both directions.
     pub(super) fn break_off(&self, why: &TransportError) {
-        for lane in &mut *self.lock() {
-            lane.break_off(why);
+        for half in &mut *self.lock() {
+            half.break_off(why);
         }
         self.changed.iter().for_each(Notify::notify_one);
     }
 
     fn lock(&self) -> MutexGuard<'_, [PipeHalf; 2]> {
         // Nothing that is done under the lock panics half-way.
-        self.lanes.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.halves.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -77,9 +77,8 @@ pub(super) struct StreamEnd {
     pub(super) stream: Arc<Stream>,
     pub(super) side: usize,
     pub(super) own: NodeId,
-    pub(super) peer: NodeId,
     /// Decides the delay of each frame.
-    pub(super) network: Arc<Network>,
+    pub(super) delay: Box<dyn Fn(&Bytes) -> Duration + Send + Sync>,
 }
 
 impl StreamEnd {
@@ -87,11 +86,11 @@ impl StreamEnd {
         1 - self.side
     }
 
-    fn push(&self, lane: &mut PipeHalf, frame: Bytes, due: Instant) {
-        let due = lane.last_due.map_or(due, |last| last.max(due));
-        lane.last_due = Some(due);
-        lane.bytes += frame.len();
-        lane.frames.push_back((due, frame));
+    fn push(&self, half: &mut PipeHalf, frame: Bytes, due: Instant) {
+        let due = half.last_due.map_or(due, |last| last.max(due));
+        half.last_due = Some(due);
+        half.bytes += frame.len();
+        half.frames.push_back((due, frame));
         self.stream.changed[self.other_side()].notify_one();
     }
 
@@ -109,16 +108,16 @@ impl BulkStream for StreamEnd {
                 frame.len()
             )));
         }
-        let delay = self.network.delay_of_frame(self.own, self.peer, &frame);
+        let delay = (self.delay)(&frame);
         loop {
             {
-                let lane = &mut self.stream.lock()[self.side];
-                lane.check()?;
-                if lane.finished {
+                let half = &mut self.stream.lock()[self.side];
+                half.check()?;
+                if half.finished {
                     return Err(TransportError::new("this side has finished sending"));
                 }
-                if lane.has_room_for(&frame) {
-                    self.push(lane, frame, Instant::now() + delay);
+                if half.has_room_for(&frame) {
+                    self.push(half, frame, Instant::now() + delay);
                     return Ok(());
                 }
             }
@@ -129,17 +128,17 @@ impl BulkStream for StreamEnd {
     async fn receive(&mut self) -> Result<Option<Bytes>, TransportError> {
         loop {
             let due = {
-                let lane = &mut self.stream.lock()[self.other_side()];
-                lane.check()?;
-                match lane.frames.front() {
+                let half = &mut self.stream.lock()[self.other_side()];
+                half.check()?;
+                match half.frames.front() {
                     Some((due, _)) if *due <= Instant::now() => {
-                        let (_, frame) = lane.frames.pop_front().expect("just seen");
-                        lane.bytes -= frame.len();
+                        let (_, frame) = half.frames.pop_front().expect("just seen");
+                        half.bytes -= frame.len();
                         self.stream.changed[self.other_side()].notify_one();
                         return Ok(Some(frame));
                     }
                     Some((due, _)) => Some(*due),
-                    None if lane.finished => return Ok(None),
+                    None if half.finished => return Ok(None),
                     None => None,
                 }
             };
@@ -155,13 +154,13 @@ impl BulkStream for StreamEnd {
     async fn finish(&mut self) -> Result<(), TransportError> {
         loop {
             let due = {
-                let lane = &mut self.stream.lock()[self.side];
-                lane.check()?;
-                if !lane.finished {
-                    lane.finished = true;
+                let half = &mut self.stream.lock()[self.side];
+                half.check()?;
+                if !half.finished {
+                    half.finished = true;
                     self.stream.changed[self.other_side()].notify_one();
                 }
-                match lane.frames.back() {
+                match half.frames.back() {
                     Some((due, _)) if *due > Instant::now() => *due,
                     _ => return Ok(()),
                 }
@@ -177,12 +176,12 @@ impl Drop for StreamEnd {
     fn drop(&mut self) {
         let why = TransportError::new(format!("node {} dropped the stream", self.own));
         {
-            let mut lanes = self.stream.lock();
+            let mut halves = self.stream.lock();
             let other_side = self.other_side();
-            if !lanes[self.side].finished {
-                lanes[self.side].break_off(&why);
+            if !halves[self.side].finished {
+                halves[self.side].break_off(&why);
             }
-            lanes[other_side].break_off(&why);
+            halves[other_side].break_off(&why);
         }
         self.stream.changed[self.other_side()].notify_one();
     }

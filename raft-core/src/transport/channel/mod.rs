@@ -26,6 +26,7 @@ mod bulk;
 mod faults;
 mod network;
 mod receiver;
+mod state;
 mod stats;
 #[cfg(test)]
 mod tests;
@@ -38,15 +39,29 @@ use tokio::time::timeout_at;
 
 use crate::transport::{BulkStream, Inbound, Transport, TransportError};
 use crate::types::{Class, Message, NodeId};
-use network::{Network, Step};
+use network::{CourierStep, Network};
 use receiver::Receiver;
 
 pub use faults::LinkFaults;
-pub use network::{CONTROL_MAILBOX_BYTES_MAX, LOG_MAILBOX_BYTES_MAX};
+pub use state::{CONTROL_MAILBOX_BYTES_MAX, LOG_MAILBOX_BYTES_MAX};
 pub use stats::ChannelStats;
 pub use traffic::Traffic;
 
 /// The network: makes transports, and decides what happens between them. Clones share one network.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use raft_core::transport::channel::{ChannelNetwork, LinkFaults};
+///
+/// let network = ChannelNetwork::new(42);
+/// let (min, max) = (Duration::from_millis(1), Duration::from_millis(20));
+/// network.set_default_faults(LinkFaults::none().losing(0.1).delaying(min, max));
+/// // Only messages from 1 to 2 are lost.
+/// network.partition_link(1, 2);
+/// network.heal();
+/// assert_eq!(network.stats().lost, 0);
+/// ```
 #[derive(Clone)]
 pub struct ChannelNetwork {
     network: Arc<Network>,
@@ -113,7 +128,9 @@ impl ChannelNetwork {
     }
 
     /// Partitions the links between this node and all others that the network knows by now: those
-    /// with a transport, and those with a link that was used or set up.
+    /// with a transport, and those with a link that was used or set up. A node that left before any
+    /// of its links was used is not known, and is not partitioned when it comes back: isolate again
+    /// after a restart.
     pub fn isolate(&self, node: NodeId) {
         self.network.partition(&[node], |from, to| from == node || to == node);
     }
@@ -209,17 +226,17 @@ impl Drop for ChannelTransport {
 async fn carry(network: Arc<Network>, node: NodeId, incarnation: u64, receiver: Arc<Receiver>) {
     loop {
         match network.next_step(node, incarnation) {
-            Step::Deliver { delivery, from, message } => {
+            CourierStep::Deliver { delivery, from, message } => {
                 let (class, bytes) = (message.class(), message.size_bytes());
                 delivery.message(from, message);
                 network.delivered(from, node, incarnation, class, bytes);
                 // Other tasks get their turn during a flood.
                 tokio::task::consume_budget().await;
             }
-            Step::Wait(None) => receiver.wake.notified().await,
+            CourierStep::Wait(None) => receiver.wake.notified().await,
             // Woken early or on time, the courier checks again.
-            Step::Wait(Some(due)) => drop(timeout_at(due, receiver.wake.notified()).await),
-            Step::Gone => return,
+            CourierStep::Wait(Some(due)) => drop(timeout_at(due, receiver.wake.notified()).await),
+            CourierStep::Gone => return,
         }
     }
 }

@@ -1,92 +1,33 @@
-//! NetworkState that all transports of a network share: nodes, links, and messages under way.
+//! The network that all its transports share: one lock over [`NetworkState`].
 //!
-//! One lock over plain data. Nothing here waits, and no [`Inbound`](crate::transport::Inbound) is
-//! called under the lock: a message to be delivered is returned with a [`Delivery`].
+//! Nothing here waits, and no [`Inbound`](crate::transport::Inbound) is called under the lock: a
+//! message to be delivered is returned with a [`Delivery`].
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::bulk::{Stream, StreamEnd};
-use super::faults::{DeliveryPlan, LinkFaults, Rng};
-use super::receiver::{Delivery, Receiver, is_delivering};
+use super::faults::LinkFaults;
+use super::receiver::{Delivery, Receiver};
+use super::state::{Endpoint, Listener, Mailbox, NetworkState, Parcel};
 use super::stats::ChannelStats;
 use super::traffic::Traffic;
 use crate::transport::TransportError;
 use crate::types::{Class, Message, NodeId};
 
-/// Bytes of control messages under way to one node from one peer; beyond, messages are dropped. A
-/// single larger message travels alone.
-pub const CONTROL_MAILBOX_BYTES_MAX: u64 = 1 << 20;
-/// Bytes of log messages under way to one node from one peer; beyond, messages are dropped. A
-/// single larger message travels alone.
-pub const LOG_MAILBOX_BYTES_MAX: u64 = 32 << 20;
-
 /// Open bulk streams of a network; beyond, opening one fails.
 const BULK_STREAMS_MAX: usize = 1024;
-
-/// Called for all traffic.
-pub(super) type Listener = dyn FnMut(NodeId, NodeId, Traffic<'_>) + Send;
 
 pub(super) struct Network {
     state: Mutex<NetworkState>,
 }
 
-struct NetworkState {
-    seed: u64,
-    default_faults: LinkFaults,
-    links: BTreeMap<(NodeId, NodeId), ChannelLink>,
-    endpoints: BTreeMap<NodeId, Endpoint>,
-    streams: Vec<(NodeId, NodeId, Weak<Stream>)>,
-    listeners: Vec<Box<Listener>>,
-    next_incarnation: u64,
-    next_sequence: u64,
-}
-
-/// The link from one node to another.
-struct ChannelLink {
-    faults: Option<LinkFaults>,
-    cut: bool,
-    chance: Rng,
-    mailboxes: [Mailbox; Class::ALL.len()],
-}
-
-/// Messages of one class under way on a link. They wait in the queues of the receiving endpoint.
-#[derive(Default)]
-struct Mailbox {
-    /// Includes a message that the courier is just delivering.
-    waiting_count: usize,
-    waiting_bytes: u64,
-    last_due: Option<Instant>,
-    stats: ChannelStats,
-}
-
-impl Mailbox {
-    /// Also forgets a message that the courier is just delivering: it is not counted against a
-    /// later endpoint.
-    fn forget_waiting(&mut self) {
-        self.waiting_count = 0;
-        self.waiting_bytes = 0;
-    }
-}
-
-struct Endpoint {
-    incarnation: u64,
-    receiver: Option<Arc<Receiver>>,
-    /// By class, then by the time of arrival.
-    queues: [BTreeMap<(Instant, u64), Parcel>; Class::ALL.len()],
-}
-
-struct Parcel {
-    from: NodeId,
-    message: Message,
-}
-
 /// The next step of a node's courier.
-pub(super) enum Step {
+pub(super) enum CourierStep {
     /// Deliver this message, then call [`Network::delivered`].
     Deliver {
         delivery: Delivery,
@@ -100,17 +41,7 @@ pub(super) enum Step {
 
 impl Network {
     pub(super) fn new(seed: u64) -> Self {
-        let state = NetworkState {
-            seed,
-            default_faults: LinkFaults::none(),
-            links: BTreeMap::new(),
-            endpoints: BTreeMap::new(),
-            streams: Vec::new(),
-            listeners: Vec::new(),
-            next_incarnation: 1,
-            next_sequence: 0,
-        };
-        Self { state: Mutex::new(state) }
+        Self { state: Mutex::new(NetworkState::new(seed)) }
     }
 
     fn lock(&self) -> MutexGuard<'_, NetworkState> {
@@ -166,7 +97,7 @@ impl Network {
         let bereft = match &endpoint.receiver {
             Some(receiver) => {
                 receiver.wake.notify_one();
-                state.peers_that_hear(node)
+                state.peers_in_reach(node)
             }
             None => Vec::new(),
         };
@@ -186,14 +117,14 @@ impl Network {
     }
 
     /// Returns the next step of a node's courier.
-    pub(super) fn next_step(&self, node: NodeId, incarnation: u64) -> Step {
+    pub(super) fn next_step(&self, node: NodeId, incarnation: u64) -> CourierStep {
         let mut state = self.lock();
-        let Some(endpoint) = state.endpoint(node, incarnation) else { return Step::Gone };
+        let Some(endpoint) = state.endpoint(node, incarnation) else { return CourierStep::Gone };
         let firsts = || endpoint.queues.iter().filter_map(|queue| queue.keys().next());
-        let Some((first_due, _)) = firsts().min() else { return Step::Wait(None) };
+        let Some((first_due, _)) = firsts().min() else { return CourierStep::Wait(None) };
         let now = Instant::now();
         if *first_due > now {
-            return Step::Wait(Some(*first_due));
+            return CourierStep::Wait(Some(*first_due));
         }
         // If several classes have a message due, the more urgent class comes first.
         let is_due = |queue: &&mut BTreeMap<(Instant, u64), Parcel>| {
@@ -204,7 +135,7 @@ impl Network {
         let receiver = endpoint.receiver.as_ref().expect("messages wait for started nodes only");
         let delivery = receiver.begin();
         state.show(from, node, Traffic::Delivered(&message));
-        Step::Deliver { delivery, from, message }
+        CourierStep::Deliver { delivery, from, message }
     }
 
     /// The courier has delivered a message.
@@ -244,12 +175,10 @@ impl Network {
             state.streams.push((from, to, Arc::downgrade(&stream)));
             state.begin_delivery(to).expect("it is reachable")
         };
-        let end = |side, own, peer| StreamEnd {
-            stream: Arc::clone(&stream),
-            side,
-            own,
-            peer,
-            network: Arc::clone(self),
+        let end = |side, own, peer| {
+            let network = Arc::clone(self);
+            let delay = move |frame: &Bytes| network.delay_of_frame(own, peer, frame);
+            StreamEnd { stream: Arc::clone(&stream), side, own, delay: Box::new(delay) }
         };
         delivery.bulk(from, Box::new(end(1, to, from)));
         Ok(end(0, from, to))
@@ -269,11 +198,11 @@ impl Network {
     }
 
     /// Returns the delay of a frame of a bulk stream.
-    pub(super) fn delay_of_frame(&self, from: NodeId, to: NodeId, frame: &Bytes) -> Duration {
+    fn delay_of_frame(&self, from: NodeId, to: NodeId, frame: &Bytes) -> Duration {
         let mut state = self.lock();
         state.show(from, to, Traffic::Frame(frame));
         let faults = state.faults(from, to);
-        faults.delay(&mut state.link(from, to).chance)
+        faults.delay(&mut state.link(from, to).rng)
     }
 
     /// Partitions the `chosen` links among `nodes` and all nodes that the network knows.
@@ -323,186 +252,5 @@ impl Network {
             }
         }
         sum
-    }
-}
-
-impl NetworkState {
-    fn link(&mut self, from: NodeId, to: NodeId) -> &mut ChannelLink {
-        let seed = self.seed;
-        self.links.entry((from, to)).or_insert_with(|| ChannelLink {
-            faults: None,
-            cut: false,
-            chance: Rng::of_link(seed, from, to),
-            mailboxes: Default::default(),
-        })
-    }
-
-    fn mailbox(&mut self, from: NodeId, to: NodeId, class: Class) -> &mut Mailbox {
-        &mut self.link(from, to).mailboxes[class as usize]
-    }
-
-    fn faults(&mut self, from: NodeId, to: NodeId) -> LinkFaults {
-        let default_faults = self.default_faults;
-        self.link(from, to).faults.unwrap_or(default_faults)
-    }
-
-    fn show(&mut self, from: NodeId, to: NodeId, traffic: Traffic<'_>) {
-        for listener in &mut self.listeners {
-            listener(from, to, traffic);
-        }
-    }
-
-    fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
-        self.links.get(&(from, to)).is_some_and(|link| link.cut)
-    }
-
-    /// Returns the node's endpoint if it still belongs to this transport.
-    fn endpoint(&mut self, node: NodeId, incarnation: u64) -> Option<&mut Endpoint> {
-        self.endpoints.get_mut(&node).filter(|endpoint| endpoint.incarnation == incarnation)
-    }
-
-    fn begin_delivery(&self, to: NodeId) -> Option<Delivery> {
-        Some(self.endpoints.get(&to)?.receiver.as_ref()?.begin())
-    }
-
-    /// Begins a delivery to each node that a message from `node` could reach.
-    fn peers_that_hear(&self, node: NodeId) -> Vec<Delivery> {
-        let peers = self.endpoints.keys().filter(|peer| **peer != node);
-        let peers = peers.filter(|peer| !self.is_cut(node, **peer));
-        peers.filter_map(|peer| self.begin_delivery(*peer)).collect()
-    }
-
-    fn reachability(
-        &self,
-        from: NodeId,
-        incarnation: u64,
-        to: NodeId,
-    ) -> Result<(), TransportError> {
-        let own = self.endpoints.get(&from);
-        if own.is_none_or(|own| own.incarnation != incarnation) {
-            return Err(TransportError::new("this transport is closed"));
-        }
-        if from == to {
-            return Err(TransportError::new("a node is not its own peer"));
-        }
-        if self.endpoints.get(&to).is_none_or(|endpoint| endpoint.receiver.is_none()) {
-            return Err(TransportError::new(format!("node {to} is not running")));
-        }
-        if self.is_cut(from, to) || self.is_cut(to, from) {
-            return Err(TransportError::new(format!("the link to node {to} is cut")));
-        }
-        Ok(())
-    }
-
-    /// Decides whether and when a message arrives. Returns it if the caller is to deliver it now.
-    fn post(
-        &mut self,
-        from: NodeId,
-        incarnation: u64,
-        to: NodeId,
-        message: Message,
-    ) -> Option<(Delivery, Message)> {
-        if from == to || self.endpoint(from, incarnation).is_none() {
-            return None;
-        }
-        self.show(from, to, Traffic::Sent(&message));
-        let class = message.class();
-        let bytes = message.size_bytes();
-        let faults = self.faults(from, to);
-        let is_answer = message.is_answer();
-        let can_arrive = self.endpoints.get(&to).is_some_and(|to| to.receiver.is_some());
-        let link = self.link(from, to);
-        let plan = match can_arrive && !link.cut {
-            true => faults.plan(&mut link.chance, is_answer),
-            false => DeliveryPlan::Lost,
-        };
-        let mailbox = &mut link.mailboxes[class as usize];
-        mailbox.stats.sent += 1;
-        mailbox.stats.sent_bytes += bytes;
-        let DeliveryPlan::Arrives { delay, held_up, again } = plan else {
-            mailbox.stats.lost += 1;
-            return None;
-        };
-        let at_once = delay.is_zero() && mailbox.waiting_count == 0 && !is_delivering();
-        if at_once {
-            mailbox.stats.delivered += 1;
-            mailbox.stats.delivered_bytes += bytes;
-        } else {
-            self.queue(from, to, message.clone(), delay, held_up);
-        }
-        if let Some(delay) = again {
-            self.mailbox(from, to, class).stats.duplicated += 1;
-            self.queue(from, to, message.clone(), delay, true);
-        }
-        at_once.then(|| {
-            self.show(from, to, Traffic::Delivered(&message));
-            (self.begin_delivery(to).expect("it can arrive"), message)
-        })
-    }
-
-    /// Queues a message for the receiver's courier, if the mailbox has room.
-    fn queue(
-        &mut self,
-        from: NodeId,
-        to: NodeId,
-        message: Message,
-        delay: Duration,
-        held_up: bool,
-    ) {
-        let class = message.class();
-        let bytes = message.size_bytes();
-        let mut due = Instant::now() + delay;
-        let mailbox = self.mailbox(from, to, class);
-        let room = mailbox_bytes_max(class).saturating_sub(mailbox.waiting_bytes);
-        if mailbox.waiting_count > 0 && bytes > room {
-            mailbox.stats.dropped_full += 1;
-            return;
-        }
-        mailbox.waiting_count += 1;
-        mailbox.waiting_bytes += bytes;
-        if !held_up {
-            due = mailbox.last_due.map_or(due, |last| last.max(due));
-            mailbox.last_due = Some(due);
-        }
-        let sequence = self.next_sequence;
-        self.next_sequence += 1;
-        let endpoint = self.endpoints.get_mut(&to).expect("it can arrive");
-        endpoint.queues[class as usize].insert((due, sequence), Parcel { from, message });
-        endpoint.receiver.as_ref().expect("it can arrive").wake.notify_one();
-    }
-
-    fn lose_under_way(&mut self, chosen: impl Fn(NodeId, NodeId) -> bool) {
-        let mut lost = Vec::new();
-        for (to, endpoint) in &mut self.endpoints {
-            for queue in &mut endpoint.queues {
-                queue.retain(|_, parcel| {
-                    let chosen = chosen(parcel.from, *to);
-                    if chosen {
-                        let Parcel { from, message } = parcel;
-                        lost.push((*from, *to, message.class(), message.size_bytes()));
-                    }
-                    !chosen
-                });
-            }
-        }
-        for (from, to, class, bytes) in lost {
-            let mailbox = self.mailbox(from, to, class);
-            mailbox.waiting_count -= 1;
-            mailbox.waiting_bytes -= bytes;
-            mailbox.stats.lost += 1;
-        }
-    }
-
-    fn take_streams(&mut self, chosen: impl Fn(NodeId, NodeId) -> bool) -> Vec<Arc<Stream>> {
-        let taken = self.streams.extract_if(.., |(from, to, _)| chosen(*from, *to));
-        taken.filter_map(|(_, _, stream)| stream.upgrade()).collect()
-    }
-}
-
-/// Limit of the bytes under way of one class, from one node to another.
-fn mailbox_bytes_max(class: Class) -> u64 {
-    match class {
-        Class::Control => CONTROL_MAILBOX_BYTES_MAX,
-        Class::Log => LOG_MAILBOX_BYTES_MAX,
     }
 }
