@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 /// A point in a write, a compaction or the making of a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Step {
     /// A batch is about to be written.
     PersistBefore,

@@ -13,6 +13,7 @@ use crate::step::Step;
 
 /// An operation that a fault or a latency is attached to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Operation {
     /// [`Storage::load`](raft_core::storage::Storage::load).
     Load,
