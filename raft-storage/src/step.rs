@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 /// A point in a write, a compaction or the making of a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Step {
     /// A batch is about to be written.
     PersistBefore,
@@ -79,6 +80,19 @@ impl fmt::Display for Step {
 }
 
 /// Called at each [`Step`] on the thread that does the work, which waits for it. Only for tests.
+///
+/// ```
+/// use std::sync::{Arc, Mutex};
+///
+/// use raft_storage::{Step, StepHook};
+///
+/// let passed = Arc::new(Mutex::new(Vec::new()));
+/// let seen = Arc::clone(&passed);
+/// let hook = StepHook::new(move |step| seen.lock().unwrap().push(step));
+/// hook.pass(Step::PersistBefore);
+/// assert_eq!(*passed.lock().unwrap(), [Step::PersistBefore]);
+/// assert_eq!(Step::of_name("persist-before"), Some(Step::PersistBefore));
+/// ```
 #[derive(Clone, Default)]
 pub struct StepHook(Option<Arc<dyn Fn(Step) + Send + Sync>>);
 

@@ -13,6 +13,22 @@ use crate::protocol::{PEER_PROTOCOLS, PeerProtocol};
 use crate::tls::{TlsConfig, TlsIdentity, check_cluster_id};
 
 /// The settings of one node's transport.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use raft_transport_quic::{DevCa, QuicConfig};
+///
+/// # fn main() -> Result<(), raft_transport_quic::QuicError> {
+/// let tls = DevCa::create("example")?.issue_node(1)?;
+/// let peers = [(2, "node2:7400".to_owned()), (3, "node3:7400".to_owned())].into();
+/// let listen = ([0, 0, 0, 0], 7400).into();
+/// let mut config = QuicConfig::new("example", 1, 7, listen, peers, tls, [0; 64]);
+/// config.idle_timeout = Duration::from_secs(5);
+/// config.client_connections_max = 100;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct QuicConfig {
     /// Name of the cluster, one DNS label. Nodes and clients of another cluster are refused.

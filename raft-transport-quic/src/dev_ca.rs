@@ -24,6 +24,20 @@ pub const LEAF_LIFETIME: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
 const CLOCK_SKEW: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A CA for one cluster, with its key in memory.
+///
+/// ```
+/// use raft_transport_quic::DevCa;
+///
+/// # fn main() -> Result<(), raft_transport_quic::QuicError> {
+/// let ca = DevCa::create("example")?;
+/// let node = ca.issue_node(1)?;
+/// assert_eq!(node.ca_pem, ca.cert_pem().as_bytes());
+/// // Stored and read again, it is the same CA.
+/// let again = DevCa::from_pem("example", ca.cert_pem().as_bytes(), ca.key_pem().as_bytes())?;
+/// assert_eq!(again.cert_pem(), ca.cert_pem());
+/// # Ok(())
+/// # }
+/// ```
 pub struct DevCa {
     leaf_lifetime: Duration,
     cluster_id: String,

@@ -10,13 +10,21 @@ use crate::protocol::spoken_here;
 
 /// Errors of the transport and of a client. Every message says what to do.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum QuicError {
     /// A certificate or key file cannot be read.
     #[error(
         "cannot read the {what} {}: {source}; check the path and that this user may read it",
         path.display()
     )]
-    Read { what: &'static str, path: PathBuf, source: std::io::Error },
+    Read {
+        /// The kind of file, such as "certificate".
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The error of the operating system.
+        source: std::io::Error,
+    },
 
     /// Certificates or a key do not make a working TLS configuration.
     #[error("{0}")]
@@ -36,11 +44,21 @@ pub enum QuicError {
     #[error(
         "cannot listen on UDP {address}: {source}; check that no other process uses the port and that the address belongs to this machine"
     )]
-    Bind { address: SocketAddr, source: std::io::Error },
+    Bind {
+        /// The address of the configuration.
+        address: SocketAddr,
+        /// The error of the operating system.
+        source: std::io::Error,
+    },
 
     /// No connection to the node was established, so the node has executed nothing.
     #[error("cannot connect to {address}: {reason}")]
-    Connect { address: String, reason: String },
+    Connect {
+        /// The node's address as it was configured.
+        address: String,
+        /// The reason, as the operator should read it.
+        reason: String,
+    },
 
     /// The connection was lost, or a stream could not be opened on it. Requests that were sent on
     /// it before may have been executed.

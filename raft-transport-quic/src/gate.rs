@@ -219,10 +219,7 @@ impl Gate {
                 return Verdict::Admit;
             }
         }
-        match self.refusals.take(REFUSALS, now) {
-            true => Verdict::Refuse,
-            false => Verdict::Ignore,
-        }
+        if self.refusals.take(REFUSALS, now) { Verdict::Refuse } else { Verdict::Ignore }
     }
 
     fn slot(&self, ip: IpAddr) -> usize {

@@ -24,6 +24,29 @@
 //!                     (dials, or is handed ├─ reader per class ─▶ Inbound
 //!                      a link)             └─ bulk streams     ─▶ Inbound
 //! ```
+//!
+//! # Example
+//!
+//! A node that listens on any free port:
+//!
+//! ```
+//! use std::collections::BTreeMap;
+//!
+//! use raft_transport_quic::{DevCa, QuicConfig, QuicTransport};
+//!
+//! # async fn example() -> Result<(), raft_transport_quic::QuicError> {
+//! let ca = DevCa::create("example")?;
+//! let listen = ([127, 0, 0, 1], 0).into();
+//! let config =
+//!     QuicConfig::new("example", 1, 7, listen, BTreeMap::new(), ca.issue_node(1)?, [0; 64]);
+//! let node = QuicTransport::bind(config).await?;
+//! assert_ne!(node.local_addr().port(), 0, "any free port");
+//! # Ok(())
+//! # }
+//! # tokio::runtime::Runtime::new().unwrap().block_on(example()).unwrap();
+//! ```
+
+#![warn(missing_docs)]
 
 mod accept;
 mod bulk;

@@ -190,10 +190,8 @@ impl Peer {
     /// Doubles that timeout after a failed exchange, and resets it after a successful one.
     pub(crate) fn introduced(&self, has_succeeded: bool) {
         let mut state = self.state();
-        state.hello_doublings = match has_succeeded {
-            true => 0,
-            false => (state.hello_doublings + 1).min(HELLO_DOUBLINGS_MAX),
-        };
+        state.hello_doublings =
+            if has_succeeded { 0 } else { (state.hello_doublings + 1).min(HELLO_DOUBLINGS_MAX) };
     }
 
     /// Records why a connection was not established. Does nothing if there is another connection.

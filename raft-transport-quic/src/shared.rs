@@ -44,9 +44,10 @@ impl TransportShared {
         if let Some(peer) = self.peers.values().find(|peer| peer.is_at(at)) {
             return Origin::Peer(peer.id);
         }
-        match self.peers.values().any(|peer| peer.is_near(at.ip())) {
-            true => Origin::NearPeer,
-            false => Origin::Stranger,
+        if self.peers.values().any(|peer| peer.is_near(at.ip())) {
+            Origin::NearPeer
+        } else {
+            Origin::Stranger
         }
     }
 

@@ -30,6 +30,16 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use crate::error::{QuicError, printable};
 
 /// Certificates and key of one node or client, PEM.
+///
+/// ```
+/// # use raft_transport_quic::{DevCa, TlsConfig};
+/// # fn main() -> Result<(), raft_transport_quic::QuicError> {
+/// let issued = DevCa::create("example")?.issue_client("alice")?;
+/// let tls = TlsConfig::from_pem(issued.ca_pem, issued.cert_pem, issued.key_pem);
+/// assert_eq!(format!("{tls:?}"), "TlsConfig { .. }", "the key is not shown");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct TlsConfig {
     /// The trusted CA certificates, one or more.

@@ -117,10 +117,7 @@ impl<'a> ByteReader<'a> {
 
     /// Checks that no bytes are left.
     pub(crate) fn finish(self) -> DecodeResult<()> {
-        match self.is_empty() {
-            true => Ok(()),
-            false => Err(malformed("something follows the end")),
-        }
+        if self.is_empty() { Ok(()) } else { Err(malformed("something follows the end")) }
     }
 }
 
@@ -136,15 +133,17 @@ pub(crate) fn read_varint(bytes: &[u8]) -> DecodeResult<(u64, usize)> {
         if byte & 0x80 == 0 {
             let is_longer_than_needed = bits == 0 && size_bytes > 1;
             let overflows = size_bytes == VARINT_BYTES_MAX && bits > 1;
-            return match is_longer_than_needed || overflows {
-                true => Err(malformed("a number is not in its shortest form")),
-                false => Ok((number, size_bytes)),
+            return if is_longer_than_needed || overflows {
+                Err(malformed("a number is not in its shortest form"))
+            } else {
+                Ok((number, size_bytes))
             };
         }
     }
-    match bytes.len() < VARINT_BYTES_MAX {
-        true => Err(malformed("cut short")),
-        false => Err(malformed("a number has more than 64 bits")),
+    if bytes.len() < VARINT_BYTES_MAX {
+        Err(malformed("cut short"))
+    } else {
+        Err(malformed("a number has more than 64 bits"))
     }
 }
 

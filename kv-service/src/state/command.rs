@@ -148,6 +148,7 @@ impl Command {
     /// If `rules` does not cover the command: the server checks the cluster version first.
     pub fn encode(&self) -> Bytes {
         assert!(self.rules >= self.rules_min(), "a command of a later version than the cluster's");
+        assert!(self.rules <= VERSION_MAX, "a command that this program could not read");
         let size_bytes = self.size_bytes();
         let mut out = BytesMut::with_capacity(size_bytes);
         out.put_u8(FORMAT);

@@ -8,9 +8,9 @@
 //! * Data, sessions, clock and position change together or not at all, in memory as on disk.
 //! * An entry that this program cannot decode stops the node (S3). No node skips an entry: a newer
 //!   node may have executed it. Only nodes of the cluster propose entries, and [`Command::encode`]
-//!   writes nothing that it cannot read. So an entry of no version at all was damaged, or was
-//!   proposed past the server. The node stops there as well, because it cannot tell if its peers
-//!   read the same bytes.
+//!   asserts that the cluster version is one that this program reads. So an entry of no version at
+//!   all was damaged, or was proposed past the server. The node stops there as well, because it
+//!   cannot tell if its peers read the same bytes.
 //! * A snapshot taken by one engine can be restored by the other.
 //!
 //! The server, not the machine, decides about permissions, the size of frames and a leader's time.
@@ -293,18 +293,19 @@ impl StateMachine for KvMachine {
 
 /// A committed entry that cannot be decoded. The node stops, so every text says what to start.
 fn unreadable(index: Index, error: DecodeError) -> MachineError {
-    MachineError(match error.is_newer() {
-        true => format!(
+    MachineError(if error.is_newer() {
+        format!(
             "entry {index} was written by a newer version of kv ({error}; this program supports \
              cluster versions {VERSION_MIN} to {VERSION_MAX}): start that version on this node. The \
              node stops here and skips nothing, and no data is lost"
-        ),
-        false => format!(
+        )
+    } else {
+        format!(
             "entry {index} is no command of any version of kv ({error}): it was damaged, or \
              proposed past the server. The node stops here, because to skip it might make its state \
              differ from that of its peers. If the peers run, empty this node's data directory and \
              let it join again; if all stop here, restore a backup"
-        ),
+        )
     })
 }
 

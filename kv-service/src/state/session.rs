@@ -138,9 +138,10 @@ mod tests {
                 Ok(WriteResponse { revision, changed, version })
             });
         let refused = any::<(u64, u64, bool)>().prop_map(|(size_bytes, limit_bytes, is_key)| {
-            Err(match is_key {
-                true => Refusal::KeyOutOfRange { size_bytes, limit_bytes },
-                false => Refusal::ValueTooLarge { size_bytes, limit_bytes },
+            Err(if is_key {
+                Refusal::KeyOutOfRange { size_bytes, limit_bytes }
+            } else {
+                Refusal::ValueTooLarge { size_bytes, limit_bytes }
             })
         });
         prop_oneof![3 => written, 1 => refused]

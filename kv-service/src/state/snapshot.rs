@@ -337,6 +337,8 @@ impl SnapshotDecoder {
     pub(super) fn finish(self) -> MachineResult<(AppliedMeta, Sessions)> {
         match self.applied_meta {
             Some(applied_meta) if self.ended && self.buffer.is_empty() => {
+                assert_eq!(applied_meta.position, self.expected, "checked when it was read");
+                self.sessions.assert_counts();
                 Ok((applied_meta, self.sessions))
             }
             _ => Err(refused(malformed("the stream ends too early or goes on after its end"))),
@@ -357,15 +359,16 @@ fn check_start(start: &[u8; START_BYTES]) -> DecodeResult<()> {
 }
 
 fn refused(error: DecodeError) -> MachineError {
-    MachineError(match error.is_newer() {
-        true => format!(
+    MachineError(if error.is_newer() {
+        format!(
             "the snapshot was written by a newer version of kv ({error}; this program supports \
              cluster versions {VERSION_MIN} to {VERSION_MAX}): start that version on this node. \
              Nothing was changed"
-        ),
-        false => format!(
+        )
+    } else {
+        format!(
             "the snapshot cannot be restored ({error}): it is damaged, or of another program. Start \
              this node again without its data, and it gets a copy from the leader"
-        ),
+        )
     })
 }

@@ -93,9 +93,10 @@ impl Model {
             let these = self.sessions.iter().filter(|(_, session)| of(session));
             let oldest = these.clone().min_by_key(|(id, session)| (session.last_active_ms, **id));
             let oldest = oldest.map(|(id, _)| *id);
-            match these.count() > count_max {
-                true => self.sessions.remove(&oldest.unwrap()),
-                false => return,
+            if these.count() > count_max {
+                self.sessions.remove(&oldest.unwrap())
+            } else {
+                return;
             };
         }
     }

@@ -73,6 +73,25 @@ pub const CLUSTER_ID_BYTES_MAX: usize = 255;
 const SMALL_FILE_BYTES_MAX: u64 = 1024;
 
 /// One node's directory, locked for this process until it is dropped.
+///
+/// ```
+/// use raft_core::storage::StorageError;
+/// use raft_storage::DataDir;
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let directory = tempfile::tempdir()?;
+/// let data_dir = DataDir::open(directory.path(), "example", 1)?;
+/// let incarnation = data_dir.incarnation();
+/// let second = DataDir::open(directory.path(), "example", 1);
+/// assert!(matches!(second, Err(StorageError::Refused(_))), "it is in use");
+///
+/// drop(data_dir);
+/// let other = DataDir::open(directory.path(), "example", 2);
+/// assert!(matches!(other, Err(StorageError::Refused(_))), "it belongs to node 1");
+/// assert_eq!(DataDir::open(directory.path(), "example", 1)?.incarnation(), incarnation);
+/// # Ok(())
+/// # }
+/// ```
 pub struct DataDir {
     path: PathBuf,
     identity: DirectoryIdentity,

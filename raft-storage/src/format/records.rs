@@ -298,9 +298,10 @@ fn number(fields: &mut Fields<'_>) -> Result<u64, Damage> {
 }
 
 fn in_range(position: Position) -> Result<Position, Damage> {
-    match position.is_in_range() {
-        true => Ok(position),
-        false => Err(Damage(format!("the position {position}, which nothing gets to"))),
+    if position.is_in_range() {
+        Ok(position)
+    } else {
+        Err(Damage(format!("the position {position}, which nothing gets to")))
     }
 }
 
@@ -398,9 +399,10 @@ fn configuration(fields: &mut Fields<'_>) -> Result<Configuration, Damage> {
 
 /// Sets and maps have one form: ascending, each node once. No node has the id 0.
 fn next_node(node: NodeId, last: Option<&NodeId>) -> Result<NodeId, Damage> {
-    match last.copied().unwrap_or(0) < node {
-        true => Ok(node),
-        false => Err(Damage("members are out of order, twice there, or 0".to_owned())),
+    if last.copied().unwrap_or(0) < node {
+        Ok(node)
+    } else {
+        Err(Damage("members are out of order, twice there, or 0".to_owned()))
     }
 }
 

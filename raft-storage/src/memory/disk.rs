@@ -13,6 +13,7 @@ use crate::step::Step;
 
 /// An operation that a fault or a latency is attached to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Operation {
     /// [`Storage::load`](raft_core::storage::Storage::load).
     Load,
@@ -38,6 +39,29 @@ pub struct Latency {
 }
 
 /// The disk, which survives the processes that use it. Clones are the same disk.
+///
+/// ```
+/// # tokio::runtime::Runtime::new().unwrap().block_on(async {
+/// use raft_core::storage::{Storage, StorageError};
+/// use raft_core::types::{Batch, HardState};
+/// use raft_storage::memory::{MemoryDisk, Operation};
+///
+/// let disk = MemoryDisk::new();
+/// let storage = disk.storage();
+/// let vote = HardState { term: 1, voted_for: Some(1), ..HardState::INITIAL };
+/// let batch = Batch { hard_state: Some(vote), ..Batch::default() };
+/// disk.fail_at(Operation::Persist, 1);
+/// assert!(storage.persist(batch.clone()).await.is_err(), "the injected fault");
+/// let poisoned = storage.persist(batch.clone()).await;
+/// assert!(matches!(poisoned, Err(StorageError::Poisoned(_))), "nothing is written after it");
+///
+/// // Another process of the same disk can write again.
+/// let storage = disk.storage();
+/// storage.persist(batch).await.unwrap();
+/// disk.crash();
+/// assert_eq!(disk.storage().load().await.unwrap().hard_state, vote);
+/// # });
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct MemoryDisk(Arc<Mutex<DiskState>>);
 

@@ -72,7 +72,12 @@ impl Storage for MemoryStorage {
             self.disk.with_image(self.process, |image| Ok(image.begin_snapshot(meta, expected)))?;
         self.disk.pass(self.process, Step::SnapshotCreated)?;
         let disk = self.disk.clone();
-        Ok(Box::new(snapshot::Writer { disk, process: self.process, id: begun.0, offset: begun.1 }))
+        Ok(Box::new(snapshot::MemorySnapshotWriter {
+            disk,
+            process: self.process,
+            id: begun.0,
+            offset: begun.1,
+        }))
     }
 
     async fn snapshot_reader(&self) -> StorageResult<Option<Box<dyn SnapshotReader>>> {

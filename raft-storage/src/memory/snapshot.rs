@@ -11,7 +11,7 @@ use super::disk::{MemoryDisk, Operation};
 use super::image::Snapshot;
 use crate::step::Step;
 
-pub(super) struct Writer {
+pub(super) struct MemorySnapshotWriter {
     pub(super) disk: MemoryDisk,
     pub(super) process: u64,
     /// Id of the unfinished snapshot.
@@ -20,7 +20,7 @@ pub(super) struct Writer {
 }
 
 #[async_trait]
-impl SnapshotWriter for Writer {
+impl SnapshotWriter for MemorySnapshotWriter {
     fn offset(&self) -> u64 {
         self.offset
     }

@@ -1,7 +1,7 @@
 //! The plan of a batch: its writes, decided before anything is changed.
 
 use raft_core::storage::{StorageError, StorageResult};
-use raft_core::types::{Batch, HardState, Index, SnapshotMeta};
+use raft_core::types::{Batch, Entry, HardState, Index, SnapshotMeta};
 
 use super::entry_sizes::Sizes;
 use super::snapshot::Shelf;
@@ -92,13 +92,7 @@ pub(crate) fn plan(
         }
     }
     let kept_through = end;
-    for entry in &entries {
-        if entry.index != end + 1 {
-            return Err(misuse(format!("entry {} behind entry {end}", entry.index)));
-        }
-        end = entry.index;
-        records::put_entry(draft, entry);
-    }
+    put_entries(&entries, &mut end, draft)?;
     if let Some(hard_state) = &hard_state {
         records::put_hard_state(draft, hard_state);
     }
@@ -115,6 +109,18 @@ pub(crate) fn plan(
         appended_sizes,
         hard_state,
     })
+}
+
+/// Adds the entries, which follow `end`, and moves it to the last of them.
+fn put_entries(entries: &[Entry], end: &mut Index, draft: &mut Draft) -> StorageResult<()> {
+    for entry in entries {
+        if entry.index != *end + 1 {
+            return Err(misuse(format!("entry {} behind entry {end}", entry.index)));
+        }
+        *end = entry.index;
+        records::put_entry(draft, entry);
+    }
+    Ok(())
 }
 
 impl Plan {

@@ -1,7 +1,7 @@
 //! The log's thread: writes each batch with one synced write.
 //!
 //! It owns the RocksDB instance and a small [`Mirror`] of its content. A batch is planned against
-//! the mirror (`plan.rs`), written, and only then applied to the mirror.
+//! the mirror (`batch_plan.rs`), written, and only then applied to the mirror.
 
 use std::path::PathBuf;
 use std::sync::Arc;

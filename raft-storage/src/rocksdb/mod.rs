@@ -90,9 +90,10 @@ impl RocksStorage {
             unflushed_bytes: 0,
             draft: Draft::default(),
             key: data_dir.log_key().clone(),
-            initial: match data_dir.was_initialised() {
-                true => HardState::FOUNDING,
-                false => HardState::default(),
+            initial: if data_dir.was_initialised() {
+                HardState::FOUNDING
+            } else {
+                HardState::default()
             },
             options,
         };

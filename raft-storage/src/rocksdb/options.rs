@@ -14,10 +14,19 @@ const MIB: usize = 1 << 20;
 const BACKGROUND_THREADS: i32 = 2;
 
 /// Options of the log. The default suits a server.
+///
+/// ```
+/// use raft_storage::rocksdb::RocksOptions;
+///
+/// let defaults = RocksOptions::default();
+/// // A slow disk: fewer and larger write-ahead files.
+/// let options = RocksOptions { write_buffer_bytes: 64 << 20, ..defaults };
+/// assert_eq!(options.warm_file_count, 2);
+/// ```
 #[derive(Clone, Debug)]
 pub struct RocksOptions {
-    /// Log bytes that are gathered in memory before RocksDB writes a table, and so the size of one
-    /// write-ahead file. Memory: one to three times this.
+    /// Bytes of the log that are gathered in memory before RocksDB writes a table, and so the size
+    /// of one write-ahead file. Memory: one to three times this.
     pub write_buffer_bytes: usize,
     /// Full-size write-ahead files that are written in idle time after each opening, to be reused:
     /// a synced append that extends a file costs 1.5 times one that overwrites. Disk: this many

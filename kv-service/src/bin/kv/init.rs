@@ -18,13 +18,14 @@ pub(crate) fn run(config: Option<&Path>, args: InitArgs) -> anyhow::Result<Exit>
         .filter(|node| node.id != config.node_id)
         .map(|node| node.id.to_string())
         .collect();
-    let next = match others.is_empty() {
-        true => "Start it with `kv serve`".to_owned(),
-        false => format!(
+    let next = if others.is_empty() {
+        "Start it with `kv serve`".to_owned()
+    } else {
+        format!(
             "Initialise the other nodes ({}) too, then start all with `kv serve`: the first leader needs \
              all of them, from then on a majority is enough",
             others.join(", ")
-        ),
+        )
     };
     output::tell(
         format!(

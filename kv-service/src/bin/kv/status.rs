@@ -209,9 +209,10 @@ fn standstill(nodes: &[NodeReport]) -> Option<String> {
     if !is_told && 2 * (nodes.len() - forgetful.len()) > nodes.len() {
         return None;
     }
-    let which = match forgetful.is_empty() {
-        true => "too many nodes".to_owned(),
-        false => format!("nodes {}", forgetful.join(", ")),
+    let which = if forgetful.is_empty() {
+        "too many nodes".to_owned()
+    } else {
+        format!("nodes {}", forgetful.join(", "))
     };
     Some(format!(
         "the cluster stands still: {which} are on new or lost disks, so no majority remembers what was \

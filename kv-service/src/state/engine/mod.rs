@@ -47,9 +47,10 @@ impl AppliedMeta {
         if self.rules > VERSION_MAX {
             return Err(DecodeError::NewerRules(self.rules));
         }
-        match self.position.is_in_range() && self.revision <= self.position.index {
-            true => Ok(self),
-            false => Err(malformed("a position or revision that no state reaches")),
+        if self.position.is_in_range() && self.revision <= self.position.index {
+            Ok(self)
+        } else {
+            Err(malformed("a position or revision that no state reaches"))
         }
     }
 }

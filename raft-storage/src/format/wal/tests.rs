@@ -140,7 +140,7 @@ fn forged_batches_behind_the_newest_record_say_nothing() {
     let end = ours.bytes.len();
     for header in [Header::Numbered, Header::Legacy] {
         for distance in [0, 1, 6, 7, 11, 12, 500, 5_000] {
-            // Fragments may not cross blocks: the forger makes them small.
+            // Within one block, wherever the forger gets them to.
             let mut file = Wal::with_bytes(8, ours.bytes.clone());
             file.bytes.resize(end + distance, 0x41);
             let forged = forged(8, header, 1_000);
@@ -148,6 +148,31 @@ fn forged_batches_behind_the_newest_record_say_nothing() {
             let (scan, intruder) = scan_one(&file);
             assert_eq!(scan, Scan { reached: 20, claimed: 19 }, "{header:?} {distance}");
             let expected = (distance == 0).then_some((end, false));
+            assert_eq!(intruder, expected, "{header:?} {distance}");
+        }
+    }
+}
+
+/// S1. Forged batches that cross blocks as RocksDB would write them there: they are made at their
+/// place in the file.
+#[test]
+fn forged_batches_that_cross_blocks_say_nothing() {
+    let ours = Wal::new(8).batch(20, 19, 100);
+    let end = ours.bytes.len();
+    for header in [Header::Numbered, Header::Legacy] {
+        for distance in [0, 500, BLOCK_BYTES - end] {
+            let mut forger = Wal::of(key_of(2), 8);
+            forger.header = header;
+            forger.bytes.clone_from(&ours.bytes);
+            forger.bytes.resize(end + distance, 0x41);
+            let file = forger.batch(900_000, 899_999, 40_000);
+            let file = file.draft((22, 21), 1_003, &mut forged_draft(), 8);
+            assert!(file.bytes.len() > end + distance + BLOCK_BYTES, "it crosses a block");
+            let (scan, intruder) = scan_one(&file);
+            assert_eq!(scan, Scan { reached: 20, claimed: 19 }, "{header:?} {distance}");
+            // A record is judged once it is whole; a legacy header is none of the log's at once.
+            let at = if header == Header::Numbered { BLOCK_BYTES } else { end };
+            let expected = (distance == 0).then_some((at, false));
             assert_eq!(intruder, expected, "{header:?} {distance}");
         }
     }

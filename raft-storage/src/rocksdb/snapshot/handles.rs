@@ -15,9 +15,9 @@ pub(crate) async fn open_writer(
     worker: &Arc<Worker<Store>>,
     meta: SnapshotMeta,
     expected: Option<SnapshotContent>,
-) -> StorageResult<Writer> {
+) -> StorageResult<FileSnapshotWriter> {
     let (serial, offset) = worker.run(move |store| store.begin(meta, expected)).await?;
-    Ok(Writer { worker: Arc::clone(worker), serial, offset })
+    Ok(FileSnapshotWriter { worker: Arc::clone(worker), serial, offset })
 }
 
 pub(crate) async fn open_reader(
@@ -32,14 +32,14 @@ pub(crate) async fn open_reader(
     }))
 }
 
-pub(crate) struct Writer {
+pub(crate) struct FileSnapshotWriter {
     worker: Arc<Worker<Store>>,
     serial: u64,
     offset: u64,
 }
 
 #[async_trait]
-impl SnapshotWriter for Writer {
+impl SnapshotWriter for FileSnapshotWriter {
     fn offset(&self) -> u64 {
         self.offset
     }

@@ -341,10 +341,7 @@ fn engine_options(options: &RocksStateOptions, create: bool) -> Result<Options, 
     // of its own down to the lowest level, so that no older value reappears; files that hold many
     // are compacted soon.
     engine.set_compaction_filter(DELETIONS_FILTER, |_, key, value| {
-        match format::is_deletion(key, value) {
-            true => Decision::Remove,
-            false => Decision::Keep,
-        }
+        if format::is_deletion(key, value) { Decision::Remove } else { Decision::Keep }
     });
     engine.add_compact_on_deletion_collector_factory(DELETIONS_WINDOW, DELETIONS_TRIGGER, 0.0);
     Ok(engine)

@@ -100,6 +100,7 @@ impl Directory {
     /// Makes a start from now on open `instance`, which has been flushed.
     pub(super) fn make_current(&self, db: &Db) -> MachineResult<()> {
         let generation = generation_of(db.path()).expect("made by `create_next`");
+        assert!(generation < self.next_generation, "made by this process");
         // Before the rename, because a rename that fails may have taken effect.
         db.keep_when_closed();
         write_current(&self.path, generation)

@@ -268,6 +268,7 @@ impl Engine for RocksEngine {
         applied_meta: AppliedMeta,
         sessions: &Sessions,
     ) -> MachineResult<()> {
+        assert!(self.pending.is_empty(), "restores come between commits");
         let mut restoring = self.restoring.take().ok_or_else(no_restore)?;
         let mut scratch = Scratch::default();
         for (id, session) in &sessions.view() {
