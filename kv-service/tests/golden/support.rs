@@ -4,7 +4,6 @@ use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-pub(crate) use kv_service::{Connector, Stream};
 pub(crate) use kv_service::protocol::operation::{
     Answer, Consistency, Expect, Nonce, Operation, Query, Record, Refusal, ScanPage, SessionId,
     WriteResponse,
@@ -20,6 +19,7 @@ pub(crate) use kv_service::state::{
     Action, Command, KvMachine, MachineQuery, Opening, Output, QueryOutput, WriteLimits,
 };
 pub(crate) use kv_service::{Client, ClientError};
+pub(crate) use kv_service::{Connector, Stream};
 
 use goldenscript::ArgumentConsumer;
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use kv_service::batch::codec::DURATION_MAX;
-use kv_service::config::NodeAddress;
 use kv_service::config::ByteSize;
+use kv_service::config::NodeAddress;
 
 /// The largest value that the benchmark writes.
 const VALUE_SIZE_MAX: ByteSize = ByteSize(16 << 20);
