@@ -4,10 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use kv_service::protocol::operation::{Expect, Operation, Record, WriteResponse};
 use kv_service::sim::linearizability::{Call, History, assert_linearizable};
 use kv_service::sim::{Service, Trace};
-use kv_service::{Client, ClientError};
 use kv_service::{Client, ClientError, Expect, Operation, Record, WriteResponse};
 
 /// Longer than any lab may take: a call without a response by then never gets one.

@@ -334,7 +334,7 @@ impl Lab {
 
     pub(crate) fn check_no_leader(&self) {
         let leaders: Vec<_> = self.connected().into_iter().filter(|id| self.leads(*id)).collect();
-        assert_eq!(leaders, [], "without a quorum");
+        assert!(leaders.is_empty(), "without a quorum: {leaders:?}");
     }
 
     /// The labs' `nCommitted`.

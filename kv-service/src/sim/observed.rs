@@ -1,7 +1,7 @@
 //! Checks every entry that a node of a cluster applies.
 //!
 //! Raft promises that no term has two leaders (Election Safety, dissertation 3.2) and that no two
-//! nodes ever apply different entries at one index (ObservedState Machine Safety). The driver promises that
+//! nodes ever apply different entries at one index (State Machine Safety). The driver promises that
 //! each node applies entries in order and each entry once. Both promises are checked here with
 //! every message of a leader and every applied entry, whatever else a test checks.
 

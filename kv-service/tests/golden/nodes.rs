@@ -9,9 +9,10 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use crate::support::{
-    Answer, Connector, Expect, FRAME_BYTES_MAX, FrameBuffer, Greeting, Hello, NodeStatus, Nonce,
-    Operation, Query, Record, Refusal, Rejection, Reply, Request, RequestKind, Response, ScanPage,
-    SessionId, Stream, UpgradeOrder, VERSION_MAX, Welcome, WriteResponse, push_frame,
+    Answer, ConnectError, Connector, Expect, FRAME_BYTES_MAX, FrameBuffer, Greeting, Hello,
+    NodeStatus, Nonce, Operation, Query, Record, Refusal, Rejection, Reply, Request, RequestKind,
+    Response, ScanPage, SessionId, Stream, UpgradeOrder, VERSION_MAX, Welcome, WriteResponse,
+    push_frame,
 };
 
 /// Three nodes, or as many as the script has; a clone is the same nodes.
@@ -237,7 +238,7 @@ impl Connector for Nodes {
         (1..=self.lock().count).collect()
     }
 
-    async fn connect(&self, node: u64) -> Result<Stream, String> {
+    async fn connect(&self, node: u64) -> Result<Stream, ConnectError> {
         let down = self.lock().down.get(&node).cloned();
         match down.as_deref() {
             Some("silent") => {
@@ -246,7 +247,7 @@ impl Connector for Nodes {
             }
             Some("refused") => {
                 self.lock().events.push(format!("  {node}: connection refused"));
-                return Err("connection refused".to_owned());
+                return Err(ConnectError::network("connection refused"));
             }
             _ => {}
         }

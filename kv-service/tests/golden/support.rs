@@ -19,7 +19,7 @@ pub(crate) use kv_service::state::{
     Action, Command, KvMachine, MachineQuery, Opening, Output, QueryOutput, WriteLimits,
 };
 pub(crate) use kv_service::{Client, ClientError};
-pub(crate) use kv_service::{Connector, Stream};
+pub(crate) use kv_service::{ConnectError, Connector, Stream};
 
 use goldenscript::ArgumentConsumer;
 
