@@ -1,8 +1,8 @@
 //! Raft as a library: a pure consensus core, a driver that runs it on tokio, and the traits that a
 //! backend implements.
 //!
-//! * [`replicated`] makes a replicated state machine from one small trait with typed commands. Start
-//!   here for a state that fits into memory.
+//! * [`replicated`] makes a replicated state machine from one small trait with typed commands.
+//!   Start here for a state that fits into memory.
 //! * [`driver`] runs one node: the core, its storage, its transport and its state machine.
 //! * [`consensus`] is the algorithm as a value, without async, I/O, clock or entropy.
 //! * [`state_machine`], [`storage`] and [`transport`] hold the traits. Their documentation is the
@@ -42,7 +42,8 @@
 //!                 if ready.is_empty() {
 //!                     break;
 //!                 }
-//!                 in_flight.extend(ready.messages.into_iter().map(|(to, message)| (*id, to, message)));
+//!                 let sent = ready.messages.into_iter();
+//!                 in_flight.extend(sent.map(|(to, message)| (*id, to, message)));
 //!                 if let Some(persist) = ready.persist {
 //!                     raft.on_persisted(now, persist.id);
 //!                 }
@@ -58,7 +59,8 @@
 //!
 //! // Time passes to the earliest deadline; that node campaigns.
 //! now = nodes.values().map(Raft::next_deadline).min().unwrap();
-//! nodes.values_mut().filter(|raft| raft.next_deadline() <= now).for_each(|raft| raft.on_timeout(now));
+//! let due = nodes.values_mut().filter(|raft| raft.next_deadline() <= now);
+//! due.for_each(|raft| raft.on_timeout(now));
 //! settle(&mut nodes, now);
 //! let leader = nodes[&1].leader().expect("elected");
 //! assert!(nodes.values().all(|raft| raft.leader() == Some(leader)));

@@ -1,8 +1,8 @@
 //! Import circles: within a floor no file may, by way of others, import itself.
 //!
-//! An import is a path that begins with `crate`, `self` or `super`, in a `use` item or in code. It is
-//! resolved to the file that defines the name, through the `use` items that re-export it. A module
-//! that declares a child, or shows a child's items, does not import it.
+//! An import is a path that begins with `crate`, `self` or `super`, in a `use` item or in code. It
+//! is resolved to the file that defines the name, through the `use` items that re-export it. A
+//! module that declares a child, or shows a child's items, does not import it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -121,6 +121,9 @@ impl<'ast> Visit<'ast> for Reader<'_> {
         let is_item = !matches!(item.vis, Visibility::Inherited);
         self.read_use(&item.tree, &mut Vec::new(), is_item);
     }
+
+    /// `pub(in crate::floor)` imports nothing.
+    fn visit_visibility(&mut self, _: &'ast Visibility) {}
 
     fn visit_path(&mut self, path: &'ast syn::Path) {
         let parts: Vec<String> = path.segments.iter().map(|part| part.ident.to_string()).collect();

@@ -1,4 +1,5 @@
-//! The lines of `kv batch`: what the binary, the fuzz targets and the replay of their corpora share.
+//! The lines of `kv batch`: what the binary, the fuzz targets and the replay of their corpora
+//! share.
 //!
 //! Not a part of the public interface: the lines themselves are one (`kv batch --help`), these
 //! types are not.

@@ -234,7 +234,8 @@ impl Client {
 
     /// Stores the value if the key has not changed since a read returned this
     /// [`Record::modify_revision`], or, with 0, if the key does not exist.
-    /// [`WriteResponse::changed`] says if the value was stored. This is the safe compare-and-swap: see [`Expect`].
+    /// [`WriteResponse::changed`] says if the value was stored. This is the safe compare-and-swap:
+    /// see [`Expect`].
     ///
     /// # Errors
     /// The errors of [`Client::put`]; also if the cluster's version is below 2.

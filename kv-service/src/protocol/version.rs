@@ -21,7 +21,8 @@ pub const VERSION_MAX: u32 = if cfg!(feature = "pretend-version-1") { 1 } else {
 /// A change of an encoding or of a rule, which needs all members to know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Feature {
-    /// Compare-and-swap by modify revision ([`Expect::Revision`](crate::protocol::operation::Expect)).
+    /// Compare-and-swap by modify revision
+    /// ([`Expect::Revision`](crate::protocol::operation::Expect)).
     CompareRevision,
 }
 

@@ -32,6 +32,8 @@ pub(super) struct Load {
     charged_bytes: AtomicU64,
     answer_bytes_max: u64,
     receive_budget: Arc<Semaphore>,
+    /// All units of the receive budget.
+    receive_units: usize,
     wide_places: Arc<Semaphore>,
     less: Notify,
 }
@@ -43,12 +45,14 @@ impl Load {
     pub(super) fn new(limits: &Limits) -> Arc<Self> {
         let receive_bytes_max = usize::try_from(limits.receive_bytes_max.0).unwrap_or(usize::MAX);
         let units = (receive_bytes_max / RECEIVE_UNIT_BYTES).min(Semaphore::MAX_PERMITS);
+        assert!(units > 0, "the configuration was checked: the largest request fits");
         Arc::new(Self {
             pending_count: AtomicUsize::new(0),
             answer_bytes: AtomicU64::new(0),
             charged_bytes: AtomicU64::new(0),
             answer_bytes_max: limits.answer_bytes_max.0,
             receive_budget: Arc::new(Semaphore::new(units)),
+            receive_units: units,
             wide_places: Arc::new(Semaphore::new(WIDE_CONNECTIONS_MAX)),
             less: Notify::new(),
         })
@@ -62,9 +66,10 @@ impl Load {
     /// Waits for room to receive so many bytes; callers are served in order. Dropping the permit
     /// gives the room back.
     pub(super) async fn receive(&self, bytes: usize) -> OwnedSemaphorePermit {
-        let units = bytes.div_ceil(RECEIVE_UNIT_BYTES);
+        // With a budget of the largest request, its frame header does not fit into the last unit. A
+        // permit for more than the budget would never be granted, and keep all others waiting.
+        let units = bytes.div_ceil(RECEIVE_UNIT_BYTES).min(self.receive_units);
         let units = u32::try_from(units).expect("a frame is smaller than 4 GiB");
-        assert!(units as usize * RECEIVE_UNIT_BYTES >= bytes, "the permit covers the whole frame");
         let permit = Arc::clone(&self.receive_budget).acquire_many_owned(units).await;
         permit.expect("the semaphore is never closed")
     }

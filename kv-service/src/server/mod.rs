@@ -214,29 +214,8 @@ impl Server {
             closed: watch::Sender::new(false),
         });
         tokio::spawn(accept(Arc::clone(&shared), clients));
-        let of_clock = Arc::clone(&shared);
-        tokio::spawn(async move {
-            tokio::select! {
-                biased;
-                () = of_clock.closed() => {}
-                () = of_clock.clock.follow(&of_clock.node) => {}
-                () = story::tell(&of_clock.node) => {}
-                () = of_clock.room.follow(is_low) => {}
-                () = of_clock.upgrade.follow(&of_clock.node) => {}
-            }
-        });
-        let of_end = Arc::clone(&shared);
-        tokio::spawn(async move {
-            tokio::select! {
-                // [`Server::stopped`] returns the reason.
-                _ = of_end.node.stopped() => {}
-                fatal = of_end.damage.found() => {
-                    tracing::error!("{fatal}; the node stops, so that another one answers");
-                    of_end.node.shutdown().await;
-                }
-            }
-            of_end.closed.send_replace(true);
-        });
+        tokio::spawn(follow_node(Arc::clone(&shared), is_low));
+        tokio::spawn(close_with_node(Arc::clone(&shared)));
         let own_id = shared.config.node_id;
         let connector = Arc::new(PreferLocal { own_id, accept_sender, others: connector });
         let client = Client::of_node(connector, own_id, seed);
@@ -299,6 +278,31 @@ fn node_config(config: &ServerConfig, seed: u64, versions: (u32, u32)) -> NodeCo
     node.requests_in_flight_max = config.limits.requests_max;
     (node.raft.version_min, node.raft.version_max) = versions;
     node
+}
+
+/// Keeps clock, log lines, room and cluster version in step with the node, until it is closed.
+async fn follow_node(shared: Arc<ServerShared>, is_low: Option<IsLow>) {
+    tokio::select! {
+        biased;
+        () = shared.closed() => {}
+        () = shared.clock.follow(&shared.node) => {}
+        () = story::tell(&shared.node) => {}
+        () = shared.room.follow(is_low) => {}
+        () = shared.upgrade.follow(&shared.node) => {}
+    }
+}
+
+/// Closes the server when its node has stopped, and stops the node when a query found damage.
+async fn close_with_node(shared: Arc<ServerShared>) {
+    tokio::select! {
+        // [`Server::stopped`] returns the reason.
+        _ = shared.node.stopped() => {}
+        fatal = shared.damage.found() => {
+            tracing::error!("{fatal}; the node stops, so that another one answers");
+            shared.node.shutdown().await;
+        }
+    }
+    shared.closed.send_replace(true);
 }
 
 /// The network limits the number of clients, because it can turn one away before that one costs

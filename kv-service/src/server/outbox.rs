@@ -138,8 +138,8 @@ impl Outbox {
             state.answered_count += 1;
             state.unanswered_count -= 1;
             if !state.closed {
-                // Decided before the response is encoded, so that a response that does not fit takes
-                // no buffer either.
+                // Decided before the response is encoded, so that a response that does not fit
+                // takes no buffer either.
                 let reply = if self.fits(&state, &reply) {
                     reply
                 } else {

@@ -229,4 +229,16 @@ mod tests {
         assert!(receiving.frames.input().capacity() <= 2 * FREE_BYTES);
         assert_eq!(load.receive_budget_free_bytes(), 1 << 20);
     }
+
+    /// The budget is as small as the configuration allows: the largest request still gets its room.
+    #[tokio::test(start_paused = true)]
+    async fn the_largest_request_fits_into_the_smallest_budget() {
+        let limits = Limits::default();
+        let request_bytes_max = limits.request_bytes_max();
+        let load = Load::new(&Limits { receive_bytes_max: ByteSize(request_bytes_max), ..limits });
+        let frame_bytes = usize::try_from(request_bytes_max).unwrap() + LENGTH_BYTES;
+        let minute = Duration::from_secs(60);
+        let room = timeout(minute, load.receive(frame_bytes)).await.expect("there is room");
+        drop(room);
+    }
 }

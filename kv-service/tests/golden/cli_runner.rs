@@ -9,8 +9,8 @@
 //! cluster                      `kv dev` with one node; further commands find it
 //! ```
 //!
-//! An argument with other signs than letters, digits, `-`, `.`, `/` inside is quoted. With a cluster,
-//! revisions and times differ from run to run, and are printed as `_`.
+//! An argument with other signs than letters, digits, `-`, `.`, `/` inside is quoted. With a
+//! cluster, revisions and times differ from run to run, and are printed as `_`.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};

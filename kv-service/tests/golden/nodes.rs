@@ -33,7 +33,7 @@ pub(crate) struct NodesState {
     pub(crate) down: BTreeMap<u64, String>,
     /// The leader that the nodes name when a client connects.
     pub(crate) leader: Option<u64>,
-    /// What happened since the last look.
+    /// Events since the last look.
     pub(crate) events: Vec<String>,
     session_count: u64,
     revision: u64,

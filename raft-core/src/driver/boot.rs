@@ -77,8 +77,7 @@ pub(super) async fn start<M: StateMachine>(
     let status = event_loop.status_receiver();
     let leadership: watch::Receiver<Leadership> = event_loop.leadership_receiver();
     let (stopped_sender, stopped) = watch::channel(None);
-    let inbound: Arc<dyn Inbound> = Arc::clone(&inbox) as Arc<dyn Inbound>;
-    transport.start(inbound);
+    transport.start(Arc::clone(&inbox) as Arc<dyn Inbound>);
 
     let abort = Arc::new(Notify::new());
     let supervised = Supervised {

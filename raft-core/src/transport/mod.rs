@@ -5,9 +5,10 @@
 //! [`crate::testing::transport`]:
 //!
 //! * [`Transport::send`] returns at once. Each peer and class has a mailbox bounded in bytes; what
-//!   does not fit is dropped and counted.
+//!   does not fit is dropped. A transport may count it for its own status.
 //! * Messages of one class arrive in order or not at all while a connection lasts; one class never
 //!   waits behind another, nor either behind a bulk stream.
+//! * Dropping a transport ends it, as [`Transport::close`] does, without waiting.
 //! * A peer that comes back with another disk is a new incarnation: no message that it sent from
 //!   the old disk arrives after those that it sends from the new one, and no message for the old
 //!   one reaches the new one.
@@ -80,7 +81,8 @@ pub trait Transport: Send + Sync + 'static {
     /// If the peer cannot be reached now.
     async fn open_bulk(&self, to: NodeId) -> Result<Box<dyn BulkStream>, TransportError>;
 
-    /// Returns `Ok` if the peer is connected, or else the reason why it is not. For status pages.
+    /// Returns `Ok` if messages of the peer arrive, whichever side connected, or else the reason
+    /// why they do not. For status pages.
     fn reachability(&self, peer: NodeId) -> Result<(), TransportError>;
 
     /// Closes all connections and stops delivering. Returns once all tasks of the transport have
@@ -88,7 +90,8 @@ pub trait Transport: Send + Sync + 'static {
     async fn close(&self);
 }
 
-/// Receives from peers. Implementations return at once and drop what they have no room for.
+/// Receives from peers. Implementations return at once and drop what they have no room for. They
+/// call nothing of the transport, so it may hold a lock meanwhile.
 pub trait Inbound: Send + Sync {
     /// A message arrived from a peer, whose identity is authenticated.
     fn on_message(&self, from: NodeId, message: Message);
@@ -104,8 +107,10 @@ pub trait Inbound: Send + Sync {
 /// A two-way stream of frames, reliable and in order while it lasts. Dropping it aborts it.
 #[async_trait]
 pub trait BulkStream: Send {
-    /// Waits until the frame fits into the send buffer. The frame has 1 to
-    /// [`BULK_FRAME_BYTES_MAX`] bytes.
+    /// Waits until the frame fits into the send buffer, which holds at least one frame of
+    /// [`BULK_FRAME_BYTES_MAX`] bytes, and few more. The frame has 1 to that many bytes. A stream
+    /// on which this call or [`BulkStream::receive`] was dropped before it returned is only
+    /// dropped.
     async fn send(&mut self, frame: Bytes) -> Result<(), TransportError>;
 
     /// Returns the next frame; `None` when the other side has finished sending in good order.

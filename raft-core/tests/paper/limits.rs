@@ -1,5 +1,5 @@
-//! Limits of a node's log: entries handed out in pages, bytes not yet committed, a log that is full,
-//! and a log that was compacted.
+//! Limits of a node's log: entries handed out in pages, bytes not yet committed, a log that is
+//! full, and a log that was compacted.
 
 use std::time::Duration;
 

@@ -174,8 +174,8 @@ impl LocalNetwork {
         Ok(pipe.end(Side::Client))
     }
 
-    /// Puts a node on the network. Its clients come in through `accept_sender`. The returned seed is
-    /// for the node's own random choices.
+    /// Puts a node on the network. Its clients come in through `accept_sender`. The returned seed
+    /// is for the node's own random choices.
     pub(crate) fn join(
         &self,
         config: &ServerConfig,

@@ -4,8 +4,8 @@
 //!
 //! * Reads see every write before them, committed or not. [`Engine::scan`] and [`Engine::view`] are
 //!   called between commits only.
-//! * [`Engine::commit`] makes records, changed sessions and [`AppliedMeta`] one unit. A crash leaves all
-//!   of a commit or nothing of it, and nothing of what follows a lost commit.
+//! * [`Engine::commit`] makes records, changed sessions and [`AppliedMeta`] one unit. A crash
+//!   leaves all of a commit or nothing of it, and nothing of what follows a lost commit.
 //! * A view is not changed by anything that comes later, a restore included.
 //! * A crash before [`Engine::finish_restore`] leaves the old state, a crash during it the old or
 //!   the new one, and a crash after it the new one.

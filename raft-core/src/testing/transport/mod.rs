@@ -35,7 +35,7 @@ pub use peers::{
     reachability_tells_who_is_there, the_sender_is_who_it_is,
 };
 
-/// The longest wait for anything that has to happen, by tokio's clock.
+/// The longest wait for anything that has to happen, by tokio's clock: 60 seconds.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A network of the transport under test: nodes 1, 2 and 3, each knowing where the others are.

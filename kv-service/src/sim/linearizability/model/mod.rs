@@ -117,8 +117,8 @@ pub trait Model {
     fn initial(&self) -> Self::State;
 
     /// Executes the operation on the state. Returns the state afterwards, or `None` if the
-    /// operation would have had another output. With `output` `None` the output is not known, and any is
-    /// right.
+    /// operation would have had another output. With `output` `None` the output is not known, and
+    /// any is right.
     fn step(
         &self,
         state: &Self::State,

@@ -10,9 +10,9 @@
 //! list, which costs more than everything else about a write. Here, a key that is written again
 //! costs a lookup in a hash table.
 //!
-//! A read searches the memtables from the newest on, and then RocksDB. A memtable leaves the
-//! list after its SST file is ingested, so its changes are always in at least one of them. The
-//! versions of its keys are kept for a while in the version cache (`version_cache`). They are noted before
+//! A read searches the memtables from the newest on, and then RocksDB. A memtable leaves the list
+//! after its SST file is ingested, so its changes are always in at least one of them. The versions
+//! of its keys are kept for a while in the version cache (`version_cache`). They are noted before
 //! the memtable leaves, one memtable after the other, so the cache is right for every key that is
 //! in no memtable.
 //!
@@ -276,8 +276,8 @@ impl Drop for TellIfBroken<'_> {
     }
 }
 
-/// One generation of the state: a RocksDB instance, the memtables newer than it, and the thread that
-/// writes them into it.
+/// One generation of the state: a RocksDB instance, the memtables newer than it, and the thread
+/// that writes them into it.
 pub(super) struct Generation {
     pub(super) db: Arc<Db>,
     pub(super) memtables: Arc<Memtables>,

@@ -15,17 +15,17 @@
 //! A commit consists of records, changed sessions and the [`AppliedMeta`]. It goes into the active
 //! memtable (`memtables`), which a thread turns into an SST file that RocksDB ingests as one unit.
 //! Memtables become durable in the order of their commits, and a commit is never split over two of
-//! them. So a crash leaves the state right after some commit. The raft log replays the lost commits,
-//! on top of the very state to which they were first applied.
+//! them. So a crash leaves the state right after some commit. The raft log replays the lost
+//! commits, on top of the very state to which they were first applied.
 //!
 //! A deletion is a change like any other, a tombstone. Changes that are not committed yet are in
 //! `pending`. All sessions are in memory too; RocksDB's copy of them is read when the state is
 //! opened.
 //!
 //! A restore fills a second instance, the next generation; one rename makes it the current one
-//! (`directory`). A view consists of the memtables at one moment and a RocksDB snapshot (`view`), in
-//! one run of a merge iterator (`merge_iterator`). It costs microseconds, and disk space only for
-//! what changes later.
+//! (`directory`). A view consists of the memtables at one moment and a RocksDB snapshot (`view`),
+//! in one run of a merge iterator (`merge_iterator`). It costs microseconds, and disk space only
+//! for what changes later.
 
 mod db;
 mod directory;

@@ -1,4 +1,5 @@
-//! Encodes records, sessions and the applied meta into a batch, by way of buffers that are used again.
+//! Encodes records, sessions and the applied meta into a batch, by way of buffers that are used
+//! again.
 
 use bytes::BytesMut;
 use raft_core::types::Index;
