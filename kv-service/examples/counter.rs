@@ -96,8 +96,8 @@ async fn start_in_memory() -> Result<Nodes> {
     Ok(nodes)
 }
 
-/// `is_new`: makes the directories. An application does so once, when an operator decides so, and never
-/// because a directory is missing.
+/// `is_new`: makes the directories. An application does so once, when an operator decides so, and
+/// never because a directory is missing.
 async fn start_durable(dir: &Path, ca: &DevCa, is_new: bool) -> Result<Nodes> {
     let address = |id: NodeId| SocketAddr::from(([127, 0, 0, 1], 17_600 + id as u16));
     let mut nodes = Nodes::new();

@@ -13,7 +13,7 @@ use crate::protocol::operation::{Expect, Operation};
 use bytes::Bytes;
 
 use super::history::{Call, Outcome, Request, quoted};
-use super::{Rule, Violation};
+use super::verdict::{Rule, Violation};
 
 /// Index of a write in [`Chains::writers`]. It also names the value that the write made, if that
 /// value was observed.

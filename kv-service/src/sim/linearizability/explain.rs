@@ -10,7 +10,7 @@ use super::history::{Call, Outcome, quoted};
 use super::live::Value;
 use super::problem::Problem;
 use super::search::{Found, Furthest, Search};
-use super::{Rule, Violation};
+use super::verdict::{Rule, Violation};
 
 /// Most calls in a report that lead to where the search got stuck, and most calls that it could not
 /// place.

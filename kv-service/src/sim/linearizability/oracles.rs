@@ -3,7 +3,7 @@
 
 use super::chains::{Chains, WriterId};
 use super::history::{Call, History, Request};
-use super::{Rule, Violation};
+use super::verdict::{Rule, Violation};
 use crate::protocol::operation::Operation;
 
 /// A call, and what it implies about a number that only grows.

@@ -13,7 +13,7 @@ use crate::protocol::operation::{Expect, Operation, Revision};
 use bytes::Bytes;
 
 use super::history::{Call, History, Outcome, Request, Seen, quoted};
-use super::{Rule, Verdict, Violation};
+use super::verdict::{Rule, Verdict, Violation};
 
 /// A write that the nodes executed, with or without an effect.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,8 +8,8 @@
 
 use std::collections::HashSet;
 
-use super::Model;
 use super::history::{Call, Outcome};
+use super::specification::Model;
 use crate::sim::linearizability::pending::{CallId, Event, Pending, is_call, owner};
 
 /// A call as the search takes it. `at` is its place in the caller's list.

@@ -24,9 +24,9 @@
 //! that was executed contradicts the culprit. Every refused call that could explain the culprit as
 //! well would otherwise stay in the report.
 
-use super::Model;
 use super::history::{Call, Outcome};
 use super::search::{Found, Item, search};
+use super::specification::Model;
 
 /// Most searches for a shorter history; it is then as short as it has become.
 const TRIALS_MAX: usize = 4_000;

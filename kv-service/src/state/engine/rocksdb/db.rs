@@ -13,9 +13,9 @@ use rocksdb::{
     WriteBatch, WriteOptions,
 };
 
-use super::RocksStateOptions;
 use super::memtable::{Change, Memtable};
 use super::merge_iterator::Source;
+use super::options::RocksStateOptions;
 use crate::state::codec::{ByteReader, DecodeResult};
 use crate::state::engine::{AppliedMeta, format};
 use crate::state::session::Session;

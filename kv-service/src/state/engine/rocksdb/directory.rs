@@ -17,8 +17,8 @@ use std::sync::Arc;
 
 use raft_core::state_machine::{MachineError, MachineResult};
 
-use super::RocksStateOptions;
 use super::db::Db;
+use super::options::RocksStateOptions;
 
 const CURRENT: &str = "current";
 const CURRENT_TEMPORARY: &str = "current.tmp";

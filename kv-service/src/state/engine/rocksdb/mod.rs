@@ -32,6 +32,7 @@ mod directory;
 mod memtable;
 mod memtables;
 mod merge_iterator;
+mod options;
 mod scratch;
 mod version_cache;
 mod view;
@@ -57,6 +58,7 @@ use directory::Directory;
 use memtable::{Change, Memtable};
 use memtables::{Generation, Memtables};
 use merge_iterator::{MergeIterator, Source};
+pub use options::RocksStateOptions;
 use scratch::{Scratch, put_applied_meta};
 use version_cache::VersionCache;
 
@@ -67,35 +69,6 @@ const RESTORE_BATCH_BYTES: usize = 1 << 20;
 /// are many only until compaction has removed them: a page that meets more ends there, and the next
 /// one continues when they are gone.
 const SCAN_SKIPPED_MAX: u64 = 100_000;
-
-/// Memory, files and threads that the state may use.
-#[derive(Clone, Debug)]
-pub struct RocksStateOptions {
-    /// Bytes of the cache for blocks, indexes and filters read from disk.
-    pub block_cache_bytes: usize,
-    /// Bytes of one memtable; there are up to four. A crash loses no more than these, and the raft
-    /// log replays them.
-    pub write_buffer_bytes: usize,
-    /// Bytes of the cache of versions of recently written keys; with 0, each write looks its key
-    /// up.
-    pub recent_keys_bytes: usize,
-    /// Background threads for flushes and compactions together.
-    pub background_jobs: i32,
-    /// Files that RocksDB keeps open at once.
-    pub open_files_max: i32,
-}
-
-impl Default for RocksStateOptions {
-    fn default() -> Self {
-        Self {
-            block_cache_bytes: 256 << 20,
-            write_buffer_bytes: 64 << 20,
-            recent_keys_bytes: 64 << 20,
-            background_jobs: 2,
-            open_files_max: 512,
-        }
-    }
-}
 
 impl KvMachine {
     /// Opens the store in `path`, a directory for the store alone, or creates it there.
