@@ -14,7 +14,7 @@ pub enum Line {
 
 impl Line {
     /// Bytes held in memory.
-    pub fn len(&self) -> usize {
+    pub fn held_bytes(&self) -> usize {
         match self {
             Line::Whole(bytes) => bytes.len(),
             Line::TooLong => 0,

@@ -143,7 +143,8 @@ fn a_command_that_is_not_one_is_refused_with_what_to_do() {
     let newer = with(&|bytes| bytes[HEAD_BYTES - 1] = 7);
     assert_eq!(newer, EncodingError::NewerVersion { needed: 7, version: 1 });
     assert!(newer.to_string().ends_with("install version 7"), "{newer}");
-    let malformed: [&dyn Fn(&mut Vec<u8>); 4] = [
+    type Damage = dyn Fn(&mut Vec<u8>);
+    let malformed: [&Damage; 4] = [
         &|bytes| bytes.truncate(HEAD_BYTES),
         &|bytes| _ = bytes.pop(),
         &|bytes| bytes.push(0),

@@ -395,7 +395,7 @@ fn a_snapshot_of_other_members_is_refused_like_an_entry() {
     };
     for empty in [false, true] {
         if empty {
-            others.configuration = Box::default();
+            *others.configuration = Configuration::default();
         }
         let offer = others.clone();
         let answer = cluster.with(1, |raft, now| raft.on_snapshot_offer(now, 2, 3, &offer));

@@ -72,10 +72,8 @@ impl MemoryLog {
     /// Appends entries that follow the last one.
     pub(super) fn append(&mut self, entries: Vec<Entry>) {
         let mut bytes_through = self.bytes_through();
-        let mut next_index = self.last_index() + 1;
-        for entry in entries {
-            assert_eq!(entry.index, next_index, "entries follow each other");
-            next_index += 1;
+        for (index, entry) in (self.last_index() + 1..).zip(entries) {
+            assert_eq!(entry.index, index, "entries follow each other");
             bytes_through += entry.size_bytes();
             self.entries.push_back(Kept { entry, bytes_through });
         }

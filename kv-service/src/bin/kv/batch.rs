@@ -64,7 +64,7 @@ pub(crate) async fn run(config: Option<&Path>, args: BatchArgs) -> anyhow::Resul
             }
             line = lines.next(), if room => match line {
                 Ok(Some(line)) => {
-                    let line_bytes = line.len();
+                    let line_bytes = line.held_bytes();
                     let answer = tokio::spawn(answer(client.clone(), line));
                     under_way.push_back(Pending { line_bytes, answer });
                 }

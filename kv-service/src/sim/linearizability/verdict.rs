@@ -53,7 +53,7 @@ pub struct Violation {
 }
 
 impl Violation {
-    fn new<'a>(
+    pub(super) fn new<'a>(
         rule: Rule,
         story: impl Into<String>,
         calls: impl IntoIterator<Item = &'a Call>,

@@ -66,7 +66,6 @@ mod specification;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::hash::Hash;
 
 pub use self::history::{Call, History, OpenCall, Outcome, Recorder};
 pub use self::report::Report;
@@ -158,7 +157,7 @@ pub fn check<M: Model>(
     history: &History<M::Operation, M::Output>,
     steps: u64,
 ) -> Verdict<M::Operation, M::Output> {
-    let mut partitions: BTreeMap<u64, Vec<Call<M::Operation, M::Output>>> = BTreeMap::new();
+    let mut partitions = BTreeMap::<u64, Vec<_>>::new();
     for call in history.calls() {
         partitions.entry(model.partition(&call.operation)).or_default().push(call.clone());
     }
