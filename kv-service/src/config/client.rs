@@ -55,7 +55,7 @@ impl ClientConfig {
     /// Reads and checks a file.
     ///
     /// # Errors
-    /// The errors of [`ServerConfig::read`].
+    /// The errors of [`ServerConfig::read`](crate::ServerConfig::read).
     pub fn read(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
         let (mut config, base): (Self, _) = read(path.as_ref())?;
         config.tls.rebase(&base);
