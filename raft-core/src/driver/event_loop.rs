@@ -20,7 +20,7 @@ use super::snapshots::{JobParts, Published, Snapshots};
 use super::status::{Leadership, Status};
 use super::tasks::Tasks;
 use super::waiters::{ProposeReply, Waiters};
-use crate::consensus::{Persist, PersistId, Raft, Ready, RoleChange, RoleKind};
+use crate::consensus::{PeerStatus, Persist, PersistId, Raft, Ready, RoleChange, RoleKind};
 use crate::error::Fatal;
 use crate::state_machine::{Flusher, StateMachine};
 use crate::storage::Storage;
@@ -67,6 +67,8 @@ pub(super) struct EventLoop<M: StateMachine> {
     /// A snapshot that waits to be restored until the machine's flush has ended.
     restore_after_flush: Option<SnapshotMeta>,
     status: watch::Sender<Status>,
+    /// Memory of the peers in the status before the last one.
+    spare_peers: Vec<PeerStatus>,
     leadership: watch::Sender<Leadership>,
     is_recovering: bool,
     election_timeout: Duration,
@@ -98,7 +100,8 @@ impl<M: StateMachine> EventLoop<M> {
             blocks,
         };
         let snapshots = Snapshots::new(config, parts, flusher, published, raft.last_applied());
-        let status = watch::Sender::new(Status::of(&raft, storage.log_bytes(), 0, Vec::new()));
+        let status =
+            watch::Sender::new(Status::of(&raft, storage.log_bytes(), 0, Vec::new(), Vec::new()));
         Self {
             handed_index: raft.last_applied(),
             handed_persist_id: 0,
@@ -115,6 +118,7 @@ impl<M: StateMachine> EventLoop<M> {
             snapshots,
             restore_after_flush: None,
             status,
+            spare_peers: Vec::new(),
             leadership: watch::Sender::new(Leadership::default()),
             is_recovering,
             election_timeout: config.raft.election_timeout,
@@ -420,15 +424,17 @@ impl<M: StateMachine> EventLoop<M> {
     /// Publishes the status. It changes with each batch, and notifying costs more than writing it,
     /// so watchers are notified only if there are any. They are counted under the lock under which
     /// they read, so that a watcher that has read the status before this change is counted.
-    fn publish_status(&self) {
+    fn publish_status(&mut self) {
         let log_bytes = self.storage.log_bytes();
         let reply_panics_count = self.inbox.panicked_count();
         let transfers = self.snapshots.transfers();
-        let now = Status::of(&self.raft, log_bytes, reply_panics_count, transfers);
-        self.status.send_if_modified(|before| {
-            let is_watched = self.status.receiver_count() > UNWATCHED_RECEIVERS;
+        let peers = std::mem::take(&mut self.spare_peers);
+        let now = Status::of(&self.raft, log_bytes, reply_panics_count, transfers, peers);
+        let (status, spare_peers) = (&self.status, &mut self.spare_peers);
+        status.send_if_modified(|before| {
+            let is_watched = status.receiver_count() > UNWATCHED_RECEIVERS;
             let changed = is_watched && *before != now;
-            *before = now;
+            *spare_peers = std::mem::replace(before, now).peers;
             changed
         });
     }

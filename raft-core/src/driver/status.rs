@@ -93,8 +93,9 @@ impl Status {
         log_bytes: u64,
         reply_panics_count: u64,
         transfers: Vec<SnapshotTransfer>,
+        peers: Vec<PeerStatus>,
     ) -> Self {
-        let status = raft.status();
+        let status = raft.status_in(peers);
         assert!(status.last_applied <= status.commit_index, "only committed entries are applied");
         assert!(status.commit_index <= status.last_index, "only entries of the log are committed");
         Self {

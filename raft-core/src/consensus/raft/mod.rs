@@ -349,6 +349,15 @@ impl Raft {
 
     /// Returns a copy of this node's state for operators.
     pub fn status(&self) -> Status {
+        self.status_in(Vec::new())
+    }
+
+    /// [`Raft::status`], with the peers in this vector: a caller that asks often keeps its memory.
+    pub(crate) fn status_in(&self, mut peers: Vec<PeerStatus>) -> Status {
+        peers.clear();
+        if let Role::Leader(leader) = &self.role {
+            peers.extend(leader.peer_statuses());
+        }
         let log = &self.node.log;
         let committed = log.configuration_at(log.commit_index());
         Status {
@@ -369,10 +378,7 @@ impl Raft {
             durable_index: log.durable_index(),
             last_index: log.last_index(),
             log_bytes: log.bytes(),
-            peers: match &self.role {
-                Role::Leader(leader) => leader.peer_statuses(),
-                Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => Vec::new(),
-            },
+            peers,
         }
     }
 

@@ -163,8 +163,8 @@ impl Leader {
         self.on_round_started(node);
     }
 
-    pub(in crate::consensus) fn peer_statuses(&self) -> Vec<PeerStatus> {
-        self.progress.iter().map(|(id, progress)| status_of(*id, progress)).collect()
+    pub(in crate::consensus) fn peer_statuses(&self) -> impl Iterator<Item = PeerStatus> {
+        self.progress.iter().map(|(id, progress)| status_of(*id, progress))
     }
 
     pub(in crate::consensus) fn peer_status(&self, id: NodeId) -> Option<PeerStatus> {
