@@ -56,10 +56,9 @@ pub(crate) fn draw(title: &str, peer: &str, pairs: &[Pair]) -> anyhow::Result<St
             .draw()?;
         for (number, pair) in pairs.iter().enumerate() {
             let top = (row_count - number) as f64;
-            for (name, rate, color, upper) in [
-                ("kv", pair.kv, KV_COLOR, top - 0.10),
-                (peer, pair.peer, PEER_COLOR, top - 0.48),
-            ] {
+            for (name, rate, color, upper) in
+                [("kv", pair.kv, KV_COLOR, top - 0.10), (peer, pair.peer, PEER_COLOR, top - 0.48)]
+            {
                 let lower = upper - 0.36;
                 let bar = [(axis.start, lower), (rate, upper)];
                 chart.draw_series([Rectangle::new(bar, color.filled())])?;

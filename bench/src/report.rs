@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::chart::{self, Pair};
 use crate::figures::{Figures, Spread, ratio, spread};
-use crate::state::Machine;
+use crate::machine::Machine;
 
 /// Collects rows and measurements; [`Report::conclude`] prints and writes them.
 #[derive(Debug)]
