@@ -108,7 +108,10 @@ impl Report {
         self.measured(json!({
             "case": case, "throughput_ratio": rates, "cpu_ratio": cpu, "kv": kv, peer: theirs,
         }));
-        if let (Some(ours), Some(of_peer)) = (spread(kv, rate), spread(theirs, rate)) {
+        // A bar of less than one operation per second cannot be drawn.
+        if let (Some(ours), Some(of_peer)) = (spread(kv, rate), spread(theirs, rate))
+            && ours.median.min(of_peer.median) >= 1.0
+        {
             let pair = Pair { case: case.to_owned(), kv: ours.median, peer: of_peer.median };
             self.pairs.push((peer.to_owned(), pair));
         }

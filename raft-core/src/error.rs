@@ -9,15 +9,17 @@ use crate::types::NodeId;
 /// ```
 /// use raft_core::error::Rejected;
 ///
-/// /// The node to which the client sends the request next; `None`: to the same one, later.
-/// fn next_target(rejected: &Rejected) -> Option<u64> {
+/// /// The node to which node `asked`'s client sends the request next, if it is any use.
+/// fn next_target(asked: u64, rejected: &Rejected) -> Option<u64> {
 ///     match rejected {
-///         Rejected::NotLeader { leader } => *leader,
+///         Rejected::NotLeader { leader } => Some(leader.unwrap_or(asked)),
+///         Rejected::Busy(_) => Some(asked),
+///         // Sending it again to this node cannot help.
 ///         _ => None,
 ///     }
 /// }
 /// let rejected = Rejected::NotLeader { leader: Some(2) };
-/// assert_eq!(next_target(&rejected), Some(2));
+/// assert_eq!(next_target(1, &rejected), Some(2));
 /// assert_eq!(rejected.to_string(), "this node does not lead; node 2 does");
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,8 +1,9 @@
 //! SplitMix64 (Steele, Lea, Flood 2014): randomness from a seed, equal on every platform.
 //!
-//! It decides timeouts and the faults of simulated links, and protects no secret. It never reads
-//! the entropy of the operating system: the caller passes the seed in, so that a run can be
-//! replayed.
+//! It decides timeouts and the faults of simulated links, and draws the numbers that tell the
+//! starts of a node and its read attempts apart, so a production seed must come from the operating
+//! system (`Config::seed`). It protects no secret. It never reads entropy itself: the caller passes
+//! the seed in, so that a run can be replayed.
 
 use std::time::Duration;
 

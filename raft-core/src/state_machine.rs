@@ -120,13 +120,15 @@ pub trait StateMachine: Send + 'static {
     /// The response to a query.
     type Answer: Send + 'static;
 
-    /// The last position whose effect is in this machine. After a restart it is the last one that
-    /// survived, and [`Position::ZERO`] for an empty or a volatile machine. A durable machine
-    /// stores it in the same atomic write as the data.
+    /// The position of the last entry that this machine applied, whether it held a command or not,
+    /// or of the last snapshot that it restored. After a restart it is the last one that survived,
+    /// and [`Position::ZERO`] for an empty or a volatile machine. A durable machine stores it in
+    /// the same atomic write as the data.
     fn last_applied(&self) -> Position;
 
-    /// Applies entries in order, each once; the first directly follows `last_applied`. Pushes
-    /// exactly one output for each `Payload::Command`, in order.
+    /// Applies entries in order, each once; the first directly follows `last_applied`, which is the
+    /// position of the last one afterwards. Pushes exactly one output for each `Payload::Command`,
+    /// in order.
     ///
     /// # Errors
     /// Only if this machine cannot continue at all. A command that makes no sense gets an output

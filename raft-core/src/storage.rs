@@ -8,18 +8,21 @@
 //! * [`Storage::persist`] is atomic and durable: after a crash at any point the disk holds all of a
 //!   batch or nothing of it, and all of it once `persist` has returned. Batches come one at a time,
 //!   in order.
-//! * After an error the storage is poisoned: every later write fails too, and the node stops. A
-//!   failed sync is never retried, because the kernel may have dropped the dirty pages. Two errors
-//!   poison nothing, because a peer may cause them: `finish` of a snapshot whose bytes differ from
-//!   those that were expected, and a write to a writer that was replaced.
+//! * After a failed write the storage is poisoned: every later write fails too, and the node stops.
+//!   A failed sync is never retried, because the kernel may have dropped the dirty pages. Reads
+//!   poison nothing. Neither do `finish` of a snapshot whose bytes differ from the expected ones,
+//!   and `write` or `finish` of a writer that a later one has replaced: a peer may cause those.
+//! * [`Storage::load`] returns exactly what was persisted, or an error that says what is damaged
+//!   and what to do. It cuts a torn tail that no `persist` ever acknowledged; it never treats
+//!   damage elsewhere as a torn tail.
+//!
+//! The suite cannot check two more rules:
+//!
 //! * Methods may wait, and must not block the runtime's thread: a sync belongs on a thread of the
 //!   storage's own, or into `spawn_blocking`.
 //! * The storage of a new cluster's member begins with one batch that holds nothing but
 //!   [`HardState::FOUNDING`](crate::types::HardState::FOUNDING), persisted before the node's first
 //!   start by the program that initialises the directory.
-//! * [`Storage::load`] returns exactly what was persisted, or an error that says what is damaged
-//!   and what to do. It cuts a torn tail that no `persist` ever acknowledged; it never treats
-//!   damage elsewhere as a torn tail.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -189,7 +192,8 @@ pub trait SnapshotWriter: Send {
     /// Writes the next bytes.
     ///
     /// # Errors
-    /// The storage is poisoned; the snapshot is not finished.
+    /// The storage is poisoned, unless a later writer has replaced this one
+    /// ([`StorageError::Refused`]). The snapshot is not finished.
     async fn write(&mut self, chunk: Bytes) -> StorageResult<()>;
 
     /// Makes the bytes durable and ready to be published by a [`Batch`]. Fails with

@@ -3,7 +3,7 @@
 //!
 //! In memory, power is lost at the step. On the disk, a child process of its own stops at the step
 //! and is killed there with SIGKILL: nothing is flushed or closed, as in a crash of the process.
-//! (`damage.rs` tests the further effects of a loss of power on bytes that were not synced.)
+//! (`damage` tests the further effects of a loss of power on bytes that were not synced.)
 
 #![allow(clippy::unwrap_used)]
 

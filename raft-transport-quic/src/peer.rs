@@ -51,8 +51,8 @@ struct PeerState {
     logged: BTreeSet<String>,
     /// Start of the period after which `logged` is cleared.
     logged_since: Instant,
-    /// Start of this node, or the end of the last connection.
-    disconnected_since: Instant,
+    /// Start of this node.
+    started: Instant,
     /// Set once the current connection, or else the last one, has lasted [`STANDS_AFTER`]. The next
     /// connection is then logged at once.
     stood: bool,
@@ -72,8 +72,9 @@ const STANDS_AFTER: Duration = BACKOFF_MAX;
 /// Most doublings of the hello timeout: 8 times the configured one.
 const HELLO_DOUBLINGS_MAX: u32 = 3;
 
-/// A peer that is not connected for less than this is starting or restarting: not worth a warning.
-/// The node dials again within [`BACKOFF_MAX`], so a failure that persists is logged soon after.
+/// Failures in the first moments of a node are logged at debug level: the nodes of a cluster start
+/// one after the other. The node that dials tries again within [`BACKOFF_MAX`], so a failure that
+/// persists is warned about soon after. The end of a connection is warned about at any later time.
 const WARNED_AFTER: Duration = Duration::from_secs(2);
 
 /// Most failures that are logged until a connection lasts or [`FORGOTTEN_AFTER`] has passed;
@@ -103,7 +104,7 @@ impl Peer {
                 failure,
                 logged: BTreeSet::new(),
                 logged_since: Instant::now(),
-                disconnected_since: Instant::now(),
+                started: Instant::now(),
                 stood: true,
                 announced: false,
                 last: None,
@@ -201,7 +202,7 @@ impl Peer {
             return;
         }
         failure.clone_into(&mut state.failure);
-        if state.disconnected_since.elapsed() < WARNED_AFTER {
+        if state.started.elapsed() < WARNED_AFTER {
             debug!(peer = self.id, address = self.address, "not connected: {failure}");
             return;
         }
@@ -245,7 +246,6 @@ impl Peer {
         self.log.close();
         let mut state = self.state();
         state.connection = None;
-        state.disconnected_since = Instant::now();
         state.announced = false;
         drop(state);
         self.failed(failure);

@@ -65,7 +65,7 @@ impl Server {
     ///
     /// # Errors
     /// The configuration makes no sense, the data directory is refused or damaged, the address is
-    /// taken, or a certificate does not fit. Nothing was changed then.
+    /// taken, or a certificate does not fit. What was stored is unchanged then.
     ///
     /// ```no_run
     /// # async fn start() -> Result<(), Box<dyn std::error::Error>> {

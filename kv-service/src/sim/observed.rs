@@ -184,6 +184,14 @@ impl<M: StateMachine> StateMachine for Observed<M> {
     fn blocks(&self) -> bool {
         self.machine.blocks()
     }
+
+    fn can_snapshot(&self) -> bool {
+        self.machine.can_snapshot()
+    }
+
+    fn can_apply_inline(&self, entries: &[Entry]) -> bool {
+        self.machine.can_apply_inline(entries)
+    }
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! `Hash` of a node's state, for tests that count and compare states (the explorer).
 //!
-//! Equal hashes mean that two nodes react to equal events alike, except for timing and random
-//! draws. So an implementation by hand leaves out the times, which decide only when something
-//! happens, and the numbers drawn from the rng. Each names every field of its type, so that a new
-//! field cannot be forgotten. Types without such fields derive `Hash` where they are defined.
+//! Equal hashes mean that two nodes react to equal events alike, except for timing, random draws,
+//! and alarms that were raised before. So an implementation by hand leaves out the times, which
+//! decide only when something happens, the rng, and the number of a read attempt. Each names every
+//! field of its type, so that a new field cannot be forgotten. Types without such fields derive
+//! `Hash` where they are defined.
 
 use std::hash::{Hash, Hasher};
 
@@ -52,7 +53,7 @@ hash_of!(InFlight { through; left out: id });
 hash_of!(PersistInFlight { publish; left out: id, since });
 
 /// The number of this start counts only while the node's messages carry it. What the operator was
-/// told changes no decision.
+/// told decides only whether an alarm is raised again.
 impl Hash for NodeState {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let Self {

@@ -25,7 +25,7 @@
 //! | (not there) disks that are lost | `recovery` |
 //! | (not there) how a cluster begins | `founding` |
 //! | 4.1 the configuration in force | `configurations` |
-//! | 10.2.1 the leader's disk beside the network | `ready`: appends are not held back |
+//! | 10.2.1 the leader's disk beside the network | `role::leader::replication` |
 //!
 //! Guarantee, beside the five properties of figure 3.2: nothing in a [`Ready`] rests on a write
 //! that is not durable, so the driver may process everything in it at once, in any order.

@@ -21,7 +21,7 @@ pub struct Ready {
     pub read_states: Vec<ReadState>,
     /// Peers that need a snapshot; report by `Raft::on_snapshot_sent`.
     pub snapshot_requests: Vec<NodeId>,
-    /// A snapshot of this node's own state that is now published.
+    /// The newest snapshot of this node's own state that was published since the last `Ready`.
     pub snapshot_published: Option<SnapshotMeta>,
     /// The present role, term, leader and standing of this node, if one of them changed.
     pub role_change: Option<RoleChange>,

@@ -26,7 +26,7 @@ use crate::types::{
 pub(super) struct NodeShared<M: StateMachine> {
     pub(super) inbox: Arc<Inbox<M>>,
     pub(super) command_bytes_max: u64,
-    pub(super) status: watch::Receiver<Status>,
+    pub(super) status: Arc<watch::Receiver<Status>>,
     pub(super) leadership: watch::Receiver<Leadership>,
     pub(super) stopped: watch::Receiver<Option<Result<(), Arc<Fatal>>>>,
     pub(super) abort: Arc<Notify>,

@@ -31,7 +31,7 @@ use crate::types::{Entry, Index, Memory, NodeId, SnapshotMeta, Time};
 const SLEEP_MAX: Duration = Duration::from_secs(3600);
 
 /// Status receivers that never wait for a change: the one that
-/// [`Node::status`](super::Node::status) reads.
+/// [`Node::status`](super::Node::status) reads, which the event loop keeps as long as it runs.
 const UNWATCHED_RECEIVERS: usize = 1;
 
 /// The parts that an [`EventLoop`] is built from.
@@ -67,6 +67,7 @@ pub(super) struct EventLoop<M: StateMachine> {
     /// A snapshot that waits to be restored until the machine's flush has ended.
     restore_after_flush: Option<SnapshotMeta>,
     status: watch::Sender<Status>,
+    unwatched: Arc<watch::Receiver<Status>>,
     /// Memory of the peers in the status before the last one.
     spare_peers: Vec<PeerStatus>,
     leadership: watch::Sender<Leadership>,
@@ -117,6 +118,7 @@ impl<M: StateMachine> EventLoop<M> {
             reads: Reads::new(config.read_patience),
             snapshots,
             restore_after_flush: None,
+            unwatched: Arc::new(status.subscribe()),
             status,
             spare_peers: Vec::new(),
             leadership: watch::Sender::new(Leadership::default()),
@@ -126,8 +128,9 @@ impl<M: StateMachine> EventLoop<M> {
         }
     }
 
-    pub(super) fn status_receiver(&self) -> watch::Receiver<Status> {
-        self.status.subscribe()
+    /// Returns the receiver that only reads, and never waits for a change.
+    pub(super) fn status_receiver(&self) -> Arc<watch::Receiver<Status>> {
+        Arc::clone(&self.unwatched)
     }
 
     pub(super) fn leadership_receiver(&self) -> watch::Receiver<Leadership> {

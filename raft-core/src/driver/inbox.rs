@@ -302,12 +302,13 @@ impl<M: StateMachine> Inbox<M> {
             Request::Propose { reply, .. } => self.deliver(reply, Err(rejected.into())),
             Request::Query { reply, .. } => self.deliver(reply, Err(rejected)),
             Request::RaiseVersion { reply, .. } => self.deliver(reply, Err(rejected)),
-            // These have no reply: the operator finds the reason in the log.
+            // These have no reply. A service may repeat them often, so the log says it at debug
+            // level.
             Request::Transfer { .. } => {
-                tracing::info!(%rejected, "a request to hand leadership over is dropped");
+                tracing::debug!(%rejected, "a request to hand leadership over is dropped");
             }
             Request::Snapshot { .. } => {
-                tracing::info!(%rejected, "a request for a snapshot is dropped");
+                tracing::debug!(%rejected, "a request for a snapshot is dropped");
             }
         }
     }

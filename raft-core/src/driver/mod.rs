@@ -1,10 +1,10 @@
 //! The part that waits: runs one node of the core on tokio, against the three ports.
 //!
 //! ```text
-//!   callers ──▶ inbox ──▶ ┌────────────┐ ──▶ persist task ──▶ Storage
-//!   peers   ──▶       ──▶ │ event loop │ ──▶ apply task   ──▶ StateMachine ──▶ replies
+//!   callers     ──▶ inbox ──▶ ┌────────────┐ ──▶ persist task ──▶ Storage
+//!   peers       ──▶       ──▶ │ event loop │ ──▶ apply task   ──▶ StateMachine ──▶ replies
 //!   completions ──▶       ──▶ │ owns Raft  │ ──▶ Transport
-//!                         └────────────┘ ──▶ snapshot tasks
+//!                             └────────────┘ ──▶ snapshot tasks
 //! ```
 //!
 //! One owner per state: the event loop owns the core, and the apply task owns the state machine,
@@ -266,7 +266,7 @@ impl<M: StateMachine> Node<M> {
     /// there is a receiver, each batch of entries costs a notification: drop it when it is no
     /// longer needed.
     pub fn watch_status(&self) -> watch::Receiver<Status> {
-        let mut status = self.shared.status.clone();
+        let mut status = watch::Receiver::clone(&self.shared.status);
         // Changes are not notified while there is no watcher, so this receiver may have missed
         // some.
         status.mark_changed();

@@ -168,8 +168,32 @@ fn encode<T: Serialize>(
     }
 }
 
-fn read_back<T: DeserializeOwned>(body: &[u8]) -> Result<(), EncodingError> {
-    parse::<T>(body).map(drop).map_err(|reason| EncodingError::OneWay { reason })
+/// Decodes a value again and counts the bytes of its encoding. Another length means another value:
+/// a field was skipped, and those after it took its place. The bytes themselves may differ, because
+/// a `HashMap` has no order.
+fn read_back<T: Serialize + DeserializeOwned>(body: &[u8]) -> Result<(), EncodingError> {
+    let value: T = parse(body).map_err(|reason| EncodingError::OneWay { reason })?;
+    let mut again = Count(0);
+    rmp_serde::encode::write(&mut again, &value)
+        .map_err(|error| EncodingError::Unencodable { reason: reason(&error) })?;
+    if again.0 == body.len() {
+        return Ok(());
+    }
+    Err(EncodingError::OneWay { reason: "it decodes to another value".to_owned() })
+}
+
+/// Counts the bytes of one value.
+struct Count(usize);
+
+impl io::Write for Count {
+    fn write(&mut self, more: &[u8]) -> io::Result<usize> {
+        self.0 += more.len();
+        Ok(more.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn split_head(version: u32, bytes: &[u8]) -> Result<(u32, &[u8]), EncodingError> {

@@ -46,6 +46,8 @@ pub struct Machine<S> {
     position: Position,
     /// The snapshot that is being received, while there is one.
     restoring: Option<Restoring>,
+    /// Cloning, encoding and decoding a state takes long: the node gives the machine a thread.
+    has_thread: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -55,6 +57,11 @@ struct Restoring {
 }
 
 impl<S: ReplicatedState> Machine<S> {
+    /// The default state, on a thread of its own, so that snapshots do not hold up heartbeats.
+    pub(super) fn on_a_thread() -> Self {
+        Self { state: S::default(), position: Position::ZERO, restoring: None, has_thread: true }
+    }
+
     /// Encodes a command as it is kept in the log.
     ///
     /// # Errors
@@ -114,6 +121,15 @@ impl<S: ReplicatedState> StateMachine for Machine<S> {
         Ok(Box::new(View { position: self.position, stage }))
     }
 
+    fn blocks(&self) -> bool {
+        self.has_thread
+    }
+
+    /// Few commands are applied sooner than the thread wakes up.
+    fn can_apply_inline(&self, _: &[Entry]) -> bool {
+        true
+    }
+
     fn begin_restore(&mut self, meta: &SnapshotMeta) -> MachineResult<()> {
         self.restoring = Some(Restoring { position: meta.position, bytes: BytesMut::new() });
         Ok(())
@@ -153,6 +169,8 @@ enum ViewStage<S> {
     Whole(Box<S>),
     /// The bytes that the caller has not taken yet.
     Encoded(Bytes),
+    /// The state could not be encoded.
+    Failed,
 }
 
 impl<S: ReplicatedState> SnapshotSource for View<S> {
@@ -162,10 +180,10 @@ impl<S: ReplicatedState> SnapshotSource for View<S> {
 
     fn next_chunk(&mut self, bytes_max: usize) -> MachineResult<Option<Bytes>> {
         assert!(bytes_max > 0, "a chunk has room for a byte");
-        let empty = ViewStage::Encoded(Bytes::new());
-        let mut bytes = match std::mem::replace(&mut self.stage, empty) {
+        let mut bytes = match std::mem::replace(&mut self.stage, ViewStage::Failed) {
             ViewStage::Whole(state) => self.encode(state)?,
             ViewStage::Encoded(bytes) => bytes,
+            ViewStage::Failed => return Err(MachineError("the view was not encoded".to_owned())),
         };
         let chunk = bytes.split_to(bytes.len().min(bytes_max));
         self.stage = ViewStage::Encoded(bytes);

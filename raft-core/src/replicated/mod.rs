@@ -264,8 +264,9 @@ impl<S: ReplicatedState> Replicated<S> {
     /// peers cluster versions (`QuicConfig::cluster_versions`) the same one.
     ///
     /// # Errors
-    /// Those of [`Node::start`], also if the snapshot or the log is of a newer version. The text
-    /// says which version to install.
+    /// Those of [`Node::start`], also if the snapshot or the log's configuration is of a newer
+    /// version; the text says which version to install. A newer command in the log stops the node
+    /// when it is applied ([`Replicated::stopped`]). The default state does not survive serde.
     pub async fn start(
         mut config: NodeConfig,
         storage: Arc<dyn Storage>,
@@ -273,7 +274,9 @@ impl<S: ReplicatedState> Replicated<S> {
     ) -> Result<Self, Fatal> {
         const { assert!(S::VERSION > 0, "versions count from 1") };
         config.raft.version_max = S::VERSION;
-        let node = Node::start(config, storage, transport, Machine::default()).await?;
+        format::encode_state(S::VERSION, Box::<S>::default(), S::STATE_BYTES_MAX)
+            .map_err(|error| Fatal::Config(format!("the default state {error}")))?;
+        let node = Node::start(config, storage, transport, Machine::on_a_thread()).await?;
         Ok(Self { node })
     }
 
@@ -290,6 +293,13 @@ impl<S: ReplicatedState> Replicated<S> {
         let in_force = self.node.cluster_version();
         // Version 1 needs no agreement: each program knows it.
         if needed > 1 && needed > in_force {
+            let status = self.node.status();
+            if status.leader_id != Some(status.id) {
+                return Err(Rejected::NotLeader { leader: status.leader_id }.into());
+            }
+            if !status.founded {
+                return Err(Rejected::Busy("the cluster is being founded").into());
+            }
             return Err(Rejected::Refused(format!(
                 "not executed: the command needs version {needed}, and version {in_force} is in \
                  force; install version {needed} on all nodes, then call raise_version on the leader"
@@ -323,8 +333,9 @@ impl<S: ReplicatedState> Replicated<S> {
     pub async fn leader(&self) -> Option<NodeId> {
         let mut watch = self.node.watch();
         tokio::select! {
-            known = watch.wait_for(|leadership| leadership.leader.is_some()) => known.ok()?.leader,
+            biased;
             _ = self.node.stopped() => None,
+            known = watch.wait_for(|leadership| leadership.leader.is_some()) => known.ok()?.leader,
         }
     }
 

@@ -231,6 +231,23 @@ fn a_command_that_could_not_be_read_is_refused_before_it_is_proposed() {
     assert!(error.to_string().contains("skip_serializing_if"), "{error}");
 }
 
+/// Its reader drops what its writer wrote, and reports no error.
+#[test]
+fn a_command_that_would_be_read_as_another_is_refused() {
+    #[derive(Serialize, Deserialize)]
+    enum Order {
+        #[serde(deserialize_with = "nothing")]
+        Note(String),
+    }
+    fn nothing<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+        String::deserialize(deserializer).map(|_| String::new())
+    }
+    let kept = super::format::encode_command(1, &Order::Note(String::new()));
+    assert!(kept.is_ok());
+    let error = super::format::encode_command(1, &Order::Note("lost".into())).unwrap_err();
+    assert!(matches!(error, EncodingError::OneWay { .. }), "{error}");
+}
+
 #[test]
 fn a_snapshot_survives_chunks_of_any_size() {
     let mut machine = filled(10_000);

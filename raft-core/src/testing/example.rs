@@ -1,5 +1,6 @@
 //! The smallest storage and state machine with which a node runs, for examples: both live in
-//! memory, and forget everything with the process.
+//! memory, and forget everything with the process. They are toys: `raft-storage` has a storage in
+//! memory that passes [`crate::testing::storage`] and can be made to fail.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -71,7 +72,10 @@ impl Storage for MemoryStorage {
 
     async fn compact(&self, through: SnapshotMeta) -> StorageResult<()> {
         let loaded = &mut self.image().loaded;
-        if through.index() >= loaded.log_start.index() {
+        let start_index = loaded.log_start.index();
+        // An empty log takes the configuration with which its cluster is founded.
+        let founds = through.index() == 0 && start_index == 0 && loaded.entries.is_empty();
+        if through.index() > start_index || founds {
             loaded.entries.retain(|entry| entry.index > through.index());
             loaded.log_start = through;
         }

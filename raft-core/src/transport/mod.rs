@@ -90,8 +90,9 @@ pub trait Transport: Send + Sync + 'static {
     async fn close(&self);
 }
 
-/// Receives from peers. Implementations return at once and drop what they have no room for. They
-/// call nothing of the transport, so it may hold a lock meanwhile.
+/// Receives from peers. Implementations return at once and drop what they have no room for, also
+/// the stream that they are given: a transport holds no lock meanwhile that the stream's `Drop`
+/// takes.
 pub trait Inbound: Send + Sync {
     /// A message arrived from a peer, whose identity is authenticated.
     fn on_message(&self, from: NodeId, message: Message);
@@ -108,9 +109,10 @@ pub trait Inbound: Send + Sync {
 #[async_trait]
 pub trait BulkStream: Send {
     /// Waits until the frame fits into the send buffer, which holds at least one frame of
-    /// [`BULK_FRAME_BYTES_MAX`] bytes, and few more. The frame has 1 to that many bytes. A stream
-    /// on which this call or [`BulkStream::receive`] was dropped before it returned is only
-    /// dropped.
+    /// [`BULK_FRAME_BYTES_MAX`] bytes. The frame has 1 to that many bytes.
+    ///
+    /// If the future of this call or of [`BulkStream::receive`] is dropped before it completes, the
+    /// only thing that is still done with the stream is to drop it.
     async fn send(&mut self, frame: Bytes) -> Result<(), TransportError>;
 
     /// Returns the next frame; `None` when the other side has finished sending in good order.

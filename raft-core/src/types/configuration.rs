@@ -21,6 +21,10 @@ pub struct Member {
     pub context: Bytes,
 }
 
+/// Largest charge of a configuration ([`Configuration::size_bytes`]), in bytes. A storage keeps one
+/// in the header of each snapshot.
+pub const CONFIGURATION_BYTES_MAX: u64 = 256 << 10;
+
 /// The members of the cluster, and what all members have agreed on about the cluster. While
 /// `outgoing` is not empty the configuration is joint (4.3): every decision needs a majority of
 /// `voters` *and* of `outgoing`.
@@ -132,6 +136,13 @@ impl Configuration {
     pub fn has_members_of(&self, other: &Self) -> bool {
         (&self.voters, &self.outgoing, &self.learners)
             == (&other.voters, &other.outgoing, &other.learners)
+    }
+
+    /// Returns true if it can be stored and read again: each record is of a member, and all of it
+    /// is charged at most [`CONFIGURATION_BYTES_MAX`].
+    pub fn is_storable(&self) -> bool {
+        self.members.keys().all(|id| self.is_member(*id))
+            && self.size_bytes() <= CONFIGURATION_BYTES_MAX
     }
 
     /// Bytes that a configuration is charged in every budget: each member's id, and its record.

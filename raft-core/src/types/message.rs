@@ -117,7 +117,7 @@ pub enum MessageBody {
     /// Campaign at once (leadership transfer, 3.10). A receiver that has lost its disk since does
     /// not.
     TimeoutNow {
-        /// The last position that the receiver's log must contain.
+        /// The receiver's log must be at least as up to date as this position.
         last: Position,
     },
     /// Readmits a recovering receiver: its votes and acknowledgements are counted again. The leader

@@ -11,7 +11,7 @@ mod snapshot;
 mod time;
 
 pub use batch::{Batch, Loaded, PersistId, PublishSnapshot};
-pub use configuration::{Configuration, Member};
+pub use configuration::{CONFIGURATION_BYTES_MAX, Configuration, Member};
 pub use entry::{ENTRY_OVERHEAD_BYTES, Entry, Payload};
 pub use hard_state::{HardState, Memory};
 pub use ids::{INDEX_MAX, Index, NodeId, Position, TERM_MAX, Term};

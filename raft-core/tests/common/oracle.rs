@@ -4,7 +4,7 @@
 //! | property | how it is checked |
 //! |---|---|
 //! | election safety | one leader per term, ever; one vote per voter and term, across crashes |
-//! | leader append-only | after each step of a node (`process_ready`) |
+//! | leader append-only | length after each step (`process_ready`); the rest by log matching |
 //! | log matching | a position has the same entry and the same predecessor on every node |
 //! | leader completeness | a new leader's log holds everything known committed |
 //! | state machine safety | every node that commits or applies an index has the same entry there |

@@ -71,12 +71,16 @@ pub fn everything(term: Term) -> Vec<Message> {
             MessageBody::Founding { number: 7, heard: None, met: true, version_max: 1 },
         ),
     ];
-    let kinds: BTreeSet<_> = all.iter().map(|message| kind(&message.body)).collect();
-    assert_eq!(kinds.len(), 14, "one of every kind");
+    let kinds: BTreeSet<u8> = all.iter().map(|message| kind(&message.body)).collect();
+    assert_eq!(kinds, (0..KIND_COUNT).collect(), "one of every kind");
     all
 }
 
-/// Numbers the kinds. A new kind does not compile here, and must be appended to [`everything`].
+/// One more than the last number of [`kind`].
+const KIND_COUNT: u8 = 14;
+
+/// Numbers the kinds. A new kind does not compile here, and must be counted in [`KIND_COUNT`] and
+/// appended to [`everything`].
 fn kind(body: &MessageBody) -> u8 {
     match body {
         MessageBody::RequestPreVote { .. } => 0,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use raft_core::consensus::RoleKind;
 use raft_core::driver::{Node, NodeConfig};
 use raft_core::error::{Fatal, ProposeError, Rejected};
@@ -86,6 +87,21 @@ fn a_runtime_that_goes_away_answers_all_requests() {
     let late = other.block_on(node.propose_and_wait("y".into()));
     assert_eq!(late, Err(Rejected::ShuttingDown.into()));
     other.block_on(node.stopped()).expect_err("it did not end in good order");
+}
+
+/// A receiver may outlive each handle of the node: it is still notified.
+#[tokio::test(start_paused = true)]
+async fn a_watcher_outlives_the_handles_of_its_node() {
+    let mut cluster = Cluster::new(1, 3);
+    cluster.start_all().await;
+    let leader = cluster.leader().await;
+    let follower = 1 + leader % 3;
+    let mut watcher = cluster.nodes[&follower].watch_status();
+    drop(cluster.nodes.remove(&follower));
+    cluster.write(Bytes::from("x")).await;
+    let goal = cluster.nodes[&leader].status().last_index;
+    let applied = watcher.wait_for(|status| status.last_applied >= goal);
+    in_time("the follower applies the write", applied).await.expect("it runs");
 }
 
 /// C24. A node whose configuration cannot work does not start.

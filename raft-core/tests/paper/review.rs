@@ -4,7 +4,10 @@
 
 use raft_core::consensus::RoleKind::{Follower, Leader, PreCandidate};
 use raft_core::consensus::{Config, PeerStatus};
-use raft_core::types::{Configuration, Entry, Message, MessageBody, Payload, Position, TERM_MAX};
+use raft_core::types::{
+    CONFIGURATION_BYTES_MAX, Configuration, Entry, Message, MessageBody, Payload, Position,
+    TERM_MAX,
+};
 
 use crate::common::{Cluster, Parcel, say};
 use crate::plain;
@@ -234,6 +237,28 @@ fn c6_a_configuration_of_other_members_is_refused() {
         assert!(cluster.sent_by(2).is_empty(), "nothing is acknowledged");
         let alarms = &cluster.node(2).alarms;
         assert!(alarms.iter().any(|alarm| alarm.contains("other members")), "{alarms:?}");
+    }
+}
+
+/// C6. A configuration that no disk could store is refused like one of other members: with a record
+/// of a node that is no member, or with more bytes than a snapshot's header has room for.
+#[test]
+fn c6_a_configuration_that_cannot_be_stored_is_refused() {
+    for (id, bytes) in [(4, 0), (2, CONFIGURATION_BYTES_MAX as usize)] {
+        let mut cluster = led();
+        let mut configuration = Configuration::of_voters([1, 2, 3]);
+        configuration.members.entry(id).or_default().context = vec![0; bytes].into();
+        let entries = vec![
+            say::entry(2, 1),
+            Entry { index: 3, term: 1, payload: Payload::Configuration(Box::new(configuration)) },
+        ];
+        let append =
+            MessageBody::AppendEntries { previous: Position::new(1, 1), entries, commit_index: 1 };
+        cluster.step(1, 2, Message::new(1, append));
+        assert_eq!(cluster.status(2).last_index, 1, "node {id}, {bytes} bytes");
+        assert!(cluster.sent_by(2).is_empty(), "nothing is acknowledged");
+        let alarms = &cluster.node(2).alarms;
+        assert!(alarms.iter().any(|alarm| alarm.contains("too many bytes")), "{alarms:?}");
     }
 }
 

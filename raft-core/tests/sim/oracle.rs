@@ -7,7 +7,7 @@
 //! | V4 | a position has the same entry and the same history on every node |
 //! | V5 | a new leader's log holds every committed entry |
 //! | V6, V10 | a committed index has one entry forever, and that one is applied |
-//! | V9 | a leader commits at an entry of its own term, on disk at a majority of counted nodes |
+//! | V9 | a leader commits at an entry of its own term, on a majority of disks (lost ones count) |
 //! | V13 | a read observes every entry that was committed when it was requested |
 //! | V19, V20 | a snapshot is the state at its position |
 //! | V22 | a command that was surely not executed is in no log |

@@ -12,7 +12,7 @@
 //!    right checksum is a blind guess. The nonce is in each record, because records move into
 //!    tables and are read alone.
 //! 2. **The MAC.** The mark of each batch carries a keyed 64-bit MAC over its numbers and the
-//!    checksum of the rest of the batch. `wal.rs` accepts no other mark, and keeps RocksDB from
+//!    checksum of the rest of the batch. `format/wal` accepts no other mark, and keeps RocksDB from
 //!    replaying records without one.
 //!
 //! The mask does not make the log confidential: the secret is in a file beside the log. ChaCha8 is

@@ -227,6 +227,9 @@ pub(crate) fn decode_published(bytes: &[u8], key: &LogKey) -> Result<Published, 
     let body = unmask(TAG_SNAPSHOT, bytes, key)?;
     let mut fields = Fields(&body);
     let serial = number(&mut fields)?;
+    if serial == NUMBER_MAX {
+        return Err(Damage("no serial follows that of the snapshot".into()));
+    }
     let content = content(&mut fields)?;
     let meta = meta(&mut fields)?;
     fields.done()?;

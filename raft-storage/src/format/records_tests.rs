@@ -402,6 +402,7 @@ proptest! {
         command in proptest::collection::vec(any::<u8>(), 0..40),
     ) {
         let [one, other, serial] = numbers.map(|number| number & NUMBER_MAX);
+        let serial = serial.min(NUMBER_MAX - 1);
         let Position { term, index } = meta.position;
         let payloads = [
             Payload::Noop,

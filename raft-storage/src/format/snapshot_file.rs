@@ -36,7 +36,7 @@ pub(crate) fn serial_of(path: &Path, extension: &str) -> Option<u64> {
     let position = Position::new(numbers.next()??, numbers.next()??);
     let serial = numbers.next()??;
     // The name must be in its only form, and after the largest serial there must be a next one.
-    (serial <= NUMBER_MAX && file_name(position, serial, extension) == name).then_some(serial)
+    (serial < NUMBER_MAX && file_name(position, serial, extension) == name).then_some(serial)
 }
 
 /// Why a snapshot file cannot be read.
@@ -153,7 +153,11 @@ mod tests {
     fn a_name_of_ours_is_known_and_no_other() {
         let serial = |name: &str| serial_of(Path::new(name), "snap");
         assert_eq!(serial("dir/snapshot-3-12-7.snap"), Some(7));
-        assert_eq!(serial(&file_name(Position::new(1, 2), NUMBER_MAX, "snap")), Some(NUMBER_MAX));
+        assert_eq!(
+            serial(&file_name(Position::new(1, 2), NUMBER_MAX - 1, "snap")),
+            Some(NUMBER_MAX - 1)
+        );
+        assert_eq!(serial(&file_name(Position::new(1, 2), NUMBER_MAX, "snap")), None);
         for other in [
             "snapshot-3-12-7.part",
             "snapshot-3-12-7-1.snap",
@@ -223,7 +227,7 @@ mod tests {
 
         #[test]
         fn the_serial_is_read_from_the_name(
-            numbers in any::<[u64; 2]>(), serial in 0..=NUMBER_MAX, extension in "snap|part",
+            numbers in any::<[u64; 2]>(), serial in 0..NUMBER_MAX, extension in "snap|part",
         ) {
             let name = file_name(Position::new(numbers[0], numbers[1]), serial, &extension);
             prop_assert_eq!(serial_of(Path::new(&name), &extension), Some(serial));

@@ -218,7 +218,7 @@ const DRAFT_BYTES_MAX: usize = 1 << 20;
 /// twice as many.
 const OPERATION_BYTES: usize = 32;
 
-/// A write that begins with the mark, as `wal.rs` expects.
+/// A write that begins with the mark, as `format/wal` expects.
 pub(crate) fn write_batch(mark: BatchMark, draft: &Draft, key: &LogKey) -> WriteBatch {
     let bytes = draft.record_bytes() + (draft.operation_count() + 2) * OPERATION_BYTES;
     let mut write = WriteBatch::with_capacity_bytes(bytes);

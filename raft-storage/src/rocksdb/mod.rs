@@ -4,8 +4,8 @@
 //! work: one writes the log, a batch at a time, each a single synced write; the other writes and
 //! reads snapshot files, so that a large one never holds up the log. A damaged log is refused with
 //! an error that names the directory and what to do; a torn tail that was never acknowledged is cut
-//! (`wal.rs` tells the two apart). After the first failure, also one of RocksDB's background work,
-//! nothing is written.
+//! (`format/wal` tells the two apart). After the first failure, also one of RocksDB's background
+//! work, nothing is written.
 //!
 //! It assumes of the disk that synced data stays and that a rename is atomic. It does not assume
 //! that unsynced writes reach the disk in order, or at all, or whole.

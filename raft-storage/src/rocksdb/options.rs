@@ -76,7 +76,7 @@ impl RocksOptions {
         options.set_recycle_log_file_num(2);
         // The only mode that goes with reuse: the bytes after the newest record in a reused file
         // *are* garbage, so replay has to stop at the first invalid record. By itself this mode
-        // would also take damage in the middle for the end; `wal.rs` reads on after it before
+        // would also take damage in the middle for the end; `format/wal` reads on after it before
         // RocksDB does.
         options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
         // The log flushes when the write-ahead file is full. RocksDB would flush earlier, because a

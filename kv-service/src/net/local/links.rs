@@ -69,7 +69,8 @@ struct LinksState {
     seed: u64,
     faults: StreamFaults,
     cut: BTreeSet<(ClientId, NodeId)>,
-    /// Each link has a rng of its own, so that its faults do not depend on the traffic of another.
+    /// Each link has a random number generator of its own, so that its faults do not depend on the
+    /// traffic of another.
     chances: BTreeMap<(ClientId, NodeId), StdRng>,
     streams: Vec<(ClientId, NodeId, Weak<Pipe>)>,
     listeners: Vec<Box<Listener>>,

@@ -127,6 +127,7 @@ impl Pending {
         assert_ne!(self.lifted[word] & bit, 0, "it was lifted");
         self.lifted[word] &= !bit;
         if id < self.answered {
+            self.full_words = self.full_words.min(id / BITS);
             self.answered_lifted -= 1;
             for event in [call_event(id) + 1, call_event(id)] {
                 let (before, after) = (self.previous[event], self.next[event]);
@@ -138,9 +139,6 @@ impl Pending {
     /// The set of lifted calls, equal for equal sets of one history.
     pub(super) fn lifted_set(&mut self) -> Box<[u64]> {
         let open_from = self.answered.div_ceil(BITS);
-        while self.full_words > 0 && self.lifted[self.full_words - 1] != u64::MAX {
-            self.full_words -= 1;
-        }
         while self.full_words < open_from && self.lifted[self.full_words] == u64::MAX {
             self.full_words += 1;
         }
@@ -164,5 +162,38 @@ impl Pending {
             Some(open) => self.answered.div_ceil(BITS) * BITS + open,
         };
         (place / BITS, 1 << (place % BITS))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A call of the first word is taken back while later words stay full.
+    #[test]
+    fn different_calls_are_different_sets() {
+        let times: Vec<(u64, u64)> = (0..4 * BITS as u64).map(|at| (at, 1_000 + at)).collect();
+        let mut pending = Pending::new(&times, 0);
+        for id in 1..3 * BITS {
+            pending.lift(id);
+        }
+        pending.lift(0);
+        let all = pending.lifted_set();
+        pending.unlift(0);
+        let without_the_first = pending.lifted_set();
+        pending.lift(3 * BITS);
+        let another_instead = pending.lifted_set();
+        pending.unlift(3 * BITS);
+        assert_eq!(pending.lifted_set(), without_the_first);
+        pending.lift(0);
+        assert_eq!(pending.lifted_set(), all);
+        assert!(all != without_the_first && all != another_instead);
+        assert_ne!(without_the_first, another_instead);
+        // The same number of calls, of which one is another.
+        pending.unlift(0);
+        pending.unlift(3 * BITS - 1);
+        pending.lift(0);
+        pending.lift(3 * BITS);
+        assert_ne!(pending.lifted_set(), all);
     }
 }

@@ -72,7 +72,8 @@ pub fn one_vote_in_a_term(
 }
 
 /// Leader append-only (figure 3.2): a leader never overwrites or deletes entries of its log.
-/// `before` and `now` are two states of one node without a crash in between.
+/// `before` and `now` are two states of one node without a crash in between. Their lengths are
+/// compared; an overwritten entry shows in [`log_matching_at`].
 ///
 /// # Errors
 /// The node led one term in both, and its log became shorter.
@@ -264,10 +265,8 @@ pub fn applied_never_falls(before: &Marks, now: &Marks) -> Result<(), Violation>
 pub fn marks_are_in_order(marks: &Marks) -> Result<(), Violation> {
     // A snapshot from the leader replaces the log before the state machine has restored it.
     let restoring = marks.last_applied < marks.log_start_index;
-    let start_is_covered = restoring
-        || (marks.log_start_index <= marks.snapshot_index
-            && marks.snapshot_index <= marks.last_applied);
-    let in_order = start_is_covered
+    let in_order = (restoring || marks.log_start_index <= marks.snapshot_index)
+        && marks.snapshot_index <= marks.last_applied
         && marks.last_applied <= marks.commit_index
         && marks.commit_index <= marks.last_index
         && marks.last_applied <= marks.durable_index
@@ -404,6 +403,7 @@ mod tests {
         for wrong in [
             Marks { snapshot_index: 1, ..marks },
             Marks { snapshot_index: 5, ..marks },
+            Marks { log_start_index: 5, snapshot_index: 5, ..marks },
             Marks { commit_index: 3, ..marks },
             Marks { commit_index: 8, ..marks },
             Marks { durable_index: 3, ..marks },

@@ -71,7 +71,7 @@ pub struct Boot {
 ///
 /// `Hash` covers the state that decides what the node does next, and leaves out times and the rng,
 /// so that a test can tell a node's states apart and count them. Two nodes of equal hash react to
-/// equal events alike, except for timing and random draws.
+/// equal events alike, except for timing, random draws, and alarms that were raised before.
 #[derive(Clone, Debug, Hash)]
 pub struct Raft {
     node: NodeState,

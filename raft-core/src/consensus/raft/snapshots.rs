@@ -45,7 +45,7 @@ impl Raft {
     /// Reports that the state machine itself is durable through an applied index.
     pub fn on_state_durable(&mut self, index: Index) {
         if self.node.restoring.is_none() {
-            // The machine may be ahead of its own completion report.
+            // The machine may be further than it has told so far.
             self.node.log.on_state_durable(index.min(self.node.log.last_applied()));
         }
     }

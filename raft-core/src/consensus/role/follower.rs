@@ -252,6 +252,9 @@ pub(in crate::consensus) fn refusal_of_configuration(
             new.members()
         ));
     }
+    if !new.is_storable() {
+        return Some("a configuration with records of other nodes, or too many bytes".to_owned());
+    }
     refusal_of_version(node, new)
 }
 

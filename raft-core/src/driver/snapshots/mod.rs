@@ -12,8 +12,8 @@
 //!   meanwhile the machine is flushed and the log compacted. The copy is withdrawn once no peer
 //!   needs it.
 //! * The entries that a peer needs after its snapshot are kept, as far as four times
-//!   `max_raft_state_bytes` allows. A
-//!   copy that compaction has overtaken is given up: the writes of clients go on.
+//!   `max_raft_state_bytes` allows. A copy that compaction has overtaken is given up: the writes of
+//!   clients go on.
 //! * A snapshot that a peer refuses is offered again after a pause that doubles.
 //! * One snapshot is received at a time, and never beside a copy of this node's own, because
 //!   storage keeps only one unfinished snapshot. A newer leader's transfer replaces that of an

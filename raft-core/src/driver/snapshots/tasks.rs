@@ -383,7 +383,7 @@ async fn receive_snapshot<M: StateMachine>(
         let frame = tokio::select! {
             biased;
             () = stop.set() => {
-                let reason = "it is not needed any more, or a newer leader offers another";
+                let reason = "it is no longer needed, or a newer leader offers another";
                 return Err(TransportError::new(reason).into());
             }
             frame = within(patience, stream.receive()) => frame?,

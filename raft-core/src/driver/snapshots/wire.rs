@@ -65,6 +65,9 @@ pub(crate) fn decode_offer(frame: &[u8]) -> Result<Offer, TransportError> {
     if position.term > offer.term {
         return Err(malformed("the snapshot is of a later term than the leader"));
     }
+    if !offer.meta.configuration.is_storable() {
+        return Err(malformed("a configuration with records of other nodes, or too many bytes"));
+    }
     Ok(offer)
 }
 
@@ -160,6 +163,18 @@ mod tests {
             prop_assert!(decode_answer(&[&frame[..], &[more]].concat()).is_err());
             let (read, rest) = decode_chunk(encode_chunk(offset, &data)).unwrap();
             prop_assert_eq!((read, &rest[..]), (offset, &data[..]));
+        }
+    }
+
+    /// The header of a snapshot file could not hold such a configuration.
+    #[test]
+    fn an_offer_that_cannot_be_stored_is_refused() {
+        for (id, bytes, is_refused) in [(1, 9, false), (1, 1 << 20, true), (4, 0, true)] {
+            let mut configuration = Configuration::of_voters([1, 2, 3]);
+            configuration.members.entry(id).or_default().context = vec![0; bytes].into();
+            let meta = SnapshotMeta::new(Position::new(1, 1), configuration);
+            let offer = Offer { term: 1, meta, content: SnapshotContent::default() };
+            assert_eq!(decode_offer(&encode(&offer)).is_err(), is_refused, "node {id}, {bytes}");
         }
     }
 

@@ -11,7 +11,7 @@ use crate::transport::{BulkStream, Inbound, Transport};
 use crate::types::{Entry, Message, MessageBody, NodeId, Payload, Position, Term};
 
 /// How often a message is sent again until it arrives.
-const REPEAT_INTERVAL: Duration = Duration::from_millis(50);
+pub(super) const REPEAT_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Messages of this term only make two nodes known to each other; no claim looks at them.
 const INTRODUCTION_TERM: Term = 1;

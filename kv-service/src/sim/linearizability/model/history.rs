@@ -77,7 +77,11 @@ impl<O, R> History<O, R> {
     }
 
     /// Adds a call.
+    ///
+    /// # Panics
+    /// If the call returned before it began: a defect of the harness.
     pub fn push(&mut self, call: Call<O, R>) {
+        assert!(call.called_at <= call.returned_at, "a call returns after it began");
         self.calls.push(call);
     }
 
@@ -95,7 +99,9 @@ impl<O, R> Default for History<O, R> {
 
 impl<O, R> FromIterator<Call<O, R>> for History<O, R> {
     fn from_iter<T: IntoIterator<Item = Call<O, R>>>(calls: T) -> Self {
-        Self { calls: calls.into_iter().collect() }
+        let mut history = Self::new();
+        calls.into_iter().for_each(|call| history.push(call));
+        history
     }
 }
 

@@ -197,7 +197,7 @@ fn explained<M: Model>(
     steps: u64,
 ) -> Violation<M::Operation, M::Output> {
     let Found::NoOrder(furthest) = search_all(model, &calls, steps) else {
-        unreachable!("each shorter history was searched in as many steps at most")
+        panic!("the model's `step` is no function of state, operation and output")
     };
     let state = format!("{:?}", furthest.state);
     let (order, stuck) = (furthest.order, furthest.stuck);

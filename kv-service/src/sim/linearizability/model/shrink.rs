@@ -77,8 +77,9 @@ fn cut_end<M: Model>(model: &M, calls: &[CallOf<M>], steps: u64) -> (Vec<CallOf<
     };
     let first = ends.partition_point(has_order).min(ends.len() - 1);
     let known = known_at::<M>(calls, ends[first]);
-    let ends_here = |call: &CallOf<M>| is_returned(call) && call.returned_at == ends[first];
-    let culprit = known.iter().position(ends_here).unwrap_or(known.len() - 1);
+    let ends_here =
+        |call: &CallOf<M>| call.outcome != Outcome::Unknown && call.returned_at == ends[first];
+    let culprit = known.iter().position(ends_here).expect("a call ends there");
     (known, culprit)
 }
 

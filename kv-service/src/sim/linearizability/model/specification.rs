@@ -46,7 +46,7 @@ pub trait Model {
 
     /// Executes the operation on the state. Returns the state afterwards, or `None` if the
     /// operation would have had another output. With `output` `None` the output is not known, and
-    /// any is right.
+    /// any is right. It is a function of its arguments: it reads no clock and draws nothing.
     fn step(
         &self,
         state: &Self::State,
@@ -54,9 +54,10 @@ pub trait Model {
         output: Option<&Self::Output>,
     ) -> Option<Self::State>;
 
-    /// The part of the state that the operation uses, such as a hash of its key. Operations of
+    /// The part of the state that the operation uses, such as the number of its key. Operations of
     /// different parts must not affect each other; each part starts in the initial state, and is
-    /// checked by itself, which is much faster.
+    /// checked by itself, which is much faster. Two keys may have one number only if the state
+    /// holds both; a hash that is seeded anew at each start is no number.
     fn partition(&self, operation: &Self::Operation) -> u64 {
         let _ = operation;
         0

@@ -17,6 +17,7 @@ use super::memtable::{Change, Memtable};
 use super::merge_iterator::Source;
 use super::options::RocksStateOptions;
 use crate::state::codec::{ByteReader, DecodeResult};
+use crate::state::command::KEY_BYTES_LIMIT;
 use crate::state::engine::{AppliedMeta, format};
 use crate::state::session::Session;
 use crate::state::sessions::Sessions;
@@ -185,14 +186,18 @@ impl Db {
         let (key, value) = item.map_err(|error| self.failed("reading", &error))?;
         let change =
             format::decode_change(&Bytes::from(value)).map_err(|error| self.damaged(error))?;
-        Ok((Bytes::from(key).slice(format::RECORDS_START.len()..), change))
+        let key = Bytes::from(key).slice(format::RECORDS_START.len()..);
+        if key.is_empty() || key.len() > KEY_BYTES_LIMIT {
+            return Err(self.damaged("a key outside its limits"));
+        }
+        Ok((key, change))
     }
 
     /// Ingests a memtable as one SST file, durable when this returns.
     pub(super) fn ingest(&self, memtable: &Memtable) -> MachineResult<()> {
         // RocksDB links the file under a name of its own and removes this one. After a crash both
         // names may be there, for one file: a new file must not be written over it.
-        let path = self.path().join("memtable.table");
+        let path = self.path().join("layer.table");
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                 return Err(self.not_written(&error));

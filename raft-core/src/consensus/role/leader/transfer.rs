@@ -21,7 +21,7 @@ impl Leader {
         let furthest =
             || voters.iter().copied().max_by_key(|id| self.progress.get(id).map(|p| p.match_index));
         let Some(to) = to.or_else(furthest) else {
-            return Err(Rejected::Busy("there is no other voter to hand leadership to"));
+            return Err(Rejected::Busy("no other voter can take leadership now"));
         };
         if !voters.contains(&to) {
             return Err(Rejected::Busy(
