@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use raft_core::consensus::RoleKind;
 use raft_core::driver::{Node, NodeConfig};
 use raft_core::error::{Fatal, ProposeError, Rejected};
@@ -98,7 +97,7 @@ async fn a_watcher_outlives_the_handles_of_its_node() {
     let follower = 1 + leader % 3;
     let mut watcher = cluster.nodes[&follower].watch_status();
     drop(cluster.nodes.remove(&follower));
-    cluster.write(Bytes::from("x")).await;
+    cluster.write("x").await;
     let goal = cluster.nodes[&leader].status().last_index;
     let applied = watcher.wait_for(|status| status.last_applied >= goal);
     in_time("the follower applies the write", applied).await.expect("it runs");
