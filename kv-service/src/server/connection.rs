@@ -27,7 +27,8 @@ const RESPONSE_RATE: Pace = Pace::new(32 << 10, Duration::from_secs(10));
 /// Runs until the client leaves, misbehaves, or the server has shut down.
 pub(super) async fn serve(shared: Arc<ServerShared>, stream: Stream) {
     let Stream { mut reader, mut writer, guard: _guard, from, principal, widen } = stream;
-    let outbox = Outbox::new(Arc::clone(&shared.load), Width::new(Arc::clone(&shared.load), widen));
+    let width = Width::new(Arc::clone(&shared.load), widen);
+    let outbox = Outbox::new(Arc::clone(&shared.load), Arc::clone(&shared.damage), width);
     let mut receiving =
         Receiving::new(&mut *reader, &shared.load, outbox.width(), GREETING_BYTES_MAX);
     let accepted = match timeout(GREETING_TIMEOUT, receiving.next::<Greeting>()).await {
@@ -81,16 +82,19 @@ async fn read(
     receiving: &mut Receiving<'_>,
 ) -> Ended {
     let open_max = shared.config.limits.connection_requests_max;
+    let mut has_room = true;
     loop {
         // Wait before the request is received: a request held while waiting here would be memory
         // that no budget counts.
-        outbox.room(open_max).await;
+        if !has_room {
+            outbox.room(open_max).await;
+        }
         let request = match receiving.next::<Request>().await {
             Ok(request) => request,
             Err(Ended::Left) => break,
             Err(ended) => return ended,
         };
-        outbox.open();
+        has_room = outbox.open(open_max);
         let checked = request.check();
         let Request { id, kind, .. } = request;
         if let Err(rejection) = checked {

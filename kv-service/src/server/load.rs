@@ -23,10 +23,9 @@ const RECEIVE_UNIT_BYTES: usize = 1 << 10;
 const SHARE: u64 = 16;
 
 pub(super) struct Load {
-    /// Requests handed to the node and not answered.
-    pending_count: AtomicUsize,
-    /// Bytes of responses queued and not yet sent.
-    answer_bytes: AtomicU64,
+    /// Requests read whose responses have not left. A response that is dropped, because its
+    /// connection is gone, counts as left.
+    open_count: AtomicUsize,
     /// Bytes of unsent and expected responses beyond the free part of each connection, summed over
     /// all connections.
     charged_bytes: AtomicU64,
@@ -35,11 +34,9 @@ pub(super) struct Load {
     /// All units of the receive budget.
     receive_units: usize,
     wide_places: Arc<Semaphore>,
-    less: Notify,
+    /// Notified when no request is open.
+    quiet: Notify,
 }
-
-/// Counts one request as pending, from the hand-over to the node until it is dropped.
-pub(super) struct Pending(Arc<Load>);
 
 impl Load {
     pub(super) fn new(limits: &Limits) -> Arc<Self> {
@@ -47,20 +44,28 @@ impl Load {
         let units = (receive_bytes_max / RECEIVE_UNIT_BYTES).min(Semaphore::MAX_PERMITS);
         assert!(units > 0, "the configuration was checked: the largest request fits");
         Arc::new(Self {
-            pending_count: AtomicUsize::new(0),
-            answer_bytes: AtomicU64::new(0),
+            open_count: AtomicUsize::new(0),
             charged_bytes: AtomicU64::new(0),
             answer_bytes_max: limits.answer_bytes_max.0,
             receive_budget: Arc::new(Semaphore::new(units)),
             receive_units: units,
             wide_places: Arc::new(Semaphore::new(WIDE_CONNECTIONS_MAX)),
-            less: Notify::new(),
+            quiet: Notify::new(),
         })
     }
 
-    pub(super) fn begin(self: &Arc<Self>) -> Pending {
-        self.pending_count.fetch_add(1, Ordering::Relaxed);
-        Pending(Arc::clone(self))
+    /// Counts a request that was read.
+    pub(super) fn open(&self) {
+        self.open_count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts requests whose responses have left.
+    pub(super) fn settle(&self, count: usize) {
+        let before = self.open_count.fetch_sub(count, Ordering::Relaxed);
+        assert!(before >= count, "a request is counted before its response leaves");
+        if before == count && count > 0 {
+            self.quiet.notify_waiters();
+        }
     }
 
     /// Waits for room to receive so many bytes; callers are served in order. Dropping the permit
@@ -77,17 +82,6 @@ impl Load {
     /// A place among the connections with wide windows, if one is free.
     pub(super) fn wide_place(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.wide_places).try_acquire_owned().ok()
-    }
-
-    /// Counts unsent bytes, for [`Load::is_quiet`].
-    pub(super) fn add_answer(&self, bytes: usize) {
-        self.answer_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-
-    pub(super) fn remove_answers(&self, bytes: usize) {
-        let before = self.answer_bytes.fetch_sub(bytes as u64, Ordering::Relaxed);
-        assert!(before >= bytes as u64, "bytes are counted before they are sent");
-        self.less.notify_waiters();
     }
 
     /// Changes a connection's charge: the bytes that it holds beyond its free part.
@@ -115,10 +109,9 @@ impl Load {
         self.free_bytes() == 0
     }
 
-    /// Returns true if no request is pending in the node, and no response waits to be sent.
+    /// Returns true if no request is open.
     pub(super) fn is_quiet(&self) -> bool {
-        self.pending_count.load(Ordering::Relaxed) == 0
-            && self.answer_bytes.load(Ordering::Relaxed) == 0
+        self.open_count.load(Ordering::Relaxed) == 0
     }
 
     #[cfg(test)]
@@ -134,22 +127,14 @@ impl Load {
     /// Waits for [`Load::is_quiet`].
     pub(super) async fn quiet(&self) {
         loop {
-            let less = self.less.notified();
-            tokio::pin!(less);
+            let quiet = self.quiet.notified();
+            tokio::pin!(quiet);
             // Registers before it checks, so that no change in between is missed.
-            less.as_mut().enable();
+            quiet.as_mut().enable();
             if self.is_quiet() {
                 return;
             }
-            less.await;
+            quiet.await;
         }
-    }
-}
-
-impl Drop for Pending {
-    fn drop(&mut self) {
-        let before = self.0.pending_count.fetch_sub(1, Ordering::Relaxed);
-        assert!(before > 0, "a pending request is counted until it is dropped");
-        self.0.less.notify_waiters();
     }
 }

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::BytesMut;
 use tokio::sync::Notify;
 
+use super::damage::Damage;
 use super::load::Load;
 use super::width::Width;
 use crate::protocol::operation::Answer;
@@ -44,6 +45,8 @@ pub(super) struct Outbox {
     /// Notified when responses have left, or the outbox is closed.
     settled: Notify,
     load: Arc<Load>,
+    /// Where a query reports that it could not read the state.
+    damage: Arc<Damage>,
     width: Width,
 }
 
@@ -70,6 +73,10 @@ impl OutboxState {
             "a response leaves after its request was answered"
         );
         assert!(
+            !self.closed || self.open_count == self.unanswered_count,
+            "a closed outbox waits only for the node"
+        );
+        assert!(
             self.closed || self.bytes.len() <= self.unsent_bytes,
             "bytes that wait are counted as unsent"
         );
@@ -89,33 +96,41 @@ pub(super) struct Sending {
 }
 
 impl Outbox {
-    pub(super) fn new(load: Arc<Load>, width: Width) -> Arc<Self> {
-        let state = Mutex::default();
-        Arc::new(Self { state, filled: Notify::new(), settled: Notify::new(), load, width })
+    pub(super) fn new(load: Arc<Load>, damage: Arc<Damage>, width: Width) -> Arc<Self> {
+        let (state, filled, settled) = (Mutex::default(), Notify::new(), Notify::new());
+        Arc::new(Self { state, filled, settled, load, damage, width })
+    }
+
+    pub(super) fn damage(&self) -> &Damage {
+        &self.damage
     }
 
     pub(super) fn width(&self) -> &Width {
         &self.width
     }
 
-    /// Counts a request that was read; its response follows.
-    pub(super) fn open(&self) {
+    /// Counts a request that was read; its response follows. Returns true if another request may
+    /// be read at once.
+    pub(super) fn open(&self, open_max: usize) -> bool {
+        self.load.open();
         let mut state = self.lock();
         state.open_count += 1;
         state.unanswered_count += 1;
         self.recharge(&mut state);
+        self.has_room(&state, open_max)
     }
 
     /// Waits until another request may be read.
     pub(super) async fn room(&self, open_max: usize) {
-        self.settle(|state| {
-            state.open_count < open_max
-                && state.unsent_bytes <= UNSENT_BYTES_READ_ON
-                // A charged connection has responses that are still to leave, and sending them
-                // wakes the reader.
-                && (state.charged_bytes == 0 || self.load.is_within_share(state.charged_bytes))
-        })
-        .await;
+        self.settle(|state| self.has_room(state, open_max)).await;
+    }
+
+    fn has_room(&self, state: &OutboxState, open_max: usize) -> bool {
+        state.open_count < open_max
+            && state.unsent_bytes <= UNSENT_BYTES_READ_ON
+            // A charged connection has responses that are still to leave, and sending them wakes
+            // the reader.
+            && (state.charged_bytes == 0 || self.load.is_within_share(state.charged_bytes))
     }
 
     /// Waits until every response has left.
@@ -135,9 +150,12 @@ impl Outbox {
         {
             let mut state = self.lock();
             assert!(state.unanswered_count > 0, "a request is answered once");
-            state.answered_count += 1;
             state.unanswered_count -= 1;
-            if !state.closed {
+            if state.closed {
+                state.open_count -= 1;
+                self.load.settle(1);
+            } else {
+                state.answered_count += 1;
                 // Decided before the response is encoded, so that a response that does not fit
                 // takes no buffer either.
                 let reply = if self.fits(&state, &reply) {
@@ -174,9 +192,7 @@ impl Outbox {
     fn append(&self, state: &mut OutboxState, message: &impl serde::Serialize) {
         let before = state.bytes.len();
         push_frame(&mut state.bytes, message);
-        let added = state.bytes.len() - before;
-        self.load.add_answer(added);
-        state.unsent_bytes += added;
+        state.unsent_bytes += state.bytes.len() - before;
         self.recharge(state);
     }
 
@@ -216,13 +232,14 @@ impl Outbox {
         if sending.bytes.capacity() > KEPT_BYTES {
             sending.bytes = BytesMut::new();
         }
+        let answered_count = std::mem::take(&mut sending.answered_count);
         let mut state = self.lock();
-        assert!(state.open_count >= sending.answered_count, "responses belong to open requests");
-        state.open_count -= std::mem::take(&mut sending.answered_count);
         if !state.closed {
+            assert!(state.open_count >= answered_count, "responses belong to open requests");
             assert!(state.unsent_bytes >= bytes, "bytes that were taken are counted as unsent");
+            state.open_count -= answered_count;
             state.unsent_bytes -= bytes;
-            self.load.remove_answers(bytes);
+            self.load.settle(answered_count);
             self.recharge(&mut state);
         }
         drop(state);
@@ -235,7 +252,9 @@ impl Outbox {
         let mut state = self.lock();
         state.closed = true;
         state.bytes = BytesMut::new();
-        self.load.remove_answers(std::mem::take(&mut state.unsent_bytes));
+        (state.unsent_bytes, state.answered_count) = (0, 0);
+        self.load.settle(state.open_count - state.unanswered_count);
+        state.open_count = state.unanswered_count;
         self.recharge(&mut state);
         drop(state);
         self.filled.notify_one();
@@ -295,8 +314,13 @@ mod tests {
     fn outbox_of(answer_bytes_max: u64) -> (Arc<Load>, Arc<Outbox>) {
         let answer_bytes_max = ByteSize(answer_bytes_max);
         let load = Load::new(&Limits { answer_bytes_max, ..Limits::default() });
-        let width = Width::new(Arc::clone(&load), None);
-        (Arc::clone(&load), Outbox::new(load, width))
+        let outbox = outbox_on(&load);
+        (load, outbox)
+    }
+
+    fn outbox_on(load: &Arc<Load>) -> Arc<Outbox> {
+        let width = Width::new(Arc::clone(load), None);
+        Outbox::new(Arc::clone(load), Arc::default(), width)
     }
 
     fn answer_of(bytes: usize) -> Reply {
@@ -309,7 +333,7 @@ mod tests {
     fn reads_beyond_the_budget_are_answered_busy_and_what_left_is_given_back() {
         let (load, outbox) = outbox_of(320_000);
         for (id, size) in [(1, 20_000), (2, 40_000)] {
-            outbox.open();
+            outbox.open(usize::MAX);
             outbox.push(id, answer_of(size));
         }
         let mut sending = Sending::new();
@@ -329,15 +353,15 @@ mod tests {
     #[test]
     fn a_closed_connection_gives_everything_back() {
         let (load, outbox) = outbox_of(1 << 20);
-        outbox.open();
+        outbox.open(usize::MAX);
         outbox.push(1, answer_of(20_000));
         // The writer had begun when the connection broke.
         let mut sending = Sending::new();
         assert!(outbox.take(&mut sending));
-        outbox.open();
+        outbox.open(usize::MAX);
         outbox.push(3, answer_of(20_000));
         outbox.close();
-        outbox.open();
+        outbox.open(usize::MAX);
         outbox.push(2, answer_of(20_000));
         assert!(load.is_quiet());
         assert_eq!(load.charged_bytes(), 0);
@@ -352,7 +376,7 @@ mod tests {
         let is_within = || load.is_within_share(outbox.lock().charged_bytes);
         let mut opened = 0;
         while is_within() {
-            outbox.open();
+            outbox.open(usize::MAX);
             opened += 1;
         }
         assert!(opened < 1000, "{opened} requests were read");
@@ -369,20 +393,18 @@ mod tests {
     #[test]
     fn a_crowd_does_not_use_the_budget_up() {
         let load = Load::new(&Limits { answer_bytes_max: ByteSize(32 << 20), ..Limits::default() });
-        let crowd: Vec<_> = (0..1000)
-            .map(|_| Outbox::new(Arc::clone(&load), Width::new(Arc::clone(&load), None)))
-            .collect();
+        let crowd: Vec<_> = (0..1000).map(|_| outbox_on(&load)).collect();
         for id in 0..50 {
             for outbox in &crowd {
-                outbox.open();
+                outbox.open(usize::MAX);
                 outbox.push(id, answer_of(100_000));
             }
         }
         // Rejections are charged on top: in a node the reader would have stopped long before.
         assert!(load.charged_bytes() <= (32 << 20) + 1000 * 50 * ANSWER_BYTES);
-        let other = Outbox::new(Arc::clone(&load), Width::new(Arc::clone(&load), None));
+        let other = outbox_on(&load);
         for id in 0..10 {
-            other.open();
+            other.open(usize::MAX);
             other.push(id, answer_of(1000));
         }
         let mut sending = Sending::new();

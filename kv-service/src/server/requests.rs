@@ -104,15 +104,13 @@ impl ServerShared {
             Ok(version) => version,
             Err(rejection) => return outbox.push(id, Reply::Rejected(rejection)),
         };
-        let (outbox, pending) = (Arc::clone(outbox), self.load.begin());
-        let node = self.node.clone();
+        let (outbox, node) = (Arc::clone(outbox), self.node.clone());
         tokio::spawn(async move {
             let reply = match node.raise_cluster_version(version).await {
                 Ok(_) => Reply::Upgraded(format!("cluster version {version} comes into force")),
                 Err(rejected) => Reply::Rejected(rejection(rejected)),
             };
             outbox.push(id, reply);
-            drop(pending);
         });
     }
 
@@ -126,10 +124,9 @@ impl ServerShared {
             );
             return outbox.push(id, Reply::Rejected(Rejection::Invalid(text)));
         }
-        let (outbox, pending) = (Arc::clone(outbox), self.load.begin());
+        let outbox = Arc::clone(outbox);
         self.node.propose(command.encode(), move |result| {
             outbox.push(id, reply_to_proposal(result));
-            drop(pending);
         });
     }
 
@@ -142,14 +139,12 @@ impl ServerShared {
             return outbox.push(id, Reply::Rejected(Rejection::Busy(busy)));
         }
         let linearizable = consistency == Consistency::Linearizable;
-        let (outbox, pending) = (Arc::clone(outbox), self.load.begin());
-        let damage = Arc::clone(&self.damage);
+        let outbox = Arc::clone(outbox);
         self.node.query(MachineQuery::Read(query), linearizable, move |result| {
             if let Ok(Err(error)) = &result {
-                damage.report(error);
+                outbox.damage().report(error);
             }
             outbox.push(id, reply_to_query(result));
-            drop(pending);
         });
     }
 

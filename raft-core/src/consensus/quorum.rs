@@ -43,6 +43,9 @@ pub fn reached_by_quorum<T: Ord + Copy + Default>(
     }
 }
 
+/// So many voters are counted without an allocation.
+const FEW_VOTERS: usize = 8;
+
 fn reached_by_majority<T: Ord + Copy + Default>(
     voters: &BTreeSet<NodeId>,
     value_of: &impl Fn(NodeId) -> T,
@@ -50,7 +53,16 @@ fn reached_by_majority<T: Ord + Copy + Default>(
     if voters.is_empty() {
         return T::default();
     }
-    let mut values: Vec<T> = voters.iter().map(|voter| value_of(*voter)).collect();
+    let (mut few, mut many) = ([T::default(); FEW_VOTERS], Vec::new());
+    let values = if voters.len() <= FEW_VOTERS {
+        &mut few[..voters.len()]
+    } else {
+        many.resize(voters.len(), T::default());
+        &mut many[..]
+    };
+    for (value, voter) in values.iter_mut().zip(voters) {
+        *value = value_of(*voter);
+    }
     values.sort_unstable();
     // A majority is at or above the middle one of 2k+1 sorted values, and the lower middle one of
     // 2k.
@@ -127,14 +139,14 @@ mod tests {
     fn quorum_equals_counting() {
         let mut rng = crate::rng::Rng::new(7);
         for _ in 0..20_000 {
-            let values: Vec<u64> = (0..9).map(|_| rng.below(10)).collect();
+            let values: Vec<u64> = (0..13).map(|_| rng.below(10)).collect();
             let mut pick = |bound: u64| -> Vec<NodeId> {
                 let count = rng.below(bound);
-                (0..count).map(|_| 1 + rng.below(8)).collect()
+                (0..count).map(|_| 1 + rng.below(12)).collect()
             };
-            let mut voters = pick(8);
+            let mut voters = pick(16);
             voters.push(1);
-            let configuration = joint(&voters, &pick(8));
+            let configuration = joint(&voters, &pick(16));
             assert_eq!(
                 reached_by_quorum(&configuration, |id| values[id as usize]),
                 by_counting(&configuration, &values),
