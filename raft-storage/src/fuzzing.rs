@@ -18,7 +18,7 @@ use crate::format::snapshot_file::{
     CHUNK_HEADER_BYTES, encode_header, file_name, read_chunk, read_header, seal_chunk, serial_of,
 };
 use crate::format::wal::writer::{Wal, key_of};
-use crate::format::wal::{Scan, scan_file};
+use crate::format::wal::{Before, Scan, scan_file};
 use crate::record::seal;
 
 /// Asserts that a decoded value encodes to the bytes that were read.
@@ -160,9 +160,9 @@ pub fn snapshot_name(bytes: &[u8]) {
 /// may hide some and must add none.
 pub fn write_ahead_files(bytes: &[u8]) {
     let scan_of = |files: &[&Wal]| {
-        let (mut scan, mut gap) = (Scan::default(), false);
+        let (mut scan, mut before) = (Scan::default(), Before::default());
         for file in files {
-            scan_file(&file.bytes, u64::from(file.number), &key_of(1), &mut scan, &mut gap);
+            scan_file(&file.bytes, u64::from(file.number), &key_of(1), &mut scan, &mut before);
         }
         scan
     };

@@ -22,6 +22,12 @@
 //! place where RocksDB would replay anything else. `load.rs` spoils the checksums of these records
 //! before it opens the log.
 //!
+//! **RocksDB's own batch.** After a replay that ended at damage, RocksDB begins the next file with
+//! an empty batch (`DBImpl::Open`), from which later replays know that the damage was left behind.
+//! It carries no mark. It is accepted at the start of a file only, and only with the sequence
+//! number that follows the last batch before it: with another one, RocksDB would number later
+//! batches wrongly.
+//!
 //! The format is RocksDB's, frozen since 2012 (`db/log_format.h`): blocks of 32 KiB, which hold
 //! fragments that do not cross them; a record is one full fragment, or first, middle.., last.
 //!
@@ -108,10 +114,10 @@ pub(crate) fn scan(directory: &Path, key: &LogKey) -> StorageResult<DirectorySca
     }
     files.sort();
     let mut found = DirectoryScan::default();
-    let mut gap = false;
+    let mut before = Before::default();
     for (number, path) in files {
         let content = std::fs::read(&path).map_err(|e| io_error("read", &path, e))?;
-        let file = scan_file(&content, number, key, &mut found.scan, &mut gap);
+        let file = scan_file(&content, number, key, &mut found.scan, &mut before);
         found.has_batches |= file.has_batches;
         let intruder =
             file.intruder.map(|(at, is_behind_hole)| Intruder { path, at, is_behind_hole });
@@ -120,23 +126,31 @@ pub(crate) fn scan(directory: &Path, key: &LogKey) -> StorageResult<DirectorySca
     Ok(found)
 }
 
-/// Adds one file to the scan. `gap` is true if replay has ended in an earlier file.
+/// The files before the one that is read.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Before {
+    /// True if replay has ended in one of them.
+    gap: bool,
+    /// The sequence number that follows their last batch, if they hold one.
+    next_sequence: Option<u64>,
+}
+
+/// Adds one file to the scan.
 pub(crate) fn scan_file(
     content: &[u8],
     number: u64,
     key: &LogKey,
     scan: &mut Scan,
-    gap: &mut bool,
+    before: &mut Before,
 ) -> FileScan {
     // A header has room for the low half of the number only.
     let number = number as u32;
-    let mut reached_any = false;
-    let replay = replay(content, number, key, |mark| {
+    let Before { gap, next_sequence } = before;
+    let replay = replay(content, number, key, next_sequence, |mark| {
         scan.claimed = scan.claimed.max(mark.durable_through);
         if *gap {
             return;
         }
-        reached_any = true;
         // A number may repeat (warming writes no batch) but none may be missing.
         if scan.reached == 0 || mark.number <= scan.reached + 1 {
             scan.reached = scan.reached.max(mark.number);
@@ -148,27 +162,31 @@ pub(crate) fn scan_file(
     scan.claimed = scan.claimed.max(claimed_out_of_order(behind, replay.ours_end, number, key));
     // If the file is damaged at its front, the batches that it held are not known, so later files
     // prove nothing.
-    *gap |= !replay.is_whole && !reached_any;
-    FileScan { intruder: replay.intruder, has_batches: replay.ours_end > 0 }
+    *gap |= !replay.is_whole && replay.ours_end == 0;
+    FileScan { intruder: replay.intruder, has_batches: replay.has_batches }
 }
 
 /// How RocksDB would read a file.
 struct Replay {
-    /// End of the last batch of this log that is in order.
+    /// End of the last batch of this log that is in order, or of RocksDB's own at the front.
     ours_end: usize,
+    /// True if there are batches of this log.
+    has_batches: bool,
     /// True if the file holds nothing but batches of this log, and padding.
     is_whole: bool,
     intruder: Option<(usize, bool)>,
 }
 
 /// Reads a file as RocksDB's replay does (`db/log_reader.cc`), and reports each batch of this log.
+/// `next_sequence` is the sequence number that follows the last batch, if there was one.
 fn replay(
     content: &[u8],
     number: u32,
     key: &LogKey,
+    next_sequence: &mut Option<u64>,
     mut on_batch: impl FnMut(BatchMark),
 ) -> Replay {
-    let mut replay = Replay { ours_end: 0, is_whole: false, intruder: None };
+    let mut replay = Replay { ours_end: 0, has_batches: false, is_whole: false, intruder: None };
     let mut record: Option<Record> = None;
     let mut is_behind_hole = false;
     let mut at = 0;
@@ -201,11 +219,14 @@ fn replay(
         record.get_or_insert_default().add(fragment.payload);
         if matches!(fragment.place, Place::Full | Place::Last) {
             let whole = record.take().expect("it was added to");
-            let Some(mark) = whole.mark(key).filter(|mark| mark.content == whole.content) else {
+            if let Some(mark) = whole.mark(key).filter(|mark| mark.content == whole.content) {
+                on_batch(mark);
+                replay.has_batches = true;
+                *next_sequence = whole.next_sequence();
+            } else if at > 0 || !whole.is_empty_batch_at(*next_sequence) {
                 replay.intruder = Some((at, false));
                 return replay;
-            };
-            on_batch(mark);
+            }
             assert!(replay.ours_end <= at, "batches follow each other");
             replay.ours_end = at + fragment.len;
         }
@@ -282,6 +303,27 @@ impl Record {
         self.head.extend_from_slice(head);
         assert!(self.head.len() <= MARK_END, "the head ends with the mark");
         self.content = crc32c::crc32c_append(self.content, content);
+    }
+
+    /// The sequence number and the count of operations, if the record has room for them.
+    fn sequence_and_count(&self) -> Option<(u64, u32)> {
+        let (sequence, rest) = self.head.split_first_chunk()?;
+        let count = rest.first_chunk()?;
+        Some((u64::from_le_bytes(*sequence), u32::from_le_bytes(*count)))
+    }
+
+    /// The sequence number that follows the record's operations.
+    fn next_sequence(&self) -> Option<u64> {
+        let (sequence, count) = self.sequence_and_count()?;
+        sequence.checked_add(u64::from(count))
+    }
+
+    /// Returns true for a batch without operations at this sequence number, or at any if none is
+    /// known.
+    fn is_empty_batch_at(&self, expected: Option<u64>) -> bool {
+        let is_expected = |sequence| expected.is_none_or(|expected| sequence == expected);
+        self.head.len() == WRITE_BATCH_HEADER_BYTES
+            && matches!(self.sequence_and_count(), Some((found, 0)) if is_expected(found))
     }
 
     /// The mark, if its MAC is right.

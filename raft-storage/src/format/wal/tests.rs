@@ -11,9 +11,10 @@ use raft_core::types::{Entry, HardState, Payload};
 /// Scans files of the log with the first secret; asserts that no intruder is in them.
 #[track_caller]
 fn scan_of(files: &[&Wal]) -> Scan {
-    let (mut scan, mut gap) = (Scan::default(), false);
+    let (mut scan, mut before) = (Scan::default(), Before::default());
     for file in files {
-        let found = scan_file(&file.bytes, u64::from(file.number), &key_of(1), &mut scan, &mut gap);
+        let number = u64::from(file.number);
+        let found = scan_file(&file.bytes, number, &key_of(1), &mut scan, &mut before);
         assert_eq!(found.intruder, None, "in file {}", file.number);
     }
     scan
@@ -21,8 +22,8 @@ fn scan_of(files: &[&Wal]) -> Scan {
 
 /// Scans one file. Returns the scan, and where RocksDB would replay a record that is not the log's.
 fn scan_one(file: &Wal) -> (Scan, Option<(usize, bool)>) {
-    let mut scan = Scan::default();
-    let found = scan_file(&file.bytes, u64::from(file.number), &key_of(1), &mut scan, &mut false);
+    let (mut scan, mut before) = (Scan::default(), Before::default());
+    let found = scan_file(&file.bytes, u64::from(file.number), &key_of(1), &mut scan, &mut before);
     (scan, found.intruder)
 }
 
@@ -101,6 +102,39 @@ fn a_file_that_is_damaged_at_its_front_is_seen() {
     assert!(is_suspicious(scan_of(&[&first, &next])), "batches 2 and 3 can be read out of order");
     first.bytes.fill(0);
     assert!(is_suspicious(scan_of(&[&first, &next])), "nothing can be read");
+}
+
+/// RocksDB's own batch is accepted at the front of a file, with the sequence number that follows
+/// the last batch before it.
+#[test]
+fn the_empty_batch_after_damage_is_no_intruder() {
+    let mut torn = Wal::new(3).draft((1, 0), 40, &mut Draft::default(), 1);
+    torn.bytes.extend([0x41; 100]);
+    let after = |sequence| Wal::new(5).empty_batch(sequence).batch(2, 1, 10);
+    // The mark is the one operation of the batch at 40.
+    assert_eq!(scan_of(&[&torn, &after(41)]), Scan { reached: 2, claimed: 1 });
+    assert_eq!(scan_of(&[&after(7)]), Scan { reached: 2, claimed: 1 }, "nothing is before it");
+    // A crash that follows at once leaves the empty batch alone, and bytes of an earlier use.
+    let mut alone = Wal::new(5).empty_batch(41);
+    alone.bytes.extend([0x41; 100]);
+    let last = Wal::new(7).empty_batch(41).batch(2, 1, 10);
+    assert_eq!(scan_of(&[&torn, &alone, &last]), Scan { reached: 2, claimed: 1 });
+
+    let intruder_of = |files: [&Wal; 2]| {
+        let (mut scan, mut before) = (Scan::default(), Before::default());
+        let scanned = files.map(|file| {
+            scan_file(&file.bytes, u64::from(file.number), &key_of(1), &mut scan, &mut before)
+        });
+        scanned[1].intruder
+    };
+    assert_eq!(intruder_of([&torn, &after(42)]), Some((0, false)), "a sequence number is skipped");
+    assert_eq!(intruder_of([&torn, &after(40)]), Some((0, false)), "one is used twice");
+    let late = Wal::new(5).batch(2, 1, 10);
+    let at = late.bytes.len();
+    assert_eq!(intruder_of([&torn, &late.empty_batch(0)]), Some((at, false)), "not at the front");
+    let mut legacy = Wal::new(5);
+    legacy.header = Header::Legacy;
+    assert_eq!(intruder_of([&torn, &legacy.empty_batch(41)]), Some((0, false)));
 }
 
 #[test]

@@ -90,6 +90,14 @@ impl Wal {
         self.headed(record, mark, &operations)
     }
 
+    /// Adds the batch without operations with which RocksDB begins a file after damage.
+    pub(crate) fn empty_batch(mut self, sequence: u64) -> Self {
+        let mut record = sequence.to_le_bytes().to_vec();
+        record.extend_from_slice(&0u32.to_le_bytes());
+        self.record(&record);
+        self
+    }
+
     pub(crate) fn marked(self, mark: BatchMark, operations: &[u8]) -> Self {
         self.headed(vec![0; WRITE_BATCH_HEADER_BYTES], mark, operations)
     }
