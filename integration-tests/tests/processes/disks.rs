@@ -7,10 +7,11 @@ use integration_tests::processes::cluster::{Cluster, NODES, Plan, RECOVERY};
 use integration_tests::processes::disk::Disk;
 use integration_tests::processes::inject::Injection;
 use integration_tests::processes::means::not_run;
+use integration_tests::processes::node::PATIENCE;
 use integration_tests::processes::workload::Workload;
 use kv_service::config::ByteSize;
 use raft_core::types::NodeId;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 /// Checks that a node that gave up has named the cause and told what to do, on its last line.
 #[track_caller]
@@ -73,8 +74,21 @@ async fn a_full_disk_stops_a_node_until_there_is_room() {
     let mut cluster = Cluster::start(plan).await;
     let load = Workload::start(&cluster, "full", 4);
     load.advances_by(20).await;
-    // The node reaches the end of the disk in the middle of its next write.
-    disk.fill_up_to(100_000);
+    // A leader on a full disk takes no writes, and would never come to the end of the disk.
+    while cluster.leader().await == victim {
+        cluster.node(victim).kill().await;
+        cluster.node(victim).start();
+        cluster.converges().await;
+    }
+    // The node reaches the end of the disk in the middle of a write. Until then it may give up files
+    // that it no longer needs, so the disk is filled again and again.
+    let ends = async {
+        while cluster.node(victim).has_ended().is_none() {
+            disk.fill_up_to(100_000);
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(PATIENCE, ends).await.expect("the node comes to the end of its disk");
     let said = cluster.node(victim).gives_up().await;
     says_what_to_do(&said, "No space left");
     cluster.serves_within(RECOVERY).await;

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use integration_tests::processes::network::Conditions;
+use integration_tests::processes::node::PATIENCE;
 use raft_core::types::NodeId;
+use tokio::time::{sleep, timeout};
 
 use super::Run;
 
@@ -71,10 +73,16 @@ impl Run {
             }),
         }
         self.last(500..3_000).await;
-        self.cluster.network.heal();
         if fault != Fault::NarrowLinks {
-            let lost = self.cluster.network.lost_count() - lost_before;
-            assert!(lost > 0, "{fault:?} has hit nothing");
+            // A node that had lost its connections before is dialled again within a few seconds.
+            let has_hit = async {
+                while self.cluster.network.lost_count() == lost_before {
+                    sleep(Duration::from_millis(20)).await;
+                }
+            };
+            let in_time = timeout(PATIENCE, has_hit).await;
+            assert!(in_time.is_ok(), "{fault:?} has hit nothing");
         }
+        self.cluster.network.heal();
     }
 }
