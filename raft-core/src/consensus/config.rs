@@ -55,6 +55,12 @@ pub struct Config {
     /// A leader whose commit index or state machine owes progress and makes none for this long
     /// steps down: heartbeats must not outlive the ability to commit and to apply.
     pub stall_patience: Duration,
+    /// A learner that is to become a voter does so once it has kept up with the log for this long.
+    pub promotion_delay: Duration,
+    /// Identifies this node's disk: drawn when the disk was initialised, and kept on it. 0 if the
+    /// operators' files name the members; then a node on an empty disk that is added waits for all
+    /// voters before it is counted.
+    pub incarnation: u64,
     /// The oldest cluster version that this program supports. It refuses to start on the log of a
     /// founded cluster that uses an older one.
     pub version_min: u32,
@@ -94,6 +100,8 @@ impl Config {
             reads_waiting_max: 65_536,
             disk_patience: 4 * election_timeout,
             stall_patience: 16 * election_timeout,
+            promotion_delay: Duration::from_secs(10),
+            incarnation: 0,
             version_min: 0,
             version_max: 1,
             pre_vote: true,

@@ -38,14 +38,14 @@ hash_of!(Follower { leader, reads; left out: heard_at, election_deadline });
 // An attempt is drawn from the rng.
 hash_of!(Asked { reads; left out: attempt, give_up_at });
 hash_of!(Leader {
-    progress, round, recovery_round, reads, transfer;
+    progress, round, recovery_round, reads, transfer, stage;
     left out: next_heartbeat, next_check, committed_at
 });
 hash_of!(Transfer { to, told; left out: deadline });
 hash_of!(Progress {
     recovery, match_index, next_index, state, inflights, acked_round, commit_sent, refused_probes,
     version_max;
-    left out: last_heard, probe_again_at
+    left out: last_heard, probe_again_at, catch_up, farewell
 });
 hash_of!(Inflight { last_index, bytes; left out: sent_at });
 // Batches complete in order, so their order identifies them.

@@ -18,13 +18,14 @@
 //! | 3.6 election restriction, commit rule, no-op | `raft::on_vote`, `role::leader::replication` |
 //! | 3.8 persisted state | `durability`: what is held back until it is on disk |
 //! | 3.10 leadership transfer | `role::leader::transfer` |
+//! | 4.1 the configuration in force | `configurations` |
+//! | 4.2, 4.4 which configuration comes next | `membership`, `role::leader::members` |
 //! | 4.3 joint majorities | `quorum` |
 //! | 5 snapshots | `raft::on_snapshot_*`, `log` |
 //! | 6.2 check quorum | `role::leader` |
 //! | 6.4 reads | `read_index`, `role::leader::reads`, `role::follower` |
 //! | (not there) disks that are lost | `recovery` |
 //! | (not there) how a cluster begins | `founding` |
-//! | 4.1 the configuration in force | `configurations` |
 //! | 10.2.1 the leader's disk beside the network | `role::leader::replication` |
 //!
 //! Guarantee, beside the five properties of figure 3.2: nothing in a [`Ready`] rests on a write
@@ -41,6 +42,7 @@ mod founding;
 mod inflights;
 pub mod invariants;
 mod log;
+mod membership;
 mod node_state;
 mod progress;
 pub mod quorum;
@@ -52,6 +54,7 @@ mod role;
 mod status;
 
 pub use config::{Config, ConfigError};
+pub use membership::{Change, Overrides};
 pub use progress::ProgressState;
 pub use raft::snapshots::OfferDecision;
 pub use raft::{Boot, Raft};

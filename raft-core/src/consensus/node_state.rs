@@ -204,7 +204,7 @@ impl NodeState {
     /// too.
     pub(super) fn may_campaign(&self, now: Time) -> bool {
         let is_founded = self.founding.as_ref().is_none_or(Founding::all_have_met);
-        self.is_voter()
+        self.may_vote_for_itself()
             && self.counts()
             && is_founded
             && !self.disk_is_stuck(now)
@@ -217,6 +217,13 @@ impl NodeState {
 
     pub(super) fn is_voter(&self) -> bool {
         self.configuration().is_voter(self.config.id)
+    }
+
+    /// Returns true for a voter of a configuration that no committed one supersedes (4.2.2): the
+    /// only node whose log can win may be one that the latest configuration, not committed yet,
+    /// leaves out. Its own vote is counted only where the latest configuration has it.
+    pub(super) fn may_vote_for_itself(&self) -> bool {
+        self.is_voter() || self.log.active_voters().contains(&self.config.id)
     }
 
     pub(super) fn peers(&self) -> Vec<NodeId> {
@@ -280,6 +287,22 @@ impl NodeState {
         self.durability.change_memory(Memory::Intact);
         if self.voted_for.is_none() {
             self.vote_for(leader);
+        }
+    }
+
+    /// Counts from now on, as a member that has just joined: the cluster has recorded this disk
+    /// before the member was ever counted, so no promise was given on an earlier one.
+    pub(super) fn recognise_admission(&mut self) {
+        if !self.has_lost_memory()
+            || self.config.incarnation == 0
+            || self.durability.next_memory.is_some()
+        {
+            return;
+        }
+        let committed = self.log.configuration_at(self.log.commit_index());
+        let recorded = committed.members.get(&self.config.id).map(|member| member.incarnation);
+        if recorded == Some(self.config.incarnation) {
+            self.durability.change_memory(Memory::Intact);
         }
     }
 

@@ -12,6 +12,8 @@
 //! Replicate sends ahead within the window. Snapshot sends nothing until the snapshot was sent or
 //! has failed.
 
+use std::time::Duration;
+
 use super::inflights::Inflights;
 use super::recovery::Recovery;
 use crate::types::{Index, Time};
@@ -52,6 +54,29 @@ pub(super) struct Progress {
     pub(super) refused_probes: RefusedProbes,
     /// The newest cluster version that the peer supports; 0 before its first response.
     pub(super) version_max: u32,
+    pub(super) catch_up: CatchUp,
+    /// Set while the peer is no member any more, and is to learn that.
+    pub(super) farewell: Option<Farewell>,
+}
+
+/// A round of replication (4.2.1) ends when the peer has acknowledged the log as it was when the
+/// round began. A peer whose rounds take less than an election timeout has caught up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct CatchUp {
+    goal: Index,
+    since: Time,
+    /// Every round that began since then was short.
+    caught_up_since: Option<Time>,
+}
+
+/// The way of a peer out of the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Farewell {
+    /// The entry that removed the peer.
+    pub(super) index: Index,
+    pub(super) until: Time,
+    /// A response to this round shows that the peer knows of its removal.
+    pub(super) told_by_round: Option<u64>,
 }
 
 /// Consecutive probes, at an index that the peer had acknowledged, that it refused.
@@ -92,7 +117,29 @@ impl Progress {
             probe_again_at: now,
             refused_probes: RefusedProbes::default(),
             version_max: 0,
+            catch_up: CatchUp { goal: next_index - 1, since: now, caught_up_since: None },
+            farewell: None,
         }
+    }
+
+    /// Notes that the peer responds, and whether it keeps up with a log that ends at `last_index`.
+    pub(super) fn track_round(&mut self, now: Time, last_index: Index, patience: Duration) {
+        let round = &mut self.catch_up;
+        let is_late = now.since(round.since) >= patience;
+        if is_late {
+            round.caught_up_since = None;
+        }
+        if self.match_index >= round.goal {
+            if !is_late {
+                round.caught_up_since = round.caught_up_since.or(Some(now));
+            }
+            (round.goal, round.since) = (last_index, now);
+        }
+    }
+
+    /// Returns true if the peer has kept up with the log for `delay`.
+    pub(super) fn is_ready(&self, now: Time, delay: Duration) -> bool {
+        self.catch_up.caught_up_since.is_some_and(|since| now.since(since) >= delay)
     }
 
     /// The peer has started on a disk whose past is unknown.

@@ -9,13 +9,14 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use super::NodeId;
 
-/// One member, beyond its id. So far the core only stores and replicates it.
+/// One member, beyond its id.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Member {
     /// Identifies the member's disk; 0 while none is recorded.
     pub incarnation: u64,
-    /// A learner on its way to become a voter.
+    /// A learner with `true` is on its way to become a voter; a voter with `false` leaves with the
+    /// next change of the voters.
     pub wants_vote: bool,
     /// Opaque to Raft; for the service: name, addresses, zone, priority.
     pub context: Bytes,
@@ -50,8 +51,8 @@ pub struct Configuration {
     /// The learners: replicated to, not counted.
     #[serde(deserialize_with = "in_order")]
     pub learners: BTreeSet<NodeId>,
-    /// Records of members, by id. A member without one has the default record; a node in none of
-    /// the three sets has none.
+    /// Records of members, by id. A member without one has no incarnation and no context, and wants
+    /// to be what it is; a node in none of the three sets has no record.
     pub members: BTreeMap<NodeId, Member>,
     /// Ids below this one were given out and are never given out again; 0 while the ids come from
     /// the operators' files.
@@ -136,6 +137,40 @@ impl Configuration {
     pub fn has_members_of(&self, other: &Self) -> bool {
         (&self.voters, &self.outgoing, &self.learners)
             == (&other.voters, &other.outgoing, &other.learners)
+    }
+
+    /// Returns true if the member is, or is to become, a voter.
+    pub fn wants_vote(&self, node: NodeId) -> bool {
+        self.members.get(&node).map_or(self.voters.contains(&node), |member| member.wants_vote)
+    }
+
+    /// Returns the id that is given out next. It is above the id of every member, also of those
+    /// that the operators' files named.
+    pub fn fresh_id(&self) -> NodeId {
+        let largest = self.members().last().copied().unwrap_or(0);
+        self.next_id.max(largest.saturating_add(1))
+    }
+
+    /// Returns true if the sets fit together: there are voters, a learner is no voter to come, and
+    /// no id was given out beyond `next_id`.
+    pub fn is_consistent(&self) -> bool {
+        let largest = self.members().last().copied().unwrap_or(0);
+        !self.voters.is_empty()
+            && self.voters.is_disjoint(&self.learners)
+            && (self.next_id == 0 || largest < self.next_id)
+    }
+
+    /// The record of a member, which gets one that says what it is if it had none.
+    pub(crate) fn record(&mut self, node: NodeId) -> &mut Member {
+        let wants_vote = self.wants_vote(node);
+        self.members.entry(node).or_insert(Member { wants_vote, ..Member::default() })
+    }
+
+    /// Records an intention. A member without a record gets one only if it changes something.
+    pub(crate) fn set_wants_vote(&mut self, node: NodeId, wants_vote: bool) {
+        if self.wants_vote(node) != wants_vote {
+            self.record(node).wants_vote = wants_vote;
+        }
     }
 
     /// Returns true if it can be stored and read again: each record is of a member, and all of it

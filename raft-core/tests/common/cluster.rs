@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 use raft_core::consensus::invariants::Marks;
-use raft_core::consensus::{Boot, Config, Persist, Raft, ReadState, RoleKind, Status, invariants};
+use raft_core::consensus::{
+    Boot, Change, Config, Overrides, Persist, Raft, ReadState, RoleKind, Status, invariants,
+};
 use raft_core::error::Rejected;
 use raft_core::types::{Configuration, Index, Message, NodeId, Position, Time};
 
@@ -31,6 +33,8 @@ pub struct Node {
     /// The indexes after the last step of the running node.
     pub marks: Option<Marks>,
     pub(super) incarnation: u64,
+    /// The number that identifies the disk of a node that joins; 0 for a node of the start.
+    pub disk_number: u64,
 }
 
 pub struct Cluster {
@@ -49,6 +53,24 @@ pub struct Cluster {
     pub configure: Box<dyn Fn(&mut Config)>,
     pub voters: Configuration,
     next_read: u64,
+}
+
+impl Node {
+    fn new(disk: Disk, disk_number: u64) -> Self {
+        Self {
+            raft: None,
+            log: disk.clone(),
+            disk,
+            writing: VecDeque::new(),
+            machine: Machine::default(),
+            reads: Vec::new(),
+            alarms: Vec::new(),
+            commit_seen: 0,
+            marks: None,
+            incarnation: 0,
+            disk_number,
+        }
+    }
 }
 
 impl Cluster {
@@ -92,19 +114,7 @@ impl Cluster {
         };
         for (id, disk) in disks {
             cluster.oracle.on_entries(id, disk.start(), &disk.loaded.entries);
-            let node = Node {
-                raft: None,
-                log: disk.clone(),
-                disk,
-                writing: VecDeque::new(),
-                machine: Machine::default(),
-                reads: Vec::new(),
-                alarms: Vec::new(),
-                commit_seen: 0,
-                marks: None,
-                incarnation: 0,
-            };
-            cluster.nodes.insert(id, node);
+            cluster.nodes.insert(id, Node::new(disk, 0));
         }
         for id in cluster.ids() {
             cluster.start(id);
@@ -123,6 +133,11 @@ impl Cluster {
 
     pub fn is_up(&self, id: NodeId) -> bool {
         self.node(id).raft.is_some()
+    }
+
+    /// Returns true if the node is up. A member that never came has no node.
+    pub(super) fn is_there(&self, id: NodeId) -> bool {
+        self.nodes.get(&id).is_some_and(|node| node.raft.is_some())
     }
 
     pub fn node(&self, id: NodeId) -> &Node {
@@ -240,6 +255,25 @@ impl Cluster {
         self.oracle.forget_own_votes(id);
     }
 
+    /// Starts a node that is no member yet, on an empty disk.
+    pub fn start_joiner(&mut self, id: NodeId, disk_number: u64) {
+        let earlier = self.nodes.insert(id, Node::new(Disk::default(), disk_number));
+        assert!(earlier.is_none(), "node {id} is there already");
+        self.start(id);
+    }
+
+    /// The next start of a node that joined is on a disk of this number.
+    pub fn set_disk_number(&mut self, id: NodeId, disk_number: u64) {
+        assert!(!self.is_up(id), "node {id} is up");
+        self.node_mut(id).disk_number = disk_number;
+    }
+
+    /// Asks a node for a change of the members.
+    pub fn change(&mut self, id: NodeId, change: &Change) -> Result<Position, Rejected> {
+        let overrides = Overrides::default();
+        self.with(id, |raft, now| raft.change_members(now, change, None, overrides))
+    }
+
     /// Starts a node from its disk.
     pub fn start(&mut self, id: NodeId) {
         let (mut bootstrap, now) = (self.voters.clone(), self.now);
@@ -252,9 +286,11 @@ impl Cluster {
         node.marks = None;
         let mut config = Config::new(id, id);
         config.seed = 1000 * node.incarnation + id;
+        config.incarnation = node.disk_number;
+        config.promotion_delay = 2 * config.election_timeout;
         (self.configure)(&mut config);
         let last_applied = node.machine.last_applied();
-        if !node.disk.loaded.log_start.configuration.is_empty() {
+        if node.disk_number > 0 || !node.disk.loaded.log_start.configuration.is_empty() {
             // The members in a snapshot may differ from those in the configuration file.
             bootstrap = Configuration::default();
         }

@@ -62,7 +62,7 @@ impl Cluster {
     pub fn deliver(&mut self, position: usize) {
         let envelope = self.flying.remove(position).expect("a parcel at this position");
         let Envelope { from, to, .. } = &envelope;
-        if self.cut.contains(&(*from, *to)) || !self.is_up(*to) {
+        if self.cut.contains(&(*from, *to)) || !self.is_there(*to) {
             return self.lose(envelope);
         }
         let Envelope { from, to, parcel } = envelope;

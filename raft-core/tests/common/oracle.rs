@@ -70,23 +70,23 @@ impl Oracle {
         }
     }
 
-    /// A node has advanced its commit index to `entry`.
+    /// A node has advanced its commit index to `entry`, which came under the configuration `voters`.
     pub fn on_commit<'a>(
         &mut self,
         node: NodeId,
         term: Term,
         entry: &Entry,
-        disks: impl ExactSizeIterator<Item = &'a Disk>,
+        voters: &Configuration,
+        disks: impl Iterator<Item = (NodeId, &'a Disk)>,
     ) {
         if let Some((_, known)) = self.committed.get(&entry.index) {
             return must(node, invariants::state_machine_safety(entry.index, known, entry));
         }
-        let voters = Configuration::of_voters(1..=disks.len() as NodeId);
         let has = |disk: &Disk| {
             disk.start().index >= entry.index || disk.entry(entry.index) == Some(entry)
         };
         let (mut holders, mut others) = (BTreeSet::new(), Vec::new());
-        for (id, disk) in (1..).zip(disks) {
+        for (id, disk) in disks {
             if has(disk) {
                 holders.insert(id);
             } else {
@@ -96,7 +96,7 @@ impl Oracle {
         // The lost disks held it, too.
         holders.extend(others.into_iter().take(self.lost_disks));
         let holds = |id| holders.contains(&id);
-        must(node, invariants::committed_by_quorum(&voters, entry.position(), holds));
+        must(node, invariants::committed_by_quorum(voters, entry.position(), holds));
         self.committed.insert(entry.index, (term, entry.clone()));
     }
 

@@ -113,10 +113,11 @@ impl Cluster {
         let mut seen = node.commit_seen.max(start_index);
         while seen < commit_index
             && let Some(entry) = node.log.entry(seen + 1)
-            && raft.snapshot_meta(seen + 1).map(|meta| meta.position) == Some(entry.position())
+            && let Some(meta) = raft.snapshot_meta(seen + 1)
+            && meta.position == entry.position()
         {
-            let disks = self.nodes.values().map(|node| &node.disk);
-            self.oracle.on_commit(id, term, entry, disks);
+            let disks = self.nodes.iter().map(|(id, node)| (*id, &node.disk));
+            self.oracle.on_commit(id, term, entry, &meta.configuration, disks);
             seen += 1;
         }
         self.node_mut(id).commit_seen = seen;

@@ -13,6 +13,7 @@ mod founding;
 mod hung;
 mod limits;
 mod lost_disks;
+mod membership;
 mod persistence;
 mod pre_vote;
 mod reads;

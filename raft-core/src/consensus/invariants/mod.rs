@@ -69,9 +69,9 @@ fn the_role_fits(raft: &Raft) {
     let node = raft.node();
     match raft.role_data() {
         Role::Follower(follower) => assert_ne!(follower.leader, Some(node.id())),
-        Role::PreCandidate(_) => assert!(node.is_voter() && node.counts()),
+        Role::PreCandidate(_) => assert!(node.may_vote_for_itself() && node.counts()),
         Role::Candidate(_) => {
-            assert!(node.is_voter() && node.counts());
+            assert!(node.may_vote_for_itself() && node.counts());
             assert_eq!(node.voted_for, Some(node.id()));
         }
         Role::Leader(leader) => {

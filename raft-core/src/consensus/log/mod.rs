@@ -17,10 +17,10 @@
 //!
 //! Sections 3.5, 5.1, 10.2.1.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::configurations::Configurations;
-use crate::types::{Configuration, Entry, Index, Payload, PersistId, Position, Term};
+use crate::types::{Configuration, Entry, Index, NodeId, Payload, PersistId, Position, Term};
 
 /// The reason why an append was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -168,6 +168,30 @@ impl Log {
     /// Returns the configuration in force at an index of this log.
     pub(super) fn configuration_at(&self, index: Index) -> &Configuration {
         self.configurations.at(index)
+    }
+
+    /// Returns the index of the entry that brought the latest configuration, or the log's start if
+    /// it came before.
+    pub(super) fn configuration_index(&self) -> Index {
+        self.configurations.latest_index().unwrap_or(self.start.index)
+    }
+
+    pub(super) fn configuration_position(&self) -> Position {
+        let index = self.configuration_index();
+        let term = self.term_at(index).expect("it is in the log or at its start");
+        Position::new(term, index)
+    }
+
+    /// Returns the members of every configuration that no committed one supersedes.
+    pub(super) fn active_members(&self) -> BTreeSet<NodeId> {
+        let active = self.configurations.active(self.commit_index);
+        active.flat_map(|configuration| configuration.members()).collect()
+    }
+
+    /// Returns the voters of every configuration that no committed one supersedes.
+    pub(super) fn active_voters(&self) -> BTreeSet<NodeId> {
+        let active = self.configurations.active(self.commit_index);
+        active.flat_map(|one| one.voters.iter().chain(&one.outgoing).copied()).collect()
     }
 
     /// Returns true if the latest configuration is committed.

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use super::config::{Config, ConfigError};
 use super::founding::Founding;
 use super::log::Log;
+use super::membership::{Change, Overrides};
 use super::node_state::{NodeState, Restoring};
 use super::ready::{Ready, RoleChange};
 use super::role::Role;
@@ -233,6 +234,42 @@ impl Raft {
         }
     }
 
+    /// Begins a change of the members; the leader carries it through, also a later leader. Returns
+    /// the position of the configuration that begins it. If there is nothing left to do, as for a
+    /// request that is repeated, that is the present one. `expected`: the configuration that the
+    /// caller has seen; another one in force refuses the change.
+    ///
+    /// # Errors
+    /// Nothing was appended: this node does not lead, another change is not committed yet, or the
+    /// change is refused; the text says why, and what to do.
+    pub fn change_members(
+        &mut self,
+        now: Time,
+        change: &Change,
+        expected: Option<&Configuration>,
+        overrides: Overrides,
+    ) -> Result<Position, Rejected> {
+        match &mut self.role {
+            Role::Leader(leader) => {
+                leader.change_members(&mut self.node, now, change, expected, overrides)
+            }
+            Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => {
+                Err(Rejected::NotLeader { leader: self.leader() })
+            }
+        }
+    }
+
+    /// Returns the configuration in force: the latest one in the log, committed or not.
+    pub fn configuration(&self) -> &Configuration {
+        self.node.configuration()
+    }
+
+    /// Returns the latest configuration that is known committed.
+    pub fn committed_configuration(&self) -> &Configuration {
+        let log = &self.node.log;
+        log.configuration_at(log.commit_index())
+    }
+
     /// Withdraws the published snapshot with the next batch, unless that batch publishes another
     /// one. The state machine must be durable at the log's start.
     pub fn withdraw_snapshot(&mut self) {
@@ -244,11 +281,13 @@ impl Raft {
     pub fn ready(&mut self, now: Time) -> Ready {
         self.release_gate(now);
         if let Role::Leader(leader) = &mut self.role {
+            leader.follow_members(&mut self.node, now);
             leader.start_round_for_reads(&mut self.node, now);
             leader.replicate(&mut self.node, now);
         }
         let role_change = self.take_role_change();
         let node = &mut self.node;
+        node.recognise_admission();
         node.note_applied(now);
         let persist = node.take_persist(now);
         let committed = if node.restoring.is_none() {
@@ -424,7 +463,9 @@ fn check_configuration(
              {version_max}: start an older program that knows both once, and let it raise the version"
         )));
     }
-    if !named.is_empty() && !stored.has_members_of(named) {
+    // Once a cluster gives out ids itself, its log alone says who the members are.
+    let is_from_files = stored.next_id == 0;
+    if is_from_files && !named.is_empty() && !stored.has_members_of(named) {
         return Err(ConfigError(format!(
             "the configuration names the members {:?}, and this node's log was founded with {:?}. \
              Members cannot be changed yet (addresses can): restore the list",

@@ -240,17 +240,24 @@ fn refusal_of(node: &NodeState, entries: &[Entry]) -> Option<String> {
     configurations.filter_map(|new| refusal_of_configuration(node, new)).next()
 }
 
-/// C6. Returns the refusal of a configuration of other members, which cannot be put in force yet,
-/// or of a newer version.
+/// Returns the refusal of a configuration that this node must not put in force: it contradicts
+/// itself, cannot be stored, or is of a newer version.
+///
+/// C6. Members that come from the operators' files (`next_id` is 0) never change, so others there
+/// are a mistake. A node that joins knows no members before it has received some.
 pub(in crate::consensus) fn refusal_of_configuration(
     node: &NodeState,
     new: &Configuration,
 ) -> Option<String> {
-    if !new.has_members_of(node.configuration()) {
+    let known = node.configuration();
+    if new.next_id == 0 && !known.is_empty() && !new.has_members_of(known) {
         return Some(format!(
-            "a configuration of other members, {:?}, which this program cannot change to",
+            "a configuration of other members, {:?}, that no change of the members brought about",
             new.members()
         ));
+    }
+    if !new.is_consistent() {
+        return Some(format!("a configuration that contradicts itself: {new:?}"));
     }
     if !new.is_storable() {
         return Some("a configuration with records of other nodes, or too many bytes".to_owned());

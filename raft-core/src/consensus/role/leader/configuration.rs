@@ -1,12 +1,12 @@
-//! Entries by which a leader changes what all members have agreed on. They do not change the
-//! members; such an entry is in force when it is appended, and features wait until it is committed.
+//! Entries by which a leader changes what all members have agreed on. Such an entry is in force when it is appended, and features wait until it is committed.
 
 use super::Leader;
 use crate::consensus::node_state::NodeState;
+use crate::consensus::progress::Progress;
 use crate::error::Rejected;
-use crate::types::{Configuration, Entry, Payload, Position};
+use crate::types::{Configuration, Entry, NodeId, Payload, Position};
 
-fn append(node: &mut NodeState, configuration: Configuration) -> Position {
+pub(super) fn append(node: &mut NodeState, configuration: Configuration) -> Position {
     let position = Position::new(node.term, node.log.last_index() + 1);
     node.log.append([Entry {
         index: position.index,
@@ -47,7 +47,10 @@ impl Leader {
                 node.config.version_max
             ));
         }
-        let behind = self.progress.iter().find(|(_, progress)| progress.version_max < version);
+        let is_behind = |(id, progress): &(&NodeId, &Progress)| {
+            node.configuration().is_member(**id) && progress.version_max < version
+        };
+        let behind = self.progress.iter().find(is_behind);
         if let Some((id, progress)) = behind {
             return refuse(match progress.version_max {
                 0 => format!("node {id} has not said which versions its program knows: start it"),

@@ -1,11 +1,12 @@
 //! The leader: takes office, accepts proposals, sends heartbeats, and steps down when it cannot
 //! lead.
 //!
-//! Its other duties live beside this file: `replication`, `configuration`, `reads`,
+//! Its other duties live beside this file: `replication`, `configuration`, `members`, `reads`,
 //! `recovery`, `transfer`.
 //! Sections 3.4 to 3.6, 6.2.
 
 mod configuration;
+mod members;
 mod reads;
 mod recovery;
 mod replication;
@@ -13,8 +14,9 @@ mod transfer;
 
 use std::collections::BTreeMap;
 
+use members::{Stage, unknown_progress};
+
 use super::transition::Transition;
-use crate::consensus::inflights::Inflights;
 use crate::consensus::node_state::{NodeState, time_for};
 use crate::consensus::progress::Progress;
 use crate::consensus::read_index::ReadQueue;
@@ -38,6 +40,7 @@ pub(in crate::consensus) struct Leader {
     pub(in crate::consensus) committed_at: (Index, Time),
     pub(in crate::consensus) reads: ReadQueue,
     pub(in crate::consensus) transfer: Option<Transfer>,
+    pub(in crate::consensus) stage: Stage,
 }
 
 /// Leadership that is being handed over.
@@ -53,13 +56,10 @@ impl Leader {
     /// needed before anything can be committed (3.6.2) or read (6.4).
     pub(in crate::consensus) fn assume_office(node: &mut NodeState, now: Time) -> Self {
         let next_index = node.log.last_index() + 1;
-        let config = &node.config;
-        let window = Inflights::new(config.inflight_count_max, config.inflight_bytes_max);
-        let progress = node
-            .peers()
-            .into_iter()
-            .map(|peer| (peer, Progress::new(next_index, window.clone(), now)))
-            .collect();
+        let mut members = node.log.active_members();
+        members.remove(&node.id());
+        let progress =
+            members.into_iter().map(|peer| (peer, unknown_progress(node, now))).collect();
         let noop = Entry { index: next_index, term: node.term, payload: Payload::Noop };
         node.log.append([noop]);
         Self::found(node);
@@ -72,6 +72,7 @@ impl Leader {
             committed_at: (node.log.commit_index(), now),
             reads: ReadQueue::default(),
             transfer: None,
+            stage: Stage::of(node),
         };
         leader.start_round(node, now);
         leader
@@ -114,6 +115,10 @@ impl Leader {
         }
         self.next_check = now + node.config.heartbeat_interval;
         self.transfer.take_if(|transfer| transfer.deadline <= now);
+        if self.transfer.is_none() && self.must_leave(node) {
+            return Transition::Follow;
+        }
+        self.check_members(node, now);
         if now >= self.next_heartbeat {
             self.start_round(node, now);
         }

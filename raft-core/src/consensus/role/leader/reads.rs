@@ -43,7 +43,7 @@ impl Leader {
 
     /// Returns true once an entry of the leader's own term is committed. Before that the leader
     /// does not know which entries are committed.
-    fn knows_commit_index(node: &NodeState) -> bool {
+    pub(super) fn knows_commit_index(node: &NodeState) -> bool {
         node.log.term_at(node.log.commit_index()) == Some(node.term)
     }
 
@@ -68,12 +68,13 @@ impl Leader {
         progress.acked_round = progress.acked_round.max(round.min(self.round));
         progress.version_max = version_max;
         progress.on_heartbeat_answer(now);
+        progress.track_round(now, node.log.last_index(), node.config.election_timeout);
         self.probe_if_silent(node, now, from);
         self.finish_recoveries(node);
         self.confirm_reads(node);
     }
 
-    fn confirm_reads(&mut self, node: &mut NodeState) {
+    pub(super) fn confirm_reads(&mut self, node: &mut NodeState) {
         let own_id = node.id();
         let confirmed_round = self.reached(node, |id| {
             if id == own_id {

@@ -42,7 +42,7 @@ impl Leader {
     /// followed. Call it when a peer has acknowledged something.
     pub(super) fn finish_recoveries(&self, node: &mut NodeState) {
         let unfinished = |progress: &Progress| progress.recovery.filter(|known| !known.is_over);
-        if !self.progress.values().any(Progress::recovers) || !self.all_follow() {
+        if !self.progress.values().any(Progress::recovers) || !self.all_follow(node) {
             return;
         }
         for (peer, progress) in &self.progress {
@@ -54,10 +54,15 @@ impl Leader {
         }
     }
 
-    /// Returns true if every peer was in this term after the last recovering peer was first
-    /// observed.
-    fn all_follow(&self) -> bool {
-        self.progress.values().all(|progress| progress.acked_round >= self.recovery_round)
+    /// Returns true if every other voter was in this term after the last recovering peer was first
+    /// observed. The voters are those of every configuration that no committed one supersedes.
+    fn all_follow(&self, node: &NodeState) -> bool {
+        let own_id = node.id();
+        let follows = |id| {
+            let progress = self.progress.get(&id);
+            progress.is_some_and(|progress| progress.acked_round >= self.recovery_round)
+        };
+        node.log.active_voters().into_iter().all(|id| id == own_id || follows(id))
     }
 
     /// Returns the largest value that was reached by a quorum, recovering voters not counted. A

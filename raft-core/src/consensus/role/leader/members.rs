@@ -1,0 +1,160 @@
+//! Members that come and go under a leader (4.2, 4.4). Which configuration comes next is decided in
+//! [`crate::consensus::membership`].
+//!
+//! A leader replicates to the members of every configuration that is not superseded by a committed
+//! one, and for a while to those that have left, so that they learn that they have.
+
+use std::collections::BTreeSet;
+
+use super::Leader;
+use super::configuration::append;
+use crate::consensus::inflights::Inflights;
+use crate::consensus::membership::{Change, Overrides, Standing, View, next_step, plan};
+use crate::consensus::node_state::NodeState;
+use crate::consensus::progress::{Farewell, Progress};
+use crate::error::Rejected;
+use crate::types::{Configuration, Index, NodeId, Position, Time};
+
+/// A member that has left is written to for so many election timeouts at most.
+const FAREWELL_TIMEOUTS: u32 = 10;
+
+/// How far the latest configuration is, as last acted upon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(in crate::consensus) struct Stage {
+    /// The entry that brought it; the log's start if it came before.
+    index: Index,
+    /// It is committed, and so is an entry of the leader's own term.
+    is_settled: bool,
+}
+
+impl Stage {
+    pub(super) fn of(node: &NodeState) -> Self {
+        let is_settled = node.log.configuration_is_committed() && Leader::knows_commit_index(node);
+        Self { index: node.log.configuration_index(), is_settled }
+    }
+}
+
+/// The progress of each other member, of which a new leader knows nothing.
+pub(super) fn unknown_progress(node: &NodeState, now: Time) -> Progress {
+    let config = &node.config;
+    let window = Inflights::new(config.inflight_count_max, config.inflight_bytes_max);
+    Progress::new(node.log.last_index() + 1, window, now)
+}
+
+impl Leader {
+    /// Appends the configuration that begins `change`. Returns its position, or the position of the
+    /// present one if nothing is left to do.
+    pub(in crate::consensus) fn change_members(
+        &mut self,
+        node: &mut NodeState,
+        now: Time,
+        change: &Change,
+        expected: Option<&Configuration>,
+        overrides: Overrides,
+    ) -> Result<Position, Rejected> {
+        if self.transfer.is_some() {
+            return Err(Rejected::Busy("leadership is being handed over"));
+        }
+        // Without an entry of its own term, the leader does not know which configuration is
+        // committed, and an earlier leader's change could take effect beside its own.
+        if !Stage::of(node).is_settled || node.configuration().is_joint() {
+            return Err(Rejected::Busy("another change of the configuration is not committed yet"));
+        }
+        let latest = node.configuration();
+        let view = self.view(node, now);
+        let next = plan(latest, &view, change, overrides)?;
+        let Some(next) = next else {
+            return Ok(node.log.configuration_position());
+        };
+        if expected.is_some_and(|expected| expected != latest) {
+            return Err(Rejected::Refused(
+                "not executed: the members have changed since they were read; read them again"
+                    .to_owned(),
+            ));
+        }
+        Ok(append(node, next))
+    }
+
+    /// Acts on a configuration that was appended or committed since the last call: replicates to
+    /// its members, takes leave of the others, and leaves a joint one.
+    pub(in crate::consensus) fn follow_members(&mut self, node: &mut NodeState, now: Time) {
+        while self.stage != Stage::of(node) {
+            self.stage = Stage::of(node);
+            self.replicate_to_members(node, now);
+            // Fewer voters may be needed than before.
+            self.finish_recoveries(node);
+            self.advance_commit(node);
+            self.confirm_reads(node);
+            if self.stage.is_settled && node.configuration().is_joint() {
+                self.take_step(node, now);
+            }
+        }
+        if self.must_leave(node) && self.transfer.is_none() {
+            // Whether or not there is a successor now, the next check ends this leadership.
+            let _ = self.transfer(node, now, None);
+        }
+    }
+
+    /// Makes voters of the learners that are ready, and lets the members go that have learnt of
+    /// their removal.
+    pub(super) fn check_members(&mut self, node: &mut NodeState, now: Time) {
+        let next_round = self.round + 1;
+        self.progress.retain(|_, progress| {
+            let Some(farewell) = &mut progress.farewell else { return true };
+            if farewell.told_by_round.is_none() && progress.match_index >= farewell.index {
+                // From the next round on, heartbeats tell the peer that its removal is committed.
+                farewell.told_by_round = Some(next_round);
+            }
+            let is_told = farewell.told_by_round.is_some_and(|round| progress.acked_round >= round);
+            !is_told && now < farewell.until
+        });
+        if Stage::of(node).is_settled && self.transfer.is_none() {
+            self.take_step(node, now);
+        }
+    }
+
+    /// Returns true once this leader is committed to be no voter any more.
+    pub(super) fn must_leave(&self, node: &NodeState) -> bool {
+        self.stage.is_settled
+            && self.stage == Stage::of(node)
+            && !node.configuration().is_voter(node.id())
+    }
+
+    fn take_step(&mut self, node: &mut NodeState, now: Time) {
+        if let Some(next) = next_step(node.configuration(), &self.view(node, now)) {
+            append(node, next);
+        }
+    }
+
+    fn replicate_to_members(&mut self, node: &NodeState, now: Time) {
+        let mut members = node.log.active_members();
+        members.remove(&node.id());
+        for id in &members {
+            let progress = self.progress.entry(*id).or_insert_with(|| unknown_progress(node, now));
+            progress.farewell = None;
+        }
+        self.take_leave(node, now, &members);
+    }
+
+    fn take_leave(&mut self, node: &NodeState, now: Time, members: &BTreeSet<NodeId>) {
+        let until = now + FAREWELL_TIMEOUTS * node.config.election_timeout;
+        for (id, progress) in &mut self.progress {
+            if !members.contains(id) && progress.farewell.is_none() {
+                let index = node.log.configuration_index();
+                progress.farewell = Some(Farewell { index, until, told_by_round: None });
+            }
+        }
+    }
+
+    fn view(&self, node: &NodeState, now: Time) -> View {
+        let standing = |progress: &Progress| Standing {
+            is_heard: progress.acked_round > 0
+                && now.since(progress.last_heard) < node.config.election_timeout,
+            recovers: progress.recovers(),
+            is_ready: progress.is_ready(now, node.config.promotion_delay),
+            version_max: progress.version_max,
+        };
+        let standings = self.progress.iter().map(|(id, progress)| (*id, standing(progress)));
+        View { own_id: node.id(), standings: standings.collect() }
+    }
+}
