@@ -57,7 +57,7 @@ pub use config::{Config, ConfigError};
 pub use membership::{Change, Overrides};
 pub use progress::ProgressState;
 pub use raft::snapshots::OfferDecision;
-pub use raft::{Boot, Raft};
+pub use raft::{Boot, ConfigurationStage, Raft};
 pub use ready::{Persist, ReadState, Ready, RoleChange};
 pub use status::{PeerStatus, Status};
 

@@ -9,6 +9,7 @@ use super::apply::{Applier, ApplyFeed, WORK_IN_FLIGHT_MAX, restore_from};
 use super::config::NodeConfig;
 use super::event_loop::{EventLoop, EventLoopParts};
 use super::inbox::Inbox;
+use super::members::Members;
 use super::persist;
 use super::snapshots::Published;
 use super::status::{Leadership, Status};
@@ -28,6 +29,7 @@ pub(super) struct NodeShared<M: StateMachine> {
     pub(super) command_bytes_max: u64,
     pub(super) status: Arc<watch::Receiver<Status>>,
     pub(super) leadership: watch::Receiver<Leadership>,
+    pub(super) members: watch::Receiver<Members>,
     pub(super) stopped: watch::Receiver<Option<Result<(), Arc<Fatal>>>>,
     pub(super) abort: Arc<Notify>,
 }
@@ -76,6 +78,7 @@ pub(super) async fn start<M: StateMachine>(
     );
     let status = event_loop.status_receiver();
     let leadership: watch::Receiver<Leadership> = event_loop.leadership_receiver();
+    let members = event_loop.members_receiver();
     let (stopped_sender, stopped) = watch::channel(None);
     transport.start(Arc::clone(&inbox) as Arc<dyn Inbound>);
 
@@ -100,7 +103,7 @@ pub(super) async fn start<M: StateMachine>(
     });
 
     let command_bytes_max = config.command_bytes_max;
-    Ok(NodeShared { inbox, command_bytes_max, status, leadership, stopped, abort })
+    Ok(NodeShared { inbox, command_bytes_max, status, leadership, members, stopped, abort })
 }
 
 /// Loads the log, brings the machine up to date, and makes the core of both.

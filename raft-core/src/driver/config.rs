@@ -28,8 +28,9 @@ pub const MAX_RAFT_STATE_BYTES_CEILING: u64 = 1 << 50;
 pub struct NodeConfig {
     /// The core's own settings.
     pub raft: Config,
-    /// The voters of a new cluster. The first start stores them; a later start must name the same
-    /// ones, because members cannot be changed yet.
+    /// The voters of a new cluster; empty for a node that joins a cluster. The first start stores
+    /// them, and a later start must name the same ones, until the members are changed for the first
+    /// time: from then on the log alone says who they are.
     pub voters: BTreeSet<NodeId>,
     /// The node snapshots and compacts once the persisted log exceeds this many bytes. 0: never. At
     /// most [`MAX_RAFT_STATE_BYTES_CEILING`].

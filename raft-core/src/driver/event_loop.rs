@@ -15,12 +15,15 @@ use tokio::time::Instant;
 use super::apply::ApplyFeed;
 use super::config::NodeConfig;
 use super::inbox::{Completion, Inbox, InputBatch, PeerEvent, Request};
+use super::members::{Members, MembersOrder};
 use super::reads::Reads;
 use super::snapshots::{JobParts, Published, Snapshots};
 use super::status::{Leadership, Status};
 use super::tasks::Tasks;
 use super::waiters::{ProposeReply, Waiters};
-use crate::consensus::{PeerStatus, Persist, PersistId, Raft, Ready, RoleChange, RoleKind};
+use crate::consensus::{
+    ConfigurationStage, PeerStatus, Persist, PersistId, Raft, Ready, RoleChange, RoleKind,
+};
 use crate::error::Fatal;
 use crate::state_machine::{Flusher, StateMachine};
 use crate::storage::Storage;
@@ -71,6 +74,9 @@ pub(super) struct EventLoop<M: StateMachine> {
     /// Memory of the peers in the status before the last one.
     spare_peers: Vec<PeerStatus>,
     leadership: watch::Sender<Leadership>,
+    members: watch::Sender<Members>,
+    /// The place of the configuration that was published last.
+    members_stage: ConfigurationStage,
     is_recovering: bool,
     election_timeout: Duration,
     /// Set by a shutdown: the deadline for handing leadership over.
@@ -105,6 +111,8 @@ impl<M: StateMachine> EventLoop<M> {
             watch::Sender::new(Status::of(&raft, storage.log_bytes(), 0, Vec::new(), Vec::new()));
         Self {
             handed_index: raft.last_applied(),
+            members: watch::Sender::new(Members::of(&raft)),
+            members_stage: raft.configuration_stage(),
             handed_persist_id: 0,
             reported_persist_id: 0,
             raft,
@@ -131,6 +139,10 @@ impl<M: StateMachine> EventLoop<M> {
     /// Returns the receiver that only reads, and never waits for a change.
     pub(super) fn status_receiver(&self) -> Arc<watch::Receiver<Status>> {
         Arc::clone(&self.unwatched)
+    }
+
+    pub(super) fn members_receiver(&self) -> watch::Receiver<Members> {
+        self.members.subscribe()
     }
 
     pub(super) fn leadership_receiver(&self) -> watch::Receiver<Leadership> {
@@ -174,6 +186,7 @@ impl<M: StateMachine> EventLoop<M> {
             self.apply.gathered.take_view |= self.snapshots.turn(&mut self.raft, now);
             self.feed_machine()?;
             self.check_order();
+            self.publish_members();
             self.publish_status();
             if self.stop_at.is_some_and(|at| now >= at || self.raft.role() != RoleKind::Leader) {
                 return Ok(());
@@ -238,6 +251,11 @@ impl<M: StateMachine> EventLoop<M> {
                 }
                 Request::RaiseVersion { version, reply } => {
                     reply.send(self.raft.raise_cluster_version(version));
+                }
+                Request::ChangeMembers { order, reply } => {
+                    let MembersOrder { change, expected, overrides } = *order;
+                    let expected = expected.as_ref();
+                    reply.send(self.raft.change_members(now, &change, expected, overrides));
                 }
                 Request::Transfer { to, place: _ } => {
                     if let Err(error) = self.raft.transfer_leadership(now, to) {
@@ -422,6 +440,20 @@ impl<M: StateMachine> EventLoop<M> {
             }
             changed
         });
+    }
+
+    fn publish_members(&mut self) {
+        let stage = self.raft.configuration_stage();
+        if stage != self.members_stage {
+            self.members_stage = stage;
+            let now = Members::of(&self.raft);
+            // A compaction moves the place and changes nothing.
+            self.members.send_if_modified(|before| {
+                let changed = *before != now;
+                *before = now;
+                changed
+            });
+        }
     }
 
     /// Publishes the status. It changes with each batch, and notifying costs more than writing it,

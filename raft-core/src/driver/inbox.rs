@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 use tokio::sync::{Notify, oneshot};
 
+use super::members::MembersOrder;
 use super::snapshots::transfer::{Admission, Sent};
 use super::waiters::{Abandoned, Place, ProposeReply, Reply, RequestCounts};
 use crate::consensus::PersistId;
@@ -47,6 +48,7 @@ pub(super) enum Request<M: StateMachine> {
     Transfer { to: Option<NodeId>, place: Place },
     Snapshot { place: Place },
     RaiseVersion { version: u32, reply: Reply<Position, Rejected> },
+    ChangeMembers { order: Box<MembersOrder>, reply: Reply<Position, Rejected> },
 }
 
 impl<M: StateMachine> Request<M> {
@@ -55,6 +57,7 @@ impl<M: StateMachine> Request<M> {
             + match self {
                 Request::Propose { command, .. } => command.len() as u64,
                 Request::Query { .. } => size_of::<M::Query>() as u64,
+                Request::ChangeMembers { order, .. } => order.size_bytes(),
                 Request::Transfer { .. }
                 | Request::Snapshot { .. }
                 | Request::RaiseVersion { .. } => 0,
@@ -67,7 +70,9 @@ impl<M: StateMachine> Request<M> {
             Request::Propose { reply, .. } => reply.enter(max),
             Request::Query { reply, .. } => reply.enter(max),
             Request::Transfer { place, .. } | Request::Snapshot { place } => place.enter(max),
-            Request::RaiseVersion { reply, .. } => reply.enter(max),
+            Request::RaiseVersion { reply, .. } | Request::ChangeMembers { reply, .. } => {
+                reply.enter(max)
+            }
         }
     }
 }
@@ -301,7 +306,9 @@ impl<M: StateMachine> Inbox<M> {
         match request {
             Request::Propose { reply, .. } => self.deliver(reply, Err(rejected.into())),
             Request::Query { reply, .. } => self.deliver(reply, Err(rejected)),
-            Request::RaiseVersion { reply, .. } => self.deliver(reply, Err(rejected)),
+            Request::RaiseVersion { reply, .. } | Request::ChangeMembers { reply, .. } => {
+                self.deliver(reply, Err(rejected));
+            }
             // These have no reply. A service may repeat them often, so the log says it at debug
             // level.
             Request::Transfer { .. } => {

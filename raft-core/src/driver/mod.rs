@@ -41,6 +41,7 @@ mod boot;
 mod config;
 mod event_loop;
 mod inbox;
+mod members;
 mod persist;
 mod proposal;
 mod reads;
@@ -55,15 +56,18 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 pub use self::config::{MAX_RAFT_STATE_BYTES_CEILING, NodeConfig};
+pub use self::members::Members;
 pub use self::proposal::Proposal;
 pub use self::status::{Leadership, SnapshotTransfer, Status};
+use crate::consensus::{Change, Overrides};
 use crate::error::{Fatal, ProposeError, Rejected};
 use crate::state_machine::StateMachine;
 use crate::storage::Storage;
 use crate::transport::Transport;
-use crate::types::{NodeId, Position};
+use crate::types::{Configuration, NodeId, Position};
 use boot::NodeShared;
 use inbox::Request;
+use members::MembersOrder;
 use waiters::{ProposeReply, Reply};
 
 /// A running node. Cheap to clone; dropping all clones does not stop it, [`Node::shutdown`] does.
@@ -305,6 +309,67 @@ impl<M: StateMachine> Node<M> {
         let (reply, receiver) = Reply::channel(self.shared.inbox.place());
         self.shared.inbox.push_request(Request::RaiseVersion { version, reply });
         receiver.await.unwrap_or(Err(Rejected::ShuttingDown))
+    }
+
+    /// Begins a change of the members, if this node leads. The cluster carries it through, also
+    /// under a later leader: a learner whose record says `wants_vote` becomes a voter once it is
+    /// ready, and a removed leader hands leadership over. Returns the position of the configuration
+    /// that begins the change, or of the present one if nothing is left to do: a request may be
+    /// repeated. [`Node::watch_members`] shows the progress.
+    ///
+    /// `expected`: the configuration that the caller has seen. If another one is in force, the
+    /// change is refused.
+    ///
+    /// # Errors
+    /// Nothing was appended: this node does not lead, another change is not committed yet, or the
+    /// change is refused. The text of the refusal says why, and what to do.
+    ///
+    /// ```
+    /// # use std::sync::Arc;
+    /// # use raft_core::driver::{Node, NodeConfig};
+    /// # use raft_core::testing::example::{Adder, MemoryStorage};
+    /// # use raft_core::transport::channel::ChannelNetwork;
+    /// use raft_core::consensus::{Change, Overrides};
+    /// use raft_core::types::Member;
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let network = ChannelNetwork::new(1);
+    /// # let storage = Arc::new(MemoryStorage::of_new_member());
+    /// # let (config, one) = (NodeConfig::new(1, [1], 1), network.transport(1));
+    /// # let node = Node::start(config, storage, one, Adder::default()).await?;
+    /// # node.watch().wait_for(|leadership| leadership.is_leader).await?;
+    /// let incarnation = 7; // Drawn at random when the disk of node 2 was initialised.
+    /// let member = Member { incarnation, wants_vote: true, ..Member::default() };
+    /// node.change_members(Change::Add { id: 2, member }, None, Overrides::default()).await?;
+    ///
+    /// // Node 2 starts on an empty disk, and knows no members.
+    /// let mut config = NodeConfig::new(2, [], 2);
+    /// config.raft.incarnation = incarnation;
+    /// # let two = network.transport(2);
+    /// # let storage = Arc::new(MemoryStorage::of_joiner());
+    /// let joiner = Node::start(config, storage, two, Adder::default()).await?;
+    /// joiner.watch_members().wait_for(|members| members.configuration.is_member(2)).await?;
+    /// # node.shutdown().await;
+    /// # joiner.shutdown().await;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn change_members(
+        &self,
+        change: Change,
+        expected: Option<Configuration>,
+        overrides: Overrides,
+    ) -> Result<Position, Rejected> {
+        let (reply, receiver) = Reply::channel(self.shared.inbox.place());
+        let order = Box::new(MembersOrder { change, expected, overrides });
+        self.shared.inbox.push_request(Request::ChangeMembers { order, reply });
+        receiver.await.unwrap_or(Err(Rejected::ShuttingDown))
+    }
+
+    /// Follows the members, as this node knows them.
+    pub fn watch_members(&self) -> watch::Receiver<Members> {
+        self.shared.members.clone()
     }
 
     /// Resolves when the node has stopped: `Ok` after [`Node::shutdown`] or [`Node::abort`].

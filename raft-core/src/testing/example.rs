@@ -30,8 +30,17 @@ struct MemoryImage {
 impl MemoryStorage {
     /// Storage of a member of a new cluster, as the operator initialises it.
     pub fn of_new_member() -> Self {
+        Self::of(HardState::FOUNDING)
+    }
+
+    /// Empty storage of a node that joins a cluster.
+    pub fn of_joiner() -> Self {
+        Self::of(HardState::default())
+    }
+
+    fn of(hard_state: HardState) -> Self {
         let (log_start, snapshot, entries) = Default::default();
-        let loaded = Loaded { hard_state: HardState::FOUNDING, log_start, snapshot, entries };
+        let loaded = Loaded { hard_state, log_start, snapshot, entries };
         Self(Arc::new(Mutex::new(MemoryImage { loaded, published: None, finished: None })))
     }
 

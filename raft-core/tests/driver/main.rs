@@ -6,6 +6,7 @@ mod callbacks;
 mod chaos;
 mod ends;
 mod founding;
+mod members;
 mod snapshots;
 mod support;
 mod versions;

@@ -357,7 +357,7 @@ fn m_d4_another_disk_under_the_same_id_recovers() {
     cluster.run(2_000);
     assert!(cluster.status(5).is_recovering, "its own admission is of another disk");
     let bound = cluster.change(1, &Change::Bind { id: 5, incarnation: 205 });
-    assert!(text(bound).contains("another data directory"));
+    assert!(text(bound).contains("with this data directory"));
 }
 
 /// M-R5, M-R6: a wiped voter counts once the removal of the dead one is committed.

@@ -39,6 +39,15 @@ pub struct Boot {
     pub bootstrap: Configuration,
 }
 
+/// The place of a configuration in the log, and whether it is committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConfigurationStage {
+    /// The position of its entry, or the log's start if it came before.
+    pub position: Position,
+    /// It is known committed.
+    pub is_committed: bool,
+}
+
 /// One node's Raft.
 ///
 /// The caller reports events, and processes each [`Ready`]. A cluster of one node elects itself and
@@ -262,6 +271,15 @@ impl Raft {
     /// Returns the configuration in force: the latest one in the log, committed or not.
     pub fn configuration(&self) -> &Configuration {
         self.node.configuration()
+    }
+
+    /// Returns the place of the configuration in force. Another configuration has another place.
+    pub fn configuration_stage(&self) -> ConfigurationStage {
+        let log = &self.node.log;
+        ConfigurationStage {
+            position: log.configuration_position(),
+            is_committed: log.configuration_is_committed(),
+        }
     }
 
     /// Returns the latest configuration that is known committed.

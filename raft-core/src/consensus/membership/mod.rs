@@ -279,13 +279,17 @@ fn replace(current: &Configuration, old: NodeId, new: NodeId) -> Result<Configur
 }
 
 fn bind(current: &Configuration, id: NodeId, incarnation: u64) -> Result<Configuration, Rejected> {
-    let Some(member) = current.members.get(&id) else { return Err(no_member(current, id)) };
-    if member.incarnation == incarnation && incarnation != 0 {
+    if !current.is_member(id) {
+        return Err(no_member(current, id));
+    }
+    let known = current.members.get(&id).map_or(0, |member| member.incarnation);
+    if known == incarnation && incarnation != 0 {
         return Ok(current.clone());
     }
-    if incarnation == 0 || member.incarnation != 0 || !current.learners.contains(&id) {
+    if incarnation == 0 || known != 0 || !current.learners.contains(&id) {
         return Err(refused(format!(
-            "node {id} has joined with another data directory; remove it and add a new member"
+            "node {id} was not added with this data directory, and only the first one of a learner \
+             is recorded: remove the node, and add a new member"
         )));
     }
     let mut next = current.clone();
@@ -364,3 +368,6 @@ fn check(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;
