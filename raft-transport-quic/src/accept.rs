@@ -5,7 +5,7 @@
 //! Nothing is granted before the certificate is verified and fits the protocol.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use quinn::{Connection, Incoming};
@@ -21,8 +21,9 @@ use crate::endpoint::{admit_client, admit_peer};
 use crate::error::{close, describe};
 use crate::gate::{Gate, Load, Request, Verdict, source_of};
 use crate::link::PeerLink;
+use crate::peer::Peer;
 use crate::protocol::{PeerProtocol, Spoken, agreed};
-use crate::shared::{Refused, TransportShared};
+use crate::shared::{Refused, TransportShared, canonical};
 use crate::tls::{Side, TlsIdentity};
 
 /// Accepts handshakes until the endpoint is closed. Admitted clients are sent to `clients`, a
@@ -98,8 +99,9 @@ async fn admit(
         TlsIdentity::of_connection(&connection, &shared.config.cluster_id).map_err(refused)?;
     match (agreed(&shared.config.peer_protocols, &alpn).map_err(refused)?, identity) {
         (Spoken::Peer(protocol), TlsIdentity::Node(id)) => {
-            check_peer(shared, id).map_err(refused)?;
-            admit_as_peer(shared, connection.clone(), id, protocol, verified).await;
+            let from = canonical(connection.remote_address());
+            let peer = peer_of(shared, id, from).map_err(refused)?;
+            admit_as_peer(shared, connection.clone(), &peer, protocol, verified).await;
             Ok(())
         }
         (Spoken::Peer(_), TlsIdentity::Client) => {
@@ -111,29 +113,39 @@ async fn admit(
     }
 }
 
-fn check_peer(shared: &TransportShared, id: NodeId) -> Result<(), String> {
+/// The peer that dials this node, if it may. A peer with a higher id dials only to show its address.
+fn peer_of(shared: &TransportShared, id: NodeId, from: SocketAddr) -> Result<Arc<Peer>, String> {
     let own_id = shared.config.node_id;
-    if !shared.peers.contains_key(&id) {
-        Err(format!(
+    match shared.peers.get(id) {
+        None if shared.peers.is_removed(id) => Err(format!(
+            "node {id} was removed from the cluster; its id is never used again. Wipe its data \
+             directory, and add it as a new member"
+        )),
+        None if shared.peers.follows_log() => {
+            // If the channel is full, the guest comes again.
+            let _ = shared.guests.try_send((id, from));
+            Err(format!("node {own_id} does not know node {id} yet; come again"))
+        }
+        None => Err(format!(
             "node {id} is not among the peers of node {own_id}; add it to the configuration"
-        ))
-    } else if id > own_id {
-        Err(format!("node {own_id} dials node {id}, not the other way round; run equal versions"))
-    } else {
-        Ok(())
+        )),
+        Some(peer) if id > own_id => {
+            peer.note_address(from);
+            Err(format!("node {own_id} dials node {id}, not the other way round"))
+        }
+        Some(peer) => Ok(peer),
     }
 }
 
 async fn admit_as_peer(
     shared: &TransportShared,
     connection: Connection,
-    id: NodeId,
+    peer: &Peer,
     protocol: PeerProtocol,
     verified: Verified,
 ) {
-    let peer = shared.peer(id);
     admit_peer(&connection);
-    match PeerLink::establish(shared, connection, &peer, protocol, verified).await {
+    match PeerLink::establish(shared, connection, peer, protocol, verified).await {
         Ok(link) => peer.hand_over(link).await,
         // The certificate has proven the peer, so the failure is the peer's, whatever address it
         // dialled from.

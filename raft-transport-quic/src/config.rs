@@ -47,6 +47,10 @@ pub struct QuicConfig {
     /// for this node itself is allowed and ignored. A peer whose own list has other ids is refused:
     /// two lists mean two definitions of a majority.
     pub peers: BTreeMap<NodeId, String>,
+    /// True if the members come from the replicated log, and `peers` only says where to find some of
+    /// them, as for a node that joins a cluster. Then lists are not compared. See
+    /// [`QuicTransport::set_peers`](crate::QuicTransport::set_peers).
+    pub members_from_log: bool,
     /// Random id of the cluster, drawn when it was founded; 0 while it has none. A peer with
     /// another id is refused, because two clusters may have the same name. An id of 0 on either
     /// side matches all.
@@ -108,6 +112,7 @@ impl QuicConfig {
             incarnation,
             listen,
             peers,
+            members_from_log: false,
             cluster_uid: 0,
             cluster_versions: (0, 1),
             tls,

@@ -10,8 +10,7 @@
 //! * Both sides always present a certificate of the cluster's CA. [`DevCa`] issues them for
 //!   development.
 //!
-//! It deliberately leaves out some things: it resends no dropped message, learns no addresses
-//! beyond its configuration, resumes no sessions, sends nothing before the other side is known, and
+//! It deliberately leaves out some things: it resends no dropped message, resumes no sessions, sends nothing before the other side is known, and
 //! revokes no certificates. `docs/wire.md` draws the bytes on the wire.
 //!
 //! The tasks; each one ends with the task that has started it:
@@ -64,6 +63,7 @@ mod link;
 mod mailbox;
 mod names;
 mod peer;
+mod peers;
 mod protocol;
 mod shared;
 mod socket;

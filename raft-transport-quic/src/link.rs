@@ -17,7 +17,6 @@ use tokio::time::{Instant, timeout};
 use tracing::warn;
 
 use crate::bulk::{QuicBulk, bulk_priority};
-use crate::config::QuicConfig;
 use crate::credentials::Verified;
 use crate::error::{close, describe, printable};
 use crate::peer::Peer;
@@ -87,7 +86,7 @@ impl PeerLink {
         for class in Class::ALL {
             let mut stream = connection.open_uni().await.map_err(broken)?;
             stream.set_priority(priority(class)).map_err(|error| error.to_string())?;
-            let hello = own_hello(&shared.config, class);
+            let hello = own_hello(shared, class);
             stream.write_chunk(hello.encode()).await.map_err(|error| error.to_string())?;
             outgoing.push((class, stream));
         }
@@ -96,7 +95,7 @@ impl PeerLink {
         for _ in Class::ALL {
             let stream = connection.accept_uni().await.map_err(broken)?;
             let (hello, reader) = read_hello(stream).await?;
-            check_hello(&own_hello(&shared.config, hello.class), &hello, peer)?;
+            check_hello(&own_hello(shared, hello.class), &hello, peer)?;
             if incoming.iter().any(|(class, _)| *class == hello.class) {
                 return Err("two streams of one class; run equal versions".to_owned());
             }
@@ -143,7 +142,12 @@ async fn read_hello(stream: RecvStream) -> Result<(Hello, FrameReader), String> 
     Ok((hello, reader.with_limit(FRAME_BYTES_MAX)))
 }
 
-fn own_hello(config: &QuicConfig, class: Class) -> Hello {
+fn own_hello(shared: &TransportShared, class: Class) -> Hello {
+    let config = &shared.config;
+    let members = match shared.peers.follows_log() {
+        true => Members::of_the_log(),
+        false => Members::new(&config.member_ids()),
+    };
     Hello {
         cluster_id: config.cluster_id.clone(),
         cluster_uid: config.cluster_uid,
@@ -151,7 +155,7 @@ fn own_hello(config: &QuicConfig, class: Class) -> Hello {
         incarnation: config.incarnation,
         class,
         versions: config.cluster_versions,
-        members: Members::new(&config.member_ids()),
+        members,
         generation: 0,
         founded: false,
     }
@@ -182,9 +186,8 @@ fn check_hello(own: &Hello, hello: &Hello, peer: NodeId) -> Result<(), String> {
     }
     if !hello.members.are_those_of(&own.members) {
         return Err(format!(
-            "the members are {} by the configuration of node {peer}, and {} by that of node {}; \
-             members cannot be changed yet (addresses can): give all nodes the list with which the \
-             cluster was founded",
+            "the members are {} by the configuration of node {peer}, and {} by that of node {}: give \
+             all nodes the list with which the cluster was founded (addresses may change)",
             hello.members, own.members, own.node_id
         ));
     }

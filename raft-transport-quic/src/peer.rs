@@ -7,12 +7,12 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use quinn::{Connection, Endpoint};
 use raft_core::types::{Class, Message, NodeId};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{debug, info, warn};
 
@@ -34,16 +34,21 @@ const ANOTHER_DIRECTORY: &str =
 #[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) id: NodeId,
-    pub(crate) address: String,
     control: Mailbox,
     log: Mailbox,
     state: Mutex<PeerState>,
     /// Channel to the supervisor for connections that the peer dialled.
     accepted: mpsc::Sender<PeerLink>,
+    /// Set once the peer is no member any more; its supervisor ends.
+    left: watch::Sender<bool>,
+    /// Notified when the address has changed.
+    readdressed: Notify,
 }
 
 #[derive(Debug)]
 struct PeerState {
+    /// `host:port`.
+    address: String,
     connection: Option<Connection>,
     /// Why there is no connection.
     failure: String,
@@ -60,6 +65,8 @@ struct PeerState {
     last: Option<SocketAddr>,
     /// Addresses of the peer's name; empty until the first look-up succeeds.
     resolved: Vec<SocketAddr>,
+    /// The address from which the peer has shown itself. The certificate has proven the peer.
+    shown: Option<SocketAddr>,
     /// How often [`QuicConfig::hello_timeout`] is doubled.
     hello_doublings: u32,
     /// Set once the current connection is logged.
@@ -71,6 +78,9 @@ const STANDS_AFTER: Duration = BACKOFF_MAX;
 
 /// Most doublings of the hello timeout: 8 times the configured one.
 const HELLO_DOUBLINGS_MAX: u32 = 3;
+
+/// A node shows its address to a peer that has not dialled it for so long.
+const SHOWN_AFTER: Duration = Duration::from_secs(2);
 
 /// Failures in the first moments of a node are logged at debug level: the nodes of a cluster start
 /// one after the other. The node that dials tries again within [`BACKOFF_MAX`], so a failure that
@@ -96,10 +106,11 @@ impl Peer {
         };
         let peer = Self {
             id,
-            address: address.clone(),
             control: Mailbox::new(config.control_bytes_max),
             log: Mailbox::new(config.log_bytes_max),
             state: Mutex::new(PeerState {
+                resolved: literal(&address),
+                address,
                 connection: None,
                 failure,
                 logged: BTreeSet::new(),
@@ -108,10 +119,12 @@ impl Peer {
                 stood: true,
                 announced: false,
                 last: None,
-                resolved: address.parse().ok().into_iter().map(canonical).collect(),
+                shown: None,
                 hello_doublings: 0,
             }),
             accepted,
+            left: watch::Sender::new(false),
+            readdressed: Notify::new(),
         };
         (peer, handed_over)
     }
@@ -141,6 +154,37 @@ impl Peer {
         state.connection.clone().ok_or_else(|| state.failure.clone())
     }
 
+    fn address(&self) -> String {
+        self.state().address.clone()
+    }
+
+    /// Uses another address from the next attempt to connect on.
+    pub(crate) fn set_address(&self, address: &str) {
+        let mut state = self.state();
+        if state.address != address {
+            address.clone_into(&mut state.address);
+            state.resolved = literal(address);
+            drop(state);
+            self.readdressed.notify_one();
+        }
+    }
+
+    /// Notes from where the peer came to show its address: one more address to dial.
+    pub(crate) fn note_address(&self, address: SocketAddr) {
+        self.state().shown = Some(address);
+    }
+
+    /// Ends the peer's supervisor, because the peer is no member any more.
+    pub(crate) fn leave(&self) {
+        self.left.send_replace(true);
+    }
+
+    /// Waits for [`Peer::leave`].
+    pub(crate) async fn has_left(&self) {
+        // Cannot fail: the sender lives in `self`.
+        let _ = self.left.subscribe().wait_for(|left| *left).await;
+    }
+
     /// Passes a connection that the peer has dialled to the supervisor. Waits while the supervisor
     /// has another one to take.
     pub(crate) async fn hand_over(&self, link: PeerLink) {
@@ -152,34 +196,55 @@ impl Peer {
     /// peer has connected from it. (A node dials from the port at which it listens.)
     pub(crate) fn is_at(&self, address: SocketAddr) -> bool {
         let state = self.state();
-        state.last == Some(address) || state.resolved.contains(&address)
+        let known = [state.last, state.shown];
+        known.contains(&Some(address)) || state.resolved.contains(&address)
     }
 
     /// Returns true if the peer is known to have this IP address.
     pub(crate) fn is_near(&self, ip: IpAddr) -> bool {
         let state = self.state();
-        let mut known = state.resolved.iter().chain(&state.last);
+        let mut known = state.resolved.iter().chain(&state.last).chain(&state.shown);
         known.any(|address| address.ip() == ip)
     }
 
     /// Looks up the peer's name again and again, for as long as the node lives. Without this, only
     /// the dialling side would know the peer's addresses.
     pub(crate) async fn keep_resolved(&self, names: &Names, endpoint: &Endpoint) {
-        if self.address.parse::<SocketAddr>().is_ok() {
-            return std::future::pending().await;
-        }
         loop {
-            // The dialling side reports failures.
-            let _ = self.resolve(names, endpoint).await;
-            sleep(RESOLVE_INTERVAL).await;
+            if literal(&self.address()).is_empty() {
+                // The dialling side reports failures.
+                let _ = self.resolve(names, endpoint).await;
+                let _ = timeout(RESOLVE_INTERVAL, self.readdressed.notified()).await;
+            } else {
+                self.readdressed.notified().await;
+            }
         }
     }
 
     async fn resolve(&self, names: &Names, endpoint: &Endpoint) -> Result<Vec<SocketAddr>, String> {
-        let found = timeout(RESOLVE_TIMEOUT, names.resolve(endpoint, &self.address))
+        let address = self.address();
+        let found = timeout(RESOLVE_TIMEOUT, names.resolve(endpoint, &address))
             .await
-            .map_err(|_| format!("looking up `{}` takes too long", self.address))??;
-        self.state().resolved = found.iter().copied().map(canonical).collect();
+            .map_err(|_| format!("looking up `{address}` takes too long"))??;
+        let mut state = self.state();
+        if state.address == address {
+            state.resolved = found.iter().copied().map(canonical).collect();
+        }
+        drop(state);
+        Ok(found)
+    }
+
+    /// The addresses to dial, at least one: those of the peer's name, and the one that it has shown.
+    async fn addresses(
+        &self,
+        names: &Names,
+        endpoint: &Endpoint,
+    ) -> Result<Vec<SocketAddr>, String> {
+        let resolved = self.resolve(names, endpoint).await;
+        let Some(shown) = self.state().shown else { return resolved };
+        let mut found = names.resolve(endpoint, &shown.to_string()).await?;
+        found.splice(0..0, resolved.unwrap_or_default());
+        found.dedup();
         Ok(found)
     }
 
@@ -203,7 +268,7 @@ impl Peer {
         }
         failure.clone_into(&mut state.failure);
         if state.started.elapsed() < WARNED_AFTER {
-            debug!(peer = self.id, address = self.address, "not connected: {failure}");
+            debug!(peer = self.id, address = state.address, "not connected: {failure}");
             return;
         }
         if state.logged_since.elapsed() > FORGOTTEN_AFTER {
@@ -211,7 +276,7 @@ impl Peer {
             state.logged_since = Instant::now();
         }
         if state.logged.len() < LOGGED_MAX && state.logged.insert(failure.to_owned()) {
-            warn!(peer = self.id, address = self.address, "not connected: {failure}");
+            warn!(peer = self.id, address = state.address, "not connected: {failure}");
         }
     }
 
@@ -252,11 +317,16 @@ impl Peer {
     }
 }
 
+/// The address, if it needs no look-up.
+fn literal(address: &str) -> Vec<SocketAddr> {
+    address.parse().ok().into_iter().map(canonical).collect()
+}
+
 /// Maintains the connection to one peer. `running` outlives the futures of the methods, so that a
 /// caller that cancels one can still close the connection in good order.
 pub(crate) struct Supervisor<'a> {
     pub(crate) shared: &'a TransportShared,
-    pub(crate) peer: &'a Peer,
+    pub(crate) peer: &'a Arc<Peer>,
     pub(crate) running: Option<RunningLink>,
 }
 
@@ -267,7 +337,7 @@ impl Supervisor<'_> {
         let first_patience = self.shared.config.dial_timeout;
         let mut patience = first_patience;
         for attempt in 0.. {
-            match self.try_dial(patience, attempt).await {
+            match try_dial(self.shared, self.peer, patience, attempt).await {
                 Ok(link) => {
                     patience = first_patience;
                     let since = Instant::now();
@@ -291,35 +361,12 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Makes one attempt. Each attempt uses the next of the peer's addresses, because the first may
-    /// never answer.
-    async fn try_dial(&self, patience: Duration, attempt: usize) -> Result<PeerLink, String> {
-        let TransportShared { opened, config, .. } = self.shared;
-        let endpoint = &opened.endpoint;
-        let exchange_count = self.shared.credentials.exchange_count();
-        let found = self.peer.resolve(&config.names, endpoint).await?;
-        let to = found[attempt % found.len()];
-        let name = node_name(&config.cluster_id, self.peer.id);
-        let connecting = endpoint
-            .connect_with(self.shared.credentials.dialling(), to, &name)
-            .map_err(|error| format!("cannot dial: {error}"))?;
-        let connection = timeout(patience, connecting)
-            .await
-            .map_err(|_| describe(&quinn::ConnectionError::TimedOut))?
-            .map_err(|error| describe(&error))?;
-        let (_, alpn) = TlsIdentity::of_connection(&connection, &config.cluster_id)?;
-        let spoken = agreed(&config.peer_protocols, &alpn)?;
-        let Spoken::Peer(protocol) = spoken else {
-            return Err("it has chosen the client protocol; run equal versions".to_owned());
-        };
-        let verified = Verified { side: Side::Dialled(name), exchange_count };
-        PeerLink::establish(self.shared, connection, self.peer, protocol, verified).await
-    }
-
     /// Runs the connections that the peer dials; a new one replaces the current one. Returns when
     /// the channel is closed.
     pub(crate) async fn accept(&mut self, accepted: &mut mpsc::Receiver<PeerLink>) {
+        let (shared, peer) = (self.shared, self.peer);
         loop {
+            let is_idle = self.running.is_none();
             let link = tokio::select! {
                 link = accepted.recv() => match link {
                     Some(link) => link,
@@ -329,12 +376,12 @@ impl Supervisor<'_> {
                     self.stop(close::PROTOCOL, &reason).await;
                     continue;
                 }
+                () = show_address(shared, peer), if is_idle => continue,
             };
             if let Some(running) = &self.running {
                 // The second incarnation is refused only while the first is connected. If the
                 // process of the first is gone, its connection ends within the idle timeout.
                 if link.incarnation != running.incarnation {
-                    let Self { shared, peer, .. } = self;
                     let told = format!("node {}: {ANOTHER_DIRECTORY}", peer.id);
                     shared.refusals.note(link.remote_ip(), Refused::Duplicate(peer.id), &told);
                     link.refuse(ANOTHER_DIRECTORY);
@@ -348,7 +395,7 @@ impl Supervisor<'_> {
 
     fn start(&mut self, link: PeerLink) {
         self.peer.connected(&link.connection);
-        self.running = Some(link.run(self.shared.peer(self.peer.id), self.shared.inbound.clone()));
+        self.running = Some(link.run(self.peer.clone(), self.shared.inbound.clone()));
     }
 
     /// Waits until the connection ends, and returns the reason. Never returns if there is none.
@@ -373,6 +420,50 @@ impl Supervisor<'_> {
         if let Some(inbound) = self.shared.inbound.current() {
             inbound.on_unreachable(self.peer.id);
         }
+    }
+}
+
+/// Makes one attempt. Each attempt uses the next of the peer's addresses, because the first may
+/// never answer.
+async fn try_dial(
+    shared: &TransportShared,
+    peer: &Peer,
+    patience: Duration,
+    attempt: usize,
+) -> Result<PeerLink, String> {
+    let TransportShared { opened, config, .. } = shared;
+    let endpoint = &opened.endpoint;
+    let exchange_count = shared.credentials.exchange_count();
+    let found = peer.addresses(&config.names, endpoint).await?;
+    let to = found[attempt % found.len()];
+    let name = node_name(&config.cluster_id, peer.id);
+    let connecting = endpoint
+        .connect_with(shared.credentials.dialling(), to, &name)
+        .map_err(|error| format!("cannot dial: {error}"))?;
+    let connection = timeout(patience, connecting)
+        .await
+        .map_err(|_| describe(&quinn::ConnectionError::TimedOut))?
+        .map_err(|error| describe(&error))?;
+    let (_, alpn) = TlsIdentity::of_connection(&connection, &config.cluster_id)?;
+    let spoken = agreed(&config.peer_protocols, &alpn)?;
+    let Spoken::Peer(protocol) = spoken else {
+        return Err("it has chosen the client protocol; run equal versions".to_owned());
+    };
+    let verified = Verified { side: Side::Dialled(name), exchange_count };
+    PeerLink::establish(shared, connection, peer, protocol, verified).await
+}
+
+/// Dials a peer that does not dial this node, so that the peer learns where this node is: its
+/// address may be new, or the peer may not know of this member yet. The peer refuses the
+/// connection, and then dials back.
+async fn show_address(shared: &TransportShared, peer: &Peer) {
+    if !shared.peers.follows_log() {
+        return std::future::pending().await;
+    }
+    sleep(jittered(SHOWN_AFTER)).await;
+    let patience = shared.config.dial_timeout_max;
+    if let Err(refusal) = try_dial(shared, peer, patience, 0).await {
+        debug!(peer = peer.id, "showed the own address: {refusal}");
     }
 }
 

@@ -1,6 +1,6 @@
 //! State that the tasks of one transport share.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use raft_core::transport::Inbound;
 use raft_core::types::NodeId;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
@@ -17,14 +17,16 @@ use crate::config::QuicConfig;
 use crate::credentials::Credentials;
 use crate::endpoint::Opened;
 use crate::gate::{Origin, Verdict};
-use crate::peer::Peer;
+use crate::peers::PeerTable;
 
 #[derive(Debug)]
 pub(crate) struct TransportShared {
     pub(crate) config: QuicConfig,
     pub(crate) opened: Opened,
     pub(crate) credentials: Credentials,
-    pub(crate) peers: BTreeMap<NodeId, Arc<Peer>>,
+    pub(crate) peers: PeerTable,
+    /// Nodes that are not known as members, and the addresses from which they came.
+    pub(crate) guests: mpsc::Sender<(NodeId, SocketAddr)>,
     pub(crate) inbound: Arc<InboundSlot>,
     /// Permits for connected clients.
     pub(crate) client_places: Arc<Semaphore>,
@@ -33,18 +35,13 @@ pub(crate) struct TransportShared {
 }
 
 impl TransportShared {
-    /// Returns a peer, which must be a configured one.
-    pub(crate) fn peer(&self, id: NodeId) -> Arc<Peer> {
-        self.peers[&id].clone()
-    }
-
     /// The relation of a handshake's source address to the peers.
     pub(crate) fn origin(&self, from: SocketAddr) -> Origin {
         let at = canonical(from);
-        if let Some(peer) = self.peers.values().find(|peer| peer.is_at(at)) {
+        if let Some(peer) = self.peers.find(|peer| peer.is_at(at)) {
             return Origin::Peer(peer.id);
         }
-        if self.peers.values().any(|peer| peer.is_near(at.ip())) {
+        if self.peers.find(|peer| peer.is_near(at.ip())).is_some() {
             Origin::NearPeer
         } else {
             Origin::Stranger
@@ -54,7 +51,7 @@ impl TransportShared {
     /// Records that an incoming connection was refused, by this node or by the other side. If it
     /// came from the address of a peer, it is recorded as that peer's failure.
     pub(crate) fn note_refusal(&self, from: SocketAddr, what: Refused, reason: &str) {
-        match self.peers.values().find(|peer| peer.is_at(canonical(from))) {
+        match self.peers.find(|peer| peer.is_at(canonical(from))) {
             Some(peer) => peer.failed(reason),
             None => self.refusals.note(from.ip().to_canonical(), what, reason),
         }

@@ -23,12 +23,19 @@ use crate::endpoint::{node_endpoint, node_server, peer_client};
 use crate::error::{QuicError, close};
 use crate::link::PeerLink;
 use crate::peer::{Peer, Supervisor};
+use crate::peers::PeerTable;
 use crate::protocol::offered_by_node;
 use crate::shared::{HandshakeCounters, HandshakeCounts, InboundSlot, Refusals, TransportShared};
 use crate::tls::{TlsConfig, TlsIdentity};
 
 /// How long opening a bulk stream waits while as many are open as are allowed.
 const OPEN_BULK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Unknown nodes that wait to be added; a further one comes again.
+const GUESTS_WAITING_MAX: usize = 16;
+
+/// Close reason for a peer that has left the cluster.
+const NO_MEMBER: &str = "the other node is no member of the cluster, as far as this node knows";
 
 /// Close reason for peers and clients at the end.
 const STOPPING: &str = "the node is stopping";
@@ -62,19 +69,13 @@ impl QuicTransport {
             .local_addr()
             .map_err(|source| QuicError::Bind { address: config.listen, source })?;
 
-        let mut peers = BTreeMap::new();
-        let mut handed_over = Vec::new();
-        for (&id, address) in config.peers.iter().filter(|(id, _)| **id != config.node_id) {
-            let (peer, accepted) = Peer::new(id, address.clone(), &config);
-            let peer = Arc::new(peer);
-            handed_over.push((peer.clone(), accepted));
-            peers.insert(id, peer);
-        }
+        let (guests, guests_out) = mpsc::channel(GUESTS_WAITING_MAX);
         let (clients_in, clients) = mpsc::channel(config.client_connections_max.max(1));
         let shared = Arc::new(TransportShared {
             credentials,
             opened,
-            peers,
+            peers: PeerTable::new(config.members_from_log),
+            guests,
             inbound: Arc::new(InboundSlot::default()),
             client_places: Arc::new(Semaphore::new(config.client_connections_max)),
             handshakes: HandshakeCounters::default(),
@@ -84,11 +85,12 @@ impl QuicTransport {
 
         let (closing, closed) = watch::channel(false);
         let mut tasks = JoinSet::new();
+        for (id, address) in &shared.config.peers {
+            add_peer(&shared, &mut tasks, &closed, *id, address);
+        }
         tasks.spawn(accept_all(shared.clone(), clients_in));
         tasks.spawn(keep_current(shared.clone(), closed.clone()));
-        for (peer, accepted) in handed_over {
-            tasks.spawn(supervise(shared.clone(), peer, accepted, closed.clone()));
-        }
+        tasks.spawn(host_guests(shared.clone(), guests_out, closed));
         Ok(Arc::new(Self {
             shared,
             local_addr,
@@ -101,6 +103,33 @@ impl QuicTransport {
     /// Address on which this node listens, with the actual port if port 0 was configured.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
+    }
+
+    /// Follows a change of the members: connects to peers that are new, closes the connections to
+    /// those that are not named, and uses a changed address from the next attempt to connect on. An
+    /// entry for this node itself is ignored.
+    ///
+    /// From the first call on, the members are those of the replicated log: this node no longer
+    /// compares its list with those of its peers, and admits a node of the cluster that it does not
+    /// know yet, unless the node's id is below `next_id` and not named: then it was removed.
+    pub fn set_peers(&self, peers: &BTreeMap<NodeId, String>, next_id: NodeId) {
+        let shared = &self.shared;
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        let closing = self.closing.subscribe();
+        if *closing.borrow() {
+            return;
+        }
+        shared.peers.follow_log(next_id);
+        for peer in shared.peers.take_gone(|id| peers.contains_key(&id)) {
+            peer.leave();
+        }
+        for (id, address) in peers {
+            if shared.peers.with(*id, |peer| peer.set_address(address)).is_none() {
+                add_peer(shared, &mut tasks, &closing, *id, address);
+            }
+        }
+        // Supervisors of peers that have left.
+        while tasks.try_join_next().is_some() {}
     }
 
     /// Waits for the next admitted client; `None` after closing.
@@ -129,21 +158,24 @@ impl QuicTransport {
     /// Messages for the peer that were dropped since the start, by class; 0 if the node is not a
     /// peer.
     pub fn dropped_count(&self, peer: NodeId, class: Class) -> u64 {
-        self.shared.peers.get(&peer).map_or(0, |peer| peer.mailbox(class).dropped_count())
+        self.shared.peers.with(peer, |peer| peer.mailbox(class).dropped_count()).unwrap_or(0)
     }
 
     /// The protocol version in use with the peer, as its ALPN; `None` while there is no connection.
     pub fn protocol_with(&self, peer: NodeId) -> Option<String> {
-        let connection = self.shared.peers.get(&peer)?.connection().ok()?;
+        let connection = self.shared.peers.get(peer)?.connection().ok()?;
         let (_, alpn) =
             TlsIdentity::of_connection(&connection, &self.shared.config.cluster_id).ok()?;
         Some(String::from_utf8_lossy(&alpn).into_owned())
     }
 
-    fn peer(&self, id: NodeId) -> Result<&Arc<Peer>, TransportError> {
-        self.shared.peers.get(&id).ok_or_else(|| {
-            TransportError::new(format!("node {id} has no address here; add it to the peers"))
-        })
+    /// The present connection to a peer.
+    fn connection(&self, id: NodeId) -> Result<quinn::Connection, TransportError> {
+        let Some(peer) = self.shared.peers.get(id) else {
+            let text = format!("node {id} has no address here; add it to the peers");
+            return Err(TransportError::new(text));
+        };
+        peer.connection().map_err(TransportError::new)
     }
 }
 
@@ -177,7 +209,48 @@ async fn keep_current(shared: Arc<TransportShared>, mut closing: watch::Receiver
     }
 }
 
-/// Keeps one peer connected until the transport closes.
+/// Adds a peer and starts its supervisor. Does nothing for this node itself.
+fn add_peer(
+    shared: &Arc<TransportShared>,
+    tasks: &mut JoinSet<()>,
+    closing: &watch::Receiver<bool>,
+    id: NodeId,
+    address: &str,
+) {
+    if id == shared.config.node_id {
+        return;
+    }
+    let (peer, accepted) = Peer::new(id, address.to_owned(), &shared.config);
+    let peer = Arc::new(peer);
+    if shared.peers.insert(&peer) {
+        tasks.spawn(supervise(shared.clone(), peer, accepted, closing.clone()));
+    }
+}
+
+/// Adds the nodes that are not known as members, so that they can reach this node. The next change
+/// of the members confirms them, or drops them.
+async fn host_guests(
+    shared: Arc<TransportShared>,
+    mut guests: mpsc::Receiver<(NodeId, SocketAddr)>,
+    closing: watch::Receiver<bool>,
+) {
+    let mut hosted = JoinSet::new();
+    let mut closed = closing.clone();
+    loop {
+        let guest = tokio::select! {
+            guest = guests.recv() => guest,
+            _ = closed.wait_for(|closing| *closing) => None,
+        };
+        let Some((id, address)) = guest else { break };
+        if !shared.peers.is_removed(id) {
+            add_peer(&shared, &mut hosted, &closing, id, &address.to_string());
+        }
+        while hosted.try_join_next().is_some() {}
+    }
+    while hosted.join_next().await.is_some() {}
+}
+
+/// Keeps one peer connected until it leaves the cluster or the transport closes.
 async fn supervise(
     shared: Arc<TransportShared>,
     peer: Arc<Peer>,
@@ -189,12 +262,13 @@ async fn supervise(
     let supervised = async {
         if dials { supervisor.dial().await } else { supervisor.accept(&mut accepted).await }
     };
-    tokio::select! {
-        () = supervised => {}
-        () = peer.keep_resolved(&shared.config.names, &shared.opened.endpoint) => {}
-        _ = closing.wait_for(|closing| *closing) => {}
-    }
-    supervisor.stop(close::DONE, STOPPING).await;
+    let reason = tokio::select! {
+        () = supervised => STOPPING,
+        () = peer.keep_resolved(&shared.config.names, &shared.opened.endpoint) => STOPPING,
+        () = peer.has_left() => NO_MEMBER,
+        _ = closing.wait_for(|closing| *closing) => STOPPING,
+    };
+    supervisor.stop(close::DONE, reason).await;
 }
 
 #[async_trait]
@@ -204,9 +278,7 @@ impl Transport for QuicTransport {
     }
 
     fn send(&self, to: NodeId, message: Message) {
-        if let Some(peer) = self.shared.peers.get(&to) {
-            peer.send(message);
-        }
+        let _ = self.shared.peers.with(to, |peer| peer.send(message));
     }
 
     fn entry_bytes_max(&self) -> u64 {
@@ -219,7 +291,7 @@ impl Transport for QuicTransport {
     }
 
     async fn open_bulk(&self, to: NodeId) -> Result<Box<dyn BulkStream>, TransportError> {
-        let connection = self.peer(to)?.connection().map_err(TransportError::new)?;
+        let connection = self.connection(to)?;
         let (send, receive) = timeout(OPEN_BULK_TIMEOUT, connection.open_bi())
             .await
             .map_err(|_| TransportError::new("too many bulk streams to this peer; try later"))?
@@ -229,7 +301,7 @@ impl Transport for QuicTransport {
     }
 
     fn reachability(&self, peer: NodeId) -> Result<(), TransportError> {
-        self.peer(peer)?.connection().map(drop).map_err(TransportError::new)
+        self.connection(peer).map(drop)
     }
 
     async fn close(&self) {

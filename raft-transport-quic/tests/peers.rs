@@ -7,7 +7,7 @@ mod common;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{Node, addresses, append, cluster, config, control};
+use common::{Node, addresses, append, cluster, config, control, eventually};
 use raft_core::transport::Transport;
 use raft_core::types::Class;
 use raft_transport_quic::DevCa;
@@ -290,4 +290,72 @@ async fn s07_peers_far_apart_get_to_know_each_other() {
     one.connected_to(2).await;
     two.connected_to(1).await;
     reaches(&two, &one, 1).await;
+}
+
+/// Membership: a node that is added is connected to, and one that is removed is let go; nodes that
+/// learn of it one after the other do not refuse each other meanwhile.
+#[tokio::test]
+async fn members_come_and_go() {
+    let ca = DevCa::create("test").unwrap();
+    let all = addresses(4);
+    let without = |gone: u64| {
+        let mut others = all.clone();
+        others.remove(&gone);
+        others
+    };
+    let mut nodes = Vec::new();
+    for id in 1..=3 {
+        nodes.push(Node::start(config(&ca, id, &without(4))).await);
+    }
+    nodes[0].connected_to(3).await;
+    let mut joining = config(&ca, 4, &all);
+    joining.members_from_log = true;
+    nodes.push(Node::start(joining).await);
+    // Only node 1 knows of node 4 yet. Node 2 follows the log, and lags behind.
+    nodes[0].transport.set_peers(&all, 5);
+    nodes[1].transport.set_peers(&without(4), 4);
+    nodes[3].connected_to(1).await;
+    nodes[0].send(4, control(14));
+    assert_eq!(nodes[3].inbound.messages(1).await, [(1, control(14))]);
+    // Node 4 shows itself, and node 2 dials back.
+    nodes[3].connected_to(2).await;
+    nodes[3].send(2, control(42));
+    nodes[1].send(4, control(24));
+    assert_eq!(nodes[1].inbound.messages(1).await, [(4, control(42))]);
+    assert_eq!(nodes[3].inbound.messages(1).await, [(2, control(24))]);
+    // Node 3 has its members from its file.
+    assert!(nodes[2].transport.reachability(4).is_err());
+
+    // Node 3 is removed.
+    for place in [0, 1, 3] {
+        nodes[place].transport.set_peers(&without(3), 5);
+        assert!(nodes[place].transport.reachability(3).is_err());
+    }
+    let gone = |error: &str| error.contains("was removed") || error.contains("no member");
+    eventually("node 3 learns that it is gone", || {
+        [1, 2].iter().all(|id| {
+            nodes[2].transport.reachability(*id).is_err_and(|error| gone(&error.to_string()))
+        })
+    })
+    .await;
+    nodes[0].send(4, control(15));
+    assert_eq!(nodes[3].inbound.messages(1).await, [(1, control(15))]);
+}
+
+/// 1.6. A node with a new address shows it to the peers that dial it, and they find it.
+#[tokio::test]
+async fn a_node_with_a_new_address_is_found() {
+    let ca = DevCa::create("test").unwrap();
+    let old = addresses(2);
+    let mut moved = old.clone();
+    moved.insert(2, addresses(1)[&1].clone());
+    let mut first = config(&ca, 1, &old);
+    first.members_from_log = true;
+    let first = Node::start(first).await;
+    let mut second = config(&ca, 2, &moved);
+    second.members_from_log = true;
+    let second = Node::start(second).await;
+    first.connected_to(2).await;
+    second.send(1, control(21));
+    assert_eq!(first.inbound.messages(1).await, [(2, control(21))]);
 }
