@@ -19,7 +19,7 @@
 //! (`Durability::next_memory`); until then R continues to say that it recovers. L tells R so when,
 //! after it first received a message of R under this number,
 //!
-//! 1. all other members have responded to a round of L, and so were in term T, and
+//! 1. all other voters have responded to a round of L, and so were in term T, and
 //! 2. R has on its disk everything that L's log held when L first received such a message.
 //!
 //! Why that is enough. Say R forgot a promise of term t, given to a candidate or leader A. A was in
@@ -29,7 +29,7 @@
 //! no other node in it, so no vote is given twice. If R forgot an acknowledgement that helped to
 //! commit an entry, then the entry is of a term before T, and L holds it like every leader after
 //! it; or it is of term T, and L had it before R could acknowledge it. By 2 R has it again. If
-//! another member loses its disk meanwhile, 1 starts anew, because that member's earlier response
+//! another peer loses its disk meanwhile, 1 starts anew, because that peer's earlier response
 //! proves nothing about promises that it has forgotten since.
 //!
 //! A vote of R for itself is another matter. R may have campaigned beyond T while it was
@@ -39,8 +39,22 @@
 //! in t when it responded to the round of L, so t <= T, and R is never again a candidate of a term
 //! up to T.
 //!
-//! The price is that *all* other members must respond once: a member that is down for good keeps a
-//! node that lost its disk from being counted. And if a majority of the disks is lost before the
+//! While the members change, "all other voters" are those of every configuration that no *committed*
+//! one supersedes. Learners gave no vote. And a voter D whose removal is committed is not waited
+//! for: say that R forgot a promise of term t > T that it gave to D. D's configuration is older than
+//! its removal, so D needs a majority of it. The removal was committed by a majority of that same
+//! configuration, of nodes that remember, and the two majorities meet in a node that does not vote
+//! for a log without the removal. If R itself was in the committing majority and lost its disk
+//! since, then its vote after the loss is not counted, and a vote before the loss was given before R
+//! held the removal (then t is at most the term of that entry) or was refused.
+//!
+//! A node that *joins* starts on an empty disk as well, but has nothing to forget: its id was never
+//! given to another node, and it is no voter. It counts once a committed configuration records its
+//! disk ([`Member::incarnation`](crate::types::Member::incarnation)), which a leader does for the
+//! first disk of a learner only. Another disk under the same id recovers.
+//!
+//! The price is that *all* other voters must respond once: a voter that is down for good keeps a
+//! node that lost its disk from being counted, until it is removed. And if a majority of the disks is lost before the
 //! earlier ones were readmitted, no leader can be elected. The cluster then stops and says so,
 //! since entries that only the lost disks held would be gone.
 //!
