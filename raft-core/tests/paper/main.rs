@@ -14,6 +14,7 @@ mod hung;
 mod limits;
 mod lost_disks;
 mod membership;
+mod membership_findings;
 mod persistence;
 mod pre_vote;
 mod reads;

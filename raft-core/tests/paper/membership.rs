@@ -26,7 +26,11 @@ fn voters(cluster: &Cluster, id: NodeId) -> Vec<NodeId> {
     cluster.raft(id).configuration().voters.iter().copied().collect()
 }
 
-fn force(cluster: &mut Cluster, id: NodeId, change: &Change) -> Result<Position, Rejected> {
+pub(crate) fn force(
+    cluster: &mut Cluster,
+    id: NodeId,
+    change: &Change,
+) -> Result<Position, Rejected> {
     let mut overrides = Overrides::default();
     (overrides.less_redundancy, overrides.live) = (true, true);
     cluster.with(id, |raft, now| raft.change_members(now, change, None, overrides))
@@ -37,7 +41,7 @@ fn text(refused: Result<Position, Rejected>) -> String {
 }
 
 /// Node 1 leads three, and node 4 has joined as a voter.
-fn four() -> Cluster {
+pub(crate) fn four() -> Cluster {
     let mut cluster = led();
     cluster.start_joiner(4, 104);
     cluster.change(1, &add(4)).expect("it leads");
@@ -439,7 +443,7 @@ fn less_redundancy_must_be_meant() {
     assert_eq!(voters(&cluster, 1), [1, 2]);
 }
 
-fn founded(count: NodeId) -> Configuration {
+pub(crate) fn founded(count: NodeId) -> Configuration {
     let voters = Configuration::of_voters(1..=count);
     Configuration { founded: true, cluster_version: 1, ..voters }
 }

@@ -96,15 +96,17 @@ impl Raft {
         {
             return OfferDecision::Stale { term: self.node.term };
         }
-        if let Some(refusal) = refusal_of_configuration(&self.node, &meta.configuration) {
+        if meta.index() <= self.node.log.commit_index() {
+            return OfferDecision::NotNeeded;
+        }
+        // What is not committed here may be replaced by the snapshot.
+        let known = self.committed_configuration();
+        if let Some(refusal) = refusal_of_configuration(&self.node, known, &meta.configuration) {
             let alarm = format!("node {from} offered a snapshot with {refusal}; it is refused");
             self.node.tell_refusal(alarm);
             return OfferDecision::Refused;
         }
-        match meta.index() <= self.node.log.commit_index() {
-            true => OfferDecision::NotNeeded,
-            false => OfferDecision::Wanted,
-        }
+        OfferDecision::Wanted
     }
 
     /// Takes a complete and verified snapshot from a leader of `term`. Its entries are committed,

@@ -75,7 +75,7 @@ impl Follower {
         commit_index: Index,
     ) {
         let leader = self.leader.expect("the leader was just observed");
-        if let Some(refusal) = refusal_of(node, &entries) {
+        if let Some(refusal) = refusal_of(node, previous, &entries) {
             node.tell_refusal(format!("node {leader} sent {refusal}; the entries are ignored"));
             return;
         }
@@ -231,25 +231,40 @@ impl Follower {
 }
 
 /// Returns the refusal of the first configuration among these entries that this program cannot put
-/// in force.
-fn refusal_of(node: &NodeState, entries: &[Entry]) -> Option<String> {
-    let configurations = entries.iter().filter_map(|entry| match &entry.payload {
-        Payload::Configuration(configuration) => Some(configuration),
-        Payload::Noop | Payload::Command(_) => None,
-    });
-    configurations.filter_map(|new| refusal_of_configuration(node, new)).next()
+/// in force. Entries that the log holds already were checked before: an append that arrives twice,
+/// or late, may bring older members than those in force now. And entries that do not follow this
+/// log are not taken anyway.
+fn refusal_of(node: &NodeState, previous: Position, entries: &[Entry]) -> Option<String> {
+    let start_index = node.log.start().index;
+    if previous.index > start_index && !node.log.contains(previous) {
+        return None;
+    }
+    let is_held =
+        |entry: &&Entry| entry.index <= start_index || node.log.contains(entry.position());
+    let mut new = entries.iter().skip_while(is_held).peekable();
+    // The log's own entries from the first new one on are replaced, if there are any.
+    let mut known = node.log.configuration_at(new.peek()?.index - 1);
+    for entry in new {
+        let Payload::Configuration(next) = &entry.payload else { continue };
+        let refusal = refusal_of_configuration(node, known, next);
+        if refusal.is_some() {
+            return refusal;
+        }
+        known = next;
+    }
+    None
 }
 
-/// Returns the refusal of a configuration that this node must not put in force: it contradicts
-/// itself, cannot be stored, or is of a newer version.
+/// Returns the refusal of a configuration that this node must not put in force after `known`: it
+/// contradicts itself, cannot be stored, or is of a newer version.
 ///
 /// C6. Members that come from the operators' files (`next_id` is 0) never change, so others there
 /// are a mistake. A node that joins knows no members before it has received some.
 pub(in crate::consensus) fn refusal_of_configuration(
     node: &NodeState,
+    known: &Configuration,
     new: &Configuration,
 ) -> Option<String> {
-    let known = node.configuration();
     if new.next_id == 0 && !known.is_empty() && !new.has_members_of(known) {
         return Some(format!(
             "a configuration of other members, {:?}, that no change of the members brought about",

@@ -1,0 +1,98 @@
+//! Bugs in changes of the members that the simulator found, each by a test of its own.
+
+use raft_core::consensus::OfferDecision;
+use raft_core::types::{
+    Configuration, Entry, Member, Message, MessageBody, NodeId, Payload, Position, SnapshotMeta,
+};
+
+use crate::common::{Cluster, say};
+use crate::membership::{force, founded, four};
+use crate::replication::led;
+use raft_core::consensus::Change;
+
+/// Voters 1, 2 and 3, and node 4 as a learner that a change of the members has added.
+fn with_learner() -> Configuration {
+    let mut configuration = Configuration { next_id: 5, ..founded(3) };
+    configuration.learners.insert(4);
+    configuration.members.insert(4, Member::default());
+    configuration
+}
+
+fn configuration(index: u64, term: u64, configuration: Configuration) -> Entry {
+    Entry { index, term, payload: Payload::Configuration(Box::new(configuration)) }
+}
+
+fn append(cluster: &mut Cluster, from: NodeId, to: NodeId, term: u64, entries: Vec<Entry>) {
+    let previous = match entries[0].index {
+        1 => Position::ZERO,
+        index => Position::new(1, index - 1),
+    };
+    let body = MessageBody::AppendEntries { previous, entries, commit_index: 1 };
+    cluster.step(from, to, Message::new(term, body));
+}
+
+fn offer(cluster: &mut Cluster, to: NodeId, term: u64, at: Position) -> OfferDecision {
+    let meta = SnapshotMeta::new(at, founded(3));
+    cluster.with(to, |raft, now| raft.on_snapshot_offer(now, 3, term, &meta))
+}
+
+/// An append that arrives twice brings the members of the operators' files again, after later ones
+/// are in force. It is no mistake of an operator.
+#[test]
+fn an_append_that_arrives_late_brings_earlier_members() {
+    let mut cluster = led();
+    cluster.start_joiner(4, 104);
+    let first = vec![say::entry(1, 1), configuration(2, 1, founded(3))];
+    append(&mut cluster, 1, 4, 1, first.clone());
+    append(&mut cluster, 1, 4, 1, vec![configuration(3, 1, with_learner())]);
+    assert!(cluster.raft(4).configuration().learners.contains(&4));
+    cluster.sent_by(4);
+    append(&mut cluster, 1, 4, 1, first);
+    assert_eq!(cluster.node(4).alarms, Vec::<String>::new());
+    let accepted = MessageBody::AppendAccepted { match_index: 2 };
+    assert!(cluster.sent_by(4).iter().any(|(to, message)| (*to, &message.body) == (1, &accepted)));
+}
+
+/// A change that was never committed is replaced by a configuration of the members before it.
+/// Refused, the follower would take nothing from this leader.
+#[test]
+fn a_change_that_was_never_committed_gives_way() {
+    let mut cluster = led();
+    append(&mut cluster, 1, 2, 1, vec![configuration(2, 1, with_learner())]);
+    append(&mut cluster, 3, 2, 2, vec![configuration(2, 2, founded(3))]);
+    assert_eq!(cluster.node(2).alarms, Vec::<String>::new());
+    assert_eq!(cluster.raft(2).configuration(), &founded(3));
+}
+
+/// An append that does not follow this log is refused as such. Which configuration came before it
+/// is not known.
+#[test]
+fn an_append_that_does_not_follow_is_not_compared() {
+    let mut cluster = led();
+    append(&mut cluster, 1, 2, 1, vec![configuration(2, 1, with_learner())]);
+    let previous = Position::new(2, 2);
+    let entries = vec![configuration(3, 2, founded(3))];
+    let body = MessageBody::AppendEntries { previous, entries, commit_index: 1 };
+    cluster.step(3, 2, Message::new(2, body));
+    assert_eq!(cluster.node(2).alarms, Vec::<String>::new());
+    let rejected = |message: &Message| matches!(message.body, MessageBody::AppendRejected { .. });
+    assert!(cluster.sent_by(2).iter().any(|(to, message)| *to == 3 && rejected(message)));
+}
+
+/// Snapshots are compared likewise, and an earlier snapshot that is offered late is not needed.
+#[test]
+fn snapshots_of_earlier_members_are_no_mistake() {
+    let mut cluster = led();
+    append(&mut cluster, 1, 2, 1, vec![configuration(2, 1, with_learner())]);
+    assert_eq!(offer(&mut cluster, 2, 2, Position::new(2, 5)), OfferDecision::Wanted);
+    let mut cluster = led();
+    cluster.change(1, &Change::Add { id: 4, member: Member::default() }).expect("it leads");
+    cluster.run(500);
+    assert_eq!(offer_of_leader(&mut cluster), OfferDecision::NotNeeded);
+    assert_eq!(cluster.node(2).alarms, Vec::<String>::new());
+}
+
+fn offer_of_leader(cluster: &mut Cluster) -> OfferDecision {
+    let meta = SnapshotMeta::new(Position::new(1, 1), founded(3));
+    cluster.with(2, |raft, now| raft.on_snapshot_offer(now, 1, 1, &meta))
+}
