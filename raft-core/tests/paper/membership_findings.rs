@@ -96,3 +96,25 @@ fn offer_of_leader(cluster: &mut Cluster) -> OfferDecision {
     let meta = SnapshotMeta::new(Position::new(1, 1), founded(3));
     cluster.with(2, |raft, now| raft.on_snapshot_offer(now, 1, 1, &meta))
 }
+
+/// While joint, the voters that leave are counted as well: with them there is a majority, and the
+/// operator is not told that it is lost.
+#[test]
+fn voters_that_leave_are_counted_before_the_alarm() {
+    let mut cluster = four();
+    cluster.partition(&[&[1, 2], &[3], &[4]]);
+    force(&mut cluster, 1, &Change::Remove { id: 2 }).expect("it leads");
+    cluster.settle();
+    assert!(cluster.raft(2).configuration().is_joint());
+    for id in [1, 3] {
+        cluster.crash(id, 0);
+    }
+    cluster.lose_disk(3);
+    for id in [1, 3] {
+        cluster.start(id);
+    }
+    cluster.heal();
+    cluster.fire(2);
+    cluster.settle();
+    assert_eq!(cluster.node(2).alarms, Vec::<String>::new());
+}

@@ -120,9 +120,10 @@ impl Candidate {
             return;
         }
         let is_counted = |id: &NodeId| (*id, !self.uncounted.contains(id));
-        let voters = node.configuration().voters.iter();
+        let configuration = node.configuration();
+        let voters = configuration.voters.union(&configuration.outgoing);
         let votes: BTreeMap<NodeId, bool> = voters.map(is_counted).collect();
-        let can_win = vote_result(node.configuration(), &votes) == VoteResult::Won;
+        let can_win = vote_result(configuration, &votes) == VoteResult::Won;
         if can_win || std::mem::replace(&mut node.told_majority_lost, true) {
             return;
         }
