@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use raft_core::types::{Entry, Index, Payload, Position};
+use raft_core::types::{Configuration, Entry, Index, Payload, Position};
 
 /// A position, and the hash of all entries through it. It is also the whole state of the state
 /// machine.
@@ -39,10 +39,29 @@ impl Stamp {
                     chain = mix(chain, u64::from_le_bytes(word));
                 }
             }
-            Payload::Configuration(_) => chain = mix(chain, 2),
+            Payload::Configuration(configuration) => {
+                chain = words_of(configuration).into_iter().fold(mix(chain, 2), mix);
+            }
         }
         Stamp { position: entry.position(), chain }
     }
+}
+
+/// Everything that a configuration says, as numbers.
+fn words_of(configuration: &Configuration) -> Vec<u64> {
+    let Configuration { voters, outgoing, learners, .. } = configuration;
+    let mut words = vec![configuration.next_id, u64::from(configuration.founded)];
+    words.push(configuration.generation.into());
+    words.push(configuration.cluster_version.into());
+    for set in [voters, outgoing, learners] {
+        words.push(set.len() as u64);
+        words.extend(set);
+    }
+    for (id, member) in &configuration.members {
+        words.extend([*id, member.incarnation, u64::from(member.wants_vote)]);
+        words.extend(member.context.iter().map(|byte| u64::from(*byte)));
+    }
+    words
 }
 
 #[derive(Clone, Debug)]
@@ -84,6 +103,14 @@ impl Log {
 
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.entries.iter().map(|stamped| &stamped.entry)
+    }
+
+    /// The configurations in this log, the latest one first.
+    pub fn configurations(&self) -> impl Iterator<Item = (Index, &Configuration)> {
+        self.entries.iter().rev().filter_map(|stamped| match &stamped.entry.payload {
+            Payload::Configuration(configuration) => Some((stamped.entry.index, &**configuration)),
+            Payload::Noop | Payload::Command(_) => None,
+        })
     }
 
     pub fn push(&mut self, stamped: Stamped) {

@@ -74,6 +74,15 @@ things! {
     Disturbed: 100, "followers that cannot hear a leader whom the others hear";
     HalfAlive: 50, "nodes that stay half alive: they answer, and do no work";
     CoreOnly: 270, "recoveries with a majority only";
+    Joiner: 350, "nodes created to be added";
+    Change: 600, "changes of the members appended";
+    ChangeRefused: 5000, "changes of the members refused";
+    Joint: 230, "joint configurations committed";
+    JointLeft: 230, "joint configurations left";
+    Promotion: 160, "learners that became voters";
+    Removal: 140, "members removed";
+    Admission: 170, "nodes counted because a committed entry has recorded their disk";
+    LeaderLeft: 50, "leaders that stepped down because they were removed";
     Recovery: 2000, "recoveries";
 }
 

@@ -109,7 +109,8 @@ impl Simulation {
             role_change,
             alarms,
         } = ready;
-        assert!(alarms.is_empty(), "V26 node {id} raises an alarm: {alarms:?}");
+        let is_false = |alarm: &String| !self.is_superseded_alarm(id, alarm);
+        assert!(!alarms.iter().any(is_false), "V26 node {id} raises an alarm: {alarms:?}");
         let mut effects = Vec::with_capacity(messages.len() + 4);
         effects.extend(role_change.map(Effect::RoleChange));
         if let Some(persist) = persist {
@@ -172,8 +173,12 @@ impl Simulation {
             "V6 node {id} says that {commit_index} is committed"
         );
         if let MessageBody::AppendEntries { previous, entries, .. } = &message.body {
-            let previous = self.oracle.stamp(*previous);
-            self.oracle.on_sent_entries(id, previous, entries);
+            // A node that joins is first asked for the leader's last entry, and the disk may have
+            // no room for that one yet. It is checked once it is written.
+            if self.oracle.has_seen(*previous) {
+                let previous = self.oracle.stamp(*previous);
+                self.oracle.on_sent_entries(id, previous, entries);
+            }
         }
     }
 

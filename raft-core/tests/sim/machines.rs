@@ -3,17 +3,26 @@
 use raft_core::consensus::{Boot, Raft};
 use raft_core::types::{Configuration, HardState, NodeId, Time};
 
-use crate::chain::Stamp;
+use crate::chain::{Log, Stamp};
 use crate::clock::Clock;
 use crate::common::Random;
 use crate::coverage::What;
 use crate::disk::Disk;
 use crate::node::{Life, Node, Own, Promise, Work};
+use crate::plan::Plan;
 use crate::simulation::{Event, Simulation};
 use crate::watch;
 
 impl Node {
-    pub fn new(id: NodeId, random: Random, clock: Clock, disk: Disk) -> Self {
+    pub fn of_plan(plan: &Plan, id: NodeId, disk: Disk) -> Self {
+        let mut random = plan.random(id);
+        let skew = random.between(0, 2 * plan.mix.skew_ppm);
+        let clock_start = random.scaled(1, 1 << 40);
+        let rate = 1_000_000 + skew - plan.mix.skew_ppm;
+        Self::new(id, random, Clock::new(clock_start, rate), disk)
+    }
+
+    fn new(id: NodeId, random: Random, clock: Clock, disk: Disk) -> Self {
         Self {
             id,
             life: None,
@@ -21,6 +30,8 @@ impl Node {
             clock,
             disk,
             disk_number: 0,
+            incarnation: 0,
+            reached_term: 0,
             lost: None,
             random,
             promise: Promise::default(),
@@ -154,25 +165,33 @@ impl Simulation {
     /// Replaces the disk of a node that is down by an empty one. Does nothing if so many disks are
     /// lost already that another loss might destroy the last copy of a committed entry.
     pub fn lose_disk(&mut self, id: NodeId) {
-        let is_lost = |node: &&Node| node.id != id && (node.lost.is_some() || node.recovers());
-        let lost = self.nodes.iter().filter(is_lost).count();
-        let node = &self.nodes[id as usize - 1];
-        if lost + self.oracle.majority() >= self.nodes.len() || node.lost.is_some() {
+        if self.node(id).lost.is_some() || !self.tolerates_loss_of(id) {
             return;
         }
         // While the cluster is being founded the operator initialises the empty disk again; later
         // this happens sometimes, by mistake.
-        let with_a_term = self.nodes.iter().filter(|node| node.disk.hard_state.term > 0).count();
-        let is_initialised = with_a_term < self.oracle.majority() + 1 || self.disks.percent(30);
+        let founders = self.plan.mix.voter_count as usize;
+        let has_term = |node: &&Node| node.disk.hard_state.term > 0;
+        let with_a_term = self.nodes.iter().filter(has_term).count();
+        let mut is_initialised = with_a_term < founders / 2 + 2 || self.disks.percent(30);
+        // An operator who declares all disks of the first voters new founds another cluster.
+        let is_founder = |node: &&Node| node.id != id && node.id as usize <= founders;
+        if self.oracle.has_changed_members() {
+            is_initialised &= self.nodes.iter().filter(is_founder).any(|node| has_term(&node));
+        }
         self.coverage.count(What::LostDisk);
         self.oracle.on_disk_lost(id);
         self.tell(|| format!("{id} has lost its disk, initialised again: {is_initialised}"));
+        let incarnation = self.draw_incarnation();
         let node = self.node_mut(id);
-        node.lost = Some(std::mem::take(&mut node.disk).log);
+        let never_counted = node.is_joiner(founders) && node.recovers();
+        let log = std::mem::take(&mut node.disk).log;
+        node.lost = Some(if never_counted { Log::default() } else { log });
         if is_initialised {
             node.disk.hard_state = HardState::FOUNDING;
         }
         node.disk_number += 1;
+        node.incarnation = incarnation;
         node.promise = Promise::default();
     }
 
@@ -204,20 +223,24 @@ impl Simulation {
         let life_number = node.life_number;
         let machine = bring_up_to_date(&mut node.disk, is_durable);
         let mix = &self.plan.mix;
-        let bootstrap = Configuration {
-            founded: !mix.is_founding,
-            cluster_version: u32::from(!mix.is_founding),
-            ..Configuration::of_voters(1..=mix.voter_count)
+        let bootstrap = match id <= mix.voter_count {
+            true => mix.bootstrap(),
+            false => Configuration::default(),
         };
         let boot =
             Boot { loaded: self.node(id).disk.load(), last_applied: machine.position, bootstrap };
-        let config = self.plan.mix.config(id, seed);
+        let mut config = self.plan.mix.config(id, seed);
+        config.incarnation = self.node(id).incarnation;
         let raft = Raft::new(config, boot, now).expect("what a core wrote, a core can start from");
         self.oracle.on_state(id, machine);
-        let voter_count = self.plan.mix.voter_count as usize;
+        let nodes_max = self.plan.mix.nodes_max() as usize;
         let node = self.node_mut(id);
         node.life = Some(Life {
             view: watch::view(&raft.status()),
+            configuration: raft.configuration().clone(),
+            peers: Default::default(),
+            left_out_since: None,
+            was_readmitted: false,
             raft,
             planned: node.disk.log.clone(),
             writing: Default::default(),
@@ -234,8 +257,8 @@ impl Simulation {
             receiving: false,
             wanted_by: Default::default(),
             sending_to: Default::default(),
-            heard: vec![Time::ZERO; voter_count],
-            matches: vec![0; voter_count],
+            heard: vec![Time::ZERO; nodes_max],
+            matches: vec![0; nodes_max],
             timer_at: u64::MAX,
             will_be_asked: false,
             winds_up_for: None,

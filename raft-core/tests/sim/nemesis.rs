@@ -148,7 +148,8 @@ impl Simulation {
         let place =
             |id: NodeId| order.iter().position(|other| *other == id).expect("all are in it");
         let first_count = 1 + dice.below(ids.len() - 1);
-        let reach = (self.oracle.majority() - 1).div_ceil(2);
+        let majority = ids.len() / 2 + 1;
+        let reach = (majority - 1).div_ceil(2);
         let chances: u64 = dice.between(100, 700);
         let mut is_cut = |from: NodeId, to: NodeId| {
             let (here, there) = (place(from), place(to));
@@ -181,7 +182,7 @@ impl Simulation {
         {
             let with_leader =
                 if place(leader) < first_count { first_count } else { ids.len() - first_count };
-            let is_majority = with_leader >= self.oracle.majority();
+            let is_majority = with_leader >= majority;
             self.coverage.count(match is_majority {
                 true => What::LeaderInMajority,
                 false => What::LeaderInMinority,

@@ -39,7 +39,7 @@ pub struct Arrivals {
 
 impl Network {
     pub fn new(plan: &Plan) -> Self {
-        let count = plan.mix.voter_count;
+        let count = plan.mix.nodes_max();
         let link = |number| Link {
             random: plan.random(1000 + number),
             cuts: 0,

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use raft_core::consensus::invariants::Marks;
 use raft_core::consensus::{Raft, RoleKind};
-use raft_core::types::{Entry, HardState, Index, NodeId, Position, SnapshotMeta, Term, Time};
+use raft_core::types::{
+    Configuration, Entry, HardState, Index, NodeId, Position, SnapshotMeta, Term, Time,
+};
 
 use crate::chain::{Log, Stamp};
 use crate::clock::Clock;
@@ -37,6 +39,7 @@ pub struct View {
     pub last_index: Index,
     pub durable_index: Index,
     pub log_bytes: u64,
+    pub is_recovering: bool,
     pub marks: Marks,
 }
 
@@ -73,6 +76,14 @@ pub struct Life {
     pub receiving: bool,
     pub wanted_by: BTreeSet<NodeId>,
     pub sending_to: BTreeMap<NodeId, Index>,
+    /// The members in force after the last step.
+    pub configuration: Configuration,
+    /// Peers to which this node replicates as a leader.
+    pub peers: BTreeSet<NodeId>,
+    /// The time since which a committed configuration leaves this leader out.
+    pub left_out_since: Option<Time>,
+    /// A leader has readmitted this node since its start.
+    pub was_readmitted: bool,
     /// By peer, on this node's own clock: its last message in this node's present term as leader.
     pub heard: Vec<Time>,
     /// By peer: the match_index last observed on a leader.
@@ -96,6 +107,10 @@ pub struct Node {
     pub disk: Disk,
     /// Number of lost disks.
     pub disk_number: u64,
+    /// Identifies the present disk; 0 for the first disk of a node of the start.
+    pub incarnation: u64,
+    /// The newest term that the node was in.
+    pub reached_term: Term,
     /// The log on the last lost disk, until the node has recovered: its acknowledgements remain
     /// valid.
     pub lost: Option<Log>,
@@ -128,6 +143,11 @@ impl Node {
     /// Returns true while the node's votes and acknowledgements are not counted.
     pub fn recovers(&self) -> bool {
         self.raft().map_or(!self.disk.hard_state.memory.counts(), Raft::is_recovering)
+    }
+
+    /// Returns true for a node that is created for an operator, and not at the start.
+    pub fn is_joiner(&self, founders: usize) -> bool {
+        self.id as usize > founders
     }
 
     /// Returns true if nothing was written since the disk was lost or initialised.

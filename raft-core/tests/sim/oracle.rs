@@ -9,8 +9,13 @@
 //! | V6, V10 | a committed index has one entry forever, and that one is applied |
 //! | V9 | a leader commits at an entry of its own term, on a majority of disks (lost ones count) |
 //! | V13 | a read observes every entry that was committed when it was requested |
-//! | V19, V20 | a snapshot is the state at its position |
+//! | V19, V20 | a snapshot is the state at its position, with the configuration in force there |
 //! | V22 | a command that was surely not executed is in no log |
+//! | V28 | voters change by joint configurations only, and no id of a removed node comes back |
+//!
+//! Where members change, a majority is one of the configuration in force: in the log of the leader
+//! that is elected, or at the entry that is committed. The oracle reads both from the entries
+//! themselves, and not from the core.
 //!
 //! Invariants of one node between two of its steps (V3, V7, V8, V11, V24) are in `watch`.
 
@@ -94,8 +99,14 @@ pub struct Holders {
 
 #[derive(Debug)]
 pub struct Oracle {
-    /// The voters, with or without disks.
-    voters: Configuration,
+    /// The members of the start.
+    bootstrap: Configuration,
+    /// Every configuration that was in a log.
+    seen_configurations: BTreeMap<Position, Configuration>,
+    /// The committed ones, by the index of their entry.
+    configurations: BTreeMap<Index, Configuration>,
+    /// Nodes that a committed configuration has removed.
+    removed: BTreeSet<NodeId>,
     leaders: BTreeMap<Term, NodeId>,
     /// Number of disks that each node has lost.
     lost_disks: BTreeMap<NodeId, u64>,
@@ -112,9 +123,12 @@ pub struct Oracle {
 }
 
 impl Oracle {
-    pub fn new(voter_count: u64) -> Self {
+    pub fn new(bootstrap: Configuration) -> Self {
         Self {
-            voters: Configuration::of_voters(1..=voter_count),
+            bootstrap,
+            seen_configurations: BTreeMap::new(),
+            configurations: BTreeMap::new(),
+            removed: BTreeSet::new(),
             leaders: BTreeMap::new(),
             lost_disks: BTreeMap::new(),
             votes: BTreeMap::new(),
@@ -125,8 +139,52 @@ impl Oracle {
         }
     }
 
-    pub fn majority(&self) -> usize {
-        self.voters.voters.len() / 2 + 1
+    /// The configuration in force at a committed index.
+    pub fn configuration_at(&self, index: Index) -> &Configuration {
+        self.configurations.range(..=index).next_back().map_or(&self.bootstrap, |(_, one)| one)
+    }
+
+    /// The latest committed configuration.
+    pub fn committed_configuration(&self) -> &Configuration {
+        self.configuration_at(Index::MAX)
+    }
+
+    /// The configurations committed after an index, each with the one that it replaced.
+    pub fn configurations_after(
+        &self,
+        index: Index,
+    ) -> impl Iterator<Item = (&Configuration, &Configuration)> {
+        let later = self.configurations.range(index + 1..);
+        later.map(|(at, one)| (self.configuration_at(at - 1), one))
+    }
+
+    /// Returns true once the log, and no longer the operators' files, says who the members are.
+    pub fn has_changed_members(&self) -> bool {
+        self.committed_configuration().next_id > 0
+    }
+
+    pub fn is_removed(&self, id: NodeId) -> bool {
+        self.removed.contains(&id)
+    }
+
+    /// Returns true if a committed configuration has recorded this disk of a member.
+    pub fn has_recorded(&self, id: NodeId, incarnation: u64) -> bool {
+        let recorded = |one: &Configuration| one.members.get(&id).map(|member| member.incarnation);
+        incarnation > 0
+            && self.configurations.values().any(|one| recorded(one) == Some(incarnation))
+    }
+
+    /// The configuration in force at a position that a log held, and the position of its entry, or
+    /// of the last committed entry if it was committed before.
+    fn configuration_of(&self, mut position: Position) -> (Position, &Configuration) {
+        while position.index > self.committed_index() {
+            if let Some(configuration) = self.seen_configurations.get(&position) {
+                return (position, configuration);
+            }
+            let seen = self.seen(position).expect("a log held it");
+            position = Position::new(seen.previous_term, position.index - 1);
+        }
+        (position, self.configuration_at(position.index))
     }
 
     pub fn committed_index(&self) -> Index {
@@ -140,6 +198,11 @@ impl Oracle {
     fn seen(&self, position: Position) -> Option<Seen> {
         let seen = self.seen.get(position.index as usize)?;
         seen.iter().rev().find(|seen| seen.term == position.term).copied()
+    }
+
+    /// Returns true if an entry at this position was written or sent.
+    pub fn has_seen(&self, position: Position) -> bool {
+        position == Position::ZERO || self.seen(position).is_some()
     }
 
     /// The stamp of a position that a log held.
@@ -188,7 +251,11 @@ impl Oracle {
         }
         let command = match &entry.payload {
             Payload::Command(command) => Some(command_id(command)),
-            Payload::Noop | Payload::Configuration(_) => None,
+            Payload::Noop => None,
+            Payload::Configuration(configuration) => {
+                self.seen_configurations.insert(position, Configuration::clone(configuration));
+                None
+            }
         };
         if let Some(id) = command {
             let proposal = self.proposals.get(id).copied();
@@ -234,7 +301,12 @@ impl Oracle {
             // Votes that were lost with their candidate are void: one for the voter itself, or one
             // for a candidate that has lost its disk since, as when a cluster is founded again
             // after a failed first attempt.
-            let is_void = |vote: &Vote| vote.candidate_disk != self.disk_of(vote.candidate);
+            // Also one for a candidate whose removal is committed (R2): a node that has
+            // acknowledged the removal does not vote for a log without it.
+            let is_void = |vote: &Vote| {
+                vote.candidate_disk != self.disk_of(vote.candidate)
+                    || self.is_removed(vote.candidate)
+            };
             assert!(
                 recovers
                     || before.all(|(_, vote)| !vote.counts
@@ -245,8 +317,15 @@ impl Oracle {
         }
     }
 
-    /// `holds` returns true if the new leader's log contains a position.
-    pub fn on_leader(&mut self, node: NodeId, term: Term, holds: impl Fn(Position) -> bool) {
+    /// `configuration` is in force in the new leader's log, and `holds` returns true if that log
+    /// contains a position.
+    pub fn on_leader(
+        &mut self,
+        node: NodeId,
+        term: Term,
+        configuration: &Configuration,
+        holds: impl Fn(Position) -> bool,
+    ) {
         let leader = *self.leaders.entry(term).or_insert(node);
         must("V1", node, invariants::election_safety(term, leader, node));
         let votes = self.votes.range((term, 0, 0)..=(term, NodeId::MAX, u64::MAX));
@@ -260,19 +339,21 @@ impl Oracle {
         let voters = votes.iter().filter(|(_, vote)| vote.counts).map(|((_, id, _), _)| *id);
         let voters = voters.collect::<BTreeSet<_>>();
         let voted = |id| voters.contains(&id);
-        must("V1", node, invariants::elected_by_quorum(&self.voters, node, term, voted));
+        must("V1", node, invariants::elected_by_quorum(configuration, node, term, voted));
         let last = self.committed.iter().rfind(|committed| committed.in_term < term);
         let Committed { stamp: Stamp { position, .. }, in_term } = *last.expect("position zero");
         let is_held = holds(position);
         must("V5", node, invariants::leader_completeness(term, position, in_term, is_held));
     }
 
-    /// A node's commit index has reached `position`. Returns the number of newly committed entries.
+    /// A node's commit index has reached `position`, and `in_force` is its latest configuration.
+    /// Returns the number of newly committed entries.
     pub fn on_commit(
         &mut self,
         node: NodeId,
         leads: Option<Term>,
         position: Position,
+        in_force: &Configuration,
         holders: impl Fn(Stamp) -> Holders,
     ) -> usize {
         let stamp = self.stamp(position);
@@ -285,13 +366,27 @@ impl Oracle {
             panic!("V9 node {node} knows {position} committed before any leader does");
         };
         must("V9", node, invariants::committed_in_own_term(in_term, position));
-        let Holders { counting } = holders(stamp);
-        let holds = |id| counting.contains(&id);
-        must("V9", node, invariants::committed_by_quorum(&self.voters, position, holds));
-        self.commit(stamp, in_term)
+        let (since, configuration) = self.configuration_of(position);
+        let by_quorum = |configuration: &Configuration, stamp: Stamp| {
+            let counting = holders(stamp).counting;
+            let holds = |id| counting.contains(&id);
+            must("V9", node, invariants::committed_by_quorum(configuration, stamp.position, holds));
+        };
+        if configuration.is_joint() && !in_force.is_joint() {
+            // The leader has appended the configuration that leaves the joint one. From then on the
+            // new half commits alone, after both halves have committed the joint configuration.
+            if since.index > self.committed_index() {
+                by_quorum(configuration, self.stamp(since));
+            }
+            let alone = Configuration { outgoing: BTreeSet::new(), ..configuration.clone() };
+            by_quorum(&alone, stamp);
+        } else {
+            by_quorum(configuration, stamp);
+        }
+        self.commit(node, stamp, in_term)
     }
 
-    fn commit(&mut self, last: Stamp, in_term: Term) -> usize {
+    fn commit(&mut self, node: NodeId, last: Stamp, in_term: Term) -> usize {
         let known = self.committed_index();
         let mut news = Vec::new();
         let mut stamp = last;
@@ -308,8 +403,39 @@ impl Oracle {
             "V10 what follows does not stand on what is committed"
         );
         let count = news.len();
-        self.committed.extend(news.into_iter().rev());
+        for committed in news.into_iter().rev() {
+            if let Some(one) = self.seen_configurations.get(&committed.stamp.position) {
+                self.commit_configuration(node, committed.stamp.index(), one.clone());
+            }
+            self.committed.push(committed);
+        }
         count
+    }
+
+    fn commit_configuration(&mut self, node: NodeId, index: Index, next: Configuration) {
+        let before = self.committed_configuration();
+        let members = next.members();
+        assert!(next.is_consistent(), "V28 node {node} commits a contradiction: {next:?}");
+        assert!(next.next_id >= before.next_id, "V28 node {node} gives ids out again: {next:?}");
+        assert!(
+            self.removed.is_disjoint(&members),
+            "V28 node {node} commits {next:?}, and {:?} were removed",
+            self.removed
+        );
+        assert!(
+            !before.is_joint() || next.voters == before.voters,
+            "V28 node {node} leaves {before:?} for {next:?}"
+        );
+        assert!(
+            next.voters == before.voters || next.is_joint(),
+            "V28 node {node} changes the voters {before:?} to {next:?} in one step"
+        );
+        assert!(
+            !next.is_joint() || next.outgoing == before.voters,
+            "V28 node {node} leaves other voters than those of {before:?}: {next:?}"
+        );
+        self.removed.extend(before.members().difference(&members));
+        self.configurations.insert(index, next);
     }
 
     /// The state machine of a node has this state now.
@@ -320,11 +446,13 @@ impl Oracle {
         must("V6", node, invariants::state_machine_safety(state.index(), &stamp, &state));
     }
 
-    pub fn on_snapshot(&self, node: NodeId, meta: &SnapshotMeta, state: Stamp, voter_count: u64) {
+    pub fn on_snapshot(&self, node: NodeId, meta: &SnapshotMeta, state: Stamp) {
         must("V20", node, invariants::snapshot_is_of_its_position(meta, state.position));
-        let voters: Vec<NodeId> = meta.configuration.voters.iter().copied().collect();
-        let expected: Vec<NodeId> = (1..=voter_count).collect();
-        assert_eq!(voters, expected, "V20 node {node} has a snapshot of other members");
+        assert_eq!(
+            *meta.configuration,
+            *self.configuration_at(state.index()),
+            "V20 node {node} has a snapshot of other members"
+        );
         let known = self.committed(state.index()).map(|committed| committed.stamp);
         assert_eq!(known, Some(state), "V19 node {node} has a snapshot of what is not committed");
     }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use raft_core::consensus::Config;
-use raft_core::types::NodeId;
+use raft_core::types::{Configuration, NodeId};
 
 use crate::common::Random;
 use crate::fault::{self, Fault};
@@ -24,6 +24,9 @@ pub const SHORT: Scale = Scale { steps_max: 2_500, timeouts_max: 60 };
 
 /// The scale of a soak.
 pub const LONG: Scale = Scale { steps_max: 30_000, timeouts_max: 600 };
+
+/// Nodes that may be created beside the first voters.
+const JOINERS_MAX: u64 = 4;
 
 /// Times are virtual microseconds, probabilities are in thousandths.
 #[derive(Clone, Debug)]
@@ -69,6 +72,10 @@ pub struct Mix {
     pub install_crashes: u64,
     /// Nodes that a fault takes down lose their disk.
     pub lost_disks: u64,
+    /// Actions of a client that are, instead, a change of the members by an operator.
+    pub changes: u64,
+    /// A learner becomes a voter once it has kept up for this long.
+    pub promotion_delay_us: u64,
     /// The cluster is founded at the start, from disks that the operator has just initialised.
     pub is_founding: bool,
     /// The state machine's state survives a crash without a snapshot, at some earlier position.
@@ -114,6 +121,11 @@ impl Plan {
         random.stir();
         mix.is_founding = random.percent(15);
         mix.lost_disks = random.sometimes(50, 100, 900);
+        // Likewise.
+        let mut random = Random::new(seed ^ 0xc4a9_0000_0000_0000);
+        random.stir();
+        mix.changes = random.sometimes(33, 20, 300);
+        mix.promotion_delay_us = mix.election_timeout_us * random.between(0, 3);
         profile.apply(&mut mix);
         Self { seed, mix, faults }
     }
@@ -127,7 +139,7 @@ impl Plan {
 }
 
 /// Parts of a mix that a failing run may do without, by their names in `SIM_OFF`.
-pub const KNOBS: [&str; 16] = [
+pub const KNOBS: [&str; 17] = [
     "loss",
     "copies",
     "reorder",
@@ -142,6 +154,7 @@ pub const KNOBS: [&str; 16] = [
     "transfers",
     "snapshots",
     "disks",
+    "changes",
     "limits",
     "rest",
 ];
@@ -190,6 +203,8 @@ impl Mix {
             bandwidth_bytes_per_ms: random.scaled(1_000, 100_000),
             install_crashes: random.sometimes(40, 20, 500),
             lost_disks: 0,
+            changes: 0,
+            promotion_delay_us: 0,
             is_founding: false,
             durable_machine,
             limits,
@@ -224,6 +239,7 @@ impl Mix {
                 self.lost_disks = 0;
                 self.is_founding = false;
             }
+            "changes" => self.changes = 0,
             "limits" => self.limits = Limits::roomy(self.election_timeout_us),
             "rest" => self.core_only = false,
             _ => panic!("there is no knob {knob}; there are {KNOBS:?}"),
@@ -245,10 +261,27 @@ impl Mix {
         config.reads_waiting_max = limits.reads_waiting_max;
         config.disk_patience = Duration::from_micros(limits.disk_patience_us);
         config.stall_patience = Duration::from_micros(16 * self.election_timeout_us);
+        config.promotion_delay = Duration::from_micros(self.promotion_delay_us);
         config.pre_vote = self.pre_vote;
         config.check_quorum = self.check_quorum;
         config.seed = seed;
         config
+    }
+
+    /// Number of nodes that a run may create.
+    pub fn nodes_max(&self) -> u64 {
+        self.voter_count + if self.changes > 0 { JOINERS_MAX } else { 0 }
+    }
+
+    /// The members as the operators' files name them. Where members change, the first leader
+    /// appends the configuration, so that a node which joins finds it in the log.
+    pub fn bootstrap(&self) -> Configuration {
+        let founded = !self.is_founding && self.changes == 0;
+        Configuration {
+            founded,
+            cluster_version: u32::from(founded),
+            ..Configuration::of_voters(1..=self.voter_count)
+        }
     }
 
     pub fn log_bytes_max(&self) -> u64 {

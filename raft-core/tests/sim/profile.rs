@@ -25,9 +25,13 @@ pub enum Profile {
     Founding,
     /// Disks hang while clients read and write.
     HungDiskReads,
+    /// Members change while leaders crash and links fail.
+    ChangesPartition,
+    /// Members change while nodes crash and disks are lost.
+    ChangesLostDisk,
 }
 
-pub const PROFILES: [Profile; 7] = [
+pub const PROFILES: [Profile; 9] = [
     Profile::LostDiskStaleLeader,
     Profile::NoPreVoteSlowDisks,
     Profile::SnapshotsTruncation,
@@ -35,6 +39,8 @@ pub const PROFILES: [Profile; 7] = [
     Profile::RecoveryPartition,
     Profile::Founding,
     Profile::HungDiskReads,
+    Profile::ChangesPartition,
+    Profile::ChangesLostDisk,
 ];
 
 const SHIFT: u32 = 56;
@@ -64,6 +70,8 @@ impl Profile {
             Profile::RecoveryPartition => &[OneWay, Bridge, Ring, Chain, Star, Crash, HearOnly],
             Profile::Founding => &[Crash, CrashMidway, CrashAll, OneWay, Isolate, HangDisk, Pause],
             Profile::HungDiskReads => &[HangDisk, SlowDisk, Bridge, OneWay, Clog],
+            Profile::ChangesPartition => &[Halves, Isolate, OneWay, Bridge, CrashLeaders, Crash],
+            Profile::ChangesLostDisk => &[Crash, Crash, CrashMidway, CrashAll, Halves, Isolate],
         }
     }
 
@@ -104,6 +112,11 @@ impl Profile {
                 mix.reads = 700;
                 mix.client_gap_us = mix.election_timeout_us / 50;
                 mix.voter_count = mix.voter_count.max(3);
+            }
+            Profile::ChangesPartition => mix.changes = 200,
+            Profile::ChangesLostDisk => {
+                mix.changes = 200;
+                mix.lost_disks = 600;
             }
         }
     }

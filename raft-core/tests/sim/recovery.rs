@@ -7,6 +7,7 @@ use raft_core::types::{NodeId, Position};
 
 use crate::common::Random;
 use crate::coverage::What;
+use crate::members::{can_do_without, joining};
 use crate::node::Node;
 use crate::simulation::{Event, Simulation};
 use crate::watch::Sent;
@@ -21,6 +22,7 @@ impl Simulation {
         self.forget_late_messages();
         let core = self.choose_core();
         self.tell(|| format!("nodes {core:?} must do"));
+        self.tell_members();
         let bound_us = self.bound_us();
         let last_before = self.oracle.proposals.len();
         self.run_until(bound_us, "no new command is acknowledged", |simulation| {
@@ -29,6 +31,10 @@ impl Simulation {
         self.is_busy = false;
         // Runs until a requested transfer is over.
         self.run_for(2 * self.plan.mix.election_timeout_us);
+        self.run_until(bound_us, "the members stay in motion", |simulation| {
+            simulation.is_settled(&core)
+        });
+        let core = self.remaining(core);
         self.run_until(bound_us, "the nodes do not become equal", |simulation| {
             simulation.are_equal(&core).is_some()
         });
@@ -51,39 +57,38 @@ impl Simulation {
         }
     }
 
-    /// Returns all nodes, or a majority while the others stay down, are cut off in one of three
-    /// ways, or are half alive.
+    /// Returns all members, or a majority of each set of voters while the others stay down, are cut
+    /// off in one of three ways, or are half alive. The members are those of every configuration
+    /// that may still be in force.
     fn choose_core(&mut self) -> Vec<NodeId> {
         let mix = &self.plan.mix;
         let mut dice = Random::new(mix.fate_of_rest);
-        let mut core = self.ids();
-        let is_disturbing_harmless = mix.pre_vote && mix.check_quorum;
+        let is_core_only = mix.core_only;
+        let live = self.live_configurations();
+        let is_member = |id: &NodeId| live.iter().any(|one| one.is_member(*id));
+        let (mut core, others): (Vec<_>, Vec<_>) = self.ids().into_iter().partition(is_member);
+        self.leave_to_themselves(&others, &mut dice);
         // A node that has lost its disk needs all others to recover, and a new cluster needs all
         // members to reach its first term.
-        let is_whole =
-            |node: &Node| node.lost.is_none() && !node.recovers() && node.disk.hard_state.term > 0;
-        if mix.core_only && core.len() > 2 && self.nodes.iter().all(is_whole) {
+        let is_whole = |id: &NodeId| {
+            let node = self.node(*id);
+            node.lost.is_none() && !node.recovers() && node.disk.hard_state.term > 0
+        };
+        if is_core_only && core.len() > 2 && core.iter().all(is_whole) {
             self.coverage.count(What::CoreOnly);
-            while core.len() > self.oracle.majority() {
-                let id = core.remove(dice.below(core.len()));
-                self.outside.push(id);
-                match dice.below(6) {
-                    0 if is_disturbing_harmless => self.cut_off(id, true, true),
-                    1 if is_disturbing_harmless => self.cut_off(id, true, false),
-                    2 if is_disturbing_harmless => self.cut_off(id, false, true),
-                    3 if is_disturbing_harmless && self.node(id).is_up() => {
-                        self.half_alive(id, false)
-                    }
-                    4 if is_disturbing_harmless && self.node(id).is_up() => {
-                        self.half_alive(id, true)
-                    }
-                    _ => {
-                        self.node_mut(id).down_us = u64::MAX / 2;
-                        self.crash(id);
-                        // Makes a restart that is already scheduled ineffective.
-                        self.node_mut(id).life_number += 1;
-                    }
+            loop {
+                let can_go = |id: &NodeId| {
+                    let is_bad = |other| other == *id || !core.contains(&other);
+                    live.iter().all(|one| can_do_without(one, is_bad))
+                };
+                let able: Vec<NodeId> = core.iter().copied().filter(can_go).collect();
+                if able.is_empty() {
+                    break;
                 }
+                let id = able[dice.below(able.len())];
+                core.retain(|other| *other != id);
+                let may_disturb = live.iter().all(|one| !joining(one).contains(&id));
+                self.leave_out(id, may_disturb, &mut dice);
             }
         }
         for id in &core {
@@ -91,6 +96,64 @@ impl Simulation {
                 self.start(*id);
             }
         }
+        core
+    }
+
+    /// Nodes that are no members are stopped, or disturb if that does no harm.
+    fn leave_to_themselves(&mut self, others: &[NodeId], dice: &mut Random) {
+        let is_disturbing_harmless = self.plan.mix.pre_vote && self.plan.mix.check_quorum;
+        for id in others {
+            self.outside.push(*id);
+            if !is_disturbing_harmless || dice.percent(30) {
+                self.stop(*id);
+            } else if !self.node(*id).is_up() {
+                self.start(*id);
+            }
+        }
+    }
+
+    /// Decides the fate of a member that is not needed.
+    fn leave_out(&mut self, id: NodeId, may_disturb: bool, dice: &mut Random) {
+        let is_disturbing_harmless =
+            may_disturb && self.plan.mix.pre_vote && self.plan.mix.check_quorum;
+        self.outside.push(id);
+        match dice.below(6) {
+            0 if is_disturbing_harmless => self.cut_off(id, true, true),
+            1 if is_disturbing_harmless => self.cut_off(id, true, false),
+            2 if is_disturbing_harmless => self.cut_off(id, false, true),
+            3 if is_disturbing_harmless && self.node(id).is_up() => self.half_alive(id, false),
+            4 if is_disturbing_harmless && self.node(id).is_up() => self.half_alive(id, true),
+            _ => self.stop(id),
+        }
+    }
+
+    /// Returns true once a leader has left every joint configuration, and has made voters of all
+    /// learners that work.
+    fn is_settled(&self, core: &[NodeId]) -> bool {
+        let Some(leader) = self.leader().filter(|leader| core.contains(leader)) else {
+            return false;
+        };
+        let raft = self.node(leader).raft().expect("it leads");
+        let configuration = raft.configuration();
+        let joining = joining(configuration);
+        configuration == raft.committed_configuration()
+            && !configuration.is_joint()
+            && configuration.is_voter(leader)
+            && !core.iter().any(|id| joining.contains(id))
+    }
+
+    /// The nodes of the core that are members in the end. Where that could do harm, the others are
+    /// stopped.
+    fn remaining(&mut self, core: Vec<NodeId>) -> Vec<NodeId> {
+        let members = self.oracle.committed_configuration().members();
+        let (core, gone): (Vec<_>, Vec<_>) = core.into_iter().partition(|id| members.contains(id));
+        for id in gone {
+            self.outside.push(id);
+            if !(self.plan.mix.pre_vote && self.plan.mix.check_quorum) {
+                self.stop(id);
+            }
+        }
+        self.tell(|| format!("nodes {core:?} are members"));
         core
     }
 
@@ -130,9 +193,10 @@ impl Simulation {
         let last_index = self.nodes.iter().map(last_index).max();
         let transfer_us = 1000 * mix.snapshot_bytes_max / mix.bandwidth_bytes_per_ms;
         // A leader whose state machine hangs notices after 16 timeouts.
-        60 * mix.election_timeout_us
+        let steps = if mix.changes > 0 { 3 } else { 1 };
+        steps * 60 * mix.election_timeout_us
             + 10_000 * last_index.unwrap_or(0)
-            + 2 * transfer_us * mix.voter_count
+            + 2 * transfer_us * mix.nodes_max()
     }
 
     fn run_until(&mut self, bound_us: u64, problem: &str, is_done: impl Fn(&Self) -> bool) {
@@ -206,7 +270,9 @@ impl Simulation {
         let dice = mix.fate_of_rest >> 8;
         let followers: Vec<NodeId> = core.iter().copied().filter(|id| *id != leader).collect();
         let is_ignored = mix.pre_vote && mix.check_quorum;
-        if !is_ignored || followers.len() < self.oracle.majority() || dice.is_multiple_of(2) {
+        let voters = &self.oracle.committed_configuration().voters;
+        let others = followers.iter().filter(|id| voters.contains(id)).count();
+        if !is_ignored || others < voters.len() / 2 + 1 || dice.is_multiple_of(2) {
             return;
         }
         self.coverage.count(What::Disturbed);

@@ -37,7 +37,7 @@ impl Simulation {
     }
 
     fn resends(&mut self, from: NodeId, to: NodeId) -> &mut Resends {
-        let count = self.nodes.len();
+        let count = self.plan.mix.nodes_max() as usize;
         &mut self.resends[(from as usize - 1) * count + to as usize - 1]
     }
 

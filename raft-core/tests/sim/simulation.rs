@@ -7,10 +7,9 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 use raft_core::consensus::RoleKind;
-use raft_core::types::{HardState, Message, MessageBody, NodeId, SnapshotMeta};
+use raft_core::types::{Entry, HardState, Message, MessageBody, NodeId, SnapshotMeta};
 
 use crate::chain::Stamp;
-use crate::clock::Clock;
 use crate::common::{Random, render};
 use crate::coverage::{Coverage, What};
 use crate::disk::{Disk, Snapshot};
@@ -153,6 +152,8 @@ pub struct Simulation {
     pub clients: Random,
     /// Decides which disks are lost.
     pub disks: Random,
+    /// Decides how operators change the members.
+    pub operators: Random,
     /// For each read, by number: the commit index at its start, its node, and that node's
     /// `life_number`.
     pub reads: Vec<(u64, NodeId, u64)>,
@@ -171,26 +172,23 @@ pub struct Simulation {
 impl Simulation {
     pub fn new(plan: Plan, recording: bool) -> Self {
         let mix = &plan.mix;
+        let hard_state = if mix.is_founding { HardState::FOUNDING } else { HardState::INITIAL };
         let node = |id| {
-            let mut random = plan.random(id);
-            let skew = random.between(0, 2 * mix.skew_ppm);
-            let clock_start = random.scaled(1, 1 << 40);
-            let rate = 1_000_000 + skew - mix.skew_ppm;
-            let hard_state = if mix.is_founding { HardState::FOUNDING } else { HardState::INITIAL };
             let mut disk = Disk::default();
             disk.hard_state = hard_state;
-            Node::new(id, random, Clock::new(clock_start, rate), disk)
+            Node::of_plan(&plan, id, disk)
         };
-        let voter_count = mix.voter_count;
+        let nodes_max = mix.nodes_max();
         let nodes: Vec<Node> = (1..=mix.voter_count).map(node).collect();
         let mut simulation = Self {
             network: Network::new(&plan),
-            oracle: Oracle::new(mix.voter_count),
+            oracle: Oracle::new(mix.bootstrap()),
             coverage: Coverage::default(),
             trace: Trace::new(recording),
             strikes: plan.faults.iter().map(|_| None).collect(),
             clients: plan.random(100),
             disks: plan.random(200),
+            operators: plan.random(300),
             plan,
             now: 0,
             queue: BinaryHeap::new(),
@@ -202,7 +200,7 @@ impl Simulation {
             is_busy: true,
             sent: Sent::default(),
             outside: Vec::new(),
-            resends: vec![Resends::default(); (voter_count * voter_count) as usize],
+            resends: vec![Resends::default(); (nodes_max * nodes_max) as usize],
         };
         for id in simulation.ids() {
             simulation.start(id);
@@ -257,6 +255,18 @@ impl Simulation {
         assert!(at >= self.now, "nothing is scheduled for the past");
         self.scheduled_count += 1;
         self.queue.push(Reverse(Scheduled { at, number: self.scheduled_count, event }));
+    }
+
+    /// The entries in flight between nodes.
+    pub fn entries_in_flight(&self) -> impl Iterator<Item = &Entry> {
+        let messages = self.queue.iter().filter_map(|Reverse(one)| match &one.event {
+            Event::Arrives { message, .. } => Some(&message.body),
+            _ => None,
+        });
+        messages.flat_map(|body| match body {
+            MessageBody::AppendEntries { entries, .. } => &entries[..],
+            _ => &[],
+        })
     }
 
     /// Removes the scheduled events for which `is_taken` returns true, and returns them.

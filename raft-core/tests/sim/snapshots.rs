@@ -84,8 +84,11 @@ impl Simulation {
             return;
         };
         let size_bytes_max = self.plan.mix.snapshot_bytes_max;
-        let voter_count = self.plan.mix.voter_count;
-        self.oracle.on_snapshot(id, &meta, state, voter_count);
+        if meta.configuration.is_empty() {
+            // A node that joins does not know the members yet.
+            return;
+        }
+        self.oracle.on_snapshot(id, &meta, state);
         let node = self.node_mut(id);
         let size_bytes = node.random.scaled(100, size_bytes_max);
         let life_number = node.life_number;
@@ -245,8 +248,7 @@ impl Simulation {
         }
         self.coverage.count(What::Install);
         let snapshot = transfer.snapshot.clone();
-        let voter_count = self.plan.mix.voter_count;
-        self.oracle.on_snapshot(to, &snapshot.meta, snapshot.state, voter_count);
+        self.oracle.on_snapshot(to, &snapshot.meta, snapshot.state);
         let meta = snapshot.meta.clone();
         self.tell(|| format!("{to} received snapshot {} of {from}", meta.position));
         self.node_mut(to).disk.finish_snapshot(snapshot);

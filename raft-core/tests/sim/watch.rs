@@ -9,6 +9,7 @@ use raft_core::types::{Index, Message, MessageBody, NodeId, Position, Time};
 
 use crate::coverage::What;
 use crate::fault::{Fault, Kind};
+use crate::members::heard_by_quorum;
 use crate::node::{Node, View};
 use crate::oracle::{Holders, Voter, must};
 use crate::resends::Repeated;
@@ -35,6 +36,7 @@ pub fn view(status: &Status) -> View {
         last_index: status.last_index,
         durable_index: status.durable_index,
         log_bytes: status.log_bytes,
+        is_recovering: status.is_recovering,
         marks: Marks::from(status),
     }
 }
@@ -65,15 +67,21 @@ impl Simulation {
         must("V8", id, invariants::commit_never_shrinks(&before.marks, &now.marks));
         must("V8", id, invariants::marks_are_in_order(&now.marks));
         must("V3", id, invariants::leader_append_only(&before.marks, &now.marks));
+        self.check_members(id, before, &status);
         let is_leader = now.role == RoleKind::Leader;
         let is_new = is_leader && (before.role != now.role || before.term != now.term);
         if is_new {
             self.see_leader(id, now);
         } else if !is_leader && before.role == RoleKind::Leader {
             self.coverage.count(What::StepDown);
+            let life = self.life(id);
+            if !life.raft.committed_configuration().is_voter(id) {
+                self.coverage.count(What::LeaderLeft);
+            }
         }
         if now.commit_index > before.commit_index {
             self.see_commit(id, now);
+            self.check_committed_configuration(id, now.commit_index);
         }
         if is_leader {
             self.check_progress(id, &status);
@@ -102,8 +110,10 @@ impl Simulation {
     fn see_leader(&mut self, id: NodeId, now: View) {
         let node = &self.nodes[id as usize - 1];
         let raft = node.raft().expect("it was looked at");
-        self.oracle.on_vote(id, id, now.term, &Voter::new(node, raft.is_recovering()));
-        self.oracle.on_leader(id, now.term, |position| holds(raft, position));
+        let voter = Voter::new(node, raft.is_recovering());
+        let configuration = self.configuration_on_log(id).clone();
+        self.oracle.on_vote(id, id, now.term, &voter);
+        self.oracle.on_leader(id, now.term, &configuration, |position| holds(raft, position));
         self.coverage.count(What::Election);
         if node.life.as_ref().is_some_and(|life| life.was_told) {
             self.coverage.count(What::ElectionByTransfer);
@@ -121,7 +131,9 @@ impl Simulation {
         let position = position_at(raft, now.commit_index);
         let position = position.expect("V8 the log holds what is committed, or starts there");
         let leads = (now.role == RoleKind::Leader).then_some(now.term);
-        let news = self.oracle.on_commit(id, leads, position, |stamp| Holders {
+        let committed_before = self.oracle.committed_index();
+        let in_force = raft.configuration().clone();
+        let news = self.oracle.on_commit(id, leads, position, &in_force, |stamp| Holders {
             counting: nodes
                 .iter()
                 .filter(|node| node.has_promised(stamp))
@@ -132,6 +144,8 @@ impl Simulation {
             return;
         }
         self.coverage.add(What::Commit, news as u64);
+        self.count_changes(committed_before);
+        let nodes = &self.nodes;
         // A leader of a later term must already have the entry, too.
         for other in nodes {
             let Some(raft) = other.raft().filter(|raft| raft.role() == RoleKind::Leader) else {
@@ -244,6 +258,7 @@ impl Simulation {
                 "V25 node {id} refuses {to} its vote and waits for it to win"
             ),
             MessageBody::AppendRejected { .. } => self.coverage.count(What::Rejection),
+            MessageBody::Recovered { .. } => self.check_readmission(id, to, term),
             _ => {}
         }
     }
@@ -369,15 +384,16 @@ impl Simulation {
     fn reason_to_step_down(&mut self, id: NodeId, late: Duration) -> Option<&'static str> {
         let own_time = self.own_time(id);
         let config = self.plan.mix.config(id, 0);
-        let majority = self.oracle.majority();
         let life = self.life(id);
         let written_since = life.writing.front().map(|write| Time::from_micros(write.since_us));
         let is_stuck =
             written_since.is_some_and(|since| own_time.since(since) >= config.disk_patience + late);
         let mut heard = life.heard.clone();
         heard[id as usize - 1] = own_time;
-        heard.sort_unstable();
-        let quorum_heard = heard[heard.len() - majority];
+        let quorum_heard = match life.raft.role() {
+            RoleKind::Leader => heard_by_quorum(life.raft.configuration(), &heard),
+            _ => own_time,
+        };
         let is_alone =
             config.check_quorum && own_time.since(quorum_heard) >= config.election_timeout + late;
         let applied_since = life.applying_since;
@@ -397,7 +413,9 @@ impl Simulation {
         }
         let own_time = self.own_time(to);
         let life = self.life(to);
-        if matches!(message.body, MessageBody::TimeoutNow { .. }) {
+        if matches!(message.body, MessageBody::Recovered { .. }) {
+            life.was_readmitted = true;
+        } else if matches!(message.body, MessageBody::TimeoutNow { .. }) {
             life.was_told = true;
         } else if matches!(
             message.body,

@@ -33,6 +33,10 @@ impl Simulation {
     fn ask_something(&mut self) {
         let (reads, transfers) = (self.plan.mix.reads, self.plan.mix.transfers);
         let Some(id) = self.choose_node() else { return };
+        let changes = self.plan.mix.changes;
+        if changes > 0 && !self.network.calm && self.operators.permille(changes) {
+            return self.change_something(id);
+        }
         if self.clients.permille(reads) {
             // Reads may go to any node.
             let any = 1 + self.clients.below(self.nodes.len()) as u64;
