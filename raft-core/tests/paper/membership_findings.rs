@@ -97,6 +97,24 @@ fn offer_of_leader(cluster: &mut Cluster) -> OfferDecision {
     cluster.with(2, |raft, now| raft.on_snapshot_offer(now, 1, 1, &meta))
 }
 
+/// A node that joins has applied entries before it knows the members. No peer would take a snapshot
+/// of that state.
+#[test]
+fn a_snapshot_without_members_is_not_published() {
+    let mut cluster = led();
+    cluster.start_joiner(4, 104);
+    append(&mut cluster, 1, 4, 1, vec![say::entry(1, 1)]);
+    assert_eq!(
+        (cluster.status(4).last_applied, cluster.raft(4).configuration().is_empty()),
+        (1, true)
+    );
+    cluster.snapshot(4);
+    assert_eq!(cluster.status(4).snapshot_index, 0);
+    append(&mut cluster, 1, 4, 1, vec![configuration(2, 1, founded(3))]);
+    cluster.snapshot(4);
+    assert_eq!(cluster.status(4).snapshot_index, 0, "the state is still that of index 1");
+}
+
 /// While joint, the voters that leave are counted as well: with them there is a majority, and the
 /// operator is not told that it is lost.
 #[test]

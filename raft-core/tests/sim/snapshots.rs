@@ -84,11 +84,9 @@ impl Simulation {
             return;
         };
         let size_bytes_max = self.plan.mix.snapshot_bytes_max;
-        if meta.configuration.is_empty() {
-            // A node that joins does not know the members yet.
-            return;
+        if !meta.configuration.is_empty() {
+            self.oracle.on_snapshot(id, &meta, state);
         }
-        self.oracle.on_snapshot(id, &meta, state);
         let node = self.node_mut(id);
         let size_bytes = node.random.scaled(100, size_bytes_max);
         let life_number = node.life_number;
@@ -105,6 +103,7 @@ impl Simulation {
 
     pub fn on_view_written(&mut self, id: NodeId, snapshot: Snapshot) {
         let meta = snapshot.meta.clone();
+        let names_members = !meta.configuration.is_empty();
         self.tell(|| format!("{id} has written snapshot {}", meta.position));
         self.node_mut(id).disk.finish_snapshot(snapshot);
         // Before the node's `Ready`s are processed: one of them may say at once that it is
@@ -114,6 +113,7 @@ impl Simulation {
             true => Own::Publishing,
             false => Own::Idle,
         };
+        assert!(life.own == Own::Idle || names_members, "V20 node {id} publishes no members");
         self.with(id, |_, _| ());
     }
 

@@ -28,12 +28,15 @@ pub enum OfferDecision {
 
 impl Raft {
     /// Publishes a finished local snapshot at an applied index with the next batch. Returns false
-    /// if a snapshot from the leader has overtaken it, or another one is about to be published.
+    /// if a snapshot from the leader has overtaken it, or another one is about to be published. Or
+    /// if it names no members: a node that joins has applied the entries before the first
+    /// configuration, and a peer refuses a snapshot without one.
     pub fn publish_snapshot(&mut self, meta: SnapshotMeta) -> bool {
         let log = &self.node.log;
         if !self.node.restoring.is_none()
             || self.node.durability.publish.is_some()
             || !log.contains(meta.position)
+            || meta.configuration.is_empty()
         {
             return false;
         }
