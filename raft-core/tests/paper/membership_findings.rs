@@ -1,4 +1,5 @@
-//! Bugs in changes of the members that the simulator found, each by a test of its own.
+//! Changes of the members: bugs that the simulator found, and rules whose absence it found (planted
+//! bugs 9c, 9h, 9i, 9l).
 
 use raft_core::consensus::OfferDecision;
 use raft_core::types::{
@@ -135,4 +136,64 @@ fn voters_that_leave_are_counted_before_the_alarm() {
     cluster.fire(2);
     cluster.settle();
     assert_eq!(cluster.node(2).alarms, Vec::<String>::new());
+}
+
+/// R1. A node that joins counts once the entry that records its disk is committed, and not when it
+/// is in the log.
+#[test]
+fn r1_an_admission_counts_once_it_is_committed() {
+    let mut cluster = led();
+    cluster.start_joiner(4, 104);
+    let mut admission = with_learner();
+    admission.members.insert(4, Member { incarnation: 104, ..Member::default() });
+    append(&mut cluster, 1, 4, 1, vec![say::entry(1, 1), configuration(2, 1, admission)]);
+    assert!(cluster.raft(4).configuration().learners.contains(&4));
+    assert!(cluster.status(4).is_recovering, "the admission may yet be truncated");
+}
+
+/// M-R6, R2. A removal that is not committed does not release a wiped voter: the removed node may
+/// hold a promise, and may yet lead.
+#[test]
+fn m_r6_a_removal_that_is_not_committed_releases_no_voter() {
+    let mut cluster = Cluster::new(5);
+    cluster.elect(1);
+    cluster.crash(5, 0);
+    cluster.crash(4, 0);
+    cluster.lose_disk(4);
+    cluster.start(4);
+    cluster.run(2_000);
+    cluster.partition(&[&[1, 4], &[2, 3, 5]]);
+    force(&mut cluster, 1, &Change::Remove { id: 5 }).expect("2 and 3 were heard a moment ago");
+    cluster.settle();
+    assert!(cluster.raft(4).configuration().is_joint());
+    assert!(cluster.status(4).is_recovering);
+}
+
+/// A leader that is removed is not counted for the entry that removes it.
+#[test]
+fn a_removed_leader_does_not_count_itself() {
+    let mut cluster = led();
+    force(&mut cluster, 1, &Change::Remove { id: 1 }).expect("it leads");
+    while cluster.raft(1).configuration().is_joint() {
+        cluster.deliver(0);
+    }
+    cluster.partition(&[&[1, 2], &[3]]);
+    cluster.settle();
+    let status = cluster.status(1);
+    assert_eq!(status.commit_index, status.last_index - 1, "2 alone is no majority of 2 and 3");
+}
+
+/// A learner that lost its disk becomes a voter only after it has recovered.
+#[test]
+fn a_learner_that_recovers_is_not_promoted() {
+    let mut cluster = led();
+    cluster.start_joiner(4, 104);
+    cluster.change(1, &Change::Add { id: 4, member: Member::default() }).expect("it leads");
+    cluster.crash(3, 0);
+    cluster.run(1_000);
+    assert!(cluster.status(4).is_recovering, "its disk is not recorded, and 3 is down");
+    cluster.change(1, &Change::Promote { id: 4 }).expect("it leads");
+    cluster.run(3_000);
+    let configuration = cluster.raft(1).configuration();
+    assert!(configuration.wants_vote(4) && configuration.learners.contains(&4));
 }

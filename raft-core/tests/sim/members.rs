@@ -8,6 +8,7 @@
 //! | V4 | a node acts under the latest configuration of its own log |
 //! | V6 | equal configurations at equal committed indexes |
 //! | V25 | a leader steps down once its removal is committed |
+//! | V28 | a leader makes no voter of a learner that recovers |
 
 use std::collections::BTreeSet;
 
@@ -15,7 +16,7 @@ use raft_core::consensus::{RoleKind, Status};
 use raft_core::types::{Configuration, Index, Memory, NodeId, Payload, Term, Time};
 
 use crate::coverage::What;
-use crate::node::{Node, View};
+use crate::node::{Life, Node, View};
 use crate::simulation::Simulation;
 
 /// The learners that are to become voters.
@@ -126,6 +127,7 @@ impl Simulation {
         self.check_configuration_in_force(id);
         let life = self.life(id);
         if life.raft.configuration() != &life.configuration {
+            check_promotions(life, status);
             life.configuration = life.raft.configuration().clone();
             let members = short(&life.configuration);
             self.tell(|| format!("{id} has members {members}"));
@@ -238,6 +240,20 @@ impl Simulation {
                 self.coverage.count(What::JointLeft);
             }
         }
+    }
+}
+
+/// A leader that has just appended a configuration makes no voter of a learner that it knows to
+/// recover.
+fn check_promotions(life: &Life, status: &Status) {
+    let (before, next) = (&life.configuration, life.raft.configuration());
+    for peer in &status.peers {
+        assert!(
+            !peer.is_recovering || before.is_voter(peer.id) || !next.is_voter(peer.id),
+            "V28 leader {} makes a voter of {}, which recovers",
+            status.id,
+            peer.id
+        );
     }
 }
 
