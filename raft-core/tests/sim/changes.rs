@@ -75,11 +75,14 @@ impl Simulation {
             }
             _ => {
                 let other = operators.next() | 1;
-                let incarnation = match self.node(learner).incarnation {
+                // Rather a node with an empty disk, if there is one.
+                let wiped = members.iter().copied().find(|id| self.is_bad(*id));
+                let id = wiped.unwrap_or(learner);
+                let incarnation = match self.node(id).incarnation {
                     0 => other,
                     own => own,
                 };
-                Change::Bind { id: learner, incarnation }
+                Change::Bind { id, incarnation }
             }
         })
     }

@@ -434,6 +434,15 @@ impl Oracle {
             !next.is_joint() || next.outgoing == before.voters,
             "V28 node {node} leaves other voters than those of {before:?}: {next:?}"
         );
+        let disk_of = |one: &Configuration, id| one.members.get(&id).map_or(0, |m| m.incarnation);
+        assert!(
+            before.members().iter().all(|id| {
+                disk_of(before, *id) == disk_of(&next, *id)
+                    || !members.contains(id)
+                    || (disk_of(before, *id) == 0 && !before.is_voter(*id))
+            }),
+            "V28 node {node} records another disk of a member that counts: {before:?}, {next:?}"
+        );
         self.removed.extend(before.members().difference(&members));
         self.configurations.insert(index, next);
     }
