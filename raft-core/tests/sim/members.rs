@@ -8,6 +8,7 @@
 //! | V4 | a node acts under the latest configuration of its own log |
 //! | V6 | equal configurations at equal committed indexes |
 //! | V25 | a leader steps down once its removal is committed |
+//! | V28 | only a voter campaigns |
 //! | V28 | a leader makes no voter of a learner that recovers |
 
 use std::collections::BTreeSet;
@@ -124,6 +125,9 @@ impl Simulation {
             self.check_may_count(id, status);
         }
         self.check_left_out_leader(id, status);
+        if before.role == RoleKind::Follower && status.role != RoleKind::Follower {
+            self.check_may_campaign(id, before.commit_index);
+        }
         self.check_configuration_in_force(id);
         let life = self.life(id);
         if life.raft.configuration() != &life.configuration {
@@ -132,6 +136,20 @@ impl Simulation {
             let members = short(&life.configuration);
             self.tell(|| format!("{id} has members {members}"));
         }
+    }
+
+    /// M-L2, 4.2.2. Only a voter of a configuration that no committed one supersedes campaigns.
+    fn check_may_campaign(&self, id: NodeId, commit_index: Index) {
+        let life = self.node(id).life.as_ref().expect("it was looked at");
+        let later = life.planned.configurations().take_while(|(index, _)| *index > commit_index);
+        let mut later = later.map(|(_, one)| one);
+        let committed = self.oracle.configuration_at(commit_index);
+        assert!(
+            life.raft.configuration().is_voter(id)
+                || committed.is_voter(id)
+                || later.any(|one| one.is_voter(id)),
+            "V28 node {id} campaigns, and is no voter"
+        );
     }
 
     fn check_configuration_in_force(&self, id: NodeId) {
