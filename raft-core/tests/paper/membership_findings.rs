@@ -1,5 +1,5 @@
-//! Changes of the members: bugs that the simulator found, and rules whose absence no other test showed (planted
-//! bugs 9c, 9h, 9i, 9l, 9p, 9v).
+//! Changes of the members: bugs that the simulator found, and rules whose absence no other test
+//! showed (planted bugs 9c, 9h, 9i, 9l, 9p, 9v).
 
 use raft_core::consensus::OfferDecision;
 use raft_core::types::{
@@ -141,7 +141,7 @@ fn voters_that_leave_are_counted_before_the_alarm() {
 /// R1. A node that joins counts once the entry that records its disk is committed, and not when it
 /// is in the log.
 #[test]
-fn r1_an_admission_counts_once_it_is_committed() {
+fn an_admission_counts_once_it_is_committed() {
     let mut cluster = led();
     cluster.start_joiner(4, 104);
     let mut admission = with_learner();

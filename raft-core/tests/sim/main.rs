@@ -172,7 +172,7 @@ const FINDINGS: [(u64, &str); 12] = [
 ];
 
 /// The same, found since members change.
-const FINDINGS_OF_CHANGES: [(u64, &str); 5] = [
+const FINDINGS_OF_CHANGES: [(u64, &str); 6] = [
     (15, "an append that came late brought the members of the operators' files, and was refused"),
     (
         288230376151713664,
@@ -181,6 +181,10 @@ const FINDINGS_OF_CHANGES: [(u64, &str); 5] = [
     (
         648518346346355700,
         "a disk was lost while the last copy of a configuration was in flight; a mistake of the check",
+    ),
+    (
+        7009264,
+        "a snapshot that took longer than a leader waits was taken for a storm; a mistake of the check",
     ),
     (971, "a snapshot that was offered late brought earlier members, and was refused"),
     (
