@@ -174,8 +174,8 @@ impl Oracle {
             && self.configurations.values().any(|one| recorded(one) == Some(incarnation))
     }
 
-    /// The configuration in force at a position that a log held, and the position of its entry, or
-    /// of the last committed entry if it was committed before.
+    /// The configuration in force at a position that a log held, and the position of its entry. If
+    /// it was committed before, the position of the last committed entry stands for it.
     fn configuration_of(&self, mut position: Position) -> (Position, &Configuration) {
         while position.index > self.committed_index() {
             if let Some(configuration) = self.seen_configurations.get(&position) {

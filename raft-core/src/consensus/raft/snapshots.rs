@@ -102,7 +102,7 @@ impl Raft {
         if meta.index() <= self.node.log.commit_index() {
             return OfferDecision::NotNeeded;
         }
-        // What is not committed here may be replaced by the snapshot.
+        // The snapshot may replace configurations that are not committed here.
         let known = self.committed_configuration();
         if let Some(refusal) = refusal_of_configuration(&self.node, known, &meta.configuration) {
             let alarm = format!("node {from} offered a snapshot with {refusal}; it is refused");
