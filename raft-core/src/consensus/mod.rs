@@ -30,9 +30,6 @@
 //!
 //! Guarantee, beside the five properties of figure 3.2: nothing in a [`Ready`] rests on a write
 //! that is not durable, so the driver may process everything in it at once, in any order.
-//!
-//! Left out for now: changes of the members (chapter 4). A configuration entry that names other
-//! members is refused. The types and quorums support learners and joint configurations already.
 
 mod config;
 mod configurations;
