@@ -1,7 +1,7 @@
 //! Changes of the members: bugs that the simulator found, and rules whose absence no other test
 //! showed (planted bugs 9c, 9h, 9i, 9l, 9p, 9v).
 
-use raft_core::consensus::OfferDecision;
+use raft_core::consensus::{OfferDecision, RoleKind, invariants};
 use raft_core::types::{
     Configuration, Entry, Member, Message, MessageBody, NodeId, Payload, Position, SnapshotMeta,
 };
@@ -114,6 +114,22 @@ fn a_snapshot_without_members_is_not_published() {
     append(&mut cluster, 1, 4, 1, vec![configuration(2, 1, founded(3))]);
     cluster.snapshot(4);
     assert_eq!(cluster.status(4).snapshot_index, 0, "the state is still that of index 1");
+}
+
+/// A snapshot of an earlier leader arrives after this node has begun to campaign, and leaves it out.
+/// The node gives up, and asks for no more votes.
+#[test]
+fn a_candidate_that_a_snapshot_leaves_out_gives_up() {
+    let mut cluster = led();
+    cluster.isolate(2);
+    cluster.fire(2);
+    assert_eq!((cluster.role(2), cluster.status(2).term), (RoleKind::Candidate, 2));
+    let members = Configuration { next_id: 4, ..Configuration::of_voters([1, 3]) };
+    let meta = SnapshotMeta::new(Position::new(1, 5), members);
+    let mut raft = cluster.raft(2).clone();
+    raft.on_snapshot_received(cluster.now, 1, 1, meta);
+    assert_eq!(raft.role(), RoleKind::Follower);
+    invariants::check(&raft);
 }
 
 /// While joint, the voters that leave are counted as well: with them there is a majority, and the

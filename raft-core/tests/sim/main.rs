@@ -193,6 +193,12 @@ const FINDINGS_OF_CHANGES: [(u64, &str); 6] = [
     ),
 ];
 
+/// The same, in longer runs.
+const LONG_FINDINGS: [(u64, &str); 1] = [(
+    144125083680506032,
+    "a candidate took a snapshot of an earlier leader, was no voter any more, and went on",
+)];
+
 #[test]
 fn seeds_that_found_something() {
     for (seed, finding) in FINDINGS {
@@ -203,6 +209,9 @@ fn seeds_that_found_something() {
     }
     for (seed, finding) in FINDINGS_OF_CHANGES {
         must_pass(seed, Plan::draw(seed, SHORT), finding);
+    }
+    for (seed, finding) in LONG_FINDINGS {
+        must_pass(seed, Plan::draw(seed, LONG), finding);
     }
 }
 

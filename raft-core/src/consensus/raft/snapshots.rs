@@ -140,11 +140,23 @@ impl Raft {
             assert!(publish.is_none(), "no snapshot is received beside another one's batch");
             *publish = Some(PublishSnapshot { meta, replaces_log: true });
         }
+        if needed {
+            self.give_up_candidacy(now);
+        }
+        let node = &mut self.node;
         if leads {
             let match_index = position.index.min(node.log.commit_index());
             node.send_when_durable(from, MessageBody::AppendAccepted { match_index });
         }
         node.durability.publish.as_ref().is_some_and(|publish| publish.meta.position == position)
+    }
+
+    /// A candidate asks for votes for the log and among the voters that it had before a snapshot of
+    /// an earlier leader arrived. It may be no voter any more.
+    fn give_up_candidacy(&mut self, now: Time) {
+        if matches!(self.role, Role::PreCandidate(_) | Role::Candidate(_)) {
+            self.become_follower(now, None);
+        }
     }
 
     /// Reports that a snapshot was sent to a peer through `sent`, or failed (`None`).
