@@ -85,11 +85,13 @@ async fn c12_writes_go_on_while_the_state_is_copied_for_a_peer() {
     .await;
     let flushes = knobs.flushes_count.load(Ordering::SeqCst);
     let since = Instant::now();
-    for number in 0..400 {
+    let mut number = 0;
+    // Flushes run on threads of the machine, which may be busy with other things.
+    while number < 400 || knobs.flushes_count.load(Ordering::SeqCst) <= flushes + 5 {
+        assert!(since.elapsed() < slow, "the writes waited for the copy, or nothing was flushed");
         cluster.write(command(number)).await;
+        number += 1;
     }
-    assert!(since.elapsed() < slow, "the writes waited for the copy");
-    assert!(knobs.flushes_count.load(Ordering::SeqCst) > flushes + 5, "nothing was flushed");
     assert!(cluster.nodes[&leader].status().log_bytes < 8 * LIMIT_BYTES);
     cluster.sites[&leader].disk.hinder(|disk| disk.write_chunk = Duration::ZERO);
     catches_up(&cluster, behind, leader).await;

@@ -486,7 +486,7 @@ fn check_configuration(
     if is_from_files && !named.is_empty() && !stored.has_members_of(named) {
         return Err(ConfigError(format!(
             "the configuration names the members {:?}, and this node's log was founded with {:?}. \
-             Members cannot be changed yet (addresses can): restore the list",
+             The members do not change with this list (addresses do): restore it",
             named.members(),
             stored.members()
         )));
