@@ -39,7 +39,7 @@ pub(crate) struct Peer {
     state: Mutex<PeerState>,
     /// Channel to the supervisor for connections that the peer dialled.
     accepted: mpsc::Sender<PeerLink>,
-    /// Set once the peer is no member any more; its supervisor ends.
+    /// Set once the peer is no longer a member; its supervisor ends.
     left: watch::Sender<bool>,
     /// Notified when the address has changed.
     readdressed: Notify,
@@ -174,7 +174,7 @@ impl Peer {
         self.state().shown = Some(address);
     }
 
-    /// Ends the peer's supervisor, because the peer is no member any more.
+    /// Ends the peer's supervisor, because the peer is no longer a member.
     pub(crate) fn leave(&self) {
         self.left.send_replace(true);
     }

@@ -55,7 +55,7 @@ pub(super) struct Progress {
     /// The newest cluster version that the peer supports; 0 before its first response.
     pub(super) version_max: u32,
     pub(super) catch_up: CatchUp,
-    /// Set while the peer is no member any more, and is to learn that.
+    /// Set once the peer is no longer a member, until it knows that.
     pub(super) farewell: Option<Farewell>,
 }
 

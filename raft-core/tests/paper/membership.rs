@@ -94,7 +94,7 @@ fn one_grows_to_three_and_its_founder_goes() {
 }
 
 /// A dead voter is replaced in one joint step, so the cluster never has an even number of voters
-/// that count. The voter need not be heard, and the joiner counts although it never was (M-R9).
+/// that count. The voter need not respond, and the joiner counts although it never did (M-R9).
 #[test]
 fn a_dead_voter_is_replaced_in_one_step() {
     let mut cluster = led();
@@ -327,7 +327,7 @@ fn m_l2_a_learner_does_not_lead() {
     assert_eq!((cluster.role(4), cluster.status(4).term), (Follower, 1));
 }
 
-/// M-L4, M-L5: a joiner that never starts harms nobody, and can be removed.
+/// M-L4, M-L5: a joiner that never starts does no harm, and can be removed.
 #[test]
 fn m_l4_a_joiner_that_never_comes() {
     let mut cluster = Cluster::new(1);

@@ -52,7 +52,7 @@ fn s9_6_a_pre_vote_changes_nothing() {
 /// Q3: a node that a leader has contacted within the election timeout rejects a pre-vote; later it
 /// grants.
 #[test]
-fn q3_refused_while_a_leader_is_heard() {
+fn q3_refused_while_a_leader_responds() {
     let mut cluster = Cluster::new(3);
     cluster.elect(1);
     cluster.flying.clear();

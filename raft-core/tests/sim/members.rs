@@ -47,7 +47,7 @@ fn heard_by_majority(voters: &BTreeSet<NodeId>, heard: &[Time]) -> Time {
     heard[heard.len() - (heard.len() / 2 + 1)]
 }
 
-/// When a quorum was last heard.
+/// When a quorum last sent a message.
 pub fn heard_by_quorum(configuration: &Configuration, heard: &[Time]) -> Time {
     let incoming = heard_by_majority(&configuration.voters, heard);
     match configuration.is_joint() {

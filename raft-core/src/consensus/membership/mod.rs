@@ -85,10 +85,10 @@ pub struct Overrides {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Standing {
     /// It sent a message within an election timeout.
-    pub(super) is_heard: bool,
+    pub(super) responds: bool,
     /// Its votes and acknowledgements are not counted.
     pub(super) recovers: bool,
-    /// It has been heard, and has kept up with the log, for long enough.
+    /// It has kept up with the log for long enough.
     pub(super) is_ready: bool,
     /// The newest cluster version that it supports.
     pub(super) version_max: u32,
@@ -106,19 +106,19 @@ impl View {
         self.standings.get(&id).copied().unwrap_or_default()
     }
 
-    /// Returns true if the voters that count and are heard decide in this configuration.
+    /// Returns true if the voters that count and respond decide in this configuration.
     fn can_decide(&self, configuration: &Configuration) -> bool {
         let counts = |id| {
-            let Standing { is_heard, recovers, .. } = self.of(id);
-            id == self.own_id || (is_heard && !recovers)
+            let Standing { responds, recovers, .. } = self.of(id);
+            id == self.own_id || (responds && !recovers)
         };
         reached_by_quorum(configuration, |id| u8::from(counts(id))) > 0
     }
 
     /// Returns true if this learner may become a voter now.
     fn is_ready(&self, configuration: &Configuration, id: NodeId) -> bool {
-        let Standing { is_heard, recovers, is_ready, version_max } = self.of(id);
-        is_heard && is_ready && !recovers && version_max >= configuration.cluster_version
+        let Standing { responds, recovers, is_ready, version_max } = self.of(id);
+        responds && is_ready && !recovers && version_max >= configuration.cluster_version
     }
 }
 
@@ -248,7 +248,7 @@ fn remove(
         next.members.remove(&id);
         return Ok(next);
     }
-    let is_running = id == view.own_id || view.of(id).is_heard;
+    let is_running = id == view.own_id || view.of(id).responds;
     if is_running && !overrides.live {
         return Err(refused(format!(
             "node {id} is running: stop it first, or say that it is meant (`live`)"

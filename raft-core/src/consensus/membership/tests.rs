@@ -2,9 +2,9 @@ use super::*;
 
 const ALL: Overrides = Overrides { less_redundancy: true, live: true };
 
-/// Node 1 leads; the nodes in `up` are heard, and ready.
+/// Node 1 leads; the nodes in `up` respond, and are ready.
 fn view(up: &[NodeId]) -> View {
-    let standing = Standing { is_heard: true, recovers: false, is_ready: true, version_max: 1 };
+    let standing = Standing { responds: true, recovers: false, is_ready: true, version_max: 1 };
     View { own_id: 1, standings: up.iter().map(|id| (*id, standing)).collect() }
 }
 
@@ -47,7 +47,7 @@ fn ids_are_given_out_in_order_and_once() {
     assert!(refusal(&without, &[2, 3], &Change::Remove { id: 9 }).contains("there is no member 9"));
 }
 
-/// A learner becomes a voter only while it is heard, has caught up, is counted, and knows the
+/// A learner becomes a voter only while it responds, has caught up, is counted, and knows the
 /// cluster's version.
 #[test]
 fn only_a_ready_learner_is_promoted() {
@@ -56,7 +56,7 @@ fn only_a_ready_learner_is_promoted() {
     assert_eq!(promoted.voters, [1, 2, 3, 4].into());
     assert_eq!((promoted.outgoing, promoted.learners.len()), ([1, 2, 3].into(), 0));
     let spoil: [fn(&mut Standing); 4] = [
-        |standing| standing.is_heard = false,
+        |standing| standing.responds = false,
         |standing| standing.recovers = true,
         |standing| standing.is_ready = false,
         |standing| standing.version_max = 0,
@@ -78,7 +78,7 @@ fn a_replacement_is_one_step() {
     current.set_wants_vote(4, false);
     let intended = next(&current, &[2], &Change::Replace { old: 3, new: 4 });
     assert_eq!((intended.is_joint(), intended.wants_vote(3)), (false, false));
-    assert_eq!(next_step(&intended, &view(&[2])), None, "4 is not heard");
+    assert_eq!(next_step(&intended, &view(&[2])), None, "4 does not respond");
     let joint = next_step(&intended, &view(&[2, 4])).expect("4 is ready");
     assert_eq!(joint.voters, [1, 2, 4].into());
     assert!(joint.is_consistent() && joint.is_storable());
@@ -106,7 +106,7 @@ fn a_disk_is_recorded_once() {
     );
 }
 
-/// A change of the voters needs a majority of each set that is heard and counted.
+/// A change of the voters needs a majority of each set that responds and is counted.
 #[test]
 fn a_change_that_could_not_be_committed_is_refused() {
     let current = growing();

@@ -152,7 +152,7 @@ impl Raft {
     }
 
     /// A candidate asks for votes for the log and among the voters that it had before a snapshot of
-    /// an earlier leader arrived. It may be no voter any more.
+    /// an earlier leader arrived. It may no longer be a voter.
     fn give_up_candidacy(&mut self, now: Time) {
         if matches!(self.role, Role::PreCandidate(_) | Role::Candidate(_)) {
             self.become_follower(now, None);

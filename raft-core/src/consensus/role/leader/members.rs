@@ -90,7 +90,7 @@ impl Leader {
             }
         }
         if self.must_leave(node) && self.transfer.is_none() {
-            // Whether or not there is a successor now, the next check ends this leadership.
+            // The next check ends this leadership, also if there is no successor now.
             let _ = self.transfer(node, now, None);
         }
     }
@@ -113,7 +113,7 @@ impl Leader {
         }
     }
 
-    /// Returns true once this leader is committed to be no voter any more.
+    /// Returns true once it is committed that this leader is no longer a voter.
     pub(super) fn must_leave(&self, node: &NodeState) -> bool {
         self.stage.is_settled
             && self.stage == Stage::of(node)
@@ -148,7 +148,7 @@ impl Leader {
 
     fn view(&self, node: &NodeState, now: Time) -> View {
         let standing = |progress: &Progress| Standing {
-            is_heard: progress.acked_round > 0
+            responds: progress.acked_round > 0
                 && now.since(progress.last_heard) < node.config.election_timeout,
             recovers: progress.recovers(),
             is_ready: progress.is_ready(now, node.config.promotion_delay),
