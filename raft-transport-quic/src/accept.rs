@@ -113,7 +113,8 @@ async fn admit(
     }
 }
 
-/// The peer that dials this node, if it may. A peer with a higher id dials only to show its address.
+/// The peer that dials this node, if it may. A peer with a higher id dials only to show its
+/// address.
 fn peer_of(shared: &TransportShared, id: NodeId, from: SocketAddr) -> Result<Arc<Peer>, String> {
     let own_id = shared.config.node_id;
     match shared.peers.get(id) {

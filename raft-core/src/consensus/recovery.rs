@@ -39,14 +39,14 @@
 //! in t when it responded to the round of L, so t <= T, and R is never again a candidate of a term
 //! up to T.
 //!
-//! While the members change, "all other voters" are those of every configuration that no *committed*
-//! one supersedes. Learners gave no vote. And a voter D whose removal is committed is not waited
-//! for: say that R forgot a promise of term t > T that it gave to D. D's configuration is older than
-//! its removal, so D needs a majority of it. The removal was committed by a majority of that same
-//! configuration, of nodes that remember, and the two majorities meet in a node that does not vote
-//! for a log without the removal. If R itself was in the committing majority and lost its disk
-//! since, then its vote after the loss is not counted, and a vote before the loss was given before R
-//! held the removal (then t is at most the term of that entry) or was refused.
+//! While the members change, "all other voters" are those of every configuration that no
+//! *committed* one supersedes. Learners gave no vote. And a voter D whose removal is committed is
+//! not waited for: say that R forgot a promise of term t > T that it gave to D. D's configuration
+//! is older than its removal, so D needs a majority of it. The removal was committed by a majority
+//! of that same configuration, of nodes that remember, and the two majorities meet in a node that
+//! does not vote for a log without the removal. If R itself was in the committing majority and lost
+//! its disk since, then its vote after the loss is not counted, and a vote before the loss was
+//! given before R held the removal (then t is at most the term of that entry) or was refused.
 //!
 //! A node that *joins* starts on an empty disk as well, but has nothing to forget: its id was never
 //! given to another node, and it is no voter. It counts once a committed configuration records its
@@ -54,9 +54,9 @@
 //! first disk of a learner only. Another disk under the same id recovers.
 //!
 //! The price is that *all* other voters must respond once: a voter that is down for good keeps a
-//! node that lost its disk from being counted, until it is removed. And if a majority of the disks is lost before the
-//! earlier ones were readmitted, no leader can be elected. The cluster then stops and says so,
-//! since entries that only the lost disks held would be gone.
+//! node that lost its disk from being counted, until it is removed. And if a majority of the disks
+//! is lost before the earlier ones were readmitted, no leader can be elected. The cluster then stops
+//! and says so, since entries that only the lost disks held would be gone.
 //!
 //! The network must not deliver messages that were sent to or by a node's earlier disk after
 //! messages of the later one ([`crate::transport`]). Recovery does not protect against an old copy

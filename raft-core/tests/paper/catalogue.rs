@@ -3,8 +3,8 @@
 //! The scenarios were gathered from the papers and from the test suites of other implementations,
 //! and are numbered by subject: E elections, Q pre-vote and check quorum, A replication and commit,
 //! F flow control, S snapshots, I reads, X transfers, D durability and the contract of `Ready`. C
-//! are the findings of a review of the core. Membership is not on the list: it does not change at
-//! run time. A scenario has a test whose name begins with its number (`e5_one_round_of_votes`), or
+//! are the findings of a review of the core. The scenarios of membership (M-J1 and so on) are named by
+//! their tests. A scenario has a test whose name begins with its number (`e5_one_round_of_votes`), or
 //! a line here that names the test elsewhere or the reason why the scenario cannot occur.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -32,7 +32,7 @@ enum Instead {
 use Instead::{CannotOccur, Test};
 
 const EXCEPTIONS: &[(&str, Instead)] = &[
-    ("q12", CannotOccur("a leader's configuration does not change")),
+    ("q12", Test("raft-core/tests/paper/membership.rs", "m_j17_promotion_keeps_progress")),
     ("q13", CannotOccur("nothing tells a follower to forget a leader that it still hears")),
     ("q16", CannotOccur("check quorum is settled when a node starts")),
     (
@@ -47,16 +47,15 @@ const EXCEPTIONS: &[(&str, Instead)] = &[
     ("s17", CannotOccur("followers do not ask for snapshots: the leader finds what they lack")),
     ("i7", CannotOccur("there are no lease reads: every read is confirmed by a round")),
     ("i8", CannotOccur("there are no leases to lose")),
-    ("x7", CannotOccur("nobody is removed or demoted at run time")),
     ("d8", Test("raft-storage/tests/crash.rs", "rocksdb_recovers_from_a_kill_at_every_step")),
-    ("c7", CannotOccur("members do not change, so no log has a historical configuration")),
     (
         "c17",
-        CannotOccur(
-            "members do not change, so no dead member can be removed: it is started on an empty disk",
+        Test(
+            "raft-core/tests/paper/membership.rs",
+            "m_r5_a_committed_removal_releases_a_wiped_voter",
         ),
     ),
-    ("c18", CannotOccur("members do not change, so each configuration has the same voters")),
+    ("c18", Test("raft-core/tests/paper/membership.rs", "m_j7_a_node_that_leaves_leads_once_more")),
     (
         "c21",
         Test(

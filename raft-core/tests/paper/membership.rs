@@ -1,5 +1,7 @@
 //! Chapter 4: members come and go. The names begin with the ids of the catalogue of scenarios.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use raft_core::consensus::RoleKind::{Follower, Leader};
 use raft_core::consensus::{Change, Overrides};
@@ -245,6 +247,60 @@ fn m_j12_a_removed_leader_hands_over() {
     let term = cluster.status(leader).term;
     cluster.run(10_000);
     assert_eq!(cluster.status(leader).term, term, "the removed node disturbs nobody (M-D1)");
+}
+
+/// A removed leader is not kept in office by requests to hand over to one node after the other.
+#[test]
+fn a_removed_leader_hands_over_once() {
+    let mut cluster = four();
+    force(&mut cluster, 1, &Change::Remove { id: 1 }).expect("it leads");
+    while !cluster.raft(1).committed_configuration().voters.iter().eq(&[2, 3, 4]) {
+        cluster.deliver(0);
+    }
+    // The successor is told, and does not receive it.
+    cluster.flying.clear();
+    cluster.partition(&[&[1], &[2, 3, 4]]);
+    let since = cluster.now;
+    while cluster.role(1) == Leader {
+        assert!(cluster.now.since(since) < Duration::from_secs(1), "it leads on");
+        for to in [2, 3] {
+            let _ = cluster.with(1, |raft, now| raft.transfer_leadership(now, Some(to)));
+        }
+        cluster.advance(Duration::from_millis(50), false);
+    }
+}
+
+/// X7: a change of the members waits for a transfer that is under way, so its target stays a voter.
+#[test]
+fn x7_no_change_during_a_transfer() {
+    let mut cluster = four();
+    cluster.isolate(2);
+    cluster.with(1, |raft, now| raft.transfer_leadership(now, Some(2))).expect("a voter");
+    let refused = force(&mut cluster, 1, &Change::Remove { id: 2 });
+    assert_eq!(refused, Err(Rejected::Busy("leadership is being handed over")));
+}
+
+/// C7, M-R1: founded alone and grown to three; then the founder is wiped, and starts again with the
+/// file of its first day. It never leads, although "all voters" of that file would grant it.
+#[test]
+fn c7_a_wiped_founder_does_not_found_again() {
+    let mut cluster = Cluster::new(1);
+    cluster.run(1_000);
+    for id in [2, 3] {
+        cluster.start_joiner(id, 100 + id);
+        cluster.change(1, &add(id)).expect("it leads");
+        cluster.run(3_000);
+    }
+    cluster.crash(1, 0);
+    cluster.lose_disk(1);
+    cluster.isolate(1);
+    cluster.start(1);
+    cluster.run(20_000);
+    assert_eq!((cluster.role(1), cluster.status(1).is_recovering), (Follower, true));
+    cluster.heal();
+    cluster.run(3_000);
+    assert!(!cluster.status(1).is_recovering, "the others have readmitted it");
+    assert_eq!(voters(&cluster, 1), [1, 2, 3]);
 }
 
 /// M-J13: a leader that is demoted leads until the joint configuration is left.

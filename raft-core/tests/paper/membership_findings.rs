@@ -116,7 +116,8 @@ fn a_snapshot_without_members_is_not_published() {
     assert_eq!(cluster.status(4).snapshot_index, 0, "the state is still that of index 1");
 }
 
-/// A snapshot of an earlier leader arrives after this node has begun to campaign, and leaves it out.
+/// A snapshot of an earlier leader arrives after this node has begun to campaign, and does not name
+/// it as a voter.
 /// The node gives up, and asks for no more votes.
 #[test]
 fn a_candidate_that_a_snapshot_leaves_out_gives_up() {
