@@ -486,7 +486,7 @@ fn check_configuration(
     if is_from_files && !named.is_empty() && !stored.has_members_of(named) {
         return Err(ConfigError(format!(
             "the configuration names the members {:?}, and this node's log was founded with {:?}. \
-             The members do not change with this list (addresses do): restore it",
+             Members do not change with the list (addresses can): restore the list",
             named.members(),
             stored.members()
         )));

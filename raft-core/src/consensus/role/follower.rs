@@ -235,6 +235,10 @@ impl Follower {
 /// or late, may bring older members than those in force now. And entries that do not follow this
 /// log are not taken anyway.
 fn refusal_of(node: &NodeState, previous: Position, entries: &[Entry]) -> Option<String> {
+    let is_configuration = |entry: &Entry| matches!(entry.payload, Payload::Configuration(_));
+    if !entries.iter().any(is_configuration) {
+        return None;
+    }
     let start_index = node.log.start().index;
     if previous.index > start_index && !node.log.contains(previous) {
         return None;
