@@ -47,8 +47,8 @@ pub struct QuicConfig {
     /// for this node itself is allowed and ignored. A peer whose own list has other ids is refused:
     /// two lists mean two definitions of a majority.
     pub peers: BTreeMap<NodeId, String>,
-    /// True if the members come from the replicated log, and `peers` only says where to find some of
-    /// them, as for a node that joins a cluster. Then lists are not compared. See
+    /// True if the members come from the replicated log, and `peers` only says where to find some
+    /// of them, as for a node that joins a cluster. Then lists are not compared. See
     /// [`QuicTransport::set_peers`](crate::QuicTransport::set_peers).
     pub members_from_log: bool,
     /// Random id of the cluster, drawn when it was founded; 0 while it has none. A peer with

@@ -10,9 +10,9 @@
 //! * Both sides always present a certificate of the cluster's CA. [`DevCa`] issues them for
 //!   development.
 //!
-//! It deliberately leaves out some things: it resends no dropped message, resumes no sessions, sends
-//! nothing before the other side is known, and revokes no certificates. `docs/wire.md` draws the
-//! bytes on the wire.
+//! It deliberately leaves out some things: it resends no dropped message, resumes no sessions,
+//! sends nothing before the other side is known, and revokes no certificates. `docs/wire.md` draws
+//! the bytes on the wire.
 //!
 //! The tasks; each one ends with the task that has started it:
 //!

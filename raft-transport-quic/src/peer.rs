@@ -234,7 +234,8 @@ impl Peer {
         Ok(found)
     }
 
-    /// The addresses to dial, at least one: those of the peer's name, and the one that it has shown.
+    /// The addresses to dial, at least one: those of the peer's name, and the one that it has
+    /// shown.
     async fn addresses(
         &self,
         names: &Names,

@@ -80,8 +80,8 @@ async fn a_full_disk_stops_a_node_until_there_is_room() {
         cluster.node(victim).start();
         cluster.converges().await;
     }
-    // The node reaches the end of the disk in the middle of a write. Until then it may give up files
-    // that it no longer needs, so the disk is filled again and again.
+    // The node reaches the end of the disk in the middle of a write. Until then it may give up
+    // files that it no longer needs, so the disk is filled again and again.
     let ends = async {
         while cluster.node(victim).has_ended().is_none() {
             disk.fill_up_to(100_000);

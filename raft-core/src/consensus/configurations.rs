@@ -37,7 +37,7 @@ impl Configurations {
         change.map_or(&self.at_start, |(_, configuration)| configuration)
     }
 
-    /// Returns those that no committed one supersedes: the latest committed one, and those after it.
+    /// Returns those that no committed one supersedes: the latest committed one, and later ones.
     pub(super) fn active(&self, commit_index: Index) -> impl Iterator<Item = &Configuration> {
         let later = self.changes.iter().filter(move |(index, _)| *index > commit_index);
         std::iter::once(self.at(commit_index)).chain(later.map(|(_, configuration)| configuration))

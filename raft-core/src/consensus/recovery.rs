@@ -55,8 +55,8 @@
 //!
 //! The price is that *all* other voters must respond once: a voter that is down for good keeps a
 //! node that lost its disk from being counted, until it is removed. And if a majority of the disks
-//! is lost before the earlier ones were readmitted, no leader can be elected. The cluster then stops
-//! and says so, since entries that only the lost disks held would be gone.
+//! is lost before the earlier ones were readmitted, no leader can be elected. The cluster then
+//! stops and says so, since entries that only the lost disks held would be gone.
 //!
 //! The network must not deliver messages that were sent to or by a node's earlier disk after
 //! messages of the later one ([`crate::transport`]). Recovery does not protect against an old copy

@@ -70,7 +70,8 @@ impl Oracle {
         }
     }
 
-    /// A node has advanced its commit index to `entry`, which came under the configuration `voters`.
+    /// A node has advanced its commit index to `entry`, which came under the configuration
+    /// `voters`.
     pub fn on_commit<'a>(
         &mut self,
         node: NodeId,

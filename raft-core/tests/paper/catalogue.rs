@@ -3,9 +3,10 @@
 //! The scenarios were gathered from the papers and from the test suites of other implementations,
 //! and are numbered by subject: E elections, Q pre-vote and check quorum, A replication and commit,
 //! F flow control, S snapshots, I reads, X transfers, D durability and the contract of `Ready`. C
-//! are the findings of a review of the core. The scenarios of membership (M-J1 and so on) are named by
-//! their tests. A scenario has a test whose name begins with its number (`e5_one_round_of_votes`), or
-//! a line here that names the test elsewhere or the reason why the scenario cannot occur.
+//! are the findings of a review of the core. Membership has a list of its own: its tests begin with
+//! `m_j1` and so on. A scenario has a test whose name begins with its number
+//! (`e5_one_round_of_votes`), or a line here that names the test elsewhere or the reason why the
+//! scenario cannot occur.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

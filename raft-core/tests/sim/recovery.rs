@@ -319,8 +319,8 @@ impl Simulation {
             });
         }
         if self.coverage.of(What::Election) > elections {
-            // A voter whose log is full writes a snapshot for longer than a leader waits for it. The
-            // next leader sends again.
+            // A voter whose log is full writes a snapshot for longer than a leader waits for it.
+            // The next leader sends again.
             return;
         }
         let peers = self.nodes.len() as u64 - 1;

@@ -1,5 +1,5 @@
-//! Entries by which a leader changes what all members have agreed on. Such an entry is in force when
-//! it is appended, and features wait until it is committed.
+//! Entries by which a leader changes what all members have agreed on. Such an entry is in force
+//! when it is appended, and features wait until it is committed.
 
 use super::Leader;
 use crate::consensus::node_state::NodeState;

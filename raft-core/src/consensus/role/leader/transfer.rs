@@ -28,8 +28,8 @@ impl Leader {
                 "leadership can only be handed to another voter that has not lost its disk",
             ));
         }
-        // A leader that was removed hands over once: a caller that names one successor after the other
-        // must not keep it in office.
+        // A leader that was removed hands over once: a caller that names one successor after
+        // another must not keep it in office.
         let is_leaving = self.transfer.is_some() && self.must_leave(node);
         if !is_leaving && self.transfer.as_ref().is_none_or(|transfer| transfer.to != to) {
             let deadline = now + node.config.election_timeout;
