@@ -77,8 +77,7 @@ pub(super) async fn start<M: StateMachine>(
         },
     );
     let status = event_loop.status_receiver();
-    let leadership: watch::Receiver<Leadership> = event_loop.leadership_receiver();
-    let members = event_loop.members_receiver();
+    let (leadership, members) = (event_loop.leadership_receiver(), event_loop.members_receiver());
     let (stopped_sender, stopped) = watch::channel(None);
     transport.start(Arc::clone(&inbox) as Arc<dyn Inbound>);
 

@@ -1,7 +1,5 @@
 //! Chapter 4: members come and go. The names begin with the ids of the catalogue of scenarios.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use raft_core::consensus::RoleKind::{Follower, Leader};
 use raft_core::consensus::{Change, Overrides};
@@ -247,27 +245,6 @@ fn m_j12_a_removed_leader_hands_over() {
     let term = cluster.status(leader).term;
     cluster.run(10_000);
     assert_eq!(cluster.status(leader).term, term, "the removed node disturbs nobody (M-D1)");
-}
-
-/// A removed leader is not kept in office by requests to hand over to one node after the other.
-#[test]
-fn a_removed_leader_hands_over_once() {
-    let mut cluster = four();
-    force(&mut cluster, 1, &Change::Remove { id: 1 }).expect("it leads");
-    while !cluster.raft(1).committed_configuration().voters.iter().eq(&[2, 3, 4]) {
-        cluster.deliver(0);
-    }
-    // The successor is told, and does not receive it.
-    cluster.flying.clear();
-    cluster.partition(&[&[1], &[2, 3, 4]]);
-    let since = cluster.now;
-    while cluster.role(1) == Leader {
-        assert!(cluster.now.since(since) < Duration::from_secs(1), "it leads on");
-        for to in [2, 3] {
-            let _ = cluster.with(1, |raft, now| raft.transfer_leadership(now, Some(to)));
-        }
-        cluster.advance(Duration::from_millis(50), false);
-    }
 }
 
 /// X7: a change of the members waits for a transfer that is under way, so its target stays a voter.

@@ -1,7 +1,9 @@
 //! Changes of the members: bugs that the simulator found, and rules whose absence no other test
 //! showed (planted bugs 9c, 9h, 9i, 9l, 9p, 9v).
 
-use raft_core::consensus::{OfferDecision, RoleKind, invariants};
+use std::time::Duration;
+
+use raft_core::consensus::{Change, OfferDecision, RoleKind, invariants};
 use raft_core::types::{
     Configuration, Entry, Member, Message, MessageBody, NodeId, Payload, Position, SnapshotMeta,
 };
@@ -9,7 +11,6 @@ use raft_core::types::{
 use crate::common::{Cluster, say};
 use crate::membership::{force, founded, four};
 use crate::replication::led;
-use raft_core::consensus::Change;
 
 /// Voters 1, 2 and 3, and node 4 as a learner that a change of the members has added.
 fn with_learner() -> Configuration {
@@ -254,4 +255,25 @@ fn m_j17_progress_survives_the_joint_configuration() {
     assert!(cluster.raft(1).configuration().is_joint(), "4 is being promoted");
     let known = cluster.raft(1).peer(4).expect("a member").match_index;
     assert_eq!(known, cluster.status(1).last_index - 1, "everything before the joint entry");
+}
+
+/// A removed leader is not kept in office by requests to hand over to one node after the other.
+#[test]
+fn a_removed_leader_hands_over_once() {
+    let mut cluster = four();
+    force(&mut cluster, 1, &Change::Remove { id: 1 }).expect("it leads");
+    while !cluster.raft(1).committed_configuration().voters.iter().eq(&[2, 3, 4]) {
+        cluster.deliver(0);
+    }
+    // The successor is told, and does not receive it.
+    cluster.flying.clear();
+    cluster.partition(&[&[1], &[2, 3, 4]]);
+    let since = cluster.now;
+    while cluster.role(1) == RoleKind::Leader {
+        assert!(cluster.now.since(since) < Duration::from_secs(1), "it leads on");
+        for to in [2, 3] {
+            let _ = cluster.with(1, |raft, now| raft.transfer_leadership(now, Some(to)));
+        }
+        cluster.advance(Duration::from_millis(50), false);
+    }
 }

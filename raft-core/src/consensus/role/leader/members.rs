@@ -6,40 +6,16 @@
 
 use std::collections::BTreeSet;
 
-use super::Leader;
 use super::configuration::append;
-use crate::consensus::inflights::Inflights;
+use super::{Leader, Stage, unknown_progress};
 use crate::consensus::membership::{Change, Overrides, Standing, View, next_step, plan};
 use crate::consensus::node_state::NodeState;
 use crate::consensus::progress::{Farewell, Progress};
 use crate::error::Rejected;
-use crate::types::{Configuration, Index, NodeId, Position, Time};
+use crate::types::{Configuration, NodeId, Position, Time};
 
 /// A member that has left is written to for so many election timeouts at most.
 const FAREWELL_TIMEOUTS: u32 = 10;
-
-/// How far the latest configuration is, as last acted upon.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(in crate::consensus) struct Stage {
-    /// The entry that brought it; the log's start if it came before.
-    index: Index,
-    /// It is committed, and so is an entry of the leader's own term.
-    is_settled: bool,
-}
-
-impl Stage {
-    pub(super) fn of(node: &NodeState) -> Self {
-        let is_settled = node.log.configuration_is_committed() && Leader::knows_commit_index(node);
-        Self { index: node.log.configuration_index(), is_settled }
-    }
-}
-
-/// The progress of each other member, of which a new leader knows nothing.
-pub(super) fn unknown_progress(node: &NodeState, now: Time) -> Progress {
-    let config = &node.config;
-    let window = Inflights::new(config.inflight_count_max, config.inflight_bytes_max);
-    Progress::new(node.log.last_index() + 1, window, now)
-}
 
 impl Leader {
     /// Appends the configuration that begins `change`. Returns its position, or the position of the

@@ -14,9 +14,8 @@ mod transfer;
 
 use std::collections::BTreeMap;
 
-use members::{Stage, unknown_progress};
-
 use super::transition::Transition;
+use crate::consensus::inflights::Inflights;
 use crate::consensus::node_state::{NodeState, time_for};
 use crate::consensus::progress::Progress;
 use crate::consensus::read_index::ReadQueue;
@@ -49,6 +48,29 @@ pub(in crate::consensus) struct Transfer {
     pub(in crate::consensus) to: NodeId,
     pub(in crate::consensus) told: bool,
     pub(in crate::consensus) deadline: Time,
+}
+
+/// How far the latest configuration is, as last acted upon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(in crate::consensus) struct Stage {
+    /// The entry that brought it; the log's start if it came before.
+    index: Index,
+    /// It is committed, and so is an entry of the leader's own term.
+    is_settled: bool,
+}
+
+impl Stage {
+    pub(super) fn of(node: &NodeState) -> Self {
+        let is_settled = node.log.configuration_is_committed() && Leader::knows_commit_index(node);
+        Self { index: node.log.configuration_index(), is_settled }
+    }
+}
+
+/// The progress of each other member, of which a new leader knows nothing.
+pub(super) fn unknown_progress(node: &NodeState, now: Time) -> Progress {
+    let config = &node.config;
+    let window = Inflights::new(config.inflight_count_max, config.inflight_bytes_max);
+    Progress::new(node.log.last_index() + 1, window, now)
 }
 
 impl Leader {
