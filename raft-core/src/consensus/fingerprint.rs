@@ -73,6 +73,7 @@ impl Hash for NodeState {
             told_majority_lost: _,
             told_versions_differ: _,
             told_refusal_in: _,
+            needed_until: _,
         } = self;
         (config, term, voted_for, log).hash(state);
         (memory, founding, founding_version).hash(state);

@@ -11,7 +11,7 @@ use super::ready::{Persist, Ready};
 use crate::rng::Rng;
 use crate::types::{
     Batch, Configuration, HardState, Index, Memory, Message, MessageBody, NodeId, PersistId,
-    PublishSnapshot, SnapshotMeta, Term, Time,
+    Position, PublishSnapshot, SnapshotMeta, Term, Time,
 };
 
 /// A snapshot that replaced the log, on its way into the state machine.
@@ -88,6 +88,8 @@ pub(super) struct NodeState {
     pub(super) told_versions_differ: bool,
     /// The term in which the operator was last told of a refused configuration.
     pub(super) told_refusal_in: Term,
+    /// Until then this node may campaign, although it is a learner.
+    pub(super) needed_until: Time,
 }
 
 impl NodeState {
@@ -111,6 +113,7 @@ impl NodeState {
             told_majority_lost: false,
             told_versions_differ: false,
             told_refusal_in: 0,
+            needed_until: Time::ZERO,
         };
         node.begin_founding(now);
         node
@@ -199,12 +202,12 @@ impl NodeState {
         }
     }
 
-    /// Returns true if this node may ask for votes: it is a voter, it counts, its disk and its
-    /// state machine do not hang, and if its cluster is being founded, all other voters have met
-    /// too.
+    /// Returns true if this node may ask for votes: it is a voter, or is needed to elect one; it
+    /// counts, its disk and its state machine do not hang, and if its cluster is being founded, all
+    /// other voters have met too.
     pub(super) fn may_campaign(&self, now: Time) -> bool {
         let is_founded = self.founding.as_ref().is_none_or(Founding::all_have_met);
-        self.may_vote_for_itself()
+        (self.may_vote_for_itself() || now < self.needed_until)
             && self.counts()
             && is_founded
             && !self.disk_is_stuck(now)
@@ -224,6 +227,18 @@ impl NodeState {
     /// leaves out. Its own vote is counted only where the latest configuration has it.
     pub(super) fn may_vote_for_itself(&self) -> bool {
         self.is_voter() || self.log.active_voters().contains(&self.config.id)
+    }
+
+    /// Notes a candidate whose log is older than this node's. A learner that is asked for its vote
+    /// is a voter by the candidate's configuration, which this learner does not have. If the
+    /// candidate needs that vote, only this learner can be elected: so it campaigns, among the
+    /// voters that it knows, and hands over once it has led.
+    pub(super) fn observe_candidate(&mut self, now: Time, last: Position) {
+        let is_learner = self.configuration().learners.contains(&self.config.id);
+        if is_learner && last < self.log.last_position() {
+            // Until after the next election deadline.
+            self.needed_until = now + 3 * self.config.election_timeout;
+        }
     }
 
     pub(super) fn peers(&self) -> Vec<NodeId> {

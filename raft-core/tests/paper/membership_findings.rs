@@ -277,3 +277,39 @@ fn a_removed_leader_hands_over_once() {
         cluster.advance(Duration::from_millis(50), false);
     }
 }
+
+/// A learner has entries that no voter has, of a leader that is gone; and the voters that are left
+/// need its vote, by a joint configuration that it does not have. It would refuse every candidate,
+/// and so it campaigns itself, and hands over once it has led.
+#[test]
+fn a_learner_whose_vote_is_needed_brings_the_voters_on() {
+    let mut cluster = led();
+    cluster.start_joiner(4, 104);
+    let member = Member { incarnation: 104, ..Member::default() };
+    cluster.change(1, &Change::Add { id: 4, member }).expect("it leads");
+    cluster.run(2_000);
+    cluster.change(1, &Change::Promote { id: 4 }).expect("a learner");
+    cluster.settle();
+    // Only node 1 has the joint configuration in which 4 is a voter.
+    cluster.isolate(1);
+    cluster.rush_heartbeat(1);
+    cluster.settle();
+    assert!(cluster.raft(1).configuration().is_joint());
+    // Node 2 leads next, and reaches nobody but the learner.
+    cluster.fire(2);
+    while cluster.role(2) != RoleKind::Leader {
+        cluster.deliver(0);
+    }
+    cluster.partition(&[&[2, 4], &[1], &[3]]);
+    cluster.settle();
+    assert!(cluster.raft(4).configuration().learners.contains(&4));
+    assert_eq!(cluster.status(4).last_index, cluster.status(2).last_index);
+    cluster.crash(2, 0);
+    cluster.heal();
+    cluster.run(10_000);
+    let leader = cluster.leader().expect("1, 3 and 4 are a majority of each half");
+    assert_ne!(leader, 4, "a learner hands over");
+    cluster.propose(leader, "a").expect("it leads");
+    cluster.run(1_000);
+    assert_eq!(cluster.status(leader).commit_index, cluster.status(leader).last_index);
+}

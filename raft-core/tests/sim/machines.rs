@@ -262,6 +262,7 @@ impl Simulation {
             timer_at: u64::MAX,
             will_be_asked: false,
             winds_up_for: None,
+            has_refused: false,
             was_told: false,
         });
         self.tell(|| format!("{id} is up, life {life_number}"));

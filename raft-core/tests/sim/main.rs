@@ -172,7 +172,16 @@ const FINDINGS: [(u64, &str); 12] = [
 ];
 
 /// The same, found since members change.
-const FINDINGS_OF_CHANGES: [(u64, &str); 6] = [
+const FINDINGS_OF_CHANGES: [(u64, &str); 8] = [
+    (
+        565751653344,
+        "the rounds for reads of a node that is half cut off were not expected; a mistake of the check",
+    ),
+    (
+        1055967162571,
+        "a learner with entries of its own refused each candidate that needed its vote, and did not \
+         campaign",
+    ),
     (15, "an append that came late brought the members of the operators' files, and was refused"),
     (
         288230376151713664,

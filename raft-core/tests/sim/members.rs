@@ -8,7 +8,7 @@
 //! | V4 | a node acts under the latest configuration of its own log |
 //! | V6 | equal configurations at equal committed indexes |
 //! | V25 | a leader steps down once its removal is committed |
-//! | V28 | only a voter campaigns |
+//! | V28 | only a voter campaigns, or a learner that has refused a candidate |
 //! | V28 | a leader makes no voter of a learner that recovers |
 
 use std::collections::BTreeSet;
@@ -138,7 +138,8 @@ impl Simulation {
         }
     }
 
-    /// M-L2, 4.2.2. Only a voter of a configuration that no committed one supersedes campaigns.
+    /// M-L2, 4.2.2. Only a voter of a configuration that no committed one supersedes campaigns, or a
+    /// learner that has refused a candidate.
     fn check_may_campaign(&self, id: NodeId, commit_index: Index) {
         let life = self.node(id).life.as_ref().expect("it was looked at");
         let later = life.planned.configurations().take_while(|(index, _)| *index > commit_index);
@@ -147,7 +148,8 @@ impl Simulation {
         assert!(
             life.raft.configuration().is_voter(id)
                 || committed.is_voter(id)
-                || later.any(|one| one.is_voter(id)),
+                || later.any(|one| one.is_voter(id))
+                || life.has_refused,
             "V28 node {id} campaigns, and is no voter"
         );
     }

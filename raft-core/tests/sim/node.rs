@@ -82,6 +82,8 @@ pub struct Life {
     pub peers: BTreeSet<NodeId>,
     /// The time since which a committed configuration leaves this leader out.
     pub left_out_since: Option<Time>,
+    /// This node has refused its vote or pre-vote since its start.
+    pub has_refused: bool,
     /// A leader has readmitted this node since its start.
     pub was_readmitted: bool,
     /// By peer, on this node's own clock: its last message in this node's present term as leader.

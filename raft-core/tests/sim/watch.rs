@@ -239,6 +239,13 @@ impl Simulation {
         let term = message.term;
         let hard_state = self.node(id).disk.hard_state;
         let voter = Voter::new(&self.nodes[id as usize - 1], message.recovering.is_some());
+        let is_refusal = |body: &MessageBody| match body {
+            MessageBody::VoteResponse { granted } | MessageBody::PreVoteResponse { granted } => {
+                !granted
+            }
+            _ => false,
+        };
+        self.life(id).has_refused |= is_refusal(&message.body);
         match message.body {
             MessageBody::RequestVote { .. } => self.oracle.on_vote(id, id, term, &voter),
             MessageBody::VoteResponse { granted: true } => {

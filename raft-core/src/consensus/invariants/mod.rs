@@ -28,8 +28,10 @@ pub use properties::{
     vote_is_durable,
 };
 
+use super::node_state::NodeState;
 use super::raft::Raft;
 use super::role::Role;
+use crate::types::Time;
 
 /// Checks everything that one node alone can violate.
 ///
@@ -65,13 +67,18 @@ fn batches_are_bounded(raft: &Raft) {
     assert!(held <= 10_000, "the gate holds {held} messages");
 }
 
+/// A learner campaigns only after it has refused a candidate because of an older log.
+fn may_stand(node: &NodeState) -> bool {
+    node.may_vote_for_itself() || node.needed_until > Time::ZERO
+}
+
 fn the_role_fits(raft: &Raft) {
     let node = raft.node();
     match raft.role_data() {
         Role::Follower(follower) => assert_ne!(follower.leader, Some(node.id())),
-        Role::PreCandidate(_) => assert!(node.may_vote_for_itself() && node.counts()),
+        Role::PreCandidate(_) => assert!(may_stand(node) && node.counts()),
         Role::Candidate(_) => {
-            assert!(node.may_vote_for_itself() && node.counts());
+            assert!(may_stand(node) && node.counts());
             assert_eq!(node.voted_for, Some(node.id()));
         }
         Role::Leader(leader) => {

@@ -232,6 +232,7 @@ impl Raft {
     }
 
     fn on_pre_vote(&mut self, now: Time, from: NodeId, recovers: bool, term: Term, last: Position) {
+        self.node.observe_candidate(now, last);
         let granted = term >= self.node.term
             && last >= self.node.log.last_position()
             && !self.sticks_to_leader(now)
@@ -248,6 +249,7 @@ impl Raft {
     /// of that node, which led this term with other entries.
     fn on_vote(&mut self, now: Time, from: NodeId, recovers: bool, last: Position) {
         let node = &mut self.node;
+        node.observe_candidate(now, last);
         let free = match &self.role {
             Role::Follower(follower) => follower.leader.is_none(),
             Role::PreCandidate(_) => true,
