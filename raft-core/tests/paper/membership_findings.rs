@@ -295,7 +295,7 @@ fn a_learner_whose_vote_is_needed_brings_the_voters_on() {
     cluster.rush_heartbeat(1);
     cluster.settle();
     assert!(cluster.raft(1).configuration().is_joint());
-    // Node 2 leads next, and reaches nobody but the learner.
+    // Node 2 leads next, and reaches only the learner.
     cluster.fire(2);
     while cluster.role(2) != RoleKind::Leader {
         cluster.deliver(0);

@@ -138,8 +138,8 @@ impl Simulation {
         }
     }
 
-    /// M-L2, 4.2.2. Only a voter of a configuration that no committed one supersedes campaigns, or a
-    /// learner that has refused a candidate.
+    /// M-L2, 4.2.2. Only a voter of a configuration that no committed one supersedes campaigns, or
+    /// a learner that has refused a candidate.
     fn check_may_campaign(&self, id: NodeId, commit_index: Index) {
         let life = self.node(id).life.as_ref().expect("it was looked at");
         let later = life.planned.configurations().take_while(|(index, _)| *index > commit_index);
