@@ -39,7 +39,7 @@ hash_of!(Follower { leader, reads; left out: heard_at, election_deadline });
 hash_of!(Asked { reads; left out: attempt, give_up_at });
 hash_of!(Leader {
     progress, round, recovery_round, reads, transfer, stage;
-    left out: next_heartbeat, next_check, committed_at
+    left out: next_heartbeat, next_check, committed_at, is_leaving
 });
 hash_of!(Transfer { to, told; left out: deadline });
 hash_of!(Progress {

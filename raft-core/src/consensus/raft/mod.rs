@@ -42,8 +42,8 @@ pub struct Boot {
 /// The place of a configuration in the log, and whether it is committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConfigurationStage {
-    /// The position of its entry, or the log's start if it came before.
-    pub position: Position,
+    /// The index of its entry, or of the log's start if it came before.
+    pub index: Index,
     /// It is known committed.
     pub is_committed: bool,
 }
@@ -277,7 +277,7 @@ impl Raft {
     pub fn configuration_stage(&self) -> ConfigurationStage {
         let log = &self.node.log;
         ConfigurationStage {
-            position: log.configuration_position(),
+            index: log.configuration_index(),
             is_committed: log.configuration_is_committed(),
         }
     }

@@ -54,6 +54,11 @@ impl Leader {
     /// Acts on a configuration that was appended or committed since the last call: replicates to
     /// its members, takes leave of the others, and leaves a joint one.
     pub(in crate::consensus) fn follow_members(&mut self, node: &mut NodeState, now: Time) {
+        // A configuration that is settled stays so; this is asked in every turn.
+        let is_same = self.stage.index == node.log.configuration_index();
+        if is_same && self.stage.is_settled && !self.is_leaving {
+            return;
+        }
         while self.stage != Stage::of(node) {
             self.stage = Stage::of(node);
             self.replicate_to_members(node, now);
@@ -65,7 +70,8 @@ impl Leader {
                 self.take_step(node, now);
             }
         }
-        if self.must_leave(node) && self.transfer.is_none() {
+        self.is_leaving = self.must_leave(node);
+        if self.is_leaving && self.transfer.is_none() {
             // The next check ends this leadership, also if there is no successor now.
             let _ = self.transfer(node, now, None);
         }

@@ -40,6 +40,8 @@ pub(in crate::consensus) struct Leader {
     pub(in crate::consensus) reads: ReadQueue,
     pub(in crate::consensus) transfer: Option<Transfer>,
     pub(in crate::consensus) stage: Stage,
+    /// This leader's removal is settled, as last looked at.
+    pub(in crate::consensus) is_leaving: bool,
 }
 
 /// Leadership that is being handed over.
@@ -95,6 +97,7 @@ impl Leader {
             reads: ReadQueue::default(),
             transfer: None,
             stage: Stage::of(node),
+            is_leaving: false,
         };
         leader.start_round(node, now);
         leader
