@@ -6,13 +6,13 @@
 
 use std::collections::VecDeque;
 
-use crate::types::{Configuration, Index};
+use crate::types::{Configuration, Index, Position};
 
 /// The configuration at the log's start, and those of the entries after it, by rising index.
 #[derive(Clone, Debug, Hash)]
 pub(super) struct Configurations {
     at_start: Configuration,
-    changes: VecDeque<(Index, Configuration)>,
+    changes: VecDeque<(Position, Configuration)>,
 }
 
 impl Configurations {
@@ -25,27 +25,31 @@ impl Configurations {
         self.changes.back().map_or(&self.at_start, |(_, configuration)| configuration)
     }
 
-    /// Returns the index of the entry that brought the latest one; `None` if it is the one at the
-    /// log's start.
+    /// Returns the position of the entry that brought the latest one; `None` if it is the one at
+    /// the log's start. Another entry at the same index has another term.
+    pub(super) fn latest_position(&self) -> Option<Position> {
+        self.changes.back().map(|(position, _)| *position)
+    }
+
     pub(super) fn latest_index(&self) -> Option<Index> {
-        self.changes.back().map(|(index, _)| *index)
+        self.latest_position().map(|position| position.index)
     }
 
     /// Returns the one in force at an index of the log.
     pub(super) fn at(&self, index: Index) -> &Configuration {
-        let change = self.changes.iter().rev().find(|(change, _)| *change <= index);
+        let change = self.changes.iter().rev().find(|(change, _)| change.index <= index);
         change.map_or(&self.at_start, |(_, configuration)| configuration)
     }
 
     /// Returns those that no committed one supersedes: the latest committed one, and later ones.
     pub(super) fn active(&self, commit_index: Index) -> impl Iterator<Item = &Configuration> {
-        let later = self.changes.iter().filter(move |(index, _)| *index > commit_index);
+        let later = self.changes.iter().filter(move |(change, _)| change.index > commit_index);
         std::iter::once(self.at(commit_index)).chain(later.map(|(_, configuration)| configuration))
     }
 
-    pub(super) fn push(&mut self, index: Index, configuration: Configuration) {
-        assert!(self.latest_index().is_none_or(|last| last < index), "indexes rise");
-        self.changes.push_back((index, configuration));
+    pub(super) fn push(&mut self, position: Position, configuration: Configuration) {
+        assert!(self.latest_index().is_none_or(|last| last < position.index), "indexes rise");
+        self.changes.push_back((position, configuration));
     }
 
     /// Drops the configurations of the entries from `index` on, which were truncated.
@@ -57,7 +61,7 @@ impl Configurations {
 
     /// Makes the log start after `index`.
     pub(super) fn compact(&mut self, index: Index) {
-        while self.changes.front().is_some_and(|(first, _)| *first <= index) {
+        while self.changes.front().is_some_and(|(first, _)| first.index <= index) {
             let (_, configuration) = self.changes.pop_front().expect("just seen");
             self.at_start = configuration;
         }
@@ -77,8 +81,8 @@ mod tests {
     #[test]
     fn c8_each_index_has_its_own() {
         let mut configurations = Configurations::new(version(1));
-        configurations.push(4, version(2));
-        configurations.push(7, version(3));
+        configurations.push(Position::new(1, 4), version(2));
+        configurations.push(Position::new(1, 7), version(3));
         let at = |configurations: &Configurations, index| configurations.at(index).cluster_version;
         let versions: Vec<u32> = (3..9).map(|index| at(&configurations, index)).collect();
         assert_eq!(versions, [1, 2, 2, 2, 3, 3]);

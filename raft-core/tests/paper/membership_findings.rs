@@ -313,3 +313,18 @@ fn a_learner_whose_vote_is_needed_brings_the_voters_on() {
     cluster.run(1_000);
     assert_eq!(cluster.status(leader).commit_index, cluster.status(leader).last_index);
 }
+
+/// A configuration that is not committed is replaced by that of another leader at the same index.
+/// It has another place, so that those who follow the members notice.
+#[test]
+fn a_configuration_at_the_index_of_another_one_has_another_place() {
+    let mut cluster = led();
+    append(&mut cluster, 1, 2, 1, vec![configuration(2, 1, with_learner())]);
+    let before = cluster.raft(2).configuration_stage();
+    let replaced = Configuration { next_id: 6, ..with_learner() };
+    append(&mut cluster, 3, 2, 2, vec![configuration(2, 2, replaced.clone())]);
+    let after = cluster.raft(2).configuration_stage();
+    assert_eq!(cluster.raft(2).configuration(), &replaced);
+    assert_eq!((before.position.index, after.position.index), (2, 2));
+    assert!(before != after && !after.is_committed);
+}

@@ -78,7 +78,7 @@ impl Log {
         let mut configurations = Configurations::new(configuration);
         for entry in &entries {
             if let Payload::Configuration(configuration) = &entry.payload {
-                configurations.push(entry.index, Configuration::clone(configuration));
+                configurations.push(entry.position(), Configuration::clone(configuration));
             }
         }
         let mut log = Self {
@@ -170,16 +170,15 @@ impl Log {
         self.configurations.at(index)
     }
 
-    /// Returns the index of the entry that brought the latest configuration, or the log's start if
-    /// it came before.
-    pub(super) fn configuration_index(&self) -> Index {
-        self.configurations.latest_index().unwrap_or(self.start.index)
+    /// Returns the position of the entry that brought the latest configuration, or the log's start
+    /// if it came before.
+    pub(super) fn configuration_position(&self) -> Position {
+        self.configurations.latest_position().unwrap_or(self.start)
     }
 
-    pub(super) fn configuration_position(&self) -> Position {
-        let index = self.configuration_index();
-        let term = self.term_at(index).expect("it is in the log or at its start");
-        Position::new(term, index)
+    /// Returns the index of [`Log::configuration_position`].
+    pub(super) fn configuration_index(&self) -> Index {
+        self.configuration_position().index
     }
 
     /// Returns the members of every configuration that no committed one supersedes.
@@ -259,7 +258,7 @@ impl Log {
             self.bytes += entry.size_bytes();
             self.uncommitted_bytes += entry.size_bytes();
             if let Payload::Configuration(configuration) = &entry.payload {
-                self.configurations.push(entry.index, Configuration::clone(configuration));
+                self.configurations.push(entry.position(), Configuration::clone(configuration));
             }
             self.entries.push_back(entry);
         }

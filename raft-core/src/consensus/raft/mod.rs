@@ -42,8 +42,9 @@ pub struct Boot {
 /// The place of a configuration in the log, and whether it is committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConfigurationStage {
-    /// The index of its entry, or of the log's start if it came before.
-    pub index: Index,
+    /// The position of its entry, or the log's start if it came before. An entry that replaces
+    /// another one at the same index has another term.
+    pub position: Position,
     /// It is known committed.
     pub is_committed: bool,
 }
@@ -277,7 +278,7 @@ impl Raft {
     pub fn configuration_stage(&self) -> ConfigurationStage {
         let log = &self.node.log;
         ConfigurationStage {
-            index: log.configuration_index(),
+            position: log.configuration_position(),
             is_committed: log.configuration_is_committed(),
         }
     }
