@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use quinn::{Connection, Incoming};
+use quinn::{Connection, Incoming, VarInt};
 use raft_core::types::NodeId;
 use tokio::sync::mpsc;
 use tokio::task::{Id, JoinSet};
@@ -100,7 +100,10 @@ async fn admit(
     match (agreed(&shared.config.peer_protocols, &alpn).map_err(refused)?, identity) {
         (Spoken::Peer(protocol), TlsIdentity::Node(id)) => {
             let from = canonical(connection.remote_address());
-            let peer = peer_of(shared, id, from).map_err(refused)?;
+            let peer = peer_of(shared, id, from).map_err(|(code, reason)| {
+                connection.close(code, reason.as_bytes());
+                (Refused::Identity, reason)
+            })?;
             admit_as_peer(shared, connection.clone(), &peer, protocol, verified).await;
             Ok(())
         }
@@ -115,24 +118,32 @@ async fn admit(
 
 /// The peer that dials this node, if it may. A peer with a higher id dials only to show its
 /// address.
-fn peer_of(shared: &TransportShared, id: NodeId, from: SocketAddr) -> Result<Arc<Peer>, String> {
+fn peer_of(
+    shared: &TransportShared,
+    id: NodeId,
+    from: SocketAddr,
+) -> Result<Arc<Peer>, (VarInt, String)> {
     let own_id = shared.config.node_id;
+    let refused = |reason: String| Err((close::REFUSED, reason));
     match shared.peers.get(id) {
-        None if shared.peers.is_removed(id) => Err(format!(
-            "node {id} was removed from the cluster; its id is never used again. Wipe its data \
-             directory, and add it as a new member"
-        )),
+        None if shared.peers.is_removed(id) => {
+            let reason = format!(
+                "node {id} was removed from the cluster; its id is never used again. Wipe its data \
+                 directory, and add it as a new member"
+            );
+            Err((close::REMOVED, reason))
+        }
         None if shared.peers.follows_log() => {
             // If the channel is full, the guest comes again.
             let _ = shared.guests.try_send((id, from));
-            Err(format!("node {own_id} does not know node {id} yet; come again"))
+            refused(format!("node {own_id} does not know node {id} yet; come again"))
         }
-        None => Err(format!(
+        None => refused(format!(
             "node {id} is not among the peers of node {own_id}; add it to the configuration"
         )),
         Some(peer) if id > own_id => {
             peer.note_address(from);
-            Err(format!("node {own_id} dials node {id}, not the other way round"))
+            refused(format!("node {own_id} dials node {id}, not the other way round"))
         }
         Some(peer) => Ok(peer),
     }

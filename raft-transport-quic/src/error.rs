@@ -83,6 +83,8 @@ pub(crate) mod close {
     pub(crate) const BUSY: VarInt = VarInt::from_u32(4);
     /// A stream was given up before its end.
     pub(crate) const ABORTED: VarInt = VarInt::from_u32(5);
+    /// The other side was removed from the cluster.
+    pub(crate) const REMOVED: VarInt = VarInt::from_u32(6);
 }
 
 /// Describes to an operator why a connection ended or was not established. The text has no ports or

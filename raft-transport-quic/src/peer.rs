@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use quinn::{Connection, Endpoint};
+use quinn::{Connection, ConnectionError, Endpoint};
 use raft_core::types::{Class, Message, NodeId};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -47,8 +47,8 @@ pub(crate) struct Peer {
 
 #[derive(Debug)]
 struct PeerState {
-    /// `host:port`.
-    address: String,
+    /// `host:port` each; at least one.
+    addresses: Vec<String>,
     connection: Option<Connection>,
     /// Why there is no connection.
     failure: String,
@@ -63,7 +63,7 @@ struct PeerState {
     stood: bool,
     /// Address of the peer's last connection. The certificate has proven the peer.
     last: Option<SocketAddr>,
-    /// Addresses of the peer's name; empty until the first look-up succeeds.
+    /// Addresses of the peer's names; empty until the first look-up succeeds.
     resolved: Vec<SocketAddr>,
     /// The address from which the peer has shown itself. The certificate has proven the peer.
     shown: Option<SocketAddr>,
@@ -95,10 +95,11 @@ impl Peer {
     /// Returns the peer and the receiver of the connections that it dials.
     pub(crate) fn new(
         id: NodeId,
-        address: String,
+        addresses: Vec<String>,
         config: &QuicConfig,
     ) -> (Self, mpsc::Receiver<PeerLink>) {
         let (accepted, handed_over) = mpsc::channel(1);
+        let address = shown_addresses(&addresses);
         let failure = if config.node_id < id {
             format!("connecting to node {id} at {address}")
         } else {
@@ -109,8 +110,8 @@ impl Peer {
             control: Mailbox::new(config.control_bytes_max),
             log: Mailbox::new(config.log_bytes_max),
             state: Mutex::new(PeerState {
-                resolved: literal(&address),
-                address,
+                resolved: literals(&addresses),
+                addresses,
                 connection: None,
                 failure,
                 logged: BTreeSet::new(),
@@ -154,16 +155,16 @@ impl Peer {
         state.connection.clone().ok_or_else(|| state.failure.clone())
     }
 
-    fn address(&self) -> String {
-        self.state().address.clone()
+    fn configured(&self) -> Vec<String> {
+        self.state().addresses.clone()
     }
 
-    /// Uses another address from the next attempt to connect on.
-    pub(crate) fn set_address(&self, address: &str) {
+    /// Uses other addresses from the next attempt to connect on.
+    pub(crate) fn set_addresses(&self, addresses: &[String]) {
         let mut state = self.state();
-        if state.address != address {
-            address.clone_into(&mut state.address);
-            state.resolved = literal(address);
+        if state.addresses != addresses {
+            addresses.clone_into(&mut state.addresses);
+            state.resolved = literals(addresses);
             drop(state);
             self.readdressed.notify_one();
         }
@@ -211,7 +212,8 @@ impl Peer {
     /// the dialling side would know the peer's addresses.
     pub(crate) async fn keep_resolved(&self, names: &Names, endpoint: &Endpoint) {
         loop {
-            if literal(&self.address()).is_empty() {
+            let configured = self.configured();
+            if literals(&configured).len() < configured.len() {
                 // The dialling side reports failures.
                 let _ = self.resolve(names, endpoint).await;
                 let _ = timeout(RESOLVE_INTERVAL, self.readdressed.notified()).await;
@@ -222,19 +224,27 @@ impl Peer {
     }
 
     async fn resolve(&self, names: &Names, endpoint: &Endpoint) -> Result<Vec<SocketAddr>, String> {
-        let address = self.address();
-        let found = timeout(RESOLVE_TIMEOUT, names.resolve(endpoint, &address))
-            .await
-            .map_err(|_| format!("looking up `{address}` takes too long"))??;
+        let configured = self.configured();
+        let (mut found, mut failure) = (Vec::new(), "it has no address".to_owned());
+        for address in &configured {
+            match timeout(RESOLVE_TIMEOUT, names.resolve(endpoint, address)).await {
+                Ok(Ok(resolved)) => found.extend(resolved),
+                Ok(Err(error)) => failure = error,
+                Err(_) => failure = format!("looking up `{address}` takes too long"),
+            }
+        }
+        if found.is_empty() {
+            return Err(failure);
+        }
         let mut state = self.state();
-        if state.address == address {
+        if state.addresses == configured {
             state.resolved = found.iter().copied().map(canonical).collect();
         }
         drop(state);
         Ok(found)
     }
 
-    /// The addresses to dial, at least one: those of the peer's name, and the one that it has
+    /// The addresses to dial, at least one: those of the peer's names, and the one that it has
     /// shown.
     async fn addresses(
         &self,
@@ -269,7 +279,11 @@ impl Peer {
         }
         failure.clone_into(&mut state.failure);
         if state.started.elapsed() < WARNED_AFTER {
-            debug!(peer = self.id, address = state.address, "not connected: {failure}");
+            debug!(
+                peer = self.id,
+                address = shown_addresses(&state.addresses),
+                "not connected: {failure}"
+            );
             return;
         }
         if state.logged_since.elapsed() > FORGOTTEN_AFTER {
@@ -277,7 +291,11 @@ impl Peer {
             state.logged_since = Instant::now();
         }
         if state.logged.len() < LOGGED_MAX && state.logged.insert(failure.to_owned()) {
-            warn!(peer = self.id, address = state.address, "not connected: {failure}");
+            warn!(
+                peer = self.id,
+                address = shown_addresses(&state.addresses),
+                "not connected: {failure}"
+            );
         }
     }
 
@@ -318,9 +336,13 @@ impl Peer {
     }
 }
 
-/// The address, if it needs no look-up.
-fn literal(address: &str) -> Vec<SocketAddr> {
-    address.parse().ok().into_iter().map(canonical).collect()
+/// The addresses that need no look-up.
+fn literals(addresses: &[String]) -> Vec<SocketAddr> {
+    addresses.iter().filter_map(|address| address.parse().ok()).map(canonical).collect()
+}
+
+fn shown_addresses(addresses: &[String]) -> String {
+    addresses.join(" or ")
 }
 
 /// Maintains the connection to one peer. `running` outlives the futures of the methods, so that a
@@ -443,7 +465,7 @@ async fn try_dial(
         .map_err(|error| format!("cannot dial: {error}"))?;
     let connection = timeout(patience, connecting)
         .await
-        .map_err(|_| describe(&quinn::ConnectionError::TimedOut))?
+        .map_err(|_| describe(&ConnectionError::TimedOut))?
         .map_err(|error| describe(&error))?;
     let (_, alpn) = TlsIdentity::of_connection(&connection, &config.cluster_id)?;
     let spoken = agreed(&config.peer_protocols, &alpn)?;
@@ -451,7 +473,15 @@ async fn try_dial(
         return Err("it has chosen the client protocol; run equal versions".to_owned());
     };
     let verified = Verified { side: Side::Dialled(name), exchange_count };
-    PeerLink::establish(shared, connection, peer, protocol, verified).await
+    let established =
+        PeerLink::establish(shared, connection.clone(), peer, protocol, verified).await;
+    if let (Err(reason), Some(ConnectionError::ApplicationClosed(closed))) =
+        (&established, connection.close_reason())
+        && closed.error_code == close::REMOVED
+    {
+        shared.removed.send_replace(Some(reason.clone()));
+    }
+    established
 }
 
 /// Dials a peer that does not dial this node, so that the peer learns where this node is: its

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use raft_core::transport::Inbound;
 use raft_core::types::NodeId;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
@@ -27,6 +27,8 @@ pub(crate) struct TransportShared {
     pub(crate) peers: PeerTable,
     /// Nodes that are not known as members, and the addresses from which they came.
     pub(crate) guests: mpsc::Sender<(NodeId, SocketAddr)>,
+    /// What a peer said when it refused this node because this node was removed from the cluster.
+    pub(crate) removed: watch::Sender<Option<String>>,
     pub(crate) inbound: Arc<InboundSlot>,
     /// Permits for connected clients.
     pub(crate) client_places: Arc<Semaphore>,

@@ -76,6 +76,7 @@ impl QuicTransport {
             opened,
             peers: PeerTable::new(config.members_from_log),
             guests,
+            removed: watch::Sender::new(None),
             inbound: Arc::new(InboundSlot::default()),
             client_places: Arc::new(Semaphore::new(config.client_connections_max)),
             handshakes: HandshakeCounters::default(),
@@ -86,7 +87,7 @@ impl QuicTransport {
         let (closing, closed) = watch::channel(false);
         let mut tasks = JoinSet::new();
         for (id, address) in &shared.config.peers {
-            add_peer(&shared, &mut tasks, &closed, *id, address);
+            add_peer(&shared, &mut tasks, &closed, *id, std::slice::from_ref(address));
         }
         tasks.spawn(accept_all(shared.clone(), clients_in));
         tasks.spawn(keep_current(shared.clone(), closed.clone()));
@@ -106,13 +107,14 @@ impl QuicTransport {
     }
 
     /// Follows a change of the members: connects to peers that are new, closes the connections to
-    /// those that are not named, and uses a changed address from the next attempt to connect on. An
-    /// entry for this node itself is ignored.
+    /// those that are not named, and uses changed addresses from the next attempt to connect on.
+    /// The addresses of a peer are tried in turn; each peer has at least one. An entry for this
+    /// node itself is ignored.
     ///
     /// From the first call on, the members are those of the replicated log: this node no longer
     /// compares its list with those of its peers, and admits a node of the cluster that it does not
     /// know yet, unless the node's id is below `next_id` and not named: then it was removed.
-    pub fn set_peers(&self, peers: &BTreeMap<NodeId, String>, next_id: NodeId) {
+    pub fn set_peers(&self, peers: &BTreeMap<NodeId, Vec<String>>, next_id: NodeId) {
         let shared = &self.shared;
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         let closing = self.closing.subscribe();
@@ -123,13 +125,25 @@ impl QuicTransport {
         for peer in shared.peers.take_gone(|id| peers.contains_key(&id)) {
             peer.leave();
         }
-        for (id, address) in peers {
-            if shared.peers.with(*id, |peer| peer.set_address(address)).is_none() {
-                add_peer(shared, &mut tasks, &closing, *id, address);
+        for (id, addresses) in peers {
+            if shared.peers.with(*id, |peer| peer.set_addresses(addresses)).is_none() {
+                add_peer(shared, &mut tasks, &closing, *id, addresses);
             }
         }
         // Supervisors of peers that have left.
         while tasks.try_join_next().is_some() {}
+    }
+
+    /// Waits until a peer refuses this node because this node was removed from the cluster, and
+    /// returns what the peer said. A node may learn this way of a removal that took place while it
+    /// was away. Never returns if that does not happen.
+    pub async fn removed(&self) -> String {
+        let mut removed = self.shared.removed.subscribe();
+        match removed.wait_for(Option::is_some).await {
+            Ok(told) => told.clone().unwrap_or_default(),
+            // Cannot happen: the sender lives in `self`.
+            Err(_) => std::future::pending().await,
+        }
     }
 
     /// Waits for the next admitted client; `None` after closing.
@@ -215,12 +229,12 @@ fn add_peer(
     tasks: &mut JoinSet<()>,
     closing: &watch::Receiver<bool>,
     id: NodeId,
-    address: &str,
+    addresses: &[String],
 ) {
     if id == shared.config.node_id {
         return;
     }
-    let (peer, accepted) = Peer::new(id, address.to_owned(), &shared.config);
+    let (peer, accepted) = Peer::new(id, addresses.to_vec(), &shared.config);
     let peer = Arc::new(peer);
     if shared.peers.insert(&peer) {
         tasks.spawn(supervise(shared.clone(), peer, accepted, closing.clone()));
@@ -243,7 +257,7 @@ async fn host_guests(
         };
         let Some((id, address)) = guest else { break };
         if !shared.peers.is_removed(id) {
-            add_peer(&shared, &mut hosted, &closing, id, &address.to_string());
+            add_peer(&shared, &mut hosted, &closing, id, &[address.to_string()]);
         }
         while hosted.try_join_next().is_some() {}
     }

@@ -4,6 +4,7 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use raft_core::transport::Transport;
 use raft_core::types::Class;
 use raft_transport_quic::DevCa;
 use tokio::net::UdpSocket;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 #[tokio::test]
 async fn two_exchange_messages_in_order_in_both_classes() {
@@ -292,6 +293,11 @@ async fn s07_peers_far_apart_get_to_know_each_other() {
     reaches(&two, &one, 1).await;
 }
 
+/// One address for each peer.
+fn lists(addresses: &BTreeMap<u64, String>) -> BTreeMap<u64, Vec<String>> {
+    addresses.iter().map(|(id, address)| (*id, vec![address.clone()])).collect()
+}
+
 /// Membership: a node that is added is connected to, and one that is removed is let go; nodes that
 /// learn of it one after the other do not refuse each other meanwhile.
 #[tokio::test]
@@ -312,8 +318,8 @@ async fn members_come_and_go() {
     joining.members_from_log = true;
     nodes.push(Node::start(joining).await);
     // Only node 1 knows of node 4 yet. Node 2 follows the log, and lags behind.
-    nodes[0].transport.set_peers(&all, 5);
-    nodes[1].transport.set_peers(&without(4), 4);
+    nodes[0].transport.set_peers(&lists(&all), 5);
+    nodes[1].transport.set_peers(&lists(&without(4)), 4);
     nodes[3].connected_to(1).await;
     nodes[0].connected_to(4).await;
     nodes[0].send(4, control(14));
@@ -327,20 +333,23 @@ async fn members_come_and_go() {
     assert_eq!(nodes[3].inbound.messages(1).await, [(2, control(24))]);
     // Node 3 has its members from its file, until it follows the log as well.
     assert!(nodes[2].transport.reachability(4).is_err());
-    nodes[2].transport.set_peers(&all, 5);
+    nodes[2].transport.set_peers(&lists(&all), 5);
     nodes[2].connected_to(4).await;
 
     // Node 3 is removed. It still believes that it is a member, and is told otherwise.
     for place in [0, 1, 3] {
-        nodes[place].transport.set_peers(&without(3), 5);
+        nodes[place].transport.set_peers(&lists(&without(3)), 5);
     }
     eventually("node 3 is told that it was removed", || {
         let error = nodes[2].transport.reachability(4).err();
         error.is_some_and(|error| error.to_string().contains("was removed"))
     })
     .await;
+    let told = timeout(common::PATIENCE, nodes[2].transport.removed()).await.unwrap();
+    assert!(told.contains("node 3 was removed"), "{told}");
     for place in [0, 1, 3] {
         assert!(nodes[place].transport.reachability(3).is_err());
+        assert!(timeout(Duration::ZERO, nodes[place].transport.removed()).await.is_err());
     }
     nodes[0].send(4, control(15));
     assert_eq!(nodes[3].inbound.messages(1).await, [(1, control(15))]);
@@ -363,4 +372,25 @@ async fn a_node_with_a_new_address_is_found() {
     second.connected_to(1).await;
     second.send(1, control(21));
     assert_eq!(first.inbound.messages(1).await, [(2, control(21))]);
+}
+
+/// 1.6. A peer has an address in the members' records and one in the operator's file; whichever is
+/// right is found.
+#[tokio::test]
+async fn the_addresses_of_a_peer_are_tried_in_turn() {
+    let ca = DevCa::create("test").unwrap();
+    let (old, now) = (addresses(2), addresses(2));
+    let mut settings = config(&ca, 1, &old);
+    settings.members_from_log = true;
+    let first = Node::start(settings).await;
+    let mut settings = config(&ca, 2, &now);
+    settings.members_from_log = true;
+    // Node 2 does not know where node 1 is, so it cannot show its address.
+    settings.peers = addresses(1);
+    let second = Node::start(settings).await;
+    let both = BTreeMap::from([(2, vec![old[&2].clone(), now[&2].clone()])]);
+    first.transport.set_peers(&both, 0);
+    first.connected_to(2).await;
+    first.send(2, control(12));
+    assert_eq!(second.inbound.messages(1).await, [(1, control(12))]);
 }

@@ -257,6 +257,10 @@ impl<M: StateMachine> EventLoop<M> {
                     let expected = expected.as_ref();
                     reply.send(self.raft.change_members(now, &change, expected, overrides));
                 }
+                Request::PlanMembers { order, reply } => {
+                    let MembersOrder { change, expected: _, overrides } = *order;
+                    reply.send(self.raft.plan_members(now, &change, overrides));
+                }
                 Request::Transfer { to, place: _ } => {
                     if let Err(error) = self.raft.transfer_leadership(now, to) {
                         tracing::info!(%error, "leadership is not handed over");
@@ -449,7 +453,8 @@ impl<M: StateMachine> EventLoop<M> {
             let now = Members::of(&self.raft);
             // A compaction moves the place and changes nothing.
             self.members.send_if_modified(|before| {
-                let changed = *before != now;
+                let changed = (&before.configuration, before.is_committed)
+                    != (&now.configuration, now.is_committed);
                 *before = now;
                 changed
             });

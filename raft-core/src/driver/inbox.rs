@@ -30,7 +30,9 @@ use crate::consensus::PersistId;
 use crate::error::{Fatal, Rejected};
 use crate::state_machine::{SnapshotSource, StateMachine};
 use crate::transport::{BulkStream, Inbound};
-use crate::types::{Class, Index, Message, NodeId, Position, SnapshotContent, SnapshotMeta, Term};
+use crate::types::{
+    Class, Configuration, Index, Message, NodeId, Position, SnapshotContent, SnapshotMeta, Term,
+};
 
 /// Bytes of one peer's messages that wait for the event loop, for each class. Beyond, further
 /// messages are dropped.
@@ -49,6 +51,7 @@ pub(super) enum Request<M: StateMachine> {
     Snapshot { place: Place },
     RaiseVersion { version: u32, reply: Reply<Position, Rejected> },
     ChangeMembers { order: Box<MembersOrder>, reply: Reply<Position, Rejected> },
+    PlanMembers { order: Box<MembersOrder>, reply: Reply<Option<Configuration>, Rejected> },
 }
 
 impl<M: StateMachine> Request<M> {
@@ -57,7 +60,9 @@ impl<M: StateMachine> Request<M> {
             + match self {
                 Request::Propose { command, .. } => command.len() as u64,
                 Request::Query { .. } => size_of::<M::Query>() as u64,
-                Request::ChangeMembers { order, .. } => order.size_bytes(),
+                Request::ChangeMembers { order, .. } | Request::PlanMembers { order, .. } => {
+                    order.size_bytes()
+                }
                 Request::Transfer { .. }
                 | Request::Snapshot { .. }
                 | Request::RaiseVersion { .. } => 0,
@@ -73,6 +78,7 @@ impl<M: StateMachine> Request<M> {
             Request::RaiseVersion { reply, .. } | Request::ChangeMembers { reply, .. } => {
                 reply.enter(max)
             }
+            Request::PlanMembers { reply, .. } => reply.enter(max),
         }
     }
 }
@@ -309,6 +315,7 @@ impl<M: StateMachine> Inbox<M> {
             Request::RaiseVersion { reply, .. } | Request::ChangeMembers { reply, .. } => {
                 self.deliver(reply, Err(rejected));
             }
+            Request::PlanMembers { reply, .. } => self.deliver(reply, Err(rejected)),
             // These have no reply. A service may repeat them often, so the log says it at debug
             // level.
             Request::Transfer { .. } => {

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::consensus::{Change, Overrides, Raft};
-use crate::types::Configuration;
+use crate::consensus::{Change, ConfigurationStage, Overrides, Raft};
+use crate::types::{Configuration, Position};
 
 /// The members of the cluster, as one node knows them.
 ///
@@ -19,6 +19,9 @@ use crate::types::Configuration;
 pub struct Members {
     /// The configuration in force: the latest one in the node's log.
     pub configuration: Arc<Configuration>,
+    /// Place of its entry in the log, or the log's start if its entry was compacted. A later
+    /// configuration never has an earlier place.
+    pub position: Position,
     /// True once that configuration is known to be committed. One that is not may yet be replaced
     /// by the one before it.
     pub is_committed: bool,
@@ -26,10 +29,9 @@ pub struct Members {
 
 impl Members {
     pub(super) fn of(raft: &Raft) -> Self {
-        Self {
-            configuration: Arc::new(raft.configuration().clone()),
-            is_committed: raft.configuration_stage().is_committed,
-        }
+        let ConfigurationStage { position, is_committed } = raft.configuration_stage();
+        let configuration = Arc::new(raft.configuration().clone());
+        Self { configuration, position, is_committed }
     }
 }
 

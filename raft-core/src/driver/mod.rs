@@ -367,6 +367,22 @@ impl<M: StateMachine> Node<M> {
         receiver.await.unwrap_or(Err(Rejected::ShuttingDown))
     }
 
+    /// Checks a change of the members as [`Node::change_members`] would, and appends nothing.
+    /// Returns the configuration that would begin the change; `None` if nothing is left to do.
+    ///
+    /// # Errors
+    /// The change would be refused now, or this node does not lead.
+    pub async fn plan_members(
+        &self,
+        change: Change,
+        overrides: Overrides,
+    ) -> Result<Option<Configuration>, Rejected> {
+        let (reply, receiver) = Reply::channel(self.shared.inbox.place());
+        let order = Box::new(MembersOrder { change, expected: None, overrides });
+        self.shared.inbox.push_request(Request::PlanMembers { order, reply });
+        receiver.await.unwrap_or(Err(Rejected::ShuttingDown))
+    }
+
     /// Follows the members, as this node knows them.
     pub fn watch_members(&self) -> watch::Receiver<Members> {
         self.shared.members.clone()

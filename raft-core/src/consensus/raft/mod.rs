@@ -3,19 +3,20 @@
 //! The driver reports events through `step`, `on_timeout`, `propose`, `read_index` and the `on_*`
 //! methods, and [`Raft::ready`] returns the work to do next. This is the one place that changes
 //! role and term: `messages` holds the one match over (role, message), written out in full;
-//! `transitions` enters and leaves roles; `snapshots` replaces the log, or a prefix of it, by a
-//! snapshot.
+//! `transitions` enters and leaves roles; `members` changes the members; `snapshots` replaces the
+//! log, or a prefix of it, by a snapshot.
 
+mod members;
 mod messages;
 pub(super) mod snapshots;
 mod transitions;
 
+pub use self::members::ConfigurationStage;
 use bytes::Bytes;
 
 use super::config::{Config, ConfigError};
 use super::founding::Founding;
 use super::log::Log;
-use super::membership::{Change, Overrides};
 use super::node_state::{NodeState, Restoring};
 use super::ready::{Ready, RoleChange};
 use super::role::Role;
@@ -37,16 +38,6 @@ pub struct Boot {
     /// The members as the operator names them. In force while the log has no configuration; after
     /// that this must name the same members.
     pub bootstrap: Configuration,
-}
-
-/// The place of a configuration in the log, and whether it is committed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ConfigurationStage {
-    /// The position of its entry, or the log's start if it came before. An entry that replaces
-    /// another one at the same index has another term.
-    pub position: Position,
-    /// It is known committed.
-    pub is_committed: bool,
 }
 
 /// One node's Raft.
@@ -242,51 +233,6 @@ impl Raft {
                 Err(Rejected::NotLeader { leader: self.leader() })
             }
         }
-    }
-
-    /// Begins a change of the members; the leader carries it through, also a later leader. Returns
-    /// the position of the configuration that begins it. If there is nothing left to do, as for a
-    /// request that is repeated, that is the present one. `expected`: the configuration that the
-    /// caller has seen; another one in force refuses the change.
-    ///
-    /// # Errors
-    /// Nothing was appended: this node does not lead, another change is not committed yet, or the
-    /// change is refused; the text says why, and what to do.
-    pub fn change_members(
-        &mut self,
-        now: Time,
-        change: &Change,
-        expected: Option<&Configuration>,
-        overrides: Overrides,
-    ) -> Result<Position, Rejected> {
-        match &mut self.role {
-            Role::Leader(leader) => {
-                leader.change_members(&mut self.node, now, change, expected, overrides)
-            }
-            Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => {
-                Err(Rejected::NotLeader { leader: self.leader() })
-            }
-        }
-    }
-
-    /// Returns the configuration in force: the latest one in the log, committed or not.
-    pub fn configuration(&self) -> &Configuration {
-        self.node.configuration()
-    }
-
-    /// Returns the place of the configuration in force. Another configuration has another place.
-    pub fn configuration_stage(&self) -> ConfigurationStage {
-        let log = &self.node.log;
-        ConfigurationStage {
-            position: log.configuration_position(),
-            is_committed: log.configuration_is_committed(),
-        }
-    }
-
-    /// Returns the latest configuration that is known committed.
-    pub fn committed_configuration(&self) -> &Configuration {
-        let log = &self.node.log;
-        log.configuration_at(log.commit_index())
     }
 
     /// Withdraws the published snapshot with the next batch, unless that batch publishes another

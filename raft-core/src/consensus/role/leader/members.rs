@@ -28,6 +28,27 @@ impl Leader {
         expected: Option<&Configuration>,
         overrides: Overrides,
     ) -> Result<Position, Rejected> {
+        let Some(next) = self.plan_members(node, now, change, overrides)? else {
+            return Ok(node.log.configuration_position());
+        };
+        let latest = node.configuration();
+        if expected.is_some_and(|expected| expected != latest) {
+            return Err(Rejected::Refused(
+                "not executed: the members have changed since they were read; read them again"
+                    .to_owned(),
+            ));
+        }
+        Ok(append(node, next))
+    }
+
+    /// The configuration that would begin the change.
+    pub(in crate::consensus) fn plan_members(
+        &self,
+        node: &NodeState,
+        now: Time,
+        change: &Change,
+        overrides: Overrides,
+    ) -> Result<Option<Configuration>, Rejected> {
         if self.transfer.is_some() {
             return Err(Rejected::Busy("leadership is being handed over"));
         }
@@ -36,19 +57,7 @@ impl Leader {
         if !Stage::of(node).is_settled || node.configuration().is_joint() {
             return Err(Rejected::Busy("another change of the configuration is not committed yet"));
         }
-        let latest = node.configuration();
-        let view = self.view(node, now);
-        let next = plan(latest, &view, change, overrides)?;
-        let Some(next) = next else {
-            return Ok(node.log.configuration_position());
-        };
-        if expected.is_some_and(|expected| expected != latest) {
-            return Err(Rejected::Refused(
-                "not executed: the members have changed since they were read; read them again"
-                    .to_owned(),
-            ));
-        }
-        Ok(append(node, next))
+        plan(node.configuration(), &self.view(node, now), change, overrides)
     }
 
     /// Acts on a configuration that was appended or committed since the last call: replicates to
