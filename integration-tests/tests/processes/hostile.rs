@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use integration_tests::processes::attack::bystanders::{Bystanders, Seen};
 use integration_tests::processes::attack::stall::{LARGE_KEY, Stalled};
+use integration_tests::processes::attack::strangers::{Prepared, Strangers};
 use integration_tests::processes::cluster::{Cluster, NODES, Plan};
 use integration_tests::processes::means::not_run;
 use kv_service::config::default_max_raft_state;
@@ -22,6 +23,9 @@ const CONNECTIONS: usize = 4096;
 const CONNECTIONS_SMALL: usize = 200;
 /// The 99th percentile of the honest clients' latencies, as a multiple of the undisturbed one.
 const P99_WHILE_STALLED: f64 = 3.0;
+const P99_BESIDE_STRANGERS: f64 = 5.0;
+const HANDSHAKES_PER_SECOND: u64 = 10_000;
+const HANDSHAKES_PER_SECOND_SMALL: u64 = 500;
 const MEASURED: Duration = Duration::from_secs(10);
 const MEASURED_SMALL: Duration = Duration::from_secs(3);
 /// Time within which every connection must have been tried.
@@ -90,6 +94,30 @@ async fn stalled_connections_of_one_client_take_little_memory_and_disturb_nobody
     eprintln!("while they came {connecting:?}");
     drop(attack);
     p99_is_within(before, during, P99_WHILE_STALLED);
+    cluster.finish().await;
+}
+
+/// S12. Strangers without a certificate, whose handshakes cost the leader cryptography and them
+/// nothing, depose no leader and delay no client.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_who_flood_the_leader_cause_no_election() {
+    let cluster = start().await;
+    let before = undisturbed(&cluster).await;
+    let leader = cluster.leader().await;
+    let term = cluster.status(leader).await.expect("the leader answers").term;
+    let per_second = if is_full_size() { HANDSHAKES_PER_SECOND } else { HANDSHAKES_PER_SECOND_SMALL };
+    let tls = cluster.issue_client("stranger");
+    let strangers = Strangers::start(Prepared::new(&tls, cluster.target(leader), per_second));
+    let bystanders = Bystanders::start(cluster.direct_config());
+    sleep(measured()).await;
+    let during = bystanders.stop().await;
+    let rate = strangers.rate();
+    eprintln!("{rate:.0} handshakes a second were begun");
+    assert!(rate > 0.9 * per_second as f64, "the attacker was too slow: {rate:.0} a second");
+    drop(strangers);
+    let terms: Vec<u64> = cluster.statuses().await.iter().map(|status| status.term).collect();
+    assert_eq!(terms, [term; NODES.len()], "there was an election");
+    p99_is_within(before, during, P99_BESIDE_STRANGERS);
     cluster.finish().await;
 }
 
