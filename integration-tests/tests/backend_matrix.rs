@@ -12,7 +12,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use kv_service::config::{
     ByteSize, KEY_BYTES_CEILING, Limits, NodeAddress, TlsFiles, VALUE_BYTES_CEILING,
-    default_deadline,
 };
 use kv_service::net::tls::{DevCa, TlsConfig};
 use kv_service::protocol::operation::Nonce;
@@ -143,12 +142,8 @@ impl Cluster {
         if let Some(local) = &self.local {
             return local.client(NODES).with_deadline(PATIENCE);
         }
-        let config = ClientConfig {
-            cluster_id: "matrix".to_owned(),
-            deadline: default_deadline(),
-            tls: tls_files(self.dir.path(), "client"),
-            nodes: self.addresses(),
-        };
+        let tls = tls_files(self.dir.path(), "client");
+        let config = ClientConfig::new("matrix", tls, self.addresses());
         Client::connect(&config).expect("a client").with_deadline(PATIENCE)
     }
 

@@ -10,7 +10,8 @@ use raft_core::storage::StorageError;
 use crate::config::ConfigError;
 
 /// The reason why a node cannot start, or why it stopped. Each text says what to do. Only
-/// [`ServerError::Fatal`] ends a node that runs; after all others nothing was started.
+/// [`ServerError::Fatal`] and [`ServerError::Removed`] end a node that runs; after all others
+/// nothing was started.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServerError {
@@ -27,6 +28,9 @@ pub enum ServerError {
     /// A backend is not built in, or the system has no entropy.
     #[error(transparent)]
     Unavailable(#[from] Unavailable),
+    /// The node was removed from the cluster, and has stopped for good. The text says what to do.
+    #[error("{0}")]
+    Removed(String),
     /// The node stopped by itself. It acknowledged nothing that rests on the failed part.
     #[error(transparent)]
     Fatal(Arc<Fatal>),

@@ -56,6 +56,7 @@ mod error;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod log_limit;
+pub mod members;
 pub mod net;
 #[cfg(not(feature = "internals"))]
 #[allow(dead_code, unreachable_pub, reason = "open to tests: feature `internals`")]
@@ -74,7 +75,7 @@ mod state;
 #[cfg(feature = "internals")]
 pub mod state;
 
-pub use client::{Client, ClientError, Outcome, Reason};
+pub use client::{Client, ClientError, Cluster, Outcome, Reason};
 pub use config::{ClientConfig, ConfigError, ServerConfig};
 pub use error::{ServerError, Unavailable};
 #[cfg(feature = "quic")]
@@ -97,7 +98,7 @@ pub use raft_core::types::{Index, NodeId, Term};
 #[cfg(feature = "memory")]
 pub use raft_storage::memory::MemoryDisk;
 pub use server::backends::{Backends, Network, Store};
-pub use server::{IsLow, Server};
+pub use server::{IsLow, PeerBook, Server};
 pub use state::KvMachine;
 #[cfg(feature = "rocksdb")]
 pub use state::RocksStateOptions;

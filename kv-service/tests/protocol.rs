@@ -5,6 +5,10 @@
 use std::fmt::Debug;
 
 use bytes::{Bytes, BytesMut};
+use kv_service::members::{
+    ClusterReport, MemberAddress, MemberInfo, MemberList, MemberProgress, MemberReport, MemberRole,
+    MembersChange, MembersOrder,
+};
 use kv_service::protocol::operation::{Nonce, Refusal, SessionId};
 use kv_service::protocol::{
     FRAME_BYTES_MAX, FrameBuffer, FrameError, Greeting, Hello, PROTOCOL_VERSIONS, Rejection, Reply,
@@ -96,6 +100,9 @@ fn request() -> impl Strategy<Value = Request> {
         any::<u32>().prop_map(|above| RequestKind::Upgrade(UpgradeOrder::Finalize { above })),
         Just(RequestKind::Upgrade(UpgradeOrder::Hold)),
         Just(RequestKind::Upgrade(UpgradeOrder::Release)),
+        Just(RequestKind::Cluster),
+        members_order().prop_map(|order| RequestKind::ChangeMembers(Box::new(order))),
+        any::<Option<u64>>().prop_map(|to| RequestKind::TransferLeadership { to }),
     ];
     let traceparent = any::<Option<(u128, u64, u8)>>().prop_map(|fields| {
         fields.map(|(trace_id, parent_id, flags)| Traceparent { trace_id, parent_id, flags })
@@ -173,6 +180,65 @@ fn status() -> impl Strategy<Value = NodeStatus> {
         )
 }
 
+fn info() -> impl Strategy<Value = MemberInfo> {
+    any::<[String; 3]>().prop_map(|[name, address, zone]| MemberInfo { name, address, zone })
+}
+
+fn cluster_report() -> impl Strategy<Value = ClusterReport> {
+    let role = prop_oneof![
+        Just(MemberRole::Voter),
+        Just(MemberRole::Joining),
+        Just(MemberRole::Leaving),
+        Just(MemberRole::Learner),
+    ];
+    let progress = any::<(u64, u64, bool)>().prop_map(|(match_index, behind, is_recovering)| {
+        MemberProgress { match_index, behind, is_recovering }
+    });
+    let progress = proptest::option::of(progress);
+    let member = (any::<(u64, bool, Option<String>)>(), info(), role, progress).prop_map(
+        |((id, wants_vote, error), info, role, progress)| MemberReport {
+            id,
+            info,
+            role,
+            wants_vote,
+            progress,
+            error,
+        },
+    );
+    let members = prop::collection::vec(member, 0..3);
+    (any::<(u64, Option<u64>, u64, bool, bool, u64)>(), members).prop_map(|(values, members)| {
+        let (node_id, leader_id, index, is_committed, is_joint, next_id) = values;
+        ClusterReport { node_id, leader_id, index, is_committed, is_joint, next_id, members }
+    })
+}
+
+fn member_list() -> impl Strategy<Value = MemberList> {
+    let member = any::<(u64, String)>().prop_map(|(id, address)| MemberAddress { id, address });
+    (any::<u64>(), prop::collection::vec(member, 0..3))
+        .prop_map(|(index, members)| MemberList { index, members })
+}
+
+fn members_order() -> impl Strategy<Value = MembersOrder> {
+    let id = any::<u64>;
+    let change = prop_oneof![
+        (id(), info(), any::<bool>()).prop_map(|(id, info, wants_vote)| MembersChange::Add {
+            id,
+            info,
+            wants_vote
+        }),
+        id().prop_map(|id| MembersChange::Promote { id }),
+        id().prop_map(|id| MembersChange::Demote { id }),
+        id().prop_map(|id| MembersChange::Remove { id }),
+        (id(), id()).prop_map(|(old, new)| MembersChange::Replace { old, new }),
+        (id(), id()).prop_map(|(id, incarnation)| MembersChange::Bind { id, incarnation }),
+        (id(), info()).prop_map(|(id, info)| MembersChange::Describe { id, info }),
+    ];
+    (change, any::<(Option<u64>, bool, bool, bool)>()).prop_map(|(change, values)| {
+        let (expected, less_redundancy, live, dry_run) = values;
+        MembersOrder { change, expected, less_redundancy, live, dry_run }
+    })
+}
+
 fn response() -> impl Strategy<Value = Response> {
     let n = any::<u64>;
     let refusal = prop_oneof![
@@ -211,7 +277,9 @@ fn response() -> impl Strategy<Value = Response> {
         refusal.prop_map(Reply::Refused),
         answer.prop_map(Reply::Answered),
         status().prop_map(|status| Reply::Status(Box::new(status))),
-        any::<String>().prop_map(Reply::Upgraded),
+        any::<String>().prop_map(Reply::Done),
+        cluster_report().prop_map(|report| Reply::Cluster(Box::new(report))),
+        member_list().prop_map(Reply::Members),
         rejection.prop_map(Reply::Rejected),
         any::<String>().prop_map(Reply::Unknown),
     ];
@@ -297,7 +365,7 @@ fn bytes_stay_what_they_were() {
     let check = |written: Vec<u8>, body: &[u8]| {
         assert_eq!(written.escape_ascii().to_string(), framed(body).escape_ascii().to_string());
     };
-    check(written(&Greeting::new("me")), b"\x92\x91\x02\xa2me");
+    check(written(&Greeting::new("me")), b"\x92\x92\x03\x02\xa2me");
     check(written(&Welcome::Refused("no".to_owned())), b"\x81\xa7Refused\xa2no");
     let hello = Hello {
         version: 2,
@@ -330,6 +398,25 @@ fn bytes_stay_what_they_were() {
     assert_eq!(read(&framed(body)), Ok(Some(write)));
 }
 
+/// The requests that version 3 brought.
+#[test]
+fn bytes_of_version_3_stay_what_they_were() {
+    let check = |written: Vec<u8>, body: &[u8]| {
+        assert_eq!(written.escape_ascii().to_string(), framed(body).escape_ascii().to_string());
+    };
+    let info = MemberInfo { name: "n".to_owned(), address: "h:1".to_owned(), zone: String::new() };
+    let mut order = MembersOrder::new(MembersChange::Add { id: 4, info, wants_vote: true });
+    order.expected = Some(7);
+    let body = b"\x95\x01\xa0\xc0\x90\x81\xadChangeMembers\
+        \x95\x81\xa3Add\x93\x04\x93\xa1n\xa3h:1\xa0\xc3\x07\xc2\xc2\xc2";
+    check(written(&Request::new(1, RequestKind::ChangeMembers(Box::new(order)))), body);
+    let body = b"\x95\x02\xa0\xc0\x90\x81\xb2TransferLeadership\x91\x05";
+    check(written(&Request::new(2, RequestKind::TransferLeadership { to: Some(5) })), body);
+    let members = vec![MemberAddress { id: 4, address: "h:1".to_owned() }];
+    let told = Response { id: 0, reply: Reply::Members(MemberList { index: 9, members }) };
+    check(written(&told), b"\x92\0\x81\xa7Members\x92\x09\x91\x92\x04\xa3h:1");
+}
+
 /// Both sides use the highest version that both speak. The greeting of version 1 is not a greeting,
 /// and without a common version the refusal names the versions that each side speaks.
 #[test]
@@ -341,7 +428,7 @@ fn versions_are_negotiated() {
     assert_eq!(greeting(&[1, 99, ours, 0]), Ok(ours));
     for foreign in [&[][..], &[1], &[99, 98]] {
         let why = greeting(foreign).unwrap_err();
-        assert!(why.contains(&format!("{foreign:?}")) && why.contains("[2]"), "{why}");
+        assert!(why.contains(&format!("{foreign:?}")) && why.contains("[3, 2]"), "{why}");
     }
     let many: Vec<u32> = (1000..1_000_000).collect();
     assert!(greeting(&many).unwrap_err().len() < 1000, "an answer is not as long as the question");

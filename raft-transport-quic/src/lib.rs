@@ -54,6 +54,7 @@ mod client;
 mod config;
 mod credentials;
 mod dev_ca;
+mod dial;
 mod endpoint;
 mod error;
 #[doc(hidden)]

@@ -10,21 +10,19 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use quinn::{Connection, ConnectionError, Endpoint};
+use quinn::{Connection, Endpoint};
 use raft_core::types::{Class, Message, NodeId};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::{debug, info, warn};
 
 use crate::config::{BACKOFF_MAX, BACKOFF_MIN, QuicConfig, RESOLVE_INTERVAL, RESOLVE_TIMEOUT};
-use crate::credentials::Verified;
-use crate::error::{close, describe};
+use crate::dial::{jittered, show_address, try_dial};
+use crate::error::close;
 use crate::link::{PeerLink, RunningLink};
 use crate::mailbox::{Mailbox, Put};
 use crate::names::Names;
-use crate::protocol::{Spoken, agreed};
 use crate::shared::{FORGOTTEN_AFTER, Refused, TransportShared, canonical};
-use crate::tls::{Side, TlsIdentity, node_name};
 
 /// Close reason for a node that dials while another incarnation of it is connected.
 const ANOTHER_DIRECTORY: &str =
@@ -47,7 +45,7 @@ pub(crate) struct Peer {
 
 #[derive(Debug)]
 struct PeerState {
-    /// `host:port` each; at least one.
+    /// `host:port` each.
     addresses: Vec<String>,
     connection: Option<Connection>,
     /// Why there is no connection.
@@ -78,9 +76,6 @@ const STANDS_AFTER: Duration = BACKOFF_MAX;
 
 /// Most doublings of the hello timeout: 8 times the configured one.
 const HELLO_DOUBLINGS_MAX: u32 = 3;
-
-/// A node shows its address to a peer that has not dialled it for so long.
-const SHOWN_AFTER: Duration = Duration::from_secs(2);
 
 /// Failures in the first moments of a node are logged at debug level: the nodes of a cluster start
 /// one after the other. The node that dials tries again within [`BACKOFF_MAX`], so a failure that
@@ -225,7 +220,7 @@ impl Peer {
 
     async fn resolve(&self, names: &Names, endpoint: &Endpoint) -> Result<Vec<SocketAddr>, String> {
         let configured = self.configured();
-        let (mut found, mut failure) = (Vec::new(), "it has no address".to_owned());
+        let (mut found, mut failure) = (Vec::new(), "its address is not known yet".to_owned());
         for address in &configured {
             match timeout(RESOLVE_TIMEOUT, names.resolve(endpoint, address)).await {
                 Ok(Ok(resolved)) => found.extend(resolved),
@@ -246,7 +241,7 @@ impl Peer {
 
     /// The addresses to dial, at least one: those of the peer's names, and the one that it has
     /// shown.
-    async fn addresses(
+    pub(crate) async fn addresses(
         &self,
         names: &Names,
         endpoint: &Endpoint,
@@ -342,7 +337,10 @@ fn literals(addresses: &[String]) -> Vec<SocketAddr> {
 }
 
 fn shown_addresses(addresses: &[String]) -> String {
-    addresses.join(" or ")
+    match addresses {
+        [] => "an address that is not known yet".to_owned(),
+        known => known.join(" or "),
+    }
 }
 
 /// Maintains the connection to one peer. `running` outlives the futures of the methods, so that a
@@ -444,63 +442,4 @@ impl Supervisor<'_> {
             inbound.on_unreachable(self.peer.id);
         }
     }
-}
-
-/// Makes one attempt. Each attempt uses the next of the peer's addresses, because the first may
-/// never answer.
-async fn try_dial(
-    shared: &TransportShared,
-    peer: &Peer,
-    patience: Duration,
-    attempt: usize,
-) -> Result<PeerLink, String> {
-    let TransportShared { opened, config, .. } = shared;
-    let endpoint = &opened.endpoint;
-    let exchange_count = shared.credentials.exchange_count();
-    let found = peer.addresses(&config.names, endpoint).await?;
-    let to = found[attempt % found.len()];
-    let name = node_name(&config.cluster_id, peer.id);
-    let connecting = endpoint
-        .connect_with(shared.credentials.dialling(), to, &name)
-        .map_err(|error| format!("cannot dial: {error}"))?;
-    let connection = timeout(patience, connecting)
-        .await
-        .map_err(|_| describe(&ConnectionError::TimedOut))?
-        .map_err(|error| describe(&error))?;
-    let (_, alpn) = TlsIdentity::of_connection(&connection, &config.cluster_id)?;
-    let spoken = agreed(&config.peer_protocols, &alpn)?;
-    let Spoken::Peer(protocol) = spoken else {
-        return Err("it has chosen the client protocol; run equal versions".to_owned());
-    };
-    let verified = Verified { side: Side::Dialled(name), exchange_count };
-    let established =
-        PeerLink::establish(shared, connection.clone(), peer, protocol, verified).await;
-    if let (Err(reason), Some(ConnectionError::ApplicationClosed(closed))) =
-        (&established, connection.close_reason())
-        && closed.error_code == close::REMOVED
-    {
-        shared.removed.send_replace(Some(reason.clone()));
-    }
-    established
-}
-
-/// Dials a peer that does not dial this node, so that the peer learns where this node is: its
-/// address may be new, or the peer may not know of this member yet. The peer refuses the
-/// connection, and then dials back.
-async fn show_address(shared: &TransportShared, peer: &Peer) {
-    if !shared.peers.follows_log() {
-        return std::future::pending().await;
-    }
-    sleep(jittered(SHOWN_AFTER)).await;
-    let patience = shared.config.dial_timeout_max;
-    if let Err(refusal) = try_dial(shared, peer, patience, 0).await {
-        debug!(peer = peer.id, "showed the own address: {refusal}");
-    }
-}
-
-/// A random pause between half of `pause` and all of it, so that two nodes do not keep missing each
-/// other in step.
-fn jittered(pause: Duration) -> Duration {
-    let chance = getrandom::u32().unwrap_or(0);
-    pause / 2 + pause.mul_f64(0.5 * f64::from(chance) / f64::from(u32::MAX))
 }

@@ -108,8 +108,8 @@ impl QuicTransport {
 
     /// Follows a change of the members: connects to peers that are new, closes the connections to
     /// those that are not named, and uses changed addresses from the next attempt to connect on.
-    /// The addresses of a peer are tried in turn; each peer has at least one. An entry for this
-    /// node itself is ignored.
+    /// The addresses of a peer are tried in turn. A peer without one is waited for: it shows its
+    /// address to this node. An entry for this node itself is ignored.
     ///
     /// From the first call on, the members are those of the replicated log: this node no longer
     /// compares its list with those of its peers, and admits a node of the cluster that it does not
@@ -139,8 +139,9 @@ impl QuicTransport {
     /// was away. Never returns if that does not happen.
     pub async fn removed(&self) -> String {
         let mut removed = self.shared.removed.subscribe();
-        match removed.wait_for(Option::is_some).await {
-            Ok(told) => told.clone().unwrap_or_default(),
+        let told = removed.wait_for(Option::is_some).await.map(|told| told.clone());
+        match told {
+            Ok(told) => told.unwrap_or_default(),
             // Cannot happen: the sender lives in `self`.
             Err(_) => std::future::pending().await,
         }

@@ -126,6 +126,7 @@ impl Cluster {
             let members = members(&addresses, seen);
             let mut config = ServerConfig::new(CLUSTER_ID, id, &data, tls, members);
             config.max_raft_state = plan.max_raft_state;
+            config.fixed_addresses = true;
             let path = dir.path().join(format!("{name}.toml"));
             std::fs::write(&path, config.to_toml()).expect("it can be written");
             let mut node = Node::new(id, path, data, dir.path().join(format!("{name}.log")));
@@ -138,12 +139,14 @@ impl Cluster {
         }
         let tls =
             write_tls(dir.path(), "client", &ca.issue_client("faults").expect("a certificate"));
-        let client_config = |at: &dyn Fn(NodeId) -> SocketAddr| ClientConfig {
-            cluster_id: CLUSTER_ID.to_owned(),
+        let client_config = |at: &dyn Fn(NodeId) -> SocketAddr| {
+            let nodes = members(&addresses, at);
+            let mut config = ClientConfig::new(CLUSTER_ID, tls.clone(), nodes);
             // `serves_within` checks that it is fast enough.
-            deadline: PATIENCE,
-            tls: tls.clone(),
-            nodes: members(&addresses, at),
+            config.deadline = PATIENCE;
+            // Past the relays no partition would be seen.
+            config.fixed_nodes = true;
+            config
         };
         let of_group = |group| (group, client_config(&|id| network.address(group, id)));
         let client_configs = CLIENTS.map(of_group).into();

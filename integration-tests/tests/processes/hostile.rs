@@ -105,7 +105,8 @@ async fn strangers_who_flood_the_leader_cause_no_election() {
     let before = undisturbed(&cluster).await;
     let leader = cluster.leader().await;
     let term = cluster.status(leader).await.expect("the leader answers").term;
-    let per_second = if is_full_size() { HANDSHAKES_PER_SECOND } else { HANDSHAKES_PER_SECOND_SMALL };
+    let per_second =
+        if is_full_size() { HANDSHAKES_PER_SECOND } else { HANDSHAKES_PER_SECOND_SMALL };
     let tls = cluster.issue_client("stranger");
     let strangers = Strangers::start(Prepared::new(&tls, cluster.target(leader), per_second));
     let bystanders = Bystanders::start(cluster.direct_config());

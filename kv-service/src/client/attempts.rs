@@ -210,7 +210,9 @@ impl<'a> Attempts<'a> {
             | Reply::Refused(_)
             | Reply::Answered(_)
             | Reply::Status(_)
-            | Reply::Upgraded(_) => Ok(Next::Completed(reply)),
+            | Reply::Done(_)
+            | Reply::Cluster(_)
+            | Reply::Members(_) => Ok(Next::Completed(reply)),
         }
     }
 

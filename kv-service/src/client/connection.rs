@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Notify, oneshot};
 use tokio::task::AbortHandle;
 
+use crate::members::MemberList;
 use crate::net::stream::Stream;
 use crate::protocol::{
     FRAME_BYTES_MAX, FrameBuffer, Greeting, Hello, Reply, Request, RequestKind, Response, Welcome,
@@ -23,6 +24,9 @@ const OUTBOX_BYTES_MAX: usize = 4 << 20;
 
 /// Capacity in bytes that an empty buffer may keep.
 const KEPT_BYTES: usize = 1 << 20;
+
+/// Called with each list of members that the node sends unasked.
+pub(super) type OnMembers = Box<dyn Fn(&MemberList) + Send>;
 
 /// Why a call has no response.
 #[derive(Debug)]
@@ -57,7 +61,11 @@ struct ConnectionState {
 
 impl Connection {
     /// Greets the node and waits for its [`Welcome`].
-    pub(super) async fn open(stream: Stream, client: &str) -> Result<Self, String> {
+    pub(super) async fn open(
+        stream: Stream,
+        client: &str,
+        on_members: OnMembers,
+    ) -> Result<Self, String> {
         let Stream { mut reader, mut writer, guard, .. } = stream;
         let mut greeting = BytesMut::new();
         push_frame(&mut greeting, &Greeting::new(client));
@@ -87,7 +95,7 @@ impl Connection {
             filled: Notify::new(),
             room: Notify::new(),
         });
-        let reading = tokio::spawn(read(Arc::clone(&shared), reader, frames));
+        let reading = tokio::spawn(read(Arc::clone(&shared), reader, frames, on_members));
         let writing = tokio::spawn(write(Arc::clone(&shared), writer));
         let tasks = [reading.abort_handle(), writing.abort_handle()];
         Ok(Self { shared, hello, tasks, _guard: guard })
@@ -104,6 +112,13 @@ impl Connection {
     /// Sends one request and waits for its response. Dropping the future discards the response, but
     /// does not recall the request.
     pub(super) async fn call(&self, kind: RequestKind) -> Result<Reply, CallError> {
+        let (needed, agreed) = (kind.since(), self.hello.version);
+        if needed > agreed {
+            return Err(CallError::NotSent(format!(
+                "the node speaks version {agreed} of the protocol, and this needs version {needed}: \
+                 upgrade the node"
+            )));
+        }
         let answer = loop {
             let room = self.shared.room.notified();
             {
@@ -189,10 +204,12 @@ async fn read(
     shared: Arc<ConnectionShared>,
     mut reader: Box<dyn tokio::io::AsyncRead + Send + Unpin>,
     mut frames: FrameBuffer,
+    on_members: OnMembers,
 ) {
     let why = loop {
         loop {
             match frames.next_message::<Response>() {
+                Ok(Some(Response { id: 0, reply: Reply::Members(list) })) => on_members(&list),
                 Ok(Some(Response { id, reply })) => {
                     let waiting = shared.lock().waiting.remove(&id);
                     if let Some(waiting) = waiting {

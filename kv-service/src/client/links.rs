@@ -15,14 +15,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
-use raft_core::types::NodeId;
+use raft_core::types::{Index, NodeId};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::{Instant, timeout};
 
 use super::connection::Connection;
+use crate::members::MemberList;
 use crate::net::stream::Connector;
 use crate::rng::NodeRng;
 
@@ -47,13 +48,21 @@ pub(super) struct Links {
     made_at: Instant,
     /// Random numbers of this client: for the first node to ask, and for the jitter of pauses.
     pub(super) rng: NodeRng,
-    nodes: Vec<NodeId>,
-    links: BTreeMap<NodeId, NodeLink>,
+    known: RwLock<Known>,
     /// Attempts that ended without an answer before the first node was reached.
     timeout_count: AtomicU32,
     /// The node that is asked first.
     target: AtomicU64,
     closed: AtomicBool,
+}
+
+/// The nodes that the client knows: those of its configuration, then the members that a node has
+/// named.
+struct Known {
+    /// Place of the newest list of members in the log; `None` before the first.
+    index: Option<Index>,
+    nodes: Vec<NodeId>,
+    links: BTreeMap<NodeId, Arc<NodeLink>>,
 }
 
 #[derive(Default)]
@@ -75,16 +84,52 @@ impl Links {
     pub(super) fn new(connector: Arc<dyn Connector>, client_name: String, rng: NodeRng) -> Self {
         let nodes = connector.nodes();
         assert!(!nodes.is_empty(), "a checked configuration names nodes");
-        let links = nodes.iter().map(|node| (*node, NodeLink::default())).collect();
+        let links = nodes.iter().map(|node| (*node, Arc::default())).collect();
         let target = AtomicU64::new(nodes[rng.below(nodes.len())]);
+        let known = RwLock::new(Known { index: None, nodes, links });
         let closed = AtomicBool::new(false);
         let made_at = Instant::now();
         let timeout_count = AtomicU32::new(0);
-        Self { connector, client_name, rng, made_at, nodes, links, timeout_count, target, closed }
+        Self { connector, client_name, rng, made_at, known, timeout_count, target, closed }
     }
 
-    pub(super) fn nodes(&self) -> &[NodeId] {
-        &self.nodes
+    pub(super) fn nodes(&self) -> Vec<NodeId> {
+        self.known().nodes.clone()
+    }
+
+    fn known(&self) -> RwLockReadGuard<'_, Known> {
+        // Held for single steps only; none of them panics half-way.
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn link(&self, node: NodeId) -> Option<Arc<NodeLink>> {
+        self.known().links.get(&node).cloned()
+    }
+
+    /// Takes note of the members that a node has named. A list that is older than the one in use,
+    /// or empty, changes nothing. Connections to nodes that are no members any more close when the
+    /// calls on them have ended.
+    pub(super) fn learn(&self, list: &MemberList) {
+        let is_newer = |known: &Known| known.index.is_none_or(|index| index < list.index);
+        if list.members.is_empty() || !is_newer(&self.known()) {
+            return;
+        }
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if !is_newer(&known) || !self.connector.learn(&list.members) {
+            return;
+        }
+        known.index = Some(list.index);
+        known.nodes = list.members.iter().map(|member| member.id).collect();
+        let mut before = std::mem::take(&mut known.links);
+        let link = |node: &NodeId| (*node, before.remove(node).unwrap_or_default());
+        known.links = known.nodes.iter().map(link).collect();
+        let target = self.target();
+        if !known.links.contains_key(&target) {
+            let next = known.nodes[self.rng.below(known.nodes.len())];
+            // It fails if another call has turned to another node.
+            let _ =
+                self.target.compare_exchange(target, next, Ordering::Relaxed, Ordering::Relaxed);
+        }
     }
 
     pub(super) fn target(&self) -> NodeId {
@@ -94,21 +139,21 @@ impl Links {
     /// Aims at the leader that a node has named. Returns false, and changes nothing, if the client
     /// does not know that node or passes it over.
     pub(super) fn aim_at(&self, leader: NodeId) -> bool {
-        let useful = self.links.contains_key(&leader) && !self.is_passed_over(leader);
+        let useful = self.link(leader).is_some_and(|link| !self.is_passed_over(&link));
         if useful {
             self.target.store(leader, Ordering::Relaxed);
         }
         useful
     }
 
-    fn is_passed_over(&self, node: NodeId) -> bool {
-        let until_us = self.links[&node].passed_over_until_us.load(Ordering::Relaxed);
+    fn is_passed_over(&self, link: &NodeLink) -> bool {
+        let until_us = link.passed_over_until_us.load(Ordering::Relaxed);
         until_us != 0 && self.made_at.elapsed() < Duration::from_micros(until_us)
     }
 
     /// Passes over a node that has not answered since `since`.
     pub(super) fn pass_over(&self, node: NodeId, since: Instant) {
-        if let Some(link) = self.links.get(&node) {
+        if let Some(link) = self.link(node) {
             let until = self.made_at.elapsed() + since.elapsed().min(PASSED_OVER_MAX);
             link.passed_over_until_us.fetch_max(until.as_micros() as u64, Ordering::Relaxed);
         }
@@ -116,7 +161,7 @@ impl Links {
 
     /// The node answered, so it is no longer passed over.
     pub(super) fn heard_from(&self, node: NodeId) {
-        if let Some(link) = self.links.get(&node)
+        if let Some(link) = self.known().links.get(&node)
             && link.passed_over_until_us.load(Ordering::Relaxed) != 0
         {
             link.passed_over_until_us.store(0, Ordering::Relaxed);
@@ -127,30 +172,32 @@ impl Links {
     /// so.
     pub(super) fn turn_away_from(&self, node: NodeId) {
         let next = self.after(node);
-        assert!(self.links.contains_key(&next), "calls are directed to nodes of the cluster");
         // It fails if another call has already turned away.
         let _ = self.target.compare_exchange(node, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// The next node in the cycle of all nodes that is not passed over; if all are, the next node.
     pub(super) fn after(&self, node: NodeId) -> NodeId {
-        let place = self.nodes.iter().position(|known| *known == node).unwrap_or(0);
-        let round = || self.nodes.iter().copied().cycle().skip(place + 1).take(self.nodes.len());
-        let next = round().find(|next| !self.is_passed_over(*next));
-        next.or_else(|| round().next()).expect("a checked configuration names nodes")
+        let known = self.known();
+        let place = known.nodes.iter().position(|known| *known == node).unwrap_or(0);
+        let round = || known.nodes.iter().copied().cycle().skip(place + 1).take(known.nodes.len());
+        let next = round().find(|next| !self.is_passed_over(&known.links[next]));
+        next.or_else(|| round().next()).expect("a client knows at least one node")
     }
 
     /// How long a response of the node may be under way: as long as connecting took, which is three
     /// round trips.
     pub(super) fn round_trip_patience(&self, node: NodeId) -> Duration {
         let connect_us = |link: &NodeLink| link.connect_us.load(Ordering::Relaxed);
-        Duration::from_micros(self.links.get(&node).map_or(0, connect_us))
+        Duration::from_micros(self.known().links.get(&node).map_or(0, |link| connect_us(link)))
     }
 
     /// Time that suffices to connect to the slowest node ever reached; `None` before the first one.
     fn learned_patience(&self) -> Option<Duration> {
-        let slowest = self.links.keys().map(|node| self.round_trip_patience(*node)).max();
-        let learned = slowest.filter(|took| !took.is_zero())?.saturating_mul(CONNECT_MARGIN);
+        let connect_us = |link: &Arc<NodeLink>| link.connect_us.load(Ordering::Relaxed);
+        let slowest_us = self.known().links.values().map(connect_us).max();
+        let slowest = Duration::from_micros(slowest_us.filter(|took_us| *took_us != 0)?);
+        let learned = slowest.saturating_mul(CONNECT_MARGIN);
         Some(learned.clamp(CONNECT_PATIENCE, CONNECT_PATIENCE_MAX))
     }
 
@@ -179,13 +226,13 @@ impl Links {
         self: &Arc<Self>,
         node: NodeId,
     ) -> Result<Arc<Connection>, String> {
-        let link = self.links.get(&node).ok_or_else(|| format!("there is no node {node}"))?;
+        let link = self.link(node).ok_or_else(|| format!("there is no node {node}"))?;
         if let Some(live) = link.live() {
             return Ok(live);
         }
         match self.learned_patience() {
-            None => self.new_connection(node, link).await,
-            Some(patience) => timeout(patience, self.new_connection(node, link))
+            None => self.new_connection(node, &link).await,
+            Some(patience) => timeout(patience, self.new_connection(node, &link))
                 .await
                 .unwrap_or_else(|_| Err(format!("no connection within {patience:?}"))),
         }
@@ -194,7 +241,7 @@ impl Links {
     async fn new_connection(
         self: &Arc<Self>,
         node: NodeId,
-        link: &NodeLink,
+        link: &Arc<NodeLink>,
     ) -> Result<Arc<Connection>, String> {
         let failure = Arc::clone(&link.connecting).lock_owned().await;
         if let Some(live) = link.live() {
@@ -205,21 +252,27 @@ impl Links {
         {
             return Err(why.clone());
         }
-        let attempt = tokio::spawn(Arc::clone(self).connect(node, failure));
+        let attempt = tokio::spawn(Arc::clone(self).connect(node, Arc::clone(link), failure));
         attempt.await.unwrap_or_else(|error| Err(error.to_string()))
     }
 
     async fn connect(
         self: Arc<Self>,
         node: NodeId,
+        link: Arc<NodeLink>,
         mut failure: OwnedMutexGuard<Option<(Instant, String)>>,
     ) -> Result<Arc<Connection>, String> {
-        let link = &self.links[&node];
-        let (since, patience) = (Instant::now(), self.attempt_patience(link));
+        let (since, patience) = (Instant::now(), self.attempt_patience(&link));
         let attempt = async {
             let connecting = self.connector.connect(node).await;
             let stream = connecting.map_err(|error| error.to_string())?;
-            Connection::open(stream, &self.client_name).await
+            let links = Arc::downgrade(&self);
+            let on_members = move |list: &MemberList| {
+                if let Some(links) = links.upgrade() {
+                    links.learn(list);
+                }
+            };
+            Connection::open(stream, &self.client_name, Box::new(on_members)).await
         };
         let opened = match timeout(patience, attempt).await {
             Ok(result) => result,
@@ -257,7 +310,8 @@ impl Links {
     /// Breaks all connections.
     pub(super) async fn close(&self) {
         assert!(self.is_closed(), "a connection that comes later closes itself");
-        for link in self.links.values() {
+        let links: Vec<_> = self.known().links.values().cloned().collect();
+        for link in links {
             if let Some(live) = link.live() {
                 live.close();
             }

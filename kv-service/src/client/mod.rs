@@ -9,6 +9,7 @@
 //! *not executed*: it has no effect that could be unknown.
 
 mod attempts;
+mod cluster;
 mod connection;
 mod error;
 mod links;
@@ -23,6 +24,7 @@ use raft_core::types::NodeId;
 use tokio::time::{Instant, timeout_at};
 
 use self::attempts::{Attempts, Completed, Target};
+pub use self::cluster::Cluster;
 pub use self::error::{ClientError, Outcome, Reason};
 use self::error::{closed, strange, unexpected};
 use self::links::Links;
@@ -120,8 +122,9 @@ impl Client {
         Self { shared: Arc::clone(&self.shared), deadline: deadline.min(DEADLINE_MAX) }
     }
 
-    /// The nodes of the cluster.
-    pub fn nodes(&self) -> &[NodeId] {
+    /// The nodes that the client knows: those of its configuration until a node has answered, then
+    /// the members of the cluster.
+    pub fn nodes(&self) -> Vec<NodeId> {
         self.shared.links.nodes()
     }
 

@@ -21,7 +21,7 @@ impl Client {
             let connection =
                 connection.map_err(|why| ClientError::not_executed(unreachable(why)))?;
             match connection.call(RequestKind::Upgrade(order)).await {
-                Ok(Reply::Upgraded(told)) => Ok(told),
+                Ok(Reply::Done(told)) => Ok(told),
                 Ok(Reply::Rejected(rejection)) => {
                     Err(ClientError::not_executed(Reason::Invalid(rejection.to_string())))
                 }

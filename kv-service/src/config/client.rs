@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cluster::{NodeAddress, TlsFiles, check_cluster};
 use super::file::{ConfigError, read};
-use super::units::duration_text;
+use super::units::{duration_text, is_default};
 
 /// Configuration of a client.
 ///
@@ -40,9 +40,14 @@ pub struct ClientConfig {
     /// How long an operation is retried before the client gives up.
     #[serde(with = "duration_text", default = "default_deadline")]
     pub deadline: Duration,
+    /// True if the client keeps to `nodes`, at the addresses of this file, as when ports are
+    /// forwarded.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub fixed_nodes: bool,
     /// This client's certificate files.
     pub tls: TlsFiles,
-    /// All nodes of the cluster.
+    /// Nodes that the client asks first. From the first one that answers it learns who the members
+    /// are and where, and of every change of them.
     pub nodes: Vec<NodeAddress>,
 }
 
@@ -52,6 +57,12 @@ pub const fn default_deadline() -> Duration {
 }
 
 impl ClientConfig {
+    /// A client with defaults for everything that has one.
+    pub fn new(cluster_id: impl Into<String>, tls: TlsFiles, nodes: Vec<NodeAddress>) -> Self {
+        let (cluster_id, deadline) = (cluster_id.into(), default_deadline());
+        Self { cluster_id, deadline, fixed_nodes: false, tls, nodes }
+    }
+
     /// Reads and checks a file.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use super::file::ConfigError;
 pub const NODES_CEILING: usize = 64;
 
 /// Node ids are below 2^63, like all stored numbers.
-const NODE_ID_CEILING: NodeId = (1 << 63) - 1;
+pub(super) const NODE_ID_CEILING: NodeId = (1 << 63) - 1;
 
 /// Certificate files in PEM.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,11 +9,12 @@ use raft_core::types::NodeId;
 use serde::{Deserialize, Serialize};
 
 use super::check::require;
-use super::cluster::{NodeAddress, TlsFiles, check_cluster};
+use super::cluster::{NODE_ID_CEILING, NodeAddress, TlsFiles, check_cluster};
 use super::file::{ConfigError, read};
 use super::limits::{Limits, SIZE_CEILING};
 use super::timing::{SessionLimits, Timeouts};
-use super::units::{ByteSize, duration_text};
+use super::units::{ByteSize, duration_text, is_default};
+use crate::members::MemberInfo;
 
 const UPGRADE_DELAY_CEILING: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -47,14 +48,33 @@ pub enum UpgradePolicy {
 pub struct ServerConfig {
     /// Lower-case letters, digits and hyphens. Nodes and clients of another cluster are refused.
     pub cluster_id: String,
-    /// Id of this node, which `nodes` must list.
+    /// Id of this node, which `nodes` must list unless the node joins.
     pub node_id: NodeId,
-    /// UDP address to listen on. Default: this node's address in `nodes`, which must then be
-    /// numeric.
+    /// UDP address to listen on. Default: `advertise`, or else this node's address in `nodes`,
+    /// which must then be numeric.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listen: Option<SocketAddr>,
     /// Created if it does not exist; belongs to this node alone.
     pub data_dir: PathBuf,
+    /// True for a node that joins a cluster that exists: `nodes` then lists members that it can
+    /// ask, and need not list the node itself. An operator adds the node with `kv member add`, or
+    /// [`Cluster::add`](crate::Cluster::add). The setting stays after the node has joined.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub join: bool,
+    /// `host:port` at which the other nodes and the clients reach this node; the node announces it
+    /// to the cluster. Default: this node's address in `nodes`, or else `listen`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advertise: Option<String>,
+    /// A name for people, which the node announces. Default: `node` and the id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Where the node stands, such as a rack or a data centre, which the node announces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zone: Option<String>,
+    /// True if the nodes of this file are reached only at their addresses in this file, as when
+    /// ports are forwarded. The node then announces nothing.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub fixed_addresses: bool,
     /// Where the node keeps its log and its state.
     #[serde(default)]
     pub storage: StorageKind,
@@ -80,7 +100,8 @@ pub struct ServerConfig {
     pub upgrade_delay: Duration,
     /// This node's certificate files.
     pub tls: TlsFiles,
-    /// All nodes, this one included.
+    /// All nodes when the cluster was founded, this one included; for a node that joins, members
+    /// that it can ask. Once a node runs, it learns from the cluster who the members are.
     pub nodes: Vec<NodeAddress>,
 }
 
@@ -108,6 +129,11 @@ impl ServerConfig {
             node_id,
             listen: None,
             data_dir: data_dir.into(),
+            join: false,
+            advertise: None,
+            name: None,
+            zone: None,
+            fixed_addresses: false,
             storage: StorageKind::default(),
             max_raft_state: default_max_raft_state(),
             limits: Limits::default(),
@@ -179,8 +205,7 @@ impl ServerConfig {
     /// [`ConfigError::Invalid`] names the field and what it must be.
     pub fn check(&self) -> Result<(), ConfigError> {
         check_cluster(&self.cluster_id, &self.nodes)?;
-        let own = self.nodes.iter().any(|node| node.id == self.node_id);
-        require(own, || format!("node_id {} is not among `nodes`", self.node_id))?;
+        self.check_own_place()?;
         let max_raft_state = self.max_raft_state;
         require(max_raft_state <= SIZE_CEILING, || {
             format!("max_raft_state is {max_raft_state}: at most {SIZE_CEILING}; 0 never compacts")
@@ -194,6 +219,47 @@ impl ServerConfig {
         self.listen_address().map(|_| ())
     }
 
+    /// Checks id, name and addresses of this node.
+    fn check_own_place(&self) -> Result<(), ConfigError> {
+        let own = self.nodes.iter().any(|node| node.id == self.node_id);
+        require(own || self.join, || {
+            format!(
+                "node_id {} is not among `nodes`; a node that joins a cluster has `join = true`",
+                self.node_id
+            )
+        })?;
+        let ids = 1..=NODE_ID_CEILING;
+        require(ids.contains(&self.node_id), || {
+            format!("node_id is {}: ids are 1 to {NODE_ID_CEILING}", self.node_id)
+        })?;
+        let others = self.nodes.iter().any(|node| node.id != self.node_id);
+        require(others || !self.join, || {
+            "`join = true`: list at least one other member in `nodes`".to_owned()
+        })?;
+        let described = MemberInfo {
+            name: self.name.clone().unwrap_or_default(),
+            address: self.advertise.clone().unwrap_or_default(),
+            zone: self.zone.clone().unwrap_or_default(),
+        };
+        described.check().map_err(|invalid| ConfigError::Invalid(invalid.to_string()))?;
+        let is_reachable = self.advertised_address().is_some() || self.fixed_addresses;
+        require(is_reachable || !self.join, || {
+            "set `advertise` (host:port): other nodes cannot tell from `listen` where this one is"
+                .to_owned()
+        })
+    }
+
+    /// The address that the node announces; `None` if neither `advertise`, nor `nodes`, nor
+    /// `listen` tells one.
+    pub fn advertised_address(&self) -> Option<String> {
+        let in_nodes = || self.nodes.iter().find(|node| node.id == self.node_id);
+        let listened = || self.listen.filter(|listen| !listen.ip().is_unspecified());
+        self.advertise
+            .clone()
+            .or_else(|| in_nodes().map(|node| node.address.clone()))
+            .or_else(|| listened().map(|listen| listen.to_string()))
+    }
+
     /// Where the node listens.
     ///
     /// # Errors
@@ -202,17 +268,16 @@ impl ServerConfig {
         if let Some(listen) = self.listen {
             return Ok(listen);
         }
-        let own = self.nodes.iter().find(|node| node.id == self.node_id);
-        let parsed = own.and_then(|node| node.address.parse().ok());
+        let parsed = self.advertised_address().and_then(|address| address.parse().ok());
         parsed.ok_or_else(|| {
             ConfigError::Invalid(
-                "set `listen` (such as \"0.0.0.0:7401\"): this node's address in `nodes` is a name"
+                "set `listen` (such as \"0.0.0.0:7401\"): this node's own address is a name"
                     .to_owned(),
             )
         })
     }
 
-    /// Addresses of all nodes, this one included, by id.
+    /// Addresses of the nodes in this file, by id.
     pub fn addresses(&self) -> BTreeMap<NodeId, String> {
         self.nodes.iter().map(|node| (node.id, node.address.clone())).collect()
     }

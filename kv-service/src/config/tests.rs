@@ -71,6 +71,8 @@ proptest! {
         config.listen = listen.map(SocketAddr::from);
         config.storage = if in_memory { StorageKind::Memory } else { StorageKind::RocksDb };
         config.max_raft_state = ByteSize(sizes[0]);
+        (config.join, config.fixed_addresses) = (in_memory, !in_memory);
+        (config.name, config.zone) = (in_memory.then(|| "n".to_owned()), None);
         config.limits.value_bytes_max = ByteSize(sizes[1]);
         config.limits.answer_bytes_max = ByteSize(sizes[2]);
         config.limits.client_connections_max = counts[0];
@@ -80,7 +82,8 @@ proptest! {
         config.sessions = SessionLimits { ttl, count_max: session_count_max };
         prop_assert_eq!(parse::<ServerConfig>(&config.to_toml()), Ok(config.clone()));
         let cluster_id = config.cluster_id;
-        let client = ClientConfig { cluster_id, deadline: ttl, tls, nodes };
+        let mut client = ClientConfig::new(cluster_id, tls, nodes);
+        (client.deadline, client.fixed_nodes) = (ttl, in_memory);
         prop_assert_eq!(parse::<ClientConfig>(&client.to_toml()), Ok(client));
     }
 }
@@ -171,4 +174,37 @@ fn each_limit_is_bounded_at_both_ends() {
     config.check().unwrap();
     config.nodes = ServerConfig::in_process(1, 1..=NODES_CEILING as NodeId + 1).nodes;
     assert!(config.check().unwrap_err().to_string().contains("at most 64"));
+}
+
+const JOINER: &str = r#"
+    cluster_id = "test"
+    node_id = 4
+    join = true
+    data_dir = "node4"
+    listen = "0.0.0.0:7404"
+    advertise = "kv4.example.net:7404"
+    zone = "b"
+    tls = { ca = "ca.pem", cert = "node4.pem", key = "node4.key" }
+    nodes = [{ id = 1, address = "127.0.0.1:7401" }]
+"#;
+
+/// 1.6. A node that joins knows other members, and says where it is itself.
+#[test]
+fn a_node_that_joins_need_not_be_listed() {
+    let (_dir, path) = write(JOINER);
+    let config = ServerConfig::read(&path).unwrap();
+    assert_eq!(config.advertised_address().as_deref(), Some("kv4.example.net:7404"));
+    assert_eq!(config.listen_address().unwrap().port(), 7404);
+    for (from, to, complaint) in [
+        ("join = true", "", "`join = true`"),
+        ("advertise = \"kv4.example.net:7404\"", "", "set `advertise`"),
+        ("kv4.example.net:7404", "kv4.example.net", "host:port"),
+        ("node_id = 4", "node_id = 0", "ids are 1 to"),
+        ("node_id = 4", "node_id = 1", "at least one other member"),
+        ("\"b\"", "\"b c\"", "the zone"),
+    ] {
+        let (_dir, path) = write(&JOINER.replacen(from, to, 1));
+        let error = ServerConfig::read(path).unwrap_err().to_string();
+        assert!(error.contains(complaint), "{to}: {error}");
+    }
 }

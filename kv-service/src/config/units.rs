@@ -113,6 +113,11 @@ pub(crate) mod duration_text {
     }
 }
 
+/// Returns true for a setting that a written file can leave out.
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -11,6 +11,8 @@ use raft_core::types::NodeId;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 
+use crate::members::MemberAddress;
+
 /// Bytes under way in one direction of a connection within this process.
 const PIPE_BYTES: usize = 256 << 10;
 
@@ -77,8 +79,15 @@ impl ConnectError {
 /// Connects a client to the nodes of its cluster.
 #[async_trait]
 pub trait Connector: Send + Sync + 'static {
-    /// Every node of the cluster, in ascending order.
+    /// The nodes that the client asks first, in ascending order.
     fn nodes(&self) -> Vec<NodeId>;
+
+    /// Takes note of the members of the cluster, which have changed. Returns false if the client is
+    /// to keep to [`Connector::nodes`], as by default.
+    fn learn(&self, members: &[MemberAddress]) -> bool {
+        let _ = members;
+        false
+    }
 
     /// Opens a stream to the node.
     ///

@@ -1,4 +1,7 @@
-//! The protocol between clients and nodes, version 2 (`docs/protocol.md`).
+//! The protocol between clients and nodes, versions 2 and 3 (`docs/protocol.md`).
+//!
+//! Version 3 adds requests about members and leadership, and the list of members that a node sends
+//! unasked: first after its [`Hello`], then whenever the members have changed.
 //!
 //! A client opens one two-way stream and sends a [`Greeting`]: the protocol versions that it
 //! speaks, and its name. The node answers with a [`Welcome`]: the highest common version, the
@@ -20,10 +23,15 @@ use serde::{Deserialize, Serialize};
 
 pub use self::frame::{FRAME_BYTES_MAX, FrameBuffer, FrameError, push_frame};
 use self::operation::{Answer, Consistency, Operation, Query, Refusal, SessionId, WriteResponse};
+use crate::members::{ClusterReport, MemberList, MembersOrder};
 
 /// The protocol versions that this program speaks, the best one first. Version 1 was never
 /// released.
-pub const PROTOCOL_VERSIONS: [u32; 1] = [2];
+pub const PROTOCOL_VERSIONS: &[u32] =
+    if cfg!(feature = "pretend-version-1") { &[2] } else { &[MEMBERS_SINCE, 2] };
+
+/// The protocol version that brought orders about members and leadership, and [`Reply::Members`].
+pub const MEMBERS_SINCE: u32 = 3;
 
 /// Versions that a greeting may offer; further ones are ignored.
 const OFFERED_MAX: usize = 64;
@@ -105,7 +113,7 @@ pub struct Hello {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Request {
-    /// Chosen by the client, unique on its connection.
+    /// Chosen by the client, unique on its connection; not 0.
     pub id: u64,
     /// Reserved for the keys of another Raft group; empty for the only group there is.
     pub namespace: String,
@@ -180,6 +188,32 @@ pub enum RequestKind {
     Status,
     /// Gives the node an order about the cluster version.
     Upgrade(UpgradeOrder),
+    /// Asks for the members as the leader knows them. Since version 3, like the next two.
+    Cluster,
+    /// Orders a change of the members.
+    ChangeMembers(Box<MembersOrder>),
+    /// Orders the leader to hand leadership over.
+    TransferLeadership {
+        /// The voter that is to lead; without it, the one whose log is furthest.
+        to: Option<NodeId>,
+    },
+}
+
+impl RequestKind {
+    /// The protocol version that brought the request.
+    pub fn since(&self) -> u32 {
+        match self {
+            RequestKind::OpenSession
+            | RequestKind::CloseSession { .. }
+            | RequestKind::Write { .. }
+            | RequestKind::Read { .. }
+            | RequestKind::Status
+            | RequestKind::Upgrade(_) => 2,
+            RequestKind::Cluster
+            | RequestKind::ChangeMembers(_)
+            | RequestKind::TransferLeadership { .. } => MEMBERS_SINCE,
+        }
+    }
 }
 
 /// The operator's orders about the cluster version.
@@ -202,7 +236,7 @@ pub enum UpgradeOrder {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Response {
-    /// The id of the request.
+    /// The id of the request; 0 for what the node tells unasked.
     pub id: u64,
     /// The result of the request.
     pub reply: Reply,
@@ -229,7 +263,12 @@ pub enum Reply {
     /// The node's status.
     Status(Box<NodeStatus>),
     /// The order was carried out; the text is for the operator.
-    Upgraded(String),
+    Done(String),
+    /// The members as the leader knows them; after a change that was ordered, as they are now, or
+    /// would be after a change that was only checked.
+    Cluster(Box<ClusterReport>),
+    /// Unasked, since version 3: the members.
+    Members(MemberList),
     /// This copy of the request surely had no effect and never will.
     Rejected(Rejection),
     /// The node does not know if this copy of the request took effect, or still will; the text says

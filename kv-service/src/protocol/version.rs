@@ -24,13 +24,16 @@ pub enum Feature {
     /// Compare-and-swap by modify revision
     /// ([`Expect::Revision`](crate::protocol::operation::Expect)).
     CompareRevision,
+    /// Members that change while the cluster runs, and their descriptions
+    /// ([`crate::members`]).
+    Members,
 }
 
 impl Feature {
     /// The first cluster version that has the feature.
     pub const fn since(self) -> u32 {
         match self {
-            Feature::CompareRevision => 2,
+            Feature::CompareRevision | Feature::Members => 2,
         }
     }
 }

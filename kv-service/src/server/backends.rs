@@ -6,6 +6,7 @@ use raft_core::storage::Storage;
 use raft_core::transport::Transport;
 use tokio::sync::mpsc;
 
+use super::members::{MarkRemoved, PeerBook};
 use super::room::IsLow;
 use crate::config::{ServerConfig, StorageKind};
 use crate::error::{ServerError, Unavailable};
@@ -63,6 +64,13 @@ pub struct Backends {
     /// Returns true while the disk is nearly full; the node then accepts no writes but deletes.
     /// `None`: the disk is never full.
     pub is_low: Option<IsLow>,
+    /// Told who the members are, and where, when they change. `None`: the transport and the
+    /// connector find every member by its id.
+    pub peer_book: Option<Arc<dyn PeerBook>>,
+    /// Identifies the disk of a node that joins a cluster: drawn at random when the disk was first
+    /// used, and stored on it. 0: the node was not added to a running cluster.
+    pub incarnation: u64,
+    pub(crate) mark_removed: Option<MarkRemoved>,
     /// Draws the nonces of sessions: from the system, unless a run has to repeat itself.
     pub(crate) rng: NodeRng,
     /// The oldest and the newest cluster version that the program supports. Tests of upgrades take
@@ -91,6 +99,9 @@ impl Backends {
             connector,
             seed,
             is_low: None,
+            peer_book: None,
+            incarnation: 0,
+            mark_removed: None,
             rng,
             versions: VERSIONS,
         })
@@ -157,37 +168,58 @@ pub(crate) async fn build(
     let opened: Opened = match store {
         #[cfg(feature = "memory")]
         Store::Memory(disk) => Opened {
+            // Only the disk of a node that joins is ever asked for it.
+            incarnation: if config.join { disk.incarnation(fresh_number(&network)?) } else { 0 },
             storage: Arc::new(disk.storage()),
             machine: KvMachine::memory(),
             identity: None,
             is_low: None,
+            mark_removed: None,
         },
         #[cfg(feature = "rocksdb")]
         Store::RocksDb => open_rocksdb(config).await?,
     };
-    let Opened { storage, machine, identity, is_low } = opened;
-    match network {
+    let networked = match network {
         #[cfg(feature = "channel")]
         Network::Channel(local) => {
             let crate::net::local::Joined { transport, connector, seed } =
                 local.join(config, accept_sender);
             let rng = NodeRng::from_seed(!seed);
-            let versions = VERSIONS;
-            Ok(Backends { storage, machine, transport, connector, seed, is_low, rng, versions })
+            Networked { transport, connector, peer_book: None, seed, rng }
         }
         #[cfg(feature = "quic")]
         Network::Quic => {
             let NodeIdentity { incarnation, reset_key } =
-                identity.map_or_else(NodeIdentity::fleeting, Ok)?;
+                opened.identity.map_or_else(NodeIdentity::fleeting, Ok)?;
             let seed = u64::from_be_bytes(random_bytes()?);
             let joined =
                 crate::net::quic::join(config, incarnation, reset_key, accept_sender).await?;
             let (transport, connector) = joined;
-            let rng = NodeRng::from_system();
-            let versions = VERSIONS;
-            Ok(Backends { storage, machine, transport, connector, seed, is_low, rng, versions })
+            let peer_book = Some(Arc::clone(&transport) as Arc<dyn PeerBook>);
+            Networked { transport, connector, peer_book, seed, rng: NodeRng::from_system() }
         }
-    }
+    };
+    Ok(Backends {
+        storage: opened.storage,
+        machine: opened.machine,
+        transport: networked.transport,
+        connector: networked.connector,
+        seed: networked.seed,
+        is_low: opened.is_low,
+        peer_book: networked.peer_book,
+        incarnation: opened.incarnation,
+        mark_removed: opened.mark_removed,
+        rng: networked.rng,
+        versions: VERSIONS,
+    })
+}
+
+struct Networked {
+    transport: Arc<dyn Transport>,
+    connector: Arc<dyn Connector>,
+    peer_book: Option<Arc<dyn PeerBook>>,
+    seed: u64,
+    rng: NodeRng,
 }
 
 struct Opened {
@@ -195,7 +227,10 @@ struct Opened {
     machine: KvMachine,
     /// `None` for a node that leaves nothing behind.
     identity: Option<NodeIdentity>,
+    /// Identifies the disk, also one in memory.
+    incarnation: u64,
     is_low: Option<IsLow>,
+    mark_removed: Option<MarkRemoved>,
 }
 
 /// Numbers that distinguish this node's process, or its data directory, from an earlier one.
@@ -211,6 +246,17 @@ impl NodeIdentity {
     fn fleeting() -> Result<Self, ServerError> {
         let incarnation = u64::from_be_bytes(random_bytes()?);
         Ok(Self { incarnation, reset_key: random_bytes()? })
+    }
+}
+
+/// A number that no other disk has.
+#[cfg(feature = "memory")]
+fn fresh_number(network: &Network) -> Result<u64, ServerError> {
+    match network {
+        #[cfg(feature = "channel")]
+        Network::Channel(local) => Ok(local.fresh_number()),
+        #[cfg(feature = "quic")]
+        Network::Quic => Ok(u64::from_be_bytes(random_bytes()?)),
     }
 }
 
@@ -234,11 +280,18 @@ async fn open_rocksdb(config: &ServerConfig) -> Result<Opened, ServerError> {
     let config = config.clone();
     let opening = tokio::task::spawn_blocking(move || {
         let dir = DataDir::open(&config.data_dir, &config.cluster_id, config.node_id)?;
+        if dir.was_removed() {
+            return Err(ServerError::Removed(removed_text(&config)));
+        }
         let dir = Arc::new(dir);
         let machine = KvMachine::rocksdb(&dir.state_dir(), RocksStateOptions::default())
             .map_err(|error| ServerError::Fatal(Arc::new(error.into())))?;
         let storage = RocksStorage::open(Arc::clone(&dir), RocksOptions::default())?;
-        let identity = NodeIdentity { incarnation: dir.incarnation(), reset_key: *dir.reset_key() };
+        let incarnation = dir.incarnation();
+        let identity = NodeIdentity { incarnation, reset_key: *dir.reset_key() };
+        let removed_dir = Arc::clone(&dir);
+        let mark_removed: MarkRemoved =
+            Arc::new(move || removed_dir.mark_removed().map_err(std::io::Error::other));
         let is_low: IsLow = Arc::new(move || {
             let is_low = dir.is_low().unwrap_or(false);
             if !is_low {
@@ -247,11 +300,28 @@ async fn open_rocksdb(config: &ServerConfig) -> Result<Opened, ServerError> {
             }
             is_low
         });
-        let (storage, identity, is_low) = (Arc::new(storage), Some(identity), Some(is_low));
-        Ok(Opened { storage, machine, identity, is_low })
+        Ok(Opened {
+            storage: Arc::new(storage),
+            machine,
+            identity: Some(identity),
+            incarnation,
+            is_low: Some(is_low),
+            mark_removed: Some(mark_removed),
+        })
     });
     match opening.await {
         Ok(opened) => opened,
         Err(error) => Err(Unavailable::Opening(Arc::new(error)).into()),
     }
+}
+
+/// What a node that was removed tells its operator.
+pub(super) fn removed_text(config: &ServerConfig) -> String {
+    format!(
+        "node {} was removed from cluster {}, and its id is never used again. To use this machine \
+         again, delete {} and add a new member (`kv member add`)",
+        config.node_id,
+        config.cluster_id,
+        config.data_dir.display()
+    )
 }

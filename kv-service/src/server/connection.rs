@@ -5,16 +5,19 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
 use super::outbox::{Outbox, Sending};
 use super::pace::Pace;
 use super::receiving::{Ended, Receiving};
-use super::shared::ServerShared;
+use super::shared::{Notices, ServerShared};
 use super::width::Width;
 use crate::log_limit::Subject;
 use crate::net::stream::Stream;
-use crate::protocol::{Greeting, Rejection, Reply, Request, Welcome, no_greeting, push_frame};
+use crate::protocol::{
+    Greeting, MEMBERS_SINCE, Rejection, Reply, Request, Response, Welcome, no_greeting, push_frame,
+};
 
 /// Time and bytes that a client has for its greeting.
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
@@ -43,6 +46,8 @@ pub(super) async fn serve(shared: Arc<ServerShared>, stream: Stream) {
     };
     receiving.set_limit(shared.request_bytes_max());
     outbox.push_unasked(&Welcome::Hello(shared.hello(version)));
+    let mut notices = shared.notices.subscribe();
+    notices.mark_changed();
     let reading = read(&shared, &outbox, &principal, &mut receiving);
     let writing = write(&outbox, &mut *writer);
     let complaint = tokio::select! {
@@ -55,11 +60,29 @@ pub(super) async fn serve(shared: Arc<ServerShared>, stream: Stream) {
         is_broken = writing => (!is_broken).then(|| {
             (Subject::TooSlow, "it takes its responses at less than 32 KiB a second".to_owned())
         }),
-        () = shared.closed() => None,
+        () = pass_on(&mut notices, &outbox, version >= MEMBERS_SINCE) => None,
     };
     outbox.close();
     if let Some((subject, text)) = complaint {
         shared.complaints.note(from, subject, &text);
+    }
+}
+
+/// Tells the client the members, and each change of them, until the server is closed.
+async fn pass_on(
+    notices: &mut watch::Receiver<Notices>,
+    outbox: &Outbox,
+    understands_members: bool,
+) {
+    while notices.changed().await.is_ok() {
+        let Notices { is_closed, members } = notices.borrow_and_update().clone();
+        if is_closed {
+            return;
+        }
+        if understands_members && !members.members.is_empty() {
+            let reply = Reply::Members((*members).clone());
+            outbox.push_unasked(&Response { id: 0, reply });
+        }
     }
 }
 

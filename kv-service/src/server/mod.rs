@@ -13,6 +13,7 @@ mod clock;
 mod connection;
 mod damage;
 mod load;
+pub(crate) mod members;
 mod outbox;
 mod pace;
 mod receiving;
@@ -36,6 +37,8 @@ use tokio::time::timeout;
 use self::backends::{Backends, Network, Store};
 use self::clock::ReplicatedClock;
 use self::load::Load;
+use self::members::Membership;
+pub use self::members::PeerBook;
 pub use self::room::IsLow;
 use self::room::Room;
 use self::shared::ServerShared;
@@ -44,6 +47,7 @@ use crate::client::Client;
 use crate::config::ServerConfig;
 use crate::error::ServerError;
 use crate::log_limit::Complaints;
+use crate::members::{ClusterReport, MemberAddress};
 use crate::net::stream::{ConnectError, Connector, Stream, connect_local};
 use crate::state::KvMachine;
 
@@ -175,20 +179,12 @@ impl Server {
         accept_sender: mpsc::Sender<Stream>,
         clients: mpsc::Receiver<Stream>,
     ) -> Result<Self, ServerError> {
-        let Backends { storage, machine, transport, connector, seed, rng, is_low, versions } =
-            backends;
+        let Backends { storage, machine, transport, connector, seed, rng, is_low, .. } = backends;
+        let Backends { peer_book, incarnation, mark_removed, versions, .. } = backends;
         assert!(versions.0 <= versions.1, "a program supports at least one cluster version");
-        assert!(
-            config.nodes.iter().any(|node| node.id == config.node_id),
-            "a checked configuration lists this node"
-        );
-        let node = Node::start(
-            node_config(&config, seed, versions),
-            storage,
-            Arc::clone(&transport),
-            machine,
-        )
-        .await;
+        let mut node = node_config(&config, seed, versions);
+        node.raft.incarnation = incarnation;
+        let node = Node::start(node, storage, Arc::clone(&transport), machine).await;
         let node = match node {
             Ok(node) => node,
             Err(fatal) => {
@@ -210,15 +206,16 @@ impl Server {
             room: Room::default(),
             versions,
             upgrade,
+            membership: Membership::new(peer_book, mark_removed, incarnation),
             draining: AtomicBool::new(false),
-            closed: watch::Sender::new(false),
+            notices: watch::Sender::default(),
         });
         tokio::spawn(accept(Arc::clone(&shared), clients));
-        tokio::spawn(follow_node(Arc::clone(&shared), is_low));
         tokio::spawn(close_with_node(Arc::clone(&shared)));
         let own_id = shared.config.node_id;
         let connector = Arc::new(PreferLocal { own_id, accept_sender, others: connector });
         let client = Client::of_node(connector, own_id, seed);
+        tokio::spawn(follow_node(Arc::clone(&shared), client.clone(), is_low));
         Ok(Self { shared, client })
     }
 
@@ -238,6 +235,11 @@ impl Server {
         self.shared.status()
     }
 
+    /// Returns the members of the cluster, as this node knows them.
+    pub fn members(&self) -> ClusterReport {
+        self.shared.cluster_report()
+    }
+
     /// Returns the underlying Raft node, whose leadership and status can be watched.
     pub fn node(&self) -> &Node<KvMachine> {
         &self.shared.node
@@ -249,6 +251,9 @@ impl Server {
     /// The reason why it stopped by itself. Nothing was acknowledged that rests on what failed.
     pub async fn stopped(&self) -> Result<(), ServerError> {
         self.shared.node.stopped().await.map_err(ServerError::Fatal)?;
+        if self.shared.membership.removal().is_some() {
+            return Err(ServerError::Removed(backends::removed_text(&self.shared.config)));
+        }
         self.shared.damage.known().map_or(Ok(()), |fatal| Err(ServerError::Fatal(fatal)))
     }
 
@@ -264,13 +269,15 @@ impl Server {
         // retries elsewhere.
         let _ = timeout(DRAIN_TIMEOUT, shared.load.quiet()).await;
         shared.node.shutdown().await;
-        shared.closed.send_replace(true);
+        shared.close();
     }
 }
 
 /// Derives the driver's configuration from the service's.
 fn node_config(config: &ServerConfig, seed: u64, versions: (u32, u32)) -> NodeConfig {
-    let mut node = NodeConfig::new(config.node_id, config.nodes.iter().map(|node| node.id), seed);
+    // A node that joins learns from the leader who the members are.
+    let voters = config.nodes.iter().map(|node| node.id).filter(|_| !config.join);
+    let mut node = NodeConfig::new(config.node_id, voters, seed);
     node.raft.heartbeat_interval = config.timeouts.heartbeat;
     node.raft.election_timeout = config.timeouts.election;
     node.max_raft_state_bytes = config.max_raft_state.0;
@@ -280,8 +287,13 @@ fn node_config(config: &ServerConfig, seed: u64, versions: (u32, u32)) -> NodeCo
     node
 }
 
-/// Keeps clock, log lines, room and cluster version in step with the node, until it is closed.
-async fn follow_node(shared: Arc<ServerShared>, is_low: Option<IsLow>) {
+/// Keeps clock, log lines, room, cluster version and members in step with the node, until it is
+/// closed.
+async fn follow_node(shared: Arc<ServerShared>, client: Client, is_low: Option<IsLow>) {
+    let members = async {
+        members::follow(&shared, &client).await;
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
         biased;
         () = shared.closed() => {}
@@ -289,6 +301,7 @@ async fn follow_node(shared: Arc<ServerShared>, is_low: Option<IsLow>) {
         () = story::tell(&shared.node) => {}
         () = shared.room.follow(is_low) => {}
         () = shared.upgrade.follow(&shared.node) => {}
+        () = members => {}
     }
 }
 
@@ -301,8 +314,15 @@ async fn close_with_node(shared: Arc<ServerShared>) {
             tracing::error!("{fatal}; the node stops, so that another one answers");
             shared.node.shutdown().await;
         }
+        () = shared.membership.removed() => {
+            tracing::error!(
+                "{}; the node stops",
+                shared.membership.removal().unwrap_or("this node was removed")
+            );
+            shared.node.shutdown().await;
+        }
     }
-    shared.closed.send_replace(true);
+    shared.close();
 }
 
 /// The network limits the number of clients, because it can turn one away before that one costs
@@ -330,6 +350,10 @@ struct PreferLocal {
 impl Connector for PreferLocal {
     fn nodes(&self) -> Vec<NodeId> {
         self.others.nodes()
+    }
+
+    fn learn(&self, members: &[MemberAddress]) -> bool {
+        self.others.learn(members)
     }
 
     async fn connect(&self, node: NodeId) -> Result<Stream, ConnectError> {

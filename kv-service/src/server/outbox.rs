@@ -287,15 +287,24 @@ fn size_if_large(reply: &Reply) -> Option<usize> {
             let errors = status.peers.iter().filter_map(|peer| peer.error.as_ref());
             Some((1 + status.peers.len()) * 256 + errors.map(String::len).sum::<usize>())
         }
+        Reply::Cluster(report) => {
+            let errors = report.members.iter().filter_map(|member| member.error.as_ref());
+            let described = report.members.len() * MEMBER_BYTES_MAX;
+            Some(256 + described + errors.map(String::len).sum::<usize>())
+        }
         Reply::SessionOpened { .. }
         | Reply::SessionClosed
         | Reply::Written(_)
         | Reply::Refused(_)
-        | Reply::Upgraded(_)
+        | Reply::Done(_)
+        | Reply::Members(_)
         | Reply::Rejected(_)
         | Reply::Unknown(_) => None,
     }
 }
+
+/// Upper bound of what the report of one member takes beside an error.
+const MEMBER_BYTES_MAX: usize = 1024;
 
 impl Sending {
     pub(super) fn new() -> Self {

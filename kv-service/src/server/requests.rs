@@ -22,7 +22,7 @@ use crate::state::{
 impl ServerShared {
     /// Handles the request `id`: puts exactly one response to it into `outbox`, now or later.
     pub(super) fn handle(
-        &self,
+        self: &Arc<Self>,
         kind: RequestKind,
         id: u64,
         principal: &Bytes,
@@ -56,6 +56,9 @@ impl ServerShared {
             RequestKind::Read { query, consistency } => self.read(query, consistency, id, outbox),
             RequestKind::Status => outbox.push(id, Reply::Status(Box::new(self.status()))),
             RequestKind::Upgrade(order) => self.upgrade(order, id, outbox),
+            RequestKind::Cluster => self.answer_members(id, outbox),
+            RequestKind::ChangeMembers(order) => self.change_members(*order, id, outbox),
+            RequestKind::TransferLeadership { to } => self.hand_over(to, id, outbox),
         }
     }
 
@@ -96,7 +99,7 @@ impl ServerShared {
             }
             UpgradeOrder::Finalize { above } => return self.finalize(above, id, outbox),
         };
-        outbox.push(id, Reply::Upgraded(told.to_owned()));
+        outbox.push(id, Reply::Done(told.to_owned()));
     }
 
     fn finalize(&self, above: u32, id: u64, outbox: &Arc<Outbox>) {
@@ -107,7 +110,7 @@ impl ServerShared {
         let (outbox, node) = (Arc::clone(outbox), self.node.clone());
         tokio::spawn(async move {
             let reply = match node.raise_cluster_version(version).await {
-                Ok(_) => Reply::Upgraded(format!("cluster version {version} comes into force")),
+                Ok(_) => Reply::Done(format!("cluster version {version} comes into force")),
                 Err(rejected) => Reply::Rejected(rejection(rejected)),
             };
             outbox.push(id, reply);
@@ -204,7 +207,8 @@ impl ServerShared {
 
     pub(super) fn status(&self) -> NodeStatus {
         let status = self.node.status();
-        let peers = self.config.nodes.iter().filter(|node| node.id != status.id);
+        let members = self.node.watch_members().borrow().configuration.members();
+        let peers = members.into_iter().filter(|id| *id != status.id);
         let role = Stage::of(&status).role().unwrap_or(status.role.name());
         NodeStatus {
             id: status.id,
@@ -218,13 +222,9 @@ impl ServerShared {
             log_bytes: status.log_bytes,
             snapshot_index: status.snapshot_index,
             peers: peers
-                .map(|peer| PeerReachability {
-                    id: peer.id,
-                    error: self
-                        .transport
-                        .reachability(peer.id)
-                        .err()
-                        .map(|error| error.to_string()),
+                .map(|id| PeerReachability {
+                    id,
+                    error: self.transport.reachability(id).err().map(|error| error.to_string()),
                 })
                 .collect(),
             versions: Versions {
@@ -262,7 +262,7 @@ fn reply_to_query(result: Result<MachineResult<QueryOutput>, Rejected>) -> Reply
     }
 }
 
-fn rejection(rejected: Rejected) -> Rejection {
+pub(super) fn rejection(rejected: Rejected) -> Rejection {
     match rejected {
         Rejected::NotLeader { leader } => Rejection::NotLeader { leader_id: leader },
         Rejected::Busy(what) => Rejection::Busy(what.to_owned()),

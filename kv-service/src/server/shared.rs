@@ -10,13 +10,24 @@ use tokio::sync::watch;
 use super::clock::ReplicatedClock;
 use super::damage::Damage;
 use super::load::Load;
+use super::members::Membership;
 use super::room::Room;
 use super::upgrade::Upgrade;
 use crate::config::ServerConfig;
 use crate::log_limit::Complaints;
+use crate::members::MemberList;
 use crate::protocol::{FRAME_BYTES_MAX, Hello};
 use crate::rng::NodeRng;
 use crate::state::KvMachine;
+
+/// What every connection of this node must learn.
+#[derive(Clone, Default)]
+pub(super) struct Notices {
+    /// The server is closed.
+    pub(super) is_closed: bool,
+    /// The members for clients.
+    pub(super) members: Arc<MemberList>,
+}
 
 pub(super) struct ServerShared {
     pub(super) config: ServerConfig,
@@ -34,7 +45,8 @@ pub(super) struct ServerShared {
     pub(super) versions: (u32, u32),
     pub(super) upgrade: Upgrade,
     pub(super) draining: AtomicBool,
-    pub(super) closed: watch::Sender<bool>,
+    pub(super) membership: Membership,
+    pub(super) notices: watch::Sender<Notices>,
 }
 
 impl ServerShared {
@@ -62,8 +74,23 @@ impl ServerShared {
     }
 
     pub(super) async fn closed(&self) {
-        let mut closed = self.closed.subscribe();
+        let mut notices = self.notices.subscribe();
         // Cannot fail: the sender lives in `self`.
-        let _ = closed.wait_for(|closed| *closed).await;
+        let _ = notices.wait_for(|notices| notices.is_closed).await;
+    }
+
+    pub(super) fn close(&self) {
+        self.notices.send_modify(|notices| notices.is_closed = true);
+    }
+
+    /// Tells the clients who the members are.
+    pub(super) fn publish_members(&self, list: MemberList) {
+        self.notices.send_if_modified(|notices| {
+            let changed = notices.members.members != list.members;
+            if changed {
+                notices.members = Arc::new(list);
+            }
+            changed
+        });
     }
 }

@@ -9,10 +9,10 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
 use crate::support::{
-    Answer, ConnectError, Connector, Expect, FRAME_BYTES_MAX, FrameBuffer, Greeting, Hello,
-    NodeStatus, Nonce, Operation, Query, Record, Refusal, Rejection, Reply, Request, RequestKind,
-    Response, ScanPage, SessionId, Stream, UpgradeOrder, VERSION_MAX, Welcome, WriteResponse,
-    push_frame,
+    Answer, ClusterReport, ConnectError, Connector, Expect, FRAME_BYTES_MAX, FrameBuffer, Greeting,
+    Hello, NodeStatus, Nonce, Operation, Query, Record, Refusal, Rejection, Reply, Request,
+    RequestKind, Response, ScanPage, SessionId, Stream, UpgradeOrder, VERSION_MAX, Welcome,
+    WriteResponse, push_frame,
 };
 
 /// Three nodes, or as many as the script has; a clone is the same nodes.
@@ -170,7 +170,13 @@ impl NodesState {
                 let role = "leader".to_owned();
                 Reply::Status(Box::new(NodeStatus { role, ..NodeStatus::default() }))
             }
-            RequestKind::Upgrade(_) => Reply::Upgraded("done".to_owned()),
+            RequestKind::Upgrade(_) | RequestKind::TransferLeadership { .. } => {
+                Reply::Done("done".to_owned())
+            }
+            RequestKind::Cluster | RequestKind::ChangeMembers(_) => {
+                let report = ClusterReport { leader_id: Some(1), ..ClusterReport::default() };
+                Reply::Cluster(Box::new(report))
+            }
         }
     }
 }
@@ -193,6 +199,9 @@ fn request(kind: &RequestKind) -> String {
         RequestKind::Status => "status".to_owned(),
         RequestKind::Upgrade(UpgradeOrder::Hold) => "upgrade hold".to_owned(),
         RequestKind::Upgrade(order) => format!("upgrade {order:?}"),
+        RequestKind::Cluster => "members".to_owned(),
+        RequestKind::ChangeMembers(order) => format!("members {:?}", order.change),
+        RequestKind::TransferLeadership { to } => format!("transfer to {to:?}"),
     }
 }
 

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
+pub(crate) use kv_service::members::ClusterReport;
 pub(crate) use kv_service::protocol::operation::{
     Answer, Consistency, Expect, Nonce, Operation, Query, Record, Refusal, ScanPage, SessionId,
     WriteResponse,

@@ -7,6 +7,7 @@
 //!    /place       which `lock` the identity was made for: a copy has another one
 //!    /reset-key   64 random bytes, readable by the owner alone
 //!    /ballast     room for a restart on a full disk
+//!    /removed     there once the node was removed from its cluster
 //!    /log         raft log, hard state, metadata      (raft_storage::rocksdb)
 //!        /key     64 random bytes that mask and authenticate the log, for the owner alone
 //!    /snapshots   snapshot files                      (raft_storage::rocksdb)
@@ -61,6 +62,7 @@ const IDENTITY: &str = "identity";
 const LOG: &str = "log";
 const STATE: &str = "state";
 const SNAPSHOTS: &str = "snapshots";
+const REMOVED: &str = "removed";
 
 /// Version of the layout of the whole directory. In every version the identity begins with tag and
 /// version, and ends with a CRC32C of the bytes before.
@@ -203,6 +205,20 @@ impl DataDir {
     /// Returns true if the directory was made by [`DataDir::initialise`].
     pub fn was_initialised(&self) -> bool {
         self.identity.was_initialised
+    }
+
+    /// Notes that the node was removed from its cluster; durable when this returns. Such a node must
+    /// not start again: it could answer votes of other nodes that do not know of their removal.
+    ///
+    /// # Errors
+    /// The note could not be written.
+    pub fn mark_removed(&self) -> StorageResult<()> {
+        write_whole(&self.path, REMOVED, b"removed from the cluster\n", false)
+    }
+
+    /// Returns true once [`DataDir::mark_removed`] was called on this directory.
+    pub fn was_removed(&self) -> bool {
+        self.path.join(REMOVED).exists()
     }
 
     /// The key of QUIC stateless resets. It outlives the process, so that connections of an earlier

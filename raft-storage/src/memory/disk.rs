@@ -68,6 +68,8 @@ pub struct MemoryDisk(Arc<Mutex<DiskState>>);
 #[derive(Debug, Default)]
 struct DiskState {
     image: Image,
+    /// Told apart from other disks of the same node by this number, once it was asked for.
+    incarnation: Option<u64>,
     /// The newest process; earlier ones are dead.
     process: u64,
     /// Why the newest process can no longer write.
@@ -103,6 +105,12 @@ impl MemoryDisk {
         let batch = Batch { hard_state: Some(hard_state), ..Batch::default() };
         disk.state().image.persist(batch).expect("an empty disk takes a hard state");
         disk
+    }
+
+    /// A number that tells this disk from another one of the same node: `fresh` at the first call,
+    /// and the same at each later one.
+    pub fn incarnation(&self, fresh: u64) -> u64 {
+        *self.state().incarnation.get_or_insert(fresh)
     }
 
     /// Starts a process on this disk. Earlier processes can no longer use it: a disk has one owner.

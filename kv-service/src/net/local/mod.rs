@@ -26,6 +26,7 @@ pub use self::links::{Chunk, ClientId, StreamFaults};
 use self::pipe::Side;
 use crate::client::Client;
 use crate::config::{ServerConfig, default_deadline};
+use crate::members::MemberAddress;
 use crate::net::stream::{ConnectError, Connector, Stream};
 
 /// The id of all clients that were given no name.
@@ -83,7 +84,7 @@ impl LocalNetwork {
         &self.peers
     }
 
-    /// Returns a client of the nodes with these ids.
+    /// Returns a client of the nodes with these ids, which asks no other ones.
     pub fn client(&self, nodes: impl IntoIterator<Item = NodeId>) -> Client {
         self.client_as(NAMELESS, nodes)
     }
@@ -92,6 +93,12 @@ impl LocalNetwork {
     /// from nodes. Clients of the same name share their partitions.
     pub fn client_as(&self, client: ClientId, nodes: impl IntoIterator<Item = NodeId>) -> Client {
         let connector = self.connector(client, nodes);
+        Client::with_seed(Arc::new(connector), default_deadline(), self.links.next_seed())
+    }
+
+    /// Returns a client that asks these nodes first, and then follows the members of the cluster.
+    pub fn client_of_members(&self, nodes: impl IntoIterator<Item = NodeId>) -> Client {
+        let connector = LocalConnector { learns: true, ..self.connector(NAMELESS, nodes) };
         Client::with_seed(Arc::new(connector), default_deadline(), self.links.next_seed())
     }
 
@@ -153,7 +160,8 @@ impl LocalNetwork {
         nodes: impl IntoIterator<Item = NodeId>,
     ) -> LocalConnector {
         let nodes: BTreeSet<NodeId> = nodes.into_iter().collect();
-        LocalConnector { client, nodes: nodes.into_iter().collect(), network: self.clone() }
+        let nodes = nodes.into_iter().collect();
+        LocalConnector { client, nodes, learns: false, network: self.clone() }
     }
 
     async fn connect_as(&self, client: ClientId, node: NodeId) -> Result<Stream, ConnectError> {
@@ -186,11 +194,18 @@ impl LocalNetwork {
         // Clients that were connected to an earlier run of the node learn that their connections
         // broke.
         self.links.reset(node);
+        let connector = self.connector(NAMELESS, config.nodes.iter().map(|node| node.id));
         Joined {
             transport: self.peers.transport(node),
-            connector: Arc::new(self.connector(NAMELESS, config.nodes.iter().map(|node| node.id))),
+            connector: Arc::new(LocalConnector { learns: true, ..connector }),
             seed: self.links.next_seed(),
         }
+    }
+
+    /// A number that is not given out again.
+    #[cfg(feature = "memory")]
+    pub(crate) fn fresh_number(&self) -> u64 {
+        self.links.next_seed().max(1)
     }
 
     fn doors(&self) -> MutexGuard<'_, BTreeMap<NodeId, mpsc::Sender<Stream>>> {
@@ -208,6 +223,8 @@ pub(crate) struct Joined {
 struct LocalConnector {
     client: ClientId,
     nodes: Vec<NodeId>,
+    /// Follows the members; otherwise only `nodes` are asked.
+    learns: bool,
     network: LocalNetwork,
 }
 
@@ -215,6 +232,10 @@ struct LocalConnector {
 impl Connector for LocalConnector {
     fn nodes(&self) -> Vec<NodeId> {
         self.nodes.clone()
+    }
+
+    fn learn(&self, _members: &[MemberAddress]) -> bool {
+        self.learns
     }
 
     async fn connect(&self, node: NodeId) -> Result<Stream, ConnectError> {

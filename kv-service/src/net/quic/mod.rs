@@ -1,25 +1,29 @@
 //! Nodes and clients over QUIC.
 
+mod addresses;
 mod places;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use raft_core::transport::Transport;
 use raft_core::types::NodeId;
 use raft_transport_quic::{ClientEndpoint, QuicConfig, QuicError, QuicTransport, TlsConfig};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use self::addresses::AddressBook;
 use self::places::Places;
 use crate::client::Client;
 use crate::config::{ClientConfig, ServerConfig, TlsFiles};
 use crate::error::ServerError;
 use crate::log_limit::{Complaints, Subject};
+use crate::members::MemberAddress;
 use crate::net::stream::{ConnectError, Connector, Stream};
 use crate::protocol::version::{VERSION_MAX, VERSION_MIN};
+use crate::server::PeerBook;
 
 /// How long a client may take to open its stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -49,25 +53,30 @@ impl Client {
         let tls = TlsConfig::read(ca, cert, key)?;
         let addresses = config.nodes.iter().map(|node| (node.id, node.address.clone()));
         let endpoint = ClientEndpoint::new(&config.cluster_id, tls)?;
-        let connector = QuicConnector { addresses: addresses.collect(), endpoint };
+        let book = AddressBook::new(addresses.collect(), config.fixed_nodes);
+        let connector = QuicConnector { book, endpoint };
         Ok(Client::new(Arc::new(connector), config.deadline))
     }
 }
 
 struct QuicConnector {
-    addresses: std::collections::BTreeMap<NodeId, String>,
+    book: AddressBook,
     endpoint: ClientEndpoint,
 }
 
 #[async_trait]
 impl Connector for QuicConnector {
     fn nodes(&self) -> Vec<NodeId> {
-        self.addresses.keys().copied().collect()
+        self.book.ids()
+    }
+
+    fn learn(&self, members: &[MemberAddress]) -> bool {
+        self.book.learn(members)
     }
 
     async fn connect(&self, node: NodeId) -> Result<Stream, ConnectError> {
-        let address = self.addresses.get(&node).ok_or(ConnectError::UnknownNode)?;
-        let connecting = self.endpoint.connect(node, address).await;
+        let address = self.book.next_address(node).ok_or(ConnectError::UnknownNode)?;
+        let connecting = self.endpoint.connect(node, &address).await;
         let connection = connecting.map_err(ConnectError::network)?;
         let (writer, reader) = connection.open_stream().await.map_err(ConnectError::network)?;
         Ok(Stream::new(reader, writer, connection))
@@ -84,7 +93,7 @@ pub(crate) async fn join(
     incarnation: u64,
     reset_key: [u8; 64],
     accept_sender: mpsc::Sender<Stream>,
-) -> Result<(Arc<dyn Transport>, Arc<dyn Connector>), ServerError> {
+) -> Result<(Arc<QuicTransport>, Arc<dyn Connector>), ServerError> {
     let network = |error: QuicError| ServerError::Network(Arc::new(error));
     let TlsFiles { ca, cert, key } = &config.tls;
     let tls = TlsConfig::read(ca, cert, key).map_err(network)?;
@@ -106,15 +115,28 @@ pub(crate) async fn join(
     quic.hello_timeout = config.timeouts.peer_hello;
     quic.client_idle_timeout = config.timeouts.client_idle;
     quic.cluster_versions = (VERSION_MIN, VERSION_MAX);
+    quic.members_from_log = config.join;
     let transport = QuicTransport::bind(quic).await.map_err(network)?;
     let endpoint = ClientEndpoint::new(&config.cluster_id, tls).map_err(network)?;
-    let connector = QuicConnector { addresses: config.addresses(), endpoint };
+    let book = AddressBook::new(config.addresses(), config.fixed_addresses);
+    let connector = QuicConnector { book, endpoint };
     let places = Places::new(
         config.limits.certificate_connections_max,
         config.limits.address_connections_max,
     );
     tokio::spawn(accept(Arc::clone(&transport), places, accept_sender));
     Ok((transport, Arc::new(connector)))
+}
+
+#[async_trait]
+impl PeerBook for QuicTransport {
+    fn set_peers(&self, peers: &BTreeMap<NodeId, Vec<String>>, next_id: NodeId) {
+        QuicTransport::set_peers(self, peers, next_id);
+    }
+
+    async fn removed(&self) -> String {
+        QuicTransport::removed(self).await
+    }
 }
 
 /// Accepts clients. Each opens one stream; a client that takes its time delays no other.

@@ -21,9 +21,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use kv_service::config::{
-    ByteSize, NodeAddress, TlsFiles, default_deadline, default_max_raft_state,
-};
+use kv_service::config::{ByteSize, NodeAddress, TlsFiles, default_max_raft_state};
 use kv_service::{ClientConfig, Server, ServerConfig};
 use raft_transport_quic::{DevCa, TlsConfig};
 use rustix::fs::{FlockOperation, flock};
@@ -151,12 +149,8 @@ impl Layout {
         }
         let tls = self.tls_files("client");
         self.certify(&tls, || ca.issue_client("kv dev"))?;
-        let client = ClientConfig {
-            cluster_id: self.marker.cluster_id.clone(),
-            deadline: default_deadline(),
-            tls: names_only(&tls),
-            nodes: self.nodes(),
-        };
+        let cluster_id = self.marker.cluster_id.clone();
+        let client = ClientConfig::new(cluster_id, names_only(&tls), self.nodes());
         if !self.client_config().exists() {
             write_file(&self.client_config(), client.to_toml(), 0o644)?;
         }

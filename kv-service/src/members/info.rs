@@ -1,0 +1,136 @@
+//! Name, address and zone of a member, which Raft carries as opaque bytes
+//! (`raft_core::types::Member::context`).
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// First byte of an encoded description. The rest is a map by field name in MessagePack. A decoder
+/// skips fields that it does not know.
+const FORMAT: u8 = 1;
+
+/// Longest name or zone, in bytes.
+const LABEL_BYTES_MAX: usize = 63;
+
+/// Longest address, in bytes: a host name and a port.
+const ADDRESS_BYTES_MAX: usize = 261;
+
+/// What the cluster records about a member for people and for other nodes.
+///
+/// ```
+/// use kv_service::members::MemberInfo;
+///
+/// let info = MemberInfo { address: "10.0.0.4:7400".into(), ..MemberInfo::default() };
+/// assert!(info.check().is_ok());
+/// let info = MemberInfo { address: "10.0.0.4".into(), ..info };
+/// assert!(info.check().unwrap_err().to_string().contains("host:port"));
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct MemberInfo {
+    /// A name for people; may be empty.
+    #[serde(default)]
+    pub name: String,
+    /// `host:port`; empty until the node has announced it.
+    #[serde(default)]
+    pub address: String,
+    /// Where the node stands, such as a rack or a data centre; may be empty.
+    #[serde(default)]
+    pub zone: String,
+}
+
+/// A description that is refused; the text says why. Nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Invalid(String);
+
+impl MemberInfo {
+    /// Checks the form of each field.
+    ///
+    /// # Errors
+    /// Text that names the field and what it must be.
+    pub fn check(&self) -> Result<(), Invalid> {
+        for (what, label) in [("name", &self.name), ("zone", &self.zone)] {
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+            if label.len() > LABEL_BYTES_MAX || !label.chars().all(plain) {
+                return Err(Invalid(format!(
+                    "the {what} {label:?}: at most {LABEL_BYTES_MAX} letters, digits and any of -_."
+                )));
+            }
+        }
+        let is_address = |address: &str| {
+            let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+            let plain = |c: char| c.is_ascii_graphic();
+            address.len() <= ADDRESS_BYTES_MAX
+                && address.chars().all(plain)
+                && port.is_some_and(|port| port != 0)
+        };
+        if !self.address.is_empty() && !is_address(&self.address) {
+            return Err(Invalid(format!("the address {:?}: write host:port", self.address)));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut bytes = vec![FORMAT];
+        let fields = rmp_serde::to_vec_named(self).expect("strings have a form in MessagePack");
+        bytes.extend(fields);
+        bytes.into()
+    }
+
+    /// The description in a member's record; an empty one if there is none, or if it is of a
+    /// program that this one does not understand.
+    pub(crate) fn decode(context: &[u8]) -> Self {
+        let decoded = match context.split_first() {
+            Some((&FORMAT, fields)) => rmp_serde::from_slice::<Self>(fields).ok(),
+            _ => None,
+        };
+        decoded.filter(|info| info.check().is_ok()).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info() -> MemberInfo {
+        let [name, address, zone] = ["kv4", "kv4.example.net:7400", "b"].map(str::to_owned);
+        MemberInfo { name, address, zone }
+    }
+
+    #[test]
+    fn a_description_is_read_as_it_was_written() {
+        assert_eq!(MemberInfo::decode(&info().encode()), info());
+        assert_eq!(MemberInfo::decode(&[]), MemberInfo::default());
+        assert_eq!(MemberInfo::decode(b"\x02whatever"), MemberInfo::default());
+        assert_eq!(MemberInfo::decode(b"\x01\xc1"), MemberInfo::default());
+    }
+
+    /// A later program may add fields.
+    #[test]
+    fn unknown_fields_are_skipped() {
+        #[derive(Serialize)]
+        struct Later {
+            name: &'static str,
+            priority: u8,
+        }
+        let mut bytes = vec![FORMAT];
+        bytes.extend(rmp_serde::to_vec_named(&Later { name: "kv4", priority: 7 }).unwrap());
+        let read = MemberInfo::decode(&bytes);
+        assert_eq!(read, MemberInfo { name: "kv4".to_owned(), ..MemberInfo::default() });
+    }
+
+    #[test]
+    fn what_a_terminal_or_a_resolver_would_not_take_is_refused() {
+        assert_eq!(info().check(), Ok(()));
+        let bad = [
+            MemberInfo { name: "a b".to_owned(), ..info() },
+            MemberInfo { zone: "\x1b[2J".to_owned(), ..info() },
+            MemberInfo { name: "x".repeat(64), ..info() },
+            MemberInfo { address: "host".to_owned(), ..info() },
+            MemberInfo { address: "host:0".to_owned(), ..info() },
+            MemberInfo { address: "ho st:1".to_owned(), ..info() },
+        ];
+        for info in bad {
+            assert!(info.check().is_err(), "{info:?}");
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! The members as one node knows them, for operators.
+
+use raft_core::types::{Configuration, Index, NodeId};
+use serde::{Deserialize, Serialize};
+
+use super::MemberInfo;
+
+/// The members of the cluster, as one node knows them. The leader's report is the one to act on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterReport {
+    /// The node that reports.
+    pub node_id: NodeId,
+    /// The leader, as far as that node knows.
+    pub leader_id: Option<NodeId>,
+    /// Place of the members' configuration in the log.
+    pub index: Index,
+    /// False while a change waits for a majority.
+    pub is_committed: bool,
+    /// True while voters are being exchanged: majorities of the old and of the new ones decide.
+    pub is_joint: bool,
+    /// The id of the next member that is added. Smaller ids of nodes that are no members were
+    /// removed, and are never used again.
+    pub next_id: NodeId,
+    /// In ascending order of ids.
+    pub members: Vec<MemberReport>,
+}
+
+/// One member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemberReport {
+    /// The member.
+    pub id: NodeId,
+    /// Its name, address and zone, as recorded.
+    pub info: MemberInfo,
+    /// What it is.
+    pub role: MemberRole,
+    /// Set for a learner that becomes a voter by itself; not set for a voter that is to be
+    /// replaced.
+    pub wants_vote: bool,
+    /// The leader's knowledge of it; `None` for the leader itself and in reports of other nodes.
+    pub progress: Option<MemberProgress>,
+    /// Why the reporting node cannot reach it; `None` if it can.
+    pub error: Option<String>,
+}
+
+/// What a member counts for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MemberRole {
+    /// Counted.
+    Voter,
+    /// Counted from the present change on; not in the majority that is being left.
+    Joining,
+    /// Counted until the present change is done.
+    Leaving,
+    /// Gets all data, and is not counted.
+    Learner,
+}
+
+/// The leader's knowledge of another member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MemberProgress {
+    /// It has on disk all entries through this index.
+    pub match_index: Index,
+    /// Entries that it lacks.
+    pub behind: u64,
+    /// It came back on an empty disk, and is not counted until it has all data.
+    pub is_recovering: bool,
+}
+
+impl MemberRole {
+    /// `voter`, `joining`, `leaving` or `learner`.
+    pub fn name(self) -> &'static str {
+        match self {
+            MemberRole::Voter => "voter",
+            MemberRole::Joining => "joining",
+            MemberRole::Leaving => "leaving",
+            MemberRole::Learner => "learner",
+        }
+    }
+
+    fn of(configuration: &Configuration, id: NodeId) -> Self {
+        match (configuration.voters.contains(&id), configuration.outgoing.contains(&id)) {
+            (true, false) if configuration.is_joint() => MemberRole::Joining,
+            (true, _) => MemberRole::Voter,
+            (false, true) => MemberRole::Leaving,
+            (false, false) => MemberRole::Learner,
+        }
+    }
+}
+
+impl ClusterReport {
+    /// The members of a configuration, without what a node knows beyond it.
+    pub(crate) fn of(configuration: &Configuration) -> Self {
+        let report = |id: NodeId| MemberReport {
+            id,
+            info: MemberInfo::decode(
+                configuration.members.get(&id).map_or(&[][..], |member| &member.context),
+            ),
+            role: MemberRole::of(configuration, id),
+            wants_vote: configuration.wants_vote(id),
+            progress: None,
+            error: None,
+        };
+        Self {
+            is_joint: configuration.is_joint(),
+            next_id: configuration.fresh_id(),
+            members: configuration.members().into_iter().map(report).collect(),
+            ..Self::default()
+        }
+    }
+
+    /// The member of this id.
+    pub fn member(&self, id: NodeId) -> Option<&MemberReport> {
+        self.members.iter().find(|member| member.id == id)
+    }
+
+    /// How many voters may fail at the same time, if all others run and are counted.
+    pub fn failures_tolerated(&self) -> usize {
+        let majority_less = |count: usize| count.saturating_sub(1) / 2;
+        let count = |counts: &dyn Fn(MemberRole) -> bool| {
+            self.members.iter().filter(|member| counts(member.role)).count()
+        };
+        let incoming = count(&|role| matches!(role, MemberRole::Voter | MemberRole::Joining));
+        let outgoing = count(&|role| matches!(role, MemberRole::Voter | MemberRole::Leaving));
+        match self.is_joint {
+            true => majority_less(incoming).min(majority_less(outgoing)),
+            false => majority_less(incoming),
+        }
+    }
+
+    /// How many further voters may fail now, as far as the reporting leader knows: the others must
+    /// still be a majority. `None` if too few run already, or if this is no leader's report.
+    pub fn failures_tolerated_now(&self) -> Option<usize> {
+        if self.leader_id != Some(self.node_id) {
+            return None;
+        }
+        let counts = |member: &&MemberReport| {
+            let recovers = member.progress.is_some_and(|progress| progress.is_recovering);
+            member.id == self.node_id || (member.error.is_none() && !recovers)
+        };
+        let spare = |in_half: &dyn Fn(MemberRole) -> bool| -> Option<usize> {
+            let half = || self.members.iter().filter(|member| in_half(member.role));
+            half().filter(counts).count().checked_sub(half().count() / 2 + 1)
+        };
+        let incoming = spare(&|role| matches!(role, MemberRole::Voter | MemberRole::Joining));
+        match self.is_joint {
+            true => {
+                incoming.min(spare(&|role| matches!(role, MemberRole::Voter | MemberRole::Leaving)))
+            }
+            false => incoming,
+        }
+    }
+
+    /// True once no change is under way: it is committed and not joint, no member is on its way to
+    /// another role, and the leader is a member.
+    pub fn is_settled(&self) -> bool {
+        let on_its_way =
+            |member: &MemberReport| (member.role == MemberRole::Learner) == member.wants_vote;
+        let is_led = self.leader_id.is_some_and(|leader| self.member(leader).is_some());
+        self.is_committed && !self.is_joint && is_led && !self.members.iter().any(on_its_way)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(configuration: &Configuration) -> ClusterReport {
+        let report = ClusterReport::of(configuration);
+        ClusterReport { node_id: 1, leader_id: Some(1), is_committed: true, ..report }
+    }
+
+    #[test]
+    fn a_joint_configuration_shows_who_comes_and_who_goes() {
+        let joint = Configuration {
+            outgoing: [1, 2, 3].into(),
+            learners: [5].into(),
+            ..Configuration::of_voters([1, 2, 4])
+        };
+        let report = of(&joint);
+        let roles: Vec<_> = report.members.iter().map(|member| member.role.name()).collect();
+        assert_eq!(roles, ["voter", "voter", "leaving", "joining", "learner"]);
+        assert_eq!((report.next_id, report.failures_tolerated()), (6, 1));
+        assert!(!report.is_settled());
+    }
+
+    #[test]
+    fn failures_are_counted_among_the_voters_that_run() {
+        let mut report = of(&Configuration::of_voters([1, 2, 3]));
+        assert_eq!(report.failures_tolerated_now(), Some(1));
+        report.members[1].error = Some("down".to_owned());
+        assert_eq!(report.failures_tolerated_now(), Some(0));
+        let is_recovering = true;
+        report.members[2].progress =
+            Some(MemberProgress { match_index: 0, behind: 9, is_recovering });
+        assert_eq!(report.failures_tolerated_now(), None);
+        assert_eq!(report.failures_tolerated(), 1);
+        report.leader_id = Some(2);
+        assert_eq!(report.failures_tolerated_now(), None);
+    }
+
+    #[test]
+    fn a_learner_that_waits_to_be_a_voter_is_not_settled() {
+        let mut configuration = Configuration::of_voters([1]);
+        configuration.learners.insert(2);
+        assert!(of(&configuration).is_settled(), "it stays a learner");
+        configuration
+            .members
+            .insert(2, raft_core::types::Member { wants_vote: true, ..Default::default() });
+        assert!(!of(&configuration).is_settled());
+    }
+}

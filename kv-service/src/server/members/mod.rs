@@ -1,0 +1,182 @@
+//! Keeps the node in step with the members of its cluster, and carries out orders to change them.
+//!
+//! A task follows the replicated configuration. It tells the transport and the clients who the
+//! members are, announces this node's own description when the recorded one differs, records the
+//! disk of a node that joins, and stops the node for good once it was removed.
+
+mod orders;
+mod peers;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use raft_core::types::{Configuration, NodeId};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+use self::peers::{Peers, list};
+use super::shared::ServerShared;
+use crate::client::Client;
+use crate::config::ServerConfig;
+use crate::members::{MemberInfo, MembersChange, MembersOrder};
+use crate::protocol::version::{Feature, has};
+
+/// Pause before an announcement that failed is made again.
+const ANNOUNCE_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// A network whose peers come and go with the members of the cluster.
+///
+/// The network of a caller's own backends ([`Backends::peer_book`](crate::Backends::peer_book))
+/// needs it if it must be told where new members are.
+#[async_trait]
+pub trait PeerBook: Send + Sync + 'static {
+    /// The members other than this node, each with the addresses to try; none for a node that has
+    /// not announced one yet. Nodes that are not named have left. An id below `next_id` that is not named was removed from the cluster.
+    fn set_peers(&self, peers: &BTreeMap<NodeId, Vec<String>>, next_id: NodeId);
+
+    /// Waits until a peer says that this node was removed, and returns what the peer said.
+    async fn removed(&self) -> String;
+}
+
+/// Writes down that this node was removed, durably.
+pub(crate) type MarkRemoved = Arc<dyn Fn() -> io::Result<()> + Send + Sync>;
+
+/// What a node needs to follow the members.
+pub(in crate::server) struct Membership {
+    pub(in crate::server) book: Option<Arc<dyn PeerBook>>,
+    pub(in crate::server) mark_removed: Option<MarkRemoved>,
+    /// Identity of the node's disk; 0 if it has none.
+    pub(in crate::server) incarnation: u64,
+    removal: OnceLock<String>,
+    was_removed: Notify,
+}
+
+impl Membership {
+    pub(in crate::server) fn new(
+        book: Option<Arc<dyn PeerBook>>,
+        mark_removed: Option<MarkRemoved>,
+        incarnation: u64,
+    ) -> Self {
+        let (removal, was_removed) = (OnceLock::new(), Notify::new());
+        Self { book, mark_removed, incarnation, removal, was_removed }
+    }
+
+    /// Why the node was removed, if it was.
+    pub(in crate::server) fn removal(&self) -> Option<&str> {
+        self.removal.get().map(String::as_str)
+    }
+
+    /// Waits until this node is known to be removed.
+    pub(in crate::server) async fn removed(&self) {
+        while self.removal.get().is_none() {
+            self.was_removed.notified().await;
+        }
+    }
+
+    fn note_removal(&self, why: String) {
+        if let Some(mark) = &self.mark_removed
+            && let Err(error) = mark()
+        {
+            tracing::error!("that this node was removed cannot be written down: {error}");
+        }
+        let _ = self.removal.set(why);
+        self.was_removed.notify_one();
+    }
+}
+
+/// This node's description: what its file says, and what is recorded where the file says nothing.
+fn described(config: &ServerConfig, recorded: &MemberInfo) -> MemberInfo {
+    let MemberInfo { name, address, zone } = recorded.clone();
+    let name = Some(name).filter(|name| !name.is_empty());
+    MemberInfo {
+        name: config.name.clone().or(name).unwrap_or_else(|| format!("node{}", config.node_id)),
+        address: config.advertised_address().unwrap_or(address),
+        zone: config.zone.clone().unwrap_or(zone),
+    }
+}
+
+/// Returns true if the configuration shows that the node was removed.
+fn removes(configuration: &Configuration, id: NodeId) -> bool {
+    id < configuration.next_id && !configuration.is_empty() && !configuration.is_member(id)
+}
+
+/// What this node orders about itself: that its disk, or its description, be recorded.
+fn announcement(
+    configuration: &Configuration,
+    config: &ServerConfig,
+    describes_itself: bool,
+    incarnation: u64,
+) -> Option<MembersChange> {
+    let id = config.node_id;
+    if !configuration.is_member(id) {
+        return None;
+    }
+    let record = configuration.members.get(&id);
+    let recorded = record.map_or(0, |member| member.incarnation);
+    if configuration.learners.contains(&id) && recorded == 0 && incarnation != 0 {
+        return Some(MembersChange::Bind { id, incarnation });
+    }
+    let recorded = record.map(|member| MemberInfo::decode(&member.context)).unwrap_or_default();
+    let info = described(config, &recorded);
+    (describes_itself && info != recorded).then_some(MembersChange::Describe { id, info })
+}
+
+/// Follows the members until the node was removed, which [`Membership::removed`] tells.
+pub(in crate::server) async fn follow(shared: &ServerShared, client: &Client) {
+    let own_id = shared.config.node_id;
+    let mut members = shared.node.watch_members();
+    let mut peers = Peers::default();
+    // Nodes within one process find each other by id, and need no description.
+    let describes_itself = shared.membership.book.is_some() && !shared.config.fixed_addresses;
+    let mut announce_at = Instant::now();
+    loop {
+        let seen = members.borrow_and_update().clone();
+        let now = Instant::now();
+        if let Some(book) = &shared.membership.book
+            && let Some((peers, next_id)) = peers.update(&seen, &shared.config, now)
+        {
+            book.set_peers(&peers, next_id);
+        }
+        if seen.is_committed {
+            shared.publish_members(list(&seen, &shared.config));
+            if removes(&seen.configuration, own_id) {
+                let why = format!("node {own_id} was removed from the cluster");
+                return shared.membership.note_removal(why);
+            }
+        }
+        let incarnation = shared.membership.incarnation;
+        let due = announcement(&seen.configuration, &shared.config, describes_itself, incarnation)
+            .filter(|_| seen.is_committed && has(shared.cluster_version(), Feature::Members));
+        let announced = async {
+            let Some(change) = due else { return std::future::pending().await };
+            sleep_until(announce_at).await;
+            if let Err(error) = client.cluster().order(MembersOrder::new(change)).await {
+                tracing::debug!("the members' record of this node is not changed yet: {error}");
+            }
+        };
+        let farewell = async {
+            match peers.next_farewell() {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            changed = members.changed() => if changed.is_err() { return },
+            () = announced => announce_at = Instant::now() + ANNOUNCE_AGAIN_AFTER,
+            () = farewell => {}
+            why = told_removed(shared) => return shared.membership.note_removal(why),
+        }
+    }
+}
+
+/// Waits until a peer refuses this node because it was removed while it was away.
+async fn told_removed(shared: &ServerShared) -> String {
+    match &shared.membership.book {
+        Some(book) => book.removed().await,
+        None => std::future::pending().await,
+    }
+}
