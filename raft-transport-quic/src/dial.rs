@@ -14,8 +14,19 @@ use crate::protocol::{Spoken, agreed};
 use crate::shared::TransportShared;
 use crate::tls::{Side, TlsIdentity, node_name};
 
-/// A node shows its address to a peer that has not dialled it for so long.
-const SHOWN_AFTER: Duration = Duration::from_secs(2);
+/// A node shows its address to a peer that has not dialled it for so long; doubles with each
+/// attempt up to [`SHOWN_AFTER_MAX`].
+const SHOWN_AFTER: Duration = Duration::from_millis(500);
+const SHOWN_AFTER_MAX: Duration = Duration::from_secs(2);
+
+/// The address that an attempt uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Attempt {
+    /// The next one in turn.
+    Nth(usize),
+    /// The one that the peer has just shown.
+    Shown,
+}
 
 /// Makes one attempt. Each attempt uses the next of the peer's addresses, because the first may
 /// never answer.
@@ -23,13 +34,17 @@ pub(crate) async fn try_dial(
     shared: &TransportShared,
     peer: &Peer,
     patience: Duration,
-    attempt: usize,
+    attempt: Attempt,
 ) -> Result<PeerLink, String> {
     let TransportShared { opened, config, .. } = shared;
     let endpoint = &opened.endpoint;
     let exchange_count = shared.credentials.exchange_count();
     let found = peer.addresses(&config.names, endpoint).await?;
-    let to = found[attempt % found.len()];
+    // The shown address is the last one.
+    let to = match attempt {
+        Attempt::Nth(attempt) => found[attempt % found.len()],
+        Attempt::Shown => found[found.len() - 1],
+    };
     let name = node_name(&config.cluster_id, peer.id);
     let connecting = endpoint
         .connect_with(shared.credentials.dialling(), to, &name)
@@ -58,13 +73,17 @@ pub(crate) async fn try_dial(
 /// Dials a peer that does not dial this node, so that the peer learns where this node is: its
 /// address may be new, or the peer may not know of this member yet. The peer refuses the
 /// connection, and then dials back.
-pub(crate) async fn show_address(shared: &TransportShared, peer: &Peer) {
+pub(crate) async fn show_address(shared: &TransportShared, peer: &Peer, attempt: usize) {
     if !shared.peers.follows_log() {
         return std::future::pending().await;
     }
-    sleep(jittered(SHOWN_AFTER)).await;
-    let patience = shared.config.dial_timeout_max;
-    if let Err(refusal) = try_dial(shared, peer, patience, 0).await {
+    let doubled = |first: Duration, max: Duration| {
+        let factor = 1u32.checked_shl(attempt as u32).unwrap_or(u32::MAX);
+        first.saturating_mul(factor).min(max)
+    };
+    sleep(jittered(doubled(SHOWN_AFTER, SHOWN_AFTER_MAX))).await;
+    let patience = doubled(shared.config.dial_timeout, shared.config.dial_timeout_max);
+    if let Err(refusal) = try_dial(shared, peer, patience, Attempt::Nth(attempt)).await {
         debug!(peer = peer.id, "showed the own address: {refusal}");
     }
 }

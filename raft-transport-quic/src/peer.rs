@@ -13,11 +13,11 @@ use std::time::Duration;
 use quinn::{Connection, Endpoint};
 use raft_core::types::{Class, Message, NodeId};
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, info, warn};
 
 use crate::config::{BACKOFF_MAX, BACKOFF_MIN, QuicConfig, RESOLVE_INTERVAL, RESOLVE_TIMEOUT};
-use crate::dial::{jittered, show_address, try_dial};
+use crate::dial::{Attempt, jittered, show_address, try_dial};
 use crate::error::close;
 use crate::link::{PeerLink, RunningLink};
 use crate::mailbox::{Mailbox, Put};
@@ -41,6 +41,8 @@ pub(crate) struct Peer {
     left: watch::Sender<bool>,
     /// Notified when the address has changed.
     readdressed: Notify,
+    /// Notified when the peer has shown its address.
+    has_shown: Notify,
 }
 
 #[derive(Debug)]
@@ -121,6 +123,7 @@ impl Peer {
             accepted,
             left: watch::Sender::new(false),
             readdressed: Notify::new(),
+            has_shown: Notify::new(),
         };
         (peer, handed_over)
     }
@@ -165,9 +168,10 @@ impl Peer {
         }
     }
 
-    /// Notes from where the peer came to show its address: one more address to dial.
+    /// Notes from where the peer came to show its address: it is dialled there at once.
     pub(crate) fn note_address(&self, address: SocketAddr) {
         self.state().shown = Some(address);
+        self.has_shown.notify_one();
     }
 
     /// Ends the peer's supervisor, because the peer is no longer a member.
@@ -357,8 +361,19 @@ impl Supervisor<'_> {
         let mut pause = BACKOFF_MIN;
         let first_patience = self.shared.config.dial_timeout;
         let mut patience = first_patience;
+        let peer = self.peer;
+        let mut shown = false;
         for attempt in 0.. {
-            match try_dial(self.shared, self.peer, patience, attempt).await {
+            let attempt =
+                if std::mem::take(&mut shown) { Attempt::Shown } else { Attempt::Nth(attempt) };
+            let dialled = tokio::select! {
+                dialled = try_dial(self.shared, peer, patience, attempt) => dialled,
+                () = peer.has_shown.notified() => {
+                    shown = true;
+                    continue;
+                }
+            };
+            match dialled {
                 Ok(link) => {
                     patience = first_patience;
                     let since = Instant::now();
@@ -377,7 +392,7 @@ impl Supervisor<'_> {
                     patience = (2 * patience).min(patience_max).max(first_patience);
                 }
             }
-            sleep(jittered(pause)).await;
+            shown = timeout(jittered(pause), peer.has_shown.notified()).await.is_ok();
             pause = (2 * pause).min(BACKOFF_MAX);
         }
     }
@@ -386,6 +401,7 @@ impl Supervisor<'_> {
     /// the channel is closed.
     pub(crate) async fn accept(&mut self, accepted: &mut mpsc::Receiver<PeerLink>) {
         let (shared, peer) = (self.shared, self.peer);
+        let mut shown_count = 0;
         loop {
             let is_idle = self.running.is_none();
             let link = tokio::select! {
@@ -397,7 +413,10 @@ impl Supervisor<'_> {
                     self.stop(close::PROTOCOL, &reason).await;
                     continue;
                 }
-                () = show_address(shared, peer), if is_idle => continue,
+                () = show_address(shared, peer, shown_count), if is_idle => {
+                    shown_count += 1;
+                    continue;
+                }
             };
             if let Some(running) = &self.running {
                 // The second incarnation is refused only while the first is connected. If the

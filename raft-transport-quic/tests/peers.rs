@@ -394,3 +394,24 @@ async fn the_addresses_of_a_peer_are_tried_in_turn() {
     first.send(2, control(12));
     assert_eq!(second.inbound.messages(1).await, [(1, control(12))]);
 }
+
+/// 1.6. A node that moved shows itself at each address of a peer that moved as well, one after the
+/// other.
+#[tokio::test]
+async fn a_node_that_moved_finds_a_peer_that_moved() {
+    let ca = DevCa::create("test").unwrap();
+    let (old, now) = (addresses(2), addresses(2));
+    let place = |of_one: &str, of_two: &str| {
+        BTreeMap::from([(1, of_one.to_owned()), (2, of_two.to_owned())])
+    };
+    let mut first = config(&ca, 1, &place(&now[&1], &old[&2]));
+    first.members_from_log = true;
+    let first = Node::start(first).await;
+    let mut second = config(&ca, 2, &place(&old[&1], &now[&2]));
+    second.members_from_log = true;
+    let second = Node::start(second).await;
+    let both = BTreeMap::from([(1, vec![old[&1].clone(), now[&1].clone()])]);
+    second.transport.set_peers(&both, 0);
+    first.connected_to(2).await;
+    second.connected_to(1).await;
+}

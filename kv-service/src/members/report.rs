@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use super::MemberInfo;
 
+/// A voter that lacks more entries has not kept up.
+const BEHIND_MAX: u64 = 10_000;
+
 /// The members of the cluster, as one node knows them. The leader's report is the one to act on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -154,6 +157,45 @@ impl ClusterReport {
         }
     }
 
+    /// Tells whether these nodes may be stopped, as far as the reporting leader knows: the others
+    /// that run, are counted and have kept up must be a majority, of the old and of the new voters
+    /// while voters are being exchanged.
+    ///
+    /// # Errors
+    /// Text that says why not.
+    pub fn ok_to_stop(&self, nodes: &[NodeId]) -> Result<(), String> {
+        if let Some(unknown) = nodes.iter().find(|id| self.member(**id).is_none()) {
+            return Err(format!("there is no member {unknown}"));
+        }
+        let goes_on = |member: &MemberReport| {
+            let keeps_up =
+                |progress: MemberProgress| !progress.is_recovering && progress.behind <= BEHIND_MAX;
+            let runs = member.id == self.node_id
+                || (member.error.is_none() && member.progress.is_some_and(keeps_up));
+            runs && !nodes.contains(&member.id)
+        };
+        let halves = match self.is_joint {
+            true => &[MemberRole::Joining, MemberRole::Leaving][..],
+            false => &[MemberRole::Joining],
+        };
+        for half in halves {
+            let voters = || {
+                let is_in = |role| role == MemberRole::Voter || role == *half;
+                self.members.iter().filter(move |member| is_in(member.role))
+            };
+            let (count, left) =
+                (voters().count(), voters().filter(|member| goes_on(member)).count());
+            if left <= count / 2 {
+                return Err(format!(
+                    "{left} of {count} voters would be left that run, are counted and have kept up; \
+                     {} are needed",
+                    count / 2 + 1
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// True once no change is under way: it is committed and not joint, no member is on its way to
     /// another role, and the leader is a member.
     pub fn is_settled(&self) -> bool {
@@ -200,6 +242,22 @@ mod tests {
         assert_eq!(report.failures_tolerated(), 1);
         report.leader_id = Some(2);
         assert_eq!(report.failures_tolerated_now(), None);
+    }
+
+    #[test]
+    fn a_node_may_be_stopped_if_the_others_can_go_on() {
+        let mut report = of(&Configuration::of_voters([1, 2, 3]));
+        let fine = MemberProgress { match_index: 9, behind: 1, is_recovering: false };
+        for member in &mut report.members[1..] {
+            member.progress = Some(fine);
+        }
+        assert_eq!(report.ok_to_stop(&[1]), Ok(()));
+        assert!(report.ok_to_stop(&[2, 3]).unwrap_err().contains("1 of 3 voters"));
+        assert!(report.ok_to_stop(&[9]).unwrap_err().contains("no member 9"));
+        report.members[1].progress = Some(MemberProgress { is_recovering: true, ..fine });
+        assert!(report.ok_to_stop(&[3]).is_err() && report.ok_to_stop(&[2]).is_ok());
+        report.members[1].progress = Some(MemberProgress { behind: BEHIND_MAX + 1, ..fine });
+        assert!(report.ok_to_stop(&[3]).is_err());
     }
 
     #[test]

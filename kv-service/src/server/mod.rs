@@ -298,7 +298,7 @@ async fn follow_node(shared: Arc<ServerShared>, client: Client, is_low: Option<I
         biased;
         () = shared.closed() => {}
         () = shared.clock.follow(&shared.node) => {}
-        () = story::tell(&shared.node) => {}
+        () = story::tell(&shared.node, shared.config.join) => {}
         () = shared.room.follow(is_low) => {}
         () = shared.upgrade.follow(&shared.node) => {}
         () = members => {}

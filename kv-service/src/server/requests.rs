@@ -266,8 +266,10 @@ pub(super) fn rejection(rejected: Rejected) -> Rejection {
     match rejected {
         Rejected::NotLeader { leader } => Rejection::NotLeader { leader_id: leader },
         Rejected::Busy(what) => Rejection::Busy(what.to_owned()),
+        // The client says itself that it was not executed.
         Rejected::TooLarge { .. } | Rejected::Refused(_) => {
-            Rejection::Invalid(rejected.to_string())
+            let text = rejected.to_string();
+            Rejection::Invalid(text.strip_prefix("not executed: ").unwrap_or(&text).to_owned())
         }
         // Another leader took over; this node knows it by now, or learns it soon.
         Rejected::Replaced => Rejection::NotLeader { leader_id: None },

@@ -53,8 +53,12 @@ impl Stage {
         }
     }
 
-    fn tell(&self, before: &Stage) {
+    fn tell(&self, before: &Stage, joins: bool) {
         match (before, self) {
+            (_, Stage::NotInitialised) if joins => tracing::info!(
+                "joins the cluster, or its disk was lost: waits for the leader. Not added yet? Run \
+                 `kv member add`"
+            ),
             (_, Stage::NotInitialised) => tracing::warn!(
                 "not initialised, or its disk was lost: waits for a leader. New cluster? Stop it and run \
                  `kv init --config FILE` on each node"
@@ -79,14 +83,14 @@ impl Stage {
 /// Logs each change of the node's stage, reminds while the node waits, and reports that a majority
 /// of the disks is lost. Runs until it is dropped. It polls the status, because a task that
 /// followed each change of it would be woken by every write.
-pub(super) async fn tell(node: &Node<KvMachine>) {
+pub(super) async fn tell(node: &Node<KvMachine>, joins: bool) {
     let mut told = (Stage::Member, false);
     let mut told_at = Instant::now();
     loop {
         let seen = look(&node.status());
         let waits = seen != (Stage::Member, false);
         if seen != told || (waits && told_at.elapsed() >= REMINDED_AFTER) {
-            seen.0.tell(&told.0);
+            seen.0.tell(&told.0, joins);
             if seen.1 {
                 tracing::error!(
                     "the cluster stands still: a majority of the nodes is on new or lost disks, so \

@@ -19,6 +19,8 @@ pub(crate) enum Exit {
     NotExecuted,
     /// 3: may have been executed.
     Unknown,
+    /// 5: the node was removed from its cluster; a service manager must not start it again.
+    Removed,
 }
 
 impl From<Exit> for ExitCode {
@@ -43,6 +45,7 @@ impl Exit {
             Exit::ConditionFailed => 1,
             Exit::NotExecuted => 2,
             Exit::Unknown => 3,
+            Exit::Removed => 5,
         }
     }
 

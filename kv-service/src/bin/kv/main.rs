@@ -7,11 +7,14 @@
 mod args;
 mod batch;
 mod bench;
+mod cert;
 mod commands;
 mod connect;
 mod dev;
 mod exit;
 mod init;
+mod leader;
+mod member;
 mod node_config;
 mod output;
 mod serve;
@@ -65,6 +68,10 @@ async fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Cas(cas) => commands::cas(config, cas).await,
         Command::Scan(scan) => commands::scan(config, scan).await,
         Command::Status(status) => status::run(config, status).await,
+        Command::Member(args) => member::run(config, args).await,
+        Command::Leader(args) => leader::run(config, args).await,
+        Command::OkToStop(args) => leader::ok_to_stop(config, args).await,
+        Command::Cert(args) => cert::run(&args),
         Command::Upgrade(args) => upgrade::run(config, args).await,
         Command::Batch(batch) => batch::run(config, batch).await,
         Command::Bench(bench) => bench::run(config, bench).await,

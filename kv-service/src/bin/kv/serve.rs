@@ -4,13 +4,13 @@ use std::path::Path;
 use std::pin::pin;
 
 use anyhow::anyhow;
-use kv_service::Server;
+use kv_service::{Server, ServerError};
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args::ServeArgs;
 use crate::exit::Exit;
-use crate::node_config;
+use crate::{node_config, output};
 
 pub(crate) async fn run(config: Option<&Path>, args: ServeArgs) -> anyhow::Result<Exit> {
     let parent_watched = args.stop_on_stdin_eof;
@@ -30,7 +30,11 @@ pub(crate) async fn run(config: Option<&Path>, args: ServeArgs) -> anyhow::Resul
     let (node_id, cluster_id) = (config.node_id, config.cluster_id.clone());
     let listen = config.listen_address()?;
     let server = tokio::select! {
-        started = Server::start(config) => started.map_err(|error| anyhow!("{error}"))?,
+        started = Server::start(config) => match started {
+            Ok(server) => server,
+            Err(ServerError::Removed(why)) => return Ok(removed(&why)),
+            Err(error) => return Err(anyhow!("{error}")),
+        },
         // Nothing has been acknowledged yet, so there is nothing to finish.
         why = told(&mut terminate, &mut interrupt, parent_gone.as_mut()) => {
             tracing::info!("stopped on {why} before it was up");
@@ -40,6 +44,9 @@ pub(crate) async fn run(config: Option<&Path>, args: ServeArgs) -> anyhow::Resul
     tracing::info!("node {node_id} of cluster {cluster_id} serves at {listen}");
     let why = tokio::select! {
         stopped = server.stopped() => {
+            if let Err(ServerError::Removed(why)) = &stopped {
+                return Ok(removed(why));
+            }
             // The error's text names the causes already.
             stopped.map_err(|error| {
                 anyhow!(
@@ -58,6 +65,11 @@ pub(crate) async fn run(config: Option<&Path>, args: ServeArgs) -> anyhow::Resul
         _ = interrupt.recv() => tracing::warn!("told twice, so not waiting for anything"),
     }
     Ok(Exit::Done)
+}
+
+fn removed(why: &str) -> Exit {
+    output::complain(why);
+    Exit::Removed
 }
 
 /// Waits until the node is told to stop, and returns the reason.

@@ -27,6 +27,9 @@ use crate::protocol::version::{Feature, has};
 /// Pause before an announcement that failed is made again.
 const ANNOUNCE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
+/// Short, because the leader and its address may change while the node tries.
+const ANNOUNCE_DEADLINE: Duration = Duration::from_secs(3);
+
 /// A network whose peers come and go with the members of the cluster.
 ///
 /// The network of a caller's own backends ([`Backends::peer_book`](crate::Backends::peer_book))
@@ -153,8 +156,8 @@ pub(in crate::server) async fn follow(shared: &ServerShared, client: &Client) {
         let announced = async {
             let Some(change) = due else { return std::future::pending().await };
             sleep_until(announce_at).await;
-            if let Err(error) = client.cluster().order(MembersOrder::new(change)).await {
-                tracing::debug!("the members' record of this node is not changed yet: {error}");
+            if let Err(why) = announce(shared, client, MembersOrder::new(change)).await {
+                tracing::debug!("the members' record of this node is not changed yet: {why}");
             }
         };
         let farewell = async {
@@ -171,6 +174,19 @@ pub(in crate::server) async fn follow(shared: &ServerShared, client: &Client) {
             why = told_removed(shared) => return shared.membership.note_removal(why),
         }
     }
+}
+
+/// Orders a change of this node's own record: here if this node leads, otherwise over the network.
+async fn announce(
+    shared: &ServerShared,
+    client: &Client,
+    order: MembersOrder,
+) -> Result<(), String> {
+    if shared.node.watch().borrow().is_leader {
+        return shared.ordered(order).await.map(drop).map_err(|error| error.to_string());
+    }
+    let client = client.with_deadline(ANNOUNCE_DEADLINE);
+    client.cluster().order(order).await.map(drop).map_err(|error| error.to_string())
 }
 
 /// Waits until a peer refuses this node because it was removed while it was away.

@@ -73,7 +73,7 @@ impl ServerShared {
         });
     }
 
-    async fn ordered(&self, order: MembersOrder) -> Result<ClusterReport, Rejection> {
+    pub(super) async fn ordered(&self, order: MembersOrder) -> Result<ClusterReport, Rejection> {
         let in_force = self.cluster_version();
         if !has(in_force, Feature::Members) {
             let needed = Feature::Members.since();
@@ -92,7 +92,9 @@ impl ServerShared {
         if order.dry_run {
             let planned = self.node.plan_members(change, overrides).await.map_err(rejection)?;
             let planned = planned.unwrap_or_else(|| (*seen.configuration).clone());
-            return Ok(self.complete(ClusterReport::of(&planned)));
+            let mut report = ClusterReport::of(&planned);
+            (report.index, report.is_committed) = (seen.position.index, true);
+            return Ok(self.complete(report));
         }
         let expected = order.expected.map(|_| (*seen.configuration).clone());
         let position =
@@ -145,7 +147,7 @@ fn check_description(
     else {
         return Ok(());
     };
-    let refused = |text: String| Err(Rejection::Invalid(format!("not executed: {text}")));
+    let refused = |text: String| Err(Rejection::Invalid(text));
     if let Err(invalid) = info.check() {
         return refused(invalid.to_string());
     }
@@ -165,8 +167,7 @@ fn check_description(
 fn check_expected(expected: Option<Index>, index: Index) -> Result<(), Rejection> {
     match expected {
         Some(expected) if expected != index => Err(Rejection::Invalid(
-            "not executed: the members have changed since they were read; read them again"
-                .to_owned(),
+            "the members have changed since they were read; read them again".to_owned(),
         )),
         _ => Ok(()),
     }

@@ -1,6 +1,7 @@
 //! The command line: every command with its flags, and help that teaches.
 
 mod client;
+mod members;
 mod node;
 mod values;
 
@@ -14,7 +15,12 @@ pub(crate) use self::client::{
     BatchArgs, BenchArgs, BenchOp, CasArgs, ClientArgs, DeleteArgs, GetArgs, PutArgs, ScanArgs,
     StatusArgs, UpgradeAction, UpgradeArgs,
 };
-pub(crate) use self::node::{DevAction, DevArgs, InitArgs, NodeArgs, ServeArgs};
+pub(crate) use self::members::{
+    ChangeAction, LeaderAction, LeaderArgs, MemberAction, MemberArgs, MemberFlags, OkToStopArgs,
+};
+pub(crate) use self::node::{
+    CertAction, CertArgs, DevAction, DevArgs, InitArgs, NodeArgs, ServeArgs,
+};
 
 const EXAMPLES: &str = "\
 Start a cluster of three real server processes, then talk to it from another terminal:
@@ -28,6 +34,7 @@ Exit codes of all commands:
   1  not found, or the condition failed
   2  surely not executed (also: bad usage, bad configuration)
   3  unknown: it may have been executed, once
+  5  `serve` only: the node was removed from the cluster, and must not be started again
 
 Client commands find their cluster in --config FILE, else in the file that the environment variable
 KV_CONFIG names, else in ./kv-data/client.toml, where `kv dev` puts it.
@@ -57,6 +64,10 @@ pub(crate) enum Command {
     Cas(CasArgs),
     Scan(ScanArgs),
     Status(StatusArgs),
+    Member(MemberArgs),
+    Leader(LeaderArgs),
+    OkToStop(OkToStopArgs),
+    Cert(CertArgs),
     Upgrade(UpgradeArgs),
     Batch(BatchArgs),
     Bench(BenchArgs),

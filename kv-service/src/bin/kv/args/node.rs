@@ -2,12 +2,13 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Subcommand, ValueEnum};
 use kv_service::config::ByteSize;
 use kv_service::config::{NodeAddress, StorageKind};
 
-use super::values::node_address;
+use super::values::{lifetime, node_address};
 
 /// Run a cluster on this machine: one server process per node, with data on disk.
 ///
@@ -105,6 +106,51 @@ Examples:
 pub(crate) struct InitArgs {
     #[command(flatten)]
     pub(crate) node: NodeArgs,
+}
+
+/// Make the certificates of a cluster.
+///
+/// The CA is a directory of files that stays with the operator. A node gets ca.pem, its own
+/// certificate, and its key.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  kv cert ca --cluster prod
+  kv cert node 1 --out node1
+  kv cert client alice")]
+pub(crate) struct CertArgs {
+    #[command(subcommand)]
+    pub(crate) action: CertAction,
+    /// Directory of the CA
+    #[arg(long, value_name = "DIR", default_value = "./kv-ca", global = true)]
+    pub(crate) dir: PathBuf,
+    /// Where a certificate and its key are put [default: the directory of the CA]
+    #[arg(long, value_name = "DIR", global = true)]
+    pub(crate) out: Option<PathBuf>,
+    /// How long a certificate is valid, such as 90days or 1year
+    #[arg(long, value_name = "DURATION", value_parser = lifetime, default_value = "1year", global = true)]
+    pub(crate) lifetime: Duration,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum CertAction {
+    /// Make a CA
+    Ca {
+        /// Name of the cluster
+        #[arg(long, value_name = "NAME")]
+        cluster: String,
+    },
+    /// Make a node's certificate and key
+    Node {
+        /// The node's number
+        #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+        id: u64,
+    },
+    /// Make a client's certificate and key
+    Client {
+        /// A name for the files and for people
+        name: String,
+    },
 }
 
 /// A node's configuration as flags. A file named by `--config FILE` has the same settings.

@@ -12,6 +12,9 @@ use kv_service::config::NodeAddress;
 /// The largest value that the benchmark writes.
 const VALUE_SIZE_MAX: ByteSize = ByteSize(16 << 20);
 
+const LIFETIME_MIN: Duration = Duration::from_secs(60);
+const LIFETIME_MAX: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
+
 /// Keys and values are bytes, taken from the shell as they are.
 pub(super) fn bytes_parser() -> impl TypedValueParser<Value = Bytes> {
     OsStringValueParser::new().map(|text| Bytes::from(text.into_vec()))
@@ -23,6 +26,16 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         Ok(duration) if duration > DURATION_MAX => Err("must be at most 365 days".to_owned()),
         Ok(duration) => Ok(duration),
         Err(error) => Err(format!("{error}: write 250ms, 10s or 2min")),
+    }
+}
+
+/// The validity of a certificate.
+pub(super) fn lifetime(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(lifetime) if lifetime < LIFETIME_MIN => Err("must be at least 1min".to_owned()),
+        Ok(lifetime) if lifetime > LIFETIME_MAX => Err("must be at most 10years".to_owned()),
+        Ok(lifetime) => Ok(lifetime),
+        Err(error) => Err(format!("{error}: write 90days or 1year")),
     }
 }
 

@@ -1,0 +1,151 @@
+//! Flags of the commands that show and change the members of a cluster, and move leadership.
+
+use std::time::Duration;
+
+use clap::Subcommand;
+
+use super::values::duration;
+
+/// Show and change the members of the cluster, while it runs.
+///
+/// A change is begun by the leader, and the cluster carries it through, whatever becomes of this
+/// command. A command that is given again does nothing more.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  kv member list
+  kv member add --name kv4 --address kv4.example.net:7400   prints the file with which node 4 starts
+  kv member plan replace 3 --with 4                         what would happen
+  kv member replace 3 --with 4 --wait                       node 4 takes the place of node 3, in one step
+  kv member remove 4                                        for good; a running node is named with --live")]
+pub(crate) struct MemberArgs {
+    #[command(subcommand)]
+    pub(crate) action: MemberAction,
+    #[command(flatten)]
+    pub(crate) flags: MemberFlags,
+}
+
+/// Flags of all commands about members.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct MemberFlags {
+    /// Print JSON for scripts
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Check the change and show it, and change nothing
+    #[arg(long, global = true)]
+    pub(crate) dry_run: bool,
+    /// Wait until the change is carried through; without it, until it is begun
+    #[arg(long, global = true)]
+    pub(crate) wait: bool,
+    /// Give up after this long; a change that is begun goes on
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "60s", global = true)]
+    pub(crate) deadline: Duration,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MemberAction {
+    /// The members: what each counts for, where it is, how far it is behind
+    List,
+    /// Show what a change would do, and how many failures the cluster would survive
+    Plan {
+        #[command(subcommand)]
+        change: ChangeAction,
+    },
+    #[command(flatten)]
+    Change(ChangeAction),
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum ChangeAction {
+    /// Add a member, which gets all data and becomes a voter once it has kept up
+    Add {
+        /// A name for people; no other member may have it
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
+        /// Where the node will be; without it, the node announces it when it starts
+        #[arg(long, value_name = "HOST:PORT")]
+        address: Option<String>,
+        /// Where it stands, such as a rack or a data centre
+        #[arg(long, value_name = "ZONE")]
+        zone: Option<String>,
+        /// It stays a learner: it has all data and serves reads, and is not counted
+        #[arg(long)]
+        learner: bool,
+    },
+    /// Remove a member for good; its id is never used again
+    Remove {
+        /// The member's number
+        id: u64,
+        /// It is running, and is meant
+        #[arg(long)]
+        live: bool,
+        /// The cluster may tolerate fewer failures than before
+        #[arg(long, alias = "less-redundancy")]
+        allow_less_redundancy: bool,
+    },
+    /// Let a learner take the place of a voter, in one step; the voter may be dead
+    Replace {
+        /// The voter that leaves
+        old: u64,
+        /// The learner that takes its place
+        #[arg(long = "with", value_name = "ID")]
+        new: u64,
+    },
+    /// Make a voter of a learner, once it has kept up
+    Promote {
+        /// The member's number
+        id: u64,
+    },
+    /// Make a learner of a voter
+    Demote {
+        /// The member's number
+        id: u64,
+        /// The cluster may tolerate fewer failures than before
+        #[arg(long, alias = "less-redundancy")]
+        allow_less_redundancy: bool,
+    },
+}
+
+/// Show the leader, or hand leadership over.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  kv leader
+  kv leader transfer              to the voter whose log is furthest
+  kv leader transfer --to 2")]
+pub(crate) struct LeaderArgs {
+    #[command(subcommand)]
+    pub(crate) action: Option<LeaderAction>,
+    /// Print JSON for scripts
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Give up after this long
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10s", global = true)]
+    pub(crate) deadline: Duration,
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(crate) enum LeaderAction {
+    /// Hand leadership over, and wait until the other node leads
+    Transfer {
+        /// The voter that is to lead
+        #[arg(long, value_name = "ID")]
+        to: Option<u64>,
+    },
+}
+
+/// Tell whether these nodes may be stopped: exit code 0 if the others can go on, 1 if not.
+///
+/// The others can go on if those of them that run, are counted, and have kept up are a majority.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example, before a machine is restarted:
+  kv ok-to-stop 2 && systemctl restart kv")]
+pub(crate) struct OkToStopArgs {
+    /// The nodes' numbers
+    #[arg(required = true)]
+    pub(crate) nodes: Vec<u64>,
+    /// Give up after this long
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10s")]
+    pub(crate) deadline: Duration,
+}
