@@ -39,7 +39,7 @@ impl From<Outcome> for Exit {
 }
 
 impl Exit {
-    fn code(self) -> u8 {
+    pub(crate) fn code(self) -> u8 {
         match self {
             Exit::Done => 0,
             Exit::ConditionFailed => 1,

@@ -260,22 +260,24 @@ fn for_people(report: &ClusterReport) -> String {
             state(report, member),
         ]);
     }
-    let mut text = output::table(&rows);
-    if report.is_joint {
-        text.push_str(
-            "\nvoters are being exchanged: majorities of the old and the new ones decide",
-        );
-    } else if !report.is_committed {
-        text.push_str("\nthe last change is not committed yet");
-    }
-    text.push_str(&match (report.failures_tolerated(), report.failures_tolerated_now()) {
-        (_, None) => "\ntoo few voters run: no further one may fail".to_owned(),
-        (all, Some(now)) if all == now => format!("\nsurvives the failure of {}", voters(now)),
+    format!("{}\n{}", output::table(&rows), tolerance(report))
+}
+
+/// Whether a change is under way, and how many failures the cluster survives.
+pub(crate) fn tolerance(report: &ClusterReport) -> String {
+    let change = match (report.is_joint, report.is_committed) {
+        (true, _) => "voters are being exchanged: majorities of the old and the new ones decide\n",
+        (false, false) => "the last change is not committed yet\n",
+        (false, true) => "",
+    };
+    let survives = match (report.failures_tolerated(), report.failures_tolerated_now()) {
+        (_, None) => "too few voters run: no further one may fail".to_owned(),
+        (all, Some(now)) if all == now => format!("survives the failure of {}", voters(now)),
         (all, Some(now)) => {
-            format!("\nsurvives the failure of {now} more now, and of {all} when all voters run")
+            format!("survives the failure of {now} more now, and of {all} when all voters run")
         }
-    });
-    text
+    };
+    format!("{change}{survives}")
 }
 
 fn voters(count: usize) -> String {

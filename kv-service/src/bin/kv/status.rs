@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use kv_service::batch::text::json_text;
 use kv_service::config::NodeAddress;
-use kv_service::{Client, NOT_INITIALISED, NodeStatus, RECOVERING};
+use kv_service::members::{ClusterReport, MemberReport};
+use kv_service::{Client, ClientConfig, NOT_INITIALISED, NodeStatus, RECOVERING};
 use serde::Serialize;
 use tokio::task::JoinSet;
 
 use crate::args::StatusArgs;
 use crate::exit::Exit;
+use crate::member::tolerance;
 use crate::{connect, output};
 
 /// One node as seen from here; a field that is not known is null.
@@ -23,6 +25,10 @@ pub(crate) struct NodeReport {
     pub(crate) pid: Option<u32>,
     pub(crate) reachable: bool,
     pub(crate) role: Option<String>,
+    /// What the node counts for, as the leader knows: `voter`, `learner`, `joining` or `leaving`.
+    pub(crate) member: Option<&'static str>,
+    /// Entries that the node lacks, as the leader knows.
+    pub(crate) behind: Option<u64>,
     pub(crate) term: Option<u64>,
     pub(crate) leader_id: Option<u64>,
     pub(crate) commit_index: Option<u64>,
@@ -38,26 +44,57 @@ pub(crate) struct NodeReport {
 }
 
 #[derive(Serialize)]
-struct ClusterReport {
+struct StatusReport {
+    /// How many voters may fail at the same time; null without a leader.
+    failures_tolerated: Option<usize>,
+    /// How many further voters may fail now; null without a leader, or if too few run.
+    failures_tolerated_now: Option<usize>,
+    is_joint: Option<bool>,
     nodes: Vec<NodeReport>,
 }
+
+/// How long a leader may take to say who the members are.
+const MEMBERS_DEADLINE: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(config: Option<&Path>, args: StatusArgs) -> anyhow::Result<Exit> {
     let config = connect::client_config(config, Some(args.deadline))?;
     let client = Client::connect(&config)?;
-    let nodes = gather(&client, &config.nodes).await;
+    let asking = client.with_deadline(MEMBERS_DEADLINE.min(args.deadline));
+    let members = asking.cluster().members().await.ok();
+    let mut nodes = gather(&client, &addresses(&config, members.as_ref())).await;
     connect::close(&client, connect::AFTER_QUESTIONS).await;
+    if let Some(members) = &members {
+        nodes.iter_mut().for_each(|node| node.complete(members));
+    }
     let any = nodes.iter().any(|node| node.reachable);
     if args.json {
-        output::show(json_text(&ClusterReport { nodes }).as_bytes())?;
+        let report = StatusReport {
+            failures_tolerated: members.as_ref().map(ClusterReport::failures_tolerated),
+            failures_tolerated_now: members.as_ref().and_then(|now| now.failures_tolerated_now()),
+            is_joint: members.as_ref().map(|members| members.is_joint),
+            nodes,
+        };
+        output::show(json_text(&report).as_bytes())?;
     } else {
-        output::show(for_people(&nodes).as_bytes())?;
+        let mut text = for_people(&nodes);
+        if let Some(members) = &members {
+            text.push_str(&format!("\n{}", tolerance(members)));
+        }
+        output::show(text.as_bytes())?;
     }
     if !any {
         output::complain(&format!("no node of cluster {} can be reached", config.cluster_id));
         return Ok(Exit::NotExecuted);
     }
     Ok(Exit::Done)
+}
+
+/// The members, or without a leader the nodes of the client's file.
+fn addresses(config: &ClientConfig, members: Option<&ClusterReport>) -> Vec<NodeAddress> {
+    let Some(members) = members else { return config.nodes.clone() };
+    let address =
+        |member: &MemberReport| NodeAddress { id: member.id, address: member.info.address.clone() };
+    members.members.iter().map(address).collect()
 }
 
 /// Asks each of the nodes, within the client's deadline. The reports are in the order of `nodes`.
@@ -95,6 +132,8 @@ impl NodeReport {
             pid: Some(status.pid),
             reachable: true,
             role: Some(status.role),
+            member: None,
+            behind: None,
             term: Some(status.term),
             leader_id: status.leader_id,
             commit_index: Some(status.commit_index),
@@ -116,6 +155,8 @@ impl NodeReport {
             pid: None,
             reachable: false,
             role: None,
+            member: None,
+            behind: None,
             term: None,
             leader_id: None,
             commit_index: None,
@@ -130,6 +171,14 @@ impl NodeReport {
         }
     }
 
+    /// Adds what the leader knows.
+    fn complete(&mut self, members: &ClusterReport) {
+        if let Some(member) = members.member(self.id) {
+            self.member = Some(member.role.name());
+            self.behind = member.progress.map(|progress| progress.behind);
+        }
+    }
+
     pub(crate) fn leads(&self) -> bool {
         self.role.as_deref() == Some("leader")
     }
@@ -141,10 +190,12 @@ fn for_people(nodes: &[NodeReport]) -> String {
         "address",
         "pid",
         "role",
+        "member",
         "term",
         "leader",
         "commit",
         "applied",
+        "behind",
         "log bytes",
         "snapshot",
         "version",
@@ -158,10 +209,12 @@ fn for_people(nodes: &[NodeReport]) -> String {
             node.address.clone(),
             number(node.pid.map(u64::from)),
             node.role.clone().unwrap_or_else(|| "unreachable".to_owned()),
+            node.member.unwrap_or("-").to_owned(),
             number(node.term),
             number(node.leader_id),
             number(node.commit_index),
             number(node.last_applied),
+            number(node.behind),
             number(node.log_bytes),
             number(node.snapshot_index),
             node.version.clone().unwrap_or_else(|| "-".to_owned()),
@@ -225,16 +278,22 @@ fn standstill(nodes: &[NodeReport]) -> Option<String> {
 mod tests {
     use super::*;
 
+    fn without_leader(nodes: Vec<NodeReport>) -> StatusReport {
+        let (failures_tolerated, failures_tolerated_now) = (None, None);
+        StatusReport { failures_tolerated, failures_tolerated_now, is_joint: None, nodes }
+    }
+
     #[test]
     fn what_is_not_known_is_null_and_nothing_is_left_out() {
         let down = NodeReport::unreachable(2, "127.0.0.1:7402".into(), "timed out".into());
         let expected = concat!(
-            r#"{"nodes":[{"id":2,"address":"127.0.0.1:7402","pid":null,"reachable":false,"#,
-            r#""role":null,"term":null,"leader_id":null,"commit_index":null,"last_applied":null,"#,
+            r#"{"failures_tolerated":null,"failures_tolerated_now":null,"is_joint":null,"#,
+            r#""nodes":[{"id":2,"address":"127.0.0.1:7402","pid":null,"reachable":false,"#,
+            r#""role":null,"member":null,"behind":null,"term":null,"leader_id":null,"commit_index":null,"last_applied":null,"#,
             r#""log_bytes":null,"snapshot_index":null,"version":null,"cluster_version":null,"#,
             r#""waits_for":[],"is_majority_lost":false,"error":"timed out"}]}"#
         );
-        assert_eq!(json_text(&ClusterReport { nodes: vec![down] }), expected);
+        assert_eq!(json_text(&without_leader(vec![down])), expected);
     }
 
     fn with_role(id: u64, role: &str) -> NodeReport {

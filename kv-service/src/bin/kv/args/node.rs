@@ -21,6 +21,8 @@ Examples:
   kv dev                                  three nodes on ports 7401 to 7403, data in ./kv-data
   kv dev --nodes 5 --base-port 8000       five nodes on ports 8001 to 8005
   kv dev restart 2                        bring node 2 back (from another terminal)
+  kv dev add                              add node 4, then 5 ... while the cluster runs
+  kv dev replace 2                        node 2 is gone for good: another one takes its place
   kv dev --clean                          forget the data in ./kv-data and start anew")]
 #[command(subcommand_negates_reqs = true, args_conflicts_with_subcommands = false)]
 pub(crate) struct DevArgs {
@@ -48,6 +50,18 @@ pub(crate) enum DevAction {
     /// Start a node that is down, or stop a running one cleanly and start it again
     Restart {
         /// The node's number
+        node: u64,
+    },
+    /// Add a node to the running cluster, and wait until it is a voter
+    Add,
+    /// Remove a node from the cluster for good, and delete its files
+    Remove {
+        /// The node's number
+        node: u64,
+    },
+    /// Add a node that takes the place of another one, whether or not that one runs
+    Replace {
+        /// The number of the node that leaves
         node: u64,
     },
 }

@@ -1,4 +1,5 @@
-//! How `kv dev restart N` reaches the supervisor: a socket in the directory, one line each way.
+//! How `kv dev restart`, `add`, `remove` and `replace` reach the supervisor: a socket in the
+//! directory, one line each way.
 //!
 //! ```text
 //!   -> restart 2
@@ -8,7 +9,6 @@
 //! The directory's permissions decide who may connect. One request is served at a time; others wait
 //! in the socket's backlog.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -21,7 +21,6 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use super::keeper::Restart;
 use super::layout;
 use super::{dir_flags, program, quoted};
 use crate::exit::Exit;
@@ -33,8 +32,21 @@ const REQUEST_PATIENCE: Duration = Duration::from_secs(2);
 /// Longer paths do not fit into a socket's address.
 const SOCKET_PATH_BYTES_MAX: usize = 100;
 
-/// The channel for orders to each node's keeper.
-pub(crate) type Orders = BTreeMap<u64, mpsc::Sender<Restart>>;
+/// What `kv dev` is asked to do with its nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Action {
+    Restart(u64),
+    Add,
+    Remove(u64),
+    Replace(u64),
+}
+
+/// A request to the supervisor; the result goes to `answer`.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    pub(crate) action: Action,
+    pub(crate) answer: oneshot::Sender<Result<String, String>>,
+}
 
 /// The supervisor's side of the socket.
 pub(crate) struct Control {
@@ -59,11 +71,11 @@ impl Control {
     }
 
     /// Serves requests for as long as it is polled.
-    pub(crate) async fn run(&self, orders: &Orders) {
+    pub(crate) async fn run(&self, supervisor: &mpsc::Sender<Wanted>) {
         loop {
             match self.listener.accept().await {
                 // A caller that went away needs no response.
-                Ok((stream, _)) => drop(serve(stream, orders).await),
+                Ok((stream, _)) => drop(serve(stream, supervisor).await),
                 Err(error) => {
                     tracing::warn!(%error, "the control socket fails");
                     tokio::time::sleep(REQUEST_PATIENCE).await;
@@ -80,35 +92,57 @@ impl Drop for Control {
     }
 }
 
-async fn serve(mut stream: UnixStream, orders: &Orders) -> io::Result<()> {
+async fn serve(mut stream: UnixStream, supervisor: &mpsc::Sender<Wanted>) -> io::Result<()> {
     let mut request = String::new();
     let mut limited = BufReader::new((&mut stream).take(REQUEST_BYTES_MAX));
     timeout(REQUEST_PATIENCE, limited.read_line(&mut request)).await??;
-    let answer = match carry_out(&request, orders).await {
+    let answer = match carry_out(&request, supervisor).await {
         Ok(text) => format!("ok {text}\n"),
         Err(text) => format!("error {text}\n"),
     };
     stream.write_all(answer.as_bytes()).await
 }
 
-async fn carry_out(request: &str, orders: &Orders) -> Result<String, String> {
-    let id = parse(request)?;
-    let node = orders.get(&id).ok_or_else(|| {
-        format!("there is no node {id}: this cluster has nodes 1 to {}", orders.len())
-    })?;
+async fn carry_out(request: &str, supervisor: &mpsc::Sender<Wanted>) -> Result<String, String> {
+    let action = parse(request)?;
     let (answer, answered) = oneshot::channel();
     let stopping = || "`kv dev` is stopping".to_owned();
-    node.send(Restart { answer }).await.map_err(|_| stopping())?;
+    supervisor.send(Wanted { action, answer }).await.map_err(|_| stopping())?;
     answered.await.unwrap_or_else(|_| Err(stopping()))
 }
 
-fn parse(request: &str) -> Result<u64, String> {
-    let id = request.trim_end().strip_prefix("restart ").and_then(|id| id.parse().ok());
-    id.ok_or_else(|| "not understood: is the other `kv` of another version?".to_owned())
+fn parse(request: &str) -> Result<Action, String> {
+    let mut words = request.split_whitespace();
+    let action = match (words.next(), words.next().map(str::parse), words.next()) {
+        (Some("add"), None, None) => Some(Action::Add),
+        (Some("restart"), Some(Ok(id)), None) => Some(Action::Restart(id)),
+        (Some("remove"), Some(Ok(id)), None) => Some(Action::Remove(id)),
+        (Some("replace"), Some(Ok(id)), None) => Some(Action::Replace(id)),
+        _ => None,
+    };
+    action.ok_or_else(|| "not understood: is the other `kv` of another version?".to_owned())
 }
 
-/// `kv dev restart N`.
-pub(crate) async fn restart(dir: &Path, node: u64) -> anyhow::Result<Exit> {
+impl Action {
+    fn line(self) -> String {
+        match self {
+            Action::Restart(id) => format!("restart {id}\n"),
+            Action::Add => "add\n".to_owned(),
+            Action::Remove(id) => format!("remove {id}\n"),
+            Action::Replace(id) => format!("replace {id}\n"),
+        }
+    }
+
+    fn node(self) -> Option<u64> {
+        match self {
+            Action::Restart(id) | Action::Remove(id) | Action::Replace(id) => Some(id),
+            Action::Add => None,
+        }
+    }
+}
+
+/// `kv dev restart N`, `add`, `remove N` and `replace N`.
+pub(crate) async fn order(dir: &Path, action: Action) -> anyhow::Result<Exit> {
     let path = layout::socket(dir);
     let connected = match short_path(&path) {
         Ok((short, _dir)) => UnixStream::connect(short).await,
@@ -116,9 +150,9 @@ pub(crate) async fn restart(dir: &Path, node: u64) -> anyhow::Result<Exit> {
     };
     let mut stream = match connected {
         Ok(stream) => stream,
-        Err(error) => bail!("{}", nobody_there(dir, node, &error)),
+        Err(error) => bail!("{}", nobody_there(dir, action.node(), &error)),
     };
-    stream.write_all(format!("restart {node}\n").as_bytes()).await?;
+    stream.write_all(action.line().as_bytes()).await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.context("`kv dev` went away")?;
     if let Some(done) = answer.strip_prefix("ok ") {
@@ -131,21 +165,23 @@ pub(crate) async fn restart(dir: &Path, node: u64) -> anyhow::Result<Exit> {
     }
 }
 
-fn nobody_there(dir: &Path, node: u64, error: &io::Error) -> String {
-    let (kv, config) = (program(), layout::node_config(dir, node));
+fn nobody_there(dir: &Path, node: Option<u64>, error: &io::Error) -> String {
+    let kv = program();
+    let start = format!(
+        "no `kv dev` runs on {} ({error}). Start all its nodes with `{kv} dev{}`",
+        dir.display(),
+        dir_flags(dir)
+    );
+    let Some(node) = node else { return start };
+    let config = layout::node_config(dir, node);
     if !config.exists() {
         return format!(
             "there is no node {node} in {}: name the directory with --dir",
             dir.display()
         );
     }
-    format!(
-        "no `kv dev` runs on {} ({error}). Start all its nodes with `{kv} dev{}`, or this one alone with \
-         `{kv} serve --config {}`",
-        dir.display(),
-        dir_flags(dir),
-        quoted(&config.display().to_string())
-    )
+    let config = quoted(&config.display().to_string());
+    format!("{start}, or this one alone with `{kv} serve --config {config}`")
 }
 
 /// Returns a path to the same socket that fits into an address. The returned directory has to be
@@ -166,30 +202,37 @@ mod tests {
 
     #[test]
     fn requests_are_read_strictly() {
-        assert_eq!(parse("restart 2\n"), Ok(2));
-        for nonsense in ["", "restart", "restart x", "stop 2", "restart 2 3"] {
+        let actions = [Action::Restart(2), Action::Add, Action::Remove(3), Action::Replace(4)];
+        for action in actions {
+            assert_eq!(parse(&action.line()), Ok(action));
+        }
+        for nonsense in ["", "restart", "restart x", "stop 2", "restart 2 3", "add 4"] {
             assert!(parse(nonsense).is_err(), "{nonsense}");
         }
     }
 
     #[tokio::test]
-    async fn an_order_reaches_its_node_even_below_a_long_path() {
+    async fn an_order_reaches_the_supervisor_even_below_a_long_path() {
         let root = tempfile::tempdir().unwrap();
         let dir = root.path().join("d".repeat(150));
         std::fs::create_dir(&dir).unwrap();
         let control = Control::open(layout::socket(&dir)).unwrap();
-        let (orders, mut node) = mpsc::channel::<Restart>(1);
-        let orders = Orders::from([(2, orders)]);
-        let keeper = async {
-            let _ = node.recv().await.unwrap().answer.send(Ok("is back".to_owned()));
-            std::future::pending::<()>().await;
+        let (wanted, mut supervisor) = mpsc::channel::<Wanted>(1);
+        let supervise = async {
+            while let Some(Wanted { action, answer }) = supervisor.recv().await {
+                let _ = answer.send(match action {
+                    Action::Restart(2) => Ok("is back".to_owned()),
+                    _ => Err("there is no node 7".to_owned()),
+                });
+            }
         };
         tokio::select! {
-            () = control.run(&orders) => {}
-            () = keeper => {}
+            () = control.run(&wanted) => {}
+            () = supervise => {}
             () = async {
-                assert_eq!(restart(&dir, 2).await.unwrap(), Exit::Done);
-                assert!(restart(&dir, 7).await.unwrap_err().to_string().contains("no node 7"));
+                assert_eq!(order(&dir, Action::Restart(2)).await.unwrap(), Exit::Done);
+                let error = order(&dir, Action::Remove(7)).await.unwrap_err().to_string();
+                assert!(error.contains("no node 7"), "{error}");
             } => {}
         }
     }
@@ -197,10 +240,10 @@ mod tests {
     #[tokio::test]
     async fn without_a_supervisor_it_says_what_to_do() {
         let root = tempfile::tempdir().unwrap();
-        let error = restart(root.path(), 2).await.unwrap_err().to_string();
+        let error = order(root.path(), Action::Restart(2)).await.unwrap_err().to_string();
         assert!(error.contains("there is no node 2"), "{error}");
         std::fs::write(root.path().join("node2.toml"), "").unwrap();
-        let error = restart(root.path(), 2).await.unwrap_err().to_string();
+        let error = order(root.path(), Action::Restart(2)).await.unwrap_err().to_string();
         assert!(error.contains("serve --config") && error.contains("dev --dir"), "{error}");
     }
 }

@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 
 use super::layout::Layout;
+use crate::exit::Exit;
 
 /// How long a node may take to stop before it is killed.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
@@ -36,6 +37,14 @@ pub(crate) struct Restart {
     pub(crate) answer: oneshot::Sender<Result<String, String>>,
 }
 
+/// What a keeper is to do with its node.
+#[derive(Debug)]
+pub(crate) enum Order {
+    Restart(Restart),
+    /// The node was removed from the cluster: stop it for good.
+    Retire,
+}
+
 /// An event of a node, for the supervisor.
 #[derive(Debug)]
 pub(crate) enum Report {
@@ -47,6 +56,10 @@ pub(crate) enum Report {
     CameBack {
         id: u64,
         pid: u32,
+    },
+    /// The node was removed from the cluster, and its process has ended.
+    Retired {
+        id: u64,
     },
 }
 
@@ -65,7 +78,7 @@ pub(crate) struct Keeper {
     pub(crate) layout: Arc<Layout>,
     pub(crate) program: PathBuf,
     pub(crate) client: Client,
-    pub(crate) orders: mpsc::Receiver<Restart>,
+    pub(crate) orders: mpsc::Receiver<Order>,
     pub(crate) reports: mpsc::Sender<Report>,
     pub(crate) stopping: watch::Receiver<Stopping>,
 }
@@ -84,9 +97,12 @@ impl Keeper {
         let mut process = self.start().await;
         loop {
             let order = tokio::select! {
-                how = ended(&mut process) => {
+                status = ended(&mut process) => {
                     process = None;
-                    self.report(Report::Died { id: self.id, how }).await;
+                    if is_removal(&status) {
+                        return self.report(Report::Retired { id: self.id }).await;
+                    }
+                    self.report(Report::Died { id: self.id, how: exit_text(status) }).await;
                     continue;
                 }
                 Some(order) = self.orders.recv() => order,
@@ -95,7 +111,10 @@ impl Keeper {
             if let Some(running) = process.take() {
                 running.terminate(&mut self.stopping).await;
             }
-            process = self.bring_back(order).await;
+            match order {
+                Order::Restart(order) => process = self.bring_back(order).await,
+                Order::Retire => return self.report(Report::Retired { id: self.id }).await,
+            }
         }
         if let Some(running) = process {
             running.terminate(&mut self.stopping).await;
@@ -191,10 +210,10 @@ impl Process {
     }
 }
 
-/// Waits until the process has ended, and returns how. Without a process it waits forever.
-async fn ended(process: &mut Option<Process>) -> String {
+/// Waits until the process has ended. Without a process it waits forever.
+async fn ended(process: &mut Option<Process>) -> io::Result<ExitStatus> {
     match process {
-        Some(process) => exit_text(process.child.wait().await),
+        Some(process) => process.child.wait().await,
         None => std::future::pending().await,
     }
 }
@@ -210,6 +229,11 @@ async fn answering(client: &Client, id: u64, pid: u32) {
     while !client.status(id).await.is_ok_and(|status| status.pid == pid) {
         sleep(ASK_AGAIN_AFTER).await;
     }
+}
+
+/// Returns true if the node has stopped because it was removed from the cluster.
+fn is_removal(status: &io::Result<ExitStatus>) -> bool {
+    status.as_ref().is_ok_and(|status| status.code() == Some(Exit::Removed.code().into()))
 }
 
 fn exit_text(status: io::Result<ExitStatus>) -> String {

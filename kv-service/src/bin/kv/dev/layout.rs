@@ -1,7 +1,7 @@
 //! The directory of `kv dev`.
 //!
 //! ```text
-//!   DIR/dev.toml                      marker: describes the cluster; written first, never changed
+//!   DIR/dev.toml                      marker: describes the cluster, and which nodes there are; written first
 //!   DIR/dev.lock, dev.sock            one supervisor at a time; how `kv dev restart` reaches it
 //!   DIR/ca.pem, ca.key                the development CA
 //!   DIR/client.toml, client.{pem,key} what a client needs
@@ -13,11 +13,11 @@
 //! by the next one, and the changes of a user to a `nodeN.toml` stay. A directory that is not empty
 //! and has no marker is neither used nor cleaned.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::net::UdpSocket;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -25,17 +25,18 @@ use kv_service::config::{ByteSize, NodeAddress, TlsFiles, default_max_raft_state
 use kv_service::{ClientConfig, Server, ServerConfig};
 use raft_transport_quic::{DevCa, TlsConfig};
 use rustix::fs::{FlockOperation, flock};
-use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
 
-const MARKER: &str = "dev.toml";
+use super::files::{
+    DRAFT, make_private_dir, remove, remove_with_draft, set_max_raft_state, set_nodes, with_ending,
+    write_file,
+};
+use super::marker::{MARKER, Marker, agree, read_marker};
+
 const LOCK: &str = "dev.lock";
 const SOCKET: &str = "dev.sock";
 /// File in a node's data directory that is written last when the directory is made.
 const IDENTITY: &str = "identity";
-const FORMAT: u32 = 1;
-const NODES_DEFAULT: u64 = 3;
-const BASE_PORT_DEFAULT: u16 = 7400;
 /// A log of a node that is longer is set aside at the next start.
 const LOG_BYTES_MAX: u64 = 16 << 20;
 /// How long nodes may take to stop after their supervisor was killed.
@@ -51,21 +52,11 @@ pub(crate) struct Wish {
     pub(crate) clean: bool,
 }
 
-/// The content of the marker.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Marker {
-    format: u32,
-    cluster_id: String,
-    nodes: u64,
-    base_port: u16,
-}
-
 /// A locked directory that is ready to run nodes from.
 #[derive(Debug)]
 pub(crate) struct Layout {
     dir: PathBuf,
-    marker: Marker,
+    marker: Mutex<Marker>,
     /// Held while the supervisor lives.
     _lock: File,
 }
@@ -97,7 +88,7 @@ impl Layout {
         {
             wipe(dir, &old)?;
         }
-        let layout = Self { dir: dir.to_owned(), marker, _lock: lock };
+        let layout = Self { dir: dir.to_owned(), marker: Mutex::new(marker), _lock: lock };
         layout.complete(wish).with_context(|| format!("cannot prepare {}", dir.display()))?;
         Ok(layout)
     }
@@ -106,12 +97,17 @@ impl Layout {
         &self.dir
     }
 
-    pub(crate) fn cluster_id(&self) -> &str {
-        &self.marker.cluster_id
+    pub(crate) fn cluster_id(&self) -> String {
+        self.marker().cluster_id.clone()
     }
 
     pub(crate) fn nodes(&self) -> Vec<NodeAddress> {
-        self.marker.addresses()
+        self.marker().addresses()
+    }
+
+    fn marker(&self) -> MutexGuard<'_, Marker> {
+        // Held for single steps only; none of them panics half-way.
+        self.marker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn client_config(&self) -> PathBuf {
@@ -136,11 +132,8 @@ impl Layout {
 
     /// Makes every file that is missing, the marker first.
     fn complete(&self, wish: &Wish) -> anyhow::Result<()> {
-        let marker = self.dir.join(MARKER);
-        if !marker.exists() {
-            let head = "# Made by `kv dev`, which takes this directory for its own.\n";
-            let text = toml::to_string(&self.marker).context("the marker has a form in TOML")?;
-            write_file(&marker, format!("{head}{text}"), 0o644)?;
+        if !self.dir.join(MARKER).exists() {
+            self.marker().write(&self.dir)?;
         }
         let ca = self.certificate_authority()?;
         for NodeAddress { id, .. } in self.nodes() {
@@ -149,7 +142,7 @@ impl Layout {
         }
         let tls = self.tls_files("client");
         self.certify(&tls, || ca.issue_client("kv dev"))?;
-        let cluster_id = self.marker.cluster_id.clone();
+        let cluster_id = self.cluster_id();
         let client = ClientConfig::new(cluster_id, names_only(&tls), self.nodes());
         if !self.client_config().exists() {
             write_file(&self.client_config(), client.to_toml(), 0o644)?;
@@ -163,11 +156,10 @@ impl Layout {
         make_private_dir(&self.node_dir(id))?;
         let path = self.node_config(id);
         if !path.exists() {
-            let (cluster_id, data_dir) = (self.marker.cluster_id.clone(), format!("node{id}"));
-            let mut config =
-                ServerConfig::new(cluster_id, id, data_dir, names_only(&tls), self.nodes());
-            config.max_raft_state = wish.max_raft_state.unwrap_or(default_max_raft_state());
-            self.init_node(&config)?;
+            let config = self.config_of(id, names_only(&tls), wish);
+            if !config.join {
+                self.init_node(&config)?;
+            }
             write_file(&path, config.to_toml(), 0o644)?;
         } else if let Some(size) = wish.max_raft_state {
             set_max_raft_state(&path, size)?;
@@ -176,6 +168,32 @@ impl Layout {
         // and once.
         ServerConfig::read(&path)?;
         Ok(())
+    }
+
+    fn config_of(&self, id: u64, tls: TlsFiles, wish: &Wish) -> ServerConfig {
+        let joins = self.marker().added.contains(&id);
+        let nodes = if joins { self.nodes() } else { self.marker().founders() };
+        let mut config = ServerConfig::new(self.cluster_id(), id, format!("node{id}"), tls, nodes);
+        config.join = joins;
+        config.max_raft_state = wish.max_raft_state.unwrap_or(default_max_raft_state());
+        config
+    }
+
+    /// Makes the files of a node that was added to the running cluster.
+    pub(crate) fn add_node(&self, id: u64) -> anyhow::Result<()> {
+        self.marker().add(id)?;
+        self.marker().write(&self.dir)?;
+        let ca = self.certificate_authority()?;
+        self.complete_node(id, &ca, &Wish::default())?;
+        set_nodes(&self.client_config(), &self.nodes())
+    }
+
+    /// Deletes the files of a node that was removed from the cluster.
+    pub(crate) fn remove_node(&self, id: u64) -> anyhow::Result<()> {
+        self.marker().remove(id);
+        self.marker().write(&self.dir)?;
+        set_nodes(&self.client_config(), &self.nodes())?;
+        wipe_node(&self.dir, id)
     }
 
     /// Makes the data directory of a node that has no configuration file yet, unless an interrupted
@@ -191,7 +209,7 @@ impl Layout {
 
     fn certificate_authority(&self) -> anyhow::Result<DevCa> {
         let (cert, key) = (self.dir.join("ca.pem"), self.dir.join("ca.key"));
-        let cluster_id = &self.marker.cluster_id;
+        let cluster_id = &self.cluster_id();
         if cert.exists() && key.exists() {
             return Ok(DevCa::from_pem(cluster_id, &fs::read(&cert)?, &fs::read(&key)?)?);
         }
@@ -231,39 +249,12 @@ impl Layout {
     }
 }
 
-impl Marker {
-    fn addresses(&self) -> Vec<NodeAddress> {
-        let port = |id: u64| u64::from(self.base_port) + id;
-        (1..=self.nodes)
-            .map(|id| NodeAddress { id, address: format!("127.0.0.1:{}", port(id)) })
-            .collect()
-    }
-}
-
 pub(crate) fn socket(dir: &Path) -> PathBuf {
     dir.join(SOCKET)
 }
 
 pub(crate) fn node_config(dir: &Path, id: u64) -> PathBuf {
     dir.join(format!("node{id}.toml"))
-}
-
-/// Reads the marker; `None` if there is none.
-fn read_marker(dir: &Path) -> anyhow::Result<Option<Marker>> {
-    let path = dir.join(MARKER);
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| path.display().to_string()),
-    };
-    let marker: Marker = toml::from_str(&text)
-        .with_context(|| format!("{} is not what `kv dev` writes", path.display()))?;
-    ensure!(
-        marker.format == FORMAT && (1..=9).contains(&marker.nodes),
-        "{} was written by another version of `kv dev`: use that one, or another directory",
-        path.display()
-    );
-    Ok(Some(marker))
 }
 
 fn ensure_empty(dir: &Path) -> anyhow::Result<()> {
@@ -286,12 +277,6 @@ fn ensure_empty(dir: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes a directory for keys and data that no other user can read. An existing one stays as it is.
-fn make_private_dir(dir: &Path) -> anyhow::Result<()> {
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
-    made.with_context(|| format!("cannot make {}", dir.display()))
-}
-
 fn take_lock(dir: &Path) -> anyhow::Result<File> {
     let path = dir.join(LOCK);
     let lock = OpenOptions::new()
@@ -311,38 +296,6 @@ fn take_lock(dir: &Path) -> anyhow::Result<File> {
     }
 }
 
-/// Returns the cluster's marker: the existing one, which the wish must not contradict, or a new
-/// one.
-fn agree(dir: &Path, kept: Option<Marker>, wish: &Wish) -> anyhow::Result<Marker> {
-    let Some(kept) = kept else {
-        let nodes = wish.nodes.unwrap_or(NODES_DEFAULT);
-        let base_port = wish.base_port.unwrap_or(BASE_PORT_DEFAULT);
-        ensure!(
-            u64::from(base_port) + nodes <= u64::from(u16::MAX),
-            "--base-port {base_port}: {nodes} nodes do not fit below port 65536"
-        );
-        // A name of its own, so that two clusters that use the same ports refuse each other.
-        let cluster_id = format!("dev-{:08x}", rand::random::<u32>());
-        return Ok(Marker { format: FORMAT, cluster_id, nodes, base_port });
-    };
-    let name = dir.display();
-    if let Some(nodes) = wish.nodes.filter(|nodes| *nodes != kept.nodes) {
-        bail!(
-            "--nodes {nodes}: the cluster in {name} has {} nodes; leave the flag out to carry on with \
-             it, name another --dir, or start anew with --clean",
-            kept.nodes
-        );
-    }
-    if let Some(port) = wish.base_port.filter(|port| *port != kept.base_port) {
-        bail!(
-            "--base-port {port}: the cluster in {name} has {}; leave the flag out to carry on with it, \
-             name another --dir, or start anew with --clean",
-            kept.base_port
-        );
-    }
-    Ok(kept)
-}
-
 /// Waits for nodes of this directory that still run and hold their files and ports. A node that
 /// stops releases its files first. A port that stays taken is reported by [`check_ports`].
 async fn wait_for_leftovers(dir: &Path, marker: &Marker) -> anyhow::Result<()> {
@@ -360,6 +313,23 @@ async fn wait_for_leftovers(dir: &Path, marker: &Marker) -> anyhow::Result<()> {
         while UdpSocket::bind(&address).is_err() && Instant::now() < until {
             sleep(LOOK_AGAIN_AFTER).await;
         }
+    }
+    Ok(())
+}
+
+fn wipe_node(dir: &Path, id: u64) -> anyhow::Result<()> {
+    let data = dir.join(format!("node{id}"));
+    match fs::remove_dir_all(&data) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot delete {}", data.display()));
+        }
+        _ => {}
+    }
+    for end in ["log", "log.old"] {
+        remove(&dir.join(format!("node{id}.{end}")))?;
+    }
+    for end in ["toml", "pem", "key"] {
+        remove_with_draft(&dir.join(format!("node{id}.{end}")))?;
     }
     Ok(())
 }
@@ -386,75 +356,12 @@ fn check_ports(marker: &Marker) -> anyhow::Result<()> {
 /// then the directory is known to belong to `kv dev`.
 fn wipe(dir: &Path, marker: &Marker) -> anyhow::Result<()> {
     for NodeAddress { id, .. } in marker.addresses() {
-        let data = dir.join(format!("node{id}"));
-        match fs::remove_dir_all(&data) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("cannot delete {}", data.display()));
-            }
-            _ => {}
-        }
-        for end in ["log", "log.old"] {
-            remove(&dir.join(format!("node{id}.{end}")))?;
-        }
-        for end in ["toml", "pem", "key"] {
-            remove_with_draft(&dir.join(format!("node{id}.{end}")))?;
-        }
+        wipe_node(dir, id)?;
     }
     for name in ["ca.pem", "ca.key", "client.toml", "client.pem", "client.key", SOCKET, MARKER] {
         remove_with_draft(&dir.join(name))?;
     }
     Ok(())
-}
-
-fn remove(path: &Path) -> anyhow::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("cannot delete {}", path.display()))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Removes the file, and the draft that an interrupted [`write_file`] has left, which may hold a
-/// key.
-fn remove_with_draft(path: &Path) -> anyhow::Result<()> {
-    remove(&with_ending(path, DRAFT))?;
-    remove(path)
-}
-
-/// The ending of a file that is being written.
-const DRAFT: &str = ".tmp";
-
-/// Writes a file whole or not at all.
-fn write_file(path: &Path, content: impl AsRef<[u8]>, mode: u32) -> anyhow::Result<()> {
-    let written = || -> io::Result<()> {
-        let draft = with_ending(path, DRAFT);
-        // Always a new file, so that it has this mode and not that of an existing file.
-        match fs::remove_file(&draft) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&draft)?;
-        file.write_all(content.as_ref())?;
-        file.sync_all()?;
-        fs::rename(&draft, path)
-    };
-    written().with_context(|| format!("cannot write {}", path.display()))
-}
-
-/// Changes this one setting and leaves the others as the user has them.
-fn set_max_raft_state(path: &Path, size: ByteSize) -> anyhow::Result<()> {
-    let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
-    let mut settings: toml::Table =
-        toml::from_str(&text).with_context(|| path.display().to_string())?;
-    settings.insert("max_raft_state".to_owned(), size.to_string().into());
-    write_file(path, toml::to_string(&settings)?, 0o644)
-}
-
-fn with_ending(path: &Path, ending: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(ending);
-    name.into()
 }
 
 fn set_aside_long_log(path: &Path) -> anyhow::Result<()> {

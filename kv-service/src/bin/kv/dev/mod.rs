@@ -4,7 +4,7 @@
 //!   kv dev ---- supervise: owns everything, prints, stops
 //!     |            |-- keeper of node 1 ---- process `kv serve --config DIR/node1.toml`
 //!     |            |-- keeper of node 2 ---- process ...
-//!     |            `-- control socket DIR/dev.sock  <----  kv dev restart N
+//!     |            `-- control socket DIR/dev.sock  <----  kv dev restart N, add, ...
 //!     `--- layout: what is in DIR
 //! ```
 //!
@@ -14,14 +14,18 @@
 //! manager.
 
 mod control;
+mod files;
 mod keeper;
 mod layout;
+mod marker;
+mod members;
 mod supervise;
 
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 
+use self::control::Action;
 use self::layout::{Layout, Wish};
 use crate::args::{DevAction, DevArgs};
 use crate::exit::Exit;
@@ -33,17 +37,18 @@ pub(crate) async fn run(config: Option<&Path>, args: DevArgs) -> anyhow::Result<
         bail!("`kv dev` makes its own configuration: name its directory with --dir");
     }
     let dir = args.dir.unwrap_or_else(|| PathBuf::from(DEFAULT_DIR));
-    if let Some(DevAction::Restart { node }) = args.action {
+    if let Some(action) = args.action {
         let beside = args.clean
             || args.nodes.is_some()
             || args.base_port.is_some()
             || args.max_raft_state.is_some();
         if beside {
             bail!(
-                "`kv dev restart` takes no flag but --dir: the others are for starting a cluster"
+                "`kv dev {}` takes no flag but --dir: the others are for starting a cluster",
+                name(&action)
             );
         }
-        return control::restart(&dir, node).await;
+        return control::order(&dir, action_of(&action)).await;
     }
     let wish = Wish {
         nodes: args.nodes,
@@ -53,6 +58,24 @@ pub(crate) async fn run(config: Option<&Path>, args: DevArgs) -> anyhow::Result<
     };
     let layout = Layout::open(&dir, &wish).await?;
     supervise::run(layout).await
+}
+
+fn name(action: &DevAction) -> &'static str {
+    match action {
+        DevAction::Restart { .. } => "restart",
+        DevAction::Add => "add",
+        DevAction::Remove { .. } => "remove",
+        DevAction::Replace { .. } => "replace",
+    }
+}
+
+fn action_of(action: &DevAction) -> Action {
+    match *action {
+        DevAction::Restart { node } => Action::Restart(node),
+        DevAction::Add => Action::Add,
+        DevAction::Remove { node } => Action::Remove(node),
+        DevAction::Replace { node } => Action::Replace(node),
+    }
 }
 
 /// The name by which this program was called, so that printed commands can be copied.

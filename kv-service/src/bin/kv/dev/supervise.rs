@@ -1,8 +1,8 @@
 //! The supervisor: starts the nodes, reports to the user what happens to them, and stops them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,13 +10,14 @@ use anyhow::{Context, bail};
 use kv_service::config::NodeAddress;
 use kv_service::{Client, ClientConfig};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use super::control::{Control, Orders};
-use super::keeper::{Keeper, Report, Stopping};
+use super::control::{Action, Control, Wanted};
+use super::keeper::{Keeper, Order, Report, Restart, Stopping};
 use super::layout::Layout;
+use super::members::{self, Change};
 use super::{client_flags, dir_flags, program, quoted};
 use crate::exit::Exit;
 use crate::output;
@@ -36,9 +37,17 @@ const LAST_BYTES: u64 = 2048;
 
 /// The keepers of all nodes, and the channels to them.
 struct Cluster {
+    layout: Arc<Layout>,
+    client: Client,
+    program: PathBuf,
     keepers: JoinSet<()>,
-    orders: Orders,
+    /// The channel for orders to each node's keeper.
+    orders: BTreeMap<u64, mpsc::Sender<Order>>,
+    reports_sender: mpsc::Sender<Report>,
     reports: mpsc::Receiver<Report>,
+    /// Nodes that the cluster has removed, from the tasks that waited for it.
+    retired_sender: mpsc::Sender<u64>,
+    retired: mpsc::Receiver<u64>,
     stopping: watch::Sender<Stopping>,
 }
 
@@ -73,11 +82,11 @@ pub(crate) async fn run(layout: Layout) -> anyhow::Result<Exit> {
         layout.dir().display()
     ));
     let mut cluster = Cluster::start(&layout, &client)?;
-    let orders = cluster.orders.clone();
+    let (wanted_sender, mut wanted) = mpsc::channel(1);
     let failure = tokio::select! {
         () = signals.any() => None,
-        failure = cluster.watch(&layout, &client) => failure.err(),
-        () = control.run(&orders) => None,
+        failure = cluster.watch(&mut wanted) => failure.err(),
+        () = control.run(&wanted_sender) => None,
     };
     cluster.stop(&mut signals).await?;
     failure.map_or(Ok(Exit::Done), Err)
@@ -86,61 +95,154 @@ pub(crate) async fn run(layout: Layout) -> anyhow::Result<Exit> {
 impl Cluster {
     fn start(layout: &Arc<Layout>, client: &Client) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("cannot tell which program this is")?;
-        let (stopping, _) = watch::channel(Stopping::Not);
-        let (reports_in, reports) = mpsc::channel(16);
-        let mut keepers = JoinSet::new();
-        let mut orders = Orders::new();
+        let (reports_sender, reports) = mpsc::channel(16);
+        let (retired_sender, retired) = mpsc::channel(16);
+        let mut cluster = Self {
+            layout: Arc::clone(layout),
+            client: client.clone(),
+            program,
+            keepers: JoinSet::new(),
+            orders: BTreeMap::new(),
+            reports_sender,
+            reports,
+            retired_sender,
+            retired,
+            stopping: watch::Sender::new(Stopping::Not),
+        };
         for NodeAddress { id, .. } in layout.nodes() {
-            // One order at a time comes from the control socket.
-            let (order_in, order_out) = mpsc::channel(1);
-            orders.insert(id, order_in);
-            let keeper = Keeper {
-                id,
-                layout: layout.clone(),
-                program: program.clone(),
-                client: client.clone(),
-                orders: order_out,
-                reports: reports_in.clone(),
-                stopping: stopping.subscribe(),
-            };
-            keepers.spawn(keeper.run());
+            cluster.keep(id);
         }
-        Ok(Self { keepers, orders, reports, stopping })
+        Ok(cluster)
+    }
+
+    /// Starts the node and its keeper.
+    fn keep(&mut self, id: u64) {
+        // One order at a time comes from the control socket.
+        let (order_sender, orders) = mpsc::channel(1);
+        self.orders.insert(id, order_sender);
+        let keeper = Keeper {
+            id,
+            layout: Arc::clone(&self.layout),
+            program: self.program.clone(),
+            client: self.client.clone(),
+            orders,
+            reports: self.reports_sender.clone(),
+            stopping: self.stopping.subscribe(),
+        };
+        self.keepers.spawn(keeper.run());
     }
 
     /// Reports events to the user. Ends only if the cluster cannot come up.
-    async fn watch(&mut self, layout: &Layout, client: &Client) -> anyhow::Result<()> {
+    async fn watch(&mut self, wanted: &mut mpsc::Receiver<Wanted>) -> anyhow::Result<()> {
+        let (layout, client) = (Arc::clone(&self.layout), self.client.clone());
         let nodes = layout.nodes();
         let mut dead = BTreeSet::new();
         let mut up = false;
-        let mut leader = std::pin::pin!(until_led(client, &nodes));
+        let mut leader = std::pin::pin!(until_led(&client, &nodes));
         let mut patience = std::pin::pin!(sleep(LEADER_PATIENCE));
         let mut patient = true;
         loop {
             tokio::select! {
                 seen = &mut leader, if !up => {
                     up = true;
-                    say(&welcome(layout, &seen));
+                    say(&welcome(&layout, &seen));
                 }
                 () = &mut patience, if !up && patient => {
                     patient = false;
-                    let seen = gather_within(client, &nodes, STATUS_DEADLINE).await;
-                    say(&no_leader_yet(layout, &seen));
+                    let seen = gather_within(&client, &nodes, STATUS_DEADLINE).await;
+                    say(&no_leader_yet(&layout, &seen));
                 }
                 Some(report) = self.reports.recv() => match report {
                     Report::Died { id, how } => {
                         dead.insert(id);
-                        say(&obituary(layout, id, &how));
+                        say(&obituary(&layout, id, &how));
                     }
                     Report::CameBack { id, pid } => {
                         dead.remove(&id);
                         say(&format!("node {id} is back, pid {pid}"));
                     }
+                    Report::Retired { id } => {
+                        dead.remove(&id);
+                        self.forget(id);
+                    }
                 },
+                Some(Wanted { action, answer }) = wanted.recv() => {
+                    self.carry_out(action, answer).await;
+                }
+                Some(id) = self.retired.recv() => {
+                    // A keeper whose node has stopped by itself is gone.
+                    if let Some(keeper) = self.orders.get(&id) {
+                        let _ = keeper.send(Order::Retire).await;
+                    }
+                }
             }
             if !up && 2 * dead.len() >= nodes.len() {
                 bail!("the cluster cannot start: too few nodes are left for a majority");
             }
+        }
+    }
+
+    /// Carries out what the control socket asks for; the answer may come later.
+    async fn carry_out(&mut self, action: Action, answer: oneshot::Sender<Result<String, String>>) {
+        let begun = match action {
+            Action::Restart(id) => {
+                let Some(keeper) = self.orders.get(&id) else {
+                    let known: Vec<_> = self.orders.keys().collect();
+                    let text = format!("there is no node {id}: this cluster has nodes {known:?}");
+                    return drop(answer.send(Err(text)));
+                };
+                // A keeper that is gone drops the order, and with it the answer.
+                return drop(keeper.send(Order::Restart(Restart { answer })).await);
+            }
+            Action::Add => self.add(true).await,
+            Action::Remove(old) => members::remove(&self.client, old)
+                .await
+                .map(|()| Change { new: None, old: Some(old) }),
+            Action::Replace(old) => self.replace(old).await,
+        };
+        match begun {
+            Ok(change) => {
+                let (client, retired) = (self.client.clone(), self.retired_sender.clone());
+                tokio::spawn(async move {
+                    let finished = members::finish(&client, change).await;
+                    if let (Ok(_), Some(old)) = (&finished, change.old) {
+                        // Fails only while the supervisor stops.
+                        let _ = retired.send(old).await;
+                    }
+                    // The caller may have gone.
+                    let _ = answer.send(finished);
+                });
+            }
+            Err(why) => drop(answer.send(Err(why))),
+        }
+    }
+
+    /// Adds a member and starts its node.
+    async fn add(&mut self, wants_vote: bool) -> Result<Change, String> {
+        let id = members::add(&self.client, wants_vote).await?;
+        self.layout.add_node(id).map_err(|error| format!("{error:#}"))?;
+        self.keep(id);
+        Ok(Change { new: Some(id), old: None })
+    }
+
+    /// Adds a member that takes the place of another one.
+    async fn replace(&mut self, old: u64) -> Result<Change, String> {
+        members::check_voter(&self.client, old).await?;
+        let Change { new, .. } = self.add(false).await?;
+        if let Some(new) = new {
+            members::replace(&self.client, old, new).await?;
+        }
+        Ok(Change { new, old: Some(old) })
+    }
+
+    /// Deletes what a node that was removed has left.
+    fn forget(&mut self, id: u64) {
+        self.orders.remove(&id);
+        match self.layout.remove_node(id) {
+            Ok(()) => {
+                say(&format!("node {id} was removed from the cluster; its files are deleted"))
+            }
+            Err(error) => say(&format!("node {id} was removed from the cluster; {error:#}")),
         }
     }
 
