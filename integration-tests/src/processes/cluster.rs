@@ -11,7 +11,6 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::Arc;
 use std::time::Duration;
 
 use kv_service::config::{ByteSize, NodeAddress};
@@ -20,10 +19,7 @@ use kv_service::{
     Client, ClientConfig, ClientError, FOUNDING, NOT_INITIALISED, NodeStatus, RECOVERING,
     ServerConfig,
 };
-use raft_core::storage::Storage;
 use raft_core::types::NodeId;
-use raft_storage::DataDir;
-use raft_storage::rocksdb::{RocksOptions, RocksStorage};
 use raft_transport_quic::node_name;
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -36,12 +32,14 @@ use super::binary::Program;
 use super::layout::{addresses, write_tls};
 use super::machine::{Stopwatch, Took};
 use super::network::{CLIENTS, Network};
-use super::node::{Node, PATIENCE, files_below};
+use super::node::{Node, PATIENCE};
 
 pub const NODES: [NodeId; 3] = [1, 2, 3];
 /// Once a fault is over, a write has to succeed within this time.
 pub const RECOVERY: Duration = Duration::from_secs(5);
-const CLUSTER_ID: &str = "faults";
+pub(super) const CLUSTER_ID: &str = "faults";
+/// Short, so that a test need not wait for a learner to become a voter.
+const STABILIZATION: Duration = Duration::from_millis(500);
 const CLIENT_FILE: &str = "client.toml";
 const STATUS_DEADLINE: Duration = Duration::from_millis(300);
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(20);
@@ -52,8 +50,11 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
 /// Settings of a cluster that differ from the usual ones.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// Number of nodes: that of [`NODES`], or more.
+    /// Number of nodes with which the cluster begins.
     pub node_count: u64,
+    /// True if the nodes find each other, and the clients find them, through relays, which can be
+    /// made bad. Otherwise all follow the members' records.
+    pub relayed: bool,
     /// Small, so that snapshots are taken all the time.
     pub max_raft_state: ByteSize,
     /// Data directories of nodes that are not beside their configuration.
@@ -70,6 +71,7 @@ impl Default for Plan {
         let node_count = NODES.len() as u64;
         Self {
             node_count,
+            relayed: true,
             max_raft_state,
             data: BTreeMap::new(),
             file_faults: false,
@@ -87,9 +89,12 @@ pub struct Cluster {
     /// For status requests, past all relays; opens no session.
     observer: Client,
     /// How a client reaches the nodes past all relays.
-    direct: ClientConfig,
-    ca: DevCa,
-    dir: TempDir,
+    pub(super) direct: ClientConfig,
+    /// Follows the members: an operator's, or that of clients of nodes without relays.
+    pub(super) operator: Client,
+    pub(super) ca: DevCa,
+    pub(super) dir: TempDir,
+    pub(super) plan: Plan,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -122,11 +127,15 @@ impl Cluster {
             let name = format!("node{id}");
             let tls = write_tls(dir.path(), &name, &ca.issue_node(id).expect("a certificate"));
             let data = plan.data.get(&id).cloned().unwrap_or_else(|| dir.path().join(&name));
-            let seen = |peer| if peer == id { addresses[&id] } else { network.address(id, peer) };
+            let seen = |peer| match peer == id || !plan.relayed {
+                true => addresses[&peer],
+                false => network.address(id, peer),
+            };
             let members = members(&addresses, seen);
             let mut config = ServerConfig::new(CLUSTER_ID, id, &data, tls, members);
             config.max_raft_state = plan.max_raft_state;
-            config.fixed_addresses = true;
+            config.fixed_addresses = plan.relayed;
+            config.timeouts.stabilization = STABILIZATION;
             let path = dir.path().join(format!("{name}.toml"));
             std::fs::write(&path, config.to_toml()).expect("it can be written");
             let mut node = Node::new(id, path, data, dir.path().join(format!("{name}.log")));
@@ -145,17 +154,35 @@ impl Cluster {
             // `serves_within` checks that it is fast enough.
             config.deadline = PATIENCE;
             // Past the relays no partition would be seen.
-            config.fixed_nodes = true;
+            config.fixed_nodes = plan.relayed;
             config
         };
-        let of_group = |group| (group, client_config(&|id| network.address(group, id)));
+        let of_group = |group| {
+            let seen = |id| match plan.relayed {
+                true => network.address(group, id),
+                false => addresses[&id],
+            };
+            (group, client_config(&seen))
+        };
         let client_configs = CLIENTS.map(of_group).into();
         let direct = client_config(&|id| addresses[&id]);
         let file = dir.path().join(CLIENT_FILE);
         std::fs::write(file, direct.to_toml()).expect("it can be written");
-        let observer = Client::connect(&direct).expect("a client");
-        let observer = observer.with_deadline(STATUS_DEADLINE);
-        Self { network, nodes, client_configs, observer, direct, ca, dir, _turn: turn }
+        let following = ClientConfig { fixed_nodes: false, ..direct.clone() };
+        let operator = Client::connect(&following).expect("a client");
+        let observer = operator.with_deadline(STATUS_DEADLINE);
+        Self {
+            network,
+            nodes,
+            client_configs,
+            observer,
+            direct,
+            operator,
+            ca,
+            dir,
+            plan,
+            _turn: turn,
+        }
     }
 
     /// Directory with room for a test's own files.
@@ -177,6 +204,7 @@ impl Cluster {
     pub fn client_of_node(&self, id: NodeId) -> Client {
         let mut config = self.direct.clone();
         config.nodes.retain(|node| node.id == id);
+        config.fixed_nodes = true;
         Client::connect(&config).expect("a client")
     }
 
@@ -313,69 +341,6 @@ impl Cluster {
         .await;
     }
 
-    /// Waits until part of a snapshot from a peer has arrived at this node, and not yet all of it.
-    pub async fn receives_snapshot(&self, id: NodeId) {
-        let snapshots = self.nodes[&id].data.join("snapshots");
-        let is_long = |file: &PathBuf| file.metadata().is_ok_and(|file| file.len() > 64 << 10);
-        eventually("a snapshot to be under way", async || {
-            files_below(&snapshots, ".part").iter().any(is_long)
-        })
-        .await;
-    }
-
-    /// Waits until an emptied node has installed a snapshot. The file of the snapshot is removed
-    /// soon after.
-    pub async fn is_filled(&self, id: NodeId) {
-        eventually("a snapshot to have arrived", async || {
-            self.status(id).await.is_some_and(|status| status.snapshot_index > 0)
-        })
-        .await;
-    }
-
-    /// Empties the node, lets it receive a snapshot, and kills it while the snapshot that has
-    /// replaced its log is on its disk. Returns that file.
-    ///
-    /// # Panics
-    /// If the moment is missed in every attempt.
-    pub async fn kill_with_snapshot(&mut self, id: NodeId) -> PathBuf {
-        const ATTEMPTS: u64 = 50;
-        for attempt in 0..ATTEMPTS {
-            self.empty(id).await;
-            self.node(id).start();
-            let snapshots = self.nodes[&id].data.join("snapshots");
-            let is_there = || !files_below(&snapshots, ".snap").is_empty();
-            let is_over =
-                async || self.status(id).await.is_some_and(|status| status.snapshot_index > 0);
-            let watched = async {
-                while !is_there() {
-                    sleep(Duration::from_millis(1)).await;
-                }
-            };
-            tokio::select! {
-                () = watched => {}
-                () = eventually("a snapshot to have arrived", is_over) => {}
-            }
-            // Vary the moment: it has to fall between the batch that publishes the snapshot and the
-            // flush that makes it superfluous.
-            sleep(Duration::from_millis(attempt % 10 * 2)).await;
-            self.node(id).kill().await;
-            if let Some(file) = files_below(&snapshots, ".snap").pop()
-                && self.has_published(id).await
-            {
-                return file;
-            }
-        }
-        panic!("{ATTEMPTS} times the snapshot was gone or not yet published");
-    }
-
-    /// Returns true if the disk of a node that does not run has a published snapshot.
-    async fn has_published(&self, id: NodeId) -> bool {
-        let dir = DataDir::open(&self.nodes[&id].data, CLUSTER_ID, id).expect("no process uses it");
-        let storage = RocksStorage::open(Arc::new(dir), RocksOptions::default());
-        let loaded = storage.expect("the log is whole").load().await.expect("the log is whole");
-        loaded.snapshot.is_some()
-    }
-
     /// Waits until `holds`, and writes meanwhile: the log grows, and tables are written.
     pub async fn writes_until(&self, what: &str, mut holds: impl FnMut() -> bool) {
         let client = self.client().with_deadline(RECOVERY);
@@ -460,7 +425,7 @@ impl Cluster {
     }
 }
 
-fn members(
+pub(super) fn members(
     addresses: &BTreeMap<NodeId, SocketAddr>,
     seen: impl Fn(NodeId) -> SocketAddr,
 ) -> Vec<NodeAddress> {

@@ -12,6 +12,7 @@ mod files;
 mod half_alive;
 mod hostile;
 mod links;
+mod members;
 mod operators;
 mod rounds;
 mod snapshots;

@@ -38,6 +38,10 @@ pub struct Timeouts {
     /// every second.
     #[serde(with = "duration_text")]
     pub client_idle: Duration,
+    /// A learner that wants to be a voter becomes one when it has been heard, and has kept up, for
+    /// this long.
+    #[serde(with = "duration_text")]
+    pub stabilization: Duration,
 }
 
 impl Default for Timeouts {
@@ -48,13 +52,14 @@ impl Default for Timeouts {
             peer_idle: Duration::from_secs(1),
             peer_hello: Duration::from_secs(1),
             client_idle: Duration::from_secs(5),
+            stabilization: Duration::from_secs(10),
         }
     }
 }
 
 impl Timeouts {
     pub(super) fn check(&self) -> Result<(), ConfigError> {
-        let Self { heartbeat, election, peer_idle, peer_hello, client_idle } = *self;
+        let Self { heartbeat, election, peer_idle, peer_hello, client_idle, stabilization } = *self;
         let least = Duration::from_millis(100);
         for (name, value, least) in [
             ("timeouts.peer_idle", peer_idle, 3 * least),
@@ -65,6 +70,9 @@ impl Timeouts {
                 format!("{name} is {value:?}: {least:?} to {IDLE_CEILING:?}")
             })?;
         }
+        require(stabilization <= ELECTION_CEILING, || {
+            format!("timeouts.stabilization is {stabilization:?}: at most a day")
+        })?;
         require(election <= ELECTION_CEILING, || {
             format!("timeouts.election is {election:?}: at most a day")
         })?;

@@ -189,11 +189,9 @@ pub(crate) async fn build(
         }
         #[cfg(feature = "quic")]
         Network::Quic => {
-            let NodeIdentity { incarnation, reset_key } =
-                opened.identity.map_or_else(NodeIdentity::fleeting, Ok)?;
+            let identity = opened.identity.map_or_else(NodeIdentity::fleeting, Ok)?;
             let seed = u64::from_be_bytes(random_bytes()?);
-            let joined =
-                crate::net::quic::join(config, incarnation, reset_key, accept_sender).await?;
+            let joined = crate::net::quic::join(config, &identity, accept_sender).await?;
             let (transport, connector) = joined;
             let peer_book = Some(Arc::clone(&transport) as Arc<dyn PeerBook>);
             Networked { transport, connector, peer_book, seed, rng: NodeRng::from_system() }
@@ -235,9 +233,12 @@ struct Opened {
 
 /// Numbers that distinguish this node's process, or its data directory, from an earlier one.
 #[allow(dead_code, reason = "nodes in one process know each other without it")]
-struct NodeIdentity {
-    incarnation: u64,
-    reset_key: [u8; 64],
+pub(crate) struct NodeIdentity {
+    pub(crate) incarnation: u64,
+    pub(crate) reset_key: [u8; 64],
+    /// The node was made to found a cluster, and has its first disk. Otherwise the cluster may have
+    /// other members by now than the node's file lists.
+    pub(crate) is_founder: bool,
 }
 
 impl NodeIdentity {
@@ -245,7 +246,7 @@ impl NodeIdentity {
     #[cfg(feature = "quic")]
     fn fleeting() -> Result<Self, ServerError> {
         let incarnation = u64::from_be_bytes(random_bytes()?);
-        Ok(Self { incarnation, reset_key: random_bytes()? })
+        Ok(Self { incarnation, reset_key: random_bytes()?, is_founder: true })
     }
 }
 
@@ -288,7 +289,11 @@ async fn open_rocksdb(config: &ServerConfig) -> Result<Opened, ServerError> {
             .map_err(|error| ServerError::Fatal(Arc::new(error.into())))?;
         let storage = RocksStorage::open(Arc::clone(&dir), RocksOptions::default())?;
         let incarnation = dir.incarnation();
-        let identity = NodeIdentity { incarnation, reset_key: *dir.reset_key() };
+        let identity = NodeIdentity {
+            incarnation,
+            reset_key: *dir.reset_key(),
+            is_founder: dir.was_initialised(),
+        };
         let removed_dir = Arc::clone(&dir);
         let mark_removed: MarkRemoved =
             Arc::new(move || removed_dir.mark_removed().map_err(std::io::Error::other));

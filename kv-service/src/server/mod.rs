@@ -280,6 +280,7 @@ fn node_config(config: &ServerConfig, seed: u64, versions: (u32, u32)) -> NodeCo
     let mut node = NodeConfig::new(config.node_id, voters, seed);
     node.raft.heartbeat_interval = config.timeouts.heartbeat;
     node.raft.election_timeout = config.timeouts.election;
+    node.raft.promotion_delay = config.timeouts.stabilization;
     node.max_raft_state_bytes = config.max_raft_state.0;
     node.command_bytes_max = config.limits.command_bytes_max();
     node.requests_in_flight_max = config.limits.requests_max;

@@ -24,6 +24,7 @@ use crate::members::MemberAddress;
 use crate::net::stream::{ConnectError, Connector, Stream};
 use crate::protocol::version::{VERSION_MAX, VERSION_MIN};
 use crate::server::PeerBook;
+use crate::server::backends::NodeIdentity;
 
 /// How long a client may take to open its stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -90,8 +91,7 @@ impl Connector for QuicConnector {
 /// Binds a node's socket. Its clients come in through `accept_sender`.
 pub(crate) async fn join(
     config: &ServerConfig,
-    incarnation: u64,
-    reset_key: [u8; 64],
+    identity: &NodeIdentity,
     accept_sender: mpsc::Sender<Stream>,
 ) -> Result<(Arc<QuicTransport>, Arc<dyn Connector>), ServerError> {
     let network = |error: QuicError| ServerError::Network(Arc::new(error));
@@ -104,18 +104,18 @@ pub(crate) async fn join(
     let mut quic = QuicConfig::new(
         cluster_id,
         config.node_id,
-        incarnation,
+        identity.incarnation,
         listen,
         peers,
         tls.clone(),
-        reset_key,
+        identity.reset_key,
     );
     quic.client_connections_max = config.limits.client_connections_max;
     quic.idle_timeout = config.timeouts.peer_idle;
     quic.hello_timeout = config.timeouts.peer_hello;
     quic.client_idle_timeout = config.timeouts.client_idle;
     quic.cluster_versions = (VERSION_MIN, VERSION_MAX);
-    quic.members_from_log = config.join;
+    quic.members_from_log = config.join || !identity.is_founder;
     let transport = QuicTransport::bind(quic).await.map_err(network)?;
     let endpoint = ClientEndpoint::new(&config.cluster_id, tls).map_err(network)?;
     let book = AddressBook::new(config.addresses(), config.fixed_addresses);
