@@ -7,13 +7,14 @@
 //! Each module has the faults of one component: their list, their needs, and their making.
 //!
 //! `FAULT_ROUNDS` and `FAULT_SEED` choose the number of rounds and the seed; `scripts/faults` sets
-//! them.
+//! them. `FAULT_ONLY=Members` draws only faults whose name contains this.
 
 mod clients;
 mod directories;
 mod disks;
 mod links;
 mod means;
+mod members;
 mod processes;
 mod report;
 mod snapshots;
@@ -50,6 +51,7 @@ enum Fault {
     Snapshot(snapshots::Fault),
     Disk(disks::Fault),
     Directory(directories::Fault),
+    Members(members::Fault),
 }
 
 impl Fault {
@@ -61,12 +63,17 @@ impl Fault {
         all.extend(snapshots::Fault::ALL.map(Fault::Snapshot));
         all.extend(disks::Fault::ALL.map(Fault::Disk));
         all.extend(directories::Fault::ALL.map(Fault::Directory));
+        all.extend(members::Fault::ALL.map(Fault::Members));
         all
     }
 
     fn needs(self) -> Option<Means> {
         match self {
-            Fault::Process(_) | Fault::Link(_) | Fault::Clients(_) | Fault::Directory(_) => None,
+            Fault::Process(_)
+            | Fault::Link(_)
+            | Fault::Clients(_)
+            | Fault::Directory(_)
+            | Fault::Members(_) => None,
             Fault::Snapshot(fault) => fault.needs(),
             Fault::Disk(fault) => Some(fault.needs()),
         }
@@ -111,7 +118,9 @@ impl Run {
             (Means::FileFaults, file_faults.err()),
             (Means::Strace, means::strace(&cluster.nodes[&1]).err()),
         ]);
-        let faults = means::of_which_there_are_means(Fault::all(), &missing);
+        let only = std::env::var("FAULT_ONLY").unwrap_or_default();
+        let wanted = Fault::all().into_iter().filter(|fault| format!("{fault:?}").contains(&only));
+        let faults = means::of_which_there_are_means(wanted.collect(), &missing);
         let client = cluster.client();
         for number in 0..BULK_KEYS {
             let mut value = vec![0; BULK_VALUE_BYTES];
@@ -184,6 +193,7 @@ impl Run {
             Fault::Snapshot(fault) => self.inflict_on_snapshot(fault, leader).await,
             Fault::Disk(fault) => self.inflict_on_disks(fault, leader).await,
             Fault::Directory(fault) => self.inflict_on_directory(fault, leader, load).await,
+            Fault::Members(fault) => self.inflict_on_members(fault, leader).await,
         }
     }
 
