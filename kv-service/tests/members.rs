@@ -168,7 +168,7 @@ async fn a_dry_run_shows_the_change_and_changes_nothing() {
     lab.shutdown().await;
 }
 
-/// M-L5. A member whose node never starts is a learner for ever, disturbs nobody, and can be
+/// M-L5. A member whose node never starts stays a learner, disturbs no other one, and can be
 /// removed.
 #[tokio::test(flavor = "current_thread", start_paused = true)]
 async fn a_member_that_never_starts_changes_nothing() {

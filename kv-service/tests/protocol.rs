@@ -412,6 +412,8 @@ fn bytes_of_version_3_stay_what_they_were() {
     check(written(&Request::new(1, RequestKind::ChangeMembers(Box::new(order)))), body);
     let body = b"\x95\x02\xa0\xc0\x90\x81\xb2TransferLeadership\x91\x05";
     check(written(&Request::new(2, RequestKind::TransferLeadership { to: Some(5) })), body);
+    let done = Response { id: 3, reply: Reply::Done("ok".to_owned()) };
+    check(written(&done), b"\x92\x03\x81\xa8Upgraded\xa2ok");
     let members = vec![MemberAddress { id: 4, address: "h:1".to_owned() }];
     let told = Response { id: 0, reply: Reply::Members(MemberList { index: 9, members }) };
     check(written(&told), b"\x92\0\x81\xa7Members\x92\x09\x91\x92\x04\xa3h:1");

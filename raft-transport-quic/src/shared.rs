@@ -27,7 +27,7 @@ pub(crate) struct TransportShared {
     pub(crate) peers: PeerTable,
     /// Nodes that are not known as members, and the addresses from which they came.
     pub(crate) guests: mpsc::Sender<(NodeId, SocketAddr)>,
-    /// What a peer said when it refused this node because this node was removed from the cluster.
+    /// The text of a peer that refused this node because this node was removed from the cluster.
     pub(crate) removed: watch::Sender<Option<String>>,
     pub(crate) inbound: Arc<InboundSlot>,
     /// Permits for connected clients.

@@ -20,8 +20,8 @@ const ADD_ATTEMPTS_MAX: usize = 8;
 /// The members of a client's cluster ([`Client::cluster`]).
 ///
 /// A change returns once the leader has begun it, and the cluster carries it through, also under a
-/// later leader and after the caller has gone. [`Cluster::settled`] waits for that. A change that is
-/// ordered again does nothing more: after an unknown outcome, order it again.
+/// later leader and after the caller has gone. [`Cluster::settled`] waits for that. A change that
+/// is ordered again does nothing more: after an unknown outcome, order it again.
 ///
 /// ```
 /// # use kv_service::*;

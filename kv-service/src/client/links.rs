@@ -107,7 +107,7 @@ impl Links {
     }
 
     /// Takes note of the members that a node has named. A list that is older than the one in use,
-    /// or empty, changes nothing. Connections to nodes that are no members any more close when the
+    /// or empty, changes nothing. Connections to nodes that are no longer members close when the
     /// calls on them have ended.
     pub(super) fn learn(&self, list: &MemberList) {
         let is_newer = |known: &Known| known.index.is_none_or(|index| index < list.index);

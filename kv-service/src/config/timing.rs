@@ -38,8 +38,8 @@ pub struct Timeouts {
     /// every second.
     #[serde(with = "duration_text")]
     pub client_idle: Duration,
-    /// A learner that wants to be a voter becomes one when it has been heard, and has kept up, for
-    /// this long.
+    /// A learner that wants to be a voter becomes one when it has been connected, and has kept up,
+    /// for this long.
     #[serde(with = "duration_text")]
     pub stabilization: Duration,
 }

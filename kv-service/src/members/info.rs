@@ -14,7 +14,7 @@ const LABEL_BYTES_MAX: usize = 63;
 /// Longest address, in bytes: a host name and a port.
 const ADDRESS_BYTES_MAX: usize = 261;
 
-/// What the cluster records about a member for people and for other nodes.
+/// The cluster's record of a member, for people and for other nodes.
 ///
 /// ```
 /// use kv_service::members::MemberInfo;

@@ -37,7 +37,7 @@ pub struct MemberReport {
     pub id: NodeId,
     /// Its name, address and zone, as recorded.
     pub info: MemberInfo,
-    /// What it is.
+    /// Its role.
     pub role: MemberRole,
     /// Set for a learner that becomes a voter by itself; not set for a voter that is to be
     /// replaced.
@@ -48,7 +48,7 @@ pub struct MemberReport {
     pub error: Option<String>,
 }
 
-/// What a member counts for.
+/// The role of a member: the majorities in which it counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MemberRole {
     /// Counted.

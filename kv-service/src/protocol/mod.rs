@@ -262,7 +262,9 @@ pub enum Reply {
     Answered(Answer),
     /// The node's status.
     Status(Box<NodeStatus>),
-    /// The order was carried out; the text is for the operator.
+    /// The order was carried out; the text is for the operator. Its name on the wire is from the
+    /// time when there were no orders but those about the cluster version.
+    #[serde(rename = "Upgraded")]
     Done(String),
     /// The members as the leader knows them; after a change that was ordered, as they are now, or
     /// would be after a change that was only checked.

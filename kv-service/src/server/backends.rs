@@ -320,7 +320,7 @@ async fn open_rocksdb(config: &ServerConfig) -> Result<Opened, ServerError> {
     }
 }
 
-/// What a node that was removed tells its operator.
+/// The message of a node that was removed to its operator.
 pub(super) fn removed_text(config: &ServerConfig) -> String {
     format!(
         "node {} was removed from cluster {}, and its id is never used again. To use this machine \

@@ -20,7 +20,7 @@ use crate::protocol::{FRAME_BYTES_MAX, Hello};
 use crate::rng::NodeRng;
 use crate::state::KvMachine;
 
-/// What every connection of this node must learn.
+/// News for every connection of this node.
 #[derive(Clone, Default)]
 pub(super) struct Notices {
     /// The server is closed.

@@ -207,8 +207,9 @@ impl DataDir {
         self.identity.was_initialised
     }
 
-    /// Notes that the node was removed from its cluster; durable when this returns. Such a node must
-    /// not start again: it could answer votes of other nodes that do not know of their removal.
+    /// Notes that the node was removed from its cluster; durable when this returns. Such a node
+    /// must not start again: it could answer votes of other nodes that do not know of their
+    /// removal.
     ///
     /// # Errors
     /// The note could not be written.

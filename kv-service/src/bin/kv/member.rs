@@ -114,7 +114,7 @@ fn order_of(change: &ChangeAction, before: &ClusterReport, dry_run: bool) -> Mem
     order
 }
 
-/// What the operator does next with a new member.
+/// The operator's next steps with a new member.
 fn joining(cluster_id: &str, id: u64, members: &ClusterReport) -> String {
     let seeds: Vec<String> = members
         .members
@@ -140,7 +140,7 @@ fn joining(cluster_id: &str, id: u64, members: &ClusterReport) -> String {
     )
 }
 
-/// What a change would do, step by step.
+/// The steps of a change, and how many failures the cluster survives in each.
 fn plan(before: &ClusterReport, planned: &ClusterReport) -> String {
     let tolerance = |report: &ClusterReport| {
         format!("survives the failure of {}", voters(report.failures_tolerated()))
@@ -263,7 +263,7 @@ fn for_people(report: &ClusterReport) -> String {
     format!("{}\n{}", output::table(&rows), tolerance(report))
 }
 
-/// Whether a change is under way, and how many failures the cluster survives.
+/// A change that is under way, and how many failures the cluster survives.
 pub(crate) fn tolerance(report: &ClusterReport) -> String {
     let change = match (report.is_joint, report.is_committed) {
         (true, _) => "voters are being exchanged: majorities of the old and the new ones decide\n",

@@ -25,7 +25,7 @@ pub(crate) struct NodeReport {
     pub(crate) pid: Option<u32>,
     pub(crate) reachable: bool,
     pub(crate) role: Option<String>,
-    /// What the node counts for, as the leader knows: `voter`, `learner`, `joining` or `leaving`.
+    /// `voter`, `learner`, `joining` or `leaving`, as the leader knows.
     pub(crate) member: Option<&'static str>,
     /// Entries that the node lacks, as the leader knows.
     pub(crate) behind: Option<u64>,

@@ -9,7 +9,7 @@ use raft_core::types::NodeId;
 use crate::members::MemberAddress;
 
 pub(super) struct AddressBook {
-    /// Of the configuration.
+    /// The addresses of the configuration.
     configured: BTreeMap<NodeId, String>,
     /// Only the configuration counts.
     is_fixed: bool,

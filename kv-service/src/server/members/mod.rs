@@ -37,7 +37,8 @@ const ANNOUNCE_DEADLINE: Duration = Duration::from_secs(3);
 #[async_trait]
 pub trait PeerBook: Send + Sync + 'static {
     /// The members other than this node, each with the addresses to try; none for a node that has
-    /// not announced one yet. Nodes that are not named have left. An id below `next_id` that is not named was removed from the cluster.
+    /// not announced one yet. Nodes that are not named have left. A node that is not named and has
+    /// an id below `next_id` was removed from the cluster.
     fn set_peers(&self, peers: &BTreeMap<NodeId, Vec<String>>, next_id: NodeId);
 
     /// Waits until a peer says that this node was removed, and returns what the peer said.
@@ -47,7 +48,7 @@ pub trait PeerBook: Send + Sync + 'static {
 /// Writes down that this node was removed, durably.
 pub(crate) type MarkRemoved = Arc<dyn Fn() -> io::Result<()> + Send + Sync>;
 
-/// What a node needs to follow the members.
+/// The parts of a node that follow the members.
 pub(in crate::server) struct Membership {
     pub(in crate::server) book: Option<Arc<dyn PeerBook>>,
     pub(in crate::server) mark_removed: Option<MarkRemoved>,
@@ -106,7 +107,7 @@ fn removes(configuration: &Configuration, id: NodeId) -> bool {
     id < configuration.next_id && !configuration.is_empty() && !configuration.is_member(id)
 }
 
-/// What this node orders about itself: that its disk, or its description, be recorded.
+/// The change that this node orders about itself: its disk, or its description, is to be recorded.
 fn announcement(
     configuration: &Configuration,
     config: &ServerConfig,

@@ -1,4 +1,4 @@
-//! Who the peers are and where, for the transport and for clients.
+//! The peers and their addresses, for the transport and for clients.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -12,15 +12,15 @@ use tokio::time::Instant;
 use crate::config::ServerConfig;
 use crate::members::{MemberAddress, MemberInfo, MemberList};
 
-/// A peer that is no member any more stays connected for so long, so that it hears of its removal.
+/// A peer that is no longer a member stays connected for so long, so that it learns of its removal.
 pub(super) const FAREWELL: Duration = Duration::from_secs(2);
 
 /// The node's view of its peers, from which the transport's book is made.
 #[derive(Default)]
 pub(super) struct Peers {
-    /// Of the latest configuration that is known committed.
+    /// The latest configuration that is known committed.
     committed: Option<Arc<Configuration>>,
-    /// Peers that are no members any more, and when they are let go.
+    /// Peers that are no longer members, and when they are let go.
     leaving: BTreeMap<NodeId, Instant>,
     told: BTreeMap<NodeId, Vec<String>>,
 }
@@ -152,7 +152,7 @@ mod tests {
         assert_eq!((&told[1].address[..], &told[2].address[..]), ("moved:1", ""));
     }
 
-    /// M-D6. A peer that was removed is let go, but not before it can have heard of it.
+    /// M-D6. A peer that was removed is let go, but not before it can have learned of it.
     #[test]
     fn a_removed_peer_is_let_go_after_a_while() {
         let (mut peers, start) = (Peers::default(), Instant::now());
@@ -170,7 +170,7 @@ mod tests {
         assert_eq!(peers.next_farewell(), None);
     }
 
-    /// M-D4. A removal that is not committed may still be undone, so it bans nobody.
+    /// M-D4. A removal that is not committed may still be undone, so it bans no node.
     #[test]
     fn a_removal_that_is_not_committed_changes_nothing() {
         let (mut peers, now) = (Peers::default(), Instant::now());

@@ -32,7 +32,7 @@ const REQUEST_PATIENCE: Duration = Duration::from_secs(2);
 /// Longer paths do not fit into a socket's address.
 const SOCKET_PATH_BYTES_MAX: usize = 100;
 
-/// What `kv dev` is asked to do with its nodes.
+/// An action that `kv dev` is asked to carry out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     Restart(u64),

@@ -37,7 +37,7 @@ pub(crate) struct Restart {
     pub(crate) answer: oneshot::Sender<Result<String, String>>,
 }
 
-/// What a keeper is to do with its node.
+/// An order to a keeper.
 #[derive(Debug)]
 pub(crate) enum Order {
     Restart(Restart),

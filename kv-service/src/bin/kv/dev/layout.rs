@@ -1,7 +1,7 @@
 //! The directory of `kv dev`.
 //!
 //! ```text
-//!   DIR/dev.toml                      marker: describes the cluster, and which nodes there are; written first
+//!   DIR/dev.toml                      marker: the cluster, and which nodes there are; made first
 //!   DIR/dev.lock, dev.sock            one supervisor at a time; how `kv dev restart` reaches it
 //!   DIR/ca.pem, ca.key                the development CA
 //!   DIR/client.toml, client.{pem,key} what a client needs
