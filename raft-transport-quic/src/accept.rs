@@ -110,6 +110,13 @@ async fn admit(
         (Spoken::Peer(_), TlsIdentity::Client) => {
             Err(refused("a client's certificate does not make a peer".to_owned()))
         }
+        (Spoken::Client, TlsIdentity::Node(id))
+            if id != shared.config.node_id && shared.peers.is_removed(id) =>
+        {
+            let (code, reason) = removed(id);
+            connection.close(code, reason.as_bytes());
+            Err((Refused::Identity, reason))
+        }
         (Spoken::Client, _) => admit_as_client(shared, connection.clone(), clients, exchange_count)
             .await
             .map_err(|reason| (Refused::Busy, reason)),
@@ -126,13 +133,7 @@ fn peer_of(
     let own_id = shared.config.node_id;
     let refused = |reason: String| Err((close::REFUSED, reason));
     match shared.peers.get(id) {
-        None if shared.peers.is_removed(id) => {
-            let reason = format!(
-                "node {id} was removed from the cluster; its id is never used again. Wipe its data \
-                 directory, and add it as a new member"
-            );
-            Err((close::REMOVED, reason))
-        }
+        None if shared.peers.is_removed(id) => Err(removed(id)),
         None if shared.peers.follows_log() => {
             // If the channel is full, the guest comes again.
             let _ = shared.guests.try_send((id, from));
@@ -147,6 +148,15 @@ fn peer_of(
         }
         Some(peer) => Ok(peer),
     }
+}
+
+/// The refusal of a node that was removed, whether it comes as a peer or as a client.
+fn removed(id: NodeId) -> (VarInt, String) {
+    let reason = format!(
+        "node {id} was removed from the cluster; its id is never used again. Wipe its data \
+         directory, and add it as a new member"
+    );
+    (close::REMOVED, reason)
 }
 
 async fn admit_as_peer(

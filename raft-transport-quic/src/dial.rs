@@ -61,11 +61,14 @@ pub(crate) async fn try_dial(
     let verified = Verified { side: Side::Dialled(name), exchange_count };
     let established =
         PeerLink::establish(shared, connection.clone(), peer, protocol, verified).await;
-    if let (Err(reason), Some(ConnectionError::ApplicationClosed(closed))) =
-        (&established, connection.close_reason())
-        && closed.error_code == close::REMOVED
-    {
-        shared.removed.send_replace(Some(reason.clone()));
+    match (&established, connection.close_reason()) {
+        (Ok(_), _) => shared.removal.withdraw(peer.id),
+        (Err(_), Some(ConnectionError::ApplicationClosed(closed)))
+            if closed.error_code == close::REMOVED && peer.is_member() =>
+        {
+            shared.removal.note(peer.id, shared.peers.member_count());
+        }
+        (Err(_), _) => {}
     }
     established
 }
@@ -74,14 +77,14 @@ pub(crate) async fn try_dial(
 /// address may be new, or the peer may not know of this member yet. The peer refuses the
 /// connection, and then dials back.
 pub(crate) async fn show_address(shared: &TransportShared, peer: &Peer, attempt: usize) {
-    if !shared.peers.follows_log() {
-        return std::future::pending().await;
-    }
     let doubled = |first: Duration, max: Duration| {
         let factor = 1u32.checked_shl(attempt as u32).unwrap_or(u32::MAX);
         first.saturating_mul(factor).min(max)
     };
     sleep(jittered(doubled(SHOWN_AFTER, SHOWN_AFTER_MAX))).await;
+    if !shared.peers.follows_log() {
+        return;
+    }
     let patience = doubled(shared.config.dial_timeout, shared.config.dial_timeout_max);
     if let Err(refusal) = try_dial(shared, peer, patience, Attempt::Nth(attempt)).await {
         debug!(peer = peer.id, "showed the own address: {refusal}");

@@ -67,6 +67,7 @@ mod names;
 mod peer;
 mod peers;
 mod protocol;
+mod removal;
 mod shared;
 mod socket;
 mod tls;

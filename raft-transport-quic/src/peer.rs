@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -39,6 +40,8 @@ pub(crate) struct Peer {
     accepted: mpsc::Sender<PeerLink>,
     /// Set once the peer is no longer a member; its supervisor ends.
     left: watch::Sender<bool>,
+    /// Set for a member, as far as this node knows; not for a guest.
+    is_member: AtomicBool,
     /// Notified when the address has changed.
     readdressed: Notify,
     /// Notified when the peer has shown its address.
@@ -122,6 +125,7 @@ impl Peer {
             }),
             accepted,
             left: watch::Sender::new(false),
+            is_member: AtomicBool::new(false),
             readdressed: Notify::new(),
             has_shown: Notify::new(),
         };
@@ -151,6 +155,15 @@ impl Peer {
     pub(crate) fn connection(&self) -> Result<Connection, String> {
         let state = self.state();
         state.connection.clone().ok_or_else(|| state.failure.clone())
+    }
+
+    pub(crate) fn is_member(&self) -> bool {
+        self.is_member.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the peer is a member: its operator's file or the log names it.
+    pub(crate) fn confirm(&self) {
+        self.is_member.store(true, Ordering::Relaxed);
     }
 
     fn configured(&self) -> Vec<String> {

@@ -36,8 +36,14 @@ impl PeerTable {
         self.follows_log.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn follow_log(&self, next_id: NodeId) {
+    /// The members come from the log from now on.
+    pub(crate) fn follow_log(&self) {
         self.follows_log.store(true, Ordering::Relaxed);
+    }
+
+    /// Ids below this one that are not in the table were removed. Called once the table has all
+    /// members: before that, a member that dials would be told that it was removed.
+    pub(crate) fn raise_next_id(&self, next_id: NodeId) {
         self.next_id.fetch_max(next_id, Ordering::Relaxed);
     }
 
@@ -58,6 +64,11 @@ impl PeerTable {
     /// The peer with the lowest id for which `is_wanted` returns true.
     pub(crate) fn find(&self, is_wanted: impl Fn(&Peer) -> bool) -> Option<Arc<Peer>> {
         self.read().values().find(|peer| is_wanted(peer)).cloned()
+    }
+
+    /// Number of peers that are members.
+    pub(crate) fn member_count(&self) -> usize {
+        self.read().values().filter(|peer| peer.is_member()).count()
     }
 
     /// Adds a peer. Returns false if there is one with this id already.

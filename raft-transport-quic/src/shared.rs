@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use raft_core::transport::Inbound;
 use raft_core::types::NodeId;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
@@ -18,6 +18,7 @@ use crate::credentials::Credentials;
 use crate::endpoint::Opened;
 use crate::gate::{Origin, Verdict};
 use crate::peers::PeerTable;
+use crate::removal::Removal;
 
 #[derive(Debug)]
 pub(crate) struct TransportShared {
@@ -27,8 +28,7 @@ pub(crate) struct TransportShared {
     pub(crate) peers: PeerTable,
     /// Nodes that are not known as members, and the addresses from which they came.
     pub(crate) guests: mpsc::Sender<(NodeId, SocketAddr)>,
-    /// The text of a peer that refused this node because this node was removed from the cluster.
-    pub(crate) removed: watch::Sender<Option<String>>,
+    pub(crate) removal: Removal,
     pub(crate) inbound: Arc<InboundSlot>,
     /// Permits for connected clients.
     pub(crate) client_places: Arc<Semaphore>,

@@ -25,6 +25,7 @@ use crate::link::PeerLink;
 use crate::peer::{Peer, Supervisor};
 use crate::peers::PeerTable;
 use crate::protocol::offered_by_node;
+use crate::removal::Removal;
 use crate::shared::{HandshakeCounters, HandshakeCounts, InboundSlot, Refusals, TransportShared};
 use crate::tls::{TlsConfig, TlsIdentity};
 
@@ -76,7 +77,7 @@ impl QuicTransport {
             opened,
             peers: PeerTable::new(config.members_from_log),
             guests,
-            removed: watch::Sender::new(None),
+            removal: Removal::default(),
             inbound: Arc::new(InboundSlot::default()),
             client_places: Arc::new(Semaphore::new(config.client_connections_max)),
             handshakes: HandshakeCounters::default(),
@@ -88,6 +89,7 @@ impl QuicTransport {
         let mut tasks = JoinSet::new();
         for (id, address) in &shared.config.peers {
             add_peer(&shared, &mut tasks, &closed, *id, std::slice::from_ref(address));
+            shared.peers.with(*id, Peer::confirm);
         }
         tasks.spawn(accept_all(shared.clone(), clients_in));
         tasks.spawn(keep_current(shared.clone(), closed.clone()));
@@ -121,30 +123,28 @@ impl QuicTransport {
         if *closing.borrow() {
             return;
         }
-        shared.peers.follow_log(next_id);
-        for peer in shared.peers.take_gone(|id| peers.contains_key(&id)) {
-            peer.leave();
-        }
+        shared.peers.follow_log();
         for (id, addresses) in peers {
             if shared.peers.with(*id, |peer| peer.set_addresses(addresses)).is_none() {
                 add_peer(shared, &mut tasks, &closing, *id, addresses);
             }
+            shared.peers.with(*id, Peer::confirm);
         }
+        // A guest with a later id may be a member whose admission has not arrived here.
+        for peer in shared.peers.take_gone(|id| peers.contains_key(&id) || id >= next_id) {
+            peer.leave();
+        }
+        shared.peers.raise_next_id(next_id);
         // Supervisors of peers that have left.
         while tasks.try_join_next().is_some() {}
     }
 
-    /// Waits until a peer refuses this node because this node was removed from the cluster, and
-    /// returns what the peer said. A node may learn this way of a removal that took place while it
-    /// was away. Never returns if that does not happen.
-    pub async fn removed(&self) -> String {
-        let mut removed = self.shared.removed.subscribe();
-        let told = removed.wait_for(Option::is_some).await.map(|told| told.clone());
-        match told {
-            Ok(told) => told.unwrap_or_default(),
-            // Cannot happen: the sender lives in `self`.
-            Err(_) => std::future::pending().await,
-        }
+    /// Waits until a majority of the other members has refused this node because this node was
+    /// removed from the cluster. A node may learn this way of a removal that took place while it
+    /// was away. A single peer is not believed: it may be mistaken, or belong to an older cluster.
+    /// Never returns if that does not happen.
+    pub async fn removed(&self) {
+        self.shared.removal.known().await;
     }
 
     /// Waits for the next admitted client; `None` after closing.

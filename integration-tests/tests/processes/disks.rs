@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use integration_tests::processes::attack::bystanders::Bystanders;
 use integration_tests::processes::cluster::{Cluster, NODES, Plan, RECOVERY};
 use integration_tests::processes::disk::Disk;
 use integration_tests::processes::inject::Injection;
 use integration_tests::processes::means::not_run;
 use integration_tests::processes::node::PATIENCE;
 use integration_tests::processes::workload::Workload;
-use kv_service::config::ByteSize;
+use kv_service::config::{ByteSize, default_max_raft_state};
 use raft_core::types::NodeId;
 use tokio::time::{sleep, timeout};
 
@@ -124,6 +125,40 @@ async fn a_slow_disk_of_a_follower_slows_nobody() {
     drop(injection);
     load.stop().await.check(&cluster.client()).await.unwrap();
     cluster.converges().await;
+    cluster.finish().await;
+}
+
+/// The p99 of clients, as a multiple of the undisturbed one, while the leader's disk is slow.
+const P99_BESIDE_A_SLOW_LEADER: f64 = 2.0;
+/// Time until the cluster has got used to a slow disk.
+const SLOW_DISK_PATIENCE: Duration = Duration::from_secs(6);
+
+/// Section 2 of the operations. Each sync of the leader takes 50 ms more: the followers commit
+/// without its disk.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_disk_of_the_leader_slows_nobody() {
+    let plan = Plan { max_raft_state: default_max_raft_state(), ..Plan::default() };
+    let cluster = Cluster::start(plan).await;
+    let measured = async || {
+        let clients = Bystanders::start(cluster.direct_config());
+        sleep(Duration::from_secs(3)).await;
+        clients.stop().await
+    };
+    let before = measured().await;
+    let leader = cluster.leader().await;
+    let faults = ["fdatasync:delay_exit=50000", "fsync:delay_exit=50000"];
+    let injection = match Injection::into_node(&cluster.nodes[&leader], &faults) {
+        Ok(injection) => injection,
+        Err(why) => return not_run("a slow disk of the leader", &why),
+    };
+    sleep(SLOW_DISK_PATIENCE).await;
+    let during = measured().await;
+    drop(injection);
+    let ratio = during.p99.as_secs_f64() / before.p99.as_secs_f64();
+    eprintln!("before {before:?}\nwith a slow disk {during:?}\np99 {ratio:.2} times");
+    let is_measured = std::env::var("BARS").is_ok_and(|wish| wish == "1");
+    assert!(!is_measured || ratio < P99_BESIDE_A_SLOW_LEADER, "p99 is {ratio:.2} times");
+    assert!(during.p99 < Duration::from_millis(50), "clients wait for the slow disk: {during:?}");
     cluster.finish().await;
 }
 

@@ -6,7 +6,7 @@ use raft_core::types::NodeId;
 use tokio::time::{Instant, sleep};
 
 use super::attempts::{Attempts, Target};
-use super::error::{ClientError, Reason, unexpected};
+use super::error::{ClientError, Outcome, Reason, unexpected};
 use super::{Client, DEADLINE_MAX};
 use crate::members::{ClusterReport, MemberInfo, MembersChange, MembersOrder};
 use crate::protocol::{Reply, RequestKind};
@@ -70,7 +70,8 @@ impl Cluster {
     ///
     /// # Errors
     /// The leader refused, or was not found in time. After an unknown outcome the member may have
-    /// been added: [`Cluster::members`] shows it.
+    /// been added: [`Cluster::members`] shows it, by its name or address. Adding it again could add
+    /// a second one.
     pub async fn add(&self, info: MemberInfo, wants_vote: bool) -> Result<NodeId, ClientError> {
         let mut refused = None;
         for _ in 0..ADD_ATTEMPTS_MAX {
@@ -83,8 +84,9 @@ impl Cluster {
             order.expected = Some(now.index);
             match self.order(order).await {
                 Ok(_) => return Ok(now.next_id),
-                // Another operator may have been faster, with this id.
-                Err(error) if matches!(error.reason, Reason::Invalid(_)) => {
+                // Another operator may have been faster, with this id. An order that may have been
+                // carried out is not repeated under another one.
+                Err(error) if is_refusal(&error) => {
                     let then = self.members().await?;
                     if then.next_id == now.next_id && then.index == now.index {
                         return Err(error);
@@ -111,7 +113,10 @@ impl Cluster {
     /// leader reports, and returns them.
     ///
     /// # Errors
-    /// The deadline passed. The change goes on.
+    /// The deadline passed, or no leader answered any more: always [`Outcome::Unknown`]. A change
+    /// that was begun goes on.
+    ///
+    /// [`Outcome::Unknown`]: crate::Outcome::Unknown
     pub async fn settled(
         &self,
         is_done: impl Fn(&ClusterReport) -> bool,
@@ -119,12 +124,14 @@ impl Cluster {
         assert!(self.client.deadline <= DEADLINE_MAX, "a deadline can be added to any time");
         let deadline = Instant::now() + self.client.deadline;
         loop {
-            let members = self.members().await?;
+            // The change was begun before, so a failure to watch it says nothing about it.
+            let members = self.members().await;
+            let members = members.map_err(|error| ClientError::unknown(error.reason))?;
             if is_done(&members) {
                 return Ok(members);
             }
             if Instant::now() >= deadline {
-                let last = "the change was still under way, and goes on".to_owned();
+                let last = "the change was still under way".to_owned();
                 return Err(ClientError::unknown(Reason::Deadline { last }));
             }
             sleep(LOOK_AGAIN_AFTER).await;
@@ -164,4 +171,9 @@ impl Cluster {
         let deadline = Instant::now() + self.client.deadline;
         Attempts::new(&self.client.shared.links, Target::Leader, deadline)
     }
+}
+
+/// Returns true if the leader has refused an order, and no attempt of it may have been carried out.
+fn is_refusal(error: &ClientError) -> bool {
+    error.outcome == Outcome::NotExecuted && matches!(error.reason, Reason::Invalid(_))
 }

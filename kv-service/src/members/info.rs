@@ -1,6 +1,8 @@
 //! Name, address and zone of a member, which Raft carries as opaque bytes
 //! (`raft_core::types::Member::context`).
 
+use std::net::SocketAddr;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -50,21 +52,27 @@ impl MemberInfo {
     pub fn check(&self) -> Result<(), Invalid> {
         for (what, label) in [("name", &self.name), ("zone", &self.zone)] {
             let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-            if label.len() > LABEL_BYTES_MAX || !label.chars().all(plain) {
+            if label.len() > LABEL_BYTES_MAX {
+                let size = label.len();
                 return Err(Invalid(format!(
-                    "the {what} {label:?}: at most {LABEL_BYTES_MAX} letters, digits and any of -_."
+                    "the {what} has {size} bytes: at most {LABEL_BYTES_MAX}"
                 )));
             }
+            if !label.chars().all(plain) {
+                return Err(Invalid(format!("the {what} {label:?}: letters, digits, any of -_.")));
+            }
         }
-        let is_address = |address: &str| {
-            let port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-            let plain = |c: char| c.is_ascii_graphic();
-            address.len() <= ADDRESS_BYTES_MAX
-                && address.chars().all(plain)
-                && port.is_some_and(|port| port != 0)
-        };
+        if self.address.len() > ADDRESS_BYTES_MAX {
+            let size = self.address.len();
+            return Err(Invalid(format!(
+                "the address has {size} bytes: at most {ADDRESS_BYTES_MAX}"
+            )));
+        }
         if !self.address.is_empty() && !is_address(&self.address) {
-            return Err(Invalid(format!("the address {:?}: write host:port", self.address)));
+            return Err(Invalid(format!(
+                "the address {:?}: write host:port, as other machines reach it",
+                self.address
+            )));
         }
         Ok(())
     }
@@ -85,6 +93,16 @@ impl MemberInfo {
         };
         decoded.filter(|info| info.check().is_ok()).unwrap_or_default()
     }
+}
+
+/// Returns true for a host and a port that another machine can dial.
+fn is_address(address: &str) -> bool {
+    if let Ok(numeric) = address.parse::<SocketAddr>() {
+        return numeric.port() != 0 && !numeric.ip().is_unspecified();
+    }
+    let Some((host, port)) = address.rsplit_once(':') else { return false };
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    !host.is_empty() && host.chars().all(plain) && port.parse::<u16>().is_ok_and(|port| port != 0)
 }
 
 #[cfg(test)]
@@ -121,6 +139,8 @@ mod tests {
     #[test]
     fn what_a_terminal_or_a_resolver_would_not_take_is_refused() {
         assert_eq!(info().check(), Ok(()));
+        let address = "[::1]:7400".to_owned();
+        assert_eq!(MemberInfo { address, ..info() }.check(), Ok(()));
         let bad = [
             MemberInfo { name: "a b".to_owned(), ..info() },
             MemberInfo { zone: "\x1b[2J".to_owned(), ..info() },
@@ -128,6 +148,10 @@ mod tests {
             MemberInfo { address: "host".to_owned(), ..info() },
             MemberInfo { address: "host:0".to_owned(), ..info() },
             MemberInfo { address: "ho st:1".to_owned(), ..info() },
+            MemberInfo { address: ":7400".to_owned(), ..info() },
+            MemberInfo { address: "0.0.0.0:7400".to_owned(), ..info() },
+            MemberInfo { address: "h\"ost:7400".to_owned(), ..info() },
+            MemberInfo { address: format!("{}:1", "h".repeat(300)), ..info() },
         ];
         for info in bad {
             assert!(info.check().is_err(), "{info:?}");

@@ -246,6 +246,8 @@ impl NodeIdentity {
     #[cfg(feature = "quic")]
     fn fleeting() -> Result<Self, ServerError> {
         let incarnation = u64::from_be_bytes(random_bytes()?);
+        // Such a node cannot tell its first start from a later one, and founds clusters that are made
+        // to be forgotten: lists of members are compared, as at every first start.
         Ok(Self { incarnation, reset_key: random_bytes()?, is_founder: true })
     }
 }
@@ -281,7 +283,7 @@ async fn open_rocksdb(config: &ServerConfig) -> Result<Opened, ServerError> {
     let config = config.clone();
     let opening = tokio::task::spawn_blocking(move || {
         let dir = DataDir::open(&config.data_dir, &config.cluster_id, config.node_id)?;
-        if dir.was_removed() {
+        if dir.was_removed()? {
             return Err(ServerError::Removed(removed_text(&config)));
         }
         let dir = Arc::new(dir);

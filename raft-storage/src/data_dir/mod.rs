@@ -218,8 +218,12 @@ impl DataDir {
     }
 
     /// Returns true once [`DataDir::mark_removed`] was called on this directory.
-    pub fn was_removed(&self) -> bool {
-        self.path.join(REMOVED).exists()
+    ///
+    /// # Errors
+    /// The file system does not tell.
+    pub fn was_removed(&self) -> StorageResult<bool> {
+        let path = self.path.join(REMOVED);
+        path.try_exists().map_err(|source| io_error("look for", &path, source))
     }
 
     /// The key of QUIC stateless resets. It outlives the process, so that connections of an earlier

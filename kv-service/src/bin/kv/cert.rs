@@ -21,13 +21,14 @@ pub(crate) fn run(args: &CertArgs) -> anyhow::Result<Exit> {
         CertAction::Ca { cluster } => {
             let ca = DevCa::create(cluster)?;
             fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+            refuse_existing(&["cluster_id", "ca.key", "ca.pem"].map(|name| dir.join(name)))?;
             write_new(&dir.join("cluster_id"), cluster.as_bytes(), PUBLIC)?;
             write_new(&dir.join("ca.key"), ca.key_pem().as_bytes(), SECRET)?;
             write_new(&dir.join("ca.pem"), ca.cert_pem().as_bytes(), PUBLIC)?;
             output::tell(
                 format!(
-                    "made the CA of cluster {cluster} in {}. Keep ca.key to yourself: whoever has it can \
-                     make a certificate of any node and client",
+                    "made the CA of cluster {cluster} in {}. Keep ca.key to yourself: it can make the \
+                     certificate of any node and client",
                     dir.display()
                 )
                 .as_bytes(),
@@ -49,8 +50,8 @@ fn issue<E: std::error::Error + Send + Sync + 'static>(
     issue: impl FnOnce(&DevCa) -> Result<TlsConfig, E>,
 ) -> anyhow::Result<()> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    if name.is_empty() || name.starts_with('.') || !name.chars().all(plain) {
-        bail!("{name:?} names the files: use letters, digits and any of -_.");
+    if name.is_empty() || name.starts_with('.') || name == "ca" || !name.chars().all(plain) {
+        bail!("{name:?} names the files: use letters, digits and any of -_., and not `ca`");
     }
     let dir = &args.dir;
     let read = |file: &str| {
@@ -69,31 +70,39 @@ fn issue<E: std::error::Error + Send + Sync + 'static>(
     let out = args.out.as_deref().unwrap_or(dir);
     fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
     let (cert, key) = (out.join(format!("{name}.pem")), out.join(format!("{name}.key")));
+    refuse_existing(&[cert.clone(), key.clone()])?;
+    let trusted = out.join("ca.pem");
+    match fs::read(&trusted) {
+        Ok(there) if there == ca.cert_pem().as_bytes() => {}
+        Ok(_) => bail!(
+            "{} is of another CA: name another --out, or add the new CA to that file",
+            trusted.display()
+        ),
+        Err(_) => write_new(&trusted, ca.cert_pem().as_bytes(), PUBLIC)?,
+    }
     write_new(&key, &issued.key_pem, SECRET)?;
     write_new(&cert, &issued.cert_pem, PUBLIC)?;
-    if out != dir.as_path() {
-        write(&out.join("ca.pem"), ca.cert_pem().as_bytes(), PUBLIC, false)?;
-    }
     let files = [&cert, &key].map(|path: &PathBuf| path.display().to_string());
     output::tell(format!("made {} and {}", files[0], files[1]).as_bytes());
     Ok(())
 }
 
-/// Writes a file, and refuses to replace one: it could be in use.
-fn write_new(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
-    write(path, content, mode, true)
+/// Refuses to go on if one of the files is there: it could be in use.
+fn refuse_existing(paths: &[PathBuf]) -> anyhow::Result<()> {
+    match paths.iter().find(|path| path.exists()) {
+        Some(path) => bail!("{} is there, and is not replaced", path.display()),
+        None => Ok(()),
+    }
 }
 
-fn write(path: &Path, content: &[u8], mode: u32, is_new: bool) -> anyhow::Result<()> {
+fn write_new(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
     let mut options = OpenOptions::new();
-    options.write(true).create(true).create_new(is_new).truncate(!is_new).mode(mode);
+    options.write(true).create_new(true).mode(mode);
     let written = options.open(path).and_then(|mut file| {
         file.write_all(content)?;
         file.sync_all()
     });
-    written.with_context(|| {
-        format!("cannot write {}; a file that is there is not replaced", path.display())
-    })
+    written.with_context(|| format!("cannot write {}", path.display()))
 }
 
 #[cfg(test)]

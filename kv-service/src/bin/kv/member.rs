@@ -48,14 +48,7 @@ async fn order(
     if let ChangeAction::Add { learner, .. } = change
         && !flags.dry_run
     {
-        let id = cluster.add(info(change), !learner).await?;
-        let members = finished(cluster, flags).await?;
-        if flags.json {
-            show(&members, true, "")?;
-        } else {
-            output::tell(joining(cluster_id, id, &members).as_bytes());
-        }
-        return Ok(Exit::Done);
+        return add(cluster, cluster_id, info(change), !learner, flags).await;
     }
     let order = order_of(change, &before, flags.dry_run);
     let mut members = cluster.order(order).await?;
@@ -64,10 +57,11 @@ async fn order(
         show(&members, flags.json, &text)?;
         return Ok(Exit::Done);
     }
+    let is_done = |report: &ClusterReport| is_carried_through(report, change);
     if flags.wait {
-        members = finished(cluster, flags).await?;
+        members = cluster.settled(is_done).await?;
     }
-    let text = match members.is_settled() {
+    let text = match is_done(&members) {
         true => "\ndone",
         false => "\nbegun: the cluster carries it through; `kv member list` shows how far it is",
     };
@@ -75,11 +69,47 @@ async fn order(
     Ok(Exit::Done)
 }
 
-async fn finished(cluster: &Cluster, flags: MemberFlags) -> anyhow::Result<ClusterReport> {
-    Ok(match flags.wait {
-        true => cluster.settled(ClusterReport::is_settled).await?,
-        false => cluster.members().await?,
-    })
+/// Adds a member. Its id is printed before anything else can fail.
+async fn add(
+    cluster: &Cluster,
+    cluster_id: &str,
+    info: MemberInfo,
+    wants_vote: bool,
+    flags: MemberFlags,
+) -> anyhow::Result<Exit> {
+    let id = cluster.add(info, wants_vote).await?;
+    if !flags.json {
+        let members = cluster.members().await.unwrap_or_default();
+        output::tell(joining(cluster_id, id, &members).as_bytes());
+    }
+    let is_there = |report: &ClusterReport| {
+        let is_voter = |member: &MemberReport| member.role == MemberRole::Voter;
+        let is_done = |member: &MemberReport| !wants_vote || is_voter(member);
+        report.member(id).is_some_and(is_done) && report.is_committed && !report.is_joint
+    };
+    if flags.wait {
+        let members = cluster.settled(is_there).await?;
+        show(&members, flags.json, "\ndone")?;
+    } else if flags.json {
+        let members = cluster.settled(|_| true).await?;
+        show(&members, true, "")?;
+    }
+    Ok(Exit::Done)
+}
+
+/// Returns true once this change is done, whatever else is under way.
+fn is_carried_through(report: &ClusterReport, change: &ChangeAction) -> bool {
+    let role = |id| report.member(id).map(|member| member.role);
+    let has_role = match *change {
+        ChangeAction::Add { .. } => true,
+        ChangeAction::Remove { id, .. } => role(id).is_none(),
+        ChangeAction::Replace { old, new } => {
+            role(old).is_none() && role(new) == Some(MemberRole::Voter)
+        }
+        ChangeAction::Promote { id } => role(id) == Some(MemberRole::Voter),
+        ChangeAction::Demote { id, .. } => role(id) == Some(MemberRole::Learner),
+    };
+    has_role && report.is_committed && !report.is_joint
 }
 
 fn info(change: &ChangeAction) -> MemberInfo {

@@ -52,13 +52,35 @@ impl AddressBook {
         true
     }
 
-    /// The address to try now; the next call returns the node's next one.
-    pub(super) fn next_address(&self, id: NodeId) -> Option<String> {
+    /// The address to try now.
+    pub(super) fn address(&self, id: NodeId) -> Option<String> {
+        let nodes = self.nodes.read().unwrap_or_else(PoisonError::into_inner);
+        nodes.get(&id)?.addresses.first().cloned()
+    }
+
+    /// An attempt at this address has begun; unless it succeeds, the next one uses another address.
+    pub(super) fn try_another_after(&self, id: NodeId, address: &str) {
+        self.turn(id, |addresses| {
+            if addresses.first().is_some_and(|first| first == address) {
+                addresses.rotate_left(1);
+            }
+        });
+    }
+
+    /// The node was found at this address, which is tried first from now on.
+    pub(super) fn found_at(&self, id: NodeId, address: &str) {
+        self.turn(id, |addresses| {
+            if let Some(place) = addresses.iter().position(|known| known == address) {
+                addresses.swap(0, place);
+            }
+        });
+    }
+
+    fn turn(&self, id: NodeId, change: impl FnOnce(&mut Vec<String>)) {
         let mut nodes = self.nodes.write().unwrap_or_else(PoisonError::into_inner);
-        let addresses = &mut nodes.get_mut(&id)?.addresses;
-        let address = addresses.first().cloned()?;
-        addresses.rotate_left(1);
-        Some(address)
+        if let Some(node) = nodes.get_mut(&id) {
+            change(&mut node.addresses);
+        }
     }
 }
 
@@ -78,9 +100,15 @@ mod tests {
     fn recorded_and_configured_addresses_are_tried_in_turn() {
         let book = book(false);
         assert!(book.learn(&[member(2, "c:1"), member(3, "d:1"), member(4, "")]));
-        let next = |id| book.next_address(id);
+        let next = |id: NodeId| {
+            let address = book.address(id)?;
+            book.try_another_after(id, &address);
+            Some(address)
+        };
         let tried = [next(2), next(2), next(2)].map(Option::unwrap);
         assert_eq!(tried, ["c:1", "b:1", "c:1"]);
+        book.found_at(2, "c:1");
+        assert_eq!(book.address(2).as_deref(), Some("c:1"));
         assert_eq!((next(3).as_deref(), next(4), next(1)), (Some("d:1"), None, None));
         assert_eq!(book.ids(), [1, 2]);
     }
@@ -89,7 +117,7 @@ mod tests {
     fn a_fixed_book_learns_nothing() {
         let book = book(true);
         assert!(!book.learn(&[member(2, "c:1"), member(3, "d:1")]));
-        assert_eq!(book.next_address(2).as_deref(), Some("b:1"));
-        assert_eq!(book.next_address(3), None);
+        assert_eq!(book.address(2).as_deref(), Some("b:1"));
+        assert_eq!(book.address(3), None);
     }
 }

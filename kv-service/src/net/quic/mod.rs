@@ -76,9 +76,12 @@ impl Connector for QuicConnector {
     }
 
     async fn connect(&self, node: NodeId) -> Result<Stream, ConnectError> {
-        let address = self.book.next_address(node).ok_or(ConnectError::UnknownNode)?;
+        let address = self.book.address(node).ok_or(ConnectError::UnknownNode)?;
+        // The caller may give up before the attempt ends.
+        self.book.try_another_after(node, &address);
         let connecting = self.endpoint.connect(node, &address).await;
         let connection = connecting.map_err(ConnectError::network)?;
+        self.book.found_at(node, &address);
         let (writer, reader) = connection.open_stream().await.map_err(ConnectError::network)?;
         Ok(Stream::new(reader, writer, connection))
     }
@@ -134,8 +137,8 @@ impl PeerBook for QuicTransport {
         QuicTransport::set_peers(self, peers, next_id);
     }
 
-    async fn removed(&self) -> String {
-        QuicTransport::removed(self).await
+    async fn removed(&self) {
+        QuicTransport::removed(self).await;
     }
 }
 

@@ -13,6 +13,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use raft_core::driver::Members;
 use raft_core::types::{Configuration, NodeId};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
@@ -41,8 +42,9 @@ pub trait PeerBook: Send + Sync + 'static {
     /// an id below `next_id` was removed from the cluster.
     fn set_peers(&self, peers: &BTreeMap<NodeId, Vec<String>>, next_id: NodeId);
 
-    /// Waits until a peer says that this node was removed, and returns what the peer said.
-    async fn removed(&self) -> String;
+    /// Waits until the other members have refused this node because it was removed from the
+    /// cluster. The node then stops for good, so one peer's refusal must not be enough.
+    async fn removed(&self);
 }
 
 /// Writes down that this node was removed, durably.
@@ -115,6 +117,11 @@ fn announcement(
     incarnation: u64,
 ) -> Option<MembersChange> {
     let id = config.node_id;
+    if configuration.is_empty() && config.join {
+        // The leader may not know where this node is, and this node does not know who leads.
+        let info = described(config, &MemberInfo::default());
+        return describes_itself.then_some(MembersChange::Describe { id, info });
+    }
     if !configuration.is_member(id) {
         return None;
     }
@@ -136,6 +143,7 @@ pub(in crate::server) async fn follow(shared: &ServerShared, client: &Client) {
     // Nodes within one process find each other by id, and need no description.
     let describes_itself = shared.membership.book.is_some() && !shared.config.fixed_addresses;
     let mut announce_at = Instant::now();
+    let mut complaint = String::new();
     loop {
         let seen = members.borrow_and_update().clone();
         let now = Instant::now();
@@ -153,13 +161,11 @@ pub(in crate::server) async fn follow(shared: &ServerShared, client: &Client) {
         }
         let incarnation = shared.membership.incarnation;
         let due = announcement(&seen.configuration, &shared.config, describes_itself, incarnation)
-            .filter(|_| seen.is_committed && has(shared.cluster_version(), Feature::Members));
+            .filter(|_| may_announce(shared, &seen));
         let announced = async {
             let Some(change) = due else { return std::future::pending().await };
             sleep_until(announce_at).await;
-            if let Err(why) = announce(shared, client, MembersOrder::new(change)).await {
-                tracing::debug!("the members' record of this node is not changed yet: {why}");
-            }
+            announce(shared, client, MembersOrder::new(change)).await.err()
         };
         let farewell = async {
             match peers.next_farewell() {
@@ -170,11 +176,30 @@ pub(in crate::server) async fn follow(shared: &ServerShared, client: &Client) {
         tokio::select! {
             biased;
             changed = members.changed() => if changed.is_err() { return },
-            () = announced => announce_at = Instant::now() + ANNOUNCE_AGAIN_AFTER,
+            failure = announced => {
+                announce_at = Instant::now() + ANNOUNCE_AGAIN_AFTER;
+                if let Some(why) = failure.filter(|why| *why != complaint) {
+                    tracing::warn!("the cluster's record of this node is not changed yet: {why}");
+                    complaint = why;
+                }
+            }
             () = farewell => {}
-            why = told_removed(shared) => return shared.membership.note_removal(why),
+            () = told_removed(shared) => {
+                let why = format!("the other members say that node {own_id} was removed");
+                return shared.membership.note_removal(why);
+            }
         }
     }
+}
+
+/// Returns true if an announcement makes sense now. A node that no leader reaches has an old view of
+/// the members: it may be an old copy of a node, and must not argue with the other one.
+fn may_announce(shared: &ServerShared, seen: &Members) -> bool {
+    if seen.configuration.is_empty() {
+        return true;
+    }
+    let is_led = shared.node.watch().borrow().leader.is_some();
+    is_led && seen.is_committed && has(shared.cluster_version(), Feature::Members)
 }
 
 /// Orders a change of this node's own record: here if this node leads, otherwise over the network.
@@ -184,14 +209,14 @@ async fn announce(
     order: MembersOrder,
 ) -> Result<(), String> {
     if shared.node.watch().borrow().is_leader {
-        return shared.ordered(order).await.map(drop).map_err(|error| error.to_string());
+        return shared.ordered(order).await.map(drop).map_err(|refused| format!("{refused:?}"));
     }
     let client = client.with_deadline(ANNOUNCE_DEADLINE);
     client.cluster().order(order).await.map(drop).map_err(|error| error.to_string())
 }
 
-/// Waits until a peer refuses this node because it was removed while it was away.
-async fn told_removed(shared: &ServerShared) -> String {
+/// Waits until the members refuse this node because it was removed while it was away.
+async fn told_removed(shared: &ServerShared) {
     match &shared.membership.book {
         Some(book) => book.removed().await,
         None => std::future::pending().await,

@@ -1,19 +1,23 @@
 //! Orders of operators: to show and to change the members, and to move leadership.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use raft_core::consensus::{Change, Overrides};
-use raft_core::driver::Status;
-use raft_core::types::{Configuration, Index, Member, NodeId};
-use tokio::time::timeout;
+use raft_core::driver::{Members, Status};
+use raft_core::types::{Configuration, Member, NodeId, Position};
+use tokio::time::sleep;
 
-use super::peers::FAREWELL;
 use crate::members::{ClusterReport, MemberInfo, MemberProgress, MembersChange, MembersOrder};
 use crate::protocol::version::{Feature, has};
 use crate::protocol::{Rejection, Reply};
 use crate::server::outbox::Outbox;
 use crate::server::requests::rejection;
 use crate::server::shared::ServerShared;
+
+/// How long an order waits until its first entry is committed. Clients give up on an attempt earlier,
+/// and order again.
+const COMMIT_PATIENCE: Duration = Duration::from_secs(5);
 
 impl ServerShared {
     /// The members as this node knows them.
@@ -67,43 +71,74 @@ impl ServerShared {
         tokio::spawn(async move {
             let reply = match shared.ordered(order).await {
                 Ok(report) => Reply::Cluster(Box::new(report)),
-                Err(rejection) => Reply::Rejected(rejection),
+                Err(refused) => refused,
             };
             outbox.push(id, reply);
         });
     }
 
-    pub(super) async fn ordered(&self, order: MembersOrder) -> Result<ClusterReport, Rejection> {
+    /// Returns the members once the change has begun for good: its first entry is committed.
+    pub(super) async fn ordered(&self, order: MembersOrder) -> Result<ClusterReport, Reply> {
+        let leadership = *self.node.watch().borrow();
+        if !leadership.is_leader {
+            // A follower would judge by an old view of the members.
+            return Err(Reply::Rejected(Rejection::NotLeader { leader_id: leadership.leader }));
+        }
+        let refused = |text: String| Err(Reply::Rejected(Rejection::Invalid(text)));
         let in_force = self.cluster_version();
         if !has(in_force, Feature::Members) {
             let needed = Feature::Members.since();
-            return Err(Rejection::Invalid(format!(
+            return refused(format!(
                 "members change from cluster version {needed} on, in force is {in_force}: see \
                  `kv upgrade status`"
-            )));
+            ));
         }
         let seen = self.node.watch_members().borrow().clone();
-        check_description(&order.change, &seen.configuration)?;
-        check_expected(order.expected, seen.position.index)?;
+        check_description(&order.change, &seen.configuration).map_err(Reply::Rejected)?;
         let change = change_of(order.change);
         let mut overrides = Overrides::default();
         overrides.less_redundancy = order.less_redundancy;
         overrides.live = order.live;
-        if order.dry_run {
-            let planned = self.node.plan_members(change, overrides).await.map_err(rejection)?;
+        let rejected = |why| Reply::Rejected(rejection(why));
+        let is_expected = order.expected.is_none_or(|index| index == seen.position.index);
+        if order.dry_run || !is_expected {
+            let planned = self.node.plan_members(change, overrides).await.map_err(rejected)?;
+            // An order that is repeated after it was carried out has changed the members itself.
+            if !is_expected && planned.is_some() {
+                return refused(
+                    "the members have changed since they were read; read them again".to_owned(),
+                );
+            }
             let planned = planned.unwrap_or_else(|| (*seen.configuration).clone());
             let mut report = ClusterReport::of(&planned);
             (report.index, report.is_committed) = (seen.position.index, true);
             return Ok(self.complete(report));
         }
         let expected = order.expected.map(|_| (*seen.configuration).clone());
-        let position =
-            self.node.change_members(change, expected, overrides).await.map_err(rejection)?;
-        // The configuration is appended, and shows within the same turn of the node's loop.
-        let mut members = self.node.watch_members();
-        let shows = members.wait_for(|members| members.position.index >= position.index);
-        let _ = timeout(FAREWELL, shows).await;
+        let begun = self.node.change_members(change, expected, overrides).await;
+        self.is_committed(begun.map_err(rejected)?).await?;
         Ok(self.cluster_report())
+    }
+
+    /// Waits until the configuration at this place is committed. Until then a later leader may drop
+    /// it.
+    async fn is_committed(&self, position: Position) -> Result<(), Reply> {
+        let mut members = self.node.watch_members();
+        let is_there =
+            |members: &Members| members.is_committed && members.position.index >= position.index;
+        let mut leadership = self.node.watch();
+        let known = tokio::select! {
+            biased;
+            known = members.wait_for(is_there) => known.map(|members| members.position).ok(),
+            _ = leadership.wait_for(|now| now.term != position.term) => None,
+            () = sleep(COMMIT_PATIENCE) => None,
+        };
+        match known {
+            Some(known) if known.index > position.index || known.term == position.term => Ok(()),
+            _ => Err(Reply::Unknown(
+                "the change was begun, and is not known to be committed: order it again".to_owned(),
+            )),
+        }
     }
 
     /// Orders this node to hand leadership over, if it leads and the other is a voter.
@@ -113,6 +148,10 @@ impl ServerShared {
         let reply = match to {
             _ if !leadership.is_leader => {
                 Reply::Rejected(Rejection::NotLeader { leader_id: leadership.leader })
+            }
+            None if members.configuration.voters.len() == 1 => {
+                let text = "there is no other voter to lead".to_owned();
+                Reply::Rejected(Rejection::Invalid(text))
             }
             Some(to) if !members.configuration.voters.contains(&to) => {
                 Reply::Rejected(Rejection::Invalid(format!(
@@ -138,7 +177,8 @@ fn progress_of(status: &Status, id: NodeId) -> Option<MemberProgress> {
     })
 }
 
-/// Refuses a description that no node could use, or that another member has.
+/// Refuses a description that no node could use, or the name of another member. Two members may have
+/// one address for a while, as when they exchange theirs.
 fn check_description(
     change: &MembersChange,
     configuration: &Configuration,
@@ -156,21 +196,8 @@ fn check_description(
         if !info.name.is_empty() && theirs.name == info.name {
             return refused(format!("node {other} has the name {:?} already", info.name));
         }
-        let same = theirs.address.eq_ignore_ascii_case(&info.address);
-        if !info.address.is_empty() && same {
-            return refused(format!("node {other} has the address {:?} already", info.address));
-        }
     }
     Ok(())
-}
-
-fn check_expected(expected: Option<Index>, index: Index) -> Result<(), Rejection> {
-    match expected {
-        Some(expected) if expected != index => Err(Rejection::Invalid(
-            "the members have changed since they were read; read them again".to_owned(),
-        )),
-        _ => Ok(()),
-    }
 }
 
 fn change_of(change: MembersChange) -> Change {

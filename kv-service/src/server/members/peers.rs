@@ -13,7 +13,7 @@ use crate::config::ServerConfig;
 use crate::members::{MemberAddress, MemberInfo, MemberList};
 
 /// A peer that is no longer a member stays connected for so long, so that it learns of its removal.
-pub(super) const FAREWELL: Duration = Duration::from_secs(2);
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// The node's view of its peers, from which the transport's book is made.
 #[derive(Default)]
@@ -37,13 +37,19 @@ impl Peers {
         if members.is_committed {
             self.committed = Some(Arc::clone(&members.configuration));
         }
-        let committed = self.committed.as_ref()?;
-        if committed.next_id == 0 && committed.members.is_empty() {
+        let latest = &members.configuration;
+        let has_records = |of: &Configuration| of.next_id != 0 || !of.members.is_empty();
+        if !has_records(latest) && !self.committed.as_deref().is_some_and(has_records) {
             return None;
         }
         let files = config.addresses();
         let mut peers = BTreeMap::new();
-        for configuration in [&members.configuration, committed] {
+        // After a restart it is not known what is committed, until a leader says so: then the nodes
+        // of the file may still be members.
+        let founders = Configuration::of_voters(files.keys().copied());
+        let committed = self.committed.as_deref().unwrap_or(&founders);
+        let next_id = self.committed.as_ref().map_or(0, |committed| committed.next_id);
+        for configuration in [&**latest, committed] {
             for id in configuration.members() {
                 if id == config.node_id {
                     continue;
@@ -69,7 +75,7 @@ impl Peers {
             }
         }
         self.told.clone_from(&peers);
-        Some((peers, committed.next_id))
+        Some((peers, next_id))
     }
 
     pub(super) fn next_farewell(&self) -> Option<Instant> {
@@ -133,6 +139,19 @@ mod tests {
         let members = committed(&[1, 2, 3], 0);
         assert_eq!(peers.update(&members, &config(), now), None);
         assert_eq!(list(&members, &config()).members[1].address, "node-2:1");
+    }
+
+    /// A founder that restarts may have a configuration at the end of its log that is not known to
+    /// be committed. It follows the log at once, and refuses no node.
+    #[test]
+    fn after_a_restart_the_log_and_the_file_both_count() {
+        let mut members = committed(&[1, 4, 5], 6);
+        members.is_committed = false;
+        at(&mut members, 4, "four:1");
+        let updated = Peers::default().update(&members, &config(), Instant::now());
+        let (told, next_id) = updated.unwrap();
+        assert_eq!(told.keys().copied().collect::<Vec<_>>(), [2, 3, 4, 5]);
+        assert_eq!((&told[&4][..], next_id), (&["four:1".to_owned()][..], 0));
     }
 
     #[test]

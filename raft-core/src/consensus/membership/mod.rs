@@ -130,7 +130,7 @@ pub(super) fn plan(
     change: &Change,
     overrides: Overrides,
 ) -> Result<Option<Configuration>, Rejected> {
-    let next = match change {
+    let mut next = match change {
         Change::Add { id, member } => add(current, *id, member)?,
         Change::Promote { id } => want_vote(current, *id)?,
         Change::Demote { id } => demote(current, *id)?,
@@ -139,6 +139,7 @@ pub(super) fn plan(
         Change::Bind { id, incarnation } => bind(current, *id, *incarnation)?,
         Change::SetContext { id, context } => set_context(current, *id, context)?,
     };
+    forget_replacements(&mut next);
     if next == *current {
         return Ok(None);
     }
@@ -308,6 +309,17 @@ fn set_context(
     let mut next = current.clone();
     next.record(id).context = context.clone();
     Ok(next)
+}
+
+/// A voter that was to be replaced stays, once no learner is left that wants to be a voter: otherwise
+/// a member that is added later would take its place.
+fn forget_replacements(next: &mut Configuration) {
+    if next.is_joint() || next.learners.iter().any(|id| next.wants_vote(*id)) {
+        return;
+    }
+    for id in next.voters.clone() {
+        next.set_wants_vote(id, true);
+    }
 }
 
 /// A joint configuration from the current voters to these. Its records are those of all members;

@@ -145,6 +145,12 @@ impl Keeper {
         let pid = process.pid;
         let answer = tokio::select! {
             status = process.child.wait() => {
+                if is_removal(&status) {
+                    let why = format!("node {id} was removed from the cluster");
+                    let _ = order.answer.send(Err(why));
+                    self.report(Report::Retired { id }).await;
+                    return None;
+                }
                 let log = self.layout.node_log(id);
                 let how = format!("{}; see {}", exit_text(status), log.display());
                 let _ = order.answer.send(Err(format!("node {id} {how}")));

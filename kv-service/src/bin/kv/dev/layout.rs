@@ -355,7 +355,7 @@ fn check_ports(marker: &Marker) -> anyhow::Result<()> {
 /// Deletes the files that `kv dev` made, by name, and nothing else. The marker goes last: until
 /// then the directory is known to belong to `kv dev`.
 fn wipe(dir: &Path, marker: &Marker) -> anyhow::Result<()> {
-    for NodeAddress { id, .. } in marker.addresses() {
+    for id in marker.ever() {
         wipe_node(dir, id)?;
     }
     for name in ["ca.pem", "ca.key", "client.toml", "client.pem", "client.key", SOCKET, MARKER] {

@@ -25,10 +25,10 @@ pub(super) struct Marker {
     /// Nodes 1 to this one found the cluster.
     pub(super) nodes: u64,
     pub(super) base_port: u16,
-    /// Nodes that were added later, and are still there.
+    /// Nodes that were added later.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub(super) added: BTreeSet<u64>,
-    /// Founders that were removed.
+    /// Nodes that were removed; their files may still be there.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub(super) removed: BTreeSet<u64>,
 }
@@ -36,8 +36,13 @@ pub(super) struct Marker {
 impl Marker {
     /// The nodes that there are now.
     pub(super) fn addresses(&self) -> Vec<NodeAddress> {
-        let founders = (1..=self.nodes).filter(|id| !self.removed.contains(id));
-        founders.chain(self.added.iter().copied()).map(|id| self.address(id)).collect()
+        let are_there = self.ever().filter(|id| !self.removed.contains(id));
+        are_there.map(|id| self.address(id)).collect()
+    }
+
+    /// The nodes that there are or were.
+    pub(super) fn ever(&self) -> impl Iterator<Item = u64> {
+        (1..=self.nodes).chain(self.added.iter().copied())
     }
 
     /// The nodes that founded the cluster.
@@ -69,9 +74,7 @@ impl Marker {
 
     /// Notes that a node was removed.
     pub(super) fn remove(&mut self, id: u64) {
-        if !self.added.remove(&id) {
-            self.removed.insert(id);
-        }
+        self.removed.insert(id);
     }
 
     /// Writes the marker.

@@ -57,7 +57,8 @@ pub(super) async fn finish(client: &Client, change: Change) -> Result<String, St
     let is_done = |report: &ClusterReport| {
         let is_voter =
             |id| report.member(id).is_some_and(|member| member.role == MemberRole::Voter);
-        report.is_settled()
+        report.is_committed
+            && !report.is_joint
             && change.new.is_none_or(is_voter)
             && change.old.is_none_or(|id| report.member(id).is_none())
     };
