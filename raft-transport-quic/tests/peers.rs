@@ -430,22 +430,22 @@ async fn a_majority_has_to_say_that_a_node_was_removed() {
         settings.members_from_log = true;
         nodes.push(Node::start(settings).await);
     }
-    // Node 5 is no member, is a guest of node 4, and believes that node 4 was removed.
-    nodes[3].connected_to(5).await;
-    nodes[3].transport.set_peers(&lists(&of(&[1, 2, 3])), 5);
-    nodes[4].transport.set_peers(&lists(&of(&[1, 2, 3])), 5);
-    let refused = |node: usize, by: u64| {
-        let transport = Arc::clone(&nodes[node].transport);
+    // Node 5 is no member, is a guest of node 1, and believes that node 1 was removed.
+    nodes[0].connected_to(5).await;
+    nodes[0].transport.set_peers(&lists(&of(&[2, 3, 4])), 5);
+    nodes[4].transport.set_peers(&lists(&of(&[2, 3, 4])), 5);
+    let refused_by = |by: u64| {
+        let transport = Arc::clone(&nodes[0].transport);
         eventually("a refusal", move || {
             let error = transport.reachability(by).err();
             error.is_some_and(|error| error.to_string().contains("was removed"))
         })
     };
-    refused(3, 5).await;
+    refused_by(5).await;
     // One member has an odd view of the cluster.
-    nodes[0].transport.set_peers(&lists(&of(&[2, 3])), 5);
-    refused(3, 1).await;
-    assert!(timeout(Duration::ZERO, nodes[3].transport.removed()).await.is_err());
-    nodes[1].transport.set_peers(&lists(&of(&[1, 3])), 5);
-    timeout(common::PATIENCE, nodes[3].transport.removed()).await.unwrap();
+    nodes[1].transport.set_peers(&lists(&of(&[3, 4])), 5);
+    refused_by(2).await;
+    assert!(timeout(Duration::ZERO, nodes[0].transport.removed()).await.is_err());
+    nodes[2].transport.set_peers(&lists(&of(&[2, 4])), 5);
+    timeout(common::PATIENCE, nodes[0].transport.removed()).await.unwrap();
 }
