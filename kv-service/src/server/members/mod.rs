@@ -28,6 +28,10 @@ use crate::protocol::version::{Feature, has};
 /// Pause before an announcement that failed is made again.
 const ANNOUNCE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
+/// The pause doubles up to this while no leader reaches the node: it may be an old copy of a node,
+/// and must not argue with the other one about the record.
+const ANNOUNCE_PAUSE_MAX: Duration = Duration::from_secs(300);
+
 /// Short, because the leader and its address may change while the node tries.
 const ANNOUNCE_DEADLINE: Duration = Duration::from_secs(3);
 
@@ -142,7 +146,7 @@ pub(in crate::server) async fn follow(shared: &ServerShared, client: &Client) {
     let mut peers = Peers::default();
     // Nodes within one process find each other by id, and need no description.
     let describes_itself = shared.membership.book.is_some() && !shared.config.fixed_addresses;
-    let mut announce_at = Instant::now();
+    let (mut announce_at, mut pause) = (Instant::now(), ANNOUNCE_AGAIN_AFTER);
     let mut complaint = String::new();
     loop {
         let seen = members.borrow_and_update().clone();
@@ -160,11 +164,13 @@ pub(in crate::server) async fn follow(shared: &ServerShared, client: &Client) {
             }
         }
         let incarnation = shared.membership.incarnation;
-        let due = announcement(&seen.configuration, &shared.config, describes_itself, incarnation)
-            .filter(|_| may_announce(shared, &seen));
+        let due = announcement(&seen.configuration, &shared.config, describes_itself, incarnation);
         let announced = async {
             let Some(change) = due else { return std::future::pending().await };
             sleep_until(announce_at).await;
+            if !may_announce(shared, &seen) {
+                return None;
+            }
             announce(shared, client, MembersOrder::new(change)).await.err()
         };
         let farewell = async {
@@ -177,7 +183,8 @@ pub(in crate::server) async fn follow(shared: &ServerShared, client: &Client) {
             biased;
             changed = members.changed() => if changed.is_err() { return },
             failure = announced => {
-                announce_at = Instant::now() + ANNOUNCE_AGAIN_AFTER;
+                pause = if is_led(shared) { ANNOUNCE_AGAIN_AFTER } else { longer(pause) };
+                announce_at = Instant::now() + pause;
                 if let Some(why) = failure.filter(|why| *why != complaint) {
                     tracing::warn!("the cluster's record of this node is not changed yet: {why}");
                     complaint = why;
@@ -192,14 +199,18 @@ pub(in crate::server) async fn follow(shared: &ServerShared, client: &Client) {
     }
 }
 
-/// Returns true if an announcement makes sense now. A node that no leader reaches has an old view of
-/// the members: it may be an old copy of a node, and must not argue with the other one.
+/// Returns true if an announcement makes sense now. A node that no leader reaches announces itself
+/// whatever it believes, because the leader may not know where it is; the leader decides.
 fn may_announce(shared: &ServerShared, seen: &Members) -> bool {
-    if seen.configuration.is_empty() {
-        return true;
-    }
-    let is_led = shared.node.watch().borrow().leader.is_some();
-    is_led && seen.is_committed && has(shared.cluster_version(), Feature::Members)
+    !is_led(shared) || (seen.is_committed && has(shared.cluster_version(), Feature::Members))
+}
+
+fn is_led(shared: &ServerShared) -> bool {
+    shared.node.watch().borrow().leader.is_some()
+}
+
+fn longer(pause: Duration) -> Duration {
+    (2 * pause).min(ANNOUNCE_PAUSE_MAX)
 }
 
 /// Orders a change of this node's own record: here if this node leads, otherwise over the network.
