@@ -13,6 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use raft_core::consensus::invariants::{self, Violation};
+use raft_core::consensus::{Raft, RoleKind};
 use raft_core::types::{Configuration, Entry, Index, Message, MessageBody, NodeId, Position, Term};
 
 use super::disk::Disk;
@@ -23,6 +24,20 @@ pub fn must(node: NodeId, result: Result<(), Violation>) {
     if let Err(violation) = result {
         panic!("node {node}: {violation}");
     }
+}
+
+/// The configuration whose quorum has the entry at a committed index on disk: the one in force
+/// there. But once a leader has appended the configuration that leaves a joint one, the new half
+/// commits alone, after both halves have committed the joint configuration. A follower may learn of
+/// such a commit before it has that configuration.
+pub fn deciding_configuration(raft: &Raft, index: Index) -> Configuration {
+    let at = |index| raft.snapshot_meta(index).expect("within the log").configuration;
+    let in_force = at(index);
+    let decides_jointly = raft.role() == RoleKind::Leader && raft.configuration().is_joint();
+    if !in_force.is_joint() || decides_jointly || in_force != at(index - 1) {
+        return *in_force;
+    }
+    Configuration { outgoing: BTreeSet::new(), ..*in_force }
 }
 
 #[derive(Clone, Debug, Default, Hash)]

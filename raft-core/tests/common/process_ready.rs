@@ -6,7 +6,7 @@ use raft_core::types::{Entry, NodeId, Position, SnapshotMeta};
 
 use super::cluster::Cluster;
 use super::network::{Envelope, Parcel};
-use super::oracle::must;
+use super::oracle::{deciding_configuration, must};
 use super::render;
 
 impl Cluster {
@@ -117,7 +117,8 @@ impl Cluster {
             && meta.position == entry.position()
         {
             let disks = self.nodes.iter().map(|(id, node)| (*id, &node.disk));
-            self.oracle.on_commit(id, term, entry, &meta.configuration, disks);
+            let voters = deciding_configuration(raft, entry.index);
+            self.oracle.on_commit(id, term, entry, &voters, disks);
             seen += 1;
         }
         self.node_mut(id).commit_seen = seen;

@@ -26,25 +26,45 @@ pub fn elects_and_commits(
     }
     let connected: Vec<NodeId> = scope.ids().filter(|id| Some(*id) != cut_off).collect();
     let followed = |cluster: &Cluster| {
-        let mut leaders = connected.iter().map(|id| cluster.status(*id).leader);
-        let first = leaders.next().flatten()?;
-        let agreed = connected.contains(&first) && leaders.all(|leader| leader == Some(first));
-        agreed.then_some(first)
+        let leads = |id: &NodeId| cluster.status(*id).leader == Some(*id);
+        let mut leaders = connected.iter().copied().filter(leads);
+        leaders.find(|leader| is_followed(cluster, *leader, &connected))
     };
     let leader = within(&mut cluster, 20_000, followed).ok_or("nobody is elected")?;
     let position = cluster.propose(leader, "last").map_err(|rejected| rejected.to_string())?;
     let done = |cluster: &Cluster| {
         let holds = |id: &NodeId| {
             let applied = &cluster.node(*id).machine.applied;
-            applied.last().is_some_and(|last| {
-                last.position() == position && matches!(last.payload, Payload::Command(_))
+            // More may follow, if a change of the members goes on.
+            applied.iter().any(|entry| {
+                entry.position() == position && matches!(entry.payload, Payload::Command(_))
             }) && !cluster.raft(*id).is_recovering()
         };
-        connected.iter().all(holds).then_some(())
+        members(cluster, cluster.leader()?, &connected).all(holds).then_some(())
     };
     within(&mut cluster, 5_000, done).ok_or("the last command is not applied everywhere")?;
     let alarms = cluster.nodes.values().flat_map(|node| &node.alarms).next();
     alarms.map_or(Ok(()), |alarm| Err(alarm.clone()))
+}
+
+/// The members among the connected nodes, as the leader knows.
+fn members<'a>(
+    cluster: &'a Cluster,
+    leader: NodeId,
+    connected: &'a [NodeId],
+) -> impl Iterator<Item = &'a NodeId> {
+    let members = cluster.raft(leader).configuration().members();
+    connected.iter().filter(move |id| members.contains(id))
+}
+
+/// Returns true if all members follow the leader, and no change of the members is under way.
+fn is_followed(cluster: &Cluster, leader: NodeId, connected: &[NodeId]) -> bool {
+    let (raft, mut members) = (cluster.raft(leader), members(cluster, leader, connected));
+    let configuration = raft.configuration();
+    let is_settled = !configuration.is_joint() && raft.configuration_stage().is_committed;
+    is_settled
+        && configuration.is_voter(leader)
+        && members.all(|id| cluster.status(*id).leader == Some(leader))
 }
 
 /// Lets time pass until `answer` returns a value, or for `millis`.

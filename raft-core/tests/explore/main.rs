@@ -12,8 +12,11 @@
 //! that run: `EXPLORE="steps_max=14" cargo test --release -p raft-core --test explore crashes --
 //! --nocapture`.
 //!
-//! Left out: snapshots, reads, transfers, more than one configuration. Random runs (`smoke`, the
-//! simulator) cover those.
+//! In the scopes of `changes` the members change. A majority is then one of the configuration that
+//! was in force, as `properties` has it.
+//!
+//! Left out: snapshots, reads, transfers other than that of a leader that leaves. Random runs
+//! (`smoke`, the simulator) cover those.
 
 // Nothing here is visible outside this test binary.
 #![allow(unreachable_pub)]
@@ -21,7 +24,9 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod changes;
 mod fair;
+mod members;
 mod node;
 mod properties;
 mod scope;

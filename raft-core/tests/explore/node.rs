@@ -7,7 +7,7 @@
 //! long time. A deadline may pass at any moment. So no state depends on when something happened,
 //! and [`Raft`]'s `Hash`, which leaves out time and rng, identifies a state.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use bytes::Bytes;
@@ -17,8 +17,9 @@ use raft_core::types::{
     Configuration, Index, Message, MessageBody, NodeId, Payload, Position, Term, Time,
 };
 
-use crate::common::oracle::{Oracle, must};
+use crate::common::oracle::{Oracle, deciding_configuration, must};
 use crate::common::{Disk, Machine};
+use crate::members::{self, Order};
 use crate::scope::Scope;
 
 const HOUR_US: u64 = 3_600_000_000;
@@ -40,6 +41,8 @@ pub enum Input {
     /// A leader finds that no quorum has contacted it.
     Lonely,
     Propose,
+    /// A leader is asked to change the members.
+    Change(Order),
     /// The oldest batch reaches the disk.
     Write,
     /// A crash and a new start. The first `written` of the waiting batches survive.
@@ -61,21 +64,42 @@ pub struct Node {
     pub lost: Vec<Term>,
     pub writing: VecDeque<Persist>,
     pub machine: Machine,
-    /// The terms that the node has led, also before a crash.
-    pub led: BTreeSet<Term>,
-    /// Every entry that the node has known to be committed, with the term in which it learned that.
-    pub committed: Vec<(Position, Term)>,
+    /// The terms that the node has led, also before a crash, each with the configuration in force
+    /// when it was elected.
+    pub led: BTreeMap<Term, Configuration>,
+    /// The votes that count and that the node has sent, also before a crash: term and candidate.
+    pub granted: BTreeSet<(Term, NodeId)>,
+    /// Every entry that the node has known to be committed, from index 1.
+    pub committed: Vec<Commit>,
     /// Remembers the votes given, and checks each message sent against the disk.
     oracle: Oracle,
+}
+
+/// An entry that a node knows to be committed.
+#[derive(Clone, Debug, Hash)]
+pub struct Commit {
+    pub position: Position,
+    /// The term in which the node learned that.
+    pub learned_in: Term,
+    /// A quorum of it has the entry on disk.
+    pub quorum: Configuration,
 }
 
 impl Node {
     pub fn new(scope: &Scope, id: NodeId) -> Self {
         let log = scope.logs[id as usize - 1];
         let disk_number = 0;
+        let founders = scope.founders();
         let disk = match scope.is_founding {
             true => Disk::new_member(),
-            false => Disk::of_terms(log, scope.term),
+            false if founders.contains(&id) => Disk::of_terms(log, scope.term),
+            false => Disk::default(),
+        };
+        let quorum = Configuration::of_voters(founders);
+        let commit = |position: Position| Commit {
+            position,
+            learned_in: position.term,
+            quorum: quorum.clone(),
         };
         let position = |(term, index): (&Term, Index)| Position::new(*term, index);
         let committed = scope.logs[0][..scope.committed].iter().zip(1..).map(position);
@@ -89,17 +113,38 @@ impl Node {
             lost: Vec::new(),
             writing: VecDeque::new(),
             machine: Machine::default(),
-            led: BTreeSet::new(),
-            committed: committed.take_while(holds).map(|at| (at, at.term)).collect(),
+            led: BTreeMap::new(),
+            granted: BTreeSet::new(),
+            committed: committed.take_while(holds).map(commit).collect(),
             oracle: Oracle::default(),
         }
     }
 
-    pub fn fingerprint(&self) -> u64 {
-        let Self { id, raft, disk, disk_number, lost, writing, machine, led, committed, oracle } =
-            self;
+    pub fn fingerprint(&self, scope: &Scope) -> u64 {
+        let Self {
+            id,
+            raft,
+            disk,
+            disk_number,
+            lost,
+            writing,
+            machine,
+            led,
+            granted,
+            committed,
+            oracle,
+        } = self;
         let mut hasher = DefaultHasher::new();
-        (id, raft, disk, disk_number, lost, machine, led, committed, oracle).hash(&mut hasher);
+        (id, raft, disk, disk_number, lost, machine).hash(&mut hasher);
+        (led, granted, committed, oracle).hash(&mut hasher);
+        if scope.changes_members() {
+            // Times decide which members are ready and which have left, and which learner may
+            // campaign. All of that shows when a deadline passes.
+            let mut later = raft.clone();
+            later.on_timeout(self.deadline());
+            let _ = later.ready(self.deadline());
+            later.hash(&mut hasher);
+        }
         writing.iter().for_each(|persist| persist.batch.hash(&mut hasher));
         hasher.finish()
     }
@@ -121,13 +166,16 @@ impl Node {
                 let now = if late || answers_heartbeat { LATER } else { NOW };
                 node.raft.step(now, from, message);
             }
-            Input::Deadline => node.raft.on_timeout(node.raft.election_deadline().max(NOW)),
+            Input::Deadline => node.raft.on_timeout(node.deadline()),
             Input::Lonely => node.raft.on_timeout(MUCH_LATER),
             Input::Propose => {
                 let status = node.raft.status();
                 let command = vec![status.term as u8, status.last_index as u8 + 1];
-                node.raft.propose(vec![Bytes::from(command)]).expect("a leader with room");
+                let proposed = node.raft.propose(vec![Bytes::from(command)]);
+                // A leader that leaves the voters refuses.
+                assert!(proposed.is_ok() || scope.changes_members(), "a leader with room");
             }
+            Input::Change(order) => members::ask(&mut node.raft, NOW, order),
             Input::Write => node.write(),
             Input::Restart { written } => {
                 for Persist { batch, .. } in node.writing.drain(..).take(written.into()) {
@@ -155,6 +203,10 @@ impl Node {
         (node, sent)
     }
 
+    fn deadline(&self) -> Time {
+        self.raft.election_deadline().max(NOW)
+    }
+
     /// Compares the node with its state before a step in which it was up.
     fn check_step(&self, before: &Raft) {
         let (before, now) = (Marks::from(&before.status()), Marks::from(&self.raft.status()));
@@ -176,7 +228,7 @@ impl Node {
             invariants::check(&self.raft);
             let ready = self.raft.ready(NOW);
             invariants::check(&self.raft);
-            self.see_commits();
+            self.see_commits(scope);
             if ready.is_empty() {
                 return sent;
             }
@@ -205,10 +257,13 @@ impl Node {
         assert!(restore.is_none() && snapshot_published.is_none() && snapshot_requests.is_empty());
         assert!(read_states.is_empty(), "nobody reads");
         if let Some(change) = role_change.filter(|change| change.role == RoleKind::Leader) {
-            self.led.insert(change.term);
+            self.led.insert(change.term, self.raft.configuration().clone());
+            // A candidate that is the only voter asks no other node.
+            self.granted.insert((change.term, self.id));
         }
         for (to, message) in messages {
             self.oracle.on_send(self.id, to, &message, &self.disk);
+            self.note_vote(to, &message);
             sent.push((to, message));
         }
         self.writing.extend(persist);
@@ -225,15 +280,33 @@ impl Node {
         }
     }
 
-    fn see_commits(&mut self) {
-        let (term, commit_index) = (self.raft.term(), self.raft.status().commit_index);
+    fn note_vote(&mut self, to: NodeId, message: &Message) {
+        let candidate = match message.body {
+            MessageBody::RequestVote { .. } => self.id,
+            MessageBody::VoteResponse { granted: true } if message.recovering.is_none() => to,
+            _ => return,
+        };
+        self.granted.insert((message.term, candidate));
+    }
+
+    fn see_commits(&mut self, scope: &Scope) {
+        let (learned_in, commit_index) = (self.raft.term(), self.raft.status().commit_index);
         for index in 1..=commit_index {
             let position = self.raft.snapshot_meta(index).expect("within the log").position;
             match self.committed.get(index as usize - 1) {
-                Some((known, _)) => {
-                    must(self.id, invariants::state_machine_safety(index, known, &position));
+                Some(known) => {
+                    let safety =
+                        invariants::state_machine_safety(index, &known.position, &position);
+                    must(self.id, safety);
                 }
-                None => self.committed.push((position, term)),
+                None => {
+                    let mut quorum = deciding_configuration(&self.raft, index);
+                    if quorum.is_empty() {
+                        // A node that joins does not know the voters before its first members.
+                        quorum = Configuration::of_voters(scope.founders());
+                    }
+                    self.committed.push(Commit { position, learned_in, quorum });
+                }
             }
         }
     }
@@ -243,8 +316,8 @@ fn start(scope: &Scope, id: NodeId, disk_number: u64, disk: &Disk) -> Raft {
     // The rng decides only the node's identifying number, so each disk gives another one.
     let mut config = Config::new(id, 1_000 * disk_number + id);
     scope.configure(&mut config);
-    let bootstrap =
-        Configuration { founded: !scope.is_founding, ..Configuration::of_voters(scope.ids()) };
+    config.incarnation = members::incarnation(scope, id, disk_number);
+    let bootstrap = members::bootstrap(scope, id, disk_number);
     let boot = Boot { loaded: disk.loaded.clone(), last_applied: Position::ZERO, bootstrap };
     Raft::new(config, boot, NOW).expect("what a core wrote, a core can start from")
 }

@@ -1,6 +1,8 @@
 //! Properties that span nodes, checked in every state. The properties of a single node are checked
 //! where it acts, in `node`.
 
+use std::collections::BTreeSet;
+
 use raft_core::consensus::RoleKind;
 use raft_core::consensus::invariants::{self, Violation};
 use raft_core::types::{Configuration, Index, Message, MessageBody, NodeId, Position, Term};
@@ -15,7 +17,8 @@ pub struct Facts {
     pub batches_at_disk: usize,
     /// The term on disk, which survives a crash.
     durable_term: Term,
-    led: Vec<Term>,
+    led: Vec<(Term, Configuration)>,
+    granted: BTreeSet<(Term, NodeId)>,
     /// The terms of the entries, from index 1.
     pub memory: Vec<Term>,
     disk: Vec<Term>,
@@ -24,6 +27,12 @@ pub struct Facts {
     /// The terms of the entries that the node ever knew to be committed, each with the term in
     /// which it learned that.
     pub committed: Vec<(Term, Term)>,
+    /// For each of them, the configuration whose quorum has it on disk.
+    quorums: Vec<Configuration>,
+    /// The configuration in force is joint.
+    pub is_joint: bool,
+    /// The node knows that a joint configuration was left.
+    pub has_changed: bool,
 }
 
 impl Facts {
@@ -36,11 +45,21 @@ impl Facts {
             term: status.term,
             batches_at_disk: node.writing.len(),
             durable_term: node.disk.loaded.hard_state.term,
-            led: node.led.iter().copied().collect(),
+            led: node.led.iter().map(|(term, one)| (*term, one.clone())).collect(),
+            granted: node.granted.clone(),
             memory: (1..=status.last_index).map(term_at).collect(),
             disk: node.disk.terms(),
             lost: if status.is_recovering { node.lost.clone() } else { Vec::new() },
-            committed: node.committed.iter().map(|(at, learned)| (at.term, *learned)).collect(),
+            committed: node
+                .committed
+                .iter()
+                .map(|one| (one.position.term, one.learned_in))
+                .collect(),
+            is_joint: node.raft.configuration().is_joint(),
+            has_changed: node.committed.iter().any(|one| one.quorum.is_joint())
+                && !status.is_recovering
+                && !node.raft.committed_configuration().is_joint(),
+            quorums: node.committed.iter().map(|one| one.quorum.clone()).collect(),
         }
     }
 
@@ -75,18 +94,22 @@ impl Facts {
 /// # Errors
 /// The property of figure 3.2, or of 3.8, that does not hold.
 pub fn check(nodes: &[&Facts]) -> Result<(), String> {
-    let voters = Configuration::of_voters(1..=nodes.len() as NodeId);
     for (one, id) in nodes.iter().zip(1..) {
         for (other, other_id) in nodes.iter().zip(1..).skip(id as usize) {
             agree(id, one, other_id, other)
                 .map_err(|violation| format!("{violation}, by nodes {id} and {other_id}"))?;
         }
-        for (offset, (term, _)) in one.committed.iter().enumerate() {
+        for (term, configuration) in &one.led {
+            let voted = |voter: NodeId| nodes[voter as usize - 1].granted.contains(&(*term, id));
+            invariants::elected_by_quorum(configuration, id, *term, voted)
+                .map_err(|violation| violation.to_string())?;
+        }
+        for (offset, ((term, _), quorum)) in one.committed.iter().zip(&one.quorums).enumerate() {
             let holds = |holder: NodeId| {
                 let node = nodes[holder as usize - 1];
                 node.disk.get(offset) == Some(term) || node.lost.get(offset) == Some(term)
             };
-            invariants::committed_by_quorum(&voters, position(offset, *term), holds)
+            invariants::committed_by_quorum(quorum, position(offset, *term), holds)
                 .map_err(|violation| format!("{violation}, as node {id} knows"))?;
         }
         if one.leads() {
@@ -101,7 +124,8 @@ fn position(offset: usize, term: Term) -> Position {
 }
 
 fn agree(id: NodeId, one: &Facts, other_id: NodeId, other: &Facts) -> Result<(), Violation> {
-    if let Some(term) = one.led.iter().find(|term| other.led.contains(term)) {
+    let led_by_other = |term: &Term| other.led.iter().any(|(at, _)| at == term);
+    if let Some((term, _)) = one.led.iter().find(|(term, _)| led_by_other(term)) {
         invariants::election_safety(*term, id, other_id)?;
     }
     invariants::log_matching(&one.memory, &other.memory)?;

@@ -5,6 +5,8 @@ use std::time::Duration;
 use raft_core::consensus::Config;
 use raft_core::types::{NodeId, Term};
 
+use crate::members::Order;
+
 #[derive(Clone, Debug)]
 pub struct Scope {
     pub name: &'static str,
@@ -25,6 +27,13 @@ pub struct Scope {
     pub committed: usize,
     /// The cluster is being founded, from disks that the operator has just initialised.
     pub is_founding: bool,
+    /// The voters at the start; empty: all nodes. The other nodes join before the search starts.
+    pub voters: &'static [NodeId],
+    /// The changes of the members that any leader may be asked for. If there are some, the search
+    /// starts once node 1 leads, and every node has everything (see `members`).
+    pub orders: &'static [Order],
+    /// Number of orders that are given.
+    pub changes: u8,
     /// Number of messages that arrive twice.
     pub duplicates: u8,
     /// Rounds of heartbeats after the first one, which a new leader sends.
@@ -57,6 +66,9 @@ impl Scope {
         lost_disks_are_new: false,
         committed: 0,
         is_founding: false,
+        voters: &[],
+        orders: &[],
+        changes: 0,
         duplicates: 0,
         heartbeats: 0,
         heartbeats_arrive: false,
@@ -78,6 +90,7 @@ impl Scope {
                 "term_max" => self.term_max = value,
                 "proposals" => self.proposals = value as u8,
                 "restarts" => self.restarts = value as u8,
+                "changes" => self.changes = value as u8,
                 "lost_disks" => self.lost_disks = value as u8,
                 "duplicates" => self.duplicates = value as u8,
                 "heartbeats" => self.heartbeats = value as u8,
@@ -98,15 +111,26 @@ impl Scope {
         1..=self.logs.len() as NodeId
     }
 
+    pub fn changes_members(&self) -> bool {
+        !self.orders.is_empty()
+    }
+
+    /// The voters at the start.
+    pub fn founders(&self) -> Vec<NodeId> {
+        if self.voters.is_empty() { self.ids().collect() } else { self.voters.to_vec() }
+    }
+
     /// Returns true if all nodes start with the same log. They then differ only by number, so only
     /// node 1 needs to act first.
     pub fn starts_alike(&self) -> bool {
-        self.logs.iter().all(|log| *log == self.logs[0])
+        !self.changes_members() && self.logs.iter().all(|log| *log == self.logs[0])
     }
 
     pub fn configure(&self, config: &mut Config) {
         config.pre_vote = self.pre_vote;
         config.check_quorum = self.check_quorum;
+        // A learner that has kept up during one round may be promoted.
+        config.promotion_delay = Duration::ZERO;
         if self.single_entries {
             config.append_bytes_max = 1;
         }

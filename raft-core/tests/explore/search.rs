@@ -15,6 +15,7 @@ use raft_core::types::{Message, MessageBody, NodeId};
 
 use crate::common::{Envelope, Parcel, render};
 use crate::fair;
+use crate::members;
 use crate::node::{Input, Node};
 use crate::properties::{self, Facts};
 use crate::scope::Scope;
@@ -46,6 +47,10 @@ pub struct Seen {
     pub term_led_max: u64,
     /// Node steps in which entries were replaced.
     pub truncations: u64,
+    /// States in which a node leads in a joint configuration.
+    pub joint: u64,
+    /// States in which a node knows that a joint configuration was left.
+    pub changed: u64,
     pub took: Duration,
 }
 
@@ -86,7 +91,10 @@ impl<'a> Search<'a> {
     /// # Errors
     /// The first violation, and the steps that lead to it.
     pub fn run(mut self) -> Result<Seen, String> {
-        let nodes = self.scope.ids().map(|id| Node::new(self.scope, id)).collect::<Vec<_>>();
+        let mut nodes = self.scope.ids().map(|id| Node::new(self.scope, id)).collect::<Vec<_>>();
+        if self.scope.changes_members() {
+            members::prepare(self.scope, &mut nodes);
+        }
         let nodes = nodes.into_iter().map(|node| self.number_node(node)).collect();
         let first = World { nodes, network: Vec::new(), left: Left::all_of(self.scope) };
         let mut edge: Vec<Found> = self.discover(first, None)?.into_iter().collect();
@@ -127,6 +135,9 @@ impl<'a> Search<'a> {
         if let Err(violation) = properties::check(&facts) {
             return Err(self.story(number, &violation));
         }
+        let leads_jointly = |facts: &&Facts| facts.leads() && facts.is_joint;
+        self.seen.joint += u64::from(facts.iter().any(leads_jointly));
+        self.seen.changed += u64::from(facts.iter().any(|facts| facts.has_changed));
         for facts in facts {
             self.seen.committed_max = self.seen.committed_max.max(facts.committed.len() as u64);
             if facts.leads() {
@@ -149,13 +160,18 @@ impl<'a> Search<'a> {
         // So may a founding cluster of two after the loss of one disk: the other member may have
         // announced a term that it then lost in a crash.
         let is_founding = self.scope.is_founding && self.scope.lost_disks == 0;
-        if counting <= nodes.len() / 2 && !is_founding {
+        if self.scope.changes_members() {
+            if !members::can_go_on(&nodes) {
+                return Ok(());
+            }
+        } else if counting <= nodes.len() / 2 && !is_founding {
             return Ok(());
         }
         self.seen.fair_runs += 1;
         // A node that has lost its disk needs all others to recover.
         let recovers = nodes.iter().any(|node| node.raft.is_recovering());
-        let cut_off = (count > 2 && !recovers).then(|| chance % (count + 1)).filter(|id| *id != 0);
+        let may_cut_off = count > 2 && !recovers && !self.scope.changes_members();
+        let cut_off = may_cut_off.then(|| chance % (count + 1)).filter(|id| *id != 0);
         // The messages in flight either all arrive first, or are all lost.
         let arriving: &[u32] =
             if (chance / (count + 1)).is_multiple_of(2) { &world.network[..] } else { &[] };
@@ -230,6 +246,7 @@ impl<'a> Search<'a> {
             push(Input::Deadline, false);
             if facts.leads() {
                 push(Input::Propose, false);
+                self.scope.orders.iter().for_each(|order| push(Input::Change(*order), false));
             }
             // A founding member also wakes up to send its founding messages, more often than to
             // campaign.
@@ -313,7 +330,7 @@ impl<'a> Search<'a> {
 
     fn number_node(&mut self, node: Node) -> u32 {
         let next = self.nodes.len() as u32;
-        let number = *self.node_numbers.entry(node.fingerprint()).or_insert(next);
+        let number = *self.node_numbers.entry(node.fingerprint(self.scope)).or_insert(next);
         if number == next {
             let facts = Facts::of(&node);
             self.nodes.push((node, facts));
@@ -361,6 +378,7 @@ impl<'a> Search<'a> {
             Input::Deadline => format!("{node}: its deadline passes"),
             Input::Lonely => format!("{node}: has not heard a quorum"),
             Input::Propose => format!("{node}: takes a proposal"),
+            Input::Change(order) => format!("{node}: is asked to {order:?}"),
             Input::Write => format!("{node}: the disk writes a batch"),
             Input::Restart { written } => format!("{node}: restarts, {written} batches survive"),
             Input::LoseDisk => format!("{node}: restarts on an empty disk"),

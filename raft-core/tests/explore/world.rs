@@ -23,6 +23,7 @@ pub struct Left {
     pub lost_disks: u8,
     pub duplicates: u8,
     pub heartbeats: u8,
+    pub changes: u8,
 }
 
 /// One input to one node.
@@ -37,8 +38,8 @@ pub struct Action {
 
 impl Left {
     pub fn all_of(scope: &Scope) -> Self {
-        let Scope { proposals, restarts, lost_disks, duplicates, heartbeats, .. } = *scope;
-        Self { proposals, restarts, lost_disks, duplicates, heartbeats }
+        let Scope { proposals, restarts, lost_disks, duplicates, heartbeats, changes, .. } = *scope;
+        Self { proposals, restarts, lost_disks, duplicates, heartbeats, changes }
     }
 
     /// The rest after this action; `None` if the scope does not allow the action.
@@ -46,6 +47,7 @@ impl Left {
         let budget = match action.input {
             Input::Propose => &mut self.proposals,
             Input::Restart { .. } => &mut self.restarts,
+            Input::Change(_) => &mut self.changes,
             Input::LoseDisk => &mut self.lost_disks,
             Input::Deadline if leads => &mut self.heartbeats,
             Input::Message { .. } if action.twice => &mut self.duplicates,
@@ -62,10 +64,10 @@ impl World {
     /// A hash of 64 bits: among ten million states the probability that two share it is about 3 in
     /// a million.
     pub fn fingerprint(&self) -> u64 {
-        let Left { proposals, restarts, lost_disks, duplicates, heartbeats } = self.left;
+        let Left { proposals, restarts, lost_disks, duplicates, heartbeats, changes } = self.left;
         let mut hasher = Mix::default();
         self.nodes.iter().for_each(|node| hasher.write_u32(*node));
-        let left = [0, 0, 0, proposals, restarts, lost_disks, duplicates, heartbeats];
+        let left = [0, 0, changes, proposals, restarts, lost_disks, duplicates, heartbeats];
         hasher.write_u64(u64::from_be_bytes(left));
         self.network.iter().for_each(|message| hasher.write_u32(*message));
         hasher.finish()
