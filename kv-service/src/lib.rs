@@ -82,7 +82,7 @@ pub use error::{ServerError, Unavailable};
 pub use net::ClientSetupError;
 #[cfg(feature = "channel")]
 pub use net::LocalNetwork;
-pub use net::{ConnectError, Connector, Stream};
+pub use net::{ConnectError, Connector, PeerBook, Stream};
 pub use protocol::operation::{
     Answer, Consistency, Expect, Operation, Query, Record, Revision, ScanPage, WriteResponse,
 };
@@ -98,7 +98,7 @@ pub use raft_core::types::{Index, NodeId, Term};
 #[cfg(feature = "memory")]
 pub use raft_storage::memory::MemoryDisk;
 pub use server::backends::{Backends, Network, Store};
-pub use server::{IsLow, PeerBook, Server};
+pub use server::{IsLow, Server};
 pub use state::KvMachine;
 #[cfg(feature = "rocksdb")]
 pub use state::RocksStateOptions;

@@ -167,6 +167,10 @@ fn each_encoder_of_something_new_names_its_feature() {
             named.push(*feature);
         }
     }
+    // The members' records are encoded by the core; the server takes orders about them.
+    let orders = read("kv-service/src/server/members/orders.rs");
+    assert!(orders.contains("has(in_force, Feature::Members)"), "orders ask for the feature");
+    named.push("Members");
     let version = read("kv-service/src/protocol/version.rs");
     let features: Vec<&str> = version
         .lines()

@@ -113,7 +113,7 @@ impl Cluster {
     /// leader reports, and returns them.
     ///
     /// # Errors
-    /// The deadline passed, or no leader answered any more: always [`Outcome::Unknown`]. A change
+    /// The deadline passed, or no leader answered: always [`Outcome::Unknown`]. A change
     /// that was begun goes on.
     ///
     /// [`Outcome::Unknown`]: crate::Outcome::Unknown

@@ -6,6 +6,7 @@
 
 #[cfg(feature = "channel")]
 pub(crate) mod local;
+pub(crate) mod peers;
 #[cfg(feature = "quic")]
 pub(crate) mod quic;
 pub(crate) mod stream;
@@ -14,6 +15,7 @@ pub mod tls;
 
 #[cfg(feature = "channel")]
 pub use self::local::{Chunk, ClientId, LocalNetwork, StreamFaults};
+pub use self::peers::PeerBook;
 #[cfg(feature = "quic")]
 pub use self::quic::ClientSetupError;
 pub use self::stream::{ConnectError, Connector, Stream};

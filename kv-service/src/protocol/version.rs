@@ -33,7 +33,8 @@ impl Feature {
     /// The first cluster version that has the feature.
     pub const fn since(self) -> u32 {
         match self {
-            Feature::CompareRevision | Feature::Members => 2,
+            Feature::CompareRevision => 2,
+            Feature::Members => 2,
         }
     }
 }

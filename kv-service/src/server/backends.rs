@@ -6,10 +6,11 @@ use raft_core::storage::Storage;
 use raft_core::transport::Transport;
 use tokio::sync::mpsc;
 
-use super::members::{MarkRemoved, PeerBook};
+use super::membership::MarkRemoved;
 use super::room::IsLow;
 use crate::config::{ServerConfig, StorageKind};
 use crate::error::{ServerError, Unavailable};
+use crate::net::peers::{NodeIdentity, PeerBook};
 use crate::net::stream::{Connector, Stream};
 use crate::protocol::version::{VERSION_MAX, VERSION_MIN};
 use crate::rng::NodeRng;
@@ -189,7 +190,7 @@ pub(crate) async fn build(
         }
         #[cfg(feature = "quic")]
         Network::Quic => {
-            let identity = opened.identity.map_or_else(NodeIdentity::fleeting, Ok)?;
+            let identity = opened.identity.map_or_else(fleeting_identity, Ok)?;
             let seed = u64::from_be_bytes(random_bytes()?);
             let joined = crate::net::quic::join(config, &identity, accept_sender).await?;
             let (transport, connector) = joined;
@@ -231,25 +232,13 @@ struct Opened {
     mark_removed: Option<MarkRemoved>,
 }
 
-/// Numbers that distinguish this node's process, or its data directory, from an earlier one.
-#[allow(dead_code, reason = "nodes in one process know each other without it")]
-pub(crate) struct NodeIdentity {
-    pub(crate) incarnation: u64,
-    pub(crate) reset_key: [u8; 64],
-    /// The node was made to found a cluster, and has its first disk. Otherwise the cluster may have
-    /// other members by now than the node's file lists.
-    pub(crate) is_founder: bool,
-}
-
-impl NodeIdentity {
-    /// Returns the identity of a node that leaves nothing behind.
-    #[cfg(feature = "quic")]
-    fn fleeting() -> Result<Self, ServerError> {
-        let incarnation = u64::from_be_bytes(random_bytes()?);
-        // Such a node cannot tell its first start from a later one, and founds clusters that are made
-        // to be forgotten: lists of members are compared, as at every first start.
-        Ok(Self { incarnation, reset_key: random_bytes()?, is_founder: true })
-    }
+/// Returns the identity of a node that leaves nothing behind.
+#[cfg(feature = "quic")]
+fn fleeting_identity() -> Result<NodeIdentity, ServerError> {
+    let incarnation = u64::from_be_bytes(random_bytes()?);
+    // Such a node cannot tell its first start from a later one: lists of members are compared, as
+    // at every first start.
+    Ok(NodeIdentity { incarnation, reset_key: random_bytes()?, is_founder: true })
 }
 
 /// A number that no other disk has.

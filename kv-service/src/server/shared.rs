@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::clock::ReplicatedClock;
 use super::damage::Damage;
 use super::load::Load;
-use super::members::Membership;
+use super::membership::Membership;
 use super::room::Room;
 use super::upgrade::Upgrade;
 use crate::config::ServerConfig;

@@ -203,7 +203,7 @@ impl LocalNetwork {
     }
 
     /// A number that is not given out again.
-    #[cfg(feature = "memory")]
+    #[allow(dead_code, reason = "only disks in memory ask for it")]
     pub(crate) fn fresh_number(&self) -> u64 {
         self.links.next_seed().max(1)
     }

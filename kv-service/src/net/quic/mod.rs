@@ -21,10 +21,9 @@ use crate::config::{ClientConfig, ServerConfig, TlsFiles};
 use crate::error::ServerError;
 use crate::log_limit::{Complaints, Subject};
 use crate::members::MemberAddress;
+use crate::net::peers::{NodeIdentity, PeerBook};
 use crate::net::stream::{ConnectError, Connector, Stream};
 use crate::protocol::version::{VERSION_MAX, VERSION_MIN};
-use crate::server::PeerBook;
-use crate::server::backends::NodeIdentity;
 
 /// How long a client may take to open its stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);

@@ -7,15 +7,10 @@
 mod orders;
 mod peers;
 
-use std::collections::BTreeMap;
-use std::io;
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use raft_core::driver::Members;
 use raft_core::types::{Configuration, NodeId};
-use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
 use self::peers::{Peers, list};
@@ -34,68 +29,6 @@ const ANNOUNCE_PAUSE_MAX: Duration = Duration::from_secs(300);
 
 /// Short, because the leader and its address may change while the node tries.
 const ANNOUNCE_DEADLINE: Duration = Duration::from_secs(3);
-
-/// A network whose peers come and go with the members of the cluster.
-///
-/// The network of a caller's own backends ([`Backends::peer_book`](crate::Backends::peer_book))
-/// needs it if it must be told where new members are.
-#[async_trait]
-pub trait PeerBook: Send + Sync + 'static {
-    /// The members other than this node, each with the addresses to try; none for a node that has
-    /// not announced one yet. Nodes that are not named have left. A node that is not named and has
-    /// an id below `next_id` was removed from the cluster.
-    fn set_peers(&self, peers: &BTreeMap<NodeId, Vec<String>>, next_id: NodeId);
-
-    /// Waits until the other members have refused this node because it was removed from the
-    /// cluster. The node then stops for good, so one peer's refusal must not be enough.
-    async fn removed(&self);
-}
-
-/// Writes down that this node was removed, durably.
-pub(crate) type MarkRemoved = Arc<dyn Fn() -> io::Result<()> + Send + Sync>;
-
-/// The parts of a node that follow the members.
-pub(in crate::server) struct Membership {
-    pub(in crate::server) book: Option<Arc<dyn PeerBook>>,
-    pub(in crate::server) mark_removed: Option<MarkRemoved>,
-    /// Identity of the node's disk; 0 if it has none.
-    pub(in crate::server) incarnation: u64,
-    removal: OnceLock<String>,
-    was_removed: Notify,
-}
-
-impl Membership {
-    pub(in crate::server) fn new(
-        book: Option<Arc<dyn PeerBook>>,
-        mark_removed: Option<MarkRemoved>,
-        incarnation: u64,
-    ) -> Self {
-        let (removal, was_removed) = (OnceLock::new(), Notify::new());
-        Self { book, mark_removed, incarnation, removal, was_removed }
-    }
-
-    /// Why the node was removed, if it was.
-    pub(in crate::server) fn removal(&self) -> Option<&str> {
-        self.removal.get().map(String::as_str)
-    }
-
-    /// Waits until this node is known to be removed.
-    pub(in crate::server) async fn removed(&self) {
-        while self.removal.get().is_none() {
-            self.was_removed.notified().await;
-        }
-    }
-
-    fn note_removal(&self, why: String) {
-        if let Some(mark) = &self.mark_removed
-            && let Err(error) = mark()
-        {
-            tracing::error!("that this node was removed cannot be written down: {error}");
-        }
-        let _ = self.removal.set(why);
-        self.was_removed.notify_one();
-    }
-}
 
 /// This node's description: what its file says, and what is recorded where the file says nothing.
 fn described(config: &ServerConfig, recorded: &MemberInfo) -> MemberInfo {

@@ -15,8 +15,8 @@ use crate::server::outbox::Outbox;
 use crate::server::requests::rejection;
 use crate::server::shared::ServerShared;
 
-/// How long an order waits until its first entry is committed. Clients give up on an attempt earlier,
-/// and order again.
+/// How long an order waits until its first entry is committed. Clients give up on an attempt
+/// earlier, and order again.
 const COMMIT_PATIENCE: Duration = Duration::from_secs(5);
 
 impl ServerShared {
@@ -177,8 +177,8 @@ fn progress_of(status: &Status, id: NodeId) -> Option<MemberProgress> {
     })
 }
 
-/// Refuses a description that no node could use, or the name of another member. Two members may have
-/// one address for a while, as when they exchange theirs.
+/// Refuses a description that no node could use, or the name of another member. Two members may
+/// have one address for a while, as when they exchange theirs.
 fn check_description(
     change: &MembersChange,
     configuration: &Configuration,

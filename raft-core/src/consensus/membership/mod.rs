@@ -311,8 +311,8 @@ fn set_context(
     Ok(next)
 }
 
-/// A voter that was to be replaced stays, once no learner is left that wants to be a voter: otherwise
-/// a member that is added later would take its place.
+/// A voter that was to be replaced stays, once no learner is left that wants to be a voter.
+/// Otherwise a member that is added later would take its place.
 fn forget_replacements(next: &mut Configuration) {
     if next.is_joint() || next.learners.iter().any(|id| next.wants_vote(*id)) {
         return;
