@@ -90,6 +90,18 @@ fn a_replacement_is_one_step() {
     assert!(kept.wants_vote(3), "the operator has changed his mind");
 }
 
+/// The successor is gone, so the voter stays: the next member that is added takes no one's place.
+#[test]
+fn a_replacement_ends_with_its_successor() {
+    let mut current = growing();
+    current.set_wants_vote(4, false);
+    let intended = next(&current, &[2], &Change::Replace { old: 3, new: 4 });
+    for change in [Change::Remove { id: 4 }, Change::Demote { id: 4 }] {
+        let ended = next(&intended, &[2], &change);
+        assert!(ended.wants_vote(3), "{change:?}");
+    }
+}
+
 #[test]
 fn a_disk_is_recorded_once() {
     let mut current = growing();
