@@ -95,6 +95,8 @@ fn status_and_benchmark_speak_to_scripts() {
             "pid",
             "reachable",
             "role",
+            "member",
+            "behind",
             "term",
             "leader_id",
             "commit_index",
@@ -145,6 +147,43 @@ fn status_and_benchmark_speak_to_scripts() {
         cluster.kv_ends(0, &["scan", "--prefix", "bench/100/0", "--json"]).lines().count(),
         50
     );
+}
+
+/// Members come and go, by the commands that the book shows.
+#[test]
+fn a_newcomer_adds_and_removes_nodes() {
+    let cluster = Cluster::start();
+    let ok = |args: &[&str]| cluster.kv_ends(0, args);
+    ok(&["put", "key", "value"]);
+    let dir = cluster.dir.to_str().unwrap();
+    assert_eq!(ok(&["dev", "--dir", dir, "add"]), "node 4 was added, and is a voter\n");
+    let members = |cluster: &Cluster| -> Value {
+        serde_json::from_str(&cluster.kv_ends(0, &["member", "list", "--json"])).unwrap()
+    };
+    let grown = members(&cluster);
+    assert_eq!(grown["members"].as_array().unwrap().len(), 4);
+    assert_eq!((&grown["failures_tolerated_now"], &grown["next_id"]), (&json!(1), &json!(5)));
+
+    // A change that is not meant is refused, and one that is planned changes nothing.
+    let refused = cluster.kv(&["member", "remove", "4"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("node 4 is running"));
+    let planned = ok(&["member", "plan", "remove", "4", "--live"]);
+    assert!(planned.contains("checked, and nothing was changed"), "{planned}");
+    assert_eq!(members(&cluster)["index"], grown["index"]);
+
+    let stopped = ok(&["ok-to-stop", "4"]);
+    assert!(stopped.starts_with("yes"), "{stopped}");
+    assert!(cluster.kv_ends(1, &["ok-to-stop", "3", "4"]).starts_with("no"));
+    let (leader, _) = cluster.leader();
+    let to = if leader == 1 { "2" } else { "1" };
+    assert!(ok(&["leader", "transfer", "--to", to]).starts_with(&format!("node {to} leads")));
+
+    assert_eq!(ok(&["dev", "--dir", dir, "remove", "4"]), "node 4 was removed\n");
+    cluster.heard("node 4 was removed from the cluster; its files are deleted");
+    assert!(!cluster.dir.join("node4").exists());
+    assert_eq!(members(&cluster)["members"].as_array().unwrap().len(), 3);
+    assert_eq!(ok(&["get", "key"]), "value\n");
 }
 
 #[test]
