@@ -257,7 +257,8 @@ impl Speaker {
     }
 
     async fn greet(&mut self) -> Hello {
-        self.say(&Greeting::new("by hand")).await;
+        // In version 2 the node says nothing unasked.
+        self.say(&Greeting { versions: vec![2], client: "by hand".to_owned() }).await;
         match self.hear().await.expect("the node answers") {
             Welcome::Hello(hello) => hello,
             Welcome::Refused(why) => panic!("refused: {why}"),

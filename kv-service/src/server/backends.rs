@@ -285,9 +285,12 @@ async fn open_rocksdb(config: &ServerConfig) -> Result<Opened, ServerError> {
             reset_key: *dir.reset_key(),
             is_founder: dir.was_initialised(),
         };
-        let removed_dir = Arc::clone(&dir);
-        let mark_removed: MarkRemoved =
-            Arc::new(move || removed_dir.mark_removed().map_err(std::io::Error::other));
+        // The directory is released with the storage, even if a caller still holds the server.
+        let removed_dir = Arc::downgrade(&dir);
+        let mark_removed: MarkRemoved = Arc::new(move || match removed_dir.upgrade() {
+            Some(dir) => dir.mark_removed().map_err(std::io::Error::other),
+            None => Ok(()),
+        });
         let is_low: IsLow = Arc::new(move || {
             let is_low = dir.is_low().unwrap_or(false);
             if !is_low {
