@@ -180,7 +180,7 @@ pub(crate) async fn build(
         #[cfg(feature = "rocksdb")]
         Store::RocksDb => open_rocksdb(config).await?,
     };
-    let networked = match network {
+    let networked: Networked = match network {
         #[cfg(feature = "channel")]
         Network::Channel(local) => {
             let crate::net::local::Joined { transport, connector, seed } =
@@ -225,6 +225,7 @@ struct Opened {
     storage: Arc<dyn Storage>,
     machine: KvMachine,
     /// `None` for a node that leaves nothing behind.
+    #[allow(dead_code, reason = "nodes in one process know each other without it")]
     identity: Option<NodeIdentity>,
     /// Identifies the disk, also one in memory.
     incarnation: u64,
@@ -244,9 +245,9 @@ fn fleeting_identity() -> Result<NodeIdentity, ServerError> {
 /// A number that no other disk has.
 #[cfg(feature = "memory")]
 fn fresh_number(network: &Network) -> Result<u64, ServerError> {
-    match network {
+    match *network {
         #[cfg(feature = "channel")]
-        Network::Channel(local) => Ok(local.fresh_number()),
+        Network::Channel(ref local) => Ok(local.fresh_number()),
         #[cfg(feature = "quic")]
         Network::Quic => Ok(u64::from_be_bytes(random_bytes()?)),
     }
