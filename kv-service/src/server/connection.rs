@@ -23,6 +23,9 @@ use crate::protocol::{
 const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 const GREETING_BYTES_MAX: usize = 1 << 10;
 
+/// A client is told of changed members at most this often.
+const NOTICE_PAUSE: Duration = Duration::from_secs(1);
+
 /// A client takes its responses at 32 KiB a second at least, with 10 s of slack. Otherwise the node
 /// ends the connection, because unsent responses are memory of the node.
 const RESPONSE_RATE: Pace = Pace::new(32 << 10, Duration::from_secs(10));
@@ -82,6 +85,15 @@ async fn pass_on(
         if understands_members && !members.members.is_empty() {
             let reply = Reply::Members((*members).clone());
             outbox.push_unasked(&Response { id: 0, reply });
+            // Members that keep changing must not fill the outbox of a client that reads slowly.
+            let closing = notices.wait_for(|notices| notices.is_closed);
+            if timeout(NOTICE_PAUSE, closing).await.is_ok() {
+                return;
+            }
+            let is_old = |notices: &Notices| Arc::ptr_eq(&notices.members, &members);
+            if !is_old(&notices.borrow()) {
+                notices.mark_changed();
+            }
         }
     }
 }

@@ -43,11 +43,13 @@ impl Membership {
     }
 
     /// Notes that the node was removed, on its disk first.
-    pub(super) fn note_removal(&self, why: String) {
-        if let Some(mark) = &self.mark_removed
-            && let Err(error) = mark()
-        {
-            tracing::error!("that this node was removed cannot be written down: {error}");
+    pub(super) async fn note_removal(&self, why: String) {
+        if let Some(mark) = self.mark_removed.clone() {
+            // A slow disk must not stop the node's other tasks: a leader is handing over.
+            let marked = tokio::task::spawn_blocking(move || mark()).await;
+            if let Err(error) = marked.map_err(io::Error::other).and_then(|marked| marked) {
+                tracing::error!("that this node was removed cannot be written down: {error}");
+            }
         }
         let _ = self.removal.set(why);
         self.was_removed.notify_one();

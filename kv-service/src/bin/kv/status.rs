@@ -59,8 +59,7 @@ const MEMBERS_DEADLINE: Duration = Duration::from_secs(1);
 pub(crate) async fn run(config: Option<&Path>, args: StatusArgs) -> anyhow::Result<Exit> {
     let config = connect::client_config(config, Some(args.deadline))?;
     let client = Client::connect(&config)?;
-    let asking = client.with_deadline(MEMBERS_DEADLINE.min(args.deadline));
-    let members = asking.cluster().members().await.ok();
+    let members = members(&client).await;
     let mut nodes = gather(&client, &addresses(&config, members.as_ref())).await;
     connect::close(&client, connect::AFTER_QUESTIONS).await;
     if let Some(members) = &members {
@@ -89,8 +88,16 @@ pub(crate) async fn run(config: Option<&Path>, args: StatusArgs) -> anyhow::Resu
     Ok(Exit::Done)
 }
 
+/// The members, if a leader says soon who they are.
+pub(crate) async fn members(client: &Client) -> Option<ClusterReport> {
+    client.with_deadline(MEMBERS_DEADLINE).cluster().members().await.ok()
+}
+
 /// The members, or without a leader the nodes of the client's file.
-fn addresses(config: &ClientConfig, members: Option<&ClusterReport>) -> Vec<NodeAddress> {
+pub(crate) fn addresses(
+    config: &ClientConfig,
+    members: Option<&ClusterReport>,
+) -> Vec<NodeAddress> {
     let Some(members) = members else { return config.nodes.clone() };
     let address =
         |member: &MemberReport| NodeAddress { id: member.id, address: member.info.address.clone() };

@@ -7,6 +7,7 @@ use kv_service::{Client, ClientConfig, NodeStatus, UpgradeOrder};
 
 use crate::args::{UpgradeAction, UpgradeArgs};
 use crate::exit::Exit;
+use crate::status::{addresses, members};
 use crate::{connect, output};
 
 pub(crate) async fn run(config: Option<&Path>, args: UpgradeArgs) -> anyhow::Result<Exit> {
@@ -22,13 +23,13 @@ pub(crate) async fn run(config: Option<&Path>, args: UpgradeArgs) -> anyhow::Res
     done
 }
 
-/// Each node's status, or the reason why there is none, in the order of the configuration.
+/// Each node's status, or the reason why there is none.
 async fn statuses(
     client: &Client,
     config: &ClientConfig,
 ) -> Vec<(u64, Result<NodeStatus, String>)> {
     let mut statuses = Vec::new();
-    for node in &config.nodes {
+    for node in addresses(config, members(client).await.as_ref()) {
         let status = client.status(node.id).await.map_err(|error| error.reason.to_string());
         statuses.push((node.id, status));
     }
@@ -116,7 +117,7 @@ async fn order_all(
     order: UpgradeOrder,
 ) -> anyhow::Result<Exit> {
     let mut missed = Vec::new();
-    for node in &config.nodes {
+    for node in addresses(config, members(client).await.as_ref()) {
         match client.upgrade(node.id, order).await {
             Ok(told) => output::tell(format!("node {}: {told}", node.id).as_bytes()),
             Err(error) => {

@@ -19,13 +19,14 @@ use crate::client::Client;
 use crate::config::ServerConfig;
 use crate::members::{MemberInfo, MembersChange, MembersOrder};
 use crate::protocol::version::{Feature, has};
+use crate::protocol::{Rejection, Reply};
 
 /// Pause before an announcement that failed is made again.
 const ANNOUNCE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// The pause doubles up to this while no leader reaches the node: it may be an old copy of a node,
 /// and must not argue with the other one about the record.
-const ANNOUNCE_PAUSE_MAX: Duration = Duration::from_secs(300);
+const ANNOUNCE_PAUSE_MAX: Duration = Duration::from_secs(10);
 
 /// Short, because the leader and its address may change while the node tries.
 const ANNOUNCE_DEADLINE: Duration = Duration::from_secs(3);
@@ -59,7 +60,8 @@ fn announcement(
         let info = described(config, &MemberInfo::default());
         return describes_itself.then_some(MembersChange::Describe { id, info });
     }
-    if !configuration.is_member(id) {
+    // Before the cluster exists, there is no leader to record anything.
+    if !configuration.founded || !configuration.is_member(id) {
         return None;
     }
     let record = configuration.members.get(&id);
@@ -93,7 +95,7 @@ pub(in crate::server) async fn follow(shared: &ServerShared, client: &Client) {
             shared.publish_members(list(&seen, &shared.config));
             if removes(&seen.configuration, own_id) {
                 let why = format!("node {own_id} was removed from the cluster");
-                return shared.membership.note_removal(why);
+                return shared.membership.note_removal(why).await;
             }
         }
         let incarnation = shared.membership.incarnation;
@@ -119,14 +121,14 @@ pub(in crate::server) async fn follow(shared: &ServerShared, client: &Client) {
                 pause = if is_led(shared) { ANNOUNCE_AGAIN_AFTER } else { longer(pause) };
                 announce_at = Instant::now() + pause;
                 if let Some(why) = failure.filter(|why| *why != complaint) {
-                    tracing::warn!("the cluster's record of this node is not changed yet: {why}");
+                    complain(shared, &seen, &why);
                     complaint = why;
                 }
             }
             () = farewell => {}
             () = told_removed(shared) => {
                 let why = format!("the other members say that node {own_id} was removed");
-                return shared.membership.note_removal(why);
+                return shared.membership.note_removal(why).await;
             }
         }
     }
@@ -142,6 +144,16 @@ fn is_led(shared: &ServerShared) -> bool {
     shared.node.watch().borrow().leader.is_some()
 }
 
+/// Tells the operator why the record is not changed. Without a leader that is no news, except for a
+/// node that joins: it may not have been added.
+fn complain(shared: &ServerShared, seen: &Members, why: &str) {
+    if is_led(shared) || seen.configuration.is_empty() {
+        tracing::warn!("the cluster's record of this node is not changed yet: {why}");
+    } else {
+        tracing::debug!("the cluster's record of this node is not changed yet: {why}");
+    }
+}
+
 fn longer(pause: Duration) -> Duration {
     (2 * pause).min(ANNOUNCE_PAUSE_MAX)
 }
@@ -153,7 +165,13 @@ async fn announce(
     order: MembersOrder,
 ) -> Result<(), String> {
     if shared.node.watch().borrow().is_leader {
-        return shared.ordered(order).await.map(drop).map_err(|refused| format!("{refused:?}"));
+        return match shared.ordered(order).await {
+            // Another node's record is being changed; the next attempt comes soon.
+            Ok(_) | Err(Reply::Rejected(Rejection::Busy(_))) => Ok(()),
+            Err(Reply::Rejected(rejection)) => Err(rejection.to_string()),
+            Err(Reply::Unknown(why)) => Err(why),
+            Err(other) => Err(format!("answered out of place: {other:?}")),
+        };
     }
     let client = client.with_deadline(ANNOUNCE_DEADLINE);
     client.cluster().order(order).await.map(drop).map_err(|error| error.to_string())

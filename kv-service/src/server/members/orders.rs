@@ -8,6 +8,7 @@ use raft_core::driver::{Members, Status};
 use raft_core::types::{Configuration, Member, NodeId, Position};
 use tokio::time::sleep;
 
+use crate::config::NODES_CEILING;
 use crate::members::{ClusterReport, MemberInfo, MemberProgress, MembersChange, MembersOrder};
 use crate::protocol::version::{Feature, has};
 use crate::protocol::{Rejection, Reply};
@@ -190,6 +191,10 @@ fn check_description(
     let refused = |text: String| Err(Rejection::Invalid(text));
     if let Err(invalid) = info.check() {
         return refused(invalid.to_string());
+    }
+    let is_full = configuration.member_count() >= NODES_CEILING;
+    if is_full && matches!(change, MembersChange::Add { .. }) && !configuration.is_member(*id) {
+        return refused(format!("the cluster has {NODES_CEILING} members, and takes no more"));
     }
     for (other, member) in configuration.members.iter().filter(|(other, _)| *other != id) {
         let theirs = MemberInfo::decode(&member.context);
