@@ -94,6 +94,13 @@ impl MemberRole {
     }
 }
 
+impl MemberReport {
+    /// Returns true for a learner that becomes a voter, and for a voter that is to be replaced.
+    pub fn is_on_its_way(&self) -> bool {
+        (self.role == MemberRole::Learner) == self.wants_vote
+    }
+}
+
 impl ClusterReport {
     /// The members of a configuration, without what a node knows beyond it.
     pub(crate) fn of(configuration: &Configuration) -> Self {
@@ -122,16 +129,24 @@ impl ClusterReport {
 
     /// How many voters may fail at the same time, if all others run and are counted.
     pub fn failures_tolerated(&self) -> usize {
-        let majority_less = |count: usize| count.saturating_sub(1) / 2;
-        let count = |counts: &dyn Fn(MemberRole) -> bool| {
-            self.members.iter().filter(|member| counts(member.role)).count()
-        };
-        let incoming = count(&|role| matches!(role, MemberRole::Voter | MemberRole::Joining));
-        let outgoing = count(&|role| matches!(role, MemberRole::Voter | MemberRole::Leaving));
-        match self.is_joint {
-            true => majority_less(incoming).min(majority_less(outgoing)),
-            false => majority_less(incoming),
+        let tolerated = |half: MemberRole| self.half(half).count().saturating_sub(1) / 2;
+        self.halves().iter().map(|half| tolerated(*half)).min().unwrap_or(0)
+    }
+
+    /// The roles that count in one half only: of the voters to be, and while joint of the voters
+    /// that were.
+    fn halves(&self) -> &'static [MemberRole] {
+        if self.is_joint {
+            &[MemberRole::Joining, MemberRole::Leaving]
+        } else {
+            &[MemberRole::Joining]
         }
+    }
+
+    /// The members that count in this half.
+    fn half(&self, half: MemberRole) -> impl Iterator<Item = &MemberReport> {
+        let is_in = move |role| role == MemberRole::Voter || role == half;
+        self.members.iter().filter(move |member| is_in(member.role))
     }
 
     /// How many further voters may fail now, as far as the reporting leader knows: the others must
@@ -144,17 +159,11 @@ impl ClusterReport {
             let recovers = member.progress.is_some_and(|progress| progress.is_recovering);
             member.id == self.node_id || (member.error.is_none() && !recovers)
         };
-        let spare = |in_half: &dyn Fn(MemberRole) -> bool| -> Option<usize> {
-            let half = || self.members.iter().filter(|member| in_half(member.role));
-            half().filter(counts).count().checked_sub(half().count() / 2 + 1)
+        let spare = |half: MemberRole| -> Option<usize> {
+            let majority = self.half(half).count() / 2 + 1;
+            self.half(half).filter(counts).count().checked_sub(majority)
         };
-        let incoming = spare(&|role| matches!(role, MemberRole::Voter | MemberRole::Joining));
-        match self.is_joint {
-            true => {
-                incoming.min(spare(&|role| matches!(role, MemberRole::Voter | MemberRole::Leaving)))
-            }
-            false => incoming,
-        }
+        self.halves().iter().map(|half| spare(*half)).min().flatten()
     }
 
     /// Tells whether these nodes may be stopped, as far as the reporting leader knows: the others
@@ -174,17 +183,9 @@ impl ClusterReport {
                 || (member.error.is_none() && member.progress.is_some_and(keeps_up));
             runs && !nodes.contains(&member.id)
         };
-        let halves = match self.is_joint {
-            true => &[MemberRole::Joining, MemberRole::Leaving][..],
-            false => &[MemberRole::Joining],
-        };
-        for half in halves {
-            let voters = || {
-                let is_in = |role| role == MemberRole::Voter || role == *half;
-                self.members.iter().filter(move |member| is_in(member.role))
-            };
-            let (count, left) =
-                (voters().count(), voters().filter(|member| goes_on(member)).count());
+        for half in self.halves() {
+            let count = self.half(*half).count();
+            let left = self.half(*half).filter(|member| goes_on(member)).count();
             if left <= count / 2 {
                 return Err(format!(
                     "{left} of {count} voters would be left that run, are counted and have kept up; \
@@ -199,10 +200,11 @@ impl ClusterReport {
     /// True once no change is under way: it is committed and not joint, no member is on its way to
     /// another role, and the leader is a member.
     pub fn is_settled(&self) -> bool {
-        let on_its_way =
-            |member: &MemberReport| (member.role == MemberRole::Learner) == member.wants_vote;
         let is_led = self.leader_id.is_some_and(|leader| self.member(leader).is_some());
-        self.is_committed && !self.is_joint && is_led && !self.members.iter().any(on_its_way)
+        self.is_committed
+            && !self.is_joint
+            && is_led
+            && !self.members.iter().any(MemberReport::is_on_its_way)
     }
 }
 

@@ -186,9 +186,7 @@ fn plan(before: &ClusterReport, planned: &ClusterReport) -> String {
         steps.push(format!("then: {}", tolerance(&after(planned))));
     } else {
         steps.push(format!("first: {}", tolerance(planned)));
-        let on_its_way =
-            |member: &&MemberReport| (member.role == MemberRole::Learner) == member.wants_vote;
-        for member in planned.members.iter().filter(on_its_way) {
+        for member in planned.members.iter().filter(|member| member.is_on_its_way()) {
             steps.push(match member.role {
                 MemberRole::Learner => {
                     format!("once it has kept up: node {} becomes a voter", member.id)

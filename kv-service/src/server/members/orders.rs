@@ -51,14 +51,20 @@ impl ServerShared {
 
     /// Answers with the members, if this node leads.
     pub(in crate::server) fn answer_members(&self, id: u64, outbox: &Arc<Outbox>) {
+        let reply = match self.leads() {
+            Ok(()) => Reply::Cluster(Box::new(self.cluster_report())),
+            Err(rejection) => Reply::Rejected(rejection),
+        };
+        outbox.push(id, reply);
+    }
+
+    /// Names the leader if it is another node, which a client then asks.
+    fn leads(&self) -> Result<(), Rejection> {
         let leadership = *self.node.watch().borrow();
-        outbox.push(
-            id,
-            match leadership.is_leader {
-                true => Reply::Cluster(Box::new(self.cluster_report())),
-                false => Reply::Rejected(Rejection::NotLeader { leader_id: leadership.leader }),
-            },
-        );
+        if leadership.is_leader {
+            return Ok(());
+        }
+        Err(Rejection::NotLeader { leader_id: leadership.leader })
     }
 
     /// Carries out an order to change the members, or checks it.
@@ -80,11 +86,8 @@ impl ServerShared {
 
     /// Returns the members once the change has begun for good: its first entry is committed.
     pub(super) async fn ordered(&self, order: MembersOrder) -> Result<ClusterReport, Reply> {
-        let leadership = *self.node.watch().borrow();
-        if !leadership.is_leader {
-            // A follower would judge by an old view of the members.
-            return Err(Reply::Rejected(Rejection::NotLeader { leader_id: leadership.leader }));
-        }
+        // A follower would judge by an old view of the members.
+        self.leads().map_err(Reply::Rejected)?;
         let refused = |text: String| Err(Reply::Rejected(Rejection::Invalid(text)));
         let in_force = self.cluster_version();
         if !has(in_force, Feature::Members) {
@@ -144,12 +147,11 @@ impl ServerShared {
 
     /// Orders this node to hand leadership over, if it leads and the other is a voter.
     pub(in crate::server) fn hand_over(&self, to: Option<NodeId>, id: u64, outbox: &Arc<Outbox>) {
-        let leadership = *self.node.watch().borrow();
+        if let Err(rejection) = self.leads() {
+            return outbox.push(id, Reply::Rejected(rejection));
+        }
         let members = self.node.watch_members().borrow().clone();
         let reply = match to {
-            _ if !leadership.is_leader => {
-                Reply::Rejected(Rejection::NotLeader { leader_id: leadership.leader })
-            }
             None if members.configuration.voters.len() == 1 => {
                 let text = "there is no other voter to lead".to_owned();
                 Reply::Rejected(Rejection::Invalid(text))

@@ -22,6 +22,7 @@ pub(super) struct Peers {
     committed: Option<Arc<Configuration>>,
     /// Peers that are no longer members, and when they are let go.
     leaving: BTreeMap<NodeId, Instant>,
+    /// The peers as they were last returned.
     told: BTreeMap<NodeId, Vec<String>>,
 }
 
