@@ -114,7 +114,8 @@ async fn start_durable(dir: &Path, ca: &DevCa, is_new: bool) -> Result<Nodes> {
         let peers = peers.collect();
         let quic = QuicConfig::new(CLUSTER, id, incarnation, address(id), peers, tls, reset_key);
         let transport = QuicTransport::bind(quic).await?;
-        let config = NodeConfig::new(id, IDS, rand::random());
+        let mut config = NodeConfig::new(id, IDS, rand::random());
+        config.raft.incarnation = incarnation;
         nodes.push(Replicated::start(config, storage, transport).await?);
     }
     Ok(nodes)

@@ -10,8 +10,8 @@ use raft_core::storage::StorageError;
 use crate::config::ConfigError;
 
 /// The reason why a node cannot start, or why it stopped. Each text says what to do. Only
-/// [`ServerError::Fatal`] and [`ServerError::Removed`] end a node that runs; after all others
-/// nothing was started.
+/// [`ServerError::Fatal`], [`ServerError::Removed`] and [`ServerError::Replaced`] end a node that
+/// runs; after all others nothing was started.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServerError {
@@ -31,6 +31,10 @@ pub enum ServerError {
     /// The node was removed from the cluster, and has stopped for good. The text says what to do.
     #[error("{0}")]
     Removed(String),
+    /// The cluster has recorded another data directory of this node, on which it has run since. The
+    /// text says what to do.
+    #[error("{0}")]
+    Replaced(String),
     /// The node stopped by itself. It acknowledged nothing that rests on the failed part.
     #[error(transparent)]
     Fatal(Arc<Fatal>),

@@ -36,10 +36,13 @@ pub struct QuicConfig {
     /// Id of this node. Must be the one in the certificate.
     pub node_id: NodeId,
     /// Incarnation of this node's data directory: a number drawn at random when the directory was
-    /// made, and stored in it. While a peer is connected to one incarnation of this node, it
-    /// refuses every other one, so that two nodes with one id do not replace each other's
-    /// connections in turn. A new connection of the same incarnation is a restart, and replaces the
-    /// old one.
+    /// made, and stored in it; the same as
+    /// [`Config::incarnation`](raft_core::consensus::Config::incarnation). While a peer is
+    /// connected to one incarnation of this node, it refuses every other one, so that two nodes
+    /// with one id do not replace each other's connections in turn. A new connection of the same
+    /// incarnation is a restart, and replaces the old one. Once the members have recorded an
+    /// incarnation of this node, another one is not counted: a number that is drawn anew at each
+    /// start must not be given here, but 0.
     pub incarnation: u64,
     /// UDP address on which this node listens for peers and clients. Port 0 takes any free port.
     pub listen: SocketAddr,

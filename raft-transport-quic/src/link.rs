@@ -123,7 +123,15 @@ impl PeerLink {
             tasks.spawn(write(peer.clone(), class, self.codec, stream));
         }
         for (class, reader) in self.incoming {
-            tasks.spawn(read(peer.id, class, self.codec, reader, inbound.clone()));
+            let receiver = Receiver {
+                peer: peer.id,
+                incarnation: self.incarnation,
+                class,
+                codec: self.codec,
+                inbound: inbound.clone(),
+                is_announced: false,
+            };
+            tasks.spawn(receiver.run(reader));
         }
         tasks.spawn(accept_bulk(peer.id, Arc::clone(&self.connection), inbound));
         RunningLink {
@@ -261,44 +269,48 @@ async fn write(peer: Arc<Peer>, class: Class, codec: Version, mut stream: SendSt
     }
 }
 
-/// Passes messages to the node as they arrive.
-async fn read(
+/// Reads the messages of one class from a connection.
+struct Receiver {
     peer: NodeId,
+    /// The incarnation of the peer's data directory.
+    incarnation: u64,
     class: Class,
     codec: Version,
-    mut reader: FrameReader,
     inbound: Arc<InboundSlot>,
-) -> String {
-    loop {
-        // Deliver before waiting: messages may have arrived together with the hello.
-        if let Err(error) = deliver(peer, class, codec, &mut reader, &inbound) {
-            return error;
-        }
-        if let Err(failure) = reader.fill().await {
-            return explain(failure);
-        }
-    }
+    /// The receiver of the messages knows the incarnation.
+    is_announced: bool,
 }
 
-/// Passes on all messages that are complete in the buffer.
-fn deliver(
-    peer: NodeId,
-    class: Class,
-    codec: Version,
-    reader: &mut FrameReader,
-    inbound: &InboundSlot,
-) -> Result<(), String> {
-    let inbound = inbound.current();
-    while let Some(frame) = reader.pop().map_err(|error| error.to_string())? {
-        let message = decode(codec, frame).map_err(|error| error.to_string())?;
-        if message.class() != class {
-            return Err("a message on the stream of another class; run equal versions".to_owned());
-        }
-        if let Some(inbound) = &inbound {
-            inbound.on_message(peer, message);
+impl Receiver {
+    async fn run(mut self, mut reader: FrameReader) -> String {
+        loop {
+            // Deliver before waiting: messages may have arrived together with the hello.
+            if let Err(error) = self.deliver(&mut reader) {
+                return error;
+            }
+            if let Err(failure) = reader.fill().await {
+                return explain(failure);
+            }
         }
     }
-    Ok(())
+
+    /// Passes on all messages that are complete in the buffer.
+    fn deliver(&mut self, reader: &mut FrameReader) -> Result<(), String> {
+        let inbound = self.inbound.current();
+        while let Some(frame) = reader.pop().map_err(|error| error.to_string())? {
+            let message = decode(self.codec, frame).map_err(|error| error.to_string())?;
+            if message.class() != self.class {
+                let problem = "a message on the stream of another class; run equal versions";
+                return Err(problem.to_owned());
+            }
+            let Some(inbound) = &inbound else { continue };
+            if !std::mem::replace(&mut self.is_announced, true) {
+                inbound.on_connected(self.peer, self.incarnation);
+            }
+            inbound.on_message(self.peer, message);
+        }
+        Ok(())
+    }
 }
 
 /// Accepts bulk streams. QUIC's own limit on streams bounds their number.

@@ -240,6 +240,29 @@ async fn another_directory_of_a_node_is_refused_while_the_first_lives() {
     reaches(&twin, &two, 2).await;
 }
 
+/// R4. The receiver learns the incarnation of the sender's directory before the first message from
+/// it, whichever side dials, and also when it is another one after a restart.
+#[tokio::test]
+async fn r4_each_message_comes_from_a_known_directory() {
+    let ca = DevCa::create("test").unwrap();
+    let peers = addresses(2);
+    for (id, other_id) in [(1, 2), (2, 1)] {
+        let other = Node::start(config(&ca, other_id, &peers)).await;
+        for incarnation in [7, 8] {
+            let mut settings = config(&ca, id, &peers);
+            settings.incarnation = incarnation;
+            let node = Node::start(settings).await;
+            reaches(&node, &other, other_id).await;
+            let origins = |seen: &mut common::Seen| Some(std::mem::take(&mut seen.origins));
+            let origins = other.inbound.wait("a message", origins).await;
+            assert!(!origins.is_empty());
+            assert!(origins.iter().all(|origin| *origin == (id, Some(incarnation))), "{origins:?}");
+            node.transport.close().await;
+        }
+        other.transport.close().await;
+    }
+}
+
 /// Passes datagrams between one dialling node and the node at `to`, each after `delay`.
 async fn far_away(to: String, delay: Duration) -> String {
     let near = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());

@@ -363,6 +363,27 @@ impl Cluster {
         std::fs::remove_dir_all(&self.nodes[&id].data).expect("no process uses it");
     }
 
+    /// Takes the data directory of a node away, and returns where it is.
+    ///
+    /// # Panics
+    /// If it cannot be moved.
+    pub async fn set_aside(&mut self, id: NodeId) -> PathBuf {
+        self.node(id).kill_if_running().await;
+        let data = &self.nodes[&id].data;
+        let place = (1..).map(|number| data.with_extension(format!("old{number}")));
+        let place = place.take(100).find(|place| !place.exists()).expect("a free name");
+        std::fs::rename(data, &place).expect("no process uses it");
+        place
+    }
+
+    /// Gives a node a data directory that was set aside.
+    ///
+    /// # Panics
+    /// If the node has another one, or if it cannot be moved.
+    pub fn put_back(&mut self, id: NodeId, place: &Path) {
+        std::fs::rename(place, &self.nodes[&id].data).expect("the node has no directory now");
+    }
+
     /// Removes all data of a node, once the others do not need it. The node has to be sent a
     /// snapshot when it is started again.
     ///

@@ -202,6 +202,37 @@ async fn a_node_whose_directory_is_lost_is_whole_again() {
     cluster.finish().await;
 }
 
+/// M-R8, R4. The directory of a founder is lost, the node recovers on another one, and the lost one
+/// comes back. It is refused, and the newer one is not, both of a leader and of a follower.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_directory_that_comes_back_is_refused() {
+    let mut cluster = start(3).await;
+    let load = Workload::start(&cluster, "old disk", 4);
+    for id in [cluster.leader().await, 2] {
+        load.advances_by(20).await;
+        let old = cluster.set_aside(id).await;
+        cluster.node(id).start();
+        cluster.converges().await;
+        load.advances_by(20).await;
+        let new = cluster.set_aside(id).await;
+        cluster.put_back(id, &old);
+        for _ in 0..2 {
+            cluster.node(id).start();
+            let status = cluster.node(id).ended().await;
+            let said = cluster.node(id).said();
+            assert_eq!(status.code(), Some(6), "{said}");
+            assert!(said.contains("is an old data directory of node"), "{said}");
+            load.advances_by(20).await;
+        }
+        cluster.set_aside(id).await;
+        cluster.put_back(id, &new);
+        cluster.node(id).start();
+        cluster.converges().await;
+    }
+    load.stop().await.check(&cluster.operator()).await.unwrap();
+    cluster.finish().await;
+}
+
 /// M-A2. All addresses change at once, and each node's file names one other node that has moved.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_nodes_move_at_once() {

@@ -45,6 +45,19 @@ pub enum Network {
     Quic,
 }
 
+#[cfg(feature = "memory")]
+impl Network {
+    /// Returns true if a node learns from which disk of a peer a message comes.
+    fn tells_disks_apart(&self) -> bool {
+        match self {
+            #[cfg(feature = "channel")]
+            Network::Channel(_) => false,
+            #[cfg(feature = "quic")]
+            Network::Quic => true,
+        }
+    }
+}
+
 const VERSIONS: (u32, u32) = (VERSION_MIN, VERSION_MAX);
 
 /// The parts of a node, for a caller that has a storage or a network of its own: see
@@ -168,15 +181,21 @@ pub(crate) async fn build(
 ) -> Result<Backends, ServerError> {
     let opened: Opened = match store {
         #[cfg(feature = "memory")]
-        Store::Memory(disk) => Opened {
-            // Only the disk of a node that joins is ever asked for it.
-            incarnation: if config.join { disk.incarnation(fresh_number(&network)?) } else { 0 },
-            storage: Arc::new(disk.storage()),
-            machine: KvMachine::memory(),
-            identity: None,
-            is_low: None,
-            mark_removed: None,
-        },
+        Store::Memory(disk) => {
+            // Nodes in one process do not tell each other's disks apart, except that of a node that
+            // joins.
+            let has_number = config.join || network.tells_disks_apart();
+            let incarnation =
+                if has_number { disk.incarnation(fresh_number(&network)?) } else { 0 };
+            Opened {
+                incarnation,
+                storage: Arc::new(disk.storage()),
+                machine: KvMachine::memory(),
+                identity: None,
+                is_low: None,
+                mark_removed: None,
+            }
+        }
         #[cfg(feature = "rocksdb")]
         Store::RocksDb => open_rocksdb(config).await?,
     };
@@ -190,7 +209,10 @@ pub(crate) async fn build(
         }
         #[cfg(feature = "quic")]
         Network::Quic => {
-            let identity = opened.identity.map_or_else(fleeting_identity, Ok)?;
+            let identity = match opened.identity {
+                Some(identity) => identity,
+                None => fleeting_identity(opened.incarnation)?,
+            };
             let seed = u64::from_be_bytes(random_bytes()?);
             let joined = crate::net::quic::join(config, &identity, accept_sender).await?;
             let (transport, connector) = joined;
@@ -235,8 +257,7 @@ struct Opened {
 
 /// Returns the identity of a node that leaves nothing behind.
 #[cfg(feature = "quic")]
-fn fleeting_identity() -> Result<NodeIdentity, ServerError> {
-    let incarnation = u64::from_be_bytes(random_bytes()?);
+fn fleeting_identity(incarnation: u64) -> Result<NodeIdentity, ServerError> {
     // Such a node cannot tell its first start from a later one: lists of members are compared, as
     // at every first start.
     Ok(NodeIdentity { incarnation, reset_key: random_bytes()?, is_founder: true })
@@ -274,7 +295,7 @@ async fn open_rocksdb(config: &ServerConfig) -> Result<Opened, ServerError> {
     let opening = tokio::task::spawn_blocking(move || {
         let dir = DataDir::open(&config.data_dir, &config.cluster_id, config.node_id)?;
         if dir.was_removed()? {
-            return Err(ServerError::Removed(removed_text(&config)));
+            return Err(super::membership::End::Removed.error(&config));
         }
         let dir = Arc::new(dir);
         let machine = KvMachine::rocksdb(&dir.state_dir(), RocksStateOptions::default())
@@ -313,15 +334,4 @@ async fn open_rocksdb(config: &ServerConfig) -> Result<Opened, ServerError> {
         Ok(opened) => opened,
         Err(error) => Err(Unavailable::Opening(Arc::new(error)).into()),
     }
-}
-
-/// The message of a node that was removed to its operator.
-pub(super) fn removed_text(config: &ServerConfig) -> String {
-    format!(
-        "node {} was removed from cluster {}, and its id is never used again. To use this machine \
-         again, delete {} and add a new member (`kv member add`)",
-        config.node_id,
-        config.cluster_id,
-        config.data_dir.display()
-    )
 }

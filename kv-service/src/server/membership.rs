@@ -1,23 +1,35 @@
-//! This node's own membership: the identity of its disk, and the end that comes with its removal.
+//! This node's own membership: the identity of its disk, and the end that comes with its removal,
+//! or with another disk.
 
 use std::io;
 use std::sync::{Arc, OnceLock};
 
 use tokio::sync::Notify;
 
+use crate::config::ServerConfig;
+use crate::error::ServerError;
 use crate::net::peers::PeerBook;
 
 /// Writes down that this node was removed, durably.
 pub(crate) type MarkRemoved = Arc<dyn Fn() -> io::Result<()> + Send + Sync>;
 
+/// Why a node stops for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// The node was removed from the cluster.
+    Removed,
+    /// The members have recorded another data directory of this node.
+    Replaced,
+}
+
 /// The parts of a node that follow the members.
 pub(super) struct Membership {
     pub(super) book: Option<Arc<dyn PeerBook>>,
-    pub(super) mark_removed: Option<MarkRemoved>,
+    mark_removed: Option<MarkRemoved>,
     /// Identity of the node's disk; 0 if it has none.
     pub(super) incarnation: u64,
-    removal: OnceLock<String>,
-    was_removed: Notify,
+    end: OnceLock<End>,
+    has_ended: Notify,
 }
 
 impl Membership {
@@ -26,24 +38,27 @@ impl Membership {
         mark_removed: Option<MarkRemoved>,
         incarnation: u64,
     ) -> Self {
-        let (removal, was_removed) = (OnceLock::new(), Notify::new());
-        Self { book, mark_removed, incarnation, removal, was_removed }
+        let (end, has_ended) = (OnceLock::new(), Notify::new());
+        Self { book, mark_removed, incarnation, end, has_ended }
     }
 
-    /// Why the node was removed, if it was.
-    pub(super) fn removal(&self) -> Option<&str> {
-        self.removal.get().map(String::as_str)
+    /// Why the node stops for good, if it does.
+    pub(super) fn end(&self) -> Option<End> {
+        self.end.get().copied()
     }
 
-    /// Waits until this node is known to be removed.
-    pub(super) async fn removed(&self) {
-        while self.removal.get().is_none() {
-            self.was_removed.notified().await;
+    /// Waits until this node must stop for good.
+    pub(super) async fn ended(&self) -> End {
+        loop {
+            if let Some(end) = self.end() {
+                return end;
+            }
+            self.has_ended.notified().await;
         }
     }
 
     /// Notes that the node was removed, on its disk first.
-    pub(super) async fn note_removal(&self, why: String) {
+    pub(super) async fn note_removal(&self) {
         if let Some(mark) = self.mark_removed.clone() {
             // A slow disk must not stop the node's other tasks: a leader is handing over.
             let marked = tokio::task::spawn_blocking(move || mark()).await;
@@ -51,7 +66,36 @@ impl Membership {
                 tracing::error!("that this node was removed cannot be written down: {error}");
             }
         }
-        let _ = self.removal.set(why);
-        self.was_removed.notify_one();
+        self.note(End::Removed);
+    }
+
+    /// Notes that the members have recorded another disk. This disk need not be marked: it holds
+    /// that record.
+    pub(super) fn note_replacement(&self) {
+        self.note(End::Replaced);
+    }
+
+    fn note(&self, end: End) {
+        let _ = self.end.set(end);
+        self.has_ended.notify_one();
+    }
+}
+
+impl End {
+    /// The error with which such a node ends. It tells the operator what to do.
+    pub(super) fn error(self, config: &ServerConfig) -> ServerError {
+        let (id, cluster, dir) = (config.node_id, &config.cluster_id, config.data_dir.display());
+        match self {
+            End::Removed => ServerError::Removed(format!(
+                "node {id} was removed from cluster {cluster}, and its id is never used again. To \
+                 use this machine again, delete {dir} and add a new member (`kv member add`)"
+            )),
+            End::Replaced => ServerError::Replaced(format!(
+                "{dir} is an old data directory of node {id}: cluster {cluster} has recorded \
+                 another one, on which the node has run since, and this one lacks what the node \
+                 has acknowledged there. Start the node with the newer directory; if that is lost, \
+                 delete this one and start the node again: it recovers from the others"
+            )),
+        }
     }
 }

@@ -251,8 +251,8 @@ impl Server {
     /// The reason why it stopped by itself. Nothing was acknowledged that rests on what failed.
     pub async fn stopped(&self) -> Result<(), ServerError> {
         self.shared.node.stopped().await.map_err(ServerError::Fatal)?;
-        if self.shared.membership.removal().is_some() {
-            return Err(ServerError::Removed(backends::removed_text(&self.shared.config)));
+        if let Some(end) = self.shared.membership.end() {
+            return Err(end.error(&self.shared.config));
         }
         self.shared.damage.known().map_or(Ok(()), |fatal| Err(ServerError::Fatal(fatal)))
     }
@@ -315,11 +315,8 @@ async fn close_with_node(shared: Arc<ServerShared>) {
             tracing::error!("{fatal}; the node stops, so that another one answers");
             shared.node.shutdown().await;
         }
-        () = shared.membership.removed() => {
-            tracing::error!(
-                "{}; the node stops",
-                shared.membership.removal().unwrap_or("this node was removed")
-            );
+        end = shared.membership.ended() => {
+            tracing::error!("the node stops for good: {}", end.error(&shared.config));
             shared.node.shutdown().await;
         }
     }

@@ -55,6 +55,10 @@ pub struct Config {
     /// A leader whose commit index or state machine owes progress and makes none for this long
     /// steps down: heartbeats must not outlive the ability to commit and to apply.
     pub stall_patience: Duration,
+    /// A leader hands over if the slowest twentieth of its writes took at least this long in the
+    /// last seconds, and four times as long as on its two fastest followers: clients wait for the
+    /// leader's disk. At most once a minute. `Duration::MAX`: never.
+    pub slow_disk: Duration,
     /// A learner that is to become a voter does so once it has kept up with the log for this long.
     pub promotion_delay: Duration,
     /// Identifies this node's disk: drawn when the disk was initialised, and kept on it. 0 if the
@@ -100,6 +104,7 @@ impl Config {
             reads_waiting_max: 65_536,
             disk_patience: 4 * election_timeout,
             stall_patience: 16 * election_timeout,
+            slow_disk: Duration::from_millis(20),
             promotion_delay: Duration::from_secs(10),
             incarnation: 0,
             version_min: 0,

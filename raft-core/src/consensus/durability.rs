@@ -48,6 +48,8 @@ pub(super) struct Completed {
     pub(super) published: Vec<PublishSnapshot>,
     /// The memory that one of them wrote.
     pub(super) memory: Option<Memory>,
+    /// When the first of them was handed out.
+    pub(super) since: Option<Time>,
 }
 
 impl Durability {
@@ -81,6 +83,7 @@ impl Durability {
         while let Some(first) = self.in_flight.front()
             && first.id <= id
         {
+            completed.since = completed.since.or(Some(first.since));
             let publish = self.in_flight.pop_front().and_then(|persist| persist.publish);
             completed.published.extend(publish);
         }

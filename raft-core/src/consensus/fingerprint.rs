@@ -34,7 +34,7 @@ macro_rules! hash_of {
 
 hash_of!(Founding { number, peers; left out: next_at, is_extra_round, extra_round_used });
 hash_of!(Candidate { votes, uncounted; left out: deadline, ask_again_at });
-hash_of!(Follower { leader, reads; left out: heard_at, election_deadline });
+hash_of!(Follower { leader, reads, agreed_index; left out: heard_at, election_deadline });
 // An attempt is drawn from the rng.
 hash_of!(Asked { reads; left out: attempt, give_up_at });
 hash_of!(Leader {
@@ -45,7 +45,7 @@ hash_of!(Transfer { to, told; left out: deadline });
 hash_of!(Progress {
     recovery, match_index, next_index, state, inflights, acked_round, commit_sent, refused_probes,
     version_max;
-    left out: last_heard, probe_again_at, catch_up, farewell
+    left out: last_heard, probe_again_at, catch_up, farewell, ack_latencies
 });
 hash_of!(Inflight { last_index, bytes; left out: sent_at });
 // Batches complete in order, so their order identifies them.
@@ -74,9 +74,12 @@ impl Hash for NodeState {
             told_versions_differ: _,
             told_refusal_in: _,
             needed_until: _,
+            peer_disks,
+            disk_latencies: _,
+            left_slow_disk_at: _,
         } = self;
         (config, term, voted_for, log).hash(state);
-        (memory, founding, founding_version).hash(state);
+        (memory, founding, founding_version, peer_disks).hash(state);
         (!memory.counts()).then_some(number).hash(state);
         (restoring, durability).hash(state);
         hash_gathered(ready, state);
@@ -119,6 +122,7 @@ fn hash_gathered(ready: &Ready, state: &mut impl Hasher) {
         snapshot_published,
         role_change,
         alarms,
+        notices: _,
     } = ready;
     assert!(persist.is_none() && committed.is_empty() && restore.is_none());
     assert!(role_change.is_none(), "decided when it is taken");

@@ -45,14 +45,18 @@ impl Inflights {
         self.appends.push_back(Inflight { last_index, bytes, sent_at });
     }
 
-    /// Frees every append whose entries are all acknowledged. A stale acknowledgement frees none.
-    pub(super) fn free_through(&mut self, match_index: Index) {
+    /// Frees every append whose entries are all acknowledged, and returns when the first of them
+    /// was sent. A stale acknowledgement frees none.
+    pub(super) fn free_through(&mut self, match_index: Index) -> Option<Time> {
+        let mut sent_at = None;
         while let Some(first) = self.appends.front()
             && first.last_index <= match_index
         {
             self.bytes -= first.bytes;
+            sent_at = sent_at.or(Some(first.sent_at));
             self.appends.pop_front();
         }
+        sent_at
     }
 
     /// Returns when the oldest unacknowledged append was sent.
@@ -78,9 +82,9 @@ mod tests {
         assert!(!window.is_full());
         window.push(9, 500, Time::ZERO);
         assert!(window.is_full());
-        window.free_through(4);
+        assert_eq!(window.free_through(4), None);
         assert_eq!(window.count(), 3);
-        window.free_through(8);
+        assert_eq!(window.free_through(8), Some(Time::ZERO));
         assert_eq!(window.count(), 1);
         assert!(window.is_full(), "by bytes");
         window.free_through(9);

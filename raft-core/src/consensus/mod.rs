@@ -38,6 +38,7 @@ mod fingerprint;
 mod founding;
 mod inflights;
 pub mod invariants;
+mod latency;
 mod log;
 mod membership;
 mod node_state;

@@ -1,11 +1,13 @@
 //! The state of a node that every role shares: term and vote, the log, the members, and what waits
 //! for the disk or for the next [`Ready`].
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::config::Config;
 use super::durability::{Completed, Durability, StartedPersist};
 use super::founding::Founding;
+use super::latency::Latencies;
 use super::log::Log;
 use super::ready::{Persist, Ready};
 use crate::rng::Rng;
@@ -90,6 +92,13 @@ pub(super) struct NodeState {
     pub(super) told_refusal_in: Term,
     /// Until then this node may campaign, although it is a learner.
     pub(super) needed_until: Time,
+    /// The disk from which each peer's messages come, as the transport reports it; 0 or absent if
+    /// it is not known.
+    pub(super) peer_disks: BTreeMap<NodeId, u64>,
+    /// From handing a batch out to its being on disk.
+    pub(super) disk_latencies: Latencies,
+    /// When this node last handed leadership over because its disk was slow.
+    pub(super) left_slow_disk_at: Option<Time>,
 }
 
 impl NodeState {
@@ -114,6 +123,9 @@ impl NodeState {
             told_versions_differ: false,
             told_refusal_in: 0,
             needed_until: Time::ZERO,
+            peer_disks: BTreeMap::new(),
+            disk_latencies: Latencies::new(now),
+            left_slow_disk_at: None,
         };
         node.begin_founding(now);
         node
@@ -143,12 +155,37 @@ impl NodeState {
 
     /// Returns true if this node's votes and acknowledgements are counted.
     pub(super) fn counts(&self) -> bool {
-        self.memory.counts()
+        self.memory.counts() && !self.is_superseded()
     }
 
     /// Returns the number that this node's messages carry while it is not counted.
     pub(super) fn recovering(&self) -> Option<u64> {
-        (!self.counts()).then_some(self.number)
+        match self.memory.counts() {
+            true => self.is_superseded().then_some(self.config.incarnation),
+            false => Some(self.number),
+        }
+    }
+
+    /// Returns true if the members have recorded another disk of this node: what this one promised
+    /// is void, and what the other one promised is not on it (`recovery`).
+    pub(super) fn is_superseded(&self) -> bool {
+        self.config.incarnation != 0 && self.is_other_disk(self.config.id, self.config.incarnation)
+    }
+
+    /// Returns the number under which the responses of a peer are not counted, if they come from
+    /// another disk than the recorded one.
+    pub(super) fn superseded_disk(&self, peer: NodeId) -> Option<u64> {
+        let disk = self.peer_disk(peer);
+        (disk != 0 && self.is_other_disk(peer, disk)).then_some(disk)
+    }
+
+    fn is_other_disk(&self, node: NodeId, disk: u64) -> bool {
+        let recorded = self.configuration().incarnation(node);
+        recorded != 0 && recorded != disk
+    }
+
+    pub(super) fn peer_disk(&self, peer: NodeId) -> u64 {
+        self.peer_disks.get(&peer).copied().unwrap_or(0)
     }
 
     /// Returns true on an empty disk of unknown past.
@@ -305,19 +342,14 @@ impl NodeState {
         }
     }
 
-    /// Counts from now on, as a member that has just joined: the cluster has recorded this disk
-    /// before the member was ever counted, so no promise was given on an earlier one.
-    pub(super) fn recognise_admission(&mut self) {
-        if !self.has_lost_memory()
-            || self.config.incarnation == 0
-            || self.durability.next_memory.is_some()
-        {
-            return;
-        }
+    /// Counts from now on, if the members have recorded this disk. They do so for the first disk of
+    /// a learner, which has promised nothing, and for a disk whose node a leader readmits
+    /// (`recovery`).
+    pub(super) fn recognise_admission(&mut self, leader: NodeId) {
+        let own = self.config.incarnation;
         let committed = self.log.configuration_at(self.log.commit_index());
-        let recorded = committed.members.get(&self.config.id).map(|member| member.incarnation);
-        if recorded == Some(self.config.incarnation) {
-            self.durability.change_memory(Memory::Intact);
+        if self.has_lost_memory() && own != 0 && committed.incarnation(self.config.id) == own {
+            self.recover_under(leader);
         }
     }
 
@@ -399,8 +431,11 @@ impl NodeState {
 
     /// Notes that the batches through `id` are on disk, and what follows from that for this node.
     /// Its messages are released separately, because they may be for this node itself.
-    pub(super) fn on_persisted(&mut self, id: PersistId) {
-        let Completed { published, memory } = self.durability.complete(id);
+    pub(super) fn on_persisted(&mut self, now: Time, id: PersistId) {
+        let Completed { published, memory, since } = self.durability.complete(id);
+        if let Some(since) = since {
+            self.disk_latencies.note(now, now.since(since));
+        }
         self.log.on_persisted(id);
         if let Some(memory) = memory {
             self.memory = memory;

@@ -15,6 +15,7 @@
 use std::time::Duration;
 
 use super::inflights::Inflights;
+use super::latency::Latencies;
 use super::recovery::Recovery;
 use crate::types::{Index, Time};
 
@@ -55,6 +56,8 @@ pub(super) struct Progress {
     /// The newest cluster version that the peer supports; 0 before its first response.
     pub(super) version_max: u32,
     pub(super) catch_up: CatchUp,
+    /// From sending entries to their acknowledgement: the way there and back, and the peer's disk.
+    pub(super) ack_latencies: Latencies,
     /// Set once the peer is no longer a member, until it knows that.
     pub(super) farewell: Option<Farewell>,
 }
@@ -118,6 +121,7 @@ impl Progress {
             refused_probes: RefusedProbes::default(),
             version_max: 0,
             catch_up: CatchUp { goal: next_index - 1, since: now, caught_up_since: None },
+            ack_latencies: Latencies::new(now),
             farewell: None,
         }
     }
@@ -170,11 +174,18 @@ impl Progress {
     }
 
     /// The peer's log agrees through `match_index`. Returns true if that advanced.
-    pub(super) fn on_accepted(&mut self, match_index: Index, log_start_index: Index) -> bool {
+    pub(super) fn on_accepted(
+        &mut self,
+        now: Time,
+        match_index: Index,
+        log_start_index: Index,
+    ) -> bool {
         let advanced = match_index > self.match_index;
         self.match_index = self.match_index.max(match_index);
         self.next_index = self.next_index.max(self.match_index + 1);
-        self.inflights.free_through(self.match_index);
+        if let Some(sent_at) = self.inflights.free_through(self.match_index) {
+            self.ack_latencies.note(now, now.since(sent_at));
+        }
         match self.state {
             ProgressState::Replicate => {}
             // A next index beyond `match_index + 1` was a guess.

@@ -28,6 +28,8 @@ pub struct Ready {
     /// Events that are possible only if a disk was rolled back, two nodes share an identity, or
     /// this library has a defect. The node refused them; an operator should look.
     pub alarms: Vec<String>,
+    /// Decisions of this node on its own that an operator may wonder about.
+    pub notices: Vec<String>,
 }
 
 impl Ready {
@@ -42,6 +44,7 @@ impl Ready {
             && self.snapshot_published.is_none()
             && self.role_change.is_none()
             && self.alarms.is_empty()
+            && self.notices.is_empty()
     }
 }
 

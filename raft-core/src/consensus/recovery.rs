@@ -10,9 +10,10 @@
 //! * it never campaigns;
 //! * its votes and acknowledgements are not counted: elections are won, entries committed and reads
 //!   confirmed by a majority of all voters that does not include it (`role::leader::recovery`);
-//! * it learns of commits by appends, which prove that the logs agree, and not by heartbeats: until
-//!   the leader has received a message under the node's number, a heartbeat may name an index that
-//!   only the lost disk had acknowledged.
+//! * like every node, it takes a commit index from a heartbeat only as far as appends of the same
+//!   leader have shown, since the node started, that the logs agree: until the leader has received
+//!   a message under the node's number, a heartbeat may name an index that only the lost disk had
+//!   acknowledged.
 //!
 //! The node R is counted again once a leader L of term T has told it so
 //! ([`MessageBody::Recovered`](crate::types::MessageBody::Recovered)) and R has that on its disk
@@ -50,8 +51,33 @@
 //!
 //! A node that *joins* starts on an empty disk as well, but has nothing to forget: its id was never
 //! given to another node, and it is no voter. It counts once a committed configuration records its
-//! disk ([`Member::incarnation`](crate::types::Member::incarnation)), which a leader does for the
-//! first disk of a learner only. Another disk under the same id recovers.
+//! disk ([`Member::incarnation`](crate::types::Member::incarnation)), which a leader does at once
+//! for the first disk of a learner. Another disk under the same id recovers.
+//!
+//! # One disk for each id
+//!
+//! The lost disk may come back: a machine is repaired, an old volume is mounted again. It holds
+//! what it had promised, and nothing of what R has promised since. So L tells R that it counts only
+//! after a configuration with R's new disk is committed, by a majority without R. (L appends it
+//! once 1 and 2 hold. So R counts as well when it finds that configuration committed in its own
+//! log: it then holds everything before that entry.) From then on,
+//!
+//! * a node whose latest configuration records another disk than the one from which a response of R
+//!   comes takes that response for one of a node that recovers, and a leader does not readmit it;
+//! * a node that finds another disk than its own recorded is not counted, never campaigns, and
+//!   stops once that is committed.
+//!
+//! Why that is enough. A majority with R and one without R, like the one that committed the record,
+//! meet in a node other than R. So a candidate whose log lacks the record is not elected once it is
+//! committed, whatever the old disk votes. A leader that was elected before may count the old disk,
+//! and rightly: everything that R had promised by then is on it, and what it acknowledges from then
+//! on is acknowledged by a node other than R that takes part in the election of every later leader.
+//! That holds for the disk that was lost, not for an older copy of it.
+//!
+//! Requests of the old disk need no such rule, since by the same argument it wins no election. And
+//! requests of the new disk must reach a node whose log does not have the record yet.
+//! Transports that do not tell disks apart (`Raft::on_connected` is not called) have no such
+//! protection.
 //!
 //! The price is that *all* other voters must respond once: a voter that is down for good keeps a
 //! node that lost its disk from being counted, until it is removed. And if a majority of the disks
@@ -59,8 +85,8 @@
 //! stops and says so, since entries that only the lost disks held would be gone.
 //!
 //! The network must not deliver messages that were sent to or by a node's earlier disk after
-//! messages of the later one ([`crate::transport`]). Recovery does not protect against an old copy
-//! of a disk, which looks intact.
+//! messages of the later one ([`crate::transport`]). Recovery does not protect against a copy of a
+//! disk in an older state, which looks like the disk itself.
 
 use crate::types::Index;
 

@@ -296,7 +296,10 @@ impl<M: StateMachine> EventLoop<M> {
 
     fn on_peer(&mut self, now: Time, from: NodeId, event: PeerEvent) {
         match event {
-            PeerEvent::Message(message) => self.raft.step(now, from, message),
+            PeerEvent::Message { message, incarnation } => {
+                self.raft.on_connected(now, from, incarnation);
+                self.raft.step(now, from, message);
+            }
             PeerEvent::Unreachable => self.raft.on_unreachable(now, from),
             PeerEvent::Bulk(stream) => self.snapshots.receive(from, stream),
         }
@@ -356,6 +359,7 @@ impl<M: StateMachine> EventLoop<M> {
             snapshot_published,
             role_change,
             alarms,
+            notices,
         } = ready;
         if let Some(persist) = persist {
             assert!(persist.id > self.handed_persist_id, "batches are handed out in order");
@@ -368,6 +372,9 @@ impl<M: StateMachine> EventLoop<M> {
         }
         for alarm in alarms {
             tracing::error!("{alarm}");
+        }
+        for notice in notices {
+            tracing::warn!("{notice}");
         }
         self.dispatch_committed(committed, restore);
         for state in read_states {

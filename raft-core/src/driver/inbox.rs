@@ -116,7 +116,11 @@ pub(super) enum Completion {
 
 /// An input from or about a peer.
 pub(super) enum PeerEvent {
-    Message(Message),
+    Message {
+        message: Message,
+        /// Incarnation of the sender's disk; 0 if it is not known.
+        incarnation: u64,
+    },
     Bulk(OpenStream),
     Unreachable,
 }
@@ -195,6 +199,8 @@ impl<M: StateMachine> InputBatch<M> {
 struct InboxQueues<M: StateMachine> {
     turn: InputBatch<M>,
     peers: BTreeMap<NodeId, PeerQueue>,
+    /// Incarnation of the disk from which each peer's messages come now, as far as it is known.
+    incarnations: BTreeMap<NodeId, u64>,
     request_bytes: u64,
     closed: bool,
 }
@@ -240,7 +246,8 @@ impl<M: StateMachine> Inbox<M> {
     pub(super) fn new(own_id: NodeId, in_flight_max: usize, request_bytes_max: u64) -> Self {
         assert!(in_flight_max > 0 && request_bytes_max > 0, "checked when the node starts");
         let (turn, peers) = (InputBatch::new(), BTreeMap::new());
-        let queues = InboxQueues { turn, peers, request_bytes: 0, closed: false };
+        let incarnations = BTreeMap::new();
+        let queues = InboxQueues { turn, peers, incarnations, request_bytes: 0, closed: false };
         Self {
             own_id,
             queues: Mutex::new(queues),
@@ -430,7 +437,13 @@ impl<M: StateMachine> Inbound for Inbox<M> {
             drop(queues);
             return self.note_dropped(from);
         }
-        self.add(queues, |turn| turn.peers.push_back((from, PeerEvent::Message(message))));
+        let incarnation = queues.incarnations.get(&from).copied().unwrap_or(0);
+        let event = PeerEvent::Message { message, incarnation };
+        self.add(queues, |turn| turn.peers.push_back((from, event)));
+    }
+
+    fn on_connected(&self, peer: NodeId, incarnation: u64) {
+        self.lock().incarnations.insert(peer, incarnation);
     }
 
     fn on_bulk(&self, from: NodeId, stream: Box<dyn BulkStream>) {

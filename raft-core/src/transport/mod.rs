@@ -100,6 +100,12 @@ pub trait Inbound: Send + Sync {
     /// A peer opened a bulk stream to this node.
     fn on_bulk(&self, from: NodeId, stream: Box<dyn BulkStream>);
 
+    /// The messages of the peer that arrive from now on come from the disk with this incarnation
+    /// ([`Config::incarnation`](crate::consensus::Config::incarnation)). A transport calls this
+    /// before it delivers the first message of a connection, or never, if it does not know the
+    /// incarnations of its peers. Then an old disk of a node that comes back is not recognised.
+    fn on_connected(&self, _peer: NodeId, _incarnation: u64) {}
+
     /// The connection to the peer was lost: messages that it has not acknowledged are probably
     /// lost.
     fn on_unreachable(&self, peer: NodeId);

@@ -144,6 +144,11 @@ impl Configuration {
         self.members.get(&node).map_or(self.voters.contains(&node), |member| member.wants_vote)
     }
 
+    /// Returns the recorded incarnation of a member's disk; 0 if there is none.
+    pub fn incarnation(&self, node: NodeId) -> u64 {
+        self.members.get(&node).map_or(0, |member| member.incarnation)
+    }
+
     /// Returns the id that is given out next. It is above the id of every member, also of those
     /// that the operators' files named.
     pub fn fresh_id(&self) -> NodeId {

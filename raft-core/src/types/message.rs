@@ -141,6 +141,28 @@ pub enum MessageBody {
     },
 }
 
+impl MessageBody {
+    /// Returns true if it is the response to another message.
+    pub fn is_answer(&self) -> bool {
+        match self {
+            MessageBody::PreVoteResponse { .. }
+            | MessageBody::VoteResponse { .. }
+            | MessageBody::AppendAccepted { .. }
+            | MessageBody::AppendRejected { .. }
+            | MessageBody::HeartbeatResponse { .. }
+            | MessageBody::ReadIndexResponse { .. } => true,
+            MessageBody::RequestPreVote { .. }
+            | MessageBody::RequestVote { .. }
+            | MessageBody::AppendEntries { .. }
+            | MessageBody::Heartbeat { .. }
+            | MessageBody::ReadIndex { .. }
+            | MessageBody::TimeoutNow { .. }
+            | MessageBody::Recovered { .. }
+            | MessageBody::Founding { .. } => false,
+        }
+    }
+}
+
 /// A class of messages. Messages of one class stay in order and share a stream; one class never
 /// waits behind another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -179,26 +201,6 @@ impl Message {
             | MessageBody::TimeoutNow { .. }
             | MessageBody::Recovered { .. }
             | MessageBody::Founding { .. } => Class::Control,
-        }
-    }
-
-    /// Returns true if it is the response to another message.
-    pub fn is_answer(&self) -> bool {
-        match &self.body {
-            MessageBody::PreVoteResponse { .. }
-            | MessageBody::VoteResponse { .. }
-            | MessageBody::AppendAccepted { .. }
-            | MessageBody::AppendRejected { .. }
-            | MessageBody::HeartbeatResponse { .. }
-            | MessageBody::ReadIndexResponse { .. } => true,
-            MessageBody::RequestPreVote { .. }
-            | MessageBody::RequestVote { .. }
-            | MessageBody::AppendEntries { .. }
-            | MessageBody::Heartbeat { .. }
-            | MessageBody::ReadIndex { .. }
-            | MessageBody::TimeoutNow { .. }
-            | MessageBody::Recovered { .. }
-            | MessageBody::Founding { .. } => false,
         }
     }
 

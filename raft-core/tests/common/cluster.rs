@@ -25,6 +25,7 @@ pub struct Node {
     /// Outcomes of reads, in order.
     pub reads: Vec<ReadState>,
     pub alarms: Vec<String>,
+    pub notices: Vec<String>,
     /// The disk as it will be once every batch handed to it is written. Equals the core's log in
     /// memory, unless the disk is so slow that the core holds a batch back.
     pub log: Disk,
@@ -33,7 +34,7 @@ pub struct Node {
     /// The indexes after the last step of the running node.
     pub marks: Option<Marks>,
     pub(super) incarnation: u64,
-    /// The number that identifies the disk of a node that joins; 0 for a node of the start.
+    /// The number that identifies the disk; 0 for a node of the start, unless a test gives it one.
     pub disk_number: u64,
 }
 
@@ -65,6 +66,7 @@ impl Node {
             machine: Machine::default(),
             reads: Vec::new(),
             alarms: Vec::new(),
+            notices: Vec::new(),
             commit_seen: 0,
             marks: None,
             incarnation: 0,
@@ -187,7 +189,11 @@ impl Cluster {
     }
 
     pub fn step(&mut self, from: NodeId, to: NodeId, message: Message) {
-        self.with(to, |raft, now| raft.step(now, from, message));
+        let disk = self.nodes.get(&from).map_or(0, |node| node.disk_number);
+        self.with(to, |raft, now| {
+            raft.on_connected(now, from, disk);
+            raft.step(now, from, message);
+        });
     }
 
     /// The node's election deadline passes: the clock of all nodes moves there, but only this node
@@ -262,10 +268,18 @@ impl Cluster {
         self.start(id);
     }
 
-    /// The next start of a node that joined is on a disk of this number.
+    /// The next start of a node is on a disk of this number. What it sent from another one is lost.
     pub fn set_disk_number(&mut self, id: NodeId, disk_number: u64) {
         assert!(!self.is_up(id), "node {id} is up");
         self.node_mut(id).disk_number = disk_number;
+        self.flying.retain(|envelope| envelope.from != id);
+    }
+
+    /// Takes the disk out of a node that is down, and puts in another one, with its number.
+    pub fn swap_disk(&mut self, id: NodeId, disk: Disk, disk_number: u64) -> Disk {
+        self.set_disk_number(id, disk_number);
+        self.oracle.forget_own_votes(id);
+        std::mem::replace(&mut self.node_mut(id).disk, disk)
     }
 
     /// Asks a node for a change of the members.
@@ -290,7 +304,7 @@ impl Cluster {
         config.promotion_delay = 2 * config.election_timeout;
         (self.configure)(&mut config);
         let last_applied = node.machine.last_applied();
-        if node.disk_number > 0 || !node.disk.loaded.log_start.configuration.is_empty() {
+        if !self.voters.is_voter(id) || !node.disk.loaded.log_start.configuration.is_empty() {
             // The members in a snapshot may differ from those in the configuration file.
             bootstrap = Configuration::default();
         }

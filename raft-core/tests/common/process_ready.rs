@@ -48,6 +48,7 @@ impl Cluster {
             snapshot_published,
             role_change,
             alarms,
+            notices,
         } = ready;
         if let Some(change) = role_change {
             let leader = change.leader.map_or(String::new(), |leader| format!(" of {leader}"));
@@ -85,6 +86,10 @@ impl Cluster {
         for alarm in alarms {
             self.tell(|| format!("{id} ALARM {alarm}"));
             self.node_mut(id).alarms.push(alarm);
+        }
+        for notice in notices {
+            self.tell(|| format!("{id} notes {notice}"));
+            self.node_mut(id).notices.push(notice);
         }
         if persist.is_some() && !self.slow_disks.contains(&id) {
             while self.is_up(id) && self.write(id) {}

@@ -250,6 +250,7 @@ impl Node {
             snapshot_published,
             role_change,
             alarms,
+            notices: _,
         } = ready;
         // This alarm is legitimate: a majority of the disks may be lost.
         let is_due = |alarm: &String| alarm.starts_with("no leader can be elected");

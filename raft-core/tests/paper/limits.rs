@@ -33,6 +33,7 @@ fn a20_pages_of_commits_and_a_restart() {
         cluster.crash(2, 0);
         cluster.start(2);
         assert!(cluster.status(2).commit_index >= remembered.max(if snapshot { 8 } else { 0 }));
+        cluster.with(1, |raft, now| raft.on_unreachable(now, 2));
         cluster.run(500);
         // The machine asserts that there is no gap.
         assert_eq!(cluster.node(2).machine, cluster.node(1).machine);

@@ -163,7 +163,7 @@ fn e18_a_late_write_of_a_deposed_leader() {
 fn d5_the_commit_index_alone_is_not_written() {
     let mut cluster = with_logs(&[&[1, 1], &[1, 1], &[1, 1]], 1);
     cluster.slow_disks.insert(1);
-    cluster.step(2, 1, say::heartbeat(1, 1, 2));
+    cluster.step(2, 1, say::append(1, (2, 1), &[], 2));
     assert_eq!(cluster.status(1).last_applied, 2);
     assert!(cluster.node(1).writing.is_empty());
     cluster.step(2, 1, say::append(1, (2, 1), &[1], 2));

@@ -20,6 +20,7 @@ things! {
     ElectionByTransfer: 35, "elections because a leader wanted it";
     StepDown: 360, "leaders that stopped leading";
     SilentStepDown: 180, "leaders that lost their quorum and noticed by themselves";
+    LeftSlowDisk: 10, "leaders that handed over because of a slow disk";
     HungStepDown: 25, "leaders that gave up because of a hung disk";
     Commit: 120_000, "entries committed";
     Proposal: 120_000, "commands appended";
@@ -48,6 +49,8 @@ things! {
     CutOff: 41_000, "messages lost on a cut link";
     Crash: 1300, "crashes";
     LostDisk: 45, "disks lost";
+    OldDisk: 3, "lost disks that came back after the node had counted on another one";
+    FoundDisk: 3, "lost disks that came back before that";
     Recovered: 45, "nodes that were filled up again, and their word counted again";
     CrashMidway: 190, "crashes between two effects";
     LostWrite: 150, "batches lost in a crash";

@@ -108,7 +108,9 @@ impl Simulation {
             snapshot_published,
             role_change,
             alarms,
+            notices,
         } = ready;
+        self.coverage.add(What::LeftSlowDisk, notices.len() as u64);
         let is_false = |alarm: &String| !self.is_superseded_alarm(id, alarm);
         assert!(!alarms.iter().any(is_false), "V26 node {id} raises an alarm: {alarms:?}");
         let mut effects = Vec::with_capacity(messages.len() + 4);
@@ -242,14 +244,15 @@ impl Simulation {
     fn put_on_the_way(&mut self, id: NodeId, to: NodeId, message: Message) {
         let class = message.class();
         let mix = &self.plan.mix;
+        let disk = self.node(id).incarnation;
         let arrivals = self.network.send(self.now, (id, to), class, mix, &mut self.coverage);
         if let Some(at) = arrivals.copy_us {
             let message = message.clone();
-            self.schedule(at, Event::Arrives { from: id, to, message, is_copy: true });
+            self.schedule(at, Event::Arrives { from: id, disk, to, message, is_copy: true });
         }
         match arrivals.first_us {
             Some(at) => {
-                self.schedule(at, Event::Arrives { from: id, to, message, is_copy: false });
+                self.schedule(at, Event::Arrives { from: id, disk, to, message, is_copy: false });
             }
             None => self.tell(|| format!("{id} -x {to}  {}", render::message(&message))),
         }

@@ -8,7 +8,7 @@ use crate::clock::Clock;
 use crate::common::Random;
 use crate::coverage::What;
 use crate::disk::Disk;
-use crate::node::{Life, Node, Own, Promise, Work};
+use crate::node::{EarlierDisk, Life, Node, Own, Promise, Work};
 use crate::plan::Plan;
 use crate::simulation::{Event, Simulation};
 use crate::watch;
@@ -33,6 +33,10 @@ impl Node {
             incarnation: 0,
             reached_term: 0,
             lost: None,
+            earlier: None,
+            is_old: false,
+            may_be_void: false,
+            was_put_back: false,
             random,
             promise: Promise::default(),
             paused_until: 0,
@@ -160,6 +164,11 @@ impl Simulation {
         self.coverage.add(What::KeptWrite, survive as u64);
         self.tell(|| format!("{id} crashed; {survive} batches survive, {lost} are lost"));
         self.schedule(self.now + down_us, Event::Restarts { node: id, life: life_number });
+        if self.node(id).is_old {
+            self.wipe_old_disk(id);
+        } else if self.node(id).earlier.is_some() && self.disks.percent(80) {
+            self.put_back_disk(id);
+        }
     }
 
     /// Replaces the disk of a node that is down by an empty one. Does nothing if so many disks are
@@ -183,16 +192,56 @@ impl Simulation {
         self.oracle.on_disk_lost(id);
         self.tell(|| format!("{id} has lost its disk, initialised again: {is_initialised}"));
         let incarnation = self.draw_incarnation();
+        let disk_number = self.oracle.disk_of(id);
         let node = self.node_mut(id);
         let never_counted = node.is_joiner(founders) && node.recovers();
-        let log = std::mem::take(&mut node.disk).log;
-        node.lost = Some(if never_counted { Log::default() } else { log });
+        let mut disk = Disk::default();
         if is_initialised {
-            node.disk.hard_state = HardState::FOUNDING;
+            disk.hard_state = HardState::FOUNDING;
         }
-        node.disk_number += 1;
-        node.incarnation = incarnation;
-        node.promise = Promise::default();
+        let lost = node.take_disk(EarlierDisk::blank(disk, disk_number, incarnation));
+        node.lost = Some(if never_counted { Log::default() } else { lost.disk.log.clone() });
+        node.may_be_void = false;
+        let may_return = !never_counted && lost.incarnation != 0;
+        node.earlier = may_return.then(|| Box::new(lost));
+    }
+
+    /// Puts the lost disk back into a node that is down. If another disk of the node is recorded
+    /// (R4), and the node counts on it, that one is lost now. If the node was not counted since,
+    /// nothing was lost, unless a leader records the other disk nevertheless.
+    pub fn put_back_disk(&mut self, id: NodeId) {
+        let node = self.node(id);
+        let has_counted = self.oracle.has_recorded(id, node.incarnation);
+        let is_due = match has_counted {
+            true => node.lost.is_none() && !node.recovers() && self.tolerates_loss_of(id),
+            false => node.lost.is_some() && node.recovers(),
+        };
+        if !is_due || !self.oracle.committed_configuration().founded {
+            return;
+        }
+        let Some(earlier) = self.node_mut(id).earlier.take() else { return };
+        self.coverage.count(if has_counted { What::OldDisk } else { What::FoundDisk });
+        self.oracle.on_disk_lost(id);
+        self.tell(|| format!("{id} is given the disk again that it lost"));
+        let node = self.node_mut(id);
+        let lost = node.take_disk(*earlier);
+        node.lost = has_counted.then_some(lost.disk.log);
+        (node.is_old, node.may_be_void) = (has_counted, !has_counted);
+        node.was_put_back = true;
+        self.forget_messages_of_lost_disk(id);
+        self.forget_what_was_sent_to(id);
+    }
+
+    /// An operator empties the old disk once its node has stopped.
+    fn wipe_old_disk(&mut self, id: NodeId) {
+        self.oracle.on_disk_lost(id);
+        self.tell(|| format!("{id} has its old disk emptied"));
+        let incarnation = self.draw_incarnation();
+        let disk_number = self.oracle.disk_of(id);
+        let node = self.node_mut(id);
+        let old = node.take_disk(EarlierDisk::blank(Disk::default(), disk_number, incarnation));
+        node.lost.get_or_insert(old.disk.log);
+        (node.is_old, node.may_be_void) = (false, false);
     }
 
     /// The network is required not to mix up two disks of one node.
@@ -259,6 +308,7 @@ impl Simulation {
             sending_to: Default::default(),
             heard: vec![Time::ZERO; nodes_max],
             matches: vec![0; nodes_max],
+            disks: vec![None; nodes_max],
             timer_at: u64::MAX,
             will_be_asked: false,
             winds_up_for: None,
@@ -268,6 +318,18 @@ impl Simulation {
         self.tell(|| format!("{id} is up, life {life_number}"));
         self.check_recovery(id);
         self.settle(id);
+        self.report_restart(id);
+    }
+
+    /// The transport of each other node finds, sooner or later, that the connection broke.
+    fn report_restart(&mut self, id: NodeId) {
+        let at = self.now + self.plan.mix.heartbeat_us();
+        for node in self.ids() {
+            if node != id && self.node(node).is_up() {
+                let life = self.node(node).life_number;
+                self.schedule(at, Event::Unreachable { node, life, peer: id });
+            }
+        }
     }
 }
 

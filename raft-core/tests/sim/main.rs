@@ -123,6 +123,7 @@ fn check_profile(profile: Profile, coverage: &coverage::Coverage) {
         Profile::HungDiskReads => &[(What::Hang, 60), (What::ReadConfirmed, 3_000)],
         Profile::ChangesPartition => &[(What::JointLeft, 100), (What::LeaderLeft, 30)],
         Profile::ChangesLostDisk => &[(What::JointLeft, 100), (What::LostDisk, 30)],
+        Profile::OldDisks => &[(What::OldDisk, 30), (What::Recovered, 50)],
     };
     for (what, least) in needed {
         let count = coverage.of(*what);

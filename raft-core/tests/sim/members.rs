@@ -10,6 +10,8 @@
 //! | V25 | a leader steps down once its removal is committed |
 //! | V28 | only a voter campaigns, or a learner that has refused a candidate |
 //! | V28 | a leader makes no voter of a learner that recovers |
+//! | V29 | an old disk of a node that has counted on another one elects no leader |
+//! | V29 | an old disk is not recorded again |
 
 use std::collections::BTreeSet;
 
@@ -17,6 +19,7 @@ use raft_core::consensus::{RoleKind, Status};
 use raft_core::types::{Configuration, Index, Memory, NodeId, Payload, Term, Time};
 
 use crate::coverage::What;
+use crate::fault::Kind;
 use crate::node::{Life, Node, View};
 use crate::simulation::Simulation;
 
@@ -93,7 +96,7 @@ impl Simulation {
         let node = self.node(id);
         let founders = self.plan.mix.voter_count as usize;
         let is_fresh = node.is_joiner(founders) && node.disk_number == 0;
-        node.lost.is_some() || (node.recovers() && !is_fresh)
+        node.lost.is_some() || node.may_be_void || (node.recovers() && !is_fresh)
     }
 
     /// Returns true if no last copy of a committed entry can be on this node's disk.
@@ -105,8 +108,13 @@ impl Simulation {
     /// A node that was left behind may find that most of the voters it knows have lost their disks.
     pub fn is_superseded_alarm(&self, id: NodeId, alarm: &str) -> bool {
         let raft = self.node(id).raft().expect("it has just told");
-        alarm.starts_with("no leader can be elected")
-            && !self.live_configurations().contains(raft.configuration())
+        let is_about = |node: &Node| alarm.starts_with(&format!("node {} runs on an old", node.id));
+        let is_due = self.nodes.iter().any(|node| node.was_put_back && is_about(node));
+        // A clogged link delivers what a node said before it was readmitted.
+        let may_be_late = self.plan.faults.iter().any(|fault| fault.kind == Kind::Clog);
+        let is_left_behind = || !self.live_configurations().contains(raft.configuration());
+        let is_of_lost_disks = alarm.starts_with("no leader can be elected");
+        is_due || (is_of_lost_disks && (may_be_late || is_left_behind()))
     }
 
     /// The configuration in force in a node's log, found without the core.
@@ -196,11 +204,13 @@ impl Simulation {
     }
 
     fn check_may_count(&mut self, id: NodeId, status: &Status) {
-        let Node { incarnation, life, .. } = self.node(id);
+        let Node { incarnation, life, was_put_back, .. } = self.node(id);
         let was_readmitted = life.as_ref().is_some_and(|life| life.was_readmitted);
-        let is_admitted = self.oracle.has_recorded(id, *incarnation);
+        let is_admitted = *incarnation > 0 && self.oracle.has_recorded(id, *incarnation);
+        // The record of another disk may have been truncated.
+        let is_void_no_more = *was_put_back && status.memory == Memory::Intact;
         assert!(
-            was_readmitted || is_admitted || status.memory == Memory::Met,
+            was_readmitted || is_admitted || is_void_no_more || status.memory == Memory::Met,
             "V2 node {id} counts, and no leader has readmitted it"
         );
         if is_admitted && !was_readmitted {

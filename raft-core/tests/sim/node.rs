@@ -90,6 +90,8 @@ pub struct Life {
     pub heard: Vec<Time>,
     /// By peer: the match_index last observed on a leader.
     pub matches: Vec<Index>,
+    /// By peer: the disk from which its last message came.
+    pub disks: Vec<Option<u64>>,
     /// True time at which the present timer fires.
     pub timer_at: u64,
     pub will_be_asked: bool,
@@ -116,6 +118,15 @@ pub struct Node {
     /// The log on the last lost disk, until the node has recovered: its acknowledgements remain
     /// valid.
     pub lost: Option<Log>,
+    /// The last lost disk, which may come back.
+    pub earlier: Option<Box<EarlierDisk>>,
+    /// The present disk is one that was lost, and the node has counted on another one since.
+    pub is_old: bool,
+    /// The present disk came back before the node had counted on another one. A leader may still
+    /// record the other one.
+    pub may_be_void: bool,
+    /// A lost disk of this node has come back.
+    pub was_put_back: bool,
     pub random: Random,
     pub promise: Promise,
     pub paused_until: u64,
@@ -129,7 +140,33 @@ pub struct Node {
     pub down_us: u64,
 }
 
+/// A disk that was taken out of a node.
+#[derive(Debug)]
+pub struct EarlierDisk {
+    pub disk: Disk,
+    pub disk_number: u64,
+    pub incarnation: u64,
+    pub promise: Promise,
+}
+
+impl EarlierDisk {
+    pub fn blank(disk: Disk, disk_number: u64, incarnation: u64) -> Self {
+        Self { disk, disk_number, incarnation, promise: Promise::default() }
+    }
+}
+
 impl Node {
+    /// Puts another disk into a node that is down, and returns the one that was there.
+    pub fn take_disk(&mut self, other: EarlierDisk) -> EarlierDisk {
+        let EarlierDisk { disk, disk_number, incarnation, promise } = other;
+        EarlierDisk {
+            disk: std::mem::replace(&mut self.disk, disk),
+            disk_number: std::mem::replace(&mut self.disk_number, disk_number),
+            incarnation: std::mem::replace(&mut self.incarnation, incarnation),
+            promise: std::mem::replace(&mut self.promise, promise),
+        }
+    }
+
     pub fn is_up(&self) -> bool {
         self.life.is_some()
     }
@@ -160,7 +197,7 @@ impl Node {
     /// Returns true if the node has acknowledged this log, and its acknowledgement is counted.
     pub fn has_promised(&self, stamp: Stamp) -> bool {
         self.lost.as_ref().is_some_and(|log| log.at(stamp.index()) == Some(stamp))
-            || (!self.recovers() && self.has_durable(stamp))
+            || ((!self.recovers() || self.is_old) && self.has_durable(stamp))
     }
 
     /// Returns true if the disk holds exactly this log through `stamp`, or a state that covers it.

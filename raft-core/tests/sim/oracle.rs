@@ -77,6 +77,7 @@ pub struct Voter {
 
 impl Voter {
     pub fn new(node: &Node, recovers: bool) -> Self {
+        let recovers = recovers || node.is_old;
         Self { hard_state: node.disk.hard_state, disk_number: node.disk_number, recovers }
     }
 }
@@ -169,9 +170,7 @@ impl Oracle {
 
     /// Returns true if a committed configuration has recorded this disk of a member.
     pub fn has_recorded(&self, id: NodeId, incarnation: u64) -> bool {
-        let recorded = |one: &Configuration| one.members.get(&id).map(|member| member.incarnation);
-        incarnation > 0
-            && self.configurations.values().any(|one| recorded(one) == Some(incarnation))
+        self.configurations.values().any(|one| one.incarnation(id) == incarnation)
     }
 
     /// The configuration in force at a position that a log held, and the position of its entry. If
@@ -281,7 +280,7 @@ impl Oracle {
     }
 
     /// Number of disks that a node has lost so far.
-    fn disk_of(&self, id: NodeId) -> u64 {
+    pub fn disk_of(&self, id: NodeId) -> u64 {
         self.lost_disks.get(&id).copied().unwrap_or(0)
     }
 
@@ -323,16 +322,15 @@ impl Oracle {
         &mut self,
         node: NodeId,
         term: Term,
+        voter: &Voter,
         configuration: &Configuration,
         holds: impl Fn(Position) -> bool,
     ) {
         let leader = *self.leaders.entry(term).or_insert(node);
         must("V1", node, invariants::election_safety(term, leader, node));
         let votes = self.votes.range((term, 0, 0)..=(term, NodeId::MAX, u64::MAX));
-        let own = self.votes.range((term, node, 0)..=(term, node, u64::MAX));
-        let own_disk = own.last().map(|((_, _, disk_number), _)| *disk_number);
         // The leader's own vote is counted only from the disk with which it leads.
-        let is_gone = |voter: NodeId, disk| voter == node && Some(disk) != own_disk;
+        let is_gone = |id: NodeId, disk| id == node && disk != voter.disk_number;
         let votes: Vec<_> = votes
             .filter(|((_, voter, disk), vote)| vote.candidate == node && !is_gone(*voter, *disk))
             .collect();
@@ -434,14 +432,13 @@ impl Oracle {
             !next.is_joint() || next.outgoing == before.voters,
             "V28 node {node} leaves other voters than those of {before:?}: {next:?}"
         );
-        let disk_of = |one: &Configuration, id| one.members.get(&id).map_or(0, |m| m.incarnation);
+        let is_new = |id: &NodeId| {
+            let disk = next.incarnation(*id);
+            disk == before.incarnation(*id) || !self.has_recorded(*id, disk)
+        };
         assert!(
-            before.members().iter().all(|id| {
-                disk_of(before, *id) == disk_of(&next, *id)
-                    || !members.contains(id)
-                    || (disk_of(before, *id) == 0 && !before.is_voter(*id))
-            }),
-            "V28 node {node} records another disk of a member that counts: {before:?}, {next:?}"
+            before.members().intersection(&members).all(is_new),
+            "V29 node {node} records an old disk, or none, of a member: {before:?}, {next:?}"
         );
         self.removed.extend(before.members().difference(&members));
         self.configurations.insert(index, next);

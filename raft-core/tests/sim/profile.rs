@@ -29,9 +29,11 @@ pub enum Profile {
     ChangesPartition,
     /// Members change while nodes crash and disks are lost.
     ChangesLostDisk,
+    /// Lost disks come back after their nodes have counted on others.
+    OldDisks,
 }
 
-pub const PROFILES: [Profile; 9] = [
+pub const PROFILES: [Profile; 10] = [
     Profile::LostDiskStaleLeader,
     Profile::NoPreVoteSlowDisks,
     Profile::SnapshotsTruncation,
@@ -41,6 +43,7 @@ pub const PROFILES: [Profile; 9] = [
     Profile::HungDiskReads,
     Profile::ChangesPartition,
     Profile::ChangesLostDisk,
+    Profile::OldDisks,
 ];
 
 const SHIFT: u32 = 56;
@@ -72,6 +75,7 @@ impl Profile {
             Profile::HungDiskReads => &[HangDisk, SlowDisk, Bridge, OneWay, Clog],
             Profile::ChangesPartition => &[Halves, Isolate, OneWay, Bridge, CrashLeaders, Crash],
             Profile::ChangesLostDisk => &[Crash, Crash, CrashMidway, CrashAll, Halves, Isolate],
+            Profile::OldDisks => &[Crash, Crash, Isolate, OneWay],
         }
     }
 
@@ -117,6 +121,11 @@ impl Profile {
             Profile::ChangesLostDisk => {
                 mix.changes = 200;
                 mix.lost_disks = 600;
+            }
+            Profile::OldDisks => {
+                mix.changes = 10;
+                mix.lost_disks = 800;
+                mix.voter_count = mix.voter_count.max(3);
             }
         }
     }

@@ -15,10 +15,14 @@ use crate::watch::Sent;
 /// Commands proposed one by one at the end, to count the messages sent for each.
 const LAST_COMMANDS: u64 = 6;
 
+/// A node remembers for so long at most how fast its disk was: five seconds by its own clock.
+const LATENCIES_KEPT_US: u64 = 8_000_000;
+
 impl Simulation {
     pub fn recover(&mut self) {
         self.tell(|| "everything is well from here on".to_owned());
         self.calm_down();
+        self.stop_old_disks();
         self.forget_late_messages();
         let core = self.choose_core();
         self.tell(|| format!("nodes {core:?} must do"));
@@ -31,6 +35,8 @@ impl Simulation {
         self.is_busy = false;
         // Runs until a requested transfer is over.
         self.run_for(2 * self.plan.mix.election_timeout_us);
+        // And until no leader remembers slow writes of the hostile part, and leaves its disk.
+        self.run_for(LATENCIES_KEPT_US);
         self.run_until(bound_us, "the members stay in motion", |simulation| {
             simulation.is_settled(&core)
         });
@@ -43,6 +49,15 @@ impl Simulation {
         self.commit_a_little_more(&core, leader);
         self.oracle.check_acknowledged();
         self.coverage.count(What::Recovery);
+    }
+
+    /// Operators empty the old disks: a node that is cut off would not learn that its disk is old.
+    fn stop_old_disks(&mut self) {
+        for id in self.ids() {
+            if self.node(id).is_old {
+                self.crash(id);
+            }
+        }
     }
 
     /// Drops messages in flight that would arrive long after the faults.
@@ -72,7 +87,8 @@ impl Simulation {
         // members to reach its first term.
         let is_whole = |id: &NodeId| {
             let node = self.node(*id);
-            node.lost.is_none() && !node.recovers() && node.disk.hard_state.term > 0
+            let is_sound = node.lost.is_none() && !node.may_be_void;
+            is_sound && !node.recovers() && node.disk.hard_state.term > 0
         };
         if is_core_only && core.len() > 2 && core.iter().all(is_whole) {
             self.coverage.count(What::CoreOnly);

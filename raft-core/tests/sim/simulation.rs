@@ -27,6 +27,8 @@ use crate::watch::Sent;
 pub enum Event {
     Arrives {
         from: NodeId,
+        /// Incarnation of the disk from which it was sent.
+        disk: u64,
         to: NodeId,
         message: Message,
         is_copy: bool,
@@ -107,6 +109,9 @@ impl Event {
     }
 }
 
+/// The first disks have the numbers after this one, so that no drawn number is like them.
+const FIRST_INCARNATION: u64 = 1 << 20;
+
 #[derive(Debug)]
 struct Scheduled {
     at: u64,
@@ -176,7 +181,11 @@ impl Simulation {
         let node = |id| {
             let mut disk = Disk::default();
             disk.hard_state = hard_state;
-            Node::of_plan(&plan, id, disk)
+            let mut node = Node::of_plan(&plan, id, disk);
+            if plan.mix.changes > 0 {
+                node.incarnation = FIRST_INCARNATION + id;
+            }
+            node
         };
         let nodes_max = mix.nodes_max();
         let nodes: Vec<Node> = (1..=mix.voter_count).map(node).collect();
@@ -299,8 +308,8 @@ impl Simulation {
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::Arrives { from, to, message, is_copy } => {
-                self.on_arrival(from, to, message, is_copy);
+            Event::Arrives { from, disk, to, message, is_copy } => {
+                self.on_arrival((from, disk), to, message, is_copy);
             }
             Event::Timer { node, life, at } => {
                 if self.is_alive(node, life) && self.life(node).timer_at == at {
@@ -364,7 +373,8 @@ impl Simulation {
         self.node(id).is_up() && self.node(id).life_number == life
     }
 
-    fn on_arrival(&mut self, from: NodeId, to: NodeId, message: Message, is_copy: bool) {
+    fn on_arrival(&mut self, from: (NodeId, u64), to: NodeId, message: Message, is_copy: bool) {
+        let (from, incarnation) = from;
         self.network.on_arrival(from, to);
         if self.network.is_cut(from, to) || !self.node(to).is_up() {
             self.coverage.count(What::CutOff);
@@ -378,7 +388,12 @@ impl Simulation {
         self.tell(|| format!("{from} -> {to}  {}", render::message(&message)));
         self.note_heard(from, to, &message);
         let own_time = self.own_time(to);
-        let raft = &mut self.life(to).raft;
+        let life = self.life(to);
+        let disk = life.disks[from as usize - 1].replace(incarnation);
+        if disk.is_some_and(|disk| disk != incarnation) {
+            life.matches[from as usize - 1] = 0;
+        }
+        let raft = &mut life.raft;
         let before = (raft.role(), raft.next_deadline());
         let term = message.term;
         // In a newer term the deadline of reads is removed as well.
@@ -388,6 +403,7 @@ impl Simulation {
             message.body,
             MessageBody::AppendEntries { .. } | MessageBody::Heartbeat { .. }
         );
+        raft.on_connected(own_time, from, incarnation);
         raft.step(own_time, from, message);
         assert!(
             !is_leaders || raft.term() > term || raft.leader() == Some(from),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use raft_core::consensus::invariants::Marks;
 use raft_core::consensus::{Raft, RoleKind, Status, invariants};
-use raft_core::types::{Index, Message, MessageBody, NodeId, Position, Time};
+use raft_core::types::{Index, Memory, Message, MessageBody, NodeId, Position, Time};
 
 use crate::coverage::What;
 use crate::fault::{Fault, Kind};
@@ -102,9 +102,29 @@ impl Simulation {
         if before.role == RoleKind::Follower && now.role != before.role {
             assert!(!self.disk_hangs(id), "V25 node {id} campaigns with a hung disk");
         }
-        if !status.is_recovering && self.node_mut(id).lost.take().is_some() {
+        self.stop_if_superseded(id, status.memory);
+        let node = self.node_mut(id);
+        if !status.is_recovering && !node.is_old && node.lost.take().is_some() {
             self.coverage.count(What::Recovered);
+            let is_hostile = !self.network.calm;
+            if is_hostile && self.node(id).earlier.is_some() && self.disks.percent(80) {
+                self.node_mut(id).crashes_in = Some(self.disks.below(60) as u64);
+            }
         }
+    }
+
+    /// A driver stops the node once it is committed that another disk of it is recorded.
+    fn stop_if_superseded(&mut self, id: NodeId, memory: Memory) {
+        let node = self.node_mut(id);
+        let raft = node.raft().expect("it was looked at");
+        let stage = raft.configuration_stage();
+        if memory != Memory::Intact || !raft.is_superseded() || !stage.is_committed {
+            return;
+        }
+        assert!(raft.is_recovering(), "V29 node {id} counts on an old disk, and knows it");
+        assert!(node.is_old || node.may_be_void, "V29 the only disk of node {id} is void");
+        node.is_old = true;
+        node.crashes_in = Some(0);
     }
 
     fn see_leader(&mut self, id: NodeId, now: View) {
@@ -113,7 +133,9 @@ impl Simulation {
         let voter = Voter::new(node, raft.is_recovering());
         let configuration = self.configuration_on_log(id).clone();
         self.oracle.on_vote(id, id, now.term, &voter);
-        self.oracle.on_leader(id, now.term, &configuration, |position| holds(raft, position));
+        self.oracle
+            .on_leader(id, now.term, &voter, &configuration, |position| holds(raft, position));
+        assert!(!node.is_old, "V29 node {id} is elected on an old disk");
         self.coverage.count(What::Election);
         if node.life.as_ref().is_some_and(|life| life.was_told) {
             self.coverage.count(What::ElectionByTransfer);

@@ -34,6 +34,10 @@ pub struct Seen {
     pub messages: Vec<(NodeId, Message)>,
     pub bulk: Vec<(NodeId, Box<dyn BulkStream>)>,
     pub unreachable: Vec<NodeId>,
+    /// The incarnation of each peer, as it was told last.
+    pub incarnations: BTreeMap<NodeId, u64>,
+    /// Sender and incarnation of each message.
+    pub origins: Vec<(NodeId, Option<u64>)>,
 }
 
 impl Recorder {
@@ -70,7 +74,14 @@ impl Recorder {
 
 impl Inbound for Recorder {
     fn on_message(&self, from: NodeId, message: Message) {
-        self.change(|seen| seen.messages.push((from, message)));
+        self.change(|seen| {
+            seen.origins.push((from, seen.incarnations.get(&from).copied()));
+            seen.messages.push((from, message));
+        });
+    }
+
+    fn on_connected(&self, peer: NodeId, incarnation: u64) {
+        self.change(|seen| _ = seen.incarnations.insert(peer, incarnation));
     }
 
     fn on_bulk(&self, from: NodeId, stream: Box<dyn BulkStream>) {

@@ -21,6 +21,8 @@ pub(crate) enum Exit {
     Unknown,
     /// 5: the node was removed from its cluster; a service manager must not start it again.
     Removed,
+    /// 6: the data directory is an old one of this node; a service manager must not start it again.
+    Replaced,
 }
 
 impl From<Exit> for ExitCode {
@@ -46,6 +48,7 @@ impl Exit {
             Exit::NotExecuted => 2,
             Exit::Unknown => 3,
             Exit::Removed => 5,
+            Exit::Replaced => 6,
         }
     }
 

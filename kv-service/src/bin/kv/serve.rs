@@ -32,8 +32,10 @@ pub(crate) async fn run(config: Option<&Path>, args: ServeArgs) -> anyhow::Resul
     let server = tokio::select! {
         started = Server::start(config) => match started {
             Ok(server) => server,
-            Err(ServerError::Removed(why)) => return Ok(removed(&why)),
-            Err(error) => return Err(anyhow!("{error}")),
+            Err(error) => match ended(&error) {
+                Some(exit) => return Ok(exit),
+                None => return Err(anyhow!("{error}")),
+            },
         },
         // Nothing has been acknowledged yet, so there is nothing to finish.
         why = told(&mut terminate, &mut interrupt, parent_gone.as_mut()) => {
@@ -44,8 +46,8 @@ pub(crate) async fn run(config: Option<&Path>, args: ServeArgs) -> anyhow::Resul
     tracing::info!("node {node_id} of cluster {cluster_id} serves at {listen}");
     let why = tokio::select! {
         stopped = server.stopped() => {
-            if let Err(ServerError::Removed(why)) = &stopped {
-                return Ok(removed(why));
+            if let Some(exit) = stopped.as_ref().err().and_then(ended) {
+                return Ok(exit);
             }
             // The error's text names the causes already.
             stopped.map_err(|error| {
@@ -67,9 +69,15 @@ pub(crate) async fn run(config: Option<&Path>, args: ServeArgs) -> anyhow::Resul
     Ok(Exit::Done)
 }
 
-fn removed(why: &str) -> Exit {
-    output::complain(why);
-    Exit::Removed
+/// Says why the node must not be started again, if that is so.
+fn ended(error: &ServerError) -> Option<Exit> {
+    let exit = match error {
+        ServerError::Removed(_) => Exit::Removed,
+        ServerError::Replaced(_) => Exit::Replaced,
+        _ => return None,
+    };
+    output::complain(&error.to_string());
+    Some(exit)
 }
 
 /// Waits until the node is told to stop, and returns the reason.

@@ -2,7 +2,8 @@
 //!
 //! A task follows the replicated configuration. It tells the transport and the clients who the
 //! members are, announces this node's own description when the recorded one differs, records the
-//! disk of a node that joins, and stops the node for good once it was removed.
+//! disk of a node that joins, and stops the node for good once it was removed, or once another disk
+//! of it is recorded.
 
 mod orders;
 mod peers;
@@ -10,7 +11,7 @@ mod peers;
 use std::time::Duration;
 
 use raft_core::driver::Members;
-use raft_core::types::{Configuration, NodeId};
+use raft_core::types::{Configuration, Memory, NodeId};
 use tokio::time::{Instant, sleep_until};
 
 use self::peers::{Peers, list};
@@ -47,6 +48,12 @@ fn removes(configuration: &Configuration, id: NodeId) -> bool {
     id < configuration.next_id && !configuration.is_empty() && !configuration.is_member(id)
 }
 
+/// Returns true if the configuration records another data directory of this node.
+fn replaces(configuration: &Configuration, id: NodeId, incarnation: u64) -> bool {
+    let recorded = configuration.incarnation(id);
+    recorded != 0 && incarnation != 0 && recorded != incarnation
+}
+
 /// The change that this node orders about itself: its disk, or its description, is to be recorded.
 fn announcement(
     configuration: &Configuration,
@@ -74,9 +81,9 @@ fn announcement(
     (describes_itself && info != recorded).then_some(MembersChange::Describe { id, info })
 }
 
-/// Follows the members until the node was removed, which [`Membership::removed`] tells.
+/// Follows the members until the node must stop for good, which [`Membership::ended`] tells.
 pub(in crate::server) async fn follow(shared: &ServerShared, client: &Client) {
-    let own_id = shared.config.node_id;
+    let (own_id, incarnation) = (shared.config.node_id, shared.membership.incarnation);
     let mut members = shared.node.watch_members();
     let mut peers = Peers::default();
     // Nodes within one process find each other by id, and need no description.
@@ -84,6 +91,8 @@ pub(in crate::server) async fn follow(shared: &ServerShared, client: &Client) {
     let (mut announce_at, mut pause) = (Instant::now(), ANNOUNCE_AGAIN_AFTER);
     let mut complaint = String::new();
     loop {
+        // Read first: a node that recovers remembers again only once its new disk is recorded.
+        let memory = shared.node.status().memory;
         let seen = members.borrow_and_update().clone();
         let now = Instant::now();
         if let Some(book) = &shared.membership.book
@@ -94,11 +103,12 @@ pub(in crate::server) async fn follow(shared: &ServerShared, client: &Client) {
         if seen.is_committed {
             shared.publish_members(list(&seen, &shared.config));
             if removes(&seen.configuration, own_id) {
-                let why = format!("node {own_id} was removed from the cluster");
-                return shared.membership.note_removal(why).await;
+                return shared.membership.note_removal().await;
+            }
+            if memory == Memory::Intact && replaces(&seen.configuration, own_id, incarnation) {
+                return shared.membership.note_replacement();
             }
         }
-        let incarnation = shared.membership.incarnation;
         let due = announcement(&seen.configuration, &shared.config, describes_itself, incarnation);
         let announced = async {
             let Some(change) = due else { return std::future::pending().await };
@@ -127,8 +137,8 @@ pub(in crate::server) async fn follow(shared: &ServerShared, client: &Client) {
             }
             () = farewell => {}
             () = told_removed(shared) => {
-                let why = format!("the other members say that node {own_id} was removed");
-                return shared.membership.note_removal(why).await;
+                tracing::info!("the other members say that node {own_id} was removed");
+                return shared.membership.note_removal().await;
             }
         }
     }

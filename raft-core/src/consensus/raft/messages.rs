@@ -15,7 +15,12 @@ use crate::types::{
 impl Raft {
     /// Handles a message of an authenticated peer.
     pub fn step(&mut self, now: Time, from: NodeId, message: Message) {
-        let Message { term, recovering, body } = message;
+        let Message { term, mut recovering, body } = message;
+        // Only what would be counted. A request may come from a node whose record is not in this
+        // log yet, and the log of a node that must not be elected lacks that record.
+        if body.is_answer() {
+            recovering = recovering.or_else(|| self.node.superseded_disk(from));
+        }
         let is_out_of_range = term > TERM_MAX || (term == 0 && speaks_of_a_term(&body));
         if is_out_of_range || self.is_impostor(from, &body) {
             return;
@@ -86,7 +91,7 @@ impl Raft {
             | (Follower(_) | PreCandidate(_) | Leader(_), Body::VoteResponse { .. }) => return,
 
             (Leader(leader), Body::AppendAccepted { match_index }) => {
-                return leader.on_accepted(node, from, match_index);
+                return leader.on_accepted(node, now, from, match_index);
             }
             (Leader(leader), Body::AppendRejected { previous_index, hint }) => {
                 return leader.on_rejected(node, from, previous_index, hint);

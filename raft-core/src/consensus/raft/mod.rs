@@ -192,7 +192,7 @@ impl Raft {
 
     /// Reports that all batches through `id` are on disk.
     pub fn on_persisted(&mut self, now: Time, id: PersistId) {
-        self.node.on_persisted(id);
+        self.node.on_persisted(now, id);
         self.release_gate(now);
         if let Role::Leader(leader) = &mut self.role {
             leader.advance_commit(&mut self.node);
@@ -210,6 +210,23 @@ impl Raft {
             // These entries were replaced by the snapshot that is being restored.
             Some(_) => {}
             None => self.node.log.on_applied(index),
+        }
+    }
+
+    /// Reports the incarnation of the disk from which the messages of a peer come from now on
+    /// ([`Config::incarnation`]); 0 if the peer has not told it. Responses from another disk than
+    /// the recorded one are not counted.
+    pub fn on_connected(&mut self, now: Time, peer: NodeId, incarnation: u64) {
+        let before = self.node.peer_disks.insert(peer, incarnation);
+        if before.is_none_or(|before| before == incarnation) {
+            return;
+        }
+        match &mut self.role {
+            Role::Follower(_) => {}
+            Role::PreCandidate(candidate) | Role::Candidate(candidate) => {
+                candidate.uncounted.remove(&peer);
+            }
+            Role::Leader(leader) => leader.on_other_disk(&self.node, now, peer),
         }
     }
 
@@ -250,9 +267,11 @@ impl Raft {
             leader.start_round_for_reads(&mut self.node, now);
             leader.replicate(&mut self.node, now);
         }
+        if let Role::Follower(Follower { leader: Some(leader), .. }) = self.role {
+            self.node.recognise_admission(leader);
+        }
         let role_change = self.take_role_change();
         let node = &mut self.node;
-        node.recognise_admission();
         node.note_applied(now);
         let persist = node.take_persist(now);
         let committed = if node.restoring.is_none() {
@@ -300,6 +319,12 @@ impl Raft {
     /// other new voters.
     pub fn is_recovering(&self) -> bool {
         !self.node.counts()
+    }
+
+    /// Returns true if the members have recorded another disk of this node: it must stop, and this
+    /// disk must not be used again once that is committed.
+    pub fn is_superseded(&self) -> bool {
+        self.node.is_superseded()
     }
 
     /// Returns the current term.

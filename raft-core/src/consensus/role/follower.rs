@@ -18,6 +18,8 @@ pub(in crate::consensus) struct Follower {
     pub(in crate::consensus) heard_at: Time,
     pub(in crate::consensus) election_deadline: Time,
     pub(in crate::consensus) reads: ForwardedReads,
+    /// Through here, this log has been found to agree with that of the leader.
+    pub(in crate::consensus) agreed_index: Index,
 }
 
 /// Reads of this node that were forwarded to the leader. One request at a time; reads that arrive
@@ -44,6 +46,7 @@ impl Follower {
             heard_at: now,
             election_deadline: deadline,
             reads: ForwardedReads::default(),
+            agreed_index: 0,
         }
     }
 
@@ -90,6 +93,7 @@ impl Follower {
                 if let Some(index) = truncated {
                     node.durability.gate.withdraw_accepted_from(index);
                 }
+                self.agreed_index = self.agreed_index.max(match_index);
                 // Beyond the last new entry this log may still differ from the leader's (A9).
                 node.log.commit_to(commit_index.min(last_new_index));
                 node.send_when_durable(leader, MessageBody::AppendAccepted { match_index });
@@ -118,13 +122,10 @@ impl Follower {
             // leader in office that cannot commit any.
             return;
         }
-        if node.counts() {
-            // The leader never names a commit index beyond what this node acknowledged, so the logs
-            // agree through there. C1. But the leader may not know yet that this node lost its
-            // disk, and may name what the lost disk had acknowledged: a recovering node learns of
-            // commits by appends alone.
-            node.log.commit_to(commit_index);
-        }
+        // The leader names no commit index beyond what this node acknowledged to it. But that may
+        // have been on another disk: on one that was lost (C1), or on one that replaced this one
+        // (R4). So only what was found to agree since this node started is committed.
+        node.log.commit_to(commit_index.min(self.agreed_index));
         node.send(
             leader,
             MessageBody::HeartbeatResponse { round, version_max: node.config.version_max },

@@ -171,7 +171,7 @@ impl NetworkState {
         let class = message.class();
         let bytes = message.size_bytes();
         let faults = self.faults(from, to);
-        let is_answer = message.is_answer();
+        let is_answer = message.body.is_answer();
         let can_arrive = self.endpoints.get(&to).is_some_and(|to| to.receiver.is_some());
         let link = self.link(from, to);
         let plan = if can_arrive && !link.cut {

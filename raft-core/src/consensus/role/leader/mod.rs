@@ -2,7 +2,7 @@
 //! lead.
 //!
 //! Its other duties live beside this file: `replication`, `configuration`, `members`, `reads`,
-//! `recovery`, `transfer`.
+//! `recovery`, `slow_disk`, `transfer`.
 //! Sections 3.4 to 3.6, 6.2.
 
 mod configuration;
@@ -10,6 +10,7 @@ mod members;
 mod reads;
 mod recovery;
 mod replication;
+mod slow_disk;
 mod transfer;
 
 use std::collections::BTreeMap;
@@ -144,6 +145,7 @@ impl Leader {
             return Transition::Follow;
         }
         self.check_members(node, now);
+        self.leave_slow_disk(node, now);
         if now >= self.next_heartbeat {
             self.start_round(node, now);
         }

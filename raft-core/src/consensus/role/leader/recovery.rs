@@ -1,6 +1,7 @@
 //! Readmitting a node that lost its disk. The argument is in [`crate::consensus::recovery`].
 
-use super::Leader;
+use super::configuration::append;
+use super::{Leader, Stage, unknown_progress};
 use crate::consensus::node_state::NodeState;
 use crate::consensus::progress::Progress;
 use crate::consensus::quorum::reached_by_quorum;
@@ -17,11 +18,20 @@ impl Leader {
         from: NodeId,
         recovering: Option<u64>,
     ) {
+        let recovering = recovering.or_else(|| node.superseded_disk(from));
         let Some(progress) = self.progress.get_mut(&from) else { return };
         progress.last_heard = now;
         match (recovering, &mut progress.recovery) {
             (Some(number), Some(known)) if known.number == number => {}
             (Some(number), _) => {
+                if node.superseded_disk(from) == Some(number) {
+                    node.ready.alarms.push(format!(
+                        "node {from} runs on an old disk: another one is recorded, on which it has \
+                         run since. Its votes and acknowledgements are not counted. Start it with \
+                         the newer disk; if that is lost, wipe the old one and start it again, so \
+                         that it recovers from the others"
+                    ));
+                }
                 let through_index = node.log.last_index();
                 let recovery = Recovery { number, through_index, is_over: false };
                 progress.start_over(recovery, node.log.durable_index() + 1);
@@ -38,6 +48,19 @@ impl Leader {
         }
     }
 
+    /// The peer speaks from another disk than before: nothing that it acknowledged need be on this
+    /// one.
+    pub(in crate::consensus) fn on_other_disk(
+        &mut self,
+        node: &NodeState,
+        now: Time,
+        peer: NodeId,
+    ) {
+        let Some(progress) = self.progress.get_mut(&peer) else { return };
+        let (last_heard, farewell) = (progress.last_heard, progress.farewell);
+        *progress = Progress { last_heard, farewell, ..unknown_progress(node, now) };
+    }
+
     /// Readmits the recovering peers that have all entries they need, once all other peers have
     /// followed. Call it when a peer has acknowledged something.
     pub(super) fn finish_recoveries(&self, node: &mut NodeState) {
@@ -48,10 +71,38 @@ impl Leader {
         for (peer, progress) in &self.progress {
             if let Some(recovery) = unfinished(progress)
                 && progress.match_index >= recovery.through_index
+                && node.superseded_disk(*peer) != Some(recovery.number)
+                && self.disk_is_recorded(node, *peer)
+                // Also the record, or the peer would take itself for superseded.
+                && progress.match_index >= node.log.configuration_index()
             {
                 node.send(*peer, MessageBody::Recovered { number: recovery.number });
             }
         }
+    }
+
+    /// Returns true once it is committed which disk the peer has, or that this is not known.
+    /// Appends that, unless another change of the configuration has to be committed first; then a
+    /// later call does.
+    fn disk_is_recorded(&self, node: &mut NodeState, peer: NodeId) -> bool {
+        let disk = node.peer_disk(peer);
+        let latest = node.configuration();
+        let is_recorded = latest.incarnation(peer) == disk;
+        if !latest.is_member(peer) || (is_recorded && disk == 0) {
+            return true;
+        }
+        if !Stage::of(node).is_settled || latest.is_joint() {
+            return false;
+        }
+        if is_recorded {
+            return true;
+        }
+        let mut next = latest.clone();
+        next.record(peer).incarnation = disk;
+        if next.is_storable() && self.transfer.is_none() {
+            append(node, next);
+        }
+        false
     }
 
     /// Returns true if every other voter was in this term after the last recovering peer was first

@@ -72,6 +72,7 @@ impl Leader {
     pub(in crate::consensus) fn on_accepted(
         &mut self,
         node: &mut NodeState,
+        now: Time,
         from: NodeId,
         match_index: Index,
     ) {
@@ -86,7 +87,7 @@ impl Leader {
             return;
         }
         progress.refused_probes = RefusedProbes::default();
-        if progress.on_accepted(match_index, start_index) {
+        if progress.on_accepted(now, match_index, start_index) {
             self.finish_recoveries(node);
             self.advance_commit(node);
         }
