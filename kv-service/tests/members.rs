@@ -121,6 +121,58 @@ async fn a_leader_is_removed_or_moved_while_it_runs() {
     lab.shutdown().await;
 }
 
+/// A node that drains hands leadership over, is not handed it, and leads only if it must.
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn a_node_that_drains_does_not_lead() {
+    let mut lab = Lab::of_one().await;
+    let cluster = lab.client.cluster();
+    let alone = cluster.drain(1, true).await.unwrap();
+    assert_eq!(alone.leader_id, Some(1), "no other voter can lead");
+    for _ in 0..2 {
+        lab.add(true).await;
+        lab.settled().await;
+    }
+    // It hands over as soon as another voter can lead.
+    let moved = |report: &ClusterReport| report.leader_id.is_some_and(|leader| leader != 1);
+    let report = cluster.settled(moved).await.unwrap();
+    assert!(report.member(1).unwrap().info.draining);
+    let refused = cluster.transfer_leadership(Some(1)).await.unwrap_err();
+    assert_eq!(refused.outcome, Outcome::NotExecuted);
+    assert!(refused.to_string().contains("node 1 is draining"), "{refused}");
+    // One of the two others drains as well: leadership goes to the third, and stays there.
+    let leader = report.leader_id.unwrap();
+    let report = cluster.drain(leader, true).await.unwrap();
+    assert_eq!(report.leader_id, Some(5 - leader));
+    assert_eq!(
+        cluster.transfer_leadership(None).await.map(|to| [1, leader].contains(&to)),
+        Ok(true)
+    );
+    let third = |report: &ClusterReport| report.leader_id == Some(5 - leader);
+    cluster.settled(third).await.unwrap();
+    cluster.drain(1, false).await.unwrap();
+    assert_eq!(cluster.transfer_leadership(Some(1)).await, Ok(1));
+    let missing = cluster.drain(9, true).await.unwrap_err();
+    assert!(missing.to_string().contains("there is no member 9"), "{missing}");
+    lab.client.put("key", "value").await.unwrap();
+    lab.shutdown().await;
+}
+
+/// A record is changed field by field, and a node's own announcement keeps what it does not say.
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn the_record_of_a_member_is_changed() {
+    let mut lab = Lab::of_one().await;
+    let id = lab.add(true).await;
+    lab.settled().await;
+    let cluster = lab.client.cluster();
+    cluster.drain(id, true).await.unwrap();
+    let report = cluster.describe(id, |info| info.zone = "b".to_owned()).await.unwrap();
+    let info = &report.member(id).unwrap().info;
+    assert_eq!((&info.zone[..], info.draining), ("b", true));
+    let refused = cluster.describe(id, |info| info.zone = "b c".to_owned()).await.unwrap_err();
+    assert_eq!(refused.outcome, Outcome::NotExecuted);
+    lab.shutdown().await;
+}
+
 /// 1.3. The checks before a change: each refusal changes nothing and says what to do.
 #[tokio::test(flavor = "current_thread", start_paused = true)]
 async fn a_change_that_makes_no_sense_is_refused() {

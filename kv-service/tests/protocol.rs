@@ -181,7 +181,12 @@ fn status() -> impl Strategy<Value = NodeStatus> {
 }
 
 fn info() -> impl Strategy<Value = MemberInfo> {
-    any::<[String; 3]>().prop_map(|[name, address, zone]| MemberInfo { name, address, zone })
+    (any::<[String; 3]>(), any::<bool>()).prop_map(|([name, address, zone], draining)| MemberInfo {
+        name,
+        address,
+        zone,
+        draining,
+    })
 }
 
 fn cluster_report() -> impl Strategy<Value = ClusterReport> {
@@ -404,7 +409,12 @@ fn bytes_of_version_3_stay_what_they_were() {
     let check = |written: Vec<u8>, body: &[u8]| {
         assert_eq!(written.escape_ascii().to_string(), framed(body).escape_ascii().to_string());
     };
-    let info = MemberInfo { name: "n".to_owned(), address: "h:1".to_owned(), zone: String::new() };
+    let info = MemberInfo {
+        name: "n".to_owned(),
+        address: "h:1".to_owned(),
+        zone: String::new(),
+        draining: false,
+    };
     let mut order = MembersOrder::new(MembersChange::Add { id: 4, info, wants_vote: true });
     order.expected = Some(7);
     let body = b"\x95\x01\xa0\xc0\x90\x81\xadChangeMembers\

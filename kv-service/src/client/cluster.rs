@@ -8,14 +8,16 @@ use tokio::time::{Instant, sleep};
 use super::attempts::{Attempts, Target};
 use super::error::{ClientError, Outcome, Reason, unexpected};
 use super::{Client, DEADLINE_MAX};
-use crate::members::{ClusterReport, MemberInfo, MembersChange, MembersOrder};
+use crate::members::{
+    ClusterReport, MemberInfo, MemberReport, MemberRole, MembersChange, MembersOrder,
+};
 use crate::protocol::{Reply, RequestKind};
 
 /// Pause between two looks at a change that is under way.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
-/// How often an id is asked for anew because another operator took it first.
-const ADD_ATTEMPTS_MAX: usize = 8;
+/// How often an order is given anew because another operator's came first.
+const ORDER_ATTEMPTS_MAX: usize = 8;
 
 /// The members of a client's cluster ([`Client::cluster`]).
 ///
@@ -74,7 +76,7 @@ impl Cluster {
     /// a second one.
     pub async fn add(&self, info: MemberInfo, wants_vote: bool) -> Result<NodeId, ClientError> {
         let mut refused = None;
-        for _ in 0..ADD_ATTEMPTS_MAX {
+        for _ in 0..ORDER_ATTEMPTS_MAX {
             let now = self.members().await?;
             let mut order = MembersOrder::new(MembersChange::Add {
                 id: now.next_id,
@@ -97,6 +99,65 @@ impl Cluster {
             }
         }
         Err(refused.expect("it was tried at least once"))
+    }
+
+    /// Changes the record of a member: name, address, zone, and whether it is draining. What the
+    /// node's own file says is recorded again by the node.
+    ///
+    /// # Errors
+    /// There is no such member, or the leader refused, or was not found in time. After an unknown
+    /// outcome, order it again.
+    pub async fn describe(
+        &self,
+        id: NodeId,
+        edit: impl Fn(&mut MemberInfo),
+    ) -> Result<ClusterReport, ClientError> {
+        let mut attempts_left = ORDER_ATTEMPTS_MAX;
+        loop {
+            attempts_left -= 1;
+            let now = self.members().await?;
+            let Some(member) = now.member(id) else {
+                let text = format!("there is no member {id}");
+                return Err(ClientError::not_executed(Reason::Invalid(text)));
+            };
+            let mut info = member.info.clone();
+            edit(&mut info);
+            let mut order = MembersOrder::new(MembersChange::Describe { id, info });
+            order.expected = Some(now.index);
+            match self.order(order).await {
+                // Another change came first.
+                Err(error) if is_refusal(&error) && attempts_left > 0 => {
+                    if self.members().await?.index == now.index {
+                        return Err(error);
+                    }
+                }
+                done => return done,
+            }
+        }
+    }
+
+    /// Prepares a node to be stopped, or, with `draining` false, ends that: while other voters can
+    /// lead, it hands leadership over and is not handed it. It goes on serving clients. Returns
+    /// once that is recorded and, if the node led and another voter can lead, once another one
+    /// leads.
+    ///
+    /// # Errors
+    /// There is no such member, or the leader refused, or was not found in time. After an unknown
+    /// outcome, order it again.
+    pub async fn drain(&self, id: NodeId, draining: bool) -> Result<ClusterReport, ClientError> {
+        let members = self.describe(id, |info| info.draining = draining).await?;
+        let can_lead = |member: &MemberReport| {
+            member.id != id
+                && member.role == MemberRole::Voter
+                && !member.info.draining
+                && member.error.is_none()
+                && member.progress.is_some_and(|progress| !progress.is_recovering)
+        };
+        let must_leave = members.leader_id == Some(id) && members.members.iter().any(can_lead);
+        if !draining || !must_leave {
+            return Ok(members);
+        }
+        self.settled(|report| report.leader_id.is_some_and(|leader| leader != id)).await
     }
 
     /// Orders a change; returns the members as they are once it has begun, or, for a dry run, as

@@ -237,6 +237,7 @@ impl ServerConfig {
             "`join = true`: list at least one other member in `nodes`".to_owned()
         })?;
         let described = MemberInfo {
+            draining: false,
             name: self.name.clone().unwrap_or_default(),
             address: self.advertise.clone().unwrap_or_default(),
             zone: self.zone.clone().unwrap_or_default(),

@@ -37,6 +37,10 @@ pub struct MemberInfo {
     /// Where the node stands, such as a rack or a data centre; may be empty.
     #[serde(default)]
     pub zone: String,
+    /// The node is about to be stopped: it leads only if no other voter can
+    /// ([`Cluster::drain`](crate::Cluster::drain)).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub draining: bool,
 }
 
 /// A description that is refused; the text says why. Nothing was changed.
@@ -111,12 +115,14 @@ mod tests {
 
     fn info() -> MemberInfo {
         let [name, address, zone] = ["kv4", "kv4.example.net:7400", "b"].map(str::to_owned);
-        MemberInfo { name, address, zone }
+        MemberInfo { name, address, zone, draining: true }
     }
 
     #[test]
     fn a_description_is_read_as_it_was_written() {
         assert_eq!(MemberInfo::decode(&info().encode()), info());
+        let serving = MemberInfo { draining: false, ..info() };
+        assert_eq!(MemberInfo::decode(&serving.encode()), serving);
         assert_eq!(MemberInfo::decode(&[]), MemberInfo::default());
         assert_eq!(MemberInfo::decode(b"\x02whatever"), MemberInfo::default());
         assert_eq!(MemberInfo::decode(b"\x01\xc1"), MemberInfo::default());

@@ -180,6 +180,22 @@ fn a_newcomer_adds_and_removes_nodes() {
     let (leader, _) = cluster.leader();
     let to = if leader == 1 { "2" } else { "1" };
     assert!(ok(&["leader", "transfer", "--to", to]).starts_with(&format!("node {to} leads")));
+    // It leads, so it hands over.
+    let drained = ok(&["drain", to]);
+    assert!(drained.ends_with(&format!("node {to} drains: it leads only if no other voter can\n")));
+    let drained: Vec<_> = members(&cluster)["members"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|member| member["is_draining"] == json!(true))
+        .map(|member| (member["id"].clone(), member["is_leader"].clone()))
+        .collect();
+    assert_eq!(drained, [(json!(to.parse::<u64>().unwrap()), json!(false))]);
+    let refused = cluster.kv(&["leader", "transfer", "--to", to]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("is draining"));
+    assert!(ok(&["drain", to, "--off"]).ends_with("may lead again\n"));
+    assert!(ok(&["member", "set", "3", "--zone", "c"]).ends_with("done\n"));
+    assert_eq!(members(&cluster)["members"][2]["zone"], json!("c"));
 
     assert_eq!(ok(&["dev", "--dir", dir, "remove", "4"]), "node 4 was removed\n");
     cluster.heard("node 4 was removed from the cluster; its files are deleted");

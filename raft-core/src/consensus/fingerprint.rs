@@ -39,7 +39,7 @@ hash_of!(Follower { leader, reads, agreed_index; left out: heard_at, election_de
 hash_of!(Asked { reads; left out: attempt, give_up_at });
 hash_of!(Leader {
     progress, round, recovery_round, reads, transfer, stage;
-    left out: next_heartbeat, next_check, committed_at, is_leaving
+    left out: next_heartbeat, next_check, committed_at, leave_again_at, is_leaving
 });
 hash_of!(Transfer { to, told; left out: deadline });
 hash_of!(Progress {
@@ -74,12 +74,13 @@ impl Hash for NodeState {
             told_versions_differ: _,
             told_refusal_in: _,
             needed_until: _,
+            avoided,
             peer_disks,
             disk_latencies: _,
             left_slow_disk_at: _,
         } = self;
         (config, term, voted_for, log).hash(state);
-        (memory, founding, founding_version, peer_disks).hash(state);
+        (memory, founding, founding_version, avoided, peer_disks).hash(state);
         (!memory.counts()).then_some(number).hash(state);
         (restoring, durability).hash(state);
         hash_gathered(ready, state);

@@ -1,7 +1,7 @@
 //! The state of a node that every role shares: term and vote, the log, the members, and what waits
 //! for the disk or for the next [`Ready`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::config::Config;
@@ -92,6 +92,8 @@ pub(super) struct NodeState {
     pub(super) told_refusal_in: Term,
     /// Until then this node may campaign, although it is a learner.
     pub(super) needed_until: Time,
+    /// The nodes that are to lead only if no other voter can.
+    pub(super) avoided: BTreeSet<NodeId>,
     /// The disk from which each peer's messages come, as the transport reports it; 0 or absent if
     /// it is not known.
     pub(super) peer_disks: BTreeMap<NodeId, u64>,
@@ -123,6 +125,7 @@ impl NodeState {
             told_versions_differ: false,
             told_refusal_in: 0,
             needed_until: Time::ZERO,
+            avoided: BTreeSet::new(),
             peer_disks: BTreeMap::new(),
             disk_latencies: Latencies::new(now),
             left_slow_disk_at: None,
@@ -289,7 +292,15 @@ impl NodeState {
     }
 
     pub(super) fn draw_election_deadline(&mut self, now: Time) -> Time {
-        now + self.config.election_timeout + self.draw_spread()
+        let timeout = self.config.election_timeout;
+        // The others come first.
+        let wait = if self.is_avoided(self.config.id) { 2 * timeout } else { timeout };
+        now + wait + self.draw_spread()
+    }
+
+    /// Returns true if this node is to lead only if no other voter can.
+    pub(super) fn is_avoided(&self, node: NodeId) -> bool {
+        self.avoided.contains(&node)
     }
 
     /// Returns when to campaign again if votes were split: the interval leaves time to receive the

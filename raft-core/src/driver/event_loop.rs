@@ -174,6 +174,9 @@ impl<M: StateMachine> EventLoop<M> {
                 self.on_peer(now, from, event);
             }
             self.on_requests(now, turn.requests.drain(..));
+            if let Some(nodes) = turn.avoided.take() {
+                self.raft.avoid_as_leaders(nodes);
+            }
             if now >= self.raft.next_deadline() {
                 self.raft.on_timeout(now);
             }
@@ -370,12 +373,8 @@ impl<M: StateMachine> EventLoop<M> {
                 Err(TrySendError::Closed(_)) => return Err(self.exit_reason("writing to storage")),
             }
         }
-        for alarm in alarms {
-            tracing::error!("{alarm}");
-        }
-        for notice in notices {
-            tracing::warn!("{notice}");
-        }
+        alarms.iter().for_each(|alarm| tracing::error!("{alarm}"));
+        notices.iter().for_each(|notice| tracing::warn!("{notice}"));
         self.dispatch_committed(committed, restore);
         for state in read_states {
             self.reads.on_state(now, self.raft.leader(), state);

@@ -16,7 +16,7 @@
 //! A refusal is never delivered on the caller's stack, where the caller may hold a lock that its
 //! callback takes: a task of its own delivers it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -24,6 +24,7 @@ use bytes::Bytes;
 use tokio::sync::{Notify, oneshot};
 
 use super::members::MembersOrder;
+use super::peer_queue::PeerQueue;
 use super::snapshots::transfer::{Admission, Sent};
 use super::waiters::{Abandoned, Place, ProposeReply, Reply, RequestCounts};
 use crate::consensus::PersistId;
@@ -31,13 +32,9 @@ use crate::error::{Fatal, Rejected};
 use crate::state_machine::{SnapshotSource, StateMachine};
 use crate::transport::{BulkStream, Inbound};
 use crate::types::{
-    Class, Configuration, Index, Message, NodeId, Position, SnapshotContent, SnapshotMeta, Term,
+    Configuration, Index, Message, NodeId, Position, SnapshotContent, SnapshotMeta, Term,
 };
 
-/// Bytes of one peer's messages that wait for the event loop, for each class. Beyond, further
-/// messages are dropped.
-const PEER_CONTROL_BYTES_MAX: u64 = 1 << 20;
-const PEER_LOG_BYTES_MAX: u64 = 64 << 20;
 /// Open snapshot streams of one peer. Beyond, a further one is aborted. A peer needs one, and a
 /// second while this node has not yet noticed the end of the first.
 const PEER_STREAMS_MAX: usize = 2;
@@ -175,6 +172,8 @@ pub(super) struct InputBatch<M: StateMachine> {
     pub(super) completions: VecDeque<Completion>,
     pub(super) peers: VecDeque<(NodeId, PeerEvent)>,
     pub(super) requests: VecDeque<Request<M>>,
+    /// The nodes that are to lead only if no other voter can, if that has changed.
+    pub(super) avoided: Option<BTreeSet<NodeId>>,
     pub(super) shutdown: bool,
 }
 
@@ -184,6 +183,7 @@ impl<M: StateMachine> InputBatch<M> {
             completions: VecDeque::new(),
             peers: VecDeque::new(),
             requests: VecDeque::new(),
+            avoided: None,
             shutdown: false,
         }
     }
@@ -192,6 +192,7 @@ impl<M: StateMachine> InputBatch<M> {
         self.completions.is_empty()
             && self.peers.is_empty()
             && self.requests.is_empty()
+            && self.avoided.is_none()
             && !self.shutdown
     }
 }
@@ -203,29 +204,6 @@ struct InboxQueues<M: StateMachine> {
     incarnations: BTreeMap<NodeId, u64>,
     request_bytes: u64,
     closed: bool,
-}
-
-/// Share of one peer in the queued inputs.
-#[derive(Default)]
-struct PeerQueue {
-    control_bytes: u64,
-    log_bytes: u64,
-    unreachable: bool,
-}
-
-impl PeerQueue {
-    /// Charges the message to its class. False: that class has no room.
-    fn charge(&mut self, message: &Message) -> bool {
-        let (bytes, bytes_max) = match message.class() {
-            Class::Control => (&mut self.control_bytes, PEER_CONTROL_BYTES_MAX),
-            Class::Log => (&mut self.log_bytes, PEER_LOG_BYTES_MAX),
-        };
-        let has_room = *bytes < bytes_max;
-        if has_room {
-            *bytes += message.size_bytes();
-        }
-        has_room
-    }
 }
 
 pub(super) struct Inbox<M: StateMachine> {
@@ -285,6 +263,11 @@ impl<M: StateMachine> Inbox<M> {
             return drop(completion);
         }
         self.add(queues, |turn| turn.completions.push_back(completion));
+    }
+
+    /// Replaces the last value, which need not have been taken.
+    pub(super) fn push_avoided(&self, nodes: BTreeSet<NodeId>) {
+        self.add(self.lock(), |turn| turn.avoided = Some(nodes));
     }
 
     pub(super) fn push_shutdown(&self) {
@@ -471,30 +454,5 @@ impl<M: StateMachine> Inbound for Inbox<M> {
             return;
         }
         self.add(queues, |turn| turn.peers.push_back((peer, PeerEvent::Unreachable)));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::types::{Entry, MessageBody, Payload};
-
-    /// C27. Queued messages of class `Log` do not keep heartbeats out.
-    #[test]
-    fn c27_messages_of_the_log_leave_room_for_control() {
-        let message = |body| Message { term: 1, recovering: None, body };
-        let payload = Payload::Command(Bytes::from(vec![0; 1 << 20]));
-        let entries = vec![Entry { index: 1, term: 1, payload }];
-        let append = message(MessageBody::AppendEntries {
-            previous: Position::ZERO,
-            entries,
-            commit_index: 0,
-        });
-        let heartbeat = message(MessageBody::HeartbeatResponse { round: 1, version_max: 1 });
-        let mut queue = PeerQueue::default();
-        let appends_count = (0..1_000).take_while(|_| queue.charge(&append)).count();
-        assert_eq!(appends_count as u64, PEER_LOG_BYTES_MAX >> 20);
-        let controls_count = (0..100_000).take_while(|_| queue.charge(&heartbeat)).count();
-        assert!((1_000..99_999).contains(&controls_count), "{controls_count}");
     }
 }

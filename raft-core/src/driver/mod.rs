@@ -42,6 +42,7 @@ mod config;
 mod event_loop;
 mod inbox;
 mod members;
+mod peer_queue;
 mod persist;
 mod proposal;
 mod reads;
@@ -50,6 +51,7 @@ mod status;
 mod tasks;
 mod waiters;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -287,6 +289,12 @@ impl<M: StateMachine> Node<M> {
     pub fn transfer_leadership(&self, to: Option<NodeId>) {
         let place = self.shared.inbox.place();
         self.shared.inbox.push_request(Request::Transfer { to, place });
+    }
+
+    /// Names the nodes that are to lead only if no other voter can
+    /// ([`Raft::avoid_as_leaders`](crate::consensus::Raft::avoid_as_leaders)).
+    pub fn avoid_as_leaders(&self, nodes: BTreeSet<NodeId>) {
+        self.shared.inbox.push_avoided(nodes);
     }
 
     /// Takes a snapshot of what is applied here, or flushes a durable machine, and compacts the

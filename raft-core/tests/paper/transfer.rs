@@ -1,5 +1,6 @@
 //! Section 3.10: leadership transfer.
 
+use raft_core::consensus::Config;
 use raft_core::consensus::RoleKind::{Candidate, Follower, Leader};
 use raft_core::error::Rejected;
 use raft_core::types::{Message, MessageBody, NodeId};
@@ -153,4 +154,56 @@ fn x9_timeout_now_from_others_is_ignored() {
     assert_eq!((cluster.role(1), cluster.role(2)), (Leader, Follower));
     cluster.step(1, 2, say::timeout_now(1));
     assert_eq!(cluster.role(2), Candidate);
+}
+
+/// The nodes that are to lead only if no other voter can.
+fn avoid(cluster: &mut Cluster, avoided: &[NodeId]) {
+    for id in cluster.ids() {
+        cluster.with(id, |raft, _| raft.avoid_as_leaders(avoided.iter().copied().collect()));
+    }
+}
+
+/// A leader that is to be stopped hands over to the one that is not, although both are as far.
+#[test]
+fn a_leader_that_is_avoided_leaves() {
+    let mut cluster = led();
+    avoid(&mut cluster, &[1, 2]);
+    cluster.run(1_000);
+    assert_eq!(cluster.leader(), Some(3));
+    // It stays, also when it is no longer one of two.
+    avoid(&mut cluster, &[]);
+    cluster.run(10_000);
+    assert_eq!((cluster.leader(), cluster.raft(3).term()), (Some(3), 2));
+}
+
+/// A node that is avoided leads if no other voter can, and leaves as soon as one can.
+#[test]
+fn a_node_that_is_avoided_leads_if_it_must() {
+    let mut cluster = led();
+    avoid(&mut cluster, &[1, 2]);
+    cluster.crash(3, 0);
+    cluster.run(10_000);
+    let leader = cluster.leader().expect("1 or 2");
+    let term = cluster.raft(leader).term();
+    cluster.propose(leader, "a").expect("it does not hand over");
+    cluster.start(3);
+    cluster.with(3, |raft, _| raft.avoid_as_leaders([1, 2].into()));
+    cluster.run(10_000);
+    assert_eq!((cluster.leader(), cluster.raft(3).term()), (Some(3), term + 1));
+}
+
+/// A follower that is avoided campaigns after the other one.
+#[test]
+fn a_node_that_is_avoided_campaigns_later() {
+    for avoided in [2, 3] {
+        let mut cluster = led();
+        avoid(&mut cluster, &[avoided]);
+        cluster.rush_heartbeat(1);
+        cluster.settle();
+        cluster.crash(1, 0);
+        let before = cluster.now + 2 * Config::new(1, 1).election_timeout;
+        assert!(cluster.raft(avoided).election_deadline() >= before);
+        cluster.run(3_000);
+        assert_eq!(cluster.leader(), Some(5 - avoided));
+    }
 }

@@ -70,6 +70,7 @@ async fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Status(status) => status::run(config, status).await,
         Command::Member(args) => member::run(config, args).await,
         Command::Leader(args) => leader::run(config, args).await,
+        Command::Drain(args) => member::drain(config, args).await,
         Command::OkToStop(args) => leader::ok_to_stop(config, args).await,
         Command::Cert(args) => cert::run(&args),
         Command::Upgrade(args) => upgrade::run(config, args).await,

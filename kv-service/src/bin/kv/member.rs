@@ -9,7 +9,7 @@ use kv_service::members::{
 use kv_service::{Client, Cluster};
 use serde::Serialize;
 
-use crate::args::{ChangeAction, MemberAction, MemberArgs, MemberFlags};
+use crate::args::{ChangeAction, DrainArgs, MemberAction, MemberArgs, MemberFlags};
 use crate::exit::Exit;
 use crate::{connect, output};
 
@@ -19,6 +19,9 @@ pub(crate) async fn run(config: Option<&Path>, args: MemberArgs) -> anyhow::Resu
     let cluster = client.cluster();
     let done = match args.action {
         MemberAction::List => list(&cluster, args.flags).await,
+        MemberAction::Set { id, name, address, zone } => {
+            set(&cluster, id, [name, address, zone], args.flags).await
+        }
         MemberAction::Plan { change } => {
             let flags = MemberFlags { dry_run: true, ..args.flags };
             order(&cluster, &config.cluster_id, &change, flags).await
@@ -34,6 +37,51 @@ pub(crate) async fn run(config: Option<&Path>, args: MemberArgs) -> anyhow::Resu
 async fn list(cluster: &Cluster, flags: MemberFlags) -> anyhow::Result<Exit> {
     let members = cluster.members().await?;
     show(&members, flags.json, "")?;
+    Ok(Exit::Done)
+}
+
+/// Changes those fields of the record that are given.
+async fn set(
+    cluster: &Cluster,
+    id: u64,
+    fields: [Option<String>; 3],
+    flags: MemberFlags,
+) -> anyhow::Result<Exit> {
+    if flags.dry_run {
+        anyhow::bail!("set has no --dry-run: it changes the record of one member and nothing else");
+    }
+    if fields.iter().all(Option::is_none) {
+        anyhow::bail!("name what to change: --name, --address, --zone");
+    }
+    let members = cluster
+        .describe(id, |info| {
+            let MemberInfo { name, address, zone, draining: _ } = info;
+            for (field, new) in [name, address, zone].into_iter().zip(&fields) {
+                if let Some(new) = new {
+                    field.clone_from(new);
+                }
+            }
+        })
+        .await?;
+    show(&members, flags.json, "\ndone")?;
+    Ok(Exit::Done)
+}
+
+/// `kv drain`: prepares a node to be stopped, or ends that.
+pub(crate) async fn drain(config: Option<&Path>, args: DrainArgs) -> anyhow::Result<Exit> {
+    let DrainArgs { id, off, json, deadline } = args;
+    let client = connect::client(config, Some(deadline))?;
+    let drained = client.cluster().drain(id, !off).await;
+    connect::close(&client, connect::AFTER_QUESTIONS).await;
+    let members = drained?;
+    let text = match members.leader_id {
+        _ if off => format!("\nnode {id} may lead again"),
+        Some(leader) if leader == id => {
+            format!("\nnode {id} leads on: no other voter can lead now")
+        }
+        _ => format!("\nnode {id} drains: it leads only if no other voter can"),
+    };
+    show(&members, json, &text)?;
     Ok(Exit::Done)
 }
 
@@ -118,7 +166,7 @@ fn info(change: &ChangeAction) -> MemberInfo {
     };
     let [name, address, zone] =
         [name, address, zone].map(|field| field.clone().unwrap_or_default());
-    MemberInfo { name, address, zone }
+    MemberInfo { name, address, zone, draining: false }
 }
 
 fn order_of(change: &ChangeAction, before: &ClusterReport, dry_run: bool) -> MembersOrder {
@@ -233,6 +281,7 @@ struct MemberLine<'a> {
     role: &'static str,
     wants_vote: bool,
     is_leader: bool,
+    is_draining: bool,
     behind: Option<u64>,
     is_recovering: Option<bool>,
     error: Option<&'a str>,
@@ -256,6 +305,7 @@ fn for_scripts(report: &ClusterReport) -> ListReport<'_> {
         role: member.role.name(),
         wants_vote: member.wants_vote,
         is_leader: report.leader_id == Some(member.id),
+        is_draining: member.info.draining,
         behind: member.progress.map(|progress| progress.behind),
         is_recovering: member.progress.map(|progress| progress.is_recovering),
         error: member.error.as_deref(),
@@ -321,16 +371,15 @@ fn role(member: &MemberReport) -> String {
 }
 
 fn state(report: &ClusterReport, member: &MemberReport) -> String {
-    if report.leader_id == Some(member.id) {
-        return "leader".to_owned();
-    }
-    match (&member.error, member.progress) {
+    let state = match (&member.error, member.progress) {
+        _ if report.leader_id == Some(member.id) => "leader".to_owned(),
         (Some(error), _) => error.clone(),
         (None, Some(progress)) if progress.is_recovering => {
             "recovering: not counted until it has all data".to_owned()
         }
         (None, _) => "connected".to_owned(),
-    }
+    };
+    if member.info.draining { format!("{state}, draining") } else { state }
 }
 
 #[cfg(test)]

@@ -162,6 +162,11 @@ impl ServerShared {
                     members.configuration.voters
                 )))
             }
+            Some(to) if is_draining(&members.configuration, to) => {
+                Reply::Rejected(Rejection::Invalid(format!(
+                    "node {to} is draining: end that first (`kv drain {to} --off`)"
+                )))
+            }
             _ => {
                 self.node.transfer_leadership(to);
                 Reply::Done("leadership is being handed over".to_owned())
@@ -169,6 +174,11 @@ impl ServerShared {
         };
         outbox.push(id, reply);
     }
+}
+
+fn is_draining(configuration: &Configuration, id: NodeId) -> bool {
+    let member = configuration.members.get(&id);
+    member.is_some_and(|member| MemberInfo::decode(&member.context).draining)
 }
 
 fn progress_of(status: &Status, id: NodeId) -> Option<MemberProgress> {

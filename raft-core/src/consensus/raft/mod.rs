@@ -12,6 +12,8 @@ pub(super) mod snapshots;
 mod transitions;
 
 pub use self::members::ConfigurationStage;
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 
 use super::config::{Config, ConfigError};
@@ -211,6 +213,13 @@ impl Raft {
             Some(_) => {}
             None => self.node.log.on_applied(index),
         }
+    }
+
+    /// Names the nodes that are to lead only if no other voter can, such as those that are about to
+    /// be stopped: such a leader hands over, and leadership is handed to the others first. A matter
+    /// of this node alone, so tell it to all of them.
+    pub fn avoid_as_leaders(&mut self, nodes: BTreeSet<NodeId>) {
+        self.node.avoided = nodes;
     }
 
     /// Reports the incarnation of the disk from which the messages of a peer come from now on

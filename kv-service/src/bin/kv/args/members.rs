@@ -51,6 +51,20 @@ pub(crate) enum MemberAction {
         #[command(subcommand)]
         change: ChangeAction,
     },
+    /// Change the record of a member; the node's own file, if it says something else, wins
+    Set {
+        /// The member's number
+        id: u64,
+        /// A name for people; no other member may have it
+        #[arg(long, value_name = "NAME")]
+        name: Option<String>,
+        /// Where the node is
+        #[arg(long, value_name = "HOST:PORT")]
+        address: Option<String>,
+        /// Where it stands, such as a rack or a data centre
+        #[arg(long, value_name = "ZONE")]
+        zone: Option<String>,
+    },
     #[command(flatten)]
     Change(ChangeAction),
 }
@@ -132,6 +146,29 @@ pub(crate) enum LeaderAction {
         #[arg(long, value_name = "ID")]
         to: Option<u64>,
     },
+}
+
+/// Prepare a node to be stopped: it hands leadership over, and leads only if no other voter can.
+///
+/// The node goes on serving. That it drains is recorded in the cluster, also across restarts, until
+/// --off ends it.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Example, to replace the machine or the program of node 2:
+  kv drain 2 && kv ok-to-stop 2 && systemctl stop kv
+  kv drain 2 --off                afterwards")]
+pub(crate) struct DrainArgs {
+    /// The member's number
+    pub(crate) id: u64,
+    /// The node may lead again
+    #[arg(long)]
+    pub(crate) off: bool,
+    /// Print JSON for scripts
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Give up after this long
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10s")]
+    pub(crate) deadline: Duration,
 }
 
 /// Tell whether these nodes may be stopped: exit code 0 if the others can go on, 1 if not.

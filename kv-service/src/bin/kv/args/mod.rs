@@ -16,7 +16,8 @@ pub(crate) use self::client::{
     StatusArgs, UpgradeAction, UpgradeArgs,
 };
 pub(crate) use self::members::{
-    ChangeAction, LeaderAction, LeaderArgs, MemberAction, MemberArgs, MemberFlags, OkToStopArgs,
+    ChangeAction, DrainArgs, LeaderAction, LeaderArgs, MemberAction, MemberArgs, MemberFlags,
+    OkToStopArgs,
 };
 pub(crate) use self::node::{
     CertAction, CertArgs, DevAction, DevArgs, InitArgs, NodeArgs, ServeArgs,
@@ -66,6 +67,7 @@ pub(crate) enum Command {
     Status(StatusArgs),
     Member(MemberArgs),
     Leader(LeaderArgs),
+    Drain(DrainArgs),
     OkToStop(OkToStopArgs),
     Cert(CertArgs),
     Upgrade(UpgradeArgs),

@@ -40,6 +40,8 @@ pub(in crate::consensus) struct Leader {
     pub(in crate::consensus) committed_at: (Index, Time),
     pub(in crate::consensus) reads: ReadQueue,
     pub(in crate::consensus) transfer: Option<Transfer>,
+    /// When a leader that is avoided next tries to hand over.
+    pub(in crate::consensus) leave_again_at: Time,
     pub(in crate::consensus) stage: Stage,
     /// This leader's removal is settled, as last looked at.
     pub(in crate::consensus) is_leaving: bool,
@@ -97,6 +99,7 @@ impl Leader {
             committed_at: (node.log.commit_index(), now),
             reads: ReadQueue::default(),
             transfer: None,
+            leave_again_at: now,
             stage: Stage::of(node),
             is_leaving: false,
         };
@@ -145,6 +148,7 @@ impl Leader {
             return Transition::Follow;
         }
         self.check_members(node, now);
+        self.leave_if_avoided(node, now);
         self.leave_slow_disk(node, now);
         if now >= self.next_heartbeat {
             self.start_round(node, now);

@@ -37,7 +37,8 @@ impl Leader {
         }
         // A successor that holds all that is committed is brought up to date in a moment.
         let commit_index = node.log.commit_index();
-        let to = peers[..needed].iter().find(|peer| peer.match_index >= commit_index);
+        let can_lead = |peer: &&Peer| peer.match_index >= commit_index && !node.is_avoided(peer.id);
+        let to = peers[..needed].iter().find(can_lead);
         if let Some(Peer { id, .. }) = to
             && self.transfer(node, now, Some(*id)).is_ok()
         {

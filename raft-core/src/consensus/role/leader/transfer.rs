@@ -7,8 +7,12 @@ use crate::consensus::node_state::NodeState;
 use crate::error::Rejected;
 use crate::types::{MessageBody, NodeId, Time};
 
+/// A leader that is to leave tries once in so many election timeouts.
+const LEAVE_PAUSE_TIMEOUTS: u32 = 10;
+
 impl Leader {
-    /// Starts handing over to `to`, or to the voter whose log is furthest. A second call for the
+    /// Starts handing over to `to`, or to the voter whose log is furthest, rather to one that is
+    /// not avoided. A second call for the
     /// same node does not prolong the first; one for another node replaces it.
     pub(in crate::consensus) fn transfer(
         &mut self,
@@ -18,8 +22,9 @@ impl Leader {
     ) -> Result<(), Rejected> {
         let mut voters = node.voting_peers();
         voters.retain(|id| self.progress.get(id).is_some_and(|peer| !peer.recovers()));
+        let match_of = |id: &NodeId| self.progress.get(id).map(|progress| progress.match_index);
         let furthest =
-            || voters.iter().copied().max_by_key(|id| self.progress.get(id).map(|p| p.match_index));
+            || voters.iter().copied().max_by_key(|id| (!node.is_avoided(*id), match_of(id)));
         let Some(to) = to.or_else(furthest) else {
             return Err(Rejected::Busy("no other voter can take leadership now"));
         };
@@ -36,6 +41,30 @@ impl Leader {
             self.transfer = Some(Transfer { to, told: false, deadline });
         }
         Ok(())
+    }
+
+    /// Starts to hand over if this node is to lead only if no other voter can, and another one can.
+    pub(super) fn leave_if_avoided(&mut self, node: &NodeState, now: Time) {
+        if !node.is_avoided(node.id()) || self.transfer.is_some() || now < self.leave_again_at {
+            return;
+        }
+        // The leader takes no proposals meanwhile, so it does not try without a pause.
+        self.leave_again_at = now + LEAVE_PAUSE_TIMEOUTS * node.config.election_timeout;
+        let commit_index = node.log.commit_index();
+        let can_lead = |id: &NodeId| {
+            let progress = self.progress.get(id);
+            !node.is_avoided(*id)
+                && progress.is_some_and(|progress| {
+                    !progress.recovers()
+                        && progress.match_index >= commit_index
+                        && now.since(progress.last_heard) < node.config.election_timeout
+                })
+        };
+        let furthest = |id: &NodeId| self.progress.get(id).map(|progress| progress.match_index);
+        let to = node.voting_peers().into_iter().filter(can_lead).max_by_key(furthest);
+        if to.is_some() {
+            let _ = self.transfer(node, now, to);
+        }
     }
 
     pub(super) fn finish_transfer_when_ready(&mut self, node: &mut NodeState) {
