@@ -34,7 +34,7 @@ macro_rules! hash_of {
 
 hash_of!(Founding { number, peers; left out: next_at, is_extra_round, extra_round_used });
 hash_of!(Candidate { votes, uncounted; left out: deadline, ask_again_at });
-hash_of!(Follower { leader, reads, agreed_index; left out: heard_at, election_deadline });
+hash_of!(Follower { leader, reads; left out: heard_at, election_deadline });
 // An attempt is drawn from the rng.
 hash_of!(Asked { reads; left out: attempt, give_up_at });
 hash_of!(Leader {
@@ -74,6 +74,7 @@ impl Hash for NodeState {
             told_versions_differ: _,
             told_refusal_in: _,
             needed_until: _,
+            agreed: _,
             avoided,
             peer_disks,
             disk_latencies: _,
@@ -82,7 +83,7 @@ impl Hash for NodeState {
         (config, term, voted_for, log).hash(state);
         (memory, founding, founding_version, avoided, peer_disks).hash(state);
         (!memory.counts()).then_some(number).hash(state);
-        (restoring, durability).hash(state);
+        (self.agreed_index(), restoring, durability).hash(state);
         hash_gathered(ready, state);
     }
 }

@@ -92,6 +92,9 @@ pub(super) struct NodeState {
     pub(super) told_refusal_in: Term,
     /// Until then this node may campaign, although it is a learner.
     pub(super) needed_until: Time,
+    /// A term, and the index through which this log was found, since the node started, to agree
+    /// with that of the term's leader.
+    pub(super) agreed: (Term, Index),
     /// The nodes that are to lead only if no other voter can.
     pub(super) avoided: BTreeSet<NodeId>,
     /// The disk from which each peer's messages come, as the transport reports it; 0 or absent if
@@ -125,6 +128,7 @@ impl NodeState {
             told_versions_differ: false,
             told_refusal_in: 0,
             needed_until: Time::ZERO,
+            agreed: (0, 0),
             avoided: BTreeSet::new(),
             peer_disks: BTreeMap::new(),
             disk_latencies: Latencies::new(now),
@@ -298,6 +302,17 @@ impl NodeState {
         now + wait + self.draw_spread()
     }
 
+    /// The index through which this log is known to agree with that of the leader of this term.
+    pub(super) fn agreed_index(&self) -> Index {
+        let (term, index) = self.agreed;
+        if term == self.term { index } else { 0 }
+    }
+
+    /// Notes that the log agrees with that of the leader of this term through an index.
+    pub(super) fn note_agreed(&mut self, index: Index) {
+        self.agreed = (self.term, index.max(self.agreed_index()));
+    }
+
     /// Returns true if this node is to lead only if no other voter can.
     pub(super) fn is_avoided(&self, node: NodeId) -> bool {
         self.avoided.contains(&node)
@@ -350,17 +365,6 @@ impl NodeState {
         self.durability.change_memory(Memory::Intact);
         if self.voted_for.is_none() {
             self.vote_for(leader);
-        }
-    }
-
-    /// Counts from now on, if the members have recorded this disk. They do so for the first disk of
-    /// a learner, which has promised nothing, and for a disk whose node a leader readmits
-    /// (`recovery`).
-    pub(super) fn recognise_admission(&mut self, leader: NodeId) {
-        let own = self.config.incarnation;
-        let committed = self.log.configuration_at(self.log.commit_index());
-        if self.has_lost_memory() && own != 0 && committed.incarnation(self.config.id) == own {
-            self.recover_under(leader);
         }
     }
 

@@ -50,20 +50,24 @@
 //! given before R held the removal (then t is at most the term of that entry) or was refused.
 //!
 //! A node that *joins* starts on an empty disk as well, but has nothing to forget: its id was never
-//! given to another node, and it is no voter. It counts once a committed configuration records its
-//! disk ([`Member::incarnation`](crate::types::Member::incarnation)), which a leader does at once
-//! for the first disk of a learner. Another disk under the same id recovers.
+//! given to another node, and it is no voter. A leader readmits it without condition 1 once the
+//! leader's committed configuration records its disk
+//! ([`Member::incarnation`](crate::types::Member::incarnation)), which is done at once for the
+//! first disk of a learner. Another disk under the same id recovers.
 //!
 //! # One disk for each id
 //!
 //! The lost disk may come back: a machine is repaired, an old volume is mounted again. It holds
-//! what it had promised, and nothing of what R has promised since. So L tells R that it counts only
-//! after a configuration with R's new disk is committed, by a majority without R. (L appends it
-//! once 1 and 2 hold. So R counts as well when it finds that configuration committed in its own
-//! log: it then holds everything before that entry.) From then on,
+//! what it had promised, and nothing of what R has promised since. So L, once 1 and 2 hold, appends
+//! a configuration with R's new disk. L tells R that it counts only after that is committed, by a
+//! majority without R, and R has it on its disk. A later leader whose committed configuration
+//! records R's disk need not wait for 1 again: nothing that R forgot is of a later term than that
+//! of the record. R does not go by a record in its own log, which may be of a time before it has
+//! counted on another disk. From then on,
 //!
 //! * a node whose latest configuration records another disk than the one from which a response of R
-//!   comes takes that response for one of a node that recovers, and a leader does not readmit it;
+//!   comes takes that response for one of a node that recovers, and a leader does not readmit it,
+//!   nor send it a record that is not committed yet;
 //! * a node that finds another disk than its own recorded is not counted, never campaigns, and
 //!   stops once that is committed.
 //!

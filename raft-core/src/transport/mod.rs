@@ -106,8 +106,8 @@ pub trait Inbound: Send + Sync {
     /// incarnations of its peers. Then an old disk of a node that comes back is not recognised.
     fn on_connected(&self, _peer: NodeId, _incarnation: u64) {}
 
-    /// The connection to the peer was lost: messages that it has not acknowledged are probably
-    /// lost.
+    /// The connection to the peer was lost, as when it restarts: messages that it has not
+    /// acknowledged are probably lost, and it may have to be told again what is committed.
     fn on_unreachable(&self, peer: NodeId);
 }
 

@@ -268,11 +268,12 @@ impl Cluster {
         self.start(id);
     }
 
-    /// The next start of a node is on a disk of this number. What it sent from another one is lost.
+    /// The next start of a node is on a disk of this number. What is in flight from or to
+    /// another one is lost.
     pub fn set_disk_number(&mut self, id: NodeId, disk_number: u64) {
         assert!(!self.is_up(id), "node {id} is up");
         self.node_mut(id).disk_number = disk_number;
-        self.flying.retain(|envelope| envelope.from != id);
+        self.flying.retain(|envelope| envelope.from != id && envelope.to != id);
     }
 
     /// Takes the disk out of a node that is down, and puts in another one, with its number.

@@ -1,6 +1,6 @@
 //! M-R8, R4: a node recovers on another disk, and the lost one comes back (`consensus::recovery`).
 
-use raft_core::types::{Member, NodeId};
+use raft_core::types::{Member, Memory, NodeId};
 
 use crate::common::{Cluster, Disk};
 use crate::replication::led;
@@ -220,4 +220,158 @@ fn m_r8_a_learner_is_recorded_anew() {
     cluster.run(1_000);
     assert!(cluster.raft(4).is_superseded());
     assert_eq!(recorded(&cluster, 1, 4), second(4));
+}
+
+fn numbered_with(count: u64, bytes: Option<u64>) -> Cluster {
+    let mut cluster = Cluster::with_config(count, move |config| {
+        if let Some(bytes) = bytes {
+            config.append_bytes_max = bytes;
+        }
+    });
+    for id in cluster.ids() {
+        cluster.crash(id, 0);
+        cluster.set_disk_number(id, 100 + id);
+        cluster.start(id);
+    }
+    cluster.elect(1);
+    cluster.run(300);
+    cluster.propose(1, "before").expect("it leads");
+    cluster.run(300);
+    cluster
+}
+
+fn replace(cluster: &mut Cluster, id: NodeId, disk: Disk, number: u64) -> Disk {
+    cluster.crash(id, 0);
+    let earlier = cluster.swap_disk(id, disk, number);
+    cluster.start(id);
+    earlier
+}
+
+/// Disks A, B, C of node 2. B was recorded, and lost before it had received its record. C was
+/// readmitted. B comes back, with a slow disk, and takes the log past its own record before its
+/// first write completes. Returns C.
+fn b_is_back_after_c() -> (Cluster, Disk) {
+    let mut cluster = numbered_with(3, Some(1));
+    cluster.partition_link(3, 1);
+    replace(&mut cluster, 2, Disk::default(), 202);
+    for _ in 0..5 {
+        cluster.rush_heartbeat(1);
+        cluster.settle();
+    }
+    // Node 2 has what it needs; node 3 has not responded yet. A few more entries miss node 2.
+    cluster.heal();
+    cluster.partition_link(1, 2);
+    for command in ["p", "q", "r"] {
+        cluster.propose(1, command).expect("it leads");
+    }
+    cluster.rush_heartbeat(1);
+    cluster.settle();
+    let record_b = cluster.raft(1).configuration_stage();
+    assert!(record_b.is_committed);
+    assert_eq!(cluster.raft(1).committed_configuration().incarnation(2), 202);
+    assert_eq!(cluster.status(2).memory, Memory::Lost);
+    cluster.propose(1, "between").expect("it leads");
+    cluster.settle();
+    cluster.crash(2, 0);
+    cluster.heal();
+    let disk_b = cluster.swap_disk(2, Disk::default(), 302);
+    cluster.start(2);
+    cluster.run(2_000);
+    assert_eq!(cluster.raft(1).committed_configuration().incarnation(2), 302);
+    assert!(!cluster.status(2).is_recovering, "C counts");
+    if cluster.leader() != Some(1) {
+        cluster.elect_again(1);
+    }
+    cluster.propose(1, "with C").expect("it leads");
+    cluster.run(300);
+    assert_eq!(cluster.leader(), Some(1));
+
+    cluster.slow_disks.insert(2);
+    let disk_c = replace(&mut cluster, 2, disk_b, 202);
+    while cluster.raft(2).last_index() < cluster.raft(1).last_index() {
+        cluster.rush_heartbeat(1);
+        cluster.settle();
+        if cluster.raft(2).last_index() < record_b.position.index {
+            cluster.write(2);
+            cluster.settle();
+        }
+    }
+    cluster.rush_heartbeat(1);
+    cluster.settle();
+    cluster.isolate(3);
+    cluster.slow_disks.clear();
+    while cluster.write(2) {}
+    cluster.settle();
+    (cluster, disk_c)
+}
+
+#[test]
+fn m_r8_a_record_is_not_committed_by_its_own_disk() {
+    let (cluster, _) = b_is_back_after_c();
+    // Node 3 is cut off. So nothing may be committed now.
+    assert_eq!(cluster.raft(1).committed_configuration().incarnation(2), 302);
+}
+
+#[test]
+fn m_r8_a_disk_that_was_recorded_earlier_loses_nothing() {
+    let (mut cluster, disk_c) = b_is_back_after_c();
+    let at = cluster.propose(1, "acknowledged").expect("it leads");
+    cluster.settle();
+    let is_acknowledged = cluster.status(1).commit_index >= at.index;
+    // C is put back, and node 1 is cut off.
+    replace(&mut cluster, 2, disk_c, 302);
+    cluster.isolate(1);
+    cluster.run(5_000);
+    assert!(!is_acknowledged);
+}
+
+/// The record reached only the void disk and the leader that wrote it, which is gone. Nodes 2 (on
+/// its first disk, never lost) and 3 are a majority, and all that is committed is on both.
+#[test]
+fn m_r8_an_uncommitted_record_stops_no_majority() {
+    let mut cluster = numbered_with(3, None);
+    let lost = replace(&mut cluster, 2, Disk::default(), 202);
+    while cluster.raft(1).configuration().incarnation(2) == 0 {
+        match cluster.flying.is_empty() {
+            true => cluster.rush_heartbeat(1),
+            false => cluster.deliver(0),
+        }
+    }
+    // Node 3 lags for a moment; the lost disk is found.
+    cluster.isolate(3);
+    replace(&mut cluster, 2, lost, 102);
+    for _ in 0..5 {
+        cluster.rush_heartbeat(1);
+        cluster.settle();
+    }
+    assert!(!cluster.raft(2).is_superseded(), "the record is not committed");
+    assert_eq!(cluster.raft(1).committed_configuration().incarnation(2), 0);
+    // Node 1 breaks for good.
+    cluster.crash(1, 0);
+    cluster.heal();
+    cluster.run(60_000);
+    assert!(cluster.leader().is_some(), "nodes 2 and 3 hold everything, and elect nobody");
+}
+
+/// A follower campaigns for a moment, and the message with the commit index is lost: later
+/// heartbeats do not tell it what is committed. The transport keeps its connections.
+#[test]
+fn a_lost_commit_index_is_learned_from_heartbeats() {
+    let mut cluster = numbered_with(3, None);
+    let at = cluster.propose(1, "x").expect("it leads");
+    // Node 3 acknowledges; what the leader sends it next is lost.
+    while cluster.status(1).commit_index < at.index || cluster.raft(3).last_index() < at.index {
+        cluster.deliver(0);
+    }
+    while cluster.raft(1).peer(3).unwrap().match_index < at.index {
+        cluster.deliver(0);
+    }
+    cluster.isolate(3);
+    cluster.settle();
+    assert!(cluster.status(3).commit_index < at.index);
+    cluster.run(3_000);
+    cluster.heal();
+    cluster.run(60_000);
+    assert_eq!(cluster.leader(), Some(1));
+    assert!(cluster.status(3).commit_index >= at.index, "a minute later {:?}", cluster.status(3));
 }

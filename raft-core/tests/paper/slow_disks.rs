@@ -109,3 +109,14 @@ fn a_leader_stays_if_it_has_hardly_written() {
     }
     assert_eq!((cluster.leader(), notices(&cluster)), (Some(1), Vec::new()));
 }
+
+/// One of three voters is down: the other one that runs is enough.
+#[test]
+fn a_leader_leaves_its_slow_disk_for_the_only_other_voter_that_runs() {
+    let mut cluster = led();
+    write_for(&mut cluster, 1_000);
+    cluster.crash(3, 0);
+    cluster.slow_disks.insert(1);
+    write_for(&mut cluster, 10_000);
+    assert_eq!(cluster.leader(), Some(2));
+}

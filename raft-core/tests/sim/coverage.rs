@@ -84,7 +84,6 @@ things! {
     JointLeft: 230, "joint configurations left";
     Promotion: 160, "learners that became voters";
     Removal: 140, "members removed";
-    Admission: 170, "nodes counted because a committed entry has recorded their disk";
     LeaderLeft: 50, "leaders that stepped down because they were removed";
     Recovery: 2000, "recoveries";
 }

@@ -3,8 +3,8 @@
 //!
 //! | | |
 //! |---|---|
-//! | V2 | a node counts once a leader readmits it, or a committed entry has recorded its disk |
-//! | V2 | a leader readmits a node only after all voters were in its term |
+//! | V2 | a node counts once a leader readmits it |
+//! | V2 | a leader readmits a node only if its disk is recorded, or all voters were in its term |
 //! | V4 | a node acts under the latest configuration of its own log |
 //! | V6 | equal configurations at equal committed indexes |
 //! | V25 | a leader steps down once its removal is committed |
@@ -204,24 +204,25 @@ impl Simulation {
     }
 
     fn check_may_count(&mut self, id: NodeId, status: &Status) {
-        let Node { incarnation, life, was_put_back, .. } = self.node(id);
+        let Node { life, was_put_back, .. } = self.node(id);
         let was_readmitted = life.as_ref().is_some_and(|life| life.was_readmitted);
-        let is_admitted = *incarnation > 0 && self.oracle.has_recorded(id, *incarnation);
         // The record of another disk may have been truncated.
         let is_void_no_more = *was_put_back && status.memory == Memory::Intact;
         assert!(
-            was_readmitted || is_admitted || is_void_no_more || status.memory == Memory::Met,
+            was_readmitted || is_void_no_more || status.memory == Memory::Met,
             "V2 node {id} counts, and no leader has readmitted it"
         );
-        if is_admitted && !was_readmitted {
-            self.coverage.count(What::Admission);
-        }
     }
 
     /// A leader readmits `to`: all other voters were in its term.
     pub fn check_readmission(&self, id: NodeId, to: NodeId, term: Term) {
         let life = self.node(id).life.as_ref().expect("it has just sent something");
         let configuration = self.oracle.configuration_at(life.view.commit_index);
+        let disk = self.node(to).incarnation;
+        if disk != 0 && configuration.incarnation(to) == disk {
+            // It is a new learner's first disk, or the voters were in the term of the record.
+            return;
+        }
         for voter in configuration.voters.union(&configuration.outgoing) {
             assert!(
                 [id, to].contains(voter) || self.node(*voter).reached_term >= term,

@@ -276,9 +276,6 @@ impl Raft {
             leader.start_round_for_reads(&mut self.node, now);
             leader.replicate(&mut self.node, now);
         }
-        if let Role::Follower(Follower { leader: Some(leader), .. }) = self.role {
-            self.node.recognise_admission(leader);
-        }
         let role_change = self.take_role_change();
         let node = &mut self.node;
         node.note_applied(now);

@@ -18,8 +18,6 @@ pub(in crate::consensus) struct Follower {
     pub(in crate::consensus) heard_at: Time,
     pub(in crate::consensus) election_deadline: Time,
     pub(in crate::consensus) reads: ForwardedReads,
-    /// Through here, this log has been found to agree with that of the leader.
-    pub(in crate::consensus) agreed_index: Index,
 }
 
 /// Reads of this node that were forwarded to the leader. One request at a time; reads that arrive
@@ -46,7 +44,6 @@ impl Follower {
             heard_at: now,
             election_deadline: deadline,
             reads: ForwardedReads::default(),
-            agreed_index: 0,
         }
     }
 
@@ -93,7 +90,7 @@ impl Follower {
                 if let Some(index) = truncated {
                     node.durability.gate.withdraw_accepted_from(index);
                 }
-                self.agreed_index = self.agreed_index.max(match_index);
+                node.note_agreed(match_index);
                 // Beyond the last new entry this log may still differ from the leader's (A9).
                 node.log.commit_to(commit_index.min(last_new_index));
                 node.send_when_durable(leader, MessageBody::AppendAccepted { match_index });
@@ -125,7 +122,7 @@ impl Follower {
         // The leader names no commit index beyond what this node acknowledged to it. But that may
         // have been on another disk: on one that was lost (C1), or on one that replaced this one
         // (R4). So only what was found to agree since this node started is committed.
-        node.log.commit_to(commit_index.min(self.agreed_index));
+        node.log.commit_to(commit_index.min(node.agreed_index()));
         node.send(
             leader,
             MessageBody::HeartbeatResponse { round, version_max: node.config.version_max },

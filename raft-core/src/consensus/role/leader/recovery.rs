@@ -6,7 +6,7 @@ use crate::consensus::node_state::NodeState;
 use crate::consensus::progress::Progress;
 use crate::consensus::quorum::reached_by_quorum;
 use crate::consensus::recovery::Recovery;
-use crate::types::{MessageBody, NodeId, Time};
+use crate::types::{Index, MessageBody, NodeId, Time};
 
 impl Leader {
     /// Notes a message of a peer in this term. `recovering` is the number that the peer drew when
@@ -61,45 +61,53 @@ impl Leader {
         *progress = Progress { last_heard, farewell, ..unknown_progress(node, now) };
     }
 
-    /// Readmits the recovering peers that have all entries they need, once all other peers have
-    /// followed. Call it when a peer has acknowledged something.
+    /// Readmits the recovering peers that have all entries they need. The disk of each is recorded
+    /// first, once all other peers have followed. Call it when a peer has acknowledged something.
     pub(super) fn finish_recoveries(&self, node: &mut NodeState) {
-        let unfinished = |progress: &Progress| progress.recovery.filter(|known| !known.is_over);
-        if !self.progress.values().any(Progress::recovers) || !self.all_follow(node) {
+        if !self.progress.values().any(Progress::recovers) {
             return;
         }
+        let all_follow = self.all_follow(node);
         for (peer, progress) in &self.progress {
-            if let Some(recovery) = unfinished(progress)
-                && progress.match_index >= recovery.through_index
-                && node.superseded_disk(*peer) != Some(recovery.number)
-                && self.disk_is_recorded(node, *peer)
-                // Also the record, or the peer would take itself for superseded.
-                && progress.match_index >= node.log.configuration_index()
-            {
-                node.send(*peer, MessageBody::Recovered { number: recovery.number });
+            let unfinished = progress.recovery.filter(|known| !known.is_over);
+            let Some(Recovery { number, through_index, .. }) = unfinished else { continue };
+            let is_void = node.superseded_disk(*peer) == Some(number);
+            if is_void || progress.match_index < through_index {
+                continue;
+            }
+            if self.may_count(node, *peer, progress.match_index, all_follow) {
+                node.send(*peer, MessageBody::Recovered { number });
             }
         }
     }
 
-    /// Returns true once it is committed which disk the peer has, or that this is not known.
-    /// Appends that, unless another change of the configuration has to be committed first; then a
-    /// later call does.
-    fn disk_is_recorded(&self, node: &mut NodeState, peer: NodeId) -> bool {
+    /// Returns true if it is committed which disk the peer has, and the peer has that record. A
+    /// disk is recorded as the first one of a learner, or here: once all have followed, and no
+    /// other change of the configuration is under way. A disk that is not known (0) only has to
+    /// wait for the others.
+    fn may_count(
+        &self,
+        node: &mut NodeState,
+        peer: NodeId,
+        match_index: Index,
+        all_follow: bool,
+    ) -> bool {
         let disk = node.peer_disk(peer);
         let latest = node.configuration();
         let is_recorded = latest.incarnation(peer) == disk;
-        if !latest.is_member(peer) || (is_recorded && disk == 0) {
-            return true;
+        if is_recorded && disk == 0 {
+            return all_follow;
         }
-        if !Stage::of(node).is_settled || latest.is_joint() {
+        // A node that is being removed has no record, and need not count.
+        if !Stage::of(node).is_settled || latest.is_joint() || !latest.is_member(peer) {
             return false;
         }
         if is_recorded {
-            return true;
+            return match_index >= node.log.configuration_index();
         }
         let mut next = latest.clone();
         next.record(peer).incarnation = disk;
-        if next.is_storable() && self.transfer.is_none() {
+        if all_follow && next.is_storable() && self.transfer.is_none() {
             append(node, next);
         }
         false

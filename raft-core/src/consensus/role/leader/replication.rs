@@ -30,7 +30,7 @@ impl Leader {
             }
         };
         let commit_index = node.log.commit_index();
-        let last_index = node.log.last_index();
+        let last_index = last_index_for(node, peer);
         let previous_index = progress.next_index - 1;
         let has_entries = progress.next_index <= last_index;
         // A commit index alone is sent only to a peer with no append in flight: while appends come
@@ -202,5 +202,17 @@ impl Leader {
         if node.log.term_at(reached) == Some(node.term) {
             node.log.commit_to(reached);
         }
+    }
+}
+
+/// The last entry that a peer is sent. A disk that would be void once the latest configuration is
+/// committed, which records another disk, does not get that configuration before: if it is never
+/// committed, the old disk may be needed to elect a leader.
+fn last_index_for(node: &NodeState, peer: NodeId) -> Index {
+    let is_void = node.superseded_disk(peer).is_some();
+    if is_void && !node.log.configuration_is_committed() {
+        node.log.configuration_index() - 1
+    } else {
+        node.log.last_index()
     }
 }

@@ -29,15 +29,17 @@ impl Leader {
             return;
         };
         let peers = self.fastest_voters(node, now);
-        // In a cluster of two there is one.
-        let needed = FASTER_PEERS.min(node.voting_peers().len());
+        let needed = FASTER_PEERS.min(self.running_voters(node, now));
         let is_faster = |peer: &Peer| peer.p95.below.saturating_mul(SLOW_FACTOR) < own.at_least;
         if needed == 0 || peers.iter().take_while(|peer| is_faster(peer)).count() < needed {
             return;
         }
         // A successor that holds all that is committed is brought up to date in a moment.
         let commit_index = node.log.commit_index();
-        let can_lead = |peer: &&Peer| peer.match_index >= commit_index && !node.is_avoided(peer.id);
+        let can_lead = |peer: &&Peer| {
+            let stays = node.configuration().wants_vote(peer.id) && !node.is_avoided(peer.id);
+            peer.match_index >= commit_index && stays
+        };
         let to = peers[..needed].iter().find(can_lead);
         if let Some(Peer { id, .. }) = to
             && self.transfer(node, now, Some(*id)).is_ok()
@@ -50,6 +52,17 @@ impl Leader {
                 own.at_least
             ));
         }
+    }
+
+    /// Number of the other voters that respond and are counted.
+    fn running_voters(&self, node: &NodeState, now: Time) -> usize {
+        let runs = |id: &NodeId| {
+            self.progress.get(id).is_some_and(|progress| {
+                let is_heard = now.since(progress.last_heard) < node.config.election_timeout;
+                is_heard && !progress.recovers()
+            })
+        };
+        node.voting_peers().iter().filter(|id| runs(id)).count()
     }
 
     /// The other voters that are counted and whose speed is known, fastest first.
