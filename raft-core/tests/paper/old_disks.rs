@@ -1,8 +1,8 @@
 //! M-R8, R4: a node recovers on another disk, and the lost one comes back (`consensus::recovery`).
 
-use raft_core::types::{Member, Memory, NodeId};
+use raft_core::types::{Member, Memory, MessageBody, NodeId};
 
-use crate::common::{Cluster, Disk};
+use crate::common::{Cluster, Disk, Parcel};
 use crate::replication::led;
 
 /// The disk of a node at the start, and its second one.
@@ -134,34 +134,93 @@ fn m_r8_a_third_disk_recovers() {
     assert_eq!(cluster.node(2).machine, cluster.node(1).machine);
 }
 
-/// A node that was away has an older record. It follows the node on its new disk.
-#[test]
-fn m_r8_a_node_that_lags_follows_the_new_disk() {
+/// Node 1 leads five nodes. Node 2 counts on its third disk, and node 5, which is cut off, has the
+/// record of its second one.
+fn one_node_has_an_older_record() -> Cluster {
     let mut cluster = numbered(5);
     wipe(&mut cluster, 2);
     cluster.run(1_000);
     assert_eq!(recorded(&cluster, 5, 2), second(2));
-    cluster.isolate(5);
-    // No node responds for all of them, so node 5 is taken back for a moment.
     cluster.crash(2, 0);
     cluster.swap_disk(2, Disk::default(), 302);
     cluster.start(2);
-    cluster.run(1_000);
-    assert!(cluster.status(2).is_recovering, "node 5 has not been heard");
-    cluster.heal();
+    // All must respond once, also node 5.
     while cluster.raft(1).configuration().incarnation(2) != 302 {
-        cluster.rush_heartbeat(1);
-        cluster.settle();
+        match cluster.flying.is_empty() {
+            true => cluster.rush_heartbeat(1),
+            false => cluster.deliver(0),
+        }
     }
     cluster.isolate(5);
     cluster.run(1_000);
     assert!(!cluster.status(2).is_recovering);
+    assert_eq!(cluster.raft(5).configuration().incarnation(2), second(2));
+    cluster
+}
+
+/// A node that was away has an older record. It follows the node on its new disk.
+#[test]
+fn m_r8_a_node_that_lags_follows_the_new_disk() {
+    let mut cluster = one_node_has_an_older_record();
     cluster.elect_again(2);
     cluster.heal();
     cluster.run(2_000);
     assert_eq!(cluster.status(5).last_index, cluster.status(2).last_index);
     assert_eq!(recorded(&cluster, 5, 2), 302);
     assert_eq!(cluster.leader(), Some(2));
+}
+
+/// The same node votes for the node on its new disk, which alone holds what is committed.
+#[test]
+fn m_r8_a_node_that_lags_votes_for_the_new_disk() {
+    let mut cluster = one_node_has_an_older_record();
+    cluster.partition(&[&[1, 2, 3], &[4], &[5]]);
+    let at = cluster.propose(1, "only on 1, 2 and 3").expect("it leads");
+    cluster.settle();
+    assert!(cluster.status(1).commit_index >= at.index);
+    cluster.crash(1, 0);
+    cluster.crash(3, 0);
+    cluster.heal();
+    cluster.run(5_000);
+    assert_eq!(cluster.leader(), Some(2));
+    assert!(cluster.status(5).commit_index >= at.index);
+}
+
+/// A node is not told that it counts before it holds the record of its disk: it would find another
+/// one recorded, and stop for good.
+#[test]
+fn m_r8_the_record_comes_before_the_readmission() {
+    let mut cluster = numbered(3);
+    wipe(&mut cluster, 2);
+    cluster.run(1_000);
+    assert_eq!(recorded(&cluster, 2, 2), second(2));
+    cluster.crash(2, 0);
+    cluster.swap_disk(2, Disk::default(), 302);
+    cluster.start(2);
+    while cluster.raft(1).configuration().incarnation(2) != 302 {
+        match cluster.flying.is_empty() {
+            true => cluster.rush_heartbeat(1),
+            false => cluster.deliver(0),
+        }
+    }
+    for _ in 0..20 {
+        // Appends to node 2 are lost, and heartbeats arrive.
+        while let Some(envelope) = cluster.flying.front() {
+            let is_append = matches!(
+                &envelope.parcel,
+                Parcel::Message(message) if matches!(message.body, MessageBody::AppendEntries { .. })
+            );
+            match envelope.to == 2 && is_append {
+                true => cluster.drop_parcel(0),
+                false => cluster.deliver(0),
+            }
+        }
+        cluster.rush_heartbeat(1);
+    }
+    assert_eq!(recorded(&cluster, 1, 2), 302);
+    assert_eq!(cluster.status(2).memory, Memory::Lost);
+    cluster.run(2_000);
+    assert!(!cluster.status(2).is_recovering && !cluster.raft(2).is_superseded());
 }
 
 /// A record that was never committed, and is truncated, makes no disk void.
