@@ -141,7 +141,7 @@ async fn a_lagging_node_gets_a_snapshot_and_a_crash_loses_nothing() {
     let goal = status.last_applied;
     let mut watch = node.node().watch_status();
     let caught_up = watch.wait_for(|status| status.last_applied >= goal);
-    let caught_up = tokio::time::timeout(Duration::from_secs(60), caught_up).await;
+    let caught_up = tokio::time::timeout(PATIENCE, caught_up).await;
     assert!(caught_up.expect("soon").expect("it runs").snapshot_index > 20, "by a snapshot");
     assert_eq!(node.query_stale(()).await.expect("it runs"), lines(300));
     nodes.insert(lagging, node);

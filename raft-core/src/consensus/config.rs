@@ -61,9 +61,10 @@ pub struct Config {
     pub slow_disk: Duration,
     /// A learner that is to become a voter does so once it has kept up with the log for this long.
     pub promotion_delay: Duration,
-    /// Identifies this node's disk: drawn when the disk was initialised, and kept on it. 0 if the
-    /// operators' files name the members; then a node on an empty disk that is added waits for all
-    /// voters before it is counted.
+    /// Identifies this node's disk: drawn when the disk was initialised, and kept on it; the same
+    /// that the transport tells its peers (`Raft::on_connected`). 0 if there is no such number:
+    /// then a node on an empty disk that is added waits for all voters before it is counted, and a
+    /// lost disk that comes back is not recognised.
     pub incarnation: u64,
     /// The oldest cluster version that this program supports. It refuses to start on the log of a
     /// founded cluster that uses an older one.

@@ -2,9 +2,10 @@
 //!
 //! Equal hashes mean that two nodes react to equal events alike, except for timing, random draws,
 //! and alarms that were raised before. So an implementation by hand leaves out the times, which
-//! decide only when something happens, the rng, and the number of a read attempt. Each names every
-//! field of its type, so that a new field cannot be forgotten. Types without such fields derive
-//! `Hash` where they are defined.
+//! decide only when something happens, the rng, and the number of a read attempt. It also leaves
+//! out how fast disks were: a leader leaves a slow disk, and no disk of the explorer is slow. Each
+//! names every field of its type, so that a new field cannot be forgotten. Types without such
+//! fields derive `Hash` where they are defined.
 
 use std::hash::{Hash, Hasher};
 
