@@ -218,7 +218,8 @@ impl Simulation {
     pub fn check_readmission(&self, id: NodeId, to: NodeId, term: Term) {
         let life = self.node(id).life.as_ref().expect("it has just sent something");
         let configuration = self.oracle.configuration_at(life.view.commit_index);
-        let disk = self.node(to).incarnation;
+        // The disk that the leader knows: by now the node may have another one.
+        let disk = life.disks[to as usize - 1].unwrap_or(0);
         if disk != 0 && configuration.incarnation(to) == disk {
             // It is a new learner's first disk, or the voters were in the term of the record.
             return;
