@@ -49,7 +49,7 @@ pub enum Network {
 impl Network {
     /// Returns true if a node learns from which disk of a peer a message comes.
     fn tells_disks_apart(&self) -> bool {
-        match self {
+        match *self {
             #[cfg(feature = "channel")]
             Network::Channel(_) => false,
             #[cfg(feature = "quic")]
