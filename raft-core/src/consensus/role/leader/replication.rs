@@ -209,10 +209,9 @@ impl Leader {
 /// committed, which records another disk, does not get that configuration before: if it is never
 /// committed, the old disk may be needed to elect a leader.
 fn last_index_for(node: &NodeState, peer: NodeId) -> Index {
-    let is_void = node.superseded_disk(peer).is_some();
-    if is_void && !node.log.configuration_is_committed() {
-        node.log.configuration_index() - 1
-    } else {
+    if node.log.configuration_is_committed() || node.superseded_disk(peer).is_none() {
         node.log.last_index()
+    } else {
+        node.log.configuration_index() - 1
     }
 }
