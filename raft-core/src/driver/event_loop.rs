@@ -160,8 +160,7 @@ impl<M: StateMachine> EventLoop<M> {
                 () = self.inbox.filled() => {}
                 () = tokio::time::sleep_until(self.started + wake_at) => {}
             }
-            // Yield once: runnable tasks may be about to enqueue requests that can share this
-            // batch.
+            // Yield once: runnable tasks may be about to enqueue requests for this batch.
             if self.inbox.in_flight_count() > 1 {
                 tokio::task::yield_now().await;
             }
@@ -300,7 +299,9 @@ impl<M: StateMachine> EventLoop<M> {
     fn on_peer(&mut self, now: Time, from: NodeId, event: PeerEvent) {
         match event {
             PeerEvent::Message { message, incarnation } => {
-                self.raft.on_connected(now, from, incarnation);
+                if let Some(incarnation) = incarnation {
+                    self.raft.on_connected(now, from, incarnation);
+                }
                 self.raft.step(now, from, message);
             }
             PeerEvent::Unreachable => self.raft.on_unreachable(now, from),

@@ -115,8 +115,8 @@ pub(super) enum Completion {
 pub(super) enum PeerEvent {
     Message {
         message: Message,
-        /// Incarnation of the sender's disk; 0 if it is not known.
-        incarnation: u64,
+        /// Incarnation of the sender's disk, with the first message of a connection.
+        incarnation: Option<u64>,
     },
     Bulk(OpenStream),
     Unreachable,
@@ -200,7 +200,7 @@ impl<M: StateMachine> InputBatch<M> {
 struct InboxQueues<M: StateMachine> {
     turn: InputBatch<M>,
     peers: BTreeMap<NodeId, PeerQueue>,
-    /// Incarnation of the disk from which each peer's messages come now, as far as it is known.
+    /// Incarnations of peers that have connected, until their first message is queued.
     incarnations: BTreeMap<NodeId, u64>,
     request_bytes: u64,
     closed: bool,
@@ -420,7 +420,7 @@ impl<M: StateMachine> Inbound for Inbox<M> {
             drop(queues);
             return self.note_dropped(from);
         }
-        let incarnation = queues.incarnations.get(&from).copied().unwrap_or(0);
+        let incarnation = queues.incarnations.remove(&from);
         let event = PeerEvent::Message { message, incarnation };
         self.add(queues, |turn| turn.peers.push_back((from, event)));
     }

@@ -134,6 +134,16 @@ fn m_r8_a_third_disk_recovers() {
     assert_eq!(cluster.node(2).machine, cluster.node(1).machine);
 }
 
+/// Delivers one parcel after the other until node 1 has appended the record of this disk of node 2.
+fn until_recorded(cluster: &mut Cluster, disk: u64) {
+    while cluster.raft(1).configuration().incarnation(2) != disk {
+        match cluster.flying.is_empty() {
+            true => cluster.rush_heartbeat(1),
+            false => cluster.deliver(0),
+        }
+    }
+}
+
 /// Node 1 leads five nodes. Node 2 counts on its third disk, and node 5, which is cut off, has the
 /// record of its second one.
 fn one_node_has_an_older_record() -> Cluster {
@@ -145,12 +155,7 @@ fn one_node_has_an_older_record() -> Cluster {
     cluster.swap_disk(2, Disk::default(), 302);
     cluster.start(2);
     // All must respond once, also node 5.
-    while cluster.raft(1).configuration().incarnation(2) != 302 {
-        match cluster.flying.is_empty() {
-            true => cluster.rush_heartbeat(1),
-            false => cluster.deliver(0),
-        }
-    }
+    until_recorded(&mut cluster, 302);
     cluster.isolate(5);
     cluster.run(1_000);
     assert!(!cluster.status(2).is_recovering);
@@ -197,12 +202,7 @@ fn m_r8_the_record_comes_before_the_readmission() {
     cluster.crash(2, 0);
     cluster.swap_disk(2, Disk::default(), 302);
     cluster.start(2);
-    while cluster.raft(1).configuration().incarnation(2) != 302 {
-        match cluster.flying.is_empty() {
-            true => cluster.rush_heartbeat(1),
-            false => cluster.deliver(0),
-        }
-    }
+    until_recorded(&mut cluster, 302);
     for _ in 0..20 {
         // Appends to node 2 are lost, and heartbeats arrive.
         while let Some(envelope) = cluster.flying.front() {

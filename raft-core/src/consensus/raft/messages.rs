@@ -16,9 +16,9 @@ impl Raft {
     /// Handles a message of an authenticated peer.
     pub fn step(&mut self, now: Time, from: NodeId, message: Message) {
         let Message { term, mut recovering, body } = message;
-        // Only what would be counted. A request may come from a node whose record is not in this
-        // log yet, and the log of a node that must not be elected lacks that record.
-        if body.is_answer() {
+        // Only what would be counted, or observed by a leader. A request may come from a node whose
+        // record is not in this log yet, and the log of a node that must not be elected lacks it.
+        if body.is_answer() || matches!(self.role, Role::Leader(_)) {
             recovering = recovering.or_else(|| self.node.superseded_disk(from));
         }
         let is_out_of_range = term > TERM_MAX || (term == 0 && speaks_of_a_term(&body));

@@ -18,7 +18,6 @@ impl Leader {
         from: NodeId,
         recovering: Option<u64>,
     ) {
-        let recovering = recovering.or_else(|| node.superseded_disk(from));
         let Some(progress) = self.progress.get_mut(&from) else { return };
         progress.last_heard = now;
         match (recovering, &mut progress.recovery) {

@@ -56,13 +56,7 @@ impl Leader {
 
     /// Number of the other voters that respond and are counted.
     fn running_voters(&self, node: &NodeState, now: Time) -> usize {
-        let runs = |id: &NodeId| {
-            self.progress.get(id).is_some_and(|progress| {
-                let is_heard = now.since(progress.last_heard) < node.config.election_timeout;
-                is_heard && !progress.recovers()
-            })
-        };
-        node.voting_peers().iter().filter(|id| runs(id)).count()
+        node.voting_peers().iter().filter(|id| self.runs(node, now, **id)).count()
     }
 
     /// The other voters that are counted and whose speed is known, fastest first.

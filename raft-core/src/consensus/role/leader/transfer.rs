@@ -51,20 +51,23 @@ impl Leader {
         // The leader takes no proposals meanwhile, so it does not try without a pause.
         self.leave_again_at = now + LEAVE_PAUSE_TIMEOUTS * node.config.election_timeout;
         let commit_index = node.log.commit_index();
+        let match_of = |id: &NodeId| self.progress.get(id).map(|progress| progress.match_index);
         let can_lead = |id: &NodeId| {
-            let progress = self.progress.get(id);
-            !node.is_avoided(*id)
-                && progress.is_some_and(|progress| {
-                    !progress.recovers()
-                        && progress.match_index >= commit_index
-                        && now.since(progress.last_heard) < node.config.election_timeout
-                })
+            let holds_all = match_of(id) >= Some(commit_index);
+            holds_all && self.runs(node, now, *id) && !node.is_avoided(*id)
         };
-        let furthest = |id: &NodeId| self.progress.get(id).map(|progress| progress.match_index);
-        let to = node.voting_peers().into_iter().filter(can_lead).max_by_key(furthest);
+        let to = node.voting_peers().into_iter().filter(can_lead).max_by_key(match_of);
         if to.is_some() {
             let _ = self.transfer(node, now, to);
         }
+    }
+
+    /// Returns true for a peer that responds and is counted.
+    pub(super) fn runs(&self, node: &NodeState, now: Time, peer: NodeId) -> bool {
+        self.progress.get(&peer).is_some_and(|progress| {
+            let responds = now.since(progress.last_heard) < node.config.election_timeout;
+            responds && !progress.recovers()
+        })
     }
 
     pub(super) fn finish_transfer_when_ready(&mut self, node: &mut NodeState) {
