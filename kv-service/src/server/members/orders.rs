@@ -8,6 +8,7 @@ use raft_core::driver::{Members, Status};
 use raft_core::types::{Configuration, Member, NodeId, Position};
 use tokio::time::sleep;
 
+use super::draining;
 use crate::config::NODES_CEILING;
 use crate::members::{ClusterReport, MemberInfo, MemberProgress, MembersChange, MembersOrder};
 use crate::protocol::version::{Feature, has};
@@ -162,7 +163,7 @@ impl ServerShared {
                     members.configuration.voters
                 )))
             }
-            Some(to) if is_draining(&members.configuration, to) => {
+            Some(to) if draining(&members.configuration).contains(&to) => {
                 Reply::Rejected(Rejection::Invalid(format!(
                     "node {to} is draining: end that first (`kv drain {to} --off`)"
                 )))
@@ -174,11 +175,6 @@ impl ServerShared {
         };
         outbox.push(id, reply);
     }
-}
-
-fn is_draining(configuration: &Configuration, id: NodeId) -> bool {
-    let member = configuration.members.get(&id);
-    member.is_some_and(|member| MemberInfo::decode(&member.context).draining)
 }
 
 fn progress_of(status: &Status, id: NodeId) -> Option<MemberProgress> {
