@@ -224,14 +224,15 @@ impl Log {
         let skip = usize::try_from(from - self.first_index()).expect("a log fits into memory");
         let count = (through + 1).saturating_sub(from);
         let count = usize::try_from(count).expect("a log fits into memory");
-        let mut bytes = 0;
-        let fits = |entry: &&Entry| {
-            bytes += entry.size_bytes();
-            bytes <= bytes_max
-        };
-        let fitting = self.entries.range(skip..skip + count).take_while(fits).count();
         // Counted first, because a slice that grows is copied again and again.
-        let taken = fitting.max(count.min(1));
+        let (mut bytes, mut taken) = (0, 0);
+        for entry in self.entries.range(skip..skip + count) {
+            bytes += entry.size_bytes();
+            if bytes > bytes_max && taken > 0 {
+                break;
+            }
+            taken += 1;
+        }
         self.entries.range(skip..skip + taken).cloned().collect()
     }
 
