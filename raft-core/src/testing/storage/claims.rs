@@ -63,11 +63,15 @@ pub async fn what_is_persisted_is_loaded(disk: &impl Disk) {
     assert_eq!(loaded.entries, expected, "a truncation drops the tail before the batch appends");
     assert_eq!(loaded.hard_state.voted_for, None, "a vote for nobody is loaded as such");
 
-    // A truncation behind the end drops nothing; one of everything leaves an empty log.
+    // A truncation behind the end drops nothing; one of everything leaves an empty log; one between
+    // them keeps the entries before it.
     let truncate = |from| Batch { truncate_from: Some(from), ..Batch::default() };
     must("truncate behind the end", storage.persist(truncate(4)).await);
     let (storage, loaded) = restart(disk, storage).await;
     assert_eq!(loaded.entries, expected, "a truncation behind the end drops nothing");
+    must("truncate without appending", storage.persist(truncate(2)).await);
+    let (storage, loaded) = restart(disk, storage).await;
+    assert_eq!(loaded.entries, first[..1], "a truncation drops entries of one batch with others");
     must("truncate everything", storage.persist(truncate(1)).await);
     let (storage, loaded) = restart(disk, storage).await;
     assert_eq!(loaded.entries, [], "a truncation from 1 leaves an empty log");

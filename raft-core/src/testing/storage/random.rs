@@ -105,7 +105,8 @@ impl Model {
                 let start = self.log_start().index();
                 let from = start + 1 + random.below(last - start);
                 let term = self.hard_state.term + 1;
-                let entries = random_entries(from, term, random);
+                let entries =
+                    if random.one_in(4) { Vec::new() } else { random_entries(from, term, random) };
                 let hard_state = Some(HardState {
                     term,
                     voted_for: None,
