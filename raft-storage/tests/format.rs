@@ -1,9 +1,10 @@
 //! Whole data directories of every format that was ever written, opened from a copy.
 //!
-//! `tests/fixtures/directory-2` was written by the function at the bottom and is never altered. A
-//! new format gets a new directory beside it
+//! The directories were written by the function at the bottom and are never altered. A new format
+//! gets a new directory beside them
 //! (`RAFT_STORAGE_WRITE_FIXTURE=<new directory> cargo test -p raft-storage --test format`), and
-//! this test opens both. `directory-1` is from before the first release and is refused.
+//! this test opens all. `directory-1` is from before the first release and is refused;
+//! `directory-2` has a record for each entry, `directory-2-runs` has runs of entries.
 
 #![allow(clippy::unwrap_used)]
 
@@ -21,8 +22,8 @@ use raft_core::types::{
 use raft_storage::DataDir;
 use tempfile::TempDir;
 
-fn fixture() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/directory-2")
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
 }
 
 fn meta(term: u64, index: u64) -> SnapshotMeta {
@@ -83,35 +84,38 @@ async fn check(path: &Path) {
 
 #[tokio::test]
 async fn a_directory_of_format_2_is_read_and_written_on() {
-    let copied = TempDir::new().unwrap();
-    copy(&fixture(), copied.path()).unwrap();
-    let Err(StorageError::Refused(text)) = DataDir::open(copied.path(), CLUSTER, NODE) else {
-        panic!("a copy is refused");
-    };
-    assert!(text.contains("remove the file"), "{text}");
-    std::fs::remove_file(copied.path().join("place")).unwrap();
-    let data_dir = DataDir::open(copied.path(), CLUSTER, NODE).unwrap();
-    assert_eq!(data_dir.incarnation(), INCARNATION);
-    assert!(data_dir.was_initialised());
-    drop(data_dir);
-    check(copied.path()).await;
-    let loaded = open(copied.path()).unwrap().load().await.unwrap();
-    assert_eq!(loaded.entries.len(), 21, "what was written on is there");
+    for (name, incarnation) in FORMAT_2 {
+        let copied = TempDir::new().unwrap();
+        copy(&fixture(name), copied.path()).unwrap();
+        let Err(StorageError::Refused(text)) = DataDir::open(copied.path(), CLUSTER, NODE) else {
+            panic!("a copy is refused");
+        };
+        assert!(text.contains("remove the file"), "{text}");
+        std::fs::remove_file(copied.path().join("place")).unwrap();
+        let data_dir = DataDir::open(copied.path(), CLUSTER, NODE).unwrap();
+        assert_eq!(data_dir.incarnation(), incarnation);
+        assert!(data_dir.was_initialised());
+        drop(data_dir);
+        check(copied.path()).await;
+        let loaded = open(copied.path()).unwrap().load().await.unwrap();
+        assert_eq!(loaded.entries.len(), 21, "what was written on is there");
+    }
 }
 
 /// No release wrote format 1.
 #[test]
 fn a_directory_of_format_1_is_refused() {
     let copied = TempDir::new().unwrap();
-    copy(&fixture().with_file_name("directory-1"), copied.path()).unwrap();
+    copy(&fixture("directory-1"), copied.path()).unwrap();
     let Err(StorageError::Refused(text)) = DataDir::open(copied.path(), CLUSTER, NODE) else {
         panic!("a directory of another format is refused");
     };
     assert!(text.contains("version 1") && text.contains("move the data directory away"), "{text}");
 }
 
-/// The incarnation in the fixture.
-const INCARNATION: u64 = 13_554_291_779_733_232_337;
+/// Directories, and the incarnations in them.
+const FORMAT_2: [(&str, u64); 2] =
+    [("directory-2", 13_554_291_779_733_232_337), ("directory-2-runs", 267_330_709_857_563_813)];
 
 /// Writes a fixture if the environment variable is set.
 #[tokio::test]
@@ -132,6 +136,14 @@ async fn writes_a_fixture_where_it_is_asked_to() {
     let publish = Some(PublishSnapshot { meta: meta(3, 12), replaces_log: false });
     storage.persist(Batch { publish, ..Batch::default() }).await.unwrap();
     storage.compact(meta(3, 10)).await.unwrap();
+    // A run is cut in its middle, and the log ends there for now.
+    let entry = |index| Entry { index, term: 4, payload: Payload::Noop };
+    let entries = [26, 27, 28].map(entry).into();
+    storage.persist(Batch { entries, ..Batch::default() }).await.unwrap();
+    for from in [27, 26] {
+        let batch = Batch { truncate_from: Some(from), ..Batch::default() };
+        storage.persist(batch).await.unwrap();
+    }
     drop(storage);
     // The storage is opened a second time, so that there is a table and a write-ahead file.
     let storage = open(path).unwrap();

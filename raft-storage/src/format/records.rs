@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use raft_core::types::{
-    Configuration, Entry, HardState, Member, Memory, NodeId, Payload, Position, SnapshotContent,
-    SnapshotMeta,
+    Configuration, Entry, HardState, Index, Member, Memory, NodeId, Payload, Position,
+    SnapshotContent, SnapshotMeta,
 };
 
 use super::draft::{Draft, unmask};
@@ -33,7 +33,9 @@ const TAG_BATCH: u8 = b'B';
 const TAG_HARD_STATE: u8 = b'H';
 const TAG_LOG_START: u8 = b'S';
 const TAG_SNAPSHOT: u8 = b'P';
-const TAG_ENTRY: u8 = b'E';
+/// A single entry. It is read and no longer written.
+pub(crate) const TAG_ENTRY: u8 = b'E';
+const TAG_RUN: u8 = b'R';
 const TAG_SNAPSHOT_FILE: u8 = b'N';
 const TAG_FLOOR: u8 = b'L';
 
@@ -41,46 +43,100 @@ const KIND_NOOP: u8 = 0;
 const KIND_COMMAND: u8 = 1;
 const KIND_CONFIGURATION: u8 = 2;
 
-/// Adds the put of an entry to a batch.
-pub(crate) fn put_entry(draft: &mut Draft, entry: &Entry) {
-    draft.put(entry_key(entry.index), TAG_ENTRY, |out| {
-        out.extend_from_slice(&entry.index.to_be_bytes());
-        out.extend_from_slice(&entry.term.to_be_bytes());
-        match &entry.payload {
-            Payload::Noop => out.push(KIND_NOOP),
-            Payload::Command(command) => {
-                out.push(KIND_COMMAND);
-                out.extend_from_slice(command);
-            }
-            Payload::Configuration(configuration) => {
-                out.push(KIND_CONFIGURATION);
-                put_configuration(out, configuration);
-            }
+/// Adds the put of a *run*: entries with consecutive indexes in one record, so that a batch of many
+/// small entries costs RocksDB one key.
+///
+/// A run may also be empty: it ends the log before `first`, see `docs/format.md`.
+pub(crate) fn put_run(draft: &mut Draft, first: Index, entries: &[Entry]) {
+    draft.put(entry_key(first), TAG_RUN, |out| {
+        out.extend_from_slice(&first.to_be_bytes());
+        for (entry, index) in entries.iter().zip(first..) {
+            assert_eq!(entry.index, index, "a run has no gap");
+            put_run_entry(out, entry);
         }
     });
 }
 
-pub(crate) fn decode_entry(bytes: &[u8], key: &LogKey) -> Result<Entry, Damage> {
-    let body = unmask(TAG_ENTRY, bytes, key)?;
+fn put_run_entry(out: &mut Vec<u8>, entry: &Entry) {
+    out.extend_from_slice(&entry.term.to_be_bytes());
+    out.push(match &entry.payload {
+        Payload::Noop => KIND_NOOP,
+        Payload::Command(_) => KIND_COMMAND,
+        Payload::Configuration(_) => KIND_CONFIGURATION,
+    });
+    match &entry.payload {
+        Payload::Noop => put_count(out, 0),
+        Payload::Command(command) => {
+            put_count(out, command.len());
+            out.extend_from_slice(command);
+        }
+        Payload::Configuration(configuration) => {
+            let length_at = out.len();
+            put_count(out, 0);
+            let payload_at = out.len();
+            put_configuration(out, configuration);
+            let length = u32::try_from(out.len() - payload_at).expect("bytes of a configuration");
+            out[length_at..payload_at].copy_from_slice(&length.to_be_bytes());
+        }
+    }
+}
+
+/// Entries as one record holds them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Run {
+    /// The index in the record's key.
+    pub(crate) first: Index,
+    /// Consecutive from `first` on. Those that another run replaces are not part of the log.
+    pub(crate) entries: Vec<Entry>,
+}
+
+/// Decodes a run, or the record of a single entry as programs before the first release wrote it.
+pub(crate) fn decode_run(bytes: &[u8], key: &LogKey) -> Result<Run, Damage> {
+    if bytes.first() == Some(&TAG_ENTRY) {
+        let entry = decode_single_entry(bytes, key)?;
+        return Ok(Run { first: entry.index, entries: vec![entry] });
+    }
+    let body = Bytes::from(unmask(TAG_RUN, bytes, key)?);
+    let mut fields = Fields(&body);
+    let first = in_range(Position::new(0, fields.u64()?))?.index;
+    let mut entries = Vec::new();
+    while !fields.0.is_empty() {
+        let next = first + entries.len() as u64;
+        let Position { term, index } = in_range(Position::new(fields.u64()?, next))?;
+        let kind = fields.u8()?;
+        let length = fields.u32()? as usize;
+        let at = body.len() - fields.0.len();
+        fields.bytes(length)?;
+        // Slices the body: no other copy.
+        let payload = payload(kind, body.slice(at..at + length))?;
+        entries.push(Entry { index, term, payload });
+    }
+    Ok(Run { first, entries })
+}
+
+fn decode_single_entry(bytes: &[u8], key: &LogKey) -> Result<Entry, Damage> {
+    let body = Bytes::from(unmask(TAG_ENTRY, bytes, key)?);
     let mut fields = Fields(&body);
     let index = fields.u64()?;
     let Position { term, index } = in_range(Position::new(fields.u64()?, index))?;
-    let payload = match fields.u8()? {
-        KIND_NOOP => Payload::Noop,
-        KIND_COMMAND => {
-            let at = body.len() - fields.0.len();
-            // Slices the body: no other copy.
-            return Ok(Entry {
-                index,
-                term,
-                payload: Payload::Command(Bytes::from(body).slice(at..)),
-            });
+    let kind = fields.u8()?;
+    let at = body.len() - fields.0.len();
+    Ok(Entry { index, term, payload: payload(kind, body.slice(at..))? })
+}
+
+fn payload(kind: u8, bytes: Bytes) -> Result<Payload, Damage> {
+    match kind {
+        KIND_NOOP if bytes.is_empty() => Ok(Payload::Noop),
+        KIND_NOOP => Err(Damage(format!("a no-op with {} bytes", bytes.len()))),
+        KIND_COMMAND => Ok(Payload::Command(bytes)),
+        KIND_CONFIGURATION => {
+            let mut fields = Fields(&bytes);
+            let configuration = configuration(&mut fields)?;
+            fields.done()?;
+            Ok(Payload::Configuration(Box::new(configuration)))
         }
-        KIND_CONFIGURATION => Payload::Configuration(Box::new(configuration(&mut fields)?)),
-        kind => return Err(Damage(format!("an entry of unknown kind {kind}"))),
-    };
-    fields.done()?;
-    Ok(Entry { index, term, payload })
+        kind => Err(Damage(format!("an entry of unknown kind {kind}"))),
+    }
 }
 
 /// The format of a log, and which secret it was written with.

@@ -43,12 +43,8 @@ fn masked(put: impl FnOnce(&mut Draft)) -> Vec<u8> {
     record.to_vec()
 }
 
-fn entry_record(entry: &Entry) -> Vec<u8> {
-    masked(|draft| put_entry(draft, entry))
-}
-
-fn entry(bytes: &[u8]) -> Result<Entry, Damage> {
-    decode_entry(bytes, &key())
+fn run(bytes: &[u8]) -> Result<Run, Damage> {
+    decode_run(bytes, &key())
 }
 
 fn configuration() -> Configuration {
@@ -124,10 +120,22 @@ fn entries_keep_their_format() {
             Payload::Configuration(Box::new(Configuration::of_voters([1, 2, 3]))),
         ),
     ];
-    for (name, payload) in payloads {
+    for (name, payload) in payloads.clone() {
         let entry = Entry { index: 258, term: 5, payload };
-        let encoded = entry_record(&entry);
-        check(name, entry, encoded, super::tests::entry);
+        // A single entry is no longer written, but it is read.
+        let encoded = fixtures().remove(name).unwrap();
+        check(name, Run { first: 258, entries: vec![entry] }, encoded, run);
+    }
+    let entries = (258..)
+        .zip(payloads)
+        .map(|(index, (_, payload))| Entry { index, term: index / 100 + 3, payload })
+        .collect();
+    for (name, run) in [
+        ("run", Run { first: 258, entries }),
+        ("run-empty", Run { first: 300, entries: Vec::new() }),
+    ] {
+        let encoded = masked(|draft| put_run(draft, run.first, &run.entries));
+        check(name, run, encoded, super::tests::run);
     }
 }
 
@@ -176,17 +184,22 @@ fn snapshot_headers_keep_their_format() {
 #[test]
 fn well_sealed_nonsense_is_refused() {
     let of_kind = |kind: u8, rest: &[u8]| {
-        entry(&masked(|draft| {
-            draft.put(entry_key(0), TAG_ENTRY, |out| {
-                out.extend_from_slice(&[0; 16]);
-                out.push(kind);
-                out.extend_from_slice(rest);
-            });
-        }))
+        let length = (rest.len() as u32).to_be_bytes();
+        [(TAG_ENTRY, &[][..]), (TAG_RUN, &length)].map(|(tag, length)| {
+            run(&masked(|draft| {
+                draft.put(entry_key(0), tag, |out| {
+                    out.extend_from_slice(&[0; 16]);
+                    out.push(kind);
+                    out.extend_from_slice(length);
+                    out.extend_from_slice(rest);
+                });
+            }))
+        })
     };
-    assert!(of_kind(3, b"").is_err(), "an unknown kind");
-    assert!(of_kind(KIND_NOOP, b"x").is_err(), "leftovers");
-    assert!(of_kind(KIND_CONFIGURATION, &[0xff; 4]).is_err(), "2^32 voters");
+    assert!(of_kind(KIND_NOOP, b"").iter().all(Result::is_ok), "nothing else is wrong");
+    assert!(of_kind(3, b"").iter().all(Result::is_err), "an unknown kind");
+    assert!(of_kind(KIND_NOOP, b"x").iter().all(Result::is_err), "leftovers");
+    assert!(of_kind(KIND_CONFIGURATION, &[0xff; 4]).iter().all(Result::is_err), "2^32 voters");
     let hard_state = |memory: u8| {
         let record = masked(|draft| {
             draft.put(KEY_HARD_STATE, TAG_HARD_STATE, |out| {
@@ -214,12 +227,12 @@ fn a_masked_record_shows_nothing_of_what_was_chosen() {
     let command = |nonce| {
         let payload = Payload::Command(Bytes::from(chosen.clone()));
         let mut draft = Draft::default();
-        put_entry(&mut draft, &Entry { index: 1, term: 1, payload });
+        put_run(&mut draft, 1, &[Entry { index: 1, term: 1, payload }]);
         let mut configuration = configuration();
         configuration.members.get_mut(&1).unwrap().context = Bytes::from(chosen.clone());
         let meta = SnapshotMeta { configuration: Box::new(configuration.clone()), ..meta() };
         let payload = Payload::Configuration(Box::new(configuration));
-        put_entry(&mut draft, &Entry { index: 2, term: 1, payload });
+        put_run(&mut draft, 2, &[Entry { index: 2, term: 1, payload }]);
         put_log_start(&mut draft, &meta);
         put_published(&mut draft, &Published { meta, content: content(), serial: 1 });
         draft.seal(&key(), nonce);
@@ -261,7 +274,8 @@ fn what_nothing_gets_to_is_refused() {
     let far = Position::new(TERM_MAX, INDEX_MAX);
     let entry = |position: Position| {
         let Position { term, index } = position;
-        entry(&entry_record(&Entry { index, term, payload: Payload::Noop }))
+        let entry = Entry { index, term, payload: Payload::Noop };
+        run(&masked(|draft| put_run(draft, index, &[entry])))
     };
     let log_start = |position| {
         let meta = SnapshotMeta { position, ..SnapshotMeta::default() };
@@ -272,7 +286,7 @@ fn what_nothing_gets_to_is_refused() {
         decode_hard_state(&masked(|draft| put_hard_state(draft, &hard_state)), &key())
     };
     assert!(entry(far).is_ok() && log_start(far).is_ok() && hard_state(far).is_ok());
-    for beyond in [Position::new(TERM_MAX + 1, 1), Position::new(1, u64::MAX)] {
+    for beyond in [Position::new(TERM_MAX + 1, 1), Position::new(1, INDEX_MAX + 1)] {
         assert!(entry(beyond).is_err() && log_start(beyond).is_err());
         assert!(hard_state(beyond).is_err());
     }
@@ -409,10 +423,12 @@ proptest! {
             Payload::Command(command.into()),
             Payload::Configuration(meta.configuration.clone()),
         ];
-        for payload in payloads {
-            let entry = Entry { index, term, payload };
-            check_any(&entry, &entry_record(&entry), super::tests::entry);
-        }
+        // The indexes of all three are in range.
+        let first = index.min(INDEX_MAX - 2);
+        let entries = (first..).zip(payloads);
+        let entries = entries.map(|(index, payload)| Entry { index, term, payload }).collect();
+        let written = Run { first, entries };
+        check_any(&written, &masked(|draft| put_run(draft, first, &written.entries)), run);
         let mark = BatchMark {
             number: one.max(other),
             durable_through: one.min(other),

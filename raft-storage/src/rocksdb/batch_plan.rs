@@ -4,10 +4,15 @@ use raft_core::storage::{StorageError, StorageResult};
 use raft_core::types::{Batch, Entry, HardState, Index, SnapshotMeta};
 
 use super::entry_sizes::Sizes;
+use super::run_starts::RunStarts;
 use super::snapshot::Shelf;
 use crate::format::draft::Draft;
 use crate::format::keys::{KEY_ENTRY_END, KEY_SNAPSHOT, entry_key};
 use crate::format::records::{self, Published};
+
+/// Most bytes of a run, if it has more than one entry. Compaction keeps a run until none of its
+/// entries is needed, so this much of the log may stay on disk for longer.
+const RUN_BYTES_MAX: u64 = 64 << 10;
 
 /// The part of the instance's content that writing needs.
 #[derive(Debug, Default)]
@@ -17,6 +22,8 @@ pub(crate) struct Mirror {
     pub(crate) log_start: SnapshotMeta,
     /// Sizes of the entries after `log_start`, so that they are counted without being read.
     pub(crate) sizes: Sizes,
+    /// Where the records of these entries begin.
+    pub(crate) run_starts: RunStarts,
     /// Number of the last batch written, synced or not.
     pub(crate) batch: u64,
     /// Number of the last batch that is durable.
@@ -40,6 +47,8 @@ pub(crate) struct Plan {
     /// The last entry that is neither replaced nor truncated.
     kept_through: Index,
     appended_sizes: Vec<u64>,
+    /// The runs of the batch. They replace everything from the first of them on.
+    new_runs: Vec<Index>,
     hard_state: HardState,
 }
 
@@ -82,22 +91,10 @@ pub(crate) fn plan(
             replaced_by = Some(publish.meta);
         }
     }
-    if let Some(from) = truncate_from {
-        if from <= start {
-            return Err(misuse(format!("truncation from {from}, the log starts behind {start}")));
-        }
-        if from <= end {
-            draft.delete_range(entry_key(from), KEY_ENTRY_END);
-            end = from - 1;
-        }
-    }
-    let kept_through = end;
-    put_entries(&entries, &mut end, draft)?;
+    let (kept_through, new_runs) = put_tail(truncate_from, &entries, (start, end), draft)?;
     if let Some(hard_state) = &hard_state {
         records::put_hard_state(draft, hard_state);
     }
-    assert!(start <= kept_through && kept_through <= end, "what is kept is within the log");
-    assert_eq!(end - kept_through, entries.len() as u64, "entries follow the log's last index");
     let appended_sizes = entries.iter().map(|entry| entry.size_bytes()).collect();
     let hard_state = hard_state.unwrap_or(mirror.hard_state);
     Ok(Plan {
@@ -107,20 +104,61 @@ pub(crate) fn plan(
         replaced_by,
         kept_through,
         appended_sizes,
+        new_runs,
         hard_state,
     })
 }
 
-/// Adds the entries, which follow `end`, and moves it to the last of them.
-fn put_entries(entries: &[Entry], end: &mut Index, draft: &mut Draft) -> StorageResult<()> {
-    for entry in entries {
-        if entry.index != *end + 1 {
-            return Err(misuse(format!("entry {} behind entry {end}", entry.index)));
+/// Adds the truncation, and then the entries, to a log from behind `start` through `end`. Returns
+/// the last entry that is kept, and where the new runs begin.
+fn put_tail(
+    truncate_from: Option<Index>,
+    entries: &[Entry],
+    (start, end): (Index, Index),
+    draft: &mut Draft,
+) -> StorageResult<(Index, Vec<Index>)> {
+    let mut new_runs = Vec::new();
+    let mut kept_through = end;
+    if let Some(from) = truncate_from {
+        if from <= start {
+            return Err(misuse(format!("truncation from {from}, the log starts behind {start}")));
         }
-        *end = entry.index;
-        records::put_entry(draft, entry);
+        if from <= end {
+            draft.delete_range(entry_key(from), KEY_ENTRY_END);
+            kept_through = from - 1;
+            if entries.is_empty() {
+                // The run that holds entry `from` may begin before it. It ends where this one
+                // begins.
+                records::put_run(draft, from, &[]);
+                new_runs.push(from);
+            }
+        }
     }
-    Ok(())
+    let mut rest = entries;
+    let mut next = kept_through + 1;
+    while !rest.is_empty() {
+        let count = run_length(rest);
+        let (run, others) = rest.split_at(count);
+        if let Some((_, entry)) = (next..).zip(run).find(|(index, entry)| entry.index != *index) {
+            return Err(misuse(format!("entry {} in a log through {kept_through}", entry.index)));
+        }
+        records::put_run(draft, next, run);
+        new_runs.push(next);
+        next += count as u64;
+        rest = others;
+    }
+    assert!(start <= kept_through && kept_through < next, "what is kept is within the log");
+    Ok((kept_through, new_runs))
+}
+
+/// How many of the entries, which are not none, become one run.
+fn run_length(entries: &[Entry]) -> usize {
+    let mut bytes = 0;
+    let fitting = entries.iter().take_while(|entry| {
+        bytes += entry.size_bytes();
+        bytes <= RUN_BYTES_MAX
+    });
+    fitting.count().max(1)
 }
 
 impl Plan {
@@ -131,6 +169,7 @@ impl Plan {
         if let Some(log_start) = self.replaced_by {
             assert_eq!(self.kept_through, log_start.index(), "a replaced log keeps nothing");
             mirror.sizes.clear();
+            mirror.run_starts.clear();
             mirror.log_start = log_start;
         }
         assert!(self.kept_through >= mirror.log_start.index(), "the start is never truncated");
@@ -138,6 +177,7 @@ impl Plan {
         mirror.sizes.truncate(self.kept_through - mirror.log_start.index());
         self.appended_sizes.into_iter().for_each(|size| mirror.sizes.push(size));
         assert_eq!(mirror.last_index(), last_index, "the mirror ends where the batch ends");
+        mirror.run_starts.replace_from_first(self.new_runs);
         mirror.hard_state = self.hard_state;
         self.published
     }

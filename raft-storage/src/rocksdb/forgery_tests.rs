@@ -19,7 +19,7 @@ use crate::DataDir;
 use crate::format::draft::Draft;
 use crate::format::keys::KEY_HARD_STATE;
 use crate::format::log_key::LogKey;
-use crate::format::records::{decode_hard_state, put_entry, put_hard_state};
+use crate::format::records::{decode_hard_state, put_hard_state, put_run};
 use crate::format::wal::writer::{Header, Wal, key_of};
 use crate::rocksdb::{RocksOptions, RocksStorage};
 
@@ -96,7 +96,7 @@ fn forged_draft() -> Draft {
     let mut draft = Draft::default();
     put_hard_state(&mut draft, &HardState { term: FORGED_TERM, ..HardState::INITIAL });
     for index in 1..=3 {
-        put_entry(&mut draft, &Entry { index, term: 1, payload: Payload::Noop });
+        put_run(&mut draft, index, &[Entry { index, term: 1, payload: Payload::Noop }]);
     }
     draft
 }

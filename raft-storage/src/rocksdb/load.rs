@@ -7,7 +7,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use raft_core::storage::{StorageError, StorageResult};
-use raft_core::types::{Entry, HardState, Index, Loaded, SnapshotMeta, Term};
+use raft_core::types::{Entry, HardState, Index, Loaded, SnapshotMeta};
 use rocksdb::{DB, Direction, ErrorKind, IteratorMode, Options, ReadOptions, WriteBatch};
 
 use super::ADVICE_DAMAGED;
@@ -17,6 +17,7 @@ use super::entry_sizes::Sizes;
 use super::log::FLOOR_FILE;
 use super::options::{RocksOptions, engine_error};
 use super::poison::Poison;
+use super::run_starts::RunStarts;
 use crate::data_dir::LOG_KEY as KEY_FILE;
 use crate::files::{io_error, read_if_there, write_whole};
 use crate::format::draft::content_of_put;
@@ -25,7 +26,7 @@ use crate::format::keys::{
     entry_key_index,
 };
 use crate::format::log_key::LogKey;
-use crate::format::records::{self, BatchMark, FORMAT_VERSION, Format, NUMBER_MAX, Published};
+use crate::format::records::{self, BatchMark, FORMAT_VERSION, Format, NUMBER_MAX, Published, Run};
 use crate::format::wal::{self, DirectoryScan, Intruder};
 use crate::record::Damage;
 
@@ -236,7 +237,7 @@ pub(crate) fn load(
     let published = read(db, directory, KEY_SNAPSHOT, "the snapshot's record", |bytes| {
         records::decode_published(bytes, key)
     })?;
-    let entries = entries(db, directory, &log_start, key)?;
+    let (entries, run_starts) = entries(db, directory, &log_start, key)?;
     let sizes = Sizes::of(&entries);
     assert_eq!(sizes.len(), entries.len() as u64, "one size for each entry");
     let batch = read_batch_number(db, directory, key)?;
@@ -244,49 +245,78 @@ pub(crate) fn load(
     Ok(Everything {
         loaded: Loaded { hard_state, log_start: log_start.clone(), snapshot, entries },
         // Opening has made durable what it recovered.
-        mirror: Mirror { hard_state, log_start, sizes, batch, durable_batch: batch },
+        mirror: Mirror { hard_state, log_start, sizes, run_starts, batch, durable_batch: batch },
         published,
     })
 }
 
+/// The entries after `log_start`, and where the runs begin that hold them.
 fn entries(
     db: &DB,
     directory: &Path,
     log_start: &SnapshotMeta,
     log_key: &LogKey,
-) -> StorageResult<Vec<Entry>> {
+) -> StorageResult<(Vec<Entry>, RunStarts)> {
     let mut options = ReadOptions::default();
     options.set_verify_checksums(true);
     options.set_readahead_size(2 << 20);
     options.set_iterate_upper_bound(KEY_ENTRY_END.as_ref());
     let from = entry_key(0);
     let iterator = db.iterator_opt(IteratorMode::From(from.as_ref(), Direction::Forward), options);
-    let mut entries = Vec::new();
-    let mut last: (Index, Term) = (log_start.index(), log_start.position.term);
+    let (mut entries, mut run_starts) = (Vec::new(), RunStarts::default());
     for item in iterator {
         let (key, value) =
             item.map_err(|error| engine_error("read the log in", directory, error))?;
-        let index = entry_key_index(&key)
+        let first = entry_key_index(&key)
             .ok_or_else(|| corrupt(directory, "a key", Damage(format!("it is {key:02x?}"))))?;
-        let what = format!("entry {index}");
-        let entry = records::decode_entry(&value, log_key)
-            .map_err(|damage| corrupt(directory, &what, damage))?;
-        let problem = if entry.index != index {
-            Some(format!("the record there is of entry {}", entry.index))
-        } else if index != last.0 + 1 {
-            Some(format!("the entry before it is {}, so there is a gap", last.0))
-        } else if entry.term < last.1 {
-            Some(format!("its term {} is below {}, that of the one before", entry.term, last.1))
-        } else {
-            None
-        };
-        if let Some(problem) = problem {
-            return Err(corrupt(directory, &what, Damage(problem)));
+        records::decode_run(&value, log_key)
+            .and_then(|run| add_run(run, first, log_start, &mut entries))
+            .map_err(|damage| corrupt(directory, &format!("entry {first}"), damage))?;
+        run_starts.push(first);
+    }
+    Ok((entries, run_starts))
+}
+
+/// Adds the entries of the run whose key has the index `first`.
+fn add_run(
+    run: Run,
+    first: Index,
+    log_start: &SnapshotMeta,
+    entries: &mut Vec<Entry>,
+) -> Result<(), Damage> {
+    if run.first != first {
+        return Err(Damage(format!("the record there is of entry {}", run.first)));
+    }
+    // The run before ends where this one begins.
+    while entries.last().is_some_and(|entry| entry.index >= first) {
+        entries.pop();
+    }
+    let mut last = entries.last().map_or(log_start.position, Entry::position);
+    if first > last.index + 1 {
+        let last = last.index;
+        return Err(Damage(format!("the entry before it is {last}, so there is a gap")));
+    }
+    for entry in run.entries {
+        // A run is there until none of its entries is needed.
+        if entry.index <= log_start.index() {
+            continue;
         }
-        last = (index, entry.term);
+        let Entry { index, term, .. } = entry;
+        assert_eq!(
+            index,
+            last.index + 1,
+            "the run has no gap, and begins at the end of the last one"
+        );
+        if term < last.term {
+            return Err(Damage(format!(
+                "the term {term} of entry {index} is below {}, that of the one before",
+                last.term
+            )));
+        }
+        last = entry.position();
         entries.push(entry);
     }
-    Ok(entries)
+    Ok(())
 }
 
 fn read<T>(

@@ -120,8 +120,10 @@ impl StoredLog {
         self.draft.clear();
         assert!(through.index() >= start, "the start of the log never falls");
         let last_index = self.mirror.last_index().max(through.index());
-        let end = through.index().saturating_add(1);
-        self.draft.delete_range(entry_key(start), entry_key(end));
+        let compactable = self.mirror.run_starts.compactable(through.index(), last_index);
+        if let Some((first, end)) = compactable {
+            self.draft.delete_range(entry_key(first), entry_key(end));
+        }
         records::put_log_start(&mut self.draft, &through);
         self.options.step_hook.pass(Step::CompactBefore);
         // Compaction needs no sync: a crash that undoes it brings back entries that are still
@@ -129,6 +131,9 @@ impl StoredLog {
         self.write(is_founding, "compact")?;
         self.options.step_hook.pass(Step::CompactAfter);
         self.mirror.sizes.forget(through.index() - start);
+        if let Some((_, end)) = compactable {
+            self.mirror.run_starts.forget_before(end);
+        }
         self.mirror.log_start = through;
         assert_eq!(self.mirror.last_index(), last_index, "compaction drops no entry of the tail");
         self.count_bytes();

@@ -23,6 +23,7 @@ mod load;
 mod log;
 mod options;
 mod poison;
+mod run_starts;
 mod snapshot;
 mod warm;
 mod worker;

@@ -13,10 +13,11 @@ const KEY_HARD_STATE: u8 = b'h';
 const KEY_ENTRY: u8 = b'e';
 const TAG_BATCH: u8 = b'B';
 const TAG_HARD_STATE: u8 = b'H';
-const TAG_ENTRY: u8 = b'E';
-const KIND_NOOP: u8 = 0;
+const TAG_RUN: u8 = b'R';
+/// Kind, and a payload of no bytes.
+const NOOP: &[u8] = &[0, 0, 0, 0, 0];
 /// Every promise of the node is on its disk.
-const MEMORY_INTACT: u8 = 0;
+const MEMORY_INTACT: &[u8] = &[0];
 const GUESSED_NONCE: u64 = 0x0123_4567_89ab_cdef;
 const GUESSED_MAC: u64 = 0;
 
@@ -33,11 +34,11 @@ fn sealed(tag: u8, body: &[u8]) -> Vec<u8> {
 
 /// A record that the node would unmask: nonce, place in the keystream, and a body masked with a
 /// keystream that is guessed to be zeros.
-fn masked(tag: u8, numbers: &[u64], rest: u8) -> Vec<u8> {
+fn masked(tag: u8, numbers: &[u64], rest: &[u8]) -> Vec<u8> {
     let mut body = GUESSED_NONCE.to_be_bytes().to_vec();
     body.extend(0_u32.to_be_bytes());
     body.extend(numbers.iter().flat_map(|number| number.to_be_bytes()));
-    body.push(rest);
+    body.extend(rest);
     sealed(tag, &body)
 }
 
@@ -68,7 +69,7 @@ pub(super) fn noops(entries: Range<u64>, term: u64) -> Puts {
     let noop = |index: u64| {
         let mut key = group_key(KEY_ENTRY);
         key.extend(index.to_be_bytes());
-        (key, masked(TAG_ENTRY, &[index, term], KIND_NOOP))
+        (key, masked(TAG_RUN, &[index, term], NOOP))
     };
     entries.map(noop).collect()
 }

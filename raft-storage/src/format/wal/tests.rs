@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::writer::{Header, Wal, key_of};
 use super::*;
 use crate::format::draft::Draft;
-use crate::format::records::{put_entry, put_hard_state};
+use crate::format::records::{put_hard_state, put_run};
 use raft_core::types::{Entry, HardState, Payload};
 
 /// Scans files of the log with the first secret; asserts that no intruder is in them.
@@ -151,7 +151,7 @@ fn forged_draft() -> Draft {
     let mut draft = Draft::default();
     let hard_state = HardState { term: 1 << 40, ..HardState::INITIAL };
     put_hard_state(&mut draft, &hard_state);
-    put_entry(&mut draft, &Entry { index: 1, term: 1, payload: Payload::Noop });
+    put_run(&mut draft, 1, &[Entry { index: 1, term: 1, payload: Payload::Noop }]);
     draft
 }
 
