@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use raft_core::consensus::{Change, OfferDecision, RoleKind, invariants};
+use raft_core::consensus::{Change, Config, OfferDecision, RoleKind, invariants};
 use raft_core::types::{
     Configuration, Entry, Member, Message, MessageBody, NodeId, Payload, Position, SnapshotMeta,
 };
 
-use crate::common::{Cluster, say};
+use crate::common::{Cluster, Parcel, say};
 use crate::membership::{force, founded, four};
 use crate::replication::led;
 
@@ -327,4 +327,41 @@ fn a_configuration_at_the_index_of_another_one_has_another_place() {
     assert_eq!(cluster.raft(2).configuration(), &replaced);
     assert_eq!((before.position.index, after.position.index), (2, 2));
     assert!(before != after && !after.is_committed);
+}
+
+/// M-J12. A leader that is removed leaves after the time of one transfer, also if its log has just
+/// been compacted past the removal. It led on for another such time after each compaction.
+#[test]
+fn a_removed_leader_leaves_although_its_log_was_compacted() {
+    let mut cluster = four();
+    force(&mut cluster, 1, &Change::Remove { id: 1 }).expect("it leads");
+    let is_hand_over = |parcel: &Parcel| match parcel {
+        Parcel::Message(message) => matches!(message.body, MessageBody::TimeoutNow { .. }),
+        Parcel::Snapshot { .. } => false,
+    };
+    while cluster.raft(1).configuration().is_voter(1) {
+        cluster.deliver(0);
+    }
+    // A log is compacted past the removal if an entry follows it.
+    cluster.propose(1, "a").expect("the removal is not committed");
+    while let Some(next) = cluster.flying.front() {
+        // Its successor is never told.
+        if is_hand_over(&next.parcel) {
+            cluster.drop_parcel(0);
+        } else {
+            cluster.deliver(0);
+        }
+    }
+    let ms = Duration::from_millis(1);
+    let election_timeout = Config::new(1, 1).election_timeout;
+    cluster.advance(election_timeout - ms, true);
+    assert_eq!(cluster.role(1), RoleKind::Leader);
+    cluster.snapshot(1);
+    let last = cluster.status(1).commit_index;
+    // Both events at once, as a driver may report them.
+    cluster.with(1, |raft, now| {
+        raft.compact(last).expect("the snapshot covers it");
+        raft.on_timeout(now + 2 * ms);
+    });
+    assert_eq!(cluster.role(1), RoleKind::Follower);
 }

@@ -79,7 +79,7 @@ impl Leader {
                 self.take_step(node, now);
             }
         }
-        self.is_leaving = self.must_leave(node);
+        self.is_leaving = self.stage.is_settled && !node.configuration().is_voter(node.id());
         if self.is_leaving && self.transfer.is_none() {
             // The next check ends this leadership, also if there is no successor now.
             let _ = self.transfer(node, now, None);
@@ -102,13 +102,6 @@ impl Leader {
         if Stage::of(node).is_settled && self.transfer.is_none() {
             self.take_step(node, now);
         }
-    }
-
-    /// Returns true once it is committed that this leader is no longer a voter.
-    pub(super) fn must_leave(&self, node: &NodeState) -> bool {
-        self.stage.is_settled
-            && self.stage == Stage::of(node)
-            && !node.configuration().is_voter(node.id())
     }
 
     fn take_step(&mut self, node: &mut NodeState, now: Time) {

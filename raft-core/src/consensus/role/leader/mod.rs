@@ -144,7 +144,7 @@ impl Leader {
         }
         self.next_check = now + node.config.heartbeat_interval;
         self.transfer.take_if(|transfer| transfer.deadline <= now);
-        if self.transfer.is_none() && self.must_leave(node) {
+        if self.transfer.is_none() && self.is_leaving {
             return Transition::Follow;
         }
         self.check_members(node, now);

@@ -35,8 +35,8 @@ impl Leader {
         }
         // A leader that was removed hands over once: a caller that names one successor after
         // another must not keep it in office.
-        let is_leaving = self.transfer.is_some() && self.must_leave(node);
-        if !is_leaving && self.transfer.as_ref().is_none_or(|transfer| transfer.to != to) {
+        let leaves_already = self.transfer.is_some() && self.is_leaving;
+        if !leaves_already && self.transfer.as_ref().is_none_or(|transfer| transfer.to != to) {
             let deadline = now + node.config.election_timeout;
             self.transfer = Some(Transfer { to, told: false, deadline });
         }
