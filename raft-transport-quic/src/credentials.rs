@@ -20,8 +20,9 @@ use ring::digest::{Context, SHA256};
 use rustls_pki_types::CertificateDer;
 use tracing::{info, warn};
 
+use crate::certificate_info::expiry;
 use crate::error::{QuicError, close, printable};
-use crate::tls::{Side, TlsConfig, Verifiers, expiry, wall_clock};
+use crate::tls::{Side, TlsConfig, Verifiers, wall_clock};
 
 /// A certificate of this side that expires within this time is warned of once a day.
 const EXPIRES_SOON: Duration = Duration::from_secs(14 * DAY);

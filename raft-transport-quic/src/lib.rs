@@ -50,6 +50,7 @@
 
 mod accept;
 mod bulk;
+mod certificate_info;
 mod client;
 mod config;
 mod credentials;
@@ -74,6 +75,7 @@ mod tls;
 mod transport;
 mod wire;
 
+pub use certificate_info::CertificateInfo;
 pub use client::{ClientConnection, ClientEndpoint};
 pub use config::QuicConfig;
 pub use dev_ca::{DevCa, LEAF_LIFETIME};

@@ -11,7 +11,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use quinn::crypto::rustls::{HandshakeData, QuicClientConfig, QuicServerConfig};
 use raft_core::types::NodeId;
@@ -122,16 +122,18 @@ impl TlsConfig {
         Ok(config)
     }
 
-    pub(crate) fn files(&self) -> Option<&TlsFiles> {
-        self.files.as_ref()
-    }
-
-    /// When the certificate of this side expires.
+    /// Checks that the certificate is valid now, and that one of the CAs has issued it.
     ///
     /// # Errors
-    /// Fails if the certificate does not parse.
-    pub(crate) fn expires_at(&self) -> Result<SystemTime, QuicError> {
-        expiry(&self.chain()?[0]).map_err(|reason| QuicError::Tls(reason.to_owned()))
+    /// [`QuicError::Tls`] with the reason.
+    pub fn check(&self) -> Result<(), QuicError> {
+        self.verifiers()?
+            .verify(&Side::Dialling, &self.chain()?)
+            .map_err(|error| QuicError::Tls(format!("the certificate is not trusted: {error}")))
+    }
+
+    pub(crate) fn files(&self) -> Option<&TlsFiles> {
+        self.files.as_ref()
     }
 
     /// The identity that the certificate of this side proves in this cluster.
@@ -252,16 +254,6 @@ pub(crate) fn wall_clock() -> SystemTime {
     SystemTime::now()
 }
 
-/// The end of a certificate's validity.
-pub(crate) fn expiry(certificate: &CertificateDer<'_>) -> Result<SystemTime, &'static str> {
-    let (_, certificate) =
-        X509Certificate::from_der(certificate).map_err(|_| "the certificate cannot be parsed")?;
-    let seconds = certificate.validity().not_after.timestamp();
-    // A certificate that ended before 1970 has expired.
-    let since_epoch = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
-    UNIX_EPOCH.checked_add(since_epoch).ok_or("the certificate ends too late to be told")
-}
-
 #[cfg(unix)]
 fn is_open_to_others(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
@@ -273,7 +265,10 @@ fn is_open_to_others(_path: &Path) -> bool {
     false
 }
 
-fn certificates(pem: &[u8], what: &str) -> Result<Vec<CertificateDer<'static>>, QuicError> {
+pub(crate) fn certificates(
+    pem: &[u8],
+    what: &str,
+) -> Result<Vec<CertificateDer<'static>>, QuicError> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     match found {
         Ok(found) if !found.is_empty() => Ok(found),
