@@ -19,7 +19,7 @@ use self::peers::{Peers, list};
 use super::shared::ServerShared;
 use crate::client::Client;
 use crate::config::ServerConfig;
-use crate::members::{MemberInfo, MembersChange, MembersOrder};
+use crate::members::{ClusterReport, MemberInfo, MembersChange, MembersOrder};
 use crate::protocol::version::{Feature, has};
 use crate::protocol::{Rejection, Reply};
 
@@ -193,8 +193,25 @@ async fn announce(
             Err(other) => Err(format!("answered out of place: {other:?}")),
         };
     }
-    let client = client.with_deadline(ANNOUNCE_DEADLINE);
-    client.cluster().order(order).await.map(drop).map_err(|error| error.to_string())
+    let cluster = client.with_deadline(ANNOUNCE_DEADLINE).cluster();
+    if !is_led(shared) {
+        let members = cluster.members().await.map_err(|error| error.to_string())?;
+        is_no_second_one(shared.config.node_id, &members)?;
+    }
+    cluster.order(order).await.map(drop).map_err(|error| error.to_string())
+}
+
+/// Refuses to announce a node that the leader does not reach, if the leader reaches another one
+/// with its id: a copy, or a second machine with the same invitation. The record would name the
+/// wrong address.
+fn is_no_second_one(own_id: NodeId, members: &ClusterReport) -> Result<(), String> {
+    match members.member(own_id) {
+        Some(other) if other.error.is_none() => Err(format!(
+            "a node {own_id} runs already, at {}. Stop that one, or add this one as another member",
+            other.info.address
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Waits until the members refuse this node because it was removed while it was away.
