@@ -25,7 +25,7 @@ pub enum Program {
 impl Program {
     /// # Panics
     /// If it was not built, or not from these sources.
-    pub(super) fn path(self) -> PathBuf {
+    pub fn path(self) -> PathBuf {
         match self {
             Program::Current => kv().to_owned(),
             Program::Previous => {

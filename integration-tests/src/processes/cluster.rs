@@ -223,6 +223,11 @@ impl Cluster {
         Target { address, name: node_name(CLUSTER_ID, id) }
     }
 
+    /// Certificate and key of the CA, which only the operator has.
+    pub fn ca_pem(&self) -> [String; 2] {
+        [self.ca.cert_pem().to_owned(), self.ca.key_pem()]
+    }
+
     /// A client's certificate and key of this cluster, of which no other client has a copy.
     pub fn issue_client(&self, name: &str) -> TlsConfig {
         self.ca.issue_client(name).expect("a certificate")

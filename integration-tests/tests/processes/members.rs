@@ -30,7 +30,7 @@ fn is_full_size() -> bool {
 }
 
 /// Writers that note the longest time in which no write was acknowledged.
-struct Pace {
+pub(super) struct Pace {
     writers: JoinSet<()>,
     stop: Arc<AtomicBool>,
     longest: Arc<Mutex<Longest>>,
@@ -43,7 +43,7 @@ struct Longest {
 }
 
 impl Pace {
-    fn start(config: &ClientConfig) -> Self {
+    pub(super) fn start(config: &ClientConfig) -> Self {
         let longest = Longest { last: Instant::now(), gap: Duration::ZERO };
         let mut pace = Self {
             writers: JoinSet::new(),
@@ -80,7 +80,7 @@ impl Pace {
         gap
     }
 
-    async fn stop(mut self) {
+    pub(super) async fn stop(mut self) {
         self.stop.store(true, Ordering::Relaxed);
         while let Some(writer) = self.writers.join_next().await {
             writer.unwrap();

@@ -13,6 +13,7 @@ mod connect;
 mod dev;
 mod exit;
 mod init;
+mod invitation;
 mod leader;
 mod member;
 mod node_config;

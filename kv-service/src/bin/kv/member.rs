@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use crate::args::{ChangeAction, DrainArgs, MemberAction, MemberArgs, MemberFlags};
 use crate::exit::Exit;
-use crate::{connect, output};
+use crate::{connect, invitation, output};
 
 pub(crate) async fn run(config: Option<&Path>, args: MemberArgs) -> anyhow::Result<Exit> {
     let config = connect::client_config(config, Some(args.flags.deadline))?;
@@ -21,6 +21,9 @@ pub(crate) async fn run(config: Option<&Path>, args: MemberArgs) -> anyhow::Resu
         MemberAction::List => list(&cluster, args.flags).await,
         MemberAction::Set { id, name, address, zone } => {
             set(&cluster, id, [name, address, zone], args.flags).await
+        }
+        MemberAction::Invite(invited) => {
+            invitation::invite(&cluster, &config.cluster_id, &invited, args.flags).await
         }
         MemberAction::Plan { change } => {
             let flags = MemberFlags { dry_run: true, ..args.flags };
@@ -86,7 +89,7 @@ pub(crate) async fn drain(config: Option<&Path>, args: DrainArgs) -> anyhow::Res
 }
 
 /// Orders the change, or checks it, and shows the members.
-async fn order(
+pub(crate) async fn order(
     cluster: &Cluster,
     cluster_id: &str,
     change: &ChangeAction,
@@ -130,19 +133,20 @@ async fn add(
         let members = cluster.members().await.unwrap_or_default();
         output::tell(joining(cluster_id, id, &members).as_bytes());
     }
-    let is_there = |report: &ClusterReport| {
-        let is_voter = |member: &MemberReport| member.role == MemberRole::Voter;
-        let is_done = |member: &MemberReport| !wants_vote || is_voter(member);
-        report.member(id).is_some_and(is_done) && report.is_committed && !report.is_joint
-    };
     if flags.wait {
-        let members = cluster.settled(is_there).await?;
+        let members = cluster.settled(|report| is_added(report, id, wants_vote)).await?;
         show(&members, flags.json, "\ndone")?;
     } else if flags.json {
         let members = cluster.settled(|_| true).await?;
         show(&members, true, "")?;
     }
     Ok(Exit::Done)
+}
+
+/// Returns true once a member that was added is what it was added to be.
+pub(crate) fn is_added(report: &ClusterReport, id: u64, wants_vote: bool) -> bool {
+    let is_done = |member: &MemberReport| !wants_vote || member.role == MemberRole::Voter;
+    report.member(id).is_some_and(is_done) && report.is_committed && !report.is_joint
 }
 
 /// Returns true once this change is done, whatever else is under way.
@@ -160,7 +164,7 @@ fn is_carried_through(report: &ClusterReport, change: &ChangeAction) -> bool {
     has_role && report.is_committed && !report.is_joint
 }
 
-fn info(change: &ChangeAction) -> MemberInfo {
+pub(crate) fn info(change: &ChangeAction) -> MemberInfo {
     let ChangeAction::Add { name, address, zone, .. } = change else {
         return MemberInfo::default();
     };

@@ -19,22 +19,35 @@ pub(crate) fn read(config: Option<&Path>, args: NodeArgs) -> anyhow::Result<Serv
 /// A file holds the whole configuration. With a flag beside it, it would be open which of the two
 /// holds.
 fn from_file(path: &Path, args: &NodeArgs) -> anyhow::Result<ServerConfig> {
-    let NodeArgs { cluster, id, listen, data_dir, node, ca, cert, key, max_raft_state, storage } =
-        args;
-    let beside = cluster.is_some()
+    let beside = args.data_dir.is_some() || args.listen.is_some() || describes_a_node(args);
+    if beside {
+        bail!("give either --config or the other flags: the file {} says it all", path.display());
+    }
+    Ok(ServerConfig::read(path)?)
+}
+
+/// Returns true if a flag is given that a file or an invitation answers.
+pub(crate) fn describes_a_node(args: &NodeArgs) -> bool {
+    let NodeArgs {
+        cluster,
+        id,
+        listen: _,
+        data_dir: _,
+        node,
+        ca,
+        cert,
+        key,
+        max_raft_state,
+        storage,
+    } = args;
+    cluster.is_some()
         || id.is_some()
-        || listen.is_some()
-        || data_dir.is_some()
         || !node.is_empty()
         || ca.is_some()
         || cert.is_some()
         || key.is_some()
         || max_raft_state.is_some()
-        || storage.is_some();
-    if beside {
-        bail!("give either --config or the other flags: the file {} says it all", path.display());
-    }
-    Ok(ServerConfig::read(path)?)
+        || storage.is_some()
 }
 
 fn from_flags(args: NodeArgs) -> anyhow::Result<ServerConfig> {

@@ -3,18 +3,18 @@
 use std::path::Path;
 use std::pin::pin;
 
-use anyhow::anyhow;
-use kv_service::{Server, ServerError};
+use anyhow::{anyhow, bail};
+use kv_service::{Server, ServerConfig, ServerError};
 use tokio::io::AsyncReadExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::args::ServeArgs;
 use crate::exit::Exit;
-use crate::{node_config, output};
+use crate::{invitation, node_config, output};
 
 pub(crate) async fn run(config: Option<&Path>, args: ServeArgs) -> anyhow::Result<Exit> {
     let parent_watched = args.stop_on_stdin_eof;
-    let config = node_config::read(config, args.node)?;
+    let config = configuration(config, args)?;
     // Installed before the node starts, so that no signal can arrive too early. SIGHUP is left
     // alone: an operator who starts a node with nohup wants it to stay.
     let mut terminate = signal(SignalKind::terminate())?;
@@ -67,6 +67,16 @@ pub(crate) async fn run(config: Option<&Path>, args: ServeArgs) -> anyhow::Resul
         _ = interrupt.recv() => tracing::warn!("told twice, so not waiting for anything"),
     }
     Ok(Exit::Done)
+}
+
+fn configuration(config: Option<&Path>, args: ServeArgs) -> anyhow::Result<ServerConfig> {
+    match args.join {
+        Some(_) if config.is_some() => {
+            bail!("give either --config or --join: an invitation makes the configuration")
+        }
+        Some(file) => invitation::accept(&file, args.advertise, args.node),
+        None => node_config::read(config, args.node),
+    }
 }
 
 /// Says why the node must not be started again, if that is so.

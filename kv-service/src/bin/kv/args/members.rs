@@ -1,5 +1,6 @@
 //! Flags of the commands that show and change the members of a cluster, and move leadership.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Subcommand;
@@ -15,6 +16,7 @@ use super::values::duration;
 Examples:
   kv member list
   kv member add --name kv4 --address kv4.example.net:7400   prints the file with which node 4 starts
+  kv member invite --name kv5                               node 5 starts from one file, node5.kvjoin
   kv member plan replace 3 --with 4                         what would happen
   kv member replace 3 --with 4 --wait                       node 4 takes the place of node 3, in one step
   kv member remove 4                                        for good; a running node is named with --live")]
@@ -65,8 +67,36 @@ pub(crate) enum MemberAction {
         #[arg(long, value_name = "ZONE")]
         zone: Option<String>,
     },
+    /// Add a member, and write all that its node needs to start into one file
+    Invite(InviteArgs),
     #[command(flatten)]
     Change(ChangeAction),
+}
+
+/// The new member, and where its file comes from and goes to.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct InviteArgs {
+    /// A name for people; no other member may have it
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Where the node will be; without it, `kv serve --join` is given --advertise
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) address: Option<String>,
+    /// Where it stands, such as a rack or a data centre
+    #[arg(long, value_name = "ZONE")]
+    pub(crate) zone: Option<String>,
+    /// It stays a learner: it has all data and serves reads, and is not counted
+    #[arg(long)]
+    pub(crate) learner: bool,
+    /// How long a node can start from the file for the first time
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1h")]
+    pub(crate) expires: Duration,
+    /// Directory of the CA
+    #[arg(long, value_name = "DIR", default_value = "./kv-ca")]
+    pub(crate) dir: PathBuf,
+    /// Directory for the file, which is named nodeN.kvjoin
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub(crate) out: PathBuf,
 }
 
 #[derive(Clone, Debug, Subcommand)]

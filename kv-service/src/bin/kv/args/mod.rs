@@ -16,11 +16,11 @@ pub(crate) use self::client::{
     StatusArgs, UpgradeAction, UpgradeArgs,
 };
 pub(crate) use self::members::{
-    ChangeAction, DrainArgs, LeaderAction, LeaderArgs, MemberAction, MemberArgs, MemberFlags,
-    OkToStopArgs,
+    ChangeAction, DrainArgs, InviteArgs, LeaderAction, LeaderArgs, MemberAction, MemberArgs,
+    MemberFlags, OkToStopArgs,
 };
 pub(crate) use self::node::{
-    CertAction, CertArgs, DevAction, DevArgs, InitArgs, NodeArgs, ServeArgs,
+    CaRotation, CertAction, CertArgs, DevAction, DevArgs, InitArgs, NodeArgs, ServeArgs,
 };
 
 const EXAMPLES: &str = "\

@@ -77,11 +77,12 @@ pub(crate) enum DevAction {
 #[command(after_help = "\
 Examples:
   kv serve --config /etc/kv/node1.toml
+  kv serve --join node4.kvjoin --data-dir /var/lib/kv --advertise kv4.example.net:7400
   kv serve --cluster shop --id 1 --data-dir /var/lib/kv \\
       --node 1=10.0.0.1:7400 --node 2=10.0.0.2:7400 --node 3=10.0.0.3:7400 \\
       --ca ca.pem --cert node1.pem --key node1.key
 
-The same as a file:
+The last one as a file:
   cluster_id = \"shop\"
   node_id = 1
   data_dir = \"/var/lib/kv\"
@@ -97,6 +98,13 @@ The same as a file:
 pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) node: NodeArgs,
+    /// Join a cluster with the file that `kv member invite` has written. The configuration is then
+    /// in the node's directory, and the file is not needed again
+    #[arg(long, value_name = "FILE", requires = "data_dir")]
+    pub(crate) join: Option<PathBuf>,
+    /// Where the others reach a node that joins [default: as the invitation says]
+    #[arg(long, value_name = "HOST:PORT", requires = "join")]
+    pub(crate) advertise: Option<String>,
     /// Stop cleanly at the end of standard input, so that a node does not outlive its supervisor
     #[arg(long, hide = true)]
     pub(crate) stop_on_stdin_eof: bool,
@@ -122,28 +130,33 @@ pub(crate) struct InitArgs {
     pub(crate) node: NodeArgs,
 }
 
-/// Make the certificates of a cluster.
+/// Make, show, renew and replace the certificates of a cluster.
 ///
 /// The CA is a directory of files that stays with the operator. A node gets ca.pem, its own
-/// certificate, and its key.
+/// certificate, and its key. Nodes and clients read changed files within ten seconds, without a
+/// restart.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   kv cert ca --cluster prod
   kv cert node 1 --out node1
-  kv cert client alice")]
+  kv cert client alice
+  kv cert show
+  kv cert renew alice
+  kv cert renew node1 --out node1
+  kv cert rotate-ca begin")]
 pub(crate) struct CertArgs {
     #[command(subcommand)]
     pub(crate) action: CertAction,
     /// Directory of the CA
     #[arg(long, value_name = "DIR", default_value = "./kv-ca", global = true)]
     pub(crate) dir: PathBuf,
-    /// Where a certificate and its key are put [default: the directory of the CA]
+    /// Where certificates and their keys are [default: the directory of the CA]
     #[arg(long, value_name = "DIR", global = true)]
     pub(crate) out: Option<PathBuf>,
-    /// How long a certificate is valid, such as 90days or 1year
-    #[arg(long, value_name = "DURATION", value_parser = lifetime, default_value = "1year", global = true)]
-    pub(crate) lifetime: Duration,
+    /// How long a certificate is valid, such as 30days [default: a node's 1year, a client's 90days]
+    #[arg(long, value_name = "DURATION", value_parser = lifetime, global = true)]
+    pub(crate) lifetime: Option<Duration>,
 }
 
 #[derive(Clone, Debug, Subcommand)]
@@ -165,6 +178,35 @@ pub(crate) enum CertAction {
         /// A name for the files and for people
         name: String,
     },
+    /// Make new certificates and keys for the same owners, in place of the present files
+    Renew {
+        /// Names of the files, such as node1 for node1.pem and node1.key
+        names: Vec<String>,
+        /// All certificates in the directory
+        #[arg(long, conflicts_with = "names")]
+        all: bool,
+    },
+    /// Show for whom certificates are and how long they are valid; exits with 1 if one is not
+    Show {
+        /// The files [default: all in the directory of the CA]
+        files: Vec<PathBuf>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Replace the CA, in two steps between which both are trusted
+    RotateCa {
+        #[command(subcommand)]
+        step: CaRotation,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub(crate) enum CaRotation {
+    /// Make a new CA. It issues from now on, and ca.pem holds both
+    Begin,
+    /// Take the old CA out of ca.pem, once every certificate was renewed
+    Finish,
 }
 
 /// A node's configuration as flags. A file named by `--config FILE` has the same settings.

@@ -3,7 +3,7 @@
 //! ```text
 //!   DIR/dev.toml                      marker: the cluster, and which nodes there are; made first
 //!   DIR/dev.lock, dev.sock            one supervisor at a time; how `kv dev restart` reaches it
-//!   DIR/ca.pem, ca.key                the development CA
+//!   DIR/ca.pem, ca.key, cluster_id    the development CA
 //!   DIR/client.toml, client.{pem,key} what a client needs
 //!   DIR/nodeN.toml, nodeN.{pem,key}   what a node needs
 //!   DIR/nodeN/, nodeN.log             its data; its log
@@ -35,6 +35,7 @@ use super::marker::{MARKER, Marker, agree, read_marker};
 
 const LOCK: &str = "dev.lock";
 const SOCKET: &str = "dev.sock";
+const CA_CLUSTER_ID: &str = "cluster_id";
 /// File in a node's data directory that is written last when the directory is made.
 const IDENTITY: &str = "identity";
 /// A log of a node that is longer is set aside at the next start.
@@ -207,9 +208,14 @@ impl Layout {
         Ok(Server::init(&ServerConfig { data_dir, ..config.clone() })?)
     }
 
+    /// The CA's files are named as those of `kv cert`, which works on this directory as well.
     fn certificate_authority(&self) -> anyhow::Result<DevCa> {
         let (cert, key) = (self.dir.join("ca.pem"), self.dir.join("ca.key"));
         let cluster_id = &self.cluster_id();
+        let name = self.dir.join(CA_CLUSTER_ID);
+        if !name.exists() {
+            write_file(&name, cluster_id, 0o644)?;
+        }
         if cert.exists() && key.exists() {
             return Ok(DevCa::from_pem(cluster_id, &fs::read(&cert)?, &fs::read(&key)?)?);
         }
@@ -358,7 +364,9 @@ fn wipe(dir: &Path, marker: &Marker) -> anyhow::Result<()> {
     for id in marker.ever() {
         wipe_node(dir, id)?;
     }
-    for name in ["ca.pem", "ca.key", "client.toml", "client.pem", "client.key", SOCKET, MARKER] {
+    let of_ca = ["ca.pem", "ca.key", "ca-next.key", CA_CLUSTER_ID];
+    let others = ["client.toml", "client.pem", "client.key", SOCKET, MARKER];
+    for name in of_ca.into_iter().chain(others) {
         remove_with_draft(&dir.join(name))?;
     }
     Ok(())
