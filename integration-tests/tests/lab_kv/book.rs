@@ -7,6 +7,7 @@ use bytes::Bytes;
 use kv_service::sim::linearizability::{Call, History, assert_linearizable};
 use kv_service::sim::{Service, Trace};
 use kv_service::{Client, ClientError, Expect, Operation, Record, WriteResponse};
+use tokio::time::Instant;
 
 /// Longer than any lab may take: a call without a response by then never gets one.
 pub(crate) const LAB_PATIENCE: Duration = Duration::from_secs(120);
@@ -24,22 +25,37 @@ struct Pages {
     /// Counts calls and returns: one order of all of them, finer than the clock.
     tick: u64,
     open_count: usize,
+    /// Duration of the slowest call that has returned.
+    slowest: Duration,
 }
 
 impl Book {
     pub(crate) fn new(service: &Service) -> Self {
-        Self { pages: Arc::default(), trace: service.trace.clone() }
+        Self::with_trace(&service.trace)
+    }
+
+    /// A book that notes each call in this trace as well.
+    pub(crate) fn with_trace(trace: &Trace) -> Self {
+        Self { pages: Arc::default(), trace: trace.clone() }
     }
 
     /// A client whose calls are recorded. Its name is also its place in the network.
     pub(crate) fn clerk(&self, service: &Service, name: u64) -> Clerk {
-        let client = service.client(name).with_deadline(LAB_PATIENCE);
-        Clerk { name, client, book: self.clone() }
+        self.clerk_of(service.client(name), name)
+    }
+
+    /// The same for a client of the caller's.
+    pub(crate) fn clerk_of(&self, client: Client, name: u64) -> Clerk {
+        Clerk { name, client: client.with_deadline(LAB_PATIENCE), book: self.clone() }
     }
 
     /// Operations that were begun and have not returned.
     pub(crate) fn open_count(&self) -> usize {
         self.pages().open_count
+    }
+
+    pub(crate) fn slowest(&self) -> Duration {
+        self.pages().slowest
     }
 
     pub(crate) fn call_count(&self) -> usize {
@@ -55,18 +71,19 @@ impl Book {
         assert_linearizable(&pages.history);
     }
 
-    fn begin(&self) -> u64 {
+    fn begin(&self) -> (u64, Instant) {
         let mut pages = self.pages();
         pages.open_count += 1;
         pages.tick += 1;
-        pages.tick
+        (pages.tick, Instant::now())
     }
 
-    fn end(&self, entry: impl FnOnce(u64) -> Call) {
+    fn end(&self, (called_at, since): (u64, Instant), entry: impl FnOnce((u64, u64)) -> Call) {
         let mut pages = self.pages();
         pages.open_count -= 1;
         pages.tick += 1;
-        let call = entry(pages.tick);
+        pages.slowest = pages.slowest.max(since.elapsed());
+        let call = entry((called_at, pages.tick));
         self.trace.note(format_args!("{call}"));
         pages.history.push(call);
     }
@@ -92,9 +109,9 @@ impl Clerk {
     }
 
     pub(crate) async fn get(&self, key: &str) -> Option<Record> {
-        let called_at = self.book.begin();
+        let begun = self.book.begin();
         let heard = self.client.get(key.to_owned()).await;
-        self.book.end(|now| Call::of_get(self.name, key.to_owned(), (called_at, now), &heard));
+        self.book.end(begun, |times| Call::of_get(self.name, key.to_owned(), times, &heard));
         heard.expect("a read is answered")
     }
 
@@ -135,9 +152,9 @@ impl Clerk {
         &self,
         operation: Operation,
     ) -> Result<WriteResponse, ClientError> {
-        let called_at = self.book.begin();
+        let begun = self.book.begin();
         let heard = self.client.write(operation.clone()).await;
-        self.book.end(|now| Call::of_write(self.name, operation, (called_at, now), &heard));
+        self.book.end(begun, |times| Call::of_write(self.name, operation, times, &heard));
         heard
     }
 }

@@ -11,17 +11,20 @@ use std::time::Duration;
 
 use kv_service::config::{ByteSize, Timeouts};
 use kv_service::net::StreamFaults;
-use kv_service::sim::{Digest, LinkFaults, Service, for_seeds};
+use kv_service::sim::{Digest, LinkFaults, MemoryDisk, Service, for_seeds};
+use kv_service::{LocalNetwork, NodeId, ServerConfig};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::book::{Book, Clerk, LAB_PATIENCE};
 
-const MS: Duration = Duration::from_millis(1);
-const ITERATIONS: u64 = 3;
+pub(crate) const MS: Duration = Duration::from_millis(1);
+pub(crate) const ITERATIONS: u64 = 3;
 /// How long the clients of an iteration work.
-const WORK: Duration = Duration::from_secs(5);
+pub(crate) const WORK: Duration = Duration::from_secs(5);
+/// Time that a disk takes for a write.
+pub(crate) const DISK_LATENCY: Duration = Duration::from_millis(2);
 /// How long a lab waits for elections.
 pub(crate) const ELECTION: Duration = Duration::from_secs(1);
 /// Limit of the persisted log, in multiples of `max_raft_state`.
@@ -90,18 +93,32 @@ impl Lab {
         Self { write: Write::VersionedPut, ..self }
     }
 
+    /// No message is lost and no server crashes.
+    pub(crate) const fn is_smooth(&self) -> bool {
+        !self.unreliable && !self.crash && !self.partitions
+    }
+
     /// The lab profile: heartbeats and elections as the handouts ask for, on a local network and
     /// disks with a small latency, or on the labs' unreliable network.
     pub(crate) async fn service(&self, seed: u64) -> Service {
-        let max_raft_state = ByteSize(self.max_raft_state);
+        let lab = *self;
         let service = Service::with_config(seed, self.server_count, move |config| {
-            config.timeouts =
-                Timeouts { heartbeat: 100 * MS, election: 300 * MS, ..Timeouts::default() };
-            config.max_raft_state = max_raft_state;
+            lab.configure(config);
         })
         .await;
-        service.slow_disks(2 * MS);
-        service.network.peers().set_default_faults(match self.unreliable {
+        service.slow_disks(DISK_LATENCY);
+        self.set_faults(&service.network);
+        service
+    }
+
+    pub(crate) fn configure(&self, config: &mut ServerConfig) {
+        config.timeouts =
+            Timeouts { heartbeat: 100 * MS, election: 300 * MS, ..Timeouts::default() };
+        config.max_raft_state = ByteSize(self.max_raft_state);
+    }
+
+    pub(crate) fn set_faults(&self, network: &LocalNetwork) {
+        network.peers().set_default_faults(match self.unreliable {
             false => LinkFaults::none().delaying(MS, 3 * MS),
             // A tenth is lost; the rest takes up to 26 ms, and overtakes freely. Repeated messages,
             // which the labs do not have, come on top.
@@ -116,13 +133,7 @@ impl Lab {
             true => (0.1, Duration::ZERO, 26 * MS),
         };
         let refusal_delay_max = 99 * MS;
-        service.network.set_stream_faults(StreamFaults {
-            loss,
-            delay_min,
-            delay_max,
-            refusal_delay_max,
-        });
-        service
+        network.set_stream_faults(StreamFaults { loss, delay_min, delay_max, refusal_delay_max });
     }
 
     /// Runs `GenericTest` for each seed.
@@ -228,7 +239,7 @@ impl Lab {
         }
     }
 
-    async fn check_own(&self, clerk: &Clerk, client: u64, result: &Done) {
+    pub(crate) async fn check_own(&self, clerk: &Clerk, client: u64, result: &Done) {
         if !self.random_keys && self.write == Write::Append {
             let value = clerk.value(&client.to_string()).await;
             assert_eq!(value, result.expected, "client {client}: each once, in order");
@@ -236,13 +247,20 @@ impl Lab {
     }
 
     fn check_sizes(&self, service: &Service) {
-        if self.max_raft_state > 0 {
-            check_raft_state(service, self.max_raft_state);
-        }
         for id in service.ids() {
-            let has_snapshot = service.disk(id).snapshot_bytes().is_some();
-            assert_eq!(has_snapshot, self.max_raft_state > 0, "a snapshot on server {id}");
+            self.check_size(id, service.disk(id));
         }
+    }
+
+    /// # Panics
+    /// If a server has persisted more log than the labs allow, or has a snapshot although it never
+    /// compacts, or none although it does.
+    pub(crate) fn check_size(&self, id: NodeId, disk: &MemoryDisk) {
+        if self.max_raft_state > 0 {
+            check_log(id, disk, self.max_raft_state);
+        }
+        let has_snapshot = disk.snapshot_bytes().is_some();
+        assert_eq!(has_snapshot, self.max_raft_state > 0, "a snapshot on server {id}");
     }
 }
 
@@ -257,9 +275,13 @@ enum Trouble {
 /// If a server has persisted more log than the labs allow.
 pub(crate) fn check_raft_state(service: &Service, max_raft_state: u64) {
     for id in service.ids() {
-        let bytes = service.disk(id).log_bytes();
-        assert!(bytes <= RAFT_STATE_FACTOR * max_raft_state, "server {id} persists {bytes} bytes");
+        check_log(id, service.disk(id), max_raft_state);
     }
+}
+
+fn check_log(id: NodeId, disk: &MemoryDisk, max_raft_state: u64) {
+    let bytes = disk.log_bytes();
+    assert!(bytes <= RAFT_STATE_FACTOR * max_raft_state, "server {id} persists {bytes} bytes");
 }
 
 /// Puts each server on one of two sides; all may land on one.
@@ -282,17 +304,17 @@ async fn power_on(service: &mut Service) {
 }
 
 /// One client of an iteration.
-struct Worker {
-    lab: Lab,
-    iteration: u64,
-    client: u64,
-    clerk: Clerk,
-    chance: StdRng,
-    done: Arc<AtomicBool>,
+pub(crate) struct Worker {
+    pub(crate) lab: Lab,
+    pub(crate) iteration: u64,
+    pub(crate) client: u64,
+    pub(crate) clerk: Clerk,
+    pub(crate) chance: StdRng,
+    pub(crate) done: Arc<AtomicBool>,
 }
 
 /// The knowledge of a client at its end.
-struct Done {
+pub(crate) struct Done {
     /// The expected content of its own key.
     expected: String,
     /// Number of its versioned puts that had an effect, by key.
@@ -300,7 +322,7 @@ struct Done {
 }
 
 impl Worker {
-    async fn work(mut self) -> Done {
+    pub(crate) async fn work(mut self) -> Done {
         let Lab { random_keys, client_count, write, .. } = self.lab;
         let mut result = Done { expected: String::new(), swapped: BTreeMap::new() };
         if !random_keys && write == Write::Append {
