@@ -14,15 +14,15 @@ fn voter_to_be(incarnation: u64) -> Member {
     Member { incarnation, wants_vote: true, context: Bytes::new() }
 }
 
-fn add(id: NodeId) -> Change {
+pub(crate) fn add(id: NodeId) -> Change {
     Change::Add { id, member: voter_to_be(100 + id) }
 }
 
-fn learner(id: NodeId) -> Change {
+pub(crate) fn learner(id: NodeId) -> Change {
     Change::Add { id, member: Member { wants_vote: false, ..voter_to_be(100 + id) } }
 }
 
-fn voters(cluster: &Cluster, id: NodeId) -> Vec<NodeId> {
+pub(crate) fn voters(cluster: &Cluster, id: NodeId) -> Vec<NodeId> {
     cluster.raft(id).configuration().voters.iter().copied().collect()
 }
 
@@ -36,7 +36,7 @@ pub(crate) fn force(
     cluster.with(id, |raft, now| raft.change_members(now, change, None, overrides))
 }
 
-fn text(refused: Result<Position, Rejected>) -> String {
+pub(crate) fn text(refused: Result<Position, Rejected>) -> String {
     refused.expect_err("it is refused").to_string()
 }
 

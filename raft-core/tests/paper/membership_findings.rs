@@ -20,11 +20,17 @@ fn with_learner() -> Configuration {
     configuration
 }
 
-fn configuration(index: u64, term: u64, configuration: Configuration) -> Entry {
+pub(crate) fn configuration(index: u64, term: u64, configuration: Configuration) -> Entry {
     Entry { index, term, payload: Payload::Configuration(Box::new(configuration)) }
 }
 
-fn append(cluster: &mut Cluster, from: NodeId, to: NodeId, term: u64, entries: Vec<Entry>) {
+pub(crate) fn append(
+    cluster: &mut Cluster,
+    from: NodeId,
+    to: NodeId,
+    term: u64,
+    entries: Vec<Entry>,
+) {
     let previous = match entries[0].index {
         1 => Position::ZERO,
         index => Position::new(1, index - 1),
