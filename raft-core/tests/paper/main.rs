@@ -20,6 +20,7 @@ mod old_disks;
 mod persistence;
 mod pre_vote;
 mod reads;
+mod removed_nodes;
 mod replication;
 mod review;
 mod second_review;
