@@ -15,6 +15,7 @@ mod limits;
 mod lost_disks;
 mod membership;
 mod membership_findings;
+mod membership_recovery;
 mod membership_scenarios;
 mod old_disks;
 mod persistence;
