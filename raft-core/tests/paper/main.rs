@@ -14,6 +14,7 @@ mod hung;
 mod limits;
 mod lost_disks;
 mod membership;
+mod membership_catalogue;
 mod membership_findings;
 mod membership_recovery;
 mod membership_scenarios;

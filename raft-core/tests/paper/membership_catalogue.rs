@@ -1,0 +1,59 @@
+//! The list of scenarios of membership, which [`super::catalogue`] explains and checks.
+//!
+//! M-J are joint and single changes, M-L learners and joiners, M-D removed, dead and disturbing
+//! nodes, M-C check quorum and pre-vote, M-R lost disks, M-S snapshots, M-A addresses, M-K keys and
+//! certificates. A test of M-J7 begins with `m_j7_`.
+
+use crate::catalogue::Instead::{self, NotBuilt, Test};
+use crate::catalogue::{check, tests_of};
+
+const SUBJECTS: [(&str, u32); 8] = [
+    ("m_j", 19),
+    ("m_l", 9),
+    ("m_d", 9),
+    ("m_c", 4),
+    ("m_r", 10),
+    ("m_s", 3),
+    ("m_a", 3),
+    ("m_k", 3),
+];
+
+const CERTIFICATES: &str = "raft-transport-quic/tests/certificates.rs";
+const FOUNDING: &str = "raft-core/tests/paper/founding.rs";
+const MEMBERSHIP: &str = "raft-core/tests/paper/membership.rs";
+const PEERS: &str = "raft-transport-quic/tests/peers.rs";
+const PROCESSES: &str = "integration-tests/tests/processes/members.rs";
+
+const LINES: &[(&str, Instead)] = &[
+    ("m_l5", Test("kv-service/tests/members.rs", "a_member_that_never_starts_changes_nothing")),
+    ("m_l7", NotBuilt("dead members are not removed without an order, see M-D8")),
+    ("m_l8", Test(MEMBERSHIP, "m_s3_a_joiner_gets_a_snapshot")),
+    ("m_d5", Test(PROCESSES, "a_node_that_was_removed_while_it_was_away_is_told")),
+    ("m_d7", Test(MEMBERSHIP, "a_change_without_a_reachable_quorum_is_refused")),
+    ("m_d8", NotBuilt("no spare takes the place of a dead voter on its own (autopilot)")),
+    ("m_d9", NotBuilt("a cluster that has lost its majority is not recovered from one directory")),
+    ("m_r1", Test(MEMBERSHIP, "c7_a_wiped_founder_does_not_found_again")),
+    ("m_r3", Test(FOUNDING, "c4_a_lost_majority_stops_the_cluster")),
+    ("m_r4", Test(FOUNDING, "c4_no_empty_cluster_appears")),
+    ("m_r9", Test(MEMBERSHIP, "a_dead_voter_is_replaced_in_one_step")),
+    ("m_a1", Test(PEERS, "a_node_with_a_new_address_is_found")),
+    ("m_a1", NotBuilt("no test moves one node after the other under load")),
+    ("m_a2", Test(PROCESSES, "all_nodes_move_at_once")),
+    ("m_a3", Test(PEERS, "the_addresses_of_a_peer_are_tried_in_turn")),
+    ("m_a3", NotBuilt("in no test does another node answer at the address of a peer")),
+    ("m_k1", Test(CERTIFICATES, "s18_a_new_ca_ends_the_connections_of_the_old_one")),
+    (
+        "m_k1",
+        NotBuilt("no command exchanges the CA of a whole cluster, and no test does so under load"),
+    ),
+    ("m_k2", Test(CERTIFICATES, "s18_a_set_that_does_not_fit_keeps_the_earlier_one")),
+    (
+        "m_k3",
+        NotBuilt("a node joins by its configuration file, and not by an invitation (.kvjoin)"),
+    ),
+];
+
+#[test]
+fn every_scenario_of_membership_has_a_test_or_a_reason() {
+    check(&SUBJECTS, LINES, &tests_of(true));
+}
