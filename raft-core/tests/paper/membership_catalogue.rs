@@ -20,6 +20,7 @@ const SUBJECTS: [(&str, u32); 8] = [
 
 const CERTIFICATES: &str = "raft-transport-quic/tests/certificates.rs";
 const FOUNDING: &str = "raft-core/tests/paper/founding.rs";
+const INVITATIONS: &str = "integration-tests/tests/processes/certificates.rs";
 const MEMBERSHIP: &str = "raft-core/tests/paper/membership.rs";
 const PEERS: &str = "raft-transport-quic/tests/peers.rs";
 const PROCESSES: &str = "integration-tests/tests/processes/members.rs";
@@ -41,16 +42,9 @@ const LINES: &[(&str, Instead)] = &[
     ("m_a2", Test(PROCESSES, "all_nodes_move_at_once")),
     ("m_a3", Test(PEERS, "the_addresses_of_a_peer_are_tried_in_turn")),
     ("m_a3", NotBuilt("in no test does another node answer at the address of a peer")),
-    ("m_k1", Test(CERTIFICATES, "s18_a_new_ca_ends_the_connections_of_the_old_one")),
-    (
-        "m_k1",
-        NotBuilt("no command exchanges the CA of a whole cluster, and no test does so under load"),
-    ),
+    ("m_k1", Test(INVITATIONS, "m_k1_a_ca_is_replaced_under_load")),
     ("m_k2", Test(CERTIFICATES, "s18_a_set_that_does_not_fit_keeps_the_earlier_one")),
-    (
-        "m_k3",
-        NotBuilt("a node joins by its configuration file, and not by an invitation (.kvjoin)"),
-    ),
+    ("m_k3", Test(INVITATIONS, "m_k3_an_invitation_brings_one_node_in")),
 ];
 
 #[test]

@@ -146,8 +146,8 @@ fn m_r10_a_voter_is_wiped_twice_under_two_leaders() {
     is_whole(&mut cluster, &[1, 2, 3]);
 }
 
-/// M-S1: a snapshot is taken while the next entry is a configuration that is not committed, which is
-/// truncated later. The snapshot has the members at its own index, also after a restart from it.
+/// M-S1: a snapshot is taken while the next entry is a configuration that is not committed, which
+/// is truncated later. The snapshot has the members at its own index, also after a restart from it.
 #[test]
 fn m_s1_a_snapshot_has_the_members_at_its_index() {
     let mut cluster = led();
@@ -200,8 +200,8 @@ fn a_snapshot_of_a_joint_configuration() -> Cluster {
     cluster
 }
 
-/// M-S2: node 3 restores a snapshot of a joint configuration, and the leader that sent it dies. Node
-/// 3 acts joint, also after a restart, and the joint configuration is left once.
+/// M-S2: node 3 restores a snapshot of a joint configuration, and the leader that sent it dies.
+/// Node 3 acts joint, also after a restart, and the joint configuration is left once.
 #[test]
 fn m_s2_a_snapshot_of_a_joint_configuration_is_restored() {
     let mut cluster = a_snapshot_of_a_joint_configuration();

@@ -77,8 +77,8 @@ fn m_j6_the_leader_is_elected_once_the_joiner_is_back() {
 
 /// M-J8: node 4 takes the place of node 3, and node 2 is down. Node 3 has the joint configuration,
 /// node 4 also later entries, and neither knows that it is committed. Then the leader dies. Node 4
-/// refuses node 3, whose log is shorter; it campaigns itself, since a configuration is in force when
-/// it is appended.
+/// refuses node 3, whose log is shorter; it campaigns itself, since a configuration is in force
+/// when it is appended.
 #[test]
 fn m_j8_a_promoted_learner_with_the_longest_log_leads() {
     for configure in [no_pre_vote, |_: &mut _| {}] {
@@ -141,8 +141,9 @@ fn m_j9_a_voter_that_becomes_a_learner_leads_once_more() {
     }
 }
 
-/// M-J10: the new half has a voter. An order that leaves learners only, or no member, is refused; so
-/// is such a configuration from a leader. A half that has voters reaches only what its majority has.
+/// M-J10: the new half has a voter. An order that leaves learners only, or no member, is refused;
+/// so is such a configuration from a leader. A half that has voters reaches only what its majority
+/// has.
 #[test]
 fn m_j10_each_half_has_a_voter() {
     let mut cluster = Cluster::new(1);
@@ -202,8 +203,8 @@ fn m_j11_a_voter_that_is_demoted_confirms_reads_in_the_old_half() {
 }
 
 /// M-J14: the leader of two is removed, and the message with the final configuration is lost. The
-/// leader sends it again, and stays until the other node has it. If the leader dies before that, the
-/// other node waits for it, and not longer: the leader comes back and brings it on.
+/// leader sends it again, and stays until the other node has it. If the leader dies before that,
+/// the other node waits for it, and not longer: the leader comes back and brings it on.
 #[test]
 fn m_j14_the_leader_of_two_leaves_and_a_message_is_lost() {
     for dies in [false, true] {
@@ -331,8 +332,8 @@ fn m_j19_what_waits_is_completed_by_the_removal() {
 }
 
 /// M-C1: new voters count as observed since they were learners. The leader stays when they respond.
-/// If they are cut off at that moment, it leads for about an election timeout, and no longer, though
-/// it has a majority of the old half.
+/// If they are cut off at that moment, it leads for about an election timeout, and no longer,
+/// though it has a majority of the old half.
 #[test]
 fn m_c1_a_leader_needs_the_new_voters_after_a_timeout() {
     for count in [1, 3] {
@@ -366,8 +367,8 @@ fn m_c1_a_leader_needs_the_new_voters_after_a_timeout() {
     }
 }
 
-/// M-C2: a leader that is contacted by a majority of one half only steps down, whichever half it is,
-/// commits nothing, and a read of that time fails.
+/// M-C2: a leader that is contacted by a majority of one half only steps down, whichever half it
+/// is, commits nothing, and a read of that time fails.
 #[test]
 fn m_c2_a_majority_of_one_half_is_not_enough() {
     for (other, is_enough) in [(2, true), (3, false), (4, false)] {
@@ -384,8 +385,8 @@ fn m_c2_a_majority_of_one_half_is_not_enough() {
     }
 }
 
-/// M-C3: node 3 has the older configuration, asks its voters, and not node 4. It never wins once the
-/// newer one is committed: a voter that it asks has that one, or the joint one before it, and
+/// M-C3: node 3 has the older configuration, asks its voters, and not node 4. It never wins once
+/// the newer one is committed: a voter that it asks has that one, or the joint one before it, and
 /// refuses. It may win while the newer one is on the old leader alone, and that one is then gone.
 #[test]
 fn m_c3_a_candidate_with_an_older_configuration_meets_the_newer_one() {
@@ -419,6 +420,11 @@ fn m_c3_a_candidate_with_an_older_configuration_meets_the_newer_one() {
         cluster.crash(1, 0);
         cluster.partition(&[&[2, 3, 4], &[1]]);
         cluster.take_events();
+        // Node 3 is the first to ask, and no voter sticks to the old leader.
+        cluster.now = cluster.now + Duration::from_millis(300);
+        cluster.fire(3);
+        cluster.settle();
+        assert_eq!(cluster.role(3) == Leader, !is_committed, "{reaches_2}");
         cluster.run(5_000);
         assert!(cluster.leader().is_some());
         // With pre-votes, a candidate that is refused does not even campaign.

@@ -23,8 +23,8 @@ fn settle_but_snapshots(cluster: &mut Cluster) {
     }
 }
 
-/// M-L1: node 4 is promoted and does not know it, and the leader dies. Node 2 needs the vote of node
-/// 4, and gets it: the configuration of the candidate counts.
+/// M-L1: node 4 is promoted and does not know it, and the leader dies. Node 2 needs the vote of
+/// node 4, and gets it: the configuration of the candidate counts.
 #[test]
 fn m_l1_a_promoted_learner_that_does_not_know_it_votes() {
     let mut cluster = led();
