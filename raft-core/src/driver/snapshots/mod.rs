@@ -233,7 +233,12 @@ impl<M: StateMachine> Snapshots<M> {
     pub(super) fn on_view_taken(&mut self, raft: &Raft, now: Time, view: Box<dyn SnapshotSource>) {
         let position = view.position();
         let meta = raft.snapshot_meta(position.index);
-        let meta = meta.filter(|meta| meta.position == position && !raft.is_restoring());
+        // A node that joins has applied the entries before the first configuration. A copy of them
+        // would not be published, and the next one would keep the leader's offers out.
+        let is_useful = |meta: &SnapshotMeta| {
+            meta.position == position && !meta.configuration.is_empty() && !raft.is_restoring()
+        };
+        let meta = meta.filter(is_useful);
         let is_to_be_written = self.policy.on_view_taken(now, position.index, meta.is_some());
         if let Some(meta) = meta
             && is_to_be_written
