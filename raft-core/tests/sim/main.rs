@@ -173,7 +173,11 @@ const FINDINGS: [(u64, &str); 12] = [
 ];
 
 /// The same, found since members change.
-const FINDINGS_OF_CHANGES: [(u64, &str); 10] = [
+const FINDINGS_OF_CHANGES: [(u64, &str); 11] = [
+    (
+        576460752313611735,
+        "a candidate that received nothing, and was no longer a voter, asked again without end",
+    ),
     (
         648518346346066785,
         "a node that joined wrote snapshots without members, and took none of the leader meanwhile",

@@ -146,7 +146,8 @@ impl Candidate {
         }
     }
 
-    /// No candidate won: starts again, with pre-votes if they are enabled.
+    /// No candidate won: starts again, with pre-votes if they are enabled. A node that may no longer
+    /// campaign follows: its repeated requests would keep the voters from campaigning.
     pub(in crate::consensus) fn on_timeout(
         &mut self,
         node: &mut NodeState,
@@ -155,6 +156,9 @@ impl Candidate {
         if now < self.deadline {
             return Transition::Stay;
         }
-        campaign(node, now, &mut self.deadline)
+        match campaign(node, now, &mut self.deadline) {
+            Transition::Stay => Transition::Follow,
+            other => other,
+        }
     }
 }
