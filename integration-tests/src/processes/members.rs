@@ -7,7 +7,7 @@ use kv_service::members::{ClusterReport, MemberInfo, MembersChange, MembersOrder
 use kv_service::{Client, Cluster as Members, ServerConfig};
 use raft_core::types::NodeId;
 
-use super::cluster::{CLUSTER_ID, Cluster, members};
+use super::cluster::{CLUSTER_ID, Cluster, eventually, members};
 use super::layout::write_tls;
 use super::node::{Node, PATIENCE};
 
@@ -67,14 +67,20 @@ impl Cluster {
         SocketAddr::new(address.ip(), u16::try_from(base + id).expect("few nodes"))
     }
 
-    /// Orders a change that is meant, also of a node that runs.
+    /// Orders a change that is meant, also of a node that runs. Like an operator, orders again while
+    /// a node that has just started is not counted yet.
     ///
     /// # Panics
-    /// If the leader refuses.
+    /// If the leader goes on refusing, or the outcome is not known.
     pub async fn change(&self, change: MembersChange) {
         let mut order = MembersOrder::new(change);
         (order.live, order.less_redundancy) = (true, true);
-        self.members().order(order).await.expect("it is begun");
+        let is_begun = async || match self.members().order(order.clone()).await {
+            Ok(_) => true,
+            Err(error) if error.to_string().contains("running and counted") => false,
+            Err(error) => panic!("it is not begun: {error}"),
+        };
+        eventually("the change to begin", is_begun).await;
     }
 
     /// Waits until no change is under way.
