@@ -67,8 +67,8 @@ impl Cluster {
         SocketAddr::new(address.ip(), u16::try_from(base + id).expect("few nodes"))
     }
 
-    /// Orders a change that is meant, also of a node that runs. Like an operator, orders again while
-    /// a node that has just started is not counted yet.
+    /// Orders a change that is meant, also of a node that runs. Like an operator, orders again
+    /// while a node that has just started is not counted yet.
     ///
     /// # Panics
     /// If the leader goes on refusing, or the outcome is not known.

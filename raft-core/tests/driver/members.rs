@@ -2,15 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use raft_core::consensus::{Change, Overrides};
 use raft_core::driver::{Node, NodeConfig};
 use raft_core::error::{ProposeError, Rejected};
+use raft_core::storage::Storage;
 use raft_core::transport::channel::ChannelNetwork;
-use raft_core::types::{Member, NodeId};
+use raft_core::types::{Batch, Entry, HardState, Member, NodeId, Payload};
 
-use crate::support::cluster::in_time;
+use crate::support::cluster::{Cluster, Site, in_time};
 use crate::support::machine::{Knobs, Machine};
 use crate::support::store::Disk;
 
@@ -133,4 +135,30 @@ async fn one_grows_to_three_and_each_of_them_is_replaced() {
         assert!(node.watch_members().borrow().configuration.is_voter(id));
         node.shutdown().await;
     }
+}
+
+/// Found by the simulator: a node that joined wrote views from before the first configuration,
+/// which are not published, one after the other. Each of them kept the leader's snapshot out.
+#[tokio::test(start_paused = true)]
+async fn a_view_that_names_no_members_is_not_written() {
+    let mut cluster = Cluster::new(1, 1);
+    cluster.configure = Box::new(|config| {
+        *config = NodeConfig::new(1, [], 1);
+        config.max_raft_state_bytes = 4_000;
+    });
+    let site = Site::default();
+    site.disk.hinder(|disk| disk.write_chunk = Duration::from_millis(10));
+    let payload = Payload::Command(vec![b'x'; 200].into());
+    let entry = |index| Entry { index, term: 1, payload: payload.clone() };
+    let entries: Vec<Entry> = (1..=40).map(entry).collect();
+    let hard_state = HardState { term: 1, commit_index: 40, ..HardState::default() };
+    let batch = Batch { entries, hard_state: Some(hard_state), ..Batch::default() };
+    site.disk.open().persist(batch).await.expect("a healthy disk");
+    cluster.sites.insert(1, site);
+    cluster.start_all().await;
+    cluster.until("the entries are applied", 1, |status| status.last_applied == 40).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let views_count = cluster.sites[&1].knobs.views_count.load(Ordering::SeqCst);
+    assert!((1..=61).contains(&views_count), "{views_count} views in a minute");
+    assert_eq!(cluster.sites[&1].disk.publications().0, 0);
 }

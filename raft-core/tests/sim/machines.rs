@@ -304,6 +304,7 @@ impl Simulation {
             waiting: Default::default(),
             own: Own::Idle,
             receiving: false,
+            not_published_through: 0,
             wanted_by: Default::default(),
             sending_to: Default::default(),
             heard: vec![Time::ZERO; nodes_max],

@@ -74,6 +74,8 @@ pub struct Life {
     pub waiting: VecDeque<(Position, usize)>,
     pub own: Own,
     pub receiving: bool,
+    /// The last own snapshot that names no members, which the core does not publish.
+    pub not_published_through: Index,
     pub wanted_by: BTreeSet<NodeId>,
     pub sending_to: BTreeMap<NodeId, Index>,
     /// The members in force after the last step.

@@ -79,14 +79,17 @@ impl Simulation {
         let published = self.node(id).disk.snapshot.as_ref().map(|snapshot| snapshot.state.index());
         let meta = life.raft.snapshot_meta(state.index());
         let meta = meta.filter(|meta| meta.position == state.position);
-        // A node that joins has applied the entries before the first configuration. A snapshot of
-        // them would not be published, and its next copy would keep the leader's offers out.
+        // A node that joins has applied the entries before the first configuration. The core does
+        // not publish a snapshot of them, and to write it again would keep the leader's out.
         let is_useful = |meta: &SnapshotMeta| {
-            published.is_none_or(|index| state.index() > index) && !meta.configuration.is_empty()
+            published.is_none_or(|index| state.index() > index)
+                && meta.index() > life.not_published_through
         };
         let Some(meta) = meta.filter(is_useful) else { return };
         let size_bytes_max = self.plan.mix.snapshot_bytes_max;
-        self.oracle.on_snapshot(id, &meta, state);
+        if !meta.configuration.is_empty() {
+            self.oracle.on_snapshot(id, &meta, state);
+        }
         let node = self.node_mut(id);
         let size_bytes = node.random.scaled(100, size_bytes_max);
         let life_number = node.life_number;
@@ -107,11 +110,16 @@ impl Simulation {
         self.node_mut(id).disk.finish_snapshot(snapshot);
         // Before the node's `Ready`s are processed: one of them may say at once that it is
         // published.
+        let (index, names_members) = (meta.index(), !meta.configuration.is_empty());
         let life = self.life(id);
         life.own = match life.raft.publish_snapshot(meta) {
             true => Own::Publishing,
             false => Own::Idle,
         };
+        assert!(life.own == Own::Idle || names_members, "V20 node {id} publishes no members");
+        if !names_members {
+            life.not_published_through = index;
+        }
         self.with(id, |_, _| ());
     }
 

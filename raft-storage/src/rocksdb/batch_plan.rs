@@ -147,7 +147,8 @@ fn put_tail(
         next += count as u64;
         rest = others;
     }
-    assert!(start <= kept_through && kept_through < next, "what is kept is within the log");
+    assert!(start <= kept_through && kept_through <= end, "what is kept is within the log");
+    assert_eq!(next - 1 - kept_through, entries.len() as u64, "entries follow the last index");
     Ok((kept_through, new_runs))
 }
 

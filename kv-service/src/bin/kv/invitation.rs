@@ -16,14 +16,15 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, bail};
 use kv_service::batch::text::json_text;
 use kv_service::config::{NodeAddress, TlsFiles};
-use kv_service::members::{ClusterReport, MemberInfo, MemberRole};
+use kv_service::members::{ClusterReport, MemberInfo};
 use kv_service::{Cluster, ServerConfig};
 use raft_transport_quic::TlsConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::args::{ChangeAction, InviteArgs, MemberFlags, NodeArgs};
-use crate::cert::{CaFiles, NODE_LIFETIME, PUBLIC, SECRET, replace, wall_clock, write_new};
+use crate::cert::{CaFiles, NODE_LIFETIME, PUBLIC, SECRET, refuse_existing, wall_clock, write_new};
 use crate::exit::Exit;
+use crate::files::write_file;
 use crate::{member, node_config, output};
 
 const CONFIG: &str = "node.toml";
@@ -57,21 +58,22 @@ pub(crate) async fn invite(
     args: &InviteArgs,
     flags: MemberFlags,
 ) -> anyhow::Result<Exit> {
-    let InviteArgs { name, address, zone, learner, .. } = args.clone();
-    let change = ChangeAction::Add { name, address, zone, learner };
-    let info = member::info(&change);
-    // A CA that cannot be used must not leave a member behind.
+    let (info, wants_vote) = (member::info(&args.member), !args.member.learner);
+    // A failure to write the file must not leave a member behind.
     let desk = Desk::open(args, cluster_id)?;
+    let members = cluster.members().await?;
+    let nodes = member::seeds(&members);
+    if nodes.is_empty() {
+        bail!("no voter has recorded its address, so a new node would find none");
+    }
+    refuse_existing(&[desk.file(members.next_id)])?;
     if flags.dry_run {
+        let change = ChangeAction::Add(args.member.clone());
         return member::order(cluster, cluster_id, &change, flags).await;
     }
     let has_address = !info.address.is_empty();
-    let id = cluster.add(info.clone(), !learner).await?;
-    let written = async {
-        let members = cluster.members().await?;
-        desk.write(id, info, &members)
-    };
-    let file = match written.await {
+    let id = cluster.add(info.clone(), wants_vote).await?;
+    let file = match desk.write(id, info, nodes) {
         Ok(file) => file,
         Err(error) => {
             output::complain(&format!(
@@ -95,7 +97,7 @@ pub(crate) async fn invite(
         output::tell(text.as_bytes());
     }
     if flags.wait {
-        let is_member = |report: &ClusterReport| member::is_added(report, id, !learner);
+        let is_member = |report: &ClusterReport| member::is_added(report, id, wants_vote);
         cluster.settled(is_member).await?;
     }
     Ok(Exit::Done)
@@ -130,26 +132,20 @@ impl Desk {
         Ok(Self { files, out, expires: args.expires })
     }
 
+    fn file(&self, node_id: u64) -> PathBuf {
+        self.out.join(format!("node{node_id}.kvjoin"))
+    }
+
     /// Writes the file of a member that was added.
     fn write(
         &self,
         node_id: u64,
         info: MemberInfo,
-        members: &ClusterReport,
+        nodes: Vec<NodeAddress>,
     ) -> anyhow::Result<PathBuf> {
         let tls = self.files.issuer(NODE_LIFETIME)?.issue_node(node_id)?;
         let text = |pem: Vec<u8>| String::from_utf8(pem).expect("PEM is text");
         let MemberInfo { name, address, zone, draining: _ } = info;
-        let seeds = members
-            .members
-            .iter()
-            .filter(|member| member.role != MemberRole::Learner && !member.info.address.is_empty());
-        let nodes: Vec<NodeAddress> = seeds
-            .map(|member| NodeAddress { id: member.id, address: member.info.address.clone() })
-            .collect();
-        if nodes.is_empty() {
-            bail!("no voter has recorded its address, so node {node_id} would find none");
-        }
         let expires = wall_clock() + self.expires;
         let invitation = Invitation {
             cluster_id: self.files.cluster().to_owned(),
@@ -163,7 +159,7 @@ impl Desk {
             key: text(tls.key_pem),
             nodes,
         };
-        let path = self.out.join(format!("node{node_id}.kvjoin"));
+        let path = self.file(node_id);
         write_new(&path, invitation.to_file().as_bytes(), SECRET)?;
         Ok(path)
     }
@@ -239,10 +235,10 @@ impl Invitation {
             "give --advertise HOST:PORT, at which the others reach this node; the invitation has no address",
         )?;
         fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        replace(&dir.join(key), self.key.as_bytes(), SECRET)?;
-        replace(&dir.join(cert), self.cert.as_bytes(), PUBLIC)?;
-        replace(&dir.join(TRUSTED), self.ca.as_bytes(), PUBLIC)?;
-        replace(&dir.join(CONFIG), config.to_toml().as_bytes(), PUBLIC)
+        write_file(&dir.join(key), self.key.as_bytes(), SECRET)?;
+        write_file(&dir.join(cert), self.cert.as_bytes(), PUBLIC)?;
+        write_file(&dir.join(TRUSTED), self.ca.as_bytes(), PUBLIC)?;
+        write_file(&dir.join(CONFIG), config.to_toml().as_bytes(), PUBLIC)
     }
 }
 

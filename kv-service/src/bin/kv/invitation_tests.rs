@@ -1,11 +1,11 @@
 use std::os::unix::fs::PermissionsExt;
 
 use clap::Parser;
-use kv_service::members::MemberReport;
+use kv_service::members::{MemberReport, MemberRole};
 use raft_transport_quic::DevCa;
 
 use super::*;
-use crate::args::{Args, Command, MemberAction};
+use crate::args::{Args, Command, MemberAction, NewMember};
 
 /// The CA of a cluster in a directory, and a file that it has made for node 4.
 struct Invited {
@@ -28,7 +28,8 @@ fn invite(flags: &str) -> anyhow::Result<Invited> {
         panic!("{line}")
     };
     let MemberAction::Invite(args) = args.action else { panic!("{line}") };
-    let file = Desk::open(&args, "prod")?.write(4, MemberInfo::default(), &members())?;
+    let file =
+        Desk::open(&args, "prod")?.write(4, MemberInfo::default(), member::seeds(&members()))?;
     Ok(Invited { root, file })
 }
 
@@ -107,11 +108,9 @@ fn m_k3_an_invitation_that_is_not_for_this_directory_or_this_time_is_refused() {
 #[test]
 fn a_ca_of_another_cluster_invites_no_one() {
     let invited = invite("").unwrap();
+    let member = NewMember { name: None, address: None, zone: None, learner: false };
     let args = InviteArgs {
-        name: None,
-        address: None,
-        zone: None,
-        learner: false,
+        member,
         expires: Duration::from_secs(60),
         dir: invited.root.path().join("ca"),
         out: invited.root.path().to_owned(),

@@ -12,6 +12,7 @@ mod commands;
 mod connect;
 mod dev;
 mod exit;
+mod files;
 mod init;
 mod invitation;
 mod leader;

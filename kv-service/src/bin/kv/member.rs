@@ -3,13 +3,14 @@
 use std::path::Path;
 
 use kv_service::batch::text::json_text;
+use kv_service::config::NodeAddress;
 use kv_service::members::{
     ClusterReport, MemberInfo, MemberReport, MemberRole, MembersChange, MembersOrder,
 };
 use kv_service::{Client, Cluster};
 use serde::Serialize;
 
-use crate::args::{ChangeAction, DrainArgs, MemberAction, MemberArgs, MemberFlags};
+use crate::args::{ChangeAction, DrainArgs, MemberAction, MemberArgs, MemberFlags, NewMember};
 use crate::exit::Exit;
 use crate::{connect, invitation, output};
 
@@ -96,10 +97,10 @@ pub(crate) async fn order(
     flags: MemberFlags,
 ) -> anyhow::Result<Exit> {
     let before = cluster.members().await?;
-    if let ChangeAction::Add { learner, .. } = change
+    if let ChangeAction::Add(member) = change
         && !flags.dry_run
     {
-        return add(cluster, cluster_id, info(change), !learner, flags).await;
+        return add(cluster, cluster_id, member, flags).await;
     }
     let order = order_of(change, &before, flags.dry_run);
     let mut members = cluster.order(order).await?;
@@ -124,11 +125,11 @@ pub(crate) async fn order(
 async fn add(
     cluster: &Cluster,
     cluster_id: &str,
-    info: MemberInfo,
-    wants_vote: bool,
+    member: &NewMember,
     flags: MemberFlags,
 ) -> anyhow::Result<Exit> {
-    let id = cluster.add(info, wants_vote).await?;
+    let wants_vote = !member.learner;
+    let id = cluster.add(info(member), wants_vote).await?;
     if !flags.json {
         let members = cluster.members().await.unwrap_or_default();
         output::tell(joining(cluster_id, id, &members).as_bytes());
@@ -153,7 +154,7 @@ pub(crate) fn is_added(report: &ClusterReport, id: u64, wants_vote: bool) -> boo
 fn is_carried_through(report: &ClusterReport, change: &ChangeAction) -> bool {
     let role = |id| report.member(id).map(|member| member.role);
     let has_role = match *change {
-        ChangeAction::Add { .. } => true,
+        ChangeAction::Add(_) => true,
         ChangeAction::Remove { id, .. } => role(id).is_none(),
         ChangeAction::Replace { old, new } => {
             role(old).is_none() && role(new) == Some(MemberRole::Voter)
@@ -164,22 +165,20 @@ fn is_carried_through(report: &ClusterReport, change: &ChangeAction) -> bool {
     has_role && report.is_committed && !report.is_joint
 }
 
-pub(crate) fn info(change: &ChangeAction) -> MemberInfo {
-    let ChangeAction::Add { name, address, zone, .. } = change else {
-        return MemberInfo::default();
-    };
-    let [name, address, zone] =
-        [name, address, zone].map(|field| field.clone().unwrap_or_default());
+pub(crate) fn info(member: &NewMember) -> MemberInfo {
+    let NewMember { name, address, zone, learner: _ } = member.clone();
+    let [name, address, zone] = [name, address, zone].map(Option::unwrap_or_default);
     MemberInfo { name, address, zone, draining: false }
 }
 
 fn order_of(change: &ChangeAction, before: &ClusterReport, dry_run: bool) -> MembersOrder {
     let (mut live, mut less_redundancy) = (false, false);
     let change = match *change {
-        ChangeAction::Add { learner, .. } => {
-            let (id, info) = (before.next_id, info(change));
-            MembersChange::Add { id, info, wants_vote: !learner }
-        }
+        ChangeAction::Add(ref member) => MembersChange::Add {
+            id: before.next_id,
+            info: info(member),
+            wants_vote: !member.learner,
+        },
         ChangeAction::Remove { id, live: meant, allow_less_redundancy } => {
             (live, less_redundancy) = (meant, allow_less_redundancy);
             MembersChange::Remove { id }
@@ -196,13 +195,21 @@ fn order_of(change: &ChangeAction, before: &ClusterReport, dry_run: bool) -> Mem
     order
 }
 
-/// The operator's next steps with a new member.
-fn joining(cluster_id: &str, id: u64, members: &ClusterReport) -> String {
-    let seeds: Vec<String> = members
+/// The voters that a node that joins can ask.
+pub(crate) fn seeds(members: &ClusterReport) -> Vec<NodeAddress> {
+    members
         .members
         .iter()
         .filter(|member| member.role != MemberRole::Learner && !member.info.address.is_empty())
-        .map(|member| format!("  {{ id = {}, address = \"{}\" }},", member.id, member.info.address))
+        .map(|member| NodeAddress { id: member.id, address: member.info.address.clone() })
+        .collect()
+}
+
+/// The operator's next steps with a new member.
+fn joining(cluster_id: &str, id: u64, members: &ClusterReport) -> String {
+    let seeds: Vec<String> = seeds(members)
+        .iter()
+        .map(|seed| format!("  {{ id = {}, address = \"{}\" }},", seed.id, seed.address))
         .collect();
     let own = members.member(id).map(|member| member.info.address.clone());
     let own = own.filter(|address| !address.is_empty()).unwrap_or_else(|| "HOST:PORT".to_owned());

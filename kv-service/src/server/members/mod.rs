@@ -196,20 +196,26 @@ async fn announce(
     let cluster = client.with_deadline(ANNOUNCE_DEADLINE).cluster();
     if !is_led(shared) {
         let members = cluster.members().await.map_err(|error| error.to_string())?;
-        is_no_second_one(shared.config.node_id, &members)?;
+        is_no_second_one(&shared.config, &members)?;
     }
     cluster.order(order).await.map(drop).map_err(|error| error.to_string())
 }
 
-/// Refuses to announce a node that the leader does not reach, if the leader reaches another one
-/// with its id: a copy, or a second machine with the same invitation. The record would name the
-/// wrong address.
-fn is_no_second_one(own_id: NodeId, members: &ClusterReport) -> Result<(), String> {
+/// Refuses to announce a node that the leader does not reach, if the leader reaches one with its id
+/// at another address: a copy, or a second machine with the same invitation.
+fn is_no_second_one(config: &ServerConfig, members: &ClusterReport) -> Result<(), String> {
+    let own_id = config.node_id;
     match members.member(own_id) {
-        Some(other) if other.error.is_none() => Err(format!(
-            "a node {own_id} runs already, at {}. Stop that one, or add this one as another member",
-            other.info.address
-        )),
+        Some(other)
+            if other.error.is_none()
+                && Some(&other.info.address) != config.advertised_address().as_ref() =>
+        {
+            Err(format!(
+                "a node {own_id} runs already, at {}. Stop that one, or add this one as another \
+                 member",
+                other.info.address
+            ))
+        }
         _ => Ok(()),
     }
 }

@@ -146,8 +146,8 @@ impl Candidate {
         }
     }
 
-    /// No candidate won: starts again, with pre-votes if they are enabled. A node that may no longer
-    /// campaign follows: its repeated requests would keep the voters from campaigning.
+    /// No candidate won: starts again, with pre-votes if they are enabled. A node that may no
+    /// longer campaign follows: its repeated requests would keep the voters from campaigning.
     pub(in crate::consensus) fn on_timeout(
         &mut self,
         node: &mut NodeState,

@@ -73,13 +73,13 @@ pub(crate) enum MemberAction {
     Change(ChangeAction),
 }
 
-/// The new member, and where its file comes from and goes to.
+/// A member that is to be added.
 #[derive(Clone, Debug, clap::Args)]
-pub(crate) struct InviteArgs {
+pub(crate) struct NewMember {
     /// A name for people; no other member may have it
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,
-    /// Where the node will be; without it, `kv serve --join` is given --advertise
+    /// Where the node will be; without it, the node announces it when it starts
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) address: Option<String>,
     /// Where it stands, such as a rack or a data centre
@@ -88,6 +88,13 @@ pub(crate) struct InviteArgs {
     /// It stays a learner: it has all data and serves reads, and is not counted
     #[arg(long)]
     pub(crate) learner: bool,
+}
+
+/// The new member, and where its file comes from and goes to.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct InviteArgs {
+    #[command(flatten)]
+    pub(crate) member: NewMember,
     /// How long a node can start from the file for the first time
     #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "1h")]
     pub(crate) expires: Duration,
@@ -102,20 +109,7 @@ pub(crate) struct InviteArgs {
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum ChangeAction {
     /// Add a member, which gets all data and becomes a voter once it has kept up
-    Add {
-        /// A name for people; no other member may have it
-        #[arg(long, value_name = "NAME")]
-        name: Option<String>,
-        /// Where the node will be; without it, the node announces it when it starts
-        #[arg(long, value_name = "HOST:PORT")]
-        address: Option<String>,
-        /// Where it stands, such as a rack or a data centre
-        #[arg(long, value_name = "ZONE")]
-        zone: Option<String>,
-        /// It stays a learner: it has all data and serves reads, and is not counted
-        #[arg(long)]
-        learner: bool,
-    },
+    Add(NewMember),
     /// Remove a member for good; its id is never used again
     Remove {
         /// The member's number

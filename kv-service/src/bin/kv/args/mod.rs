@@ -17,7 +17,7 @@ pub(crate) use self::client::{
 };
 pub(crate) use self::members::{
     ChangeAction, DrainArgs, InviteArgs, LeaderAction, LeaderArgs, MemberAction, MemberArgs,
-    MemberFlags, OkToStopArgs,
+    MemberFlags, NewMember, OkToStopArgs,
 };
 pub(crate) use self::node::{
     CaRotation, CertAction, CertArgs, DevAction, DevArgs, InitArgs, NodeArgs, ServeArgs,

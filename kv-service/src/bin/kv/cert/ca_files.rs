@@ -17,7 +17,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use raft_transport_quic::{DevCa, TlsConfig};
+use raft_transport_quic::{CertificateInfo, DevCa, TlsConfig};
+
+use crate::files::write_file;
 
 pub(crate) const SECRET: u32 = 0o600;
 pub(crate) const PUBLIC: u32 = 0o644;
@@ -99,9 +101,9 @@ impl CaFiles {
         // Fails if the present CA is damaged: a rotation would hide it.
         let present = self.of_key(KEY)?;
         let next = DevCa::create(&self.cluster)?;
-        replace(&self.dir.join(NEXT_KEY), next.key_pem().as_bytes(), SECRET)?;
+        write_file(&self.dir.join(NEXT_KEY), next.key_pem().as_bytes(), SECRET)?;
         let both = [present.own_cert_pem(), next.cert_pem()].concat();
-        replace(&self.dir.join(TRUSTED), both.as_bytes(), PUBLIC)
+        write_file(&self.dir.join(TRUSTED), both.as_bytes(), PUBLIC)
     }
 
     /// Ends the trust in the previous CA.
@@ -118,7 +120,7 @@ impl CaFiles {
                 self.dir.display()
             );
         }
-        replace(&self.dir.join(TRUSTED), next.own_cert_pem().as_bytes(), PUBLIC)?;
+        write_file(&self.dir.join(TRUSTED), next.own_cert_pem().as_bytes(), PUBLIC)?;
         let (from, to) = (self.dir.join(NEXT_KEY), self.dir.join(KEY));
         fs::rename(&from, &to).with_context(|| format!("cannot rename {}", from.display()))
     }
@@ -154,7 +156,7 @@ impl CaFiles {
             Ok(there) if there == self.trusted => {}
             // From before or during a rotation. A file of another CA is left alone.
             Ok(there) if shares_a_certificate(&there, &self.trusted) => {
-                replace(&trusted, &self.trusted, PUBLIC)?;
+                write_file(&trusted, &self.trusted, PUBLIC)?;
             }
             Ok(_) => bail!(
                 "{} is of another CA: name another --out, or add the new CA to that file",
@@ -162,8 +164,8 @@ impl CaFiles {
             ),
             Err(_) => write_new(&trusted, &self.trusted, PUBLIC)?,
         }
-        replace(&key, &issued.key_pem, SECRET)?;
-        replace(&cert, &issued.cert_pem, PUBLIC)?;
+        write_file(&key, &issued.key_pem, SECRET)?;
+        write_file(&cert, &issued.cert_pem, PUBLIC)?;
         Ok([cert, key])
     }
 }
@@ -191,7 +193,6 @@ pub(super) fn certificates_in(dir: &Path) -> anyhow::Result<Vec<String>> {
 }
 
 fn shares_a_certificate(one: &[u8], other: &[u8]) -> bool {
-    use raft_transport_quic::CertificateInfo;
     let (Ok(ones), Ok(others)) = (CertificateInfo::read(one), CertificateInfo::read(other)) else {
         return false;
     };
@@ -199,7 +200,7 @@ fn shares_a_certificate(one: &[u8], other: &[u8]) -> bool {
 }
 
 /// Refuses to go on if one of the files is there: it could be in use.
-fn refuse_existing(paths: &[PathBuf]) -> anyhow::Result<()> {
+pub(crate) fn refuse_existing(paths: &[PathBuf]) -> anyhow::Result<()> {
     match paths.iter().find(|path| path.exists()) {
         Some(path) => bail!("{} is there, and is not replaced", path.display()),
         None => Ok(()),
@@ -214,18 +215,4 @@ pub(crate) fn write_new(path: &Path, content: &[u8], mode: u32) -> anyhow::Resul
         file.sync_all()
     });
     written.with_context(|| format!("cannot write {}", path.display()))
-}
-
-/// Replaces a file whole, or leaves it as it was.
-pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
-    let mut new = path.as_os_str().to_owned();
-    new.push(".new");
-    let new = PathBuf::from(new);
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            return Err(error).with_context(|| format!("cannot remove {}", new.display()));
-        }
-        _ => write_new(&new, content, mode)?,
-    }
-    fs::rename(&new, path).with_context(|| format!("cannot replace {}", path.display()))
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use raft_transport_quic::{CertificateInfo, DevCa, QuicError, TlsConfig, client_name, node_name};
 
-pub(crate) use self::ca_files::{CaFiles, PUBLIC, SECRET, replace, write_new};
+pub(crate) use self::ca_files::{CaFiles, PUBLIC, SECRET, refuse_existing, write_new};
 use self::ca_files::{Existing, TRUSTED, certificates_in};
 pub(crate) use self::show::wall_clock;
 use crate::args::{CaRotation, CertAction, CertArgs};

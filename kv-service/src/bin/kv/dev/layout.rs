@@ -27,11 +27,11 @@ use raft_transport_quic::{DevCa, TlsConfig};
 use rustix::fs::{FlockOperation, flock};
 use tokio::time::{Instant, sleep};
 
-use super::files::{
+use super::marker::{MARKER, Marker, agree, read_marker};
+use crate::files::{
     DRAFT, make_private_dir, remove, remove_with_draft, set_max_raft_state, set_nodes, with_ending,
     write_file,
 };
-use super::marker::{MARKER, Marker, agree, read_marker};
 
 const LOCK: &str = "dev.lock";
 const SOCKET: &str = "dev.sock";

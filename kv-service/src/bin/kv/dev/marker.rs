@@ -8,8 +8,8 @@ use anyhow::{Context, bail, ensure};
 use kv_service::config::NodeAddress;
 use serde::{Deserialize, Serialize};
 
-use super::files::write_file;
 use super::layout::Wish;
+use crate::files::write_file;
 
 pub(super) const MARKER: &str = "dev.toml";
 const FORMAT: u32 = 1;

@@ -14,7 +14,6 @@
 //! manager.
 
 mod control;
-mod files;
 mod keeper;
 mod layout;
 mod marker;
