@@ -41,6 +41,7 @@ fn meta(term: u64, index: u64) -> SnapshotMeta {
         founded: true,
         generation: 1,
         cluster_version: 1,
+        context: Bytes::new(),
     };
     SnapshotMeta::new(Position::new(term, index), configuration)
 }

@@ -142,6 +142,14 @@ impl Header<'_> {
                     let configuration = self.configuration()?;
                     entries.push(term, Payload::Configuration(Box::new(configuration)))?;
                 }
+                run::CONFIGURATION_IN_CONTEXT => {
+                    let mut configuration = self.configuration()?;
+                    configuration.context = self.next()?;
+                    if configuration.context.is_empty() {
+                        return Err(CodecError::Rule("the context of a configuration is empty"));
+                    }
+                    entries.push(term, Payload::Configuration(Box::new(configuration)))?;
+                }
                 run::COMMANDS => {
                     let lengths: Vec<u32> = self.next()?;
                     if lengths.is_empty() {
@@ -190,6 +198,7 @@ impl Header<'_> {
             founded,
             generation,
             cluster_version,
+            context: Bytes::new(),
         })
     }
 }

@@ -201,7 +201,10 @@ fn put_runs(to: &mut BytesMut, entries: &[Entry]) {
         match &first.payload {
             Payload::Noop => put(to, (run::NOOP, first.term)),
             Payload::Configuration(configuration) => {
-                put(to, (run::CONFIGURATION, first.term));
+                let has_context = !configuration.context.is_empty();
+                let kind =
+                    if has_context { run::CONFIGURATION_IN_CONTEXT } else { run::CONFIGURATION };
+                put(to, (kind, first.term));
                 put_configuration(to, configuration);
             }
             Payload::Command(_) => {
@@ -227,6 +230,7 @@ fn put_configuration(to: &mut BytesMut, configuration: &Configuration) {
         founded,
         generation,
         cluster_version,
+        context,
     } = configuration;
     let records: Vec<_> = members
         .iter()
@@ -235,4 +239,7 @@ fn put_configuration(to: &mut BytesMut, configuration: &Configuration) {
     let fields =
         (voters, outgoing, learners, records, next_id, founded, generation, cluster_version);
     put(to, fields);
+    if !context.is_empty() {
+        put(to, context);
+    }
 }

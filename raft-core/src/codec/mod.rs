@@ -111,6 +111,7 @@ mod run {
     pub(super) const NOOP: u8 = 0;
     pub(super) const COMMANDS: u8 = 1;
     pub(super) const CONFIGURATION: u8 = 2;
+    pub(super) const CONFIGURATION_IN_CONTEXT: u8 = 3;
 }
 
 /// The second value of the response to a request for a read index.

@@ -47,7 +47,9 @@ impl MembersOrder {
     pub(super) fn size_bytes(&self) -> u64 {
         let context_bytes = match &self.change {
             Change::Add { member, .. } => member.context.len(),
-            Change::SetContext { context, .. } => context.len(),
+            Change::SetContext { context, .. } | Change::SetClusterContext { context } => {
+                context.len()
+            }
             _ => 0,
         };
         let expected_bytes = self.expected.as_ref().map_or(0, Configuration::size_bytes);

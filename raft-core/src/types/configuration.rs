@@ -63,6 +63,9 @@ pub struct Configuration {
     pub generation: u32,
     /// The newest version whose formats the members may use; 0 before founding.
     pub cluster_version: u32,
+    /// Opaque to Raft; for the service: settings of the whole cluster.
+    #[serde(default, skip_serializing_if = "Bytes::is_empty")]
+    pub context: Bytes,
 }
 
 /// Decodes a set of node ids from its one valid form: each id once, from 1 on, in ascending order.
@@ -185,10 +188,11 @@ impl Configuration {
             && self.size_bytes() <= CONFIGURATION_BYTES_MAX
     }
 
-    /// Bytes that a configuration is charged in every budget: each member's id, and its record.
+    /// Bytes that a configuration is charged in every budget: each member's id and record, and the
+    /// context.
     pub fn size_bytes(&self) -> u64 {
         let contexts = self.members.values().map(|member| 32 + member.context.len() as u64);
-        8 * self.member_count() as u64 + contexts.sum::<u64>()
+        8 * self.member_count() as u64 + contexts.sum::<u64>() + self.context.len() as u64
     }
 }
 
@@ -208,6 +212,8 @@ mod tests {
         assert_eq!(joint.members(), [1, 2, 3, 4, 5].into());
         assert_eq!(joint.member_count(), 5);
         assert_eq!(joint.size_bytes(), 40);
+        let context = Bytes::from_static(b"settings");
+        assert_eq!(Configuration { context, ..joint }.size_bytes(), 48);
         assert_eq!(Configuration::default().member_count(), 0);
     }
 }

@@ -61,6 +61,7 @@ fn words_of(configuration: &Configuration) -> Vec<u64> {
         words.extend([*id, member.incarnation, u64::from(member.wants_vote)]);
         words.extend(member.context.iter().map(|byte| u64::from(*byte)));
     }
+    words.extend(configuration.context.iter().map(|byte| u64::from(*byte)));
     words
 }
 

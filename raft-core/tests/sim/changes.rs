@@ -71,7 +71,10 @@ impl Simulation {
             11..14 => Change::Remove { id },
             14 => {
                 let context = Bytes::from(format!("context {}", operators.below(1000)));
-                Change::SetContext { id, context }
+                match operators.percent(30) {
+                    true => Change::SetClusterContext { context },
+                    false => Change::SetContext { id, context },
+                }
             }
             _ => {
                 let other = operators.next() | 1;

@@ -4,6 +4,7 @@
 //! Nothing here needs RocksDB. Every length and number is checked before it is used: the bytes may
 //! be damaged, or nonsense with a right checksum. `docs/format.md` draws all of it.
 
+mod configuration;
 pub(crate) mod draft;
 pub(crate) mod keys;
 pub(crate) mod log_key;

@@ -5,14 +5,12 @@
 //! log start and published snapshot. The format, the mark of a batch, and small files hold no such
 //! bytes and are not masked.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use bytes::Bytes;
 use raft_core::types::{
-    Configuration, Entry, HardState, Index, Member, Memory, NodeId, Payload, Position,
-    SnapshotContent, SnapshotMeta,
+    Entry, HardState, Index, Memory, Payload, Position, SnapshotContent, SnapshotMeta,
 };
 
+use super::configuration::{configuration, put_configuration, put_count};
 use super::draft::{Draft, unmask};
 use super::keys::{KEY_HARD_STATE, KEY_LOG_START, KEY_SNAPSHOT, entry_key};
 use super::log_key::LogKey;
@@ -382,87 +380,6 @@ fn put_meta(out: &mut Vec<u8>, meta: &SnapshotMeta) {
 fn meta(fields: &mut Fields<'_>) -> Result<SnapshotMeta, Damage> {
     let position = in_range(Position::new(fields.u64()?, fields.u64()?))?;
     Ok(SnapshotMeta::new(position, configuration(fields)?))
-}
-
-fn put_configuration(out: &mut Vec<u8>, configuration: &Configuration) {
-    // Names every field, so that a new one cannot be forgotten here.
-    let Configuration {
-        voters,
-        outgoing,
-        learners,
-        members,
-        next_id,
-        founded,
-        generation,
-        cluster_version,
-    } = configuration;
-    for set in [voters, outgoing, learners] {
-        put_count(out, set.len());
-        for node in set {
-            out.extend_from_slice(&node.to_be_bytes());
-        }
-    }
-    out.extend_from_slice(&next_id.to_be_bytes());
-    out.push(u8::from(*founded));
-    out.extend_from_slice(&generation.to_be_bytes());
-    out.extend_from_slice(&cluster_version.to_be_bytes());
-    put_count(out, members.len());
-    for (node, Member { incarnation, wants_vote, context }) in members {
-        out.extend_from_slice(&node.to_be_bytes());
-        out.extend_from_slice(&incarnation.to_be_bytes());
-        out.push(u8::from(*wants_vote));
-        put_count(out, context.len());
-        out.extend_from_slice(context);
-    }
-}
-
-fn put_count(out: &mut Vec<u8>, count: usize) {
-    let count = u32::try_from(count).expect("fewer than 2^32 members, and bytes of a context");
-    out.extend_from_slice(&count.to_be_bytes());
-}
-
-fn configuration(fields: &mut Fields<'_>) -> Result<Configuration, Damage> {
-    let mut set = || {
-        // The count is not trusted: nothing is reserved for it, and reading fails when the bytes
-        // end.
-        let mut nodes = BTreeSet::new();
-        for _ in 0..fields.u32()? {
-            let node = next_node(fields.u64()?, nodes.last())?;
-            nodes.insert(node);
-        }
-        Ok(nodes)
-    };
-    let mut configuration = Configuration {
-        voters: set()?,
-        outgoing: set()?,
-        learners: set()?,
-        members: BTreeMap::new(),
-        next_id: fields.u64()?,
-        founded: flag(fields)?,
-        generation: fields.u32()?,
-        cluster_version: fields.u32()?,
-    };
-    for _ in 0..fields.u32()? {
-        let last = configuration.members.keys().next_back();
-        let node = next_node(fields.u64()?, last)?;
-        if !configuration.is_member(node) {
-            return Err(Damage(format!("a record of node {node}, which is no member")));
-        }
-        let (incarnation, wants_vote) = (fields.u64()?, flag(fields)?);
-        let len = fields.u32()? as usize;
-        let context = Bytes::copy_from_slice(fields.bytes(len)?);
-        configuration.members.insert(node, Member { incarnation, wants_vote, context });
-    }
-    Ok(configuration)
-}
-
-/// Sets and maps have one form: ascending, each node once. No node has the id 0.
-fn next_node(node: NodeId, last: Option<&NodeId>) -> Result<NodeId, Damage> {
-    if last.copied().unwrap_or(0) < node {
-        Ok(node)
-    } else {
-        Err(Damage("members are out of order, twice there, or 0".to_owned()))
-    }
 }
 
 pub(crate) fn flag(fields: &mut Fields<'_>) -> Result<bool, Damage> {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use proptest::prelude::*;
-use raft_core::types::{INDEX_MAX, TERM_MAX};
+use raft_core::types::{Configuration, INDEX_MAX, Member, TERM_MAX};
 
 use super::*;
 use crate::format::draft::Sealed;
@@ -66,6 +66,7 @@ fn configuration() -> Configuration {
         founded: true,
         generation: 2,
         cluster_version: 3,
+        context: Bytes::new(),
     }
 }
 
@@ -120,6 +121,9 @@ fn entries_keep_their_format() {
             Payload::Configuration(Box::new(Configuration::of_voters([1, 2, 3]))),
         ),
     ];
+    let context = Bytes::from_static(b"replace_dead_after = 10m");
+    let payload = Payload::Configuration(Box::new(Configuration { context, ..configuration() }));
+    let in_context = Entry { index: 300, term: 5, payload };
     for (name, payload) in payloads.clone() {
         let entry = Entry { index: 258, term: 5, payload };
         // A single entry is no longer written, but it is read.
@@ -133,6 +137,7 @@ fn entries_keep_their_format() {
     for (name, run) in [
         ("run", Run { first: 258, entries }),
         ("run-empty", Run { first: 300, entries: Vec::new() }),
+        ("run-configuration-in-context", Run { first: 300, entries: vec![in_context] }),
     ] {
         let encoded = masked(|draft| put_run(draft, run.first, &run.entries));
         check(name, run, encoded, super::tests::run);
@@ -352,9 +357,11 @@ fn any_configuration() -> impl Strategy<Value = Configuration> {
     let nodes = || proptest::collection::btree_set(1u64.., 0..4);
     let context = proptest::collection::vec(any::<u8>(), 0..20);
     let numbers = any::<(u64, bool, u32, u32)>();
-    (nodes(), nodes(), nodes(), any::<(u64, bool)>(), context, numbers).prop_map(
-        |(voters, outgoing, learners, (incarnation, wants_vote), context, numbers)| {
-            let member = Member { incarnation, wants_vote, context: context.into() };
+    let contexts = (context.clone(), context);
+    (nodes(), nodes(), nodes(), any::<(u64, bool)>(), contexts, numbers).prop_map(
+        |(voters, outgoing, learners, (incarnation, wants_vote), contexts, numbers)| {
+            let (of_member, context) = contexts;
+            let member = Member { incarnation, wants_vote, context: of_member.into() };
             let (next_id, founded, generation, cluster_version) = numbers;
             let members = outgoing.iter().map(|node| (*node, member.clone())).collect();
             Configuration {
@@ -366,6 +373,7 @@ fn any_configuration() -> impl Strategy<Value = Configuration> {
                 founded,
                 generation,
                 cluster_version,
+                context: context.into(),
             }
         },
     )

@@ -56,6 +56,7 @@ fn joint() -> Configuration {
         founded: true,
         generation: 2,
         cluster_version: 300,
+        context: Bytes::new(),
     }
 }
 
@@ -69,6 +70,9 @@ fn fixtures() -> Vec<(&'static str, Message)> {
         entry(4, 304, Payload::Configuration(Box::new(joint()))),
         command(4, 305, b"put b 2"),
     ];
+    let context = Bytes::from_static(b"settings");
+    let in_context = Configuration { context, ..joint() };
+    let in_context = Payload::Configuration(Box::new(in_context));
     let message = |body| Message::new(4, body);
     let read = |outcome| message(MessageBody::ReadIndexResponse { id: 5, outcome });
     let founding = |heard| MessageBody::Founding {
@@ -83,6 +87,7 @@ fn fixtures() -> Vec<(&'static str, Message)> {
         ("vote", message(MessageBody::RequestVote { last, transfer: true })),
         ("vote_answer", message(MessageBody::VoteResponse { granted: false })),
         ("append", append(4, last, entries)),
+        ("append_in_context", append(4, last, vec![entry(3, 301, in_context)])),
         ("append_empty", append(4, Position::ZERO, vec![])),
         ("append_accepted", message(MessageBody::AppendAccepted { match_index: INDEX_MAX })),
         ("append_rejected", message(MessageBody::AppendRejected { previous_index: 9, hint: last })),

@@ -12,8 +12,10 @@ fn configuration() -> impl Strategy<Value = Configuration> {
     let record = (any::<u64>(), any::<bool>(), bytes);
     let records = proptest::collection::vec(record, 4);
     let numbers = any::<(u64, bool, u32, u32)>();
-    (ids(), ids(), ids(), records, numbers).prop_map(
-        |(voters, outgoing, learners, records, (next_id, founded, generation, cluster_version))| {
+    let context = prop_oneof![Just(Vec::new()), proptest::collection::vec(any::<u8>(), 1..20)];
+    (ids(), ids(), ids(), records, numbers, context).prop_map(
+        |(voters, outgoing, learners, records, numbers, context)| {
+            let (next_id, founded, generation, cluster_version) = numbers;
             let records = records.into_iter().map(|(incarnation, wants_vote, context)| Member {
                 incarnation,
                 wants_vote,
@@ -30,6 +32,7 @@ fn configuration() -> impl Strategy<Value = Configuration> {
                 founded,
                 generation,
                 cluster_version,
+                context: context.into(),
             }
         },
     )

@@ -69,6 +69,11 @@ pub enum Change {
         /// The new content.
         context: Bytes,
     },
+    /// Replaces the opaque part of the configuration.
+    SetClusterContext {
+        /// The new content.
+        context: Bytes,
+    },
 }
 
 /// Checks that a caller switches off for one change, because the operator knows better.
@@ -138,6 +143,9 @@ pub(super) fn plan(
         Change::Replace { old, new } => replace(current, *old, *new)?,
         Change::Bind { id, incarnation } => bind(current, *id, *incarnation)?,
         Change::SetContext { id, context } => set_context(current, *id, context)?,
+        Change::SetClusterContext { context } => {
+            Configuration { context: context.clone(), ..current.clone() }
+        }
     };
     forget_replacements(&mut next);
     if next == *current {
@@ -357,7 +365,9 @@ fn check(
         return Err(refused("a cluster needs a voter".to_owned()));
     }
     if !next.is_storable() {
-        return Err(refused("the records of the members take too many bytes".to_owned()));
+        return Err(refused(
+            "the records of the members and the settings take too many bytes".to_owned(),
+        ));
     }
     if !next.is_joint() {
         return Ok(());

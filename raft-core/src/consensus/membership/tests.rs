@@ -1,4 +1,5 @@
 use super::*;
+use crate::types::CONFIGURATION_BYTES_MAX;
 
 const ALL: Overrides = Overrides { less_redundancy: true, live: true };
 
@@ -143,4 +144,19 @@ fn a_demoted_voter_stays_as_a_learner() {
     let last = next_step(&joint, &view(&[2, 3])).expect("a joint configuration is left");
     assert_eq!((&last.voters, &last.learners), (&[1, 2].into(), &[3, 4].into()));
     assert!(!last.wants_vote(3));
+}
+
+/// What the service keeps about the cluster changes by a plain entry, and outlives every change.
+#[test]
+fn the_context_of_the_cluster_stays() {
+    let change = Change::SetClusterContext { context: Bytes::from_static(b"settings") };
+    let current = next(&growing(), &[], &change);
+    assert_eq!(Configuration { context: Bytes::new(), ..current.clone() }, growing());
+    assert_eq!(plan(&current, &view(&[]), &change, ALL), Ok(None), "it is repeated");
+    let joint = next(&current, &[2, 3], &Change::Remove { id: 3 });
+    let left = next_step(&joint, &view(&[2])).expect("a joint configuration is left");
+    assert!(joint.is_joint() && !left.is_joint());
+    assert_eq!([&joint.context, &left.context], ["settings"; 2]);
+    let context = Bytes::from(vec![7; CONFIGURATION_BYTES_MAX as usize]);
+    assert!(refusal(&current, &[2, 3], &Change::SetClusterContext { context }).contains("bytes"));
 }
