@@ -1,16 +1,16 @@
 //! The channel transport passes the transport contract suite with and without delays, with losses,
 //! on a paused clock and on real threads.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use raft_core::testing::transport::{self as contract, Net};
-use raft_core::transport::Transport;
 use raft_core::transport::channel::{
     CONTROL_MAILBOX_BYTES_MAX, ChannelNetwork, LOG_MAILBOX_BYTES_MAX, LinkFaults,
 };
-use raft_core::types::{Class, NodeId};
+use raft_core::transport::{BulkStream, Inbound, Transport};
+use raft_core::types::{Class, Message, MessageBody, NodeId};
 
 struct InProcess(ChannelNetwork);
 
@@ -73,4 +73,46 @@ async fn keeps_the_contract_on_threads() {
 async fn a_network_that_reorders_does_not_keep_the_contract() {
     let net = InProcess::with(LinkFaults::none().reordering(0.01, Duration::from_millis(50)));
     contract::messages_of_a_class_stay_in_order(&net).await;
+}
+
+/// What one node was told: the disks and the messages of its peers, in their order.
+#[derive(Default)]
+struct Told(Mutex<Vec<(NodeId, &'static str, u64)>>);
+
+impl Inbound for Told {
+    fn on_message(&self, from: NodeId, message: Message) {
+        let MessageBody::ReadIndex { id } = message.body else { return };
+        self.0.lock().unwrap().push((from, "message", id));
+    }
+
+    fn on_connected(&self, peer: NodeId, incarnation: u64) {
+        self.0.lock().unwrap().push((peer, "disk", incarnation));
+    }
+
+    fn on_bulk(&self, _: NodeId, _: Box<dyn BulkStream>) {}
+
+    fn on_unreachable(&self, _: NodeId) {}
+}
+
+/// R4. A node learns the disk of a peer before the first message from it, once for each transport.
+#[tokio::test(start_paused = true)]
+async fn the_disk_of_a_peer_is_told_before_its_messages() {
+    let network = ChannelNetwork::new(1);
+    let two = network.transport(2);
+    let told = Arc::new(Told::default());
+    two.start(Arc::clone(&told) as Arc<dyn Inbound>);
+    let send = |transport: &dyn Transport, id| {
+        transport.send(2, Message::new(1, MessageBody::ReadIndex { id }));
+    };
+    let first = network.transport_on(1, 71);
+    send(&*first, 1);
+    send(&*first, 2);
+    let second = network.transport_on(1, 72);
+    send(&*first, 3);
+    send(&*second, 4);
+    send(&*network.transport(1), 5);
+    let expected = [("disk", 71), ("message", 1), ("message", 2), ("disk", 72), ("message", 4)];
+    let expected = expected.into_iter().chain([("disk", 0), ("message", 5)]);
+    let expected: Vec<_> = expected.map(|(kind, number)| (1, kind, number)).collect();
+    assert_eq!(*told.0.lock().unwrap(), expected);
 }

@@ -45,19 +45,6 @@ pub enum Network {
     Quic,
 }
 
-#[cfg(feature = "memory")]
-impl Network {
-    /// Returns true if a node learns from which disk of a peer a message comes.
-    fn tells_disks_apart(&self) -> bool {
-        match *self {
-            #[cfg(feature = "channel")]
-            Network::Channel(_) => false,
-            #[cfg(feature = "quic")]
-            Network::Quic => true,
-        }
-    }
-}
-
 const VERSIONS: (u32, u32) = (VERSION_MIN, VERSION_MAX);
 
 /// The parts of a node, for a caller that has a storage or a network of its own: see
@@ -181,21 +168,14 @@ pub(crate) async fn build(
 ) -> Result<Backends, ServerError> {
     let opened: Opened = match store {
         #[cfg(feature = "memory")]
-        Store::Memory(disk) => {
-            // Nodes in one process do not tell each other's disks apart, except that of a node that
-            // joins.
-            let has_number = config.join || network.tells_disks_apart();
-            let incarnation =
-                if has_number { disk.incarnation(fresh_number(&network)?) } else { 0 };
-            Opened {
-                incarnation,
-                storage: Arc::new(disk.storage()),
-                machine: KvMachine::memory(),
-                identity: None,
-                is_low: None,
-                mark_removed: None,
-            }
-        }
+        Store::Memory(disk) => Opened {
+            incarnation: disk.incarnation(fresh_number(&network)?),
+            storage: Arc::new(disk.storage()),
+            machine: KvMachine::memory(),
+            identity: None,
+            is_low: None,
+            mark_removed: None,
+        },
         #[cfg(feature = "rocksdb")]
         Store::RocksDb => open_rocksdb(config).await?,
     };
@@ -203,7 +183,7 @@ pub(crate) async fn build(
         #[cfg(feature = "channel")]
         Network::Channel(local) => {
             let crate::net::local::Joined { transport, connector, seed } =
-                local.join(config, accept_sender);
+                local.join(config, opened.incarnation, accept_sender);
             let rng = NodeRng::from_seed(!seed);
             Networked { transport, connector, peer_book: None, seed, rng }
         }

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
-use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
+use super::notices::{NoticeReader, Notices};
 use super::outbox::{Outbox, Sending};
 use super::pace::Pace;
 use super::receiving::{Ended, Receiving};
-use super::shared::{Notices, ServerShared};
+use super::shared::ServerShared;
 use super::width::Width;
 use crate::log_limit::Subject;
 use crate::net::stream::Stream;
@@ -49,8 +49,7 @@ pub(super) async fn serve(shared: Arc<ServerShared>, stream: Stream) {
     };
     receiving.set_limit(shared.request_bytes_max());
     outbox.push_unasked(&Welcome::Hello(shared.hello(version)));
-    let mut notices = shared.notices.subscribe();
-    notices.mark_changed();
+    let notices = shared.notices.subscribe();
     let reading = read(&shared, &outbox, &principal, &mut receiving);
     let writing = write(&outbox, &mut *writer);
     let complaint = tokio::select! {
@@ -63,7 +62,7 @@ pub(super) async fn serve(shared: Arc<ServerShared>, stream: Stream) {
         is_broken = writing => (!is_broken).then(|| {
             (Subject::TooSlow, "it takes its responses at less than 32 KiB a second".to_owned())
         }),
-        () = pass_on(&mut notices, &outbox, version >= MEMBERS_SINCE) => None,
+        () = pass_on(notices, &outbox, version >= MEMBERS_SINCE) => None,
     };
     outbox.close();
     if let Some((subject, text)) = complaint {
@@ -72,13 +71,10 @@ pub(super) async fn serve(shared: Arc<ServerShared>, stream: Stream) {
 }
 
 /// Tells the client the members, and each change of them, until the server is closed.
-async fn pass_on(
-    notices: &mut watch::Receiver<Notices>,
-    outbox: &Outbox,
-    understands_members: bool,
-) {
-    while notices.changed().await.is_ok() {
-        let Notices { is_closed, members } = notices.borrow_and_update().clone();
+async fn pass_on(mut notices: NoticeReader, outbox: &Outbox, understands_members: bool) {
+    loop {
+        notices.changed().await;
+        let Notices { is_closed, members } = notices.read();
         if is_closed {
             return;
         }
@@ -86,14 +82,7 @@ async fn pass_on(
             let reply = Reply::Members((*members).clone());
             outbox.push_unasked(&Response { id: 0, reply });
             // Members that keep changing must not fill the outbox of a client that reads slowly.
-            let closing = notices.wait_for(|notices| notices.is_closed);
-            if timeout(NOTICE_PAUSE, closing).await.is_ok() {
-                return;
-            }
-            let is_old = |notices: &Notices| Arc::ptr_eq(&notices.members, &members);
-            if !is_old(&notices.borrow()) {
-                notices.mark_changed();
-            }
+            let _ = timeout(NOTICE_PAUSE, notices.closed()).await;
         }
     }
 }

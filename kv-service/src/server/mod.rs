@@ -15,6 +15,7 @@ mod damage;
 mod load;
 mod members;
 mod membership;
+mod notices;
 mod outbox;
 mod pace;
 mod receiving;
@@ -32,13 +33,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use raft_core::driver::{Node, NodeConfig};
 use raft_core::types::NodeId;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use self::backends::{Backends, Network, Store};
 use self::clock::ReplicatedClock;
 use self::load::Load;
 use self::membership::Membership;
+use self::notices::NoticeBoard;
 pub use self::room::IsLow;
 use self::room::Room;
 use self::shared::ServerShared;
@@ -208,7 +210,7 @@ impl Server {
             upgrade,
             membership: Membership::new(peer_book, mark_removed, incarnation),
             draining: AtomicBool::new(false),
-            notices: watch::Sender::default(),
+            notices: NoticeBoard::default(),
         });
         tokio::spawn(accept(Arc::clone(&shared), clients));
         tokio::spawn(close_with_node(Arc::clone(&shared)));

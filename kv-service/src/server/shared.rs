@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use raft_core::driver::Node;
 use raft_core::transport::Transport;
-use tokio::sync::watch;
 
 use super::clock::ReplicatedClock;
 use super::damage::Damage;
 use super::load::Load;
 use super::membership::Membership;
+use super::notices::NoticeBoard;
 use super::room::Room;
 use super::upgrade::Upgrade;
 use crate::config::ServerConfig;
@@ -19,15 +19,6 @@ use crate::members::MemberList;
 use crate::protocol::{FRAME_BYTES_MAX, Hello};
 use crate::rng::NodeRng;
 use crate::state::KvMachine;
-
-/// News for every connection of this node.
-#[derive(Clone, Default)]
-pub(super) struct Notices {
-    /// The server is closed.
-    pub(super) is_closed: bool,
-    /// The members for clients.
-    pub(super) members: Arc<MemberList>,
-}
 
 pub(super) struct ServerShared {
     pub(super) config: ServerConfig,
@@ -46,7 +37,7 @@ pub(super) struct ServerShared {
     pub(super) upgrade: Upgrade,
     pub(super) draining: AtomicBool,
     pub(super) membership: Membership,
-    pub(super) notices: watch::Sender<Notices>,
+    pub(super) notices: NoticeBoard,
 }
 
 impl ServerShared {
@@ -74,18 +65,16 @@ impl ServerShared {
     }
 
     pub(super) async fn closed(&self) {
-        let mut notices = self.notices.subscribe();
-        // Cannot fail: the sender lives in `self`.
-        let _ = notices.wait_for(|notices| notices.is_closed).await;
+        self.notices.subscribe().closed().await;
     }
 
     pub(super) fn close(&self) {
-        self.notices.send_modify(|notices| notices.is_closed = true);
+        self.notices.post(|notices| !std::mem::replace(&mut notices.is_closed, true));
     }
 
     /// Tells the clients who the members are.
     pub(super) fn publish_members(&self, list: MemberList) {
-        self.notices.send_if_modified(|notices| {
+        self.notices.post(|notices| {
             let changed = notices.members.members != list.members;
             if changed {
                 notices.members = Arc::new(list);

@@ -97,10 +97,12 @@ impl<M: StateMachine> Cluster<M> {
         assert!(!self.nodes.contains_key(&id), "node {id} runs");
         let seed = self.seed.wrapping_mul(1_000).wrapping_add(self.start_count);
         let mut config = NodeConfig::new(id, self.ids(), seed);
+        let incarnation = self.disks[&id].incarnation(seed | 1 << 63);
+        config.raft.incarnation = incarnation;
         (self.configure)(&mut config);
         self.start_count += 1;
         self.trace.note(format_args!("{id} starts"));
-        let transport = self.network.transport(id);
+        let transport = self.network.transport_on(id, incarnation);
         let storage = Arc::new(self.disks[&id].storage());
         let machine = Observed::new(id, (self.machine)(id), Arc::clone(&self.witness));
         let node = Node::start(config, storage, transport, machine).await;

@@ -182,11 +182,12 @@ impl LocalNetwork {
         Ok(pipe.end(Side::Client))
     }
 
-    /// Puts a node on the network. Its clients come in through `accept_sender`. The returned seed
+    /// Puts a node with a disk of this identity on the network. Its clients come in through `accept_sender`. The returned seed
     /// is for the node's own random choices.
     pub(crate) fn join(
         &self,
         config: &ServerConfig,
+        incarnation: u64,
         accept_sender: mpsc::Sender<Stream>,
     ) -> Joined {
         let node = config.node_id;
@@ -196,7 +197,7 @@ impl LocalNetwork {
         self.links.reset(node);
         let connector = self.connector(NAMELESS, config.nodes.iter().map(|node| node.id));
         Joined {
-            transport: self.peers.transport(node),
+            transport: self.peers.transport_on(node, incarnation),
             connector: Arc::new(LocalConnector { learns: true, ..connector }),
             seed: self.links.next_seed(),
         }

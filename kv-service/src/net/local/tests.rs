@@ -13,7 +13,7 @@ const MS: Duration = Duration::from_millis(1);
 async fn connected() -> (LocalNetwork, mpsc::Receiver<Stream>, Stream, Stream) {
     let network = LocalNetwork::new(1);
     let (accept_sender, mut clients) = mpsc::channel(8);
-    network.join(&ServerConfig::in_process(1, 1..=1), accept_sender);
+    network.join(&ServerConfig::in_process(1, 1..=1), 0, accept_sender);
     let client = network.connect_as(7, 1).await.unwrap();
     let node = clients.recv().await.unwrap();
     (network, clients, client, node)
@@ -96,7 +96,7 @@ async fn a_node_without_power_is_silent_until_it_is_back() {
     assert!(timeout(1000 * MS, read(&mut client, 1)).await.is_err(), "not heard");
     assert!(network.connect_as(7, 1).await.is_err());
     let (accept_sender, _next_clients) = mpsc::channel(8);
-    network.join(&ServerConfig::in_process(1, 1..=1), accept_sender);
+    network.join(&ServerConfig::in_process(1, 1..=1), 0, accept_sender);
     assert!(read(&mut client, 1).await.is_err(), "told by the next life");
     assert!(network.connect_as(7, 1).await.is_ok());
 }
@@ -109,7 +109,7 @@ fn each_life_of_a_node_has_another_seed() {
         let network = LocalNetwork::new(network_seed);
         let join = |id| {
             let (accept_sender, _clients) = mpsc::channel(1);
-            network.join(&ServerConfig::in_process(id, 1..=2), accept_sender).seed
+            network.join(&ServerConfig::in_process(id, 1..=2), 0, accept_sender).seed
         };
         [1, 1, 2, 1, 2].map(join)
     };

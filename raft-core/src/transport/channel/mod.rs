@@ -77,9 +77,17 @@ impl ChannelNetwork {
     /// does: messages under way to the earlier one are lost, and its peers receive
     /// [`Inbound::on_unreachable`].
     pub fn transport(&self, node: NodeId) -> Arc<ChannelTransport> {
+        self.transport_on(node, 0)
+    }
+
+    /// Returns a transport like [`ChannelNetwork::transport`] for a node whose disk has an identity
+    /// ([`Config::incarnation`](crate::consensus::Config::incarnation)). Peers are told it
+    /// ([`Inbound::on_connected`]). Nodes of a cluster whose members change need one: without it a
+    /// node that is added is not counted before all voters have met it.
+    pub fn transport_on(&self, node: NodeId, incarnation: u64) -> Arc<ChannelTransport> {
         Arc::new(ChannelTransport {
             node,
-            incarnation: self.network.join(node),
+            incarnation: self.network.join(node, incarnation),
             network: Arc::clone(&self.network),
             receiving: Mutex::new(None),
         })
@@ -229,7 +237,7 @@ async fn carry(network: Arc<Network>, node: NodeId, incarnation: u64, receiver: 
             CourierStep::Deliver { delivery, from, message } => {
                 let (class, bytes) = (message.class(), message.size_bytes());
                 delivery.message(from, message);
-                network.delivered(from, node, incarnation, class, bytes);
+                network.delivered(from.node, node, incarnation, class, bytes);
                 // Other tasks get their turn during a flood.
                 tokio::task::consume_budget().await;
             }

@@ -1,6 +1,6 @@
 //! The network that all its transports share: one lock over [`NetworkState`].
 //!
-//! Nothing here waits, and no [`Inbound`](crate::transport::Inbound) is called under the lock: a
+//! Nothing here waits, and no [`Inbound`](crate::transport::Inbound) is called under this lock: a
 //! message to be delivered is returned with a [`Delivery`].
 
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::bulk::{Stream, StreamEnd};
 use super::faults::LinkFaults;
-use super::receiver::{Delivery, Receiver};
+use super::receiver::{Delivery, Receiver, Sender};
 use super::state::{Endpoint, Listener, Mailbox, NetworkState, Parcel};
 use super::stats::ChannelStats;
 use super::traffic::Traffic;
@@ -31,7 +31,7 @@ pub(super) enum CourierStep {
     /// Deliver this message, then call [`Network::delivered`].
     Deliver {
         delivery: Delivery,
-        from: NodeId,
+        from: Sender,
         message: Message,
     },
     Wait(Option<Instant>),
@@ -51,7 +51,7 @@ impl Network {
 
     /// Adds a transport of the node and returns its incarnation. An earlier transport of the node
     /// leaves the network.
-    pub(super) fn join(&self, node: NodeId) -> u64 {
+    pub(super) fn join(&self, node: NodeId, disk: u64) -> u64 {
         let before = self.lock().endpoints.get(&node).map(|endpoint| endpoint.incarnation);
         if let Some(before) = before {
             self.leave(node, before);
@@ -60,7 +60,7 @@ impl Network {
         let incarnation = state.next_incarnation;
         state.next_incarnation += 1;
         let queues = Default::default();
-        state.endpoints.insert(node, Endpoint { incarnation, receiver: None, queues });
+        state.endpoints.insert(node, Endpoint { incarnation, disk, receiver: None, queues });
         incarnation
     }
 
@@ -111,8 +111,8 @@ impl Network {
     /// is not sent from within an `Inbound`.
     pub(super) fn send(&self, from: NodeId, incarnation: u64, to: NodeId, message: Message) {
         let direct = self.lock().post(from, incarnation, to, message);
-        if let Some((delivery, message)) = direct {
-            delivery.message(from, message);
+        if let Some((delivery, sender, message)) = direct {
+            delivery.message(sender, message);
         }
     }
 
@@ -134,7 +134,7 @@ impl Network {
         let (_, Parcel { from, message }) = queue.pop_first().expect("it has a first");
         let receiver = endpoint.receiver.as_ref().expect("messages wait for started nodes only");
         let delivery = receiver.begin();
-        state.show(from, node, Traffic::Delivered(&message));
+        state.show(from.node, node, Traffic::Delivered(&message));
         CourierStep::Deliver { delivery, from, message }
     }
 

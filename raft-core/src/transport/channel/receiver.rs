@@ -1,8 +1,9 @@
 //! One node's receiving end: hands arriving messages to its [`Inbound`], until it is closed.
 
 use std::cell::Cell;
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Notify;
 
@@ -19,8 +20,20 @@ pub(super) fn is_delivering() -> bool {
     DELIVERING.get()
 }
 
+/// The transport that sent a message.
+#[derive(Clone, Copy)]
+pub(super) struct Sender {
+    pub(super) node: NodeId,
+    /// Tells this transport from others of the same node. Later ones have larger numbers.
+    pub(super) incarnation: u64,
+    /// Identity of the node's disk; 0 if it is not known.
+    pub(super) disk: u64,
+}
+
 pub(super) struct Receiver {
     inbound: Arc<dyn Inbound>,
+    /// For each peer, the latest transport from which a message arrived.
+    connected: Mutex<BTreeMap<NodeId, u64>>,
     /// Wakes the courier: a message waits, or the transport has left the network.
     pub(super) wake: Notify,
     deliveries_count: AtomicUsize,
@@ -32,6 +45,7 @@ impl Receiver {
     pub(super) fn new(inbound: Arc<dyn Inbound>) -> Self {
         Self {
             inbound,
+            connected: Mutex::default(),
             wake: Notify::new(),
             deliveries_count: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
@@ -58,13 +72,25 @@ impl Receiver {
     }
 }
 
-/// A delivery that has begun; carried out without any lock.
+/// A delivery that has begun; carried out without the network's lock.
 pub(super) struct Delivery(Arc<Receiver>);
 
 impl Delivery {
-    pub(super) fn message(self, from: NodeId, message: Message) {
+    /// Delivers a message, unless one of a later transport of the same node has arrived: the node
+    /// may run on another disk now.
+    pub(super) fn message(self, from: Sender, message: Message) {
         let _inside = Inside::enter();
-        self.0.inbound.on_message(from, message);
+        // Held while the message is handed over, or one of the next disk could come before it.
+        let mut connected = self.0.connected.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = connected.insert(from.node, from.incarnation).unwrap_or(0);
+        if known > from.incarnation {
+            connected.insert(from.node, known);
+            return;
+        }
+        if known < from.incarnation {
+            self.0.inbound.on_connected(from.node, from.disk);
+        }
+        self.0.inbound.on_message(from.node, message);
     }
 
     pub(super) fn bulk(self, from: NodeId, stream: Box<dyn BulkStream>) {

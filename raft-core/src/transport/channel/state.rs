@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::bulk::Stream;
 use super::faults::{DeliveryPlan, LinkFaults, Rng};
-use super::receiver::{Delivery, Receiver, is_delivering};
+use super::receiver::{Delivery, Receiver, Sender, is_delivering};
 use super::stats::ChannelStats;
 use super::traffic::Traffic;
 use crate::transport::TransportError;
@@ -65,13 +65,15 @@ impl Mailbox {
 
 pub(super) struct Endpoint {
     pub(super) incarnation: u64,
+    /// Identity of the node's disk; 0 if it is not known.
+    pub(super) disk: u64,
     pub(super) receiver: Option<Arc<Receiver>>,
     /// By class, then by the time of arrival.
     pub(super) queues: [BTreeMap<(Instant, u64), Parcel>; Class::ALL.len()],
 }
 
 pub(super) struct Parcel {
-    pub(super) from: NodeId,
+    pub(super) from: Sender,
     pub(super) message: Message,
 }
 
@@ -163,10 +165,9 @@ impl NetworkState {
         incarnation: u64,
         to: NodeId,
         message: Message,
-    ) -> Option<(Delivery, Message)> {
-        if from == to || self.endpoint(from, incarnation).is_none() {
-            return None;
-        }
+    ) -> Option<(Delivery, Sender, Message)> {
+        let disk = self.endpoint(from, incarnation).filter(|_| from != to)?.disk;
+        let sender = Sender { node: from, incarnation, disk };
         self.show(from, to, Traffic::Sent(&message));
         let class = message.class();
         let bytes = message.size_bytes();
@@ -191,22 +192,22 @@ impl NetworkState {
             mailbox.stats.delivered += 1;
             mailbox.stats.delivered_bytes += bytes;
         } else {
-            self.queue(from, to, message.clone(), delay, held_up);
+            self.queue(sender, to, message.clone(), delay, held_up);
         }
         if let Some(delay) = again {
             self.mailbox(from, to, class).stats.duplicated += 1;
-            self.queue(from, to, message.clone(), delay, true);
+            self.queue(sender, to, message.clone(), delay, true);
         }
         at_once.then(|| {
             self.show(from, to, Traffic::Delivered(&message));
-            (self.begin_delivery(to).expect("it can arrive"), message)
+            (self.begin_delivery(to).expect("it can arrive"), sender, message)
         })
     }
 
     /// Queues a message for the receiver's courier, if the mailbox has room.
     fn queue(
         &mut self,
-        from: NodeId,
+        from: Sender,
         to: NodeId,
         message: Message,
         delay: Duration,
@@ -215,7 +216,7 @@ impl NetworkState {
         let class = message.class();
         let bytes = message.size_bytes();
         let mut due = Instant::now() + delay;
-        let mailbox = self.mailbox(from, to, class);
+        let mailbox = self.mailbox(from.node, to, class);
         let room = mailbox_bytes_max(class).saturating_sub(mailbox.waiting_bytes);
         if mailbox.waiting_count > 0 && bytes > room {
             mailbox.stats.dropped_full += 1;
@@ -239,10 +240,10 @@ impl NetworkState {
         for (to, endpoint) in &mut self.endpoints {
             for queue in &mut endpoint.queues {
                 queue.retain(|_, parcel| {
-                    let chosen = chosen(parcel.from, *to);
+                    let chosen = chosen(parcel.from.node, *to);
                     if chosen {
                         let Parcel { from, message } = parcel;
-                        lost.push((*from, *to, message.class(), message.size_bytes()));
+                        lost.push((from.node, *to, message.class(), message.size_bytes()));
                     }
                     !chosen
                 });
