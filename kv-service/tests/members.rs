@@ -197,7 +197,7 @@ async fn a_change_that_makes_no_sense_is_refused() {
     }
     // M-J2. Compare-and-set: the operator has seen other members.
     let mut stale = MembersOrder::new(MembersChange::Remove { id: 3 });
-    stale.expected = Some(before.index);
+    stale.expected = Some(before.digest);
     let error = cluster.order(stale).await.unwrap_err();
     assert!(error.to_string().contains("have changed since"), "{error}");
     assert_eq!(cluster.members().await.unwrap().members.len(), 3);
@@ -257,5 +257,84 @@ async fn a_wiped_voter_comes_back_under_its_own_id() {
     };
     let report = lab.client.cluster().settled(whole).await.unwrap();
     assert_eq!(voters(&report), [1, 2, 3]);
+    lab.shutdown().await;
+}
+
+/// M-D8. A spare takes the place of a voter that dies, without an operator; the settings are the
+/// same on every node, also after the log was compacted and another node leads.
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn m_d8_a_dead_voter_is_replaced_by_a_spare() {
+    let mut lab = Lab::of_one().await;
+    for _ in 0..2 {
+        lab.add(true).await;
+        lab.settled().await;
+    }
+    let cluster = lab.client.cluster();
+    let refused = cluster.configure(|settings| settings.voters = 2).await.unwrap_err();
+    assert_eq!(refused.outcome, Outcome::NotExecuted);
+    assert!(refused.to_string().contains("odd"), "{refused}");
+    let dead_after = Duration::from_secs(60);
+    cluster.configure(|settings| settings.replace_dead_after = Some(dead_after)).await.unwrap();
+    let spare = MemberInfo { spare: true, ..MemberInfo::default() };
+    let spare = cluster.add(spare, false).await.unwrap();
+    lab.start(spare, MemoryDisk::new()).await;
+    lab.settled().await;
+    let leader = lab.settled().await.node_id;
+    let dead = (1..=3).find(|id| *id != leader).unwrap();
+    lab.servers.remove(&dead).unwrap().0.shutdown().await;
+    let began = tokio::time::Instant::now();
+    let gone = |report: &ClusterReport| report.member(dead).is_none() && report.is_settled();
+    let report = cluster.settled(gone).await.unwrap();
+    let took = began.elapsed();
+    assert!((dead_after..dead_after + Duration::from_secs(15)).contains(&took), "{took:?}");
+    assert_eq!(voters(&report).len(), 3);
+    assert_eq!(report.member(spare).unwrap().role, MemberRole::Voter);
+    let leader = cluster.transfer_leadership(None).await.unwrap();
+    let report = lab.settled().await;
+    assert_eq!((report.node_id, report.settings.replace_dead_after), (leader, Some(dead_after)));
+    lab.client.put("key", "value").await.unwrap();
+    lab.shutdown().await;
+}
+
+/// Leadership goes to the voter with the larger priority, and back when that changes; a member of
+/// priority 0 is not handed it.
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn leadership_follows_priorities_and_zones() {
+    let mut lab = Lab::of_one().await;
+    for _ in 0..2 {
+        lab.add(true).await;
+        lab.settled().await;
+    }
+    let cluster = lab.client.cluster().clone();
+    let led_by = |id| move |report: &ClusterReport| report.node_id == id && report.is_settled();
+    cluster.describe(3, |info| info.priority = Some(80)).await.unwrap();
+    cluster.settled(led_by(3)).await.unwrap();
+    cluster.describe(2, |info| info.zone = "b".to_owned()).await.unwrap();
+    cluster.configure(|settings| settings.leader_zone = "b".to_owned()).await.unwrap();
+    let report = cluster.settled(led_by(2)).await.unwrap();
+    assert_eq!(report.settings.leader_zone, "b");
+    cluster.describe(2, |info| info.priority = Some(0)).await.unwrap();
+    cluster.settled(led_by(3)).await.unwrap();
+    let refused = cluster.transfer_leadership(Some(2)).await.unwrap_err();
+    assert!(refused.to_string().contains("priority 0"), "{refused}");
+    lab.shutdown().await;
+}
+
+/// In one process, too, a newcomer is counted while a voter is down (M-R9).
+#[tokio::test(flavor = "current_thread", start_paused = true)]
+async fn m_r9_a_dead_voter_is_replaced_by_a_newcomer() {
+    let mut lab = Lab::of_one().await;
+    for _ in 0..2 {
+        lab.add(true).await;
+        lab.settled().await;
+    }
+    let leader = lab.settled().await.node_id;
+    let old = (1..=3).find(|id| *id != leader).unwrap();
+    lab.servers.remove(&old).unwrap().0.shutdown().await;
+    let new = lab.add(false).await;
+    let report = lab.order(MembersChange::Replace { old, new }, false).await;
+    assert_eq!(voters(&report).len(), 3);
+    assert!(report.member(new).unwrap().progress.is_some_and(|progress| !progress.is_recovering));
+    lab.client.put("key", "value").await.unwrap();
     lab.shutdown().await;
 }

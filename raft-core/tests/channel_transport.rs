@@ -75,7 +75,7 @@ async fn a_network_that_reorders_does_not_keep_the_contract() {
     contract::messages_of_a_class_stay_in_order(&net).await;
 }
 
-/// What one node was told: the disks and the messages of its peers, in their order.
+/// The disks and the messages of its peers that one node was told, in their order.
 #[derive(Default)]
 struct Told(Mutex<Vec<(NodeId, &'static str, u64)>>);
 

@@ -137,4 +137,19 @@ impl Cluster {
             config.nodes = members(&known, |id| known[&id]);
         });
     }
+
+    /// Gives a node that does not run another address. The other nodes are in its file as before.
+    ///
+    /// # Panics
+    /// If the node runs, or its file cannot be written.
+    pub fn move_alone(&mut self, id: NodeId, by: u16) {
+        assert!(!self.nodes[&id].is_started(), "a node that runs cannot be moved");
+        let place = self.place(id);
+        let moved = SocketAddr::new(place.ip(), place.port() + by);
+        self.nodes[&id].edit_config(|config| {
+            config.listen = Some(moved);
+            let own = config.nodes.iter_mut().filter(|node| node.id == id);
+            own.for_each(|node| node.address = moved.to_string());
+        });
+    }
 }

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod addresses;
 mod certificates;
 mod clients;
 mod directories;

@@ -9,7 +9,8 @@ use super::attempts::{Attempts, Target};
 use super::error::{ClientError, Outcome, Reason, unexpected};
 use super::{Client, DEADLINE_MAX};
 use crate::members::{
-    ClusterReport, MemberInfo, MemberReport, MemberRole, MembersChange, MembersOrder,
+    ClusterReport, ClusterSettings, MemberInfo, MemberReport, MemberRole, MembersChange,
+    MembersOrder,
 };
 use crate::protocol::{Reply, RequestKind};
 
@@ -83,14 +84,14 @@ impl Cluster {
                 info: info.clone(),
                 wants_vote,
             });
-            order.expected = Some(now.index);
+            order.expected = Some(now.digest);
             match self.order(order).await {
                 Ok(_) => return Ok(now.next_id),
                 // Another operator may have been faster, with this id. An order that may have been
                 // carried out is not repeated under another one.
                 Err(error) if is_refusal(&error) => {
                     let then = self.members().await?;
-                    if then.next_id == now.next_id && then.index == now.index {
+                    if then.digest == now.digest {
                         return Err(error);
                     }
                     refused = Some(error);
@@ -101,8 +102,8 @@ impl Cluster {
         Err(refused.expect("it was tried at least once"))
     }
 
-    /// Changes the record of a member: name, address, zone, and whether it is draining. What the
-    /// node's own file says is recorded again by the node.
+    /// Changes the record of a member. What the node's own file says about name, address and zone
+    /// is recorded again by the node.
     ///
     /// # Errors
     /// There is no such member, or the leader refused, or was not found in time. After an unknown
@@ -112,22 +113,49 @@ impl Cluster {
         id: NodeId,
         edit: impl Fn(&mut MemberInfo),
     ) -> Result<ClusterReport, ClientError> {
-        let mut attempts_left = ORDER_ATTEMPTS_MAX;
-        loop {
-            attempts_left -= 1;
-            let now = self.members().await?;
+        self.revise(|now| {
             let Some(member) = now.member(id) else {
                 let text = format!("there is no member {id}");
                 return Err(ClientError::not_executed(Reason::Invalid(text)));
             };
             let mut info = member.info.clone();
             edit(&mut info);
-            let mut order = MembersOrder::new(MembersChange::Describe { id, info });
-            order.expected = Some(now.index);
+            Ok(MembersChange::Describe { id, info })
+        })
+        .await
+    }
+
+    /// Changes the settings of the cluster: what it does about its members by itself.
+    ///
+    /// # Errors
+    /// The leader refused, or was not found in time. After an unknown outcome, order it again.
+    pub async fn configure(
+        &self,
+        edit: impl Fn(&mut ClusterSettings),
+    ) -> Result<ClusterReport, ClientError> {
+        self.revise(|now| {
+            let mut settings = now.settings.clone();
+            edit(&mut settings);
+            Ok(MembersChange::Configure { settings })
+        })
+        .await
+    }
+
+    /// Orders the change that follows from the members as they are, and again if another change
+    /// came first.
+    async fn revise(
+        &self,
+        change: impl Fn(&ClusterReport) -> Result<MembersChange, ClientError>,
+    ) -> Result<ClusterReport, ClientError> {
+        let mut attempts_left = ORDER_ATTEMPTS_MAX;
+        loop {
+            attempts_left -= 1;
+            let now = self.members().await?;
+            let mut order = MembersOrder::new(change(&now)?);
+            order.expected = Some(now.digest);
             match self.order(order).await {
-                // Another change came first.
                 Err(error) if is_refusal(&error) && attempts_left > 0 => {
-                    if self.members().await?.index == now.index {
+                    if self.members().await?.digest == now.digest {
                         return Err(error);
                     }
                 }
@@ -149,7 +177,7 @@ impl Cluster {
         let can_lead = |member: &MemberReport| {
             member.id != id
                 && member.role == MemberRole::Voter
-                && !member.info.draining
+                && !member.info.avoids_leadership()
                 && member.error.is_none()
                 && member.progress.is_some_and(|progress| !progress.is_recovering)
         };

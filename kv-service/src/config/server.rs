@@ -237,10 +237,10 @@ impl ServerConfig {
             "`join = true`: list at least one other member in `nodes`".to_owned()
         })?;
         let described = MemberInfo {
-            draining: false,
             name: self.name.clone().unwrap_or_default(),
             address: self.advertise.clone().unwrap_or_default(),
             zone: self.zone.clone().unwrap_or_default(),
+            ..MemberInfo::default()
         };
         described.check().map_err(|invalid| ConfigError::Invalid(invalid.to_string()))?;
         let is_reachable = self.advertised_address().is_some() || self.fixed_addresses;

@@ -1,4 +1,4 @@
-//! Name, address and zone of a member, which Raft carries as opaque bytes
+//! The description of a member, which Raft carries as opaque bytes
 //! (`raft_core::types::Member::context`).
 
 use std::net::SocketAddr;
@@ -15,6 +15,11 @@ const LABEL_BYTES_MAX: usize = 63;
 
 /// Longest address, in bytes: a host name and a port.
 const ADDRESS_BYTES_MAX: usize = 261;
+
+/// Priority of a member whose record has none.
+const PRIORITY: u8 = 50;
+
+const PRIORITY_MAX: u8 = 100;
 
 /// The cluster's record of a member, for people and for other nodes.
 ///
@@ -39,32 +44,45 @@ pub struct MemberInfo {
     pub zone: String,
     /// The node is about to be stopped: it leads only if no other voter can
     /// ([`Cluster::drain`](crate::Cluster::drain)).
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default)]
     pub draining: bool,
+    /// The member is to lead rather than those of a smaller priority: 0 to 100, and 50 if it is not
+    /// set. One of priority 0 leads only if no other voter can.
+    #[serde(default)]
+    pub priority: Option<u8>,
+    /// The member, while it is a learner, takes the place of a voter that died
+    /// ([`ClusterSettings`](super::ClusterSettings)).
+    #[serde(default)]
+    pub spare: bool,
 }
 
 /// A description that is refused; the text says why. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Invalid(String);
+pub struct Invalid(pub(super) String);
 
 impl MemberInfo {
+    /// The priority, or 50 if it is not set.
+    pub fn leader_priority(&self) -> u8 {
+        self.priority.unwrap_or(PRIORITY)
+    }
+
+    /// Returns true if the member leads only if no other voter can: it is draining, or has priority
+    /// 0.
+    pub fn avoids_leadership(&self) -> bool {
+        self.draining || self.leader_priority() == 0
+    }
+
     /// Checks the form of each field.
     ///
     /// # Errors
     /// Text that names the field and what it must be.
     pub fn check(&self) -> Result<(), Invalid> {
-        for (what, label) in [("name", &self.name), ("zone", &self.zone)] {
-            let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-            if label.len() > LABEL_BYTES_MAX {
-                let size = label.len();
-                return Err(Invalid(format!(
-                    "the {what} has {size} bytes: at most {LABEL_BYTES_MAX}"
-                )));
-            }
-            if !label.chars().all(plain) {
-                return Err(Invalid(format!("the {what} {label:?}: letters, digits, any of -_.")));
-            }
+        check_label("name", &self.name)?;
+        check_label("zone", &self.zone)?;
+        if self.leader_priority() > PRIORITY_MAX {
+            let priority = self.leader_priority();
+            return Err(Invalid(format!("the priority {priority}: 0 to {PRIORITY_MAX}")));
         }
         if self.address.len() > ADDRESS_BYTES_MAX {
             let size = self.address.len();
@@ -99,6 +117,19 @@ impl MemberInfo {
     }
 }
 
+/// Checks a name or a zone.
+pub(super) fn check_label(what: &str, label: &str) -> Result<(), Invalid> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if label.len() > LABEL_BYTES_MAX {
+        let size = label.len();
+        return Err(Invalid(format!("the {what} has {size} bytes: at most {LABEL_BYTES_MAX}")));
+    }
+    if !label.chars().all(plain) {
+        return Err(Invalid(format!("the {what} {label:?}: letters, digits, any of -_.")));
+    }
+    Ok(())
+}
+
 /// Returns true for a host and a port that another machine can dial.
 fn is_address(address: &str) -> bool {
     if let Ok(numeric) = address.parse::<SocketAddr>() {
@@ -115,7 +146,7 @@ mod tests {
 
     fn info() -> MemberInfo {
         let [name, address, zone] = ["kv4", "kv4.example.net:7400", "b"].map(str::to_owned);
-        MemberInfo { name, address, zone, draining: true }
+        MemberInfo { name, address, zone, draining: true, priority: Some(70), spare: true }
     }
 
     #[test]
@@ -134,10 +165,10 @@ mod tests {
         #[derive(Serialize)]
         struct Later {
             name: &'static str,
-            priority: u8,
+            shelf: u8,
         }
         let mut bytes = vec![FORMAT];
-        bytes.extend(rmp_serde::to_vec_named(&Later { name: "kv4", priority: 7 }).unwrap());
+        bytes.extend(rmp_serde::to_vec_named(&Later { name: "kv4", shelf: 7 }).unwrap());
         let read = MemberInfo::decode(&bytes);
         assert_eq!(read, MemberInfo { name: "kv4".to_owned(), ..MemberInfo::default() });
     }
@@ -151,6 +182,7 @@ mod tests {
             MemberInfo { name: "a b".to_owned(), ..info() },
             MemberInfo { zone: "\x1b[2J".to_owned(), ..info() },
             MemberInfo { name: "x".repeat(64), ..info() },
+            MemberInfo { priority: Some(101), ..info() },
             MemberInfo { address: "host".to_owned(), ..info() },
             MemberInfo { address: "host:0".to_owned(), ..info() },
             MemberInfo { address: "ho st:1".to_owned(), ..info() },

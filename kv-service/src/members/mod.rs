@@ -6,12 +6,14 @@
 
 mod info;
 mod report;
+mod settings;
 
 use raft_core::types::{Index, NodeId};
 use serde::{Deserialize, Serialize};
 
 pub use self::info::{Invalid, MemberInfo};
 pub use self::report::{ClusterReport, MemberProgress, MemberReport, MemberRole};
+pub use self::settings::ClusterSettings;
 
 /// A change of the members that an operator orders.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,12 +57,17 @@ pub enum MembersChange {
         /// Identity of its disk; not 0.
         incarnation: u64,
     },
-    /// Records name, address and zone. Nodes order this themselves when their files have changed.
+    /// Records a description. Nodes order this themselves when their files have changed.
     Describe {
         /// The member.
         id: NodeId,
         /// The new description.
         info: MemberInfo,
+    },
+    /// Changes the rules by which the leader changes the members without an operator.
+    Configure {
+        /// The new settings.
+        settings: ClusterSettings,
     },
 }
 
@@ -79,9 +86,9 @@ pub enum MembersChange {
 pub struct MembersOrder {
     /// The change.
     pub change: MembersChange,
-    /// [`ClusterReport::index`] of the members that the operator has seen. If others are in force,
+    /// [`ClusterReport::digest`] of the members that the operator has seen. If others are in force,
     /// the order is refused.
-    pub expected: Option<Index>,
+    pub expected: Option<u32>,
     /// The change may leave a cluster that tolerates fewer failures than before.
     pub less_redundancy: bool,
     /// The change may remove a voter that is running.

@@ -1,9 +1,12 @@
 //! The members as one node knows them, for operators.
 
+use std::collections::BTreeSet;
+
+use raft_core::checksum::Crc32c;
 use raft_core::types::{Configuration, Index, NodeId};
 use serde::{Deserialize, Serialize};
 
-use super::MemberInfo;
+use super::{ClusterSettings, MemberInfo};
 
 /// A voter that lacks more entries has not kept up.
 const BEHIND_MAX: u64 = 10_000;
@@ -16,8 +19,12 @@ pub struct ClusterReport {
     pub node_id: NodeId,
     /// The leader, as far as that node knows.
     pub leader_id: Option<NodeId>,
-    /// Place of the members' configuration in the log.
+    /// Place of the members' configuration in the log, or the log's start once its entry was
+    /// compacted.
     pub index: Index,
+    /// Tells these members, records and settings from others, on every node and in every place of
+    /// the log ([`MembersOrder::expected`](super::MembersOrder::expected)).
+    pub digest: u32,
     /// False while a change waits for a majority.
     pub is_committed: bool,
     /// True while voters are being exchanged: majorities of the old and of the new ones decide.
@@ -27,6 +34,11 @@ pub struct ClusterReport {
     pub next_id: NodeId,
     /// In ascending order of ids.
     pub members: Vec<MemberReport>,
+    /// The rules by which the leader changes the members without an operator.
+    pub settings: ClusterSettings,
+    /// The next steps of the leader by these settings, and the reasons why there are no more; a
+    /// sentence each. Empty in reports of other nodes.
+    pub plans: Vec<String>,
 }
 
 /// One member.
@@ -116,8 +128,10 @@ impl ClusterReport {
         };
         Self {
             is_joint: configuration.is_joint(),
+            digest: digest(configuration),
             next_id: configuration.fresh_id(),
             members: configuration.members().into_iter().map(report).collect(),
+            settings: ClusterSettings::decode(&configuration.context),
             ..Self::default()
         }
     }
@@ -131,6 +145,22 @@ impl ClusterReport {
     pub fn failures_tolerated(&self) -> usize {
         let tolerated = |half: MemberRole| self.half(half).count().saturating_sub(1) / 2;
         self.halves().iter().map(|half| tolerated(*half)).min().unwrap_or(0)
+    }
+
+    /// The zones without which no majority is left, if all other voters run. A voter without a zone
+    /// is in none.
+    pub fn zones_needed(&self) -> BTreeSet<&str> {
+        let mut needed = BTreeSet::new();
+        for half in self.halves() {
+            let voters = self.half(*half).count();
+            for zone in self.half(*half).map(|member| member.info.zone.as_str()) {
+                let inside = self.half(*half).filter(|member| member.info.zone == zone).count();
+                if !zone.is_empty() && voters - inside <= voters / 2 {
+                    needed.insert(zone);
+                }
+            }
+        }
+        needed
     }
 
     /// The roles that count in one half only: of the voters to be, and while joint of the voters
@@ -208,6 +238,13 @@ impl ClusterReport {
     }
 }
 
+fn digest(configuration: &Configuration) -> u32 {
+    let bytes = rmp_serde::to_vec(configuration).expect("it has a form in MessagePack");
+    let mut checksum = Crc32c::default();
+    checksum.update(&bytes);
+    checksum.value()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -260,6 +297,37 @@ mod tests {
         assert!(report.ok_to_stop(&[3]).is_err() && report.ok_to_stop(&[2]).is_ok());
         report.members[1].progress = Some(MemberProgress { behind: BEHIND_MAX + 1, ..fine });
         assert!(report.ok_to_stop(&[3]).is_err());
+    }
+
+    /// M-L6. Two operators who read the members at the same time do not both change them, and a
+    /// compaction of the log between reading and changing is no change.
+    #[test]
+    fn a_digest_is_of_the_members_and_not_of_their_place() {
+        let configuration = Configuration::of_voters([1, 2, 3]);
+        let report = of(&configuration);
+        let moved = ClusterReport { index: 9, ..of(&configuration) };
+        assert_eq!(report.digest, moved.digest);
+        let mut described = configuration.clone();
+        let member = raft_core::types::Member { context: "x".into(), ..Default::default() };
+        described.members.insert(1, member);
+        let configured = Configuration { context: "y".into(), ..configuration };
+        let digests = [&report, &of(&described), &of(&configured)].map(|report| report.digest);
+        assert_eq!(BTreeSet::from(digests).len(), 3);
+    }
+
+    #[test]
+    fn a_zone_with_a_majority_is_needed() {
+        let in_zones = |zones: &[&str]| {
+            let mut report = of(&Configuration::of_voters(1..=zones.len() as u64));
+            for (member, zone) in report.members.iter_mut().zip(zones) {
+                member.info.zone = (*zone).to_owned();
+            }
+            report
+        };
+        assert_eq!(in_zones(&["a", "b", "c"]).zones_needed(), [].into());
+        assert_eq!(in_zones(&["a", "a", "b"]).zones_needed(), ["a"].into());
+        assert_eq!(in_zones(&["a", "a", "b", "b"]).zones_needed(), ["a", "b"].into());
+        assert_eq!(in_zones(&["", "", "b"]).zones_needed(), [].into(), "they are not known");
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub enum Feature {
     /// Compare-and-swap by modify revision
     /// ([`Expect::Revision`](crate::protocol::operation::Expect)).
     CompareRevision,
-    /// Members that change while the cluster runs, and their descriptions
+    /// Members that change while the cluster runs, their descriptions, and the cluster's settings
     /// ([`crate::members`]).
     Members,
 }

@@ -8,6 +8,7 @@
 //! [`Server::shutdown`] rejects new requests, answers those under way, hands leadership over, and
 //! then stops the node.
 
+mod autopilot;
 pub(crate) mod backends;
 mod clock;
 mod connection;
@@ -36,6 +37,7 @@ use raft_core::types::NodeId;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use self::autopilot::Autopilot;
 use self::backends::{Backends, Network, Store};
 use self::clock::ReplicatedClock;
 use self::load::Load;
@@ -210,6 +212,7 @@ impl Server {
             upgrade,
             membership: Membership::new(peer_book, mark_removed, incarnation),
             draining: AtomicBool::new(false),
+            autopilot: Autopilot::default(),
             notices: NoticeBoard::default(),
         });
         tokio::spawn(accept(Arc::clone(&shared), clients));
@@ -304,6 +307,7 @@ async fn follow_node(shared: Arc<ServerShared>, client: Client, is_low: Option<I
         () = story::tell(&shared.node, shared.config.join) => {}
         () = shared.room.follow(is_low) => {}
         () = shared.upgrade.follow(&shared.node) => {}
+        () = members::steer(&shared) => {}
         () = members => {}
     }
 }

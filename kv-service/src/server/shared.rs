@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use raft_core::driver::Node;
 use raft_core::transport::Transport;
 
+use super::autopilot::Autopilot;
 use super::clock::ReplicatedClock;
 use super::damage::Damage;
 use super::load::Load;
@@ -37,6 +38,7 @@ pub(super) struct ServerShared {
     pub(super) upgrade: Upgrade,
     pub(super) draining: AtomicBool,
     pub(super) membership: Membership,
+    pub(super) autopilot: Autopilot,
     pub(super) notices: NoticeBoard,
 }
 

@@ -18,30 +18,27 @@ const SUBJECTS: [(&str, u32); 8] = [
     ("m_k", 3),
 ];
 
+const ADDRESSES: &str = "integration-tests/tests/processes/addresses.rs";
 const CERTIFICATES: &str = "raft-transport-quic/tests/certificates.rs";
 const FOUNDING: &str = "raft-core/tests/paper/founding.rs";
 const INVITATIONS: &str = "integration-tests/tests/processes/certificates.rs";
 const MEMBERSHIP: &str = "raft-core/tests/paper/membership.rs";
-const PEERS: &str = "raft-transport-quic/tests/peers.rs";
 const PROCESSES: &str = "integration-tests/tests/processes/members.rs";
 
 const LINES: &[(&str, Instead)] = &[
     ("m_l5", Test("kv-service/tests/members.rs", "a_member_that_never_starts_changes_nothing")),
-    ("m_l7", NotBuilt("dead members are not removed without an order, see M-D8")),
     ("m_l8", Test(MEMBERSHIP, "m_s3_a_joiner_gets_a_snapshot")),
     ("m_d5", Test(PROCESSES, "a_node_that_was_removed_while_it_was_away_is_told")),
     ("m_d7", Test(MEMBERSHIP, "a_change_without_a_reachable_quorum_is_refused")),
-    ("m_d8", NotBuilt("no spare takes the place of a dead voter on its own (autopilot)")),
+    ("m_d8", Test("kv-service/tests/members.rs", "m_d8_a_dead_voter_is_replaced_by_a_spare")),
     ("m_d9", NotBuilt("a cluster that has lost its majority is not recovered from one directory")),
     ("m_r1", Test(MEMBERSHIP, "c7_a_wiped_founder_does_not_found_again")),
     ("m_r3", Test(FOUNDING, "c4_a_lost_majority_stops_the_cluster")),
     ("m_r4", Test(FOUNDING, "c4_no_empty_cluster_appears")),
     ("m_r9", Test(MEMBERSHIP, "a_dead_voter_is_replaced_in_one_step")),
-    ("m_a1", Test(PEERS, "a_node_with_a_new_address_is_found")),
-    ("m_a1", NotBuilt("no test moves one node after the other under load")),
-    ("m_a2", Test(PROCESSES, "all_nodes_move_at_once")),
-    ("m_a3", Test(PEERS, "the_addresses_of_a_peer_are_tried_in_turn")),
-    ("m_a3", NotBuilt("in no test does another node answer at the address of a peer")),
+    ("m_a1", Test(ADDRESSES, "m_a1_each_node_moves_under_load")),
+    ("m_a2", Test(ADDRESSES, "all_nodes_move_at_once")),
+    ("m_a3", Test(ADDRESSES, "m_a3_another_node_answers_at_the_address_of_a_peer")),
     ("m_k1", Test(INVITATIONS, "m_k1_a_ca_is_replaced_under_load")),
     ("m_k2", Test(CERTIFICATES, "s18_a_set_that_does_not_fit_keeps_the_earlier_one")),
     ("m_k3", Test(INVITATIONS, "m_k3_an_invitation_brings_one_node_in")),

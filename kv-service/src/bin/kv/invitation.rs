@@ -58,7 +58,7 @@ pub(crate) async fn invite(
     args: &InviteArgs,
     flags: MemberFlags,
 ) -> anyhow::Result<Exit> {
-    let (info, wants_vote) = (member::info(&args.member), !args.member.learner);
+    let (info, wants_vote) = (member::info(&args.member), args.member.wants_vote());
     // A failure to write the file must not leave a member behind.
     let desk = Desk::open(args, cluster_id)?;
     let members = cluster.members().await?;
@@ -145,7 +145,7 @@ impl Desk {
     ) -> anyhow::Result<PathBuf> {
         let tls = self.files.issuer(NODE_LIFETIME)?.issue_node(node_id)?;
         let text = |pem: Vec<u8>| String::from_utf8(pem).expect("PEM is text");
-        let MemberInfo { name, address, zone, draining: _ } = info;
+        let MemberInfo { name, address, zone, .. } = info;
         let expires = wall_clock() + self.expires;
         let invitation = Invitation {
             cluster_id: self.files.cluster().to_owned(),

@@ -108,7 +108,7 @@ fn m_k3_an_invitation_that_is_not_for_this_directory_or_this_time_is_refused() {
 #[test]
 fn a_ca_of_another_cluster_invites_no_one() {
     let invited = invite("").unwrap();
-    let member = NewMember { name: None, address: None, zone: None, learner: false };
+    let member = NewMember { name: None, address: None, zone: None, learner: false, spare: false };
     let args = InviteArgs {
         member,
         expires: Duration::from_secs(60),

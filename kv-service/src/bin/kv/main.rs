@@ -8,6 +8,7 @@ mod args;
 mod batch;
 mod bench;
 mod cert;
+mod cluster;
 mod commands;
 mod connect;
 mod dev;
@@ -71,6 +72,7 @@ async fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Scan(scan) => commands::scan(config, scan).await,
         Command::Status(status) => status::run(config, status).await,
         Command::Member(args) => member::run(config, args).await,
+        Command::Cluster(args) => cluster::run(config, args).await,
         Command::Leader(args) => leader::run(config, args).await,
         Command::Drain(args) => member::drain(config, args).await,
         Command::OkToStop(args) => leader::ok_to_stop(config, args).await,

@@ -10,7 +10,9 @@ use kv_service::members::{
 use kv_service::{Client, Cluster};
 use serde::Serialize;
 
-use crate::args::{ChangeAction, DrainArgs, MemberAction, MemberArgs, MemberFlags, NewMember};
+use crate::args::{
+    ChangeAction, DrainArgs, MemberAction, MemberArgs, MemberFlags, MemberSet, NewMember,
+};
 use crate::exit::Exit;
 use crate::{connect, invitation, output};
 
@@ -20,9 +22,7 @@ pub(crate) async fn run(config: Option<&Path>, args: MemberArgs) -> anyhow::Resu
     let cluster = client.cluster();
     let done = match args.action {
         MemberAction::List => list(&cluster, args.flags).await,
-        MemberAction::Set { id, name, address, zone } => {
-            set(&cluster, id, [name, address, zone], args.flags).await
-        }
+        MemberAction::Set(fields) => set(&cluster, &fields, args.flags).await,
         MemberAction::Invite(invited) => {
             invitation::invite(&cluster, &config.cluster_id, &invited, args.flags).await
         }
@@ -45,28 +45,23 @@ async fn list(cluster: &Cluster, flags: MemberFlags) -> anyhow::Result<Exit> {
 }
 
 /// Changes those fields of the record that are given.
-async fn set(
-    cluster: &Cluster,
-    id: u64,
-    fields: [Option<String>; 3],
-    flags: MemberFlags,
-) -> anyhow::Result<Exit> {
+async fn set(cluster: &Cluster, fields: &MemberSet, flags: MemberFlags) -> anyhow::Result<Exit> {
     if flags.dry_run {
         anyhow::bail!("set has no --dry-run: it changes the record of one member and nothing else");
     }
-    if fields.iter().all(Option::is_none) {
-        anyhow::bail!("name what to change: --name, --address, --zone");
-    }
-    let members = cluster
-        .describe(id, |info| {
-            let MemberInfo { name, address, zone, draining: _ } = info;
-            for (field, new) in [name, address, zone].into_iter().zip(&fields) {
-                if let Some(new) = new {
-                    field.clone_from(new);
-                }
-            }
-        })
-        .await?;
+    let MemberSet { id, name, address, zone, priority, spare } = fields.clone();
+    let edit = |info: &mut MemberInfo| {
+        let old = info.clone();
+        *info = MemberInfo {
+            name: name.clone().unwrap_or(old.name),
+            address: address.clone().unwrap_or(old.address),
+            zone: zone.clone().unwrap_or(old.zone),
+            draining: old.draining,
+            priority: priority.or(old.priority),
+            spare: spare.unwrap_or(old.spare),
+        };
+    };
+    let members = cluster.describe(id, edit).await?;
     show(&members, flags.json, "\ndone")?;
     Ok(Exit::Done)
 }
@@ -128,7 +123,7 @@ async fn add(
     member: &NewMember,
     flags: MemberFlags,
 ) -> anyhow::Result<Exit> {
-    let wants_vote = !member.learner;
+    let wants_vote = member.wants_vote();
     let id = cluster.add(info(member), wants_vote).await?;
     if !flags.json {
         let members = cluster.members().await.unwrap_or_default();
@@ -166,9 +161,9 @@ fn is_carried_through(report: &ClusterReport, change: &ChangeAction) -> bool {
 }
 
 pub(crate) fn info(member: &NewMember) -> MemberInfo {
-    let NewMember { name, address, zone, learner: _ } = member.clone();
+    let NewMember { name, address, zone, learner: _, spare } = member.clone();
     let [name, address, zone] = [name, address, zone].map(Option::unwrap_or_default);
-    MemberInfo { name, address, zone, draining: false }
+    MemberInfo { name, address, zone, spare, ..MemberInfo::default() }
 }
 
 fn order_of(change: &ChangeAction, before: &ClusterReport, dry_run: bool) -> MembersOrder {
@@ -177,7 +172,7 @@ fn order_of(change: &ChangeAction, before: &ClusterReport, dry_run: bool) -> Mem
         ChangeAction::Add(ref member) => MembersChange::Add {
             id: before.next_id,
             info: info(member),
-            wants_vote: !member.learner,
+            wants_vote: member.wants_vote(),
         },
         ChangeAction::Remove { id, live: meant, allow_less_redundancy } => {
             (live, less_redundancy) = (meant, allow_less_redundancy);
@@ -232,7 +227,8 @@ fn joining(cluster_id: &str, id: u64, members: &ClusterReport) -> String {
 /// The steps of a change, and how many failures the cluster survives in each.
 fn plan(before: &ClusterReport, planned: &ClusterReport) -> String {
     let tolerance = |report: &ClusterReport| {
-        format!("survives the failure of {}", voters(report.failures_tolerated()))
+        let survives = format!("survives the failure of {}", voters(report.failures_tolerated()));
+        format!("{survives}{}", zones(report))
     };
     let mut steps = vec![format!("now: {}", tolerance(before))];
     if before.members == planned.members && before.is_joint == planned.is_joint {
@@ -293,6 +289,8 @@ struct MemberLine<'a> {
     wants_vote: bool,
     is_leader: bool,
     is_draining: bool,
+    is_spare: bool,
+    priority: u8,
     behind: Option<u64>,
     is_recovering: Option<bool>,
     error: Option<&'a str>,
@@ -317,6 +315,8 @@ fn for_scripts(report: &ClusterReport) -> ListReport<'_> {
         wants_vote: member.wants_vote,
         is_leader: report.leader_id == Some(member.id),
         is_draining: member.info.draining,
+        is_spare: member.info.spare,
+        priority: member.info.leader_priority(),
         behind: member.progress.map(|progress| progress.behind),
         is_recovering: member.progress.map(|progress| progress.is_recovering),
         error: member.error.as_deref(),
@@ -366,7 +366,16 @@ pub(crate) fn tolerance(report: &ClusterReport) -> String {
             format!("survives the failure of {now} more now, and of {all} when all voters run")
         }
     };
-    format!("{change}{survives}")
+    format!("{change}{survives}{}", zones(report))
+}
+
+fn zones(report: &ClusterReport) -> String {
+    let needed: Vec<_> = report.zones_needed().into_iter().collect();
+    match needed[..] {
+        [] => String::new(),
+        [zone] => format!(", and not the loss of zone {zone}"),
+        _ => format!(", and not the loss of any of the zones {}", needed.join(", ")),
+    }
 }
 
 fn voters(count: usize) -> String {
@@ -377,6 +386,7 @@ fn role(member: &MemberReport) -> String {
     match (member.role, member.wants_vote) {
         (MemberRole::Learner, true) => "learner, to be a voter".to_owned(),
         (MemberRole::Voter, false) => "voter, to be replaced".to_owned(),
+        (MemberRole::Learner, false) if member.info.spare => "spare".to_owned(),
         (role, _) => role.name().to_owned(),
     }
 }
@@ -390,7 +400,11 @@ fn state(report: &ClusterReport, member: &MemberReport) -> String {
         }
         (None, _) => "connected".to_owned(),
     };
-    if member.info.draining { format!("{state}, draining") } else { state }
+    let state = if member.info.draining { format!("{state}, draining") } else { state };
+    match member.info.priority {
+        Some(priority) => format!("{state}, priority {priority}"),
+        None => state,
+    }
 }
 
 #[cfg(test)]
@@ -429,6 +443,10 @@ mod tests {
         let mut promoted = three.clone();
         promoted.members[3].wants_vote = true;
         assert!(plan(&three, &promoted).contains("node 4 becomes a voter"));
+        let mut zoned = three;
+        zoned.members[0].info.zone = "a".to_owned();
+        zoned.members[1].info.zone = "a".to_owned();
+        assert!(plan(&zoned, &zoned).contains("of 1 voter, and not the loss of zone a\n"));
     }
 
     #[test]

@@ -52,7 +52,8 @@ const NAMELESS: ClientId = 0;
 ///     Server::start_with(config, store, Network::Channel(network.clone())).await?;
 /// }
 /// let client = network.client_as(1, 1..=3);
-/// network.cut_client(1, &[2]);
+/// let leader = network.client(1..=3).cluster().members().await?.node_id;
+/// network.cut_client(1, &[leader % 3 + 1]);
 /// client.append("numbers", "1,").await?;
 /// network.heal();
 /// client.append("numbers", "2,").await?;
@@ -182,8 +183,8 @@ impl LocalNetwork {
         Ok(pipe.end(Side::Client))
     }
 
-    /// Puts a node with a disk of this identity on the network. Its clients come in through `accept_sender`. The returned seed
-    /// is for the node's own random choices.
+    /// Puts a node with a disk of this identity on the network. Its clients come in through
+    /// `accept_sender`. The returned seed is for the node's own random choices.
     pub(crate) fn join(
         &self,
         config: &ServerConfig,

@@ -1,12 +1,13 @@
 //! Keeps the node in step with the members of its cluster, and carries out orders to change them.
 //!
 //! A task follows the replicated configuration. It tells the transport and the clients who the
-//! members are, and the core which of them are about to be stopped. It announces this node's own
+//! members are, and the core which of them are rather not to lead. It announces this node's own
 //! description when the recorded one differs, records the disk of a node that joins, and stops the
 //! node for good once it was removed, or once another disk of it is recorded.
 
 mod orders;
 mod peers;
+mod steering;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use raft_core::types::{Configuration, Memory, NodeId};
 use tokio::time::{Instant, sleep_until};
 
 use self::peers::{Peers, list};
+pub(in crate::server) use self::steering::steer;
 use super::shared::ServerShared;
 use crate::client::Client;
 use crate::config::ServerConfig;
@@ -35,13 +37,13 @@ const ANNOUNCE_DEADLINE: Duration = Duration::from_secs(3);
 
 /// This node's description: what its file says, and what is recorded where the file says nothing.
 fn described(config: &ServerConfig, recorded: &MemberInfo) -> MemberInfo {
-    let MemberInfo { name, address, zone, draining } = recorded.clone();
+    let MemberInfo { name, address, zone, .. } = recorded.clone();
     let name = Some(name).filter(|name| !name.is_empty());
     MemberInfo {
         name: config.name.clone().or(name).unwrap_or_else(|| format!("node{}", config.node_id)),
         address: config.advertised_address().unwrap_or(address),
         zone: config.zone.clone().unwrap_or(zone),
-        draining,
+        ..recorded.clone()
     }
 }
 
@@ -50,11 +52,13 @@ fn removes(configuration: &Configuration, id: NodeId) -> bool {
     id < configuration.next_id && !configuration.is_empty() && !configuration.is_member(id)
 }
 
-/// The members that are about to be stopped.
-fn draining(configuration: &Configuration) -> BTreeSet<NodeId> {
-    let members = configuration.members.iter();
-    let draining = members.filter(|(_, member)| MemberInfo::decode(&member.context).draining);
-    draining.map(|(id, _)| *id).collect()
+/// The members that lead only if no other voter can: they are about to be stopped, or were given
+/// priority 0.
+fn avoided(configuration: &Configuration) -> BTreeSet<NodeId> {
+    let infos = configuration.members.iter();
+    let infos = infos.map(|(id, member)| (*id, MemberInfo::decode(&member.context)));
+    let avoided = infos.filter(|(_, info)| info.avoids_leadership());
+    avoided.map(|(id, _)| id).collect()
 }
 
 /// Returns true if the configuration records another data directory of this node.
@@ -111,7 +115,7 @@ pub(in crate::server) async fn follow(shared: &ServerShared, client: &Client) {
         }
         if seen.is_committed {
             shared.publish_members(list(&seen, &shared.config));
-            shared.node.avoid_as_leaders(draining(&seen.configuration));
+            shared.node.avoid_as_leaders(avoided(&seen.configuration));
             if removes(&seen.configuration, own_id) {
                 return shared.membership.note_removal().await;
             }

@@ -8,7 +8,7 @@ use raft_core::driver::{Members, Status};
 use raft_core::types::{Configuration, Member, NodeId, Position};
 use tokio::time::sleep;
 
-use super::draining;
+use super::avoided;
 use crate::config::NODES_CEILING;
 use crate::members::{ClusterReport, MemberInfo, MemberProgress, MembersChange, MembersOrder};
 use crate::protocol::version::{Feature, has};
@@ -28,6 +28,7 @@ impl ServerShared {
         let mut report = ClusterReport::of(&members.configuration);
         report.index = members.position.index;
         report.is_committed = members.is_committed;
+        report.plans = self.autopilot.plans();
         self.complete(report)
     }
 
@@ -86,7 +87,10 @@ impl ServerShared {
     }
 
     /// Returns the members once the change has begun for good: its first entry is committed.
-    pub(super) async fn ordered(&self, order: MembersOrder) -> Result<ClusterReport, Reply> {
+    pub(in crate::server) async fn ordered(
+        &self,
+        order: MembersOrder,
+    ) -> Result<ClusterReport, Reply> {
         // A follower would judge by an old view of the members.
         self.leads().map_err(Reply::Rejected)?;
         let refused = |text: String| Err(Reply::Rejected(Rejection::Invalid(text)));
@@ -105,7 +109,8 @@ impl ServerShared {
         overrides.less_redundancy = order.less_redundancy;
         overrides.live = order.live;
         let rejected = |why| Reply::Rejected(rejection(why));
-        let is_expected = order.expected.is_none_or(|index| index == seen.position.index);
+        let now = ClusterReport::of(&seen.configuration);
+        let is_expected = order.expected.is_none_or(|digest| digest == now.digest);
         if order.dry_run || !is_expected {
             let planned = self.node.plan_members(change, overrides).await.map_err(rejected)?;
             // An order that is repeated after it was carried out has changed the members itself.
@@ -163,9 +168,10 @@ impl ServerShared {
                     members.configuration.voters
                 )))
             }
-            Some(to) if draining(&members.configuration).contains(&to) => {
+            Some(to) if avoided(&members.configuration).contains(&to) => {
                 Reply::Rejected(Rejection::Invalid(format!(
-                    "node {to} is draining: end that first (`kv drain {to} --off`)"
+                    "node {to} is draining, or has priority 0: end that first (`kv drain {to} --off`, \
+                     `kv member set {to} --priority 50`)"
                 )))
             }
             _ => {
@@ -192,11 +198,14 @@ fn check_description(
     change: &MembersChange,
     configuration: &Configuration,
 ) -> Result<(), Rejection> {
-    let (MembersChange::Add { id, info, .. } | MembersChange::Describe { id, info }) = change
-    else {
-        return Ok(());
-    };
     let refused = |text: String| Err(Rejection::Invalid(text));
+    let (id, info) = match change {
+        MembersChange::Add { id, info, .. } | MembersChange::Describe { id, info } => (id, info),
+        MembersChange::Configure { settings } => {
+            return settings.check().or_else(|invalid| refused(invalid.to_string()));
+        }
+        _ => return Ok(()),
+    };
     if let Err(invalid) = info.check() {
         return refused(invalid.to_string());
     }
@@ -225,5 +234,8 @@ fn change_of(change: MembersChange) -> Change {
         MembersChange::Replace { old, new } => Change::Replace { old, new },
         MembersChange::Bind { id, incarnation } => Change::Bind { id, incarnation },
         MembersChange::Describe { id, info } => Change::SetContext { id, context: info.encode() },
+        MembersChange::Configure { settings } => {
+            Change::SetClusterContext { context: settings.encode() }
+        }
     }
 }

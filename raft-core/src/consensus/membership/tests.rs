@@ -146,7 +146,7 @@ fn a_demoted_voter_stays_as_a_learner() {
     assert!(!last.wants_vote(3));
 }
 
-/// What the service keeps about the cluster changes by a plain entry, and outlives every change.
+/// The context of the cluster changes by a plain entry, and outlives every change.
 #[test]
 fn the_context_of_the_cluster_stays() {
     let change = Change::SetClusterContext { context: Bytes::from_static(b"settings") };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Subcommand;
 
-use super::values::duration;
+use super::values::{Lapse, duration, lapse};
 
 /// Show and change the members of the cluster, while it runs.
 ///
@@ -54,23 +54,35 @@ pub(crate) enum MemberAction {
         change: ChangeAction,
     },
     /// Change the record of a member; the node's own file, if it says something else, wins
-    Set {
-        /// The member's number
-        id: u64,
-        /// A name for people; no other member may have it
-        #[arg(long, value_name = "NAME")]
-        name: Option<String>,
-        /// Where the node is
-        #[arg(long, value_name = "HOST:PORT")]
-        address: Option<String>,
-        /// Where it stands, such as a rack or a data centre
-        #[arg(long, value_name = "ZONE")]
-        zone: Option<String>,
-    },
+    Set(MemberSet),
     /// Add a member, and write all that its node needs to start into one file
     Invite(InviteArgs),
     #[command(flatten)]
     Change(ChangeAction),
+}
+
+/// The fields of a record that are to change.
+#[derive(Clone, Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("field").required(true).multiple(true)
+    .args(["name", "address", "zone", "priority", "spare"]))]
+pub(crate) struct MemberSet {
+    /// The member's number
+    pub(crate) id: u64,
+    /// A name for people; no other member may have it
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Where the node is
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) address: Option<String>,
+    /// Where it stands, such as a rack or a data centre
+    #[arg(long, value_name = "ZONE")]
+    pub(crate) zone: Option<String>,
+    /// It is to lead rather than members of a smaller priority; with 0, only if no other can
+    #[arg(long, value_name = "0-100")]
+    pub(crate) priority: Option<u8>,
+    /// While it is a learner, it takes the place of a voter that dies
+    #[arg(long, value_name = "BOOL")]
+    pub(crate) spare: Option<bool>,
 }
 
 /// A member that is to be added.
@@ -88,6 +100,15 @@ pub(crate) struct NewMember {
     /// It stays a learner: it has all data and serves reads, and is not counted
     #[arg(long)]
     pub(crate) learner: bool,
+    /// It stays a learner until a voter dies, and then takes its place (`kv cluster`)
+    #[arg(long, conflicts_with = "learner")]
+    pub(crate) spare: bool,
+}
+
+impl NewMember {
+    pub(crate) fn wants_vote(&self) -> bool {
+        !self.learner && !self.spare
+    }
 }
 
 /// The new member, and where its file comes from and goes to.
@@ -142,6 +163,53 @@ pub(crate) enum ChangeAction {
         #[arg(long, alias = "less-redundancy")]
         allow_less_redundancy: bool,
     },
+}
+
+/// Show and change what the cluster does about its members by itself.
+///
+/// The settings are the same on all nodes, because they are replicated with the members. The leader
+/// acts by them.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  kv cluster                                settings, plans, and how many failures it survives
+  kv member add --spare --name kv4          a node that takes the place of a voter that dies
+  kv cluster set --replace-dead-after 5min  when it does
+  kv cluster set --voters 3                 spares become voters while there are fewer
+  kv cluster set --leader-zone a            voters in zone a are to lead")]
+pub(crate) struct ClusterArgs {
+    #[command(subcommand)]
+    pub(crate) action: Option<ClusterAction>,
+    /// Print JSON for scripts
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Give up after this long
+    #[arg(long, value_name = "DURATION", value_parser = duration, default_value = "10s", global = true)]
+    pub(crate) deadline: Duration,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ClusterAction {
+    /// Change settings; those that are not named stay
+    Set(ClusterSet),
+}
+
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("setting").required(true).multiple(true)
+    .args(["voters", "replace_dead_after", "remove_dead_after", "leader_zone"]))]
+pub(crate) struct ClusterSet {
+    /// How many voters there should be, an odd number; 0: as many as there are
+    #[arg(long, value_name = "N")]
+    pub(crate) voters: Option<u32>,
+    /// A spare takes the place of a voter that was not reached for this long; or never
+    #[arg(long, value_name = "DURATION", value_parser = lapse)]
+    pub(crate) replace_dead_after: Option<Lapse>,
+    /// A learner that was reached, and then not for this long, is removed; or never
+    #[arg(long, value_name = "DURATION", value_parser = lapse)]
+    pub(crate) remove_dead_after: Option<Lapse>,
+    /// Voters in this zone are to lead; empty for no preference
+    #[arg(long, value_name = "ZONE")]
+    pub(crate) leader_zone: Option<String>,
 }
 
 /// Show the leader, or hand leadership over.

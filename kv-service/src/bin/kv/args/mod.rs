@@ -16,12 +16,13 @@ pub(crate) use self::client::{
     StatusArgs, UpgradeAction, UpgradeArgs,
 };
 pub(crate) use self::members::{
-    ChangeAction, DrainArgs, InviteArgs, LeaderAction, LeaderArgs, MemberAction, MemberArgs,
-    MemberFlags, NewMember, OkToStopArgs,
+    ChangeAction, ClusterAction, ClusterArgs, ClusterSet, DrainArgs, InviteArgs, LeaderAction,
+    LeaderArgs, MemberAction, MemberArgs, MemberFlags, MemberSet, NewMember, OkToStopArgs,
 };
 pub(crate) use self::node::{
     CaRotation, CertAction, CertArgs, DevAction, DevArgs, InitArgs, NodeArgs, ServeArgs,
 };
+pub(crate) use self::values::Lapse;
 
 const EXAMPLES: &str = "\
 Start a cluster of three real server processes, then talk to it from another terminal:
@@ -66,6 +67,7 @@ pub(crate) enum Command {
     Scan(ScanArgs),
     Status(StatusArgs),
     Member(MemberArgs),
+    Cluster(ClusterArgs),
     Leader(LeaderArgs),
     Drain(DrainArgs),
     OkToStop(OkToStopArgs),

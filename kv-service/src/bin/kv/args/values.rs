@@ -29,6 +29,19 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A time that may be never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lapse(pub(crate) Option<Duration>);
+
+pub(super) fn lapse(text: &str) -> Result<Lapse, String> {
+    match text {
+        "never" => Ok(Lapse(None)),
+        _ => {
+            duration(text).map(|lapse| Lapse(Some(lapse))).map_err(|why| format!("{why}, or never"))
+        }
+    }
+}
+
 /// The validity of a certificate.
 pub(super) fn lifetime(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {

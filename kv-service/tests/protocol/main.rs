@@ -2,13 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "tests")]
 
+mod members;
+
 use std::fmt::Debug;
 
 use bytes::{Bytes, BytesMut};
-use kv_service::members::{
-    ClusterReport, MemberAddress, MemberInfo, MemberList, MemberProgress, MemberReport, MemberRole,
-    MembersChange, MembersOrder,
-};
+use kv_service::members::{MemberAddress, MemberInfo, MemberList, MembersChange, MembersOrder};
 use kv_service::protocol::operation::{Nonce, Refusal, SessionId};
 use kv_service::protocol::{
     FRAME_BYTES_MAX, FrameBuffer, FrameError, Greeting, Hello, PROTOCOL_VERSIONS, Rejection, Reply,
@@ -21,6 +20,8 @@ use kv_service::{
 use proptest::prelude::*;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+use self::members::{cluster_report, member_list, members_order};
 
 fn written(message: &impl Serialize) -> Vec<u8> {
     let mut out = BytesMut::new();
@@ -178,70 +179,6 @@ fn status() -> impl Strategy<Value = NodeStatus> {
                 }
             },
         )
-}
-
-fn info() -> impl Strategy<Value = MemberInfo> {
-    (any::<[String; 3]>(), any::<bool>()).prop_map(|([name, address, zone], draining)| MemberInfo {
-        name,
-        address,
-        zone,
-        draining,
-    })
-}
-
-fn cluster_report() -> impl Strategy<Value = ClusterReport> {
-    let role = prop_oneof![
-        Just(MemberRole::Voter),
-        Just(MemberRole::Joining),
-        Just(MemberRole::Leaving),
-        Just(MemberRole::Learner),
-    ];
-    let progress = any::<(u64, u64, bool)>().prop_map(|(match_index, behind, is_recovering)| {
-        MemberProgress { match_index, behind, is_recovering }
-    });
-    let progress = proptest::option::of(progress);
-    let member = (any::<(u64, bool, Option<String>)>(), info(), role, progress).prop_map(
-        |((id, wants_vote, error), info, role, progress)| MemberReport {
-            id,
-            info,
-            role,
-            wants_vote,
-            progress,
-            error,
-        },
-    );
-    let members = prop::collection::vec(member, 0..3);
-    (any::<(u64, Option<u64>, u64, bool, bool, u64)>(), members).prop_map(|(values, members)| {
-        let (node_id, leader_id, index, is_committed, is_joint, next_id) = values;
-        ClusterReport { node_id, leader_id, index, is_committed, is_joint, next_id, members }
-    })
-}
-
-fn member_list() -> impl Strategy<Value = MemberList> {
-    let member = any::<(u64, String)>().prop_map(|(id, address)| MemberAddress { id, address });
-    (any::<u64>(), prop::collection::vec(member, 0..3))
-        .prop_map(|(index, members)| MemberList { index, members })
-}
-
-fn members_order() -> impl Strategy<Value = MembersOrder> {
-    let id = any::<u64>;
-    let change = prop_oneof![
-        (id(), info(), any::<bool>()).prop_map(|(id, info, wants_vote)| MembersChange::Add {
-            id,
-            info,
-            wants_vote
-        }),
-        id().prop_map(|id| MembersChange::Promote { id }),
-        id().prop_map(|id| MembersChange::Demote { id }),
-        id().prop_map(|id| MembersChange::Remove { id }),
-        (id(), id()).prop_map(|(old, new)| MembersChange::Replace { old, new }),
-        (id(), id()).prop_map(|(id, incarnation)| MembersChange::Bind { id, incarnation }),
-        (id(), info()).prop_map(|(id, info)| MembersChange::Describe { id, info }),
-    ];
-    (change, any::<(Option<u64>, bool, bool, bool)>()).prop_map(|(change, values)| {
-        let (expected, less_redundancy, live, dry_run) = values;
-        MembersOrder { change, expected, less_redundancy, live, dry_run }
-    })
 }
 
 fn response() -> impl Strategy<Value = Response> {
@@ -409,16 +346,12 @@ fn bytes_of_version_3_stay_what_they_were() {
     let check = |written: Vec<u8>, body: &[u8]| {
         assert_eq!(written.escape_ascii().to_string(), framed(body).escape_ascii().to_string());
     };
-    let info = MemberInfo {
-        name: "n".to_owned(),
-        address: "h:1".to_owned(),
-        zone: String::new(),
-        draining: false,
-    };
+    let [name, address] = ["n", "h:1"].map(str::to_owned);
+    let info = MemberInfo { name, address, ..MemberInfo::default() };
     let mut order = MembersOrder::new(MembersChange::Add { id: 4, info, wants_vote: true });
     order.expected = Some(7);
     let body = b"\x95\x01\xa0\xc0\x90\x81\xadChangeMembers\
-        \x95\x81\xa3Add\x93\x04\x93\xa1n\xa3h:1\xa0\xc3\x07\xc2\xc2\xc2";
+        \x95\x81\xa3Add\x93\x04\x96\xa1n\xa3h:1\xa0\xc2\xc0\xc2\xc3\x07\xc2\xc2\xc2";
     check(written(&Request::new(1, RequestKind::ChangeMembers(Box::new(order)))), body);
     let body = b"\x95\x02\xa0\xc0\x90\x81\xb2TransferLeadership\x91\x05";
     check(written(&Request::new(2, RequestKind::TransferLeadership { to: Some(5) })), body);
