@@ -129,3 +129,40 @@ impl Drop for Inside {
         DELIVERING.set(self.outer);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::MessageBody;
+
+    /// Counts the messages that arrive.
+    #[derive(Default)]
+    struct Counter(AtomicUsize);
+
+    impl Inbound for Counter {
+        fn on_message(&self, _: NodeId, _: Message) {
+            self.0.fetch_add(1, SeqCst);
+        }
+
+        fn on_bulk(&self, _: NodeId, _: Box<dyn BulkStream>) {}
+
+        fn on_unreachable(&self, _: NodeId) {}
+    }
+
+    /// A message that was under way while its sender started anew arrives no longer, once one of
+    /// the later transport has.
+    #[test]
+    fn a_message_from_an_earlier_disk_does_not_come_late() {
+        let counter = Arc::new(Counter::default());
+        let receiver = Arc::new(Receiver::new(Arc::clone(&counter) as Arc<dyn Inbound>));
+        let message = || Message::new(1, MessageBody::ReadIndex { id: 1 });
+        let from = |incarnation| Sender { node: 1, incarnation, disk: incarnation };
+        let late = receiver.begin();
+        receiver.begin().message(from(7), message());
+        receiver.begin().message(from(8), message());
+        late.message(from(7), message());
+        assert_eq!(counter.0.load(SeqCst), 2);
+        receiver.begin().message(from(8), message());
+        assert_eq!(counter.0.load(SeqCst), 3, "the later one is not forgotten");
+    }
+}
