@@ -148,9 +148,12 @@ impl ClusterReport {
     }
 
     /// The zones without which no majority is left, if all other voters run. A voter without a zone
-    /// is in none.
+    /// is in none. Empty if the cluster survives no failure at all.
     pub fn zones_needed(&self) -> BTreeSet<&str> {
         let mut needed = BTreeSet::new();
+        if self.failures_tolerated() == 0 {
+            return needed;
+        }
         for half in self.halves() {
             let voters = self.half(*half).count();
             for zone in self.half(*half).map(|member| member.info.zone.as_str()) {
@@ -327,6 +330,7 @@ mod tests {
         assert_eq!(in_zones(&["a", "b", "c"]).zones_needed(), [].into());
         assert_eq!(in_zones(&["a", "a", "b"]).zones_needed(), ["a"].into());
         assert_eq!(in_zones(&["a", "a", "b", "b"]).zones_needed(), ["a", "b"].into());
+        assert_eq!(in_zones(&["a", "b"]).zones_needed(), [].into(), "each voter is needed");
         assert_eq!(in_zones(&["", "", "b"]).zones_needed(), [].into(), "they are not known");
     }
 

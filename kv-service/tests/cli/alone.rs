@@ -2,7 +2,7 @@
 
 use std::net::UdpSocket;
 
-use crate::cluster::kv;
+use crate::cluster::{eventually, kv, spawn};
 
 /// Checks that the command ends with code 2, "surely not executed", and this complaint.
 fn refuses(args: &[&str], dir: &std::path::Path, complaint: &str) {
@@ -26,6 +26,43 @@ fn without_a_cluster_it_says_how_to_get_one() {
     refuses(&["serve"], dir.path(), "--config");
     refuses(&["frobnicate"], dir.path(), "Usage");
     refuses(&["cas", "k", "v"], dir.path(), "--expect");
+}
+
+/// One command makes all that a cluster of one node needs, and the node starts from it.
+#[test]
+fn one_command_founds_a_cluster() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path();
+    // Free now, and in the next moments.
+    let address = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let found = |flags: &[&str]| {
+        let flags = [&["init", "--advertise", &address, "--listen", &address][..], flags].concat();
+        kv(&flags, dir)
+    };
+    let founded = found(&["--data-dir", "one", "--name", "kv1", "--zone", "a"]);
+    assert!(founded.status.success(), "{founded:?}");
+    assert!(String::from_utf8_lossy(&founded.stdout).contains("kv serve --config one/node.toml"));
+    for (flags, complaint) in [
+        (&["--data-dir", "one"][..], "is the directory of a node already"),
+        (&["--data-dir", "two", "--cluster", "other"], "is of cluster kv, and not of other"),
+        (&["--data-dir", "two", "--id", "2"], "beside --advertise give only"),
+    ] {
+        let refused = found(flags);
+        assert_eq!(refused.status.code(), Some(2));
+        let said = String::from_utf8_lossy(&refused.stderr);
+        assert!(said.contains(complaint), "{said}");
+    }
+    assert!(!dir.join("two").exists(), "a refused command leaves nothing behind");
+    let mut node = spawn(&["serve", "--config", "one/node.toml"], dir);
+    let client = ["--config", "kv-ca/client.toml"];
+    let put = kv(&[&["put", "k", "v"][..], &client].concat(), dir);
+    assert!(put.status.success(), "{put:?}");
+    let listed = || kv(&[&["member", "list"][..], &client].concat(), dir);
+    eventually("the node to be recorded by its name", || {
+        let members = String::from_utf8_lossy(&listed().stdout).into_owned();
+        members.contains("kv1") && members.contains("leader")
+    });
+    node.ends_well();
 }
 
 #[test]

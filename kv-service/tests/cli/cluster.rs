@@ -217,11 +217,32 @@ pub(crate) fn kv(args: &[&str], dir: &Path) -> Output {
     Command::new(KV).args(args).current_dir(dir).env_remove("KV_CONFIG").output().unwrap()
 }
 
-/// Starts `kv` and lets it run.
-pub(crate) fn spawn(args: &[&str], dir: &Path) -> Child {
+/// Starts `kv` and lets it run, at most as long as the test.
+pub(crate) fn spawn(args: &[&str], dir: &Path) -> Running {
     let mut command = Command::new(KV);
-    command.args(args).current_dir(dir).stdin(Stdio::null()).stderr(Stdio::null());
-    command.spawn().unwrap()
+    let silent = || Stdio::null();
+    command.args(args).current_dir(dir).stdin(silent()).stdout(silent()).stderr(silent());
+    Running(command.spawn().unwrap())
+}
+
+pub(crate) struct Running(Child);
+
+impl Running {
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    pub(crate) fn ends_well(&mut self) {
+        kill(self.pid(), Signal::TERM);
+        assert!(self.0.wait().unwrap().success());
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 pub(crate) fn pid(node: &Value) -> u32 {

@@ -348,12 +348,11 @@ fn a_node_is_run_by_hand_from_a_file_and_from_flags() {
     ];
     for args in [&["serve", "--config", file.as_str()][..], &flags[..]] {
         let mut by_hand = spawn(args, &cluster.dir);
-        eventually("the node to answer", || cluster.nodes()[place]["pid"] == by_hand.id());
+        eventually("the node to answer", || cluster.nodes()[place]["pid"] == by_hand.pid());
         // Its directory is in use now, so a second process does not get it.
         let second = kv(&["serve", "--config", &file], &cluster.dir);
         assert_eq!(second.status.code(), Some(2));
-        kill(by_hand.id(), Signal::TERM);
-        assert!(by_hand.wait().unwrap().success());
+        by_hand.ends_well();
     }
 }
 

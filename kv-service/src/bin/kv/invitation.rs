@@ -1,12 +1,8 @@
 //! Invitations: `kv member invite` writes all that a new node needs into one file, and `kv serve
 //! --join` starts the node from it.
 //!
-//! ```text
-//! DIR/node.toml                   the node's configuration, written last: once it is there, the
-//!                                 invitation was accepted, and its file is not needed again
-//! DIR/ca.pem, nodeN.pem, .key     its certificates and its key
-//! DIR/data/                       its data
-//! ```
+//! Once the node's directory (`node_dir.rs`) has a `node.toml`, the invitation was accepted, and
+//! its file is not needed again.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -15,20 +11,17 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, bail};
 use kv_service::batch::text::json_text;
-use kv_service::config::{NodeAddress, TlsFiles};
+use kv_service::config::NodeAddress;
 use kv_service::members::{ClusterReport, MemberInfo};
 use kv_service::{Cluster, ServerConfig};
 use raft_transport_quic::TlsConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::args::{ChangeAction, InviteArgs, MemberFlags, NodeArgs};
-use crate::cert::{CaFiles, NODE_LIFETIME, PUBLIC, SECRET, refuse_existing, wall_clock, write_new};
+use crate::cert::{CaFiles, NODE_LIFETIME, SECRET, refuse_existing, wall_clock, write_new};
 use crate::exit::Exit;
-use crate::files::write_file;
+use crate::node_dir::{self, CONFIG, Pems};
 use crate::{member, node_config, output};
-
-const CONFIG: &str = "node.toml";
-const TRUSTED: &str = "ca.pem";
 
 /// The content of an invitation's file.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -217,28 +210,17 @@ impl Invitation {
 
     /// Writes the node's files. The configuration comes last.
     fn store(&self, place: Place, dir: &Path) -> anyhow::Result<()> {
-        let name = format!("node{}", self.node_id);
-        let [cert, key] = ["pem", "key"].map(|kind| format!("{name}.{kind}"));
-        let tls = TlsFiles {
-            ca: PathBuf::from(TRUSTED),
-            cert: PathBuf::from(&cert),
-            key: PathBuf::from(&key),
-        };
-        let mut config =
-            ServerConfig::new(&self.cluster_id, self.node_id, "data", tls, self.nodes.clone());
+        let mut config = node_dir::config(&self.cluster_id, self.node_id, self.nodes.clone());
         config.join = true;
         let given = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
         config.advertise = place.advertise.or_else(|| given(&self.address));
-        config.listen = place.listen.or_else(|| listen(config.advertise.as_deref()?));
+        config.listen = place.listen.or_else(|| node_dir::listen(config.advertise.as_deref()?));
         (config.name, config.zone) = (given(&self.name), given(&self.zone));
         config.check().context(
             "give --advertise HOST:PORT, at which the others reach this node; the invitation has no address",
         )?;
-        fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-        write_file(&dir.join(key), self.key.as_bytes(), SECRET)?;
-        write_file(&dir.join(cert), self.cert.as_bytes(), PUBLIC)?;
-        write_file(&dir.join(TRUSTED), self.ca.as_bytes(), PUBLIC)?;
-        write_file(&dir.join(CONFIG), config.to_toml().as_bytes(), PUBLIC)
+        let [ca, cert, key] = [&self.ca, &self.cert, &self.key].map(|pem| pem.as_bytes());
+        node_dir::write(dir, &config, &Pems { ca, cert, key })
     }
 }
 
@@ -246,12 +228,6 @@ impl Invitation {
 struct Place {
     listen: Option<SocketAddr>,
     advertise: Option<String>,
-}
-
-/// All addresses of the machine, at the port of a `host:port`.
-fn listen(advertise: &str) -> Option<SocketAddr> {
-    let port = advertise.rsplit_once(':')?.1.parse().ok()?;
-    Some(SocketAddr::from(([0, 0, 0, 0], port)))
 }
 
 /// Returns the configuration of a node that an invitation started: accepts the invitation at the

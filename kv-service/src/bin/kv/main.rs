@@ -19,6 +19,7 @@ mod invitation;
 mod leader;
 mod member;
 mod node_config;
+mod node_dir;
 mod output;
 mod serve;
 mod status;

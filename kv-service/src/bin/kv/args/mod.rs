@@ -20,7 +20,7 @@ pub(crate) use self::members::{
     LeaderArgs, MemberAction, MemberArgs, MemberFlags, MemberSet, NewMember, OkToStopArgs,
 };
 pub(crate) use self::node::{
-    CaRotation, CertAction, CertArgs, DevAction, DevArgs, InitArgs, NodeArgs, ServeArgs,
+    CaRotation, CertAction, CertArgs, DevAction, DevArgs, Founding, InitArgs, NodeArgs, ServeArgs,
 };
 pub(crate) use self::values::Lapse;
 

@@ -110,10 +110,14 @@ pub(crate) struct ServeArgs {
     pub(crate) stop_on_stdin_eof: bool,
 }
 
-/// Make the data directory of a node of a new cluster.
+/// Found a cluster: make what its first node needs.
 ///
-/// Run it once for each node of a cluster that has never existed, before `kv serve`. It refuses a
-/// directory that holds a node's data.
+/// With --advertise, one node is the whole cluster at first: this makes a CA, the certificates of
+/// the node and of an operator, the node's file and its data directory, and others join by
+/// invitation (`kv member invite`).
+///
+/// Without it, several nodes found a cluster together: run this once for each of them, before `kv
+/// serve`. It makes the node's data directory, and refuses one that holds a node's data.
 ///
 /// Not for a node whose disk was lost: start that one with `kv serve` on an empty directory, and
 /// the leader gives it all data. A node that is initialised a second time is noticed as long as one
@@ -121,6 +125,7 @@ pub(crate) struct ServeArgs {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
+  kv init --advertise kv1.example.net:7400 --data-dir /var/lib/kv
   kv init --config /etc/kv/node1.toml
   kv init --cluster shop --id 1 --data-dir /var/lib/kv \\
       --node 1=10.0.0.1:7400 --node 2=10.0.0.2:7400 --node 3=10.0.0.3:7400 \\
@@ -128,6 +133,25 @@ Examples:
 pub(crate) struct InitArgs {
     #[command(flatten)]
     pub(crate) node: NodeArgs,
+    #[command(flatten)]
+    pub(crate) founding: Founding,
+}
+
+/// A cluster that begins with one node.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Founding {
+    /// Found a cluster of this one node, which others and clients reach here
+    #[arg(long, value_name = "HOST:PORT", requires = "data_dir")]
+    pub(crate) advertise: Option<String>,
+    /// A name of the node for people [default: node1]
+    #[arg(long, value_name = "NAME", requires = "advertise")]
+    pub(crate) name: Option<String>,
+    /// Where it stands, such as a rack or a data centre
+    #[arg(long, value_name = "ZONE", requires = "advertise")]
+    pub(crate) zone: Option<String>,
+    /// Directory of the CA; one is made if there is none
+    #[arg(long, value_name = "DIR", default_value = "./kv-ca", requires = "advertise")]
+    pub(crate) ca_dir: PathBuf,
 }
 
 /// Make, show, renew and replace the certificates of a cluster.

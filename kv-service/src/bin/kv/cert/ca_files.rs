@@ -36,8 +36,13 @@ pub(crate) struct CaFiles {
 }
 
 impl CaFiles {
+    /// Returns true if the directory holds a CA, or a part of one.
+    pub(crate) fn is_there(dir: &Path) -> bool {
+        [CLUSTER_ID, KEY, TRUSTED].iter().any(|name| dir.join(name).exists())
+    }
+
     /// Makes the directory of a new CA.
-    pub(super) fn create(dir: &Path, cluster: &str) -> anyhow::Result<()> {
+    pub(crate) fn create(dir: &Path, cluster: &str) -> anyhow::Result<()> {
         let ca = DevCa::create(cluster)?;
         fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
         refuse_existing(&[CLUSTER_ID, KEY, TRUSTED].map(|name| dir.join(name)))?;

@@ -99,6 +99,18 @@ fn issue(args: &CertArgs, name: &str, owner: &Owner) -> anyhow::Result<()> {
     Ok(())
 }
 
+impl CaFiles {
+    /// Makes the certificate of a client beside the CA's own, if it is not there yet.
+    pub(crate) fn write_client(&self, dir: &Path, name: &str) -> anyhow::Result<()> {
+        if dir.join(format!("{name}.pem")).exists() {
+            return Ok(());
+        }
+        let owner = Owner::Client(name.to_owned());
+        let issued = owner.issue(&self.issuer(owner.lifetime())?)?;
+        self.write(&issued, dir, name, Existing::IsReplaced).map(drop)
+    }
+}
+
 fn make(
     args: &CertArgs,
     out: &Path,
