@@ -1,6 +1,8 @@
 //! The channel transport passes the transport contract suite with and without delays, with losses,
 //! on a paused clock and on real threads.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
