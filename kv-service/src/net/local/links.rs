@@ -76,6 +76,7 @@ struct LinksState {
     listeners: Vec<Box<Listener>>,
     /// Number of seeds given out, so that each client and each start of a node draws differently.
     seeds_given: u64,
+    numbers_given: u64,
 }
 
 impl LocalLinks {
@@ -88,6 +89,7 @@ impl LocalLinks {
             streams: Vec::new(),
             listeners: Vec::new(),
             seeds_given: 0,
+            numbers_given: 0,
         }))
     }
 
@@ -96,6 +98,14 @@ impl LocalLinks {
         let mut state = self.lock();
         state.seeds_given += 1;
         derived(state.seed, &[state.seeds_given])
+    }
+
+    /// Returns a number for a disk, another one each time, and never 0. It takes no seed away from
+    /// others, so their runs do not depend on how many disks there are.
+    pub(super) fn next_number(&self) -> u64 {
+        let mut state = self.lock();
+        state.numbers_given += 1;
+        derived(!state.seed, &[state.numbers_given]).max(1)
     }
 
     pub(super) fn set_faults(&self, faults: StreamFaults) {

@@ -207,7 +207,7 @@ impl LocalNetwork {
     /// A number that is not given out again.
     #[allow(dead_code, reason = "only disks in memory ask for it")]
     pub(crate) fn fresh_number(&self) -> u64 {
-        self.links.next_seed().max(1)
+        self.links.next_number()
     }
 
     fn doors(&self) -> MutexGuard<'_, BTreeMap<NodeId, mpsc::Sender<Stream>>> {

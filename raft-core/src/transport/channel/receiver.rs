@@ -82,12 +82,12 @@ impl Delivery {
         let _inside = Inside::enter();
         // Held while the message is handed over, or one of the next disk could come before it.
         let mut connected = self.0.connected.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = connected.insert(from.node, from.incarnation).unwrap_or(0);
+        let known = connected.get(&from.node).copied().unwrap_or(0);
         if known > from.incarnation {
-            connected.insert(from.node, known);
             return;
         }
         if known < from.incarnation {
+            connected.insert(from.node, from.incarnation);
             self.0.inbound.on_connected(from.node, from.disk);
         }
         self.0.inbound.on_message(from.node, message);
