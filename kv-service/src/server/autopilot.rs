@@ -132,6 +132,9 @@ impl Office {
             ));
             return None;
         };
+        if let Some(step) = call_back(report, plans) {
+            return Some(step);
+        }
         plans.push(format!("spare {spare} becomes a voter: {voters} of {wanted} are there"));
         Some(Step::Change(MembersChange::Promote { id: spare }))
     }
@@ -177,6 +180,9 @@ impl Office {
                     seconds(after)
                 ));
                 continue;
+            }
+            if let Some(step) = call_back(report, plans) {
+                return Some(step);
             }
             plans.push(format!("spare {new} takes the place of voter {old}"));
             return Some(Step::Change(MembersChange::Replace { old, new }));
@@ -250,6 +256,16 @@ fn learners(report: &ClusterReport) -> impl Iterator<Item = &MemberReport> {
 /// A learner that runs, and becomes a voter by itself.
 fn is_coming(member: &MemberReport) -> bool {
     member.role == MemberRole::Learner && member.wants_vote && member.error.is_none()
+}
+
+/// A spare that died on its way to be a voter stays a spare, before another one is sent.
+/// Otherwise both could become voters.
+fn call_back(report: &ClusterReport, plans: &mut Vec<String>) -> Option<Step> {
+    let is_lost =
+        |member: &&MemberReport| member.info.spare && member.wants_vote && member.error.is_some();
+    let id = learners(report).find(is_lost)?.id;
+    plans.push(format!("spare {id} is not reached, and is no longer to be a voter"));
+    Some(Step::Change(MembersChange::Demote { id }))
 }
 
 /// Returns true for another member that runs, is counted, and has kept up.

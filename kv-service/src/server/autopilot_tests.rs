@@ -113,8 +113,18 @@ async fn m_l6_a_learner_on_its_way_comes_first() {
     // One that never starts does not keep the dead voter in place.
     report.members.push(MemberReport { id: 5, wants_vote: false, ..report.members[3].clone() });
     lose(&mut report, 4);
-    let replace = Step::Change(MembersChange::Replace { old: 3, new: 5 });
-    assert_eq!(watch(&mut office(), &report, 20 * MINUTE), Some((601, replace)));
+    member(&mut report, 4).info.spare = false;
+    let replace = || Step::Change(MembersChange::Replace { old: 3, new: 5 });
+    assert_eq!(watch(&mut office(), &report, 20 * MINUTE), Some((601, replace())));
+    // A spare that died on its way is called back first, or both would become voters.
+    member(&mut report, 4).info.spare = true;
+    let call_back = || Step::Change(MembersChange::Demote { id: 4 });
+    assert_eq!(watch(&mut office(), &report, 20 * MINUTE), Some((601, call_back())));
+    report.settings.voters = 5;
+    assert_eq!(watch(&mut office(), &report, MINUTE), Some((1, call_back())));
+    report.settings.voters = 0;
+    member(&mut report, 4).wants_vote = false;
+    assert_eq!(watch(&mut office(), &report, 20 * MINUTE), Some((601, replace())));
 }
 
 /// M-L7. A learner that was never reached may still be restoring, or starting: it stays. Voters
