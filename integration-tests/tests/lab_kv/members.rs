@@ -7,9 +7,7 @@
 //! append is there once and in order, the history is linearizable, all members hold the same
 //! records and know the same members, and no term had two leaders.
 //!
-//! A seed decides the changes, the faults and all delays. It does not decide in which order a node
-//! tells its clients of new members (the receivers of a `watch` channel are woken in any order), so
-//! a failure may take more than one replay.
+//! A seed decides the changes, the faults and all delays.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -17,10 +15,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use kv_service::NodeId;
+use kv_service::members::{MemberInfo, MembersChange, MembersOrder};
 use kv_service::sim::for_seeds;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use rand::{Rng, SeedableRng};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::book::{Book, Clerk};
@@ -38,6 +38,44 @@ const PATIENCE: Duration = Duration::from_secs(240);
 /// Longest operation while members change on a reliable network. A leader that is removed or
 /// demoted hands leadership over, and one that loses power costs an election.
 const OPERATION_MAX: Duration = Duration::from_millis(1500);
+
+/// M-J2. An order that names the members which its operator has seen is carried out, although the
+/// log was compacted meanwhile: only other members refuse it.
+#[test]
+fn an_order_outlives_a_compaction() {
+    for_seeds(0..1, async |seed| {
+        let cluster = Cluster::new(Lab::new(5, 3).snapshots(), seed).await;
+        let client = cluster.client().with_deadline(PATIENCE);
+        let is_done = Arc::new(AtomicBool::new(false));
+        let mut writers = JoinSet::new();
+        for number in 0..20 {
+            let (client, is_done) = (cluster.client(), Arc::clone(&is_done));
+            writers.spawn(async move {
+                let key = format!("key {number}");
+                while !is_done.load(Ordering::Relaxed) {
+                    client.put(key.clone(), "value").await.expect("a whole cluster serves");
+                }
+            });
+        }
+        let members = async || client.cluster().members().await.expect("a whole cluster serves");
+        let mut moved_count = 0;
+        for number in 0..30 {
+            let seen = members().await;
+            sleep(50 * MS).await;
+            moved_count += u32::from(members().await.index != seen.index);
+            let zone = format!("zone{number}");
+            let info = MemberInfo { zone, ..seen.members[0].info.clone() };
+            let mut order = MembersOrder::new(MembersChange::Describe { id: 1, info });
+            order.expected = Some(seen.digest);
+            client.cluster().order(order).await.expect("the members are as they were");
+        }
+        assert!(moved_count > 0, "the log was compacted between a look and an order");
+        is_done.store(true, Ordering::Relaxed);
+        while let Some(written) = writers.join_next().await {
+            written.expect("a writer ends");
+        }
+    });
+}
 
 #[test]
 fn members_one_client() {
