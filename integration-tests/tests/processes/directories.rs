@@ -185,8 +185,10 @@ pub(crate) fn middle_of_log(files: &[PathBuf]) -> Option<(PathBuf, usize)> {
             (u64::from_be_bytes(number), at)
         })
         .collect();
-    let (newest, _) = places.last_key_value()?;
-    let at = places.get(&newest.checked_sub(LATER_BATCHES)?)?;
+    // A mark that lies across two blocks of the file has a part of a block's header for its number.
+    let is_read = |number: &&u64| number.checked_sub(1).is_some_and(|n| places.contains_key(&n));
+    let newest = places.keys().rev().find(is_read)?;
+    let (_, at) = places.range(..=newest.checked_sub(LATER_BATCHES)?).next_back()?;
     // In the first record behind the mark; no record is shorter.
     Some((path.clone(), at + MARK_OPERATION_BYTES + 20))
 }
