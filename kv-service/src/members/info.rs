@@ -6,9 +6,7 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-/// First byte of an encoded description. The rest is a map by field name in MessagePack. A decoder
-/// skips fields that it does not know.
-const FORMAT: u8 = 1;
+use super::context;
 
 /// Longest name or zone, in bytes.
 const LABEL_BYTES_MAX: usize = 63;
@@ -100,19 +98,13 @@ impl MemberInfo {
     }
 
     pub(crate) fn encode(&self) -> Bytes {
-        let mut bytes = vec![FORMAT];
-        let fields = rmp_serde::to_vec_named(self).expect("strings have a form in MessagePack");
-        bytes.extend(fields);
-        bytes.into()
+        context::encode(self)
     }
 
     /// The description in a member's record; an empty one if there is none, or if it is of a
     /// program that this one does not understand.
     pub(crate) fn decode(context: &[u8]) -> Self {
-        let decoded = match context.split_first() {
-            Some((&FORMAT, fields)) => rmp_serde::from_slice::<Self>(fields).ok(),
-            _ => None,
-        };
+        let decoded: Option<Self> = context::decode(context);
         decoded.filter(|info| info.check().is_ok()).unwrap_or_default()
     }
 }
@@ -167,8 +159,7 @@ mod tests {
             name: &'static str,
             shelf: u8,
         }
-        let mut bytes = vec![FORMAT];
-        bytes.extend(rmp_serde::to_vec_named(&Later { name: "kv4", shelf: 7 }).unwrap());
+        let bytes = context::encode(&Later { name: "kv4", shelf: 7 });
         let read = MemberInfo::decode(&bytes);
         assert_eq!(read, MemberInfo { name: "kv4".to_owned(), ..MemberInfo::default() });
     }

@@ -4,6 +4,7 @@
 //! certificate may do so. The leader checks each change ([`raft_core::consensus::Change`]) and the
 //! cluster carries it through by itself, also under a later leader.
 
+mod context;
 mod info;
 mod report;
 mod settings;

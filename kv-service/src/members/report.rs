@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ClusterSettings, MemberInfo};
 
-/// A voter that lacks more entries has not kept up.
+/// A member that lacks more entries has not kept up.
 const BEHIND_MAX: u64 = 10_000;
 
 /// The members of the cluster, as one node knows them. The leader's report is the one to act on.
@@ -107,6 +107,14 @@ impl MemberRole {
 }
 
 impl MemberReport {
+    /// Returns true for a member other than the leader that runs, is counted, and has kept up, as
+    /// far as the leader knows.
+    pub fn is_fit(&self) -> bool {
+        let keeps_up =
+            |progress: MemberProgress| !progress.is_recovering && progress.behind <= BEHIND_MAX;
+        self.error.is_none() && self.progress.is_some_and(keeps_up)
+    }
+
     /// Returns true for a learner that becomes a voter, and for a voter that is to be replaced.
     pub fn is_on_its_way(&self) -> bool {
         (self.role == MemberRole::Learner) == self.wants_vote
@@ -210,10 +218,7 @@ impl ClusterReport {
             return Err(format!("there is no member {unknown}"));
         }
         let goes_on = |member: &MemberReport| {
-            let keeps_up =
-                |progress: MemberProgress| !progress.is_recovering && progress.behind <= BEHIND_MAX;
-            let runs = member.id == self.node_id
-                || (member.error.is_none() && member.progress.is_some_and(keeps_up));
+            let runs = member.id == self.node_id || member.is_fit();
             runs && !nodes.contains(&member.id)
         };
         for half in self.halves() {

@@ -6,12 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::context;
 use super::info::{Invalid, check_label};
 use crate::config::NODES_CEILING;
-
-/// First byte of encoded settings. The rest is a map by field name in MessagePack. A decoder skips
-/// fields that it does not know.
-const FORMAT: u8 = 1;
 
 /// The shortest time after which a node is taken for dead.
 const DEAD_AFTER_MIN: Duration = Duration::from_secs(1);
@@ -85,19 +82,13 @@ impl ClusterSettings {
         if *self == Self::default() {
             return Bytes::new();
         }
-        let mut bytes = vec![FORMAT];
-        let fields = rmp_serde::to_vec_named(self).expect("settings have a form in MessagePack");
-        bytes.extend(fields);
-        bytes.into()
+        context::encode(self)
     }
 
     /// The settings in a configuration; the defaults if there are none, or if they are of a program
     /// that this one does not understand.
     pub(crate) fn decode(context: &[u8]) -> Self {
-        let decoded = match context.split_first() {
-            Some((&FORMAT, fields)) => rmp_serde::from_slice::<Self>(fields).ok(),
-            _ => None,
-        };
+        let decoded: Option<Self> = context::decode(context);
         decoded.filter(|settings| settings.check().is_ok()).unwrap_or_default()
     }
 }
@@ -122,7 +113,7 @@ mod tests {
             assert_eq!(ClusterSettings::decode(unknown), defaults);
         }
         // A later program may add a setting, and an earlier one may know fewer.
-        let other = [&[FORMAT][..], b"\x82\xa6voters\x03\xa4more\x01"].concat();
+        let other = [&b"\x01"[..], b"\x82\xa6voters\x03\xa4more\x01"].concat();
         assert_eq!(ClusterSettings::decode(&other), ClusterSettings { voters: 3, ..defaults });
     }
 

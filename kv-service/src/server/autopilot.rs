@@ -1,7 +1,7 @@
 //! Changes that the leader makes without an operator: a spare takes the place of a dead voter, a
 //! dead learner goes, leadership moves to a voter that is preferred.
 //!
-//! [`Office::look`] decides from what the leader sees, and changes nothing; `members/steering.rs`
+//! [`Observer::look`] decides from what the leader sees, and changes nothing; `members/steering.rs`
 //! carries the decisions out. The cluster never has fewer voters by them. Times count from when
 //! *this* leader last reached a node: a new leader waits anew.
 
@@ -17,11 +17,8 @@ use crate::members::{ClusterReport, ClusterSettings, MemberReport, MemberRole, M
 /// A voter must have been fit for this long before it is handed leadership.
 const FIT_FOR: Duration = Duration::from_secs(10);
 
-/// A leader stays in office for at least this long, so that leadership does not come and go.
-const TERM_OF_OFFICE: Duration = Duration::from_secs(60);
-
-/// A voter that lacks more entries is not fit to lead, and a learner not fit to be a voter.
-const BEHIND_MAX: u64 = 10_000;
+/// A leader leads for at least this long, so that leadership does not come and go.
+const LEADS_FOR_MIN: Duration = Duration::from_secs(60);
 
 /// The leader's plans about the members.
 #[derive(Default)]
@@ -46,7 +43,7 @@ impl Autopilot {
 }
 
 /// One leader's view of the members over time.
-pub(super) struct Office {
+pub(super) struct Observer {
     /// When it may next hand over.
     hands_over_at: Instant,
     /// Members that it has reached.
@@ -70,10 +67,10 @@ pub(super) struct Decision {
     pub(super) plans: Vec<String>,
 }
 
-impl Office {
+impl Observer {
     pub(super) fn begin(now: Instant) -> Self {
         Self {
-            hands_over_at: now + TERM_OF_OFFICE,
+            hands_over_at: now + LEADS_FOR_MIN,
             met: BTreeSet::new(),
             lost: BTreeMap::new(),
             preferred: None,
@@ -96,9 +93,9 @@ impl Office {
         Decision { step, plans }
     }
 
-    /// The leader hands over now, and stays in office for a while if that fails.
+    /// The leader hands over now, and leads for a while if that fails.
     pub(super) fn hands_over(&mut self, now: Instant) {
-        self.hands_over_at = now + TERM_OF_OFFICE;
+        self.hands_over_at = now + LEADS_FOR_MIN;
     }
 
     fn note(&mut self, report: &ClusterReport, now: Instant) {
@@ -222,7 +219,7 @@ impl Office {
         plans: &mut Vec<String>,
     ) -> Option<Step> {
         let own = report.member(report.node_id)?;
-        let fit = voters(report).filter(|voter| is_fit(voter) && !voter.info.avoids_leadership());
+        let fit = voters(report).filter(|voter| voter.is_fit() && !voter.info.avoids_leadership());
         let best = fit.max_by_key(|voter| (rank(&report.settings, voter), u64::MAX - voter.id));
         let better = best.filter(|best| rank(&report.settings, best) > rank(&report.settings, own));
         let Some(id) = better.map(|better| better.id) else {
@@ -268,14 +265,6 @@ fn call_back(report: &ClusterReport, plans: &mut Vec<String>) -> Option<Step> {
     Some(Step::Change(MembersChange::Demote { id }))
 }
 
-/// Returns true for another member that runs, is counted, and has kept up.
-fn is_fit(member: &MemberReport) -> bool {
-    member.error.is_none()
-        && member
-            .progress
-            .is_some_and(|progress| !progress.is_recovering && progress.behind <= BEHIND_MAX)
-}
-
 /// The larger, the rather the voter is to lead.
 fn rank(settings: &ClusterSettings, voter: &MemberReport) -> (bool, u8) {
     let zone = &settings.leader_zone;
@@ -291,7 +280,7 @@ fn best_spare(report: &ClusterReport, old: Option<NodeId>) -> Option<NodeId> {
         beside.filter(|voter| voter.info.zone == spare.info.zone).count()
     };
     let behind = |spare: &MemberReport| spare.progress.map_or(u64::MAX, |progress| progress.behind);
-    let spares = learners(report).filter(|member| member.info.spare && is_fit(member));
+    let spares = learners(report).filter(|member| member.info.spare && member.is_fit());
     let best = spares.min_by_key(|spare| (voters_beside(spare), behind(spare), spare.id));
     best.map(|spare| spare.id)
 }

@@ -7,7 +7,7 @@ use kv_service::batch::text::json_text;
 use kv_service::members::{ClusterReport, ClusterSettings};
 use serde::Serialize;
 
-use crate::args::{ClusterAction, ClusterArgs, ClusterSet, Lapse};
+use crate::args::{ClusterAction, ClusterArgs, ClusterSet, DurationOrNever};
 use crate::exit::Exit;
 use crate::{connect, member, output};
 
@@ -47,10 +47,10 @@ fn change(settings: &mut ClusterSettings, set: &ClusterSet) {
     if let Some(voters) = *voters {
         settings.voters = voters;
     }
-    if let Some(Lapse(after)) = *replace_dead_after {
+    if let Some(DurationOrNever(after)) = *replace_dead_after {
         settings.replace_dead_after = after;
     }
-    if let Some(Lapse(after)) = *remove_dead_after {
+    if let Some(DurationOrNever(after)) = *remove_dead_after {
         settings.remove_dead_after = after;
     }
     if let Some(zone) = leader_zone {
@@ -79,7 +79,7 @@ fn for_people(report: &ClusterReport) -> String {
     let ClusterSettings { voters, replace_dead_after, remove_dead_after, leader_zone } =
         &report.settings;
     let voters = if *voters == 0 { "as many as there are".to_owned() } else { voters.to_string() };
-    let lapse = |after: &Option<Duration>| match after {
+    let or_never = |after: &Option<Duration>| match after {
         Some(after) => humantime::format_duration(*after).to_string(),
         None => "never".to_owned(),
     };
@@ -87,8 +87,8 @@ fn for_people(report: &ClusterReport) -> String {
     let rows = [
         ["setting", "value"].map(str::to_owned).to_vec(),
         vec!["voters".to_owned(), voters],
-        vec!["replace-dead-after".to_owned(), lapse(replace_dead_after)],
-        vec!["remove-dead-after".to_owned(), lapse(remove_dead_after)],
+        vec!["replace-dead-after".to_owned(), or_never(replace_dead_after)],
+        vec!["remove-dead-after".to_owned(), or_never(remove_dead_after)],
         vec!["leader-zone".to_owned(), zone.to_owned()],
     ];
     let plans: String = report.plans.iter().map(|plan| format!("\n{plan}")).collect();
@@ -112,7 +112,7 @@ mod tests {
         assert_eq!(settings, ClusterSettings::default());
         let set = ClusterSet {
             voters: Some(3),
-            replace_dead_after: Some(Lapse(None)),
+            replace_dead_after: Some(DurationOrNever(None)),
             leader_zone: Some("a".to_owned()),
             ..nothing
         };

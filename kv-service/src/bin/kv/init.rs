@@ -82,13 +82,16 @@ fn found(advertise: &str, founding: &Founding, mut args: NodeArgs) -> anyhow::Re
         );
     }
     let ca_dir = &founding.ca_dir;
-    let ca = open_ca(ca_dir, cluster.as_deref())?;
     let nodes = vec![NodeAddress { id: FOUNDER, address: advertise.to_owned() }];
-    let mut config = node_dir::config(ca.cluster(), FOUNDER, nodes.clone());
+    let name = cluster.as_deref().unwrap_or(CLUSTER);
+    let mut config = node_dir::config(name, FOUNDER, nodes.clone());
     config.advertise = Some(advertise.to_owned());
     config.listen = args.listen.or_else(|| node_dir::listen(advertise));
     (config.name, config.zone) = (founding.name.clone(), founding.zone.clone());
+    // A refused command leaves no CA behind.
     config.check()?;
+    let ca = open_ca(ca_dir, cluster.as_deref())?;
+    ca.cluster().clone_into(&mut config.cluster_id);
     let tls = ca.issuer(NODE_LIFETIME)?.issue_node(FOUNDER)?;
     let pems = Pems { ca: &tls.ca_pem, cert: &tls.cert_pem, key: &tls.key_pem };
     node_dir::write(&dir, &config, &pems)?;

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use crate::members::MembersOrder;
 use crate::protocol::Reply;
 use crate::protocol::version::{Feature, has};
-use crate::server::autopilot::{Decision, Office, Step};
+use crate::server::autopilot::{Decision, Observer, Step};
 use crate::server::shared::ServerShared;
 
 /// Interval of the looks at the members.
@@ -26,11 +26,11 @@ pub(in crate::server) async fn steer(shared: &ServerShared) {
         let Ok(term) = leadership.wait_for(|now| now.is_leader).await.map(|now| now.term) else {
             return;
         };
-        let mut office = Office::begin(Instant::now());
+        let mut observer = Observer::begin(Instant::now());
         let acting = async {
             loop {
                 sleep(LOOK_AGAIN_AFTER).await;
-                act(shared, &mut office).await;
+                act(shared, &mut observer).await;
             }
         };
         let leaving = async {
@@ -45,7 +45,7 @@ pub(in crate::server) async fn steer(shared: &ServerShared) {
     }
 }
 
-async fn act(shared: &ServerShared, office: &mut Office) {
+async fn act(shared: &ServerShared, observer: &mut Observer) {
     if !has(shared.cluster_version(), Feature::Members) {
         return;
     }
@@ -53,12 +53,12 @@ async fn act(shared: &ServerShared, office: &mut Office) {
     if shared.node.status().role != RoleKind::Leader || !report.is_committed {
         return;
     }
-    let Decision { step, mut plans } = office.look(&report, Instant::now());
+    let Decision { step, mut plans } = observer.look(&report, Instant::now());
     match step {
         None => {}
         Some(Step::HandOver(to)) => {
             tracing::info!("leadership goes to node {to}, which is to lead rather than this one");
-            office.hands_over(Instant::now());
+            observer.hands_over(Instant::now());
             shared.node.transfer_leadership(Some(to));
         }
         Some(Step::Change(change)) => {

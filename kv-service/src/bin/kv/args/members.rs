@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Subcommand;
 
-use super::values::{Lapse, duration, lapse};
+use super::values::{DurationOrNever, duration, duration_or_never};
 
 /// Show and change the members of the cluster, while it runs.
 ///
@@ -202,11 +202,11 @@ pub(crate) struct ClusterSet {
     #[arg(long, value_name = "N")]
     pub(crate) voters: Option<u32>,
     /// A spare takes the place of a voter that was not reached for this long; or never
-    #[arg(long, value_name = "DURATION", value_parser = lapse)]
-    pub(crate) replace_dead_after: Option<Lapse>,
+    #[arg(long, value_name = "DURATION", value_parser = duration_or_never)]
+    pub(crate) replace_dead_after: Option<DurationOrNever>,
     /// A learner that was reached, and then not for this long, is removed; or never
-    #[arg(long, value_name = "DURATION", value_parser = lapse)]
-    pub(crate) remove_dead_after: Option<Lapse>,
+    #[arg(long, value_name = "DURATION", value_parser = duration_or_never)]
+    pub(crate) remove_dead_after: Option<DurationOrNever>,
     /// Voters in this zone are to lead; empty for no preference
     #[arg(long, value_name = "ZONE")]
     pub(crate) leader_zone: Option<String>,

@@ -22,7 +22,7 @@ pub(crate) use self::members::{
 pub(crate) use self::node::{
     CaRotation, CertAction, CertArgs, DevAction, DevArgs, Founding, InitArgs, NodeArgs, ServeArgs,
 };
-pub(crate) use self::values::Lapse;
+pub(crate) use self::values::DurationOrNever;
 
 const EXAMPLES: &str = "\
 Start a cluster of three real server processes, then talk to it from another terminal:

@@ -31,14 +31,14 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 
 /// A time that may be never.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Lapse(pub(crate) Option<Duration>);
+pub(crate) struct DurationOrNever(pub(crate) Option<Duration>);
 
-pub(super) fn lapse(text: &str) -> Result<Lapse, String> {
+pub(super) fn duration_or_never(text: &str) -> Result<DurationOrNever, String> {
     match text {
-        "never" => Ok(Lapse(None)),
-        _ => {
-            duration(text).map(|lapse| Lapse(Some(lapse))).map_err(|why| format!("{why}, or never"))
-        }
+        "never" => Ok(DurationOrNever(None)),
+        _ => duration(text)
+            .map(|time| DurationOrNever(Some(time)))
+            .map_err(|why| format!("{why}, or never")),
     }
 }
 
