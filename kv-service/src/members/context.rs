@@ -1,5 +1,5 @@
-//! The form of what the service keeps in Raft's opaque bytes: a format byte, then a map by field name
-//! in MessagePack. A decoder skips fields that it does not know.
+//! The form of what the service keeps in Raft's opaque bytes: a format byte, then a map by field
+//! name in MessagePack. A decoder skips fields that it does not know.
 
 use bytes::Bytes;
 use serde::Serialize;
