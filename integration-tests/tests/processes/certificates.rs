@@ -14,6 +14,7 @@ use kv_service::{Client, ClientConfig};
 use raft_core::types::NodeId;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
+use tokio::time::timeout;
 
 use super::members::Pace;
 
@@ -148,32 +149,20 @@ fn address(cluster: &Cluster, offset: u16) -> String {
 /// file gets nothing while the first one runs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn m_k3_an_invitation_brings_one_node_in() {
-    let cluster = Cluster::start(Plan { relayed: false, ..Plan::default() }).await;
-    let operator = Operator::of(&cluster);
-    let (ca, out) = (operator.ca.to_str().unwrap(), cluster.dir().to_str().unwrap());
-    let invited = ["member", "invite", "--name", "kv4", "--dir", ca, "--out", out];
-    let said = cluster.kv(&invited).await.unwrap();
-    assert!(said.contains("node4.kvjoin"), "{said}");
-    let [own, other] = [3, 4].map(|offset| address(&cluster, offset));
-    let mut node = join(&cluster, "node4.kvjoin", "four", &own);
+    let invited = Invited::start().await;
+    let cluster = &invited.cluster;
     let members = cluster.operator().cluster();
-    let is_voter = async || {
-        let report = members.members().await.unwrap();
-        report.member(4).is_some_and(|member| member.role == MemberRole::Voter)
-    };
-    eventually("node 4 to become a voter", is_voter).await;
     assert_eq!(members.members().await.unwrap().member(4).unwrap().info.name, "kv4");
+    let Invited { mut node, own, other, .. } = invited;
 
     fs::rename(cluster.dir().join("node4.kvjoin"), cluster.dir().join("copy")).unwrap();
-    let pid = Pid::from_raw(node.id().unwrap().try_into().unwrap()).unwrap();
-    kill_process(pid, Signal::TERM).unwrap();
-    assert!(node.wait().await.unwrap().success());
-    let _node = join(&cluster, "node4.kvjoin", "four", &own);
+    stop(&mut node).await;
+    let _node = join(cluster, "node4.kvjoin", "four", &own);
     let client = cluster.operator();
     eventually("node 4 to serve again", async || client.status(4).await.is_ok()).await;
 
-    let mut second = join(&cluster, "copy", "five", &other);
-    let load = Workload::start(&cluster, "invited", 1);
+    let mut second = join(cluster, "copy", "five", &other);
+    let load = Workload::start(cluster, "invited", 1);
     let said = cluster.dir().join("five.log");
     let is_told = async || fs::read_to_string(&said).unwrap().contains("a node 4 runs already");
     eventually("the second machine to be told", is_told).await;
@@ -184,5 +173,69 @@ async fn m_k3_an_invitation_brings_one_node_in() {
     assert!(status.commit_index > 0, "and serves");
     second.kill().await.unwrap();
     load.stop().await.check(&client).await.unwrap();
-    cluster.finish().await;
+    invited.cluster.finish().await;
+}
+
+/// A second machine with the same file takes the place of the first one while that one is stopped.
+/// The first one stops again when it comes back, although no node dials it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_whose_place_was_taken_is_told() {
+    let invited = Invited::start().await;
+    let cluster = &invited.cluster;
+    let Invited { mut node, own, other, .. } = invited;
+    stop(&mut node).await;
+    let _second = join(cluster, "node4.kvjoin", "five", &other);
+    let members = cluster.operator().cluster();
+    let is_member = async || {
+        let report = members.members().await.unwrap();
+        report.member(4).is_some_and(|member| {
+            member.info.address == other
+                && member.progress.is_some_and(|progress| !progress.is_recovering)
+        })
+    };
+    eventually("the second machine to be counted", is_member).await;
+
+    let mut first = join(cluster, "node4.kvjoin", "four", &own);
+    let ended = timeout(Duration::from_secs(30), first.wait()).await;
+    let code = ended.expect("the first machine is told").unwrap().code();
+    assert_eq!(code, Some(6), "another directory of node 4 is recorded");
+    let said = fs::read_to_string(cluster.dir().join("four.log")).unwrap();
+    assert!(said.contains("is an old data directory of node 4"), "{said}");
+    eventually("the second one to stay", is_member).await;
+    invited.cluster.finish().await;
+}
+
+/// Three nodes, and a fourth that an invitation brought in.
+struct Invited {
+    cluster: Cluster,
+    node: Child,
+    own: String,
+    /// The address of a second machine.
+    other: String,
+}
+
+impl Invited {
+    async fn start() -> Self {
+        let cluster = Cluster::start(Plan { relayed: false, ..Plan::default() }).await;
+        let operator = Operator::of(&cluster);
+        let (ca, out) = (operator.ca.to_str().unwrap(), cluster.dir().to_str().unwrap());
+        let invited = ["member", "invite", "--name", "kv4", "--dir", ca, "--out", out];
+        let said = cluster.kv(&invited).await.unwrap();
+        assert!(said.contains("node4.kvjoin"), "{said}");
+        let [own, other] = [3, 4].map(|offset| address(&cluster, offset));
+        let node = join(&cluster, "node4.kvjoin", "four", &own);
+        let members = cluster.operator().cluster();
+        let is_voter = async || {
+            let report = members.members().await.unwrap();
+            report.member(4).is_some_and(|member| member.role == MemberRole::Voter)
+        };
+        eventually("node 4 to become a voter", is_voter).await;
+        Self { cluster, node, own, other }
+    }
+}
+
+async fn stop(node: &mut Child) {
+    let pid = Pid::from_raw(node.id().unwrap().try_into().unwrap()).unwrap();
+    kill_process(pid, Signal::TERM).unwrap();
+    assert!(node.wait().await.unwrap().success());
 }

@@ -55,6 +55,11 @@ impl Client {
     pub fn cluster(&self) -> Cluster {
         Cluster { client: self.clone() }
     }
+
+    /// Returns true if the node proves that it runs at this address.
+    pub(crate) async fn finds(&self, node: NodeId, address: &str) -> bool {
+        self.shared.links.finds(node, address).await
+    }
 }
 
 impl Cluster {

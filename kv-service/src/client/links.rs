@@ -97,6 +97,10 @@ impl Links {
         self.known().nodes.clone()
     }
 
+    pub(super) async fn finds(&self, node: NodeId, address: &str) -> bool {
+        self.connector.finds(node, address).await
+    }
+
     fn known(&self) -> RwLockReadGuard<'_, Known> {
         // Held for single steps only; none of them panics half-way.
         self.known.read().unwrap_or_else(PoisonError::into_inner)

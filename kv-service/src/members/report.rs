@@ -49,6 +49,8 @@ pub struct MemberReport {
     pub id: NodeId,
     /// Its name, address and zone, as recorded.
     pub info: MemberInfo,
+    /// Identity of the data directory that is recorded for it; 0 if none is.
+    pub incarnation: u64,
     /// Its role.
     pub role: MemberRole,
     /// Set for a learner that becomes a voter by itself; not set for a voter that is to be
@@ -129,6 +131,7 @@ impl ClusterReport {
             info: MemberInfo::decode(
                 configuration.members.get(&id).map_or(&[][..], |member| &member.context),
             ),
+            incarnation: configuration.incarnation(id),
             role: MemberRole::of(configuration, id),
             wants_vote: configuration.wants_vote(id),
             progress: None,

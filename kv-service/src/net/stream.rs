@@ -95,6 +95,13 @@ pub trait Connector: Send + Sync + 'static {
     /// The node cannot be reached now. The client tries again, or asks another node.
     async fn connect(&self, node: NodeId) -> Result<Stream, ConnectError>;
 
+    /// Returns true if the node proves that it runs at this address. By default false: the nodes of
+    /// this network have no addresses.
+    async fn finds(&self, node: NodeId, address: &str) -> bool {
+        let _ = (node, address);
+        false
+    }
+
     /// Closes everything that the connector keeps open. Its streams break.
     async fn close(&self);
 }

@@ -9,6 +9,7 @@ fn report(roles: &[MemberRole]) -> ClusterReport {
     let member = |(id, role): (NodeId, &MemberRole)| MemberReport {
         id,
         info: MemberInfo { spare: *role == MemberRole::Learner, ..MemberInfo::default() },
+        incarnation: 0,
         role: *role,
         wants_vote: *role == MemberRole::Voter,
         progress: (id != 1).then_some(progress),

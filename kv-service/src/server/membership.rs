@@ -70,7 +70,7 @@ impl Membership {
     }
 
     /// Notes that the members have recorded another disk. This disk need not be marked: it holds
-    /// that record.
+    /// that record, or the node asks the others again.
     pub(super) fn note_replacement(&self) {
         self.note(End::Replaced);
     }

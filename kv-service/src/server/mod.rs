@@ -368,6 +368,10 @@ impl Connector for PreferLocal {
         }
     }
 
+    async fn finds(&self, node: NodeId, address: &str) -> bool {
+        self.others.finds(node, address).await
+    }
+
     async fn close(&self) {
         self.others.close().await;
     }

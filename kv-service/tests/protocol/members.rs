@@ -43,9 +43,10 @@ pub(super) fn cluster_report() -> impl Strategy<Value = ClusterReport> {
         MemberProgress { match_index, behind, is_recovering }
     });
     let progress = proptest::option::of(progress);
-    let member = (any::<(u64, bool, Option<String>)>(), info(), role, progress).prop_map(
-        |((id, wants_vote, error), info, role, progress)| MemberReport {
+    let member = (any::<(u64, u64, bool, Option<String>)>(), info(), role, progress).prop_map(
+        |((id, incarnation, wants_vote, error), info, role, progress)| MemberReport {
             id,
+            incarnation,
             info,
             role,
             wants_vote,

@@ -40,6 +40,7 @@ fn members() -> ClusterReport {
         info: MemberInfo { address: address.to_owned(), ..MemberInfo::default() },
         role: MemberRole::Voter,
         wants_vote: true,
+        incarnation: 0,
         progress: None,
         error: None,
     };

@@ -414,7 +414,7 @@ mod tests {
     fn member(id: u64, role: MemberRole) -> MemberReport {
         let wants_vote = role != MemberRole::Learner;
         let info = MemberInfo { address: format!("h{id}:1"), ..MemberInfo::default() };
-        MemberReport { id, info, role, wants_vote, progress: None, error: None }
+        MemberReport { id, info, incarnation: 0, role, wants_vote, progress: None, error: None }
     }
 
     fn report(roles: &[MemberRole]) -> ClusterReport {

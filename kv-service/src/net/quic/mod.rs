@@ -85,6 +85,10 @@ impl Connector for QuicConnector {
         Ok(Stream::new(reader, writer, connection))
     }
 
+    async fn finds(&self, node: NodeId, address: &str) -> bool {
+        self.endpoint.connect(node, address).await.is_ok()
+    }
+
     async fn close(&self) {
         self.endpoint.close().await;
     }
