@@ -12,7 +12,7 @@ use bytes::BytesMut;
 use kv_service::protocol::operation::{Nonce, Refusal, SessionId};
 use kv_service::protocol::{
     FRAME_BYTES_MAX, FrameBuffer, Greeting, Hello, Rejection, Reply, Request, RequestKind,
-    Response, Welcome, push_frame,
+    Response, Welcome, Write, push_frame,
 };
 use kv_service::{
     Client, ClientError, ConnectError, Connector, Outcome, Reason, Stream, WriteResponse,
@@ -92,7 +92,8 @@ impl Nodes {
                 let session = SessionId { index, nonce: Nonce(index.into()) };
                 Say(Reply::SessionOpened { session, window: WINDOW })
             }
-            RequestKind::Write { session, sequence, lowest_unanswered, .. } => {
+            RequestKind::Write(write) => {
+                let Write { session, sequence, lowest_unanswered, .. } = &**write;
                 assert_eq!(session.nonce, Nonce(session.index.into()), "as it was opened");
                 state.writes.push((session.index, *sequence, *lowest_unanswered));
                 if let Some(act) = state.acts.pop_front() {

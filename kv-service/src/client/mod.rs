@@ -34,7 +34,7 @@ use crate::protocol::operation::{
     Answer, Consistency, Expect, Operation, Query, Record, Refusal, Revision, ScanPage,
     WriteResponse,
 };
-use crate::protocol::{FRAME_BYTES_MAX, Reply, RequestKind};
+use crate::protocol::{FRAME_BYTES_MAX, Reply, RequestKind, Write};
 use crate::rng::NodeRng;
 
 /// How long [`Client::close`] waits for the cluster to close the session.
@@ -398,14 +398,15 @@ impl Client {
         loop {
             let ticket = self.ticket(deadline).await?;
             let attempts = Attempts::new(&self.shared.links, Target::Leader, deadline);
-            let Completed { reply, maybe_executed } = attempts
-                .run(|| RequestKind::Write {
+            let write = || {
+                RequestKind::Write(Box::new(Write {
                     session: ticket.id,
                     sequence: ticket.sequence,
                     lowest_unanswered: ticket.lowest_unanswered(),
                     operation: operation.clone(),
-                })
-                .await?;
+                }))
+            };
+            let Completed { reply, maybe_executed } = attempts.run(write).await?;
             match reply {
                 Reply::Written(answer) => return Ok(answer),
                 Reply::Refused(refusal) if ends_session(&refusal) => {

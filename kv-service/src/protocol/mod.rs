@@ -33,6 +33,9 @@ pub const PROTOCOL_VERSIONS: &[u32] =
 /// The protocol version that brought orders about members and leadership, and [`Reply::Members`].
 pub const MEMBERS_SINCE: u32 = 3;
 
+/// Longer values are moved by calls of `memcpy`.
+const _: () = assert!(size_of::<Request>() <= 128);
+
 /// Versions that a greeting may offer; further ones are ignored.
 const OFFERED_MAX: usize = 64;
 
@@ -109,18 +112,19 @@ pub struct Hello {
     pub requests_max: u64,
 }
 
-/// One request of a client.
+/// One request of a client. It is moved from call to call on its way, so the fields that few
+/// requests use are boxed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Request {
     /// Chosen by the client, unique on its connection; not 0.
     pub id: u64,
     /// Reserved for the keys of another Raft group; empty for the only group there is.
-    pub namespace: String,
+    pub namespace: Box<str>,
     /// The trace that the request belongs to, for the node's slow-request log.
-    pub traceparent: Option<Traceparent>,
+    pub traceparent: Option<Box<Traceparent>>,
     /// Reserved: (kind, content) of each extension.
-    pub extensions: Vec<(u32, Bytes)>,
+    pub extensions: Box<[(u32, Bytes)]>,
     /// The action that the client asks for.
     pub kind: RequestKind,
 }
@@ -128,7 +132,8 @@ pub struct Request {
 impl Request {
     /// A request without namespace, trace and extensions.
     pub fn new(id: u64, kind: RequestKind) -> Self {
-        Self { id, namespace: String::new(), traceparent: None, extensions: Vec::new(), kind }
+        let (namespace, extensions) = (Box::default(), Box::default());
+        Self { id, namespace, traceparent: None, extensions, kind }
     }
 
     /// Checks that no reserved field is used.
@@ -170,15 +175,7 @@ pub enum RequestKind {
         session: SessionId,
     },
     /// Executes an operation, exactly once for each (session, sequence).
-    Write {
-        session: SessionId,
-        /// Number of the write in its session, from 1. A repeated number gets the remembered output
-        /// and is not executed again.
-        sequence: u64,
-        /// All smaller sequence numbers have been answered or given up.
-        lowest_unanswered: u64,
-        operation: Operation,
-    },
+    Write(Box<Write>),
     /// Executes a query.
     Read {
         query: Query,
@@ -205,7 +202,7 @@ impl RequestKind {
         match self {
             RequestKind::OpenSession
             | RequestKind::CloseSession { .. }
-            | RequestKind::Write { .. }
+            | RequestKind::Write(_)
             | RequestKind::Read { .. }
             | RequestKind::Status
             | RequestKind::Upgrade(_) => 2,
@@ -214,6 +211,21 @@ impl RequestKind {
             | RequestKind::TransferLeadership { .. } => MEMBERS_SINCE,
         }
     }
+}
+
+/// A write of a session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Write {
+    /// The session.
+    pub session: SessionId,
+    /// Number of the write in its session, from 1. A repeated number gets the remembered output
+    /// and is not executed again.
+    pub sequence: u64,
+    /// All smaller sequence numbers have been answered or given up.
+    pub lowest_unanswered: u64,
+    /// The operation.
+    pub operation: Operation,
 }
 
 /// The operator's orders about the cluster version.

@@ -12,7 +12,7 @@ use super::shared::ServerShared;
 use super::story::Stage;
 use crate::protocol::operation::{Consistency, Expect, Nonce, Operation, Query};
 use crate::protocol::{
-    NodeStatus, PeerReachability, Rejection, Reply, RequestKind, UpgradeOrder, Versions,
+    NodeStatus, PeerReachability, Rejection, Reply, RequestKind, UpgradeOrder, Versions, Write,
 };
 use crate::state::{
     Action, Command, MachineQuery, Opening, Output, QueryOutput, SESSION_ANSWER_BYTES_MAX,
@@ -36,7 +36,8 @@ impl ServerShared {
             RequestKind::CloseSession { session } => {
                 self.propose(Action::CloseSession { session }, id, outbox);
             }
-            RequestKind::Write { session, sequence, lowest_unanswered, operation } => {
+            RequestKind::Write(write) => {
+                let Write { session, sequence, lowest_unanswered, operation } = *write;
                 if let Err(rejection) = self.check_operation(&operation) {
                     return outbox.push(id, Reply::Rejected(rejection));
                 }

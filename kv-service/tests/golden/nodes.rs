@@ -149,7 +149,7 @@ impl NodesState {
                 Reply::SessionOpened { session, window: self.window }
             }
             RequestKind::CloseSession { .. } => Reply::SessionClosed,
-            RequestKind::Write { .. } => {
+            RequestKind::Write(_) => {
                 self.revision += 1;
                 let revision = self.revision;
                 Reply::Written(WriteResponse { revision, changed: true, version: 1 })
@@ -185,10 +185,12 @@ fn request(kind: &RequestKind) -> String {
     match kind {
         RequestKind::OpenSession => "open a session".to_owned(),
         RequestKind::CloseSession { session } => format!("close session {}", session.index),
-        RequestKind::Write { session, sequence, lowest_unanswered, operation } => format!(
-            "{} in session {} number {sequence}, lowest unanswered {lowest_unanswered}",
-            self::operation(operation),
-            session.index,
+        RequestKind::Write(write) => format!(
+            "{} in session {} number {}, lowest unanswered {}",
+            operation(&write.operation),
+            write.session.index,
+            write.sequence,
+            write.lowest_unanswered,
         ),
         RequestKind::Read { query: Query::Get { .. }, consistency } => {
             format!("get, {consistency:?}")

@@ -11,7 +11,7 @@ use kv_service::members::{MemberAddress, MemberInfo, MemberList, MembersChange, 
 use kv_service::protocol::operation::{Nonce, Refusal, SessionId};
 use kv_service::protocol::{
     FRAME_BYTES_MAX, FrameBuffer, FrameError, Greeting, Hello, PROTOCOL_VERSIONS, Rejection, Reply,
-    Request, RequestKind, Response, Traceparent, Welcome, no_greeting, push_frame,
+    Request, RequestKind, Response, Traceparent, Welcome, Write, no_greeting, push_frame,
 };
 use kv_service::{
     Answer, Consistency, Expect, NodeStatus, Operation, PeerReachability, Query, Record, ScanPage,
@@ -92,7 +92,8 @@ fn request() -> impl Strategy<Value = Request> {
         session().prop_map(|session| RequestKind::CloseSession { session }),
         (session(), any::<[u64; 2]>(), operation()).prop_map(
             |(session, [sequence, lowest_unanswered], operation)| {
-                RequestKind::Write { session, sequence, lowest_unanswered, operation }
+                let write = Write { session, sequence, lowest_unanswered, operation };
+                RequestKind::Write(Box::new(write))
             }
         ),
         (query, consistency)
@@ -106,15 +107,17 @@ fn request() -> impl Strategy<Value = Request> {
         any::<Option<u64>>().prop_map(|to| RequestKind::TransferLeadership { to }),
     ];
     let traceparent = any::<Option<(u128, u64, u8)>>().prop_map(|fields| {
-        fields.map(|(trace_id, parent_id, flags)| Traceparent { trace_id, parent_id, flags })
+        fields.map(|(trace_id, parent_id, flags)| {
+            Box::new(Traceparent { trace_id, parent_id, flags })
+        })
     });
     let extensions = prop::collection::vec((any::<u32>(), bytes()), 0..3);
     (any::<u64>(), any::<String>(), traceparent, extensions, kind).prop_map(
         |(id, namespace, traceparent, extensions, kind)| Request {
             id,
-            namespace,
+            namespace: namespace.into(),
             traceparent,
-            extensions,
+            extensions: extensions.into(),
             kind,
         },
     )
@@ -321,7 +324,7 @@ fn bytes_stay_what_they_were() {
     };
     let body = b"\x81\xa5Hello\x98\x02\x01\xa1c\x03\xc0\x04\x05\x06";
     check(written(&Welcome::Hello(hello)), body);
-    let write = RequestKind::Write {
+    let write = RequestKind::Write(Box::new(Write {
         session: SessionId { index: 9, nonce: Nonce(258) },
         sequence: 1,
         lowest_unanswered: 1,
@@ -330,8 +333,8 @@ fn bytes_stay_what_they_were() {
             expect: Expect::Revision(4),
             value: "v".into(),
         },
-    };
-    let traceparent = Some(Traceparent { trace_id: 1, parent_id: 2, flags: 1 });
+    }));
+    let traceparent = Some(Box::new(Traceparent { trace_id: 1, parent_id: 2, flags: 1 }));
     let write = Request { traceparent, ..Request::new(7, write) };
     let body = b"\x95\x07\xa0\x93\xc4\x10\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\x02\x01\x90\
         \x81\xa5Write\x94\x92\x09\xc4\x10\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\x02\x01\x01\
@@ -387,11 +390,11 @@ fn versions_are_negotiated() {
 fn reserved_fields_are_refused() {
     let request = Request::new(1, RequestKind::Status);
     assert_eq!(request.check(), Ok(()));
-    let traceparent = Some(Traceparent { trace_id: 1, parent_id: 2, flags: 1 });
+    let traceparent = Some(Box::new(Traceparent { trace_id: 1, parent_id: 2, flags: 1 }));
     assert_eq!(Request { traceparent, ..request.clone() }.check(), Ok(()));
-    let namespace = Request { namespace: "orders".to_owned(), ..request.clone() };
+    let namespace = Request { namespace: "orders".into(), ..request.clone() };
     assert!(matches!(namespace.check(), Err(Rejection::Invalid(_))));
-    let extension = Request { extensions: vec![(1, Bytes::new())], ..request };
+    let extension = Request { extensions: Box::new([(1, Bytes::new())]), ..request };
     assert!(matches!(extension.check(), Err(Rejection::Invalid(_))));
 }
 
