@@ -84,11 +84,6 @@ impl<'a> ByteReader<'a> {
 
     #[inline]
     pub(crate) fn varint(&mut self) -> DecodeResult<u64> {
-        // Most numbers of a command are small.
-        if let [byte @ ..0x80, rest @ ..] = self.rest {
-            self.rest = rest;
-            return Ok(u64::from(*byte));
-        }
         let (number, size_bytes) = read_varint(self.rest)?;
         self.rest = &self.rest[size_bytes..];
         Ok(number)
@@ -122,7 +117,16 @@ impl<'a> ByteReader<'a> {
 }
 
 /// Reads the varint at the start; returns it and its length in bytes.
+#[inline]
 pub(crate) fn read_varint(bytes: &[u8]) -> DecodeResult<(u64, usize)> {
+    // Most numbers are small.
+    if let [byte @ ..0x80, ..] = bytes {
+        return Ok((u64::from(*byte), 1));
+    }
+    read_long_varint(bytes)
+}
+
+fn read_long_varint(bytes: &[u8]) -> DecodeResult<(u64, usize)> {
     let bounded = &bytes[..bytes.len().min(VARINT_BYTES_MAX)];
     let mut number = 0;
     let mut size_bytes = 0;

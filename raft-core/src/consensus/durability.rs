@@ -157,6 +157,9 @@ impl DurabilityGate {
 
     /// Returns the messages that rest on batches through `persisted`.
     pub(super) fn release(&mut self, persisted: PersistId) -> Vec<(NodeId, Message)> {
+        if self.held.is_empty() {
+            return Vec::new();
+        }
         let count = self.held.partition_point(|(until, ..)| *until <= persisted);
         self.held.drain(..count).map(|(_, to, message)| (to, message)).collect()
     }

@@ -171,10 +171,11 @@ impl NetworkState {
         self.show(from, to, Traffic::Sent(&message));
         let class = message.class();
         let bytes = message.size_bytes();
-        let faults = self.faults(from, to);
         let is_answer = message.body.is_answer();
         let can_arrive = self.endpoints.get(&to).is_some_and(|to| to.receiver.is_some());
+        let default_faults = self.default_faults;
         let link = self.link(from, to);
+        let faults = link.faults.unwrap_or(default_faults);
         let plan = if can_arrive && !link.cut {
             faults.plan(&mut link.rng, is_answer)
         } else {

@@ -219,6 +219,10 @@ impl Peers {
 
     /// Returns the state of each transfer, without the bytes, which the task counts.
     pub(super) fn transfers(&self) -> Vec<SnapshotTransfer> {
+        // Asked after each step of the node, and there are rarely any.
+        if self.peers.is_empty() {
+            return Vec::new();
+        }
         let transfer = |(id, peer): (&NodeId, &LaggingPeer)| SnapshotTransfer {
             peer: *id,
             is_sending: matches!(peer.step, Step::Sending(_) | Step::GivenUp(_)),
