@@ -158,7 +158,7 @@ fn own_hello(shared: &TransportShared, class: Class) -> Hello {
     };
     Hello {
         cluster_id: config.cluster_id.clone(),
-        cluster_uid: config.cluster_uid,
+        cluster_uid: shared.cluster_uid(),
         node_id: config.node_id,
         incarnation: config.incarnation,
         class,

@@ -29,6 +29,8 @@ pub(crate) struct TransportShared {
     /// Nodes that are not known as members, and the addresses from which they came.
     pub(crate) guests: mpsc::Sender<(NodeId, SocketAddr)>,
     pub(crate) removal: Removal,
+    /// Random id of the cluster; 0 until it is known.
+    pub(crate) cluster_uid: Mutex<u128>,
     pub(crate) inbound: Arc<InboundSlot>,
     /// Permits for connected clients.
     pub(crate) client_places: Arc<Semaphore>,
@@ -37,6 +39,10 @@ pub(crate) struct TransportShared {
 }
 
 impl TransportShared {
+    pub(crate) fn cluster_uid(&self) -> u128 {
+        *self.cluster_uid.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The relation of a handshake's source address to the peers.
     pub(crate) fn origin(&self, from: SocketAddr) -> Origin {
         let at = canonical(from);

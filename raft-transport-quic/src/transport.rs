@@ -78,6 +78,7 @@ impl QuicTransport {
             peers: PeerTable::new(config.members_from_log),
             guests,
             removal: Removal::default(),
+            cluster_uid: Mutex::new(config.cluster_uid),
             inbound: Arc::new(InboundSlot::default()),
             client_places: Arc::new(Semaphore::new(config.client_connections_max)),
             handshakes: HandshakeCounters::default(),
@@ -137,6 +138,12 @@ impl QuicTransport {
         shared.peers.raise_next_id(next_id);
         // Supervisors of peers that have left.
         while tasks.try_join_next().is_some() {}
+    }
+
+    /// Notes the random id of the cluster, once the replicated log has shown it
+    /// ([`QuicConfig::cluster_uid`]). It is compared on each connection that is made from now on.
+    pub fn set_cluster_uid(&self, uid: u128) {
+        *self.shared.cluster_uid.lock().unwrap_or_else(PoisonError::into_inner) = uid;
     }
 
     /// Waits until a majority of the other members has refused this node because this node was

@@ -332,7 +332,13 @@ async fn nodes_of_clusters_with_different_uids_refuse_each_other() {
     one.fails_with(2, "another cluster with the name `test`").await;
     two.transport.close().await;
     // A node that has no uid yet is accepted.
-    let _two = Node::start(with_uid(2, 0)).await;
+    let two = Node::start(with_uid(2, 0)).await;
+    one.connected_to(2).await;
+    two.transport.close().await;
+    // So is one that has learned the uid of the cluster meanwhile, and no other one.
+    let two = Node::start(with_uid(2, 8)).await;
+    one.fails_with(2, "another cluster with the name `test`").await;
+    two.transport.set_cluster_uid(7);
     one.connected_to(2).await;
 }
 

@@ -205,6 +205,44 @@ async fn a_machine_whose_place_was_taken_is_told() {
     invited.cluster.finish().await;
 }
 
+/// M-K3. An invitation of another cluster that has the same name, CA and addresses, as after a
+/// cluster was founded anew: the machine is told, and nothing is recorded of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn m_k3_an_invitation_of_another_cluster_is_refused() {
+    let cluster = Cluster::start(Plan { relayed: false, ..Plan::default() }).await;
+    let operator = Operator::of(&cluster);
+    let members = cluster.operator().cluster();
+    let has_uid = async || members.members().await.unwrap().uid.is_some();
+    eventually("the cluster to have a uid", has_uid).await;
+    let uid = members.members().await.unwrap().uid.unwrap().to_string();
+    assert!(cluster.kv(&["cluster"]).await.unwrap().contains(&uid), "the operator can see it");
+
+    let (ca, out) = (operator.ca.to_str().unwrap(), cluster.dir().to_str().unwrap());
+    cluster.kv(&["member", "invite", "--dir", ca, "--out", out]).await.unwrap();
+    let file = cluster.dir().join("node4.kvjoin");
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(text.contains(&uid), "{text}");
+    let other = uid.replace(['0', '1', '2', '3', '4', '5', '6', '7'], "8");
+    fs::write(&file, text.replace(&uid, &other)).unwrap();
+    let own = address(&cluster, 3);
+    let _node = join(&cluster, "node4.kvjoin", "four", &own);
+    let said = cluster.dir().join("four.log");
+    let is_told = async || fs::read_to_string(&said).unwrap().contains("of another cluster");
+    eventually("the machine to be told", is_told).await;
+    let report = members.members().await.unwrap();
+    assert_eq!(report.member(4).unwrap().info.address, "", "nothing of it is recorded");
+
+    // Once the nodes know the address all the same, they refuse the machine as a peer.
+    cluster.kv(&["member", "set", "4", "--address", &own]).await.unwrap();
+    let refused = async || {
+        let report = members.members().await.unwrap();
+        let error = report.member(4).unwrap().error.clone();
+        error.is_some_and(|error| error.contains("is of another cluster with the name"))
+    };
+    eventually("the nodes to refuse it", refused).await;
+    cluster.finish().await;
+}
+
 /// Three nodes, and a fourth that an invitation brought in.
 struct Invited {
     cluster: Cluster,

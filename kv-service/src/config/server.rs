@@ -14,7 +14,7 @@ use super::file::{ConfigError, read};
 use super::limits::{Limits, SIZE_CEILING};
 use super::timing::{SessionLimits, Timeouts};
 use super::units::{ByteSize, duration_text, is_default};
-use crate::members::MemberInfo;
+use crate::members::{ClusterUid, MemberInfo};
 
 const UPGRADE_DELAY_CEILING: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -50,6 +50,10 @@ pub struct ServerConfig {
     pub cluster_id: String,
     /// Id of this node, which `nodes` must list unless the node joins.
     pub node_id: NodeId,
+    /// Random id of the cluster, as in an invitation: nodes of another cluster with the same name
+    /// are refused. Without it the node learns it from the cluster. `kv cluster` shows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_uid: Option<ClusterUid>,
     /// UDP address to listen on. Default: `advertise`, or else this node's address in `nodes`,
     /// which must then be numeric.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -127,6 +131,7 @@ impl ServerConfig {
         Self {
             cluster_id: cluster_id.into(),
             node_id,
+            cluster_uid: None,
             listen: None,
             data_dir: data_dir.into(),
             join: false,

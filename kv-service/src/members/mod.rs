@@ -8,13 +8,16 @@ mod context;
 mod info;
 mod report;
 mod settings;
+mod uid;
 
 use raft_core::types::{Index, NodeId};
 use serde::{Deserialize, Serialize};
 
 pub use self::info::{Invalid, MemberInfo};
 pub use self::report::{ClusterReport, MemberProgress, MemberReport, MemberRole};
+pub(crate) use self::settings::ClusterRecord;
 pub use self::settings::ClusterSettings;
+pub use self::uid::ClusterUid;
 
 /// A change of the members that an operator orders.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

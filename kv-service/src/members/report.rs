@@ -6,7 +6,7 @@ use raft_core::checksum::Crc32c;
 use raft_core::types::{Configuration, Index, NodeId};
 use serde::{Deserialize, Serialize};
 
-use super::{ClusterSettings, MemberInfo};
+use super::{ClusterRecord, ClusterSettings, ClusterUid, MemberInfo};
 
 /// A member that lacks more entries has not kept up.
 const BEHIND_MAX: u64 = 10_000;
@@ -19,6 +19,8 @@ pub struct ClusterReport {
     pub node_id: NodeId,
     /// The leader, as far as that node knows.
     pub leader_id: Option<NodeId>,
+    /// Random id of the cluster; `None` until its first leader has drawn it.
+    pub uid: Option<ClusterUid>,
     /// Place of the members' configuration in the log, or the log's start once its entry was
     /// compacted.
     pub index: Index,
@@ -137,12 +139,14 @@ impl ClusterReport {
             progress: None,
             error: None,
         };
+        let ClusterRecord { uid, settings } = ClusterRecord::decode(&configuration.context);
         Self {
+            uid,
             is_joint: configuration.is_joint(),
             digest: digest(configuration),
             next_id: configuration.fresh_id(),
             members: configuration.members().into_iter().map(report).collect(),
-            settings: ClusterSettings::decode(&configuration.context),
+            settings,
             ..Self::default()
         }
     }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::context;
 use super::info::{Invalid, check_label};
+use super::{ClusterUid, context};
 use crate::config::NODES_CEILING;
 
 /// The shortest time after which a node is taken for dead.
@@ -77,7 +77,20 @@ impl ClusterSettings {
         }
         check_label("leader_zone", &self.leader_zone)
     }
+}
 
+/// All that the service keeps in the configuration for the whole cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct ClusterRecord {
+    /// Drawn by the first leader, and never changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) uid: Option<ClusterUid>,
+    #[serde(flatten)]
+    pub(crate) settings: ClusterSettings,
+}
+
+impl ClusterRecord {
     pub(crate) fn encode(&self) -> Bytes {
         if *self == Self::default() {
             return Bytes::new();
@@ -85,11 +98,14 @@ impl ClusterSettings {
         context::encode(self)
     }
 
-    /// The settings in a configuration; the defaults if there are none, or if they are of a program
-    /// that this one does not understand.
+    /// The record in a configuration; the default if there is none, or if it is of a program that
+    /// this one does not understand.
     pub(crate) fn decode(context: &[u8]) -> Self {
-        let decoded: Option<Self> = context::decode(context);
-        decoded.filter(|settings| settings.check().is_ok()).unwrap_or_default()
+        let mut record: Self = context::decode(context).unwrap_or_default();
+        if record.settings.check().is_err() {
+            record.settings = ClusterSettings::default();
+        }
+        record
     }
 }
 
@@ -105,16 +121,20 @@ mod tests {
             remove_dead_after: Some(Duration::from_millis(1500)),
             leader_zone: "a".to_owned(),
         };
-        assert_eq!(ClusterSettings::decode(&settings.encode()), settings);
-        let defaults = ClusterSettings::default();
-        assert!(defaults.encode().is_empty());
-        assert_eq!(ClusterSettings::decode(&[]), defaults);
+        for uid in [None, ClusterUid::new(u128::MAX / 3)] {
+            let record = ClusterRecord { uid, settings: settings.clone() };
+            assert_eq!(ClusterRecord::decode(&record.encode()), record);
+        }
+        let nothing = ClusterRecord::default();
+        assert!(nothing.encode().is_empty());
+        assert_eq!(ClusterRecord::decode(&[]), nothing);
         for unknown in [&b"\x02whatever"[..], b"\x01\xc1"] {
-            assert_eq!(ClusterSettings::decode(unknown), defaults);
+            assert_eq!(ClusterRecord::decode(unknown), nothing);
         }
         // A later program may add a setting, and an earlier one may know fewer.
         let other = [&b"\x01"[..], b"\x82\xa6voters\x03\xa4more\x01"].concat();
-        assert_eq!(ClusterSettings::decode(&other), ClusterSettings { voters: 3, ..defaults });
+        let expected = ClusterSettings { voters: 3, ..ClusterSettings::default() };
+        assert_eq!(ClusterRecord::decode(&other), ClusterRecord { uid: None, settings: expected });
     }
 
     #[test]
@@ -131,8 +151,10 @@ mod tests {
         ];
         for settings in bad {
             assert!(settings.check().is_err(), "{settings:?}");
-            // Stored settings are checked as well.
-            assert_eq!(ClusterSettings::decode(&settings.encode()), ClusterSettings::default());
+            // Stored settings are checked as well, and the uid stays.
+            let uid = ClusterUid::new(7);
+            let decoded = ClusterRecord::decode(&ClusterRecord { uid, settings }.encode());
+            assert_eq!(decoded, ClusterRecord { uid, ..ClusterRecord::default() });
         }
     }
 }

@@ -6,10 +6,11 @@ use raft_core::storage::Storage;
 use raft_core::transport::Transport;
 use tokio::sync::mpsc;
 
-use super::membership::MarkRemoved;
+use super::membership::MemberDirectory;
 use super::room::IsLow;
 use crate::config::{ServerConfig, StorageKind};
 use crate::error::{ServerError, Unavailable};
+use crate::members::ClusterUid;
 use crate::net::peers::{NodeIdentity, PeerBook};
 use crate::net::stream::{Connector, Stream};
 use crate::protocol::version::{VERSION_MAX, VERSION_MIN};
@@ -71,7 +72,9 @@ pub struct Backends {
     /// Identifies the disk of a node that joins a cluster: drawn at random when the disk was first
     /// used, and stored on it. 0: the node was not added to a running cluster.
     pub incarnation: u64,
-    pub(crate) mark_removed: Option<MarkRemoved>,
+    pub(crate) directory: Option<Arc<dyn MemberDirectory>>,
+    /// As far as the node knows it when it starts.
+    pub(crate) cluster_uid: Option<ClusterUid>,
     /// Draws the nonces of sessions: from the system, unless a run has to repeat itself.
     pub(crate) rng: NodeRng,
     /// The oldest and the newest cluster version that the program supports. Tests of upgrades take
@@ -102,7 +105,8 @@ impl Backends {
             is_low: None,
             peer_book: None,
             incarnation: 0,
-            mark_removed: None,
+            directory: None,
+            cluster_uid: None,
             rng,
             versions: VERSIONS,
         })
@@ -174,7 +178,7 @@ pub(crate) async fn build(
             machine: KvMachine::memory(),
             identity: None,
             is_low: None,
-            mark_removed: None,
+            directory: None,
         },
         #[cfg(feature = "rocksdb")]
         Store::RocksDb => open_rocksdb(config).await?,
@@ -185,19 +189,20 @@ pub(crate) async fn build(
             let crate::net::local::Joined { transport, connector, seed } =
                 local.join(config, opened.incarnation, accept_sender);
             let rng = NodeRng::from_seed(!seed);
-            Networked { transport, connector, peer_book: None, seed, rng }
+            Networked { transport, connector, peer_book: None, cluster_uid: None, seed, rng }
         }
         #[cfg(feature = "quic")]
         Network::Quic => {
             let identity = match opened.identity {
                 Some(identity) => identity,
-                None => fleeting_identity(opened.incarnation)?,
+                None => fleeting_identity(config, opened.incarnation)?,
             };
             let seed = u64::from_be_bytes(random_bytes()?);
             let joined = crate::net::quic::join(config, &identity, accept_sender).await?;
             let (transport, connector) = joined;
             let peer_book = Some(Arc::clone(&transport) as Arc<dyn PeerBook>);
-            Networked { transport, connector, peer_book, seed, rng: NodeRng::from_system() }
+            let (cluster_uid, rng) = (identity.cluster_uid, NodeRng::from_system());
+            Networked { transport, connector, peer_book, cluster_uid, seed, rng }
         }
     };
     Ok(Backends {
@@ -209,7 +214,8 @@ pub(crate) async fn build(
         is_low: opened.is_low,
         peer_book: networked.peer_book,
         incarnation: opened.incarnation,
-        mark_removed: opened.mark_removed,
+        directory: opened.directory,
+        cluster_uid: networked.cluster_uid,
         rng: networked.rng,
         versions: VERSIONS,
     })
@@ -219,6 +225,7 @@ struct Networked {
     transport: Arc<dyn Transport>,
     connector: Arc<dyn Connector>,
     peer_book: Option<Arc<dyn PeerBook>>,
+    cluster_uid: Option<ClusterUid>,
     seed: u64,
     rng: NodeRng,
 }
@@ -232,15 +239,16 @@ struct Opened {
     /// Identifies the disk, also one in memory.
     incarnation: u64,
     is_low: Option<IsLow>,
-    mark_removed: Option<MarkRemoved>,
+    directory: Option<Arc<dyn MemberDirectory>>,
 }
 
 /// Returns the identity of a node that leaves nothing behind.
 #[cfg(feature = "quic")]
-fn fleeting_identity(incarnation: u64) -> Result<NodeIdentity, ServerError> {
+fn fleeting_identity(config: &ServerConfig, incarnation: u64) -> Result<NodeIdentity, ServerError> {
     // Such a node cannot tell its first start from a later one: lists of members are compared, as
     // at every first start.
-    Ok(NodeIdentity { incarnation, reset_key: random_bytes()?, is_founder: true })
+    let cluster_uid = config.cluster_uid;
+    Ok(NodeIdentity { incarnation, reset_key: random_bytes()?, is_founder: true, cluster_uid })
 }
 
 /// A number that no other disk has.
@@ -264,6 +272,23 @@ fn random_bytes<const COUNT: usize>() -> Result<[u8; COUNT], ServerError> {
     Ok(random)
 }
 
+/// A node's directory, for as long as its storage holds it.
+#[cfg(feature = "rocksdb")]
+struct WeakDirectory(std::sync::Weak<raft_storage::DataDir>);
+
+#[cfg(feature = "rocksdb")]
+impl MemberDirectory for WeakDirectory {
+    fn mark_removed(&self) -> std::io::Result<()> {
+        let dir = self.0.upgrade();
+        dir.map_or(Ok(()), |dir| dir.mark_removed().map_err(std::io::Error::other))
+    }
+
+    fn set_cluster_uid(&self, uid: ClusterUid) -> std::io::Result<()> {
+        let noted = self.0.upgrade().map_or(Ok(()), |dir| dir.set_cluster_uid(uid.number()));
+        noted.map_err(std::io::Error::other)
+    }
+}
+
 #[cfg(feature = "rocksdb")]
 async fn open_rocksdb(config: &ServerConfig) -> Result<Opened, ServerError> {
     use raft_storage::DataDir;
@@ -277,6 +302,9 @@ async fn open_rocksdb(config: &ServerConfig) -> Result<Opened, ServerError> {
         if dir.was_removed()? {
             return Err(super::membership::End::Removed.error(&config));
         }
+        if let Some(uid) = config.cluster_uid {
+            dir.set_cluster_uid(uid.number())?;
+        }
         let dir = Arc::new(dir);
         let machine = KvMachine::rocksdb(&dir.state_dir(), RocksStateOptions::default())
             .map_err(|error| ServerError::Fatal(Arc::new(error.into())))?;
@@ -286,13 +314,10 @@ async fn open_rocksdb(config: &ServerConfig) -> Result<Opened, ServerError> {
             incarnation,
             reset_key: *dir.reset_key(),
             is_founder: dir.was_initialised(),
+            cluster_uid: ClusterUid::new(dir.cluster_uid()),
         };
         // The directory is released with the storage, even if a caller still holds the server.
-        let removed_dir = Arc::downgrade(&dir);
-        let mark_removed: MarkRemoved = Arc::new(move || match removed_dir.upgrade() {
-            Some(dir) => dir.mark_removed().map_err(std::io::Error::other),
-            None => Ok(()),
-        });
+        let directory = Arc::new(WeakDirectory(Arc::downgrade(&dir)));
         let is_low: IsLow = Arc::new(move || {
             let is_low = dir.is_low().unwrap_or(false);
             if !is_low {
@@ -307,7 +332,7 @@ async fn open_rocksdb(config: &ServerConfig) -> Result<Opened, ServerError> {
             identity: Some(identity),
             incarnation,
             is_low: Some(is_low),
-            mark_removed: Some(mark_removed),
+            directory: Some(directory),
         })
     });
     match opening.await {

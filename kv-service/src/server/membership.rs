@@ -8,10 +8,17 @@ use tokio::sync::Notify;
 
 use crate::config::ServerConfig;
 use crate::error::ServerError;
+use crate::members::ClusterUid;
 use crate::net::peers::PeerBook;
 
-/// Writes down that this node was removed, durably.
-pub(crate) type MarkRemoved = Arc<dyn Fn() -> io::Result<()> + Send + Sync>;
+/// The node's directory, as far as it tells of the node's membership. All notes are durable.
+pub(crate) trait MemberDirectory: Send + Sync {
+    /// Notes that the node was removed.
+    fn mark_removed(&self) -> io::Result<()>;
+
+    /// Notes the uid of the cluster.
+    fn set_cluster_uid(&self, uid: ClusterUid) -> io::Result<()>;
+}
 
 /// Why a node stops for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,9 +32,10 @@ pub(super) enum End {
 /// The parts of a node that follow the members.
 pub(super) struct Membership {
     pub(super) book: Option<Arc<dyn PeerBook>>,
-    mark_removed: Option<MarkRemoved>,
+    directory: Option<Arc<dyn MemberDirectory>>,
     /// Identity of the node's disk; 0 if it has none.
     pub(super) incarnation: u64,
+    uid: OnceLock<ClusterUid>,
     end: OnceLock<End>,
     has_ended: Notify,
 }
@@ -35,11 +43,13 @@ pub(super) struct Membership {
 impl Membership {
     pub(super) fn new(
         book: Option<Arc<dyn PeerBook>>,
-        mark_removed: Option<MarkRemoved>,
+        directory: Option<Arc<dyn MemberDirectory>>,
         incarnation: u64,
+        uid: Option<ClusterUid>,
     ) -> Self {
+        let uid = uid.map_or_else(OnceLock::new, OnceLock::from);
         let (end, has_ended) = (OnceLock::new(), Notify::new());
-        Self { book, mark_removed, incarnation, end, has_ended }
+        Self { book, directory, incarnation, uid, end, has_ended }
     }
 
     /// Why the node stops for good, if it does.
@@ -57,11 +67,34 @@ impl Membership {
         }
     }
 
+    /// The uid of the cluster, once the node knows it.
+    pub(super) fn uid(&self) -> Option<ClusterUid> {
+        self.uid.get().copied()
+    }
+
+    /// Notes the uid of the cluster: the peers must have the same one from now on.
+    pub(super) fn note_uid(&self, uid: ClusterUid) {
+        if self.uid.set(uid).is_err() {
+            return;
+        }
+        if let Some(book) = &self.book {
+            book.set_cluster_uid(uid.number());
+        }
+        if let Some(directory) = self.directory.clone() {
+            // If that fails, the replicated log still has it when the node starts again.
+            tokio::task::spawn_blocking(move || {
+                if let Err(error) = directory.set_cluster_uid(uid) {
+                    tracing::warn!("the uid of the cluster cannot be written down: {error}");
+                }
+            });
+        }
+    }
+
     /// Notes that the node was removed, on its disk first.
     pub(super) async fn note_removal(&self) {
-        if let Some(mark) = self.mark_removed.clone() {
+        if let Some(directory) = self.directory.clone() {
             // A slow disk must not stop the node's other tasks: a leader is handing over.
-            let marked = tokio::task::spawn_blocking(move || mark()).await;
+            let marked = tokio::task::spawn_blocking(move || directory.mark_removed()).await;
             if let Err(error) = marked.map_err(io::Error::other).and_then(|marked| marked) {
                 tracing::error!("that this node was removed cannot be written down: {error}");
             }

@@ -184,7 +184,7 @@ impl Server {
         clients: mpsc::Receiver<Stream>,
     ) -> Result<Self, ServerError> {
         let Backends { storage, machine, transport, connector, seed, rng, is_low, .. } = backends;
-        let Backends { peer_book, incarnation, mark_removed, versions, .. } = backends;
+        let Backends { peer_book, incarnation, directory, cluster_uid, versions, .. } = backends;
         assert!(versions.0 <= versions.1, "a program supports at least one cluster version");
         let mut node = node_config(&config, seed, versions);
         node.raft.incarnation = incarnation;
@@ -210,7 +210,7 @@ impl Server {
             room: Room::default(),
             versions,
             upgrade,
-            membership: Membership::new(peer_book, mark_removed, incarnation),
+            membership: Membership::new(peer_book, directory, incarnation, cluster_uid),
             draining: AtomicBool::new(false),
             autopilot: Autopilot::default(),
             notices: NoticeBoard::default(),

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use kv_service::members::{
-    ClusterReport, ClusterSettings, MemberAddress, MemberInfo, MemberList, MemberProgress,
-    MemberReport, MemberRole, MembersChange, MembersOrder,
+    ClusterReport, ClusterSettings, ClusterUid, MemberAddress, MemberInfo, MemberList,
+    MemberProgress, MemberReport, MemberRole, MembersChange, MembersOrder,
 };
 use proptest::prelude::*;
 
@@ -56,13 +56,18 @@ pub(super) fn cluster_report() -> impl Strategy<Value = ClusterReport> {
     );
     let members = prop::collection::vec(member, 0..3);
     let values = any::<(u64, Option<u64>, u64, u32, bool, bool, u64)>();
-    (values, members, settings(), any::<[String; 2]>()).prop_map(
-        |(values, members, settings, plans)| {
+    let uid = any::<Option<u128>>().prop_map(|uid| {
+        let text = uid.map(|number| format!("{:032x}", number.max(1)));
+        text.map(|text| text.parse::<ClusterUid>().unwrap())
+    });
+    (values, uid, members, settings(), any::<[String; 2]>()).prop_map(
+        |(values, uid, members, settings, plans)| {
             let (node_id, leader_id, index, digest, is_committed, is_joint, next_id) = values;
             let plans = plans.into();
             ClusterReport {
                 node_id,
                 leader_id,
+                uid,
                 index,
                 digest,
                 is_committed,

@@ -40,6 +40,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use fs4::fs_std::FileExt;
 use raft_core::storage::{StorageError, StorageResult};
@@ -97,6 +98,9 @@ const SMALL_FILE_BYTES_MAX: u64 = 1024;
 pub struct DataDir {
     path: PathBuf,
     identity: DirectoryIdentity,
+    /// The one in the file, which is written once more when the cluster has a uid. Held while it is
+    /// written.
+    cluster_uid: Mutex<u128>,
     reset_key: [u8; 64],
     log_key: LogKey,
     /// Closing it releases the lock.
@@ -178,7 +182,8 @@ impl DataDir {
             make_private(&path.join(name))?;
         }
         sync_directory(path)?;
-        Ok(Self { path: path.to_owned(), identity, reset_key, log_key, _lock: lock })
+        let cluster_uid = Mutex::new(u128::from_be_bytes(identity.cluster_uid));
+        Ok(Self { path: path.to_owned(), identity, cluster_uid, reset_key, log_key, _lock: lock })
     }
 
     /// Path of the directory.
@@ -205,6 +210,38 @@ impl DataDir {
     /// Returns true if the directory was made by [`DataDir::initialise`].
     pub fn was_initialised(&self) -> bool {
         self.identity.was_initialised
+    }
+
+    /// Random id of the cluster; 0 until this directory knows it.
+    pub fn cluster_uid(&self) -> u128 {
+        *self.cluster_uid.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes the random id of the cluster; durable when this returns. It tells apart two clusters
+    /// with the same name. Noting the same id again does nothing.
+    ///
+    /// # Errors
+    /// [`StorageError::Refused`] if the directory belongs to a cluster with another id; another
+    /// error if the note could not be written.
+    pub fn set_cluster_uid(&self, uid: u128) -> StorageResult<()> {
+        let mut noted = self.cluster_uid.lock().unwrap_or_else(PoisonError::into_inner);
+        if *noted == uid {
+            return Ok(());
+        }
+        if *noted != 0 {
+            return Err(StorageError::Refused(format!(
+                "{} belongs to the cluster {:?} with the uid {:032x}, not to the one with the uid \
+                 {uid:032x}: start the node in its own cluster, or name another directory",
+                self.path.display(),
+                self.identity.cluster_id,
+                *noted
+            )));
+        }
+        let cluster_uid = uid.to_be_bytes();
+        let identity = DirectoryIdentity { cluster_uid, ..self.identity.clone() };
+        write_whole(&self.path, IDENTITY, &identity.encode(), false)?;
+        *noted = uid;
+        Ok(())
     }
 
     /// Notes that the node was removed from its cluster; durable when this returns. Such a node

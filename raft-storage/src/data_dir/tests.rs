@@ -61,6 +61,29 @@ fn an_identity_is_kept() {
     assert_eq!((again.incarnation(), *again.reset_key()), (incarnation, reset_key));
 }
 
+/// The identity is the only file of the directory that is written again, and nothing else in it
+/// changes.
+#[test]
+fn a_cluster_has_one_uid() {
+    let parent = TempDir::new().unwrap();
+    let path = parent.path().join("node");
+    let dir = open(&path).unwrap();
+    let (incarnation, reset_key) = (dir.incarnation(), *dir.reset_key());
+    assert_eq!(dir.cluster_uid(), 0);
+    dir.set_cluster_uid(7).unwrap();
+    assert_eq!(dir.cluster_uid(), 7);
+    drop(dir);
+    let dir = open(&path).unwrap();
+    assert_eq!((dir.cluster_uid(), dir.incarnation()), (7, incarnation));
+    assert_eq!(dir.reset_key(), &reset_key);
+    dir.set_cluster_uid(7).unwrap();
+    let Err(StorageError::Refused(text)) = dir.set_cluster_uid(8) else {
+        panic!("the uid of another cluster is refused")
+    };
+    assert!(text.contains("uid 00000000000000000000000000000007, not to"), "{text}");
+    assert_eq!(dir.cluster_uid(), 7);
+}
+
 #[test]
 fn a_wiped_directory_has_another_incarnation() {
     let parent = TempDir::new().unwrap();

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use kv_service::batch::text::json_text;
-use kv_service::members::{ClusterReport, ClusterSettings};
+use kv_service::members::{ClusterReport, ClusterSettings, ClusterUid};
 use serde::Serialize;
 
 use crate::args::{ClusterAction, ClusterArgs, ClusterSet, DurationOrNever};
@@ -13,6 +13,7 @@ use crate::{connect, member, output};
 
 #[derive(Serialize)]
 struct ClusterLine<'a> {
+    uid: Option<ClusterUid>,
     leader_id: Option<u64>,
     /// As many as there are if it is null.
     voters: Option<u32>,
@@ -63,6 +64,7 @@ fn for_scripts(report: &ClusterReport) -> ClusterLine<'_> {
         &report.settings;
     let ms = |after: &Option<Duration>| after.map(|after| after.as_millis() as u64);
     ClusterLine {
+        uid: report.uid,
         leader_id: report.leader_id,
         voters: Some(*voters).filter(|voters| *voters > 0),
         replace_dead_after_ms: ms(replace_dead_after),
@@ -84,8 +86,10 @@ fn for_people(report: &ClusterReport) -> String {
         None => "never".to_owned(),
     };
     let zone = if leader_zone.is_empty() { "-" } else { leader_zone };
+    let uid = report.uid.map_or("-".to_owned(), |uid| uid.to_string());
     let rows = [
         ["setting", "value"].map(str::to_owned).to_vec(),
+        vec!["uid".to_owned(), uid],
         vec!["voters".to_owned(), voters],
         vec!["replace-dead-after".to_owned(), or_never(replace_dead_after)],
         vec!["remove-dead-after".to_owned(), or_never(remove_dead_after)],
@@ -118,13 +122,18 @@ mod tests {
         };
         change(&mut settings, &set);
         let report = ClusterReport {
+            uid: Some("0123456789abcdef0123456789abcdef".parse().unwrap()),
             settings,
             plans: vec!["spare 4 becomes a voter".to_owned()],
             ..ClusterReport::default()
         };
         let text = for_people(&report);
-        for part in ["voters              3", "replace-dead-after  never", "leader-zone         a"]
-        {
+        for part in [
+            "uid                 0123456789abcdef0123456789abcdef",
+            "voters              3",
+            "replace-dead-after  never",
+            "leader-zone         a",
+        ] {
             assert!(text.contains(part), "{text}");
         }
         assert!(text.ends_with("\nspare 4 becomes a voter"), "{text}");

@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, bail};
 use kv_service::batch::text::json_text;
 use kv_service::config::NodeAddress;
-use kv_service::members::{ClusterReport, MemberInfo};
+use kv_service::members::{ClusterReport, ClusterUid, MemberInfo};
 use kv_service::{Cluster, ServerConfig};
 use raft_transport_quic::TlsConfig;
 use serde::{Deserialize, Serialize};
@@ -28,6 +28,8 @@ use crate::{member, node_config, output};
 #[serde(deny_unknown_fields)]
 struct Invitation {
     cluster_id: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cluster_uid: Option<ClusterUid>,
     node_id: u64,
     /// Until then a node may start from the file for the first time.
     expires: String,
@@ -55,7 +57,7 @@ pub(crate) async fn invite(
     // A failure to write the file must not leave a member behind.
     let desk = Desk::open(args, cluster_id)?;
     let members = cluster.members().await?;
-    let nodes = member::seeds(&members);
+    let (nodes, uid) = (member::seeds(&members), members.uid);
     if nodes.is_empty() {
         bail!("no voter has recorded its address, so a new node would find none");
     }
@@ -66,7 +68,7 @@ pub(crate) async fn invite(
     }
     let has_address = !info.address.is_empty();
     let id = cluster.add(info.clone(), wants_vote).await?;
-    let file = match desk.write(id, info, nodes) {
+    let file = match desk.write(id, uid, info, nodes) {
         Ok(file) => file,
         Err(error) => {
             output::complain(&format!(
@@ -133,6 +135,7 @@ impl Desk {
     fn write(
         &self,
         node_id: u64,
+        cluster_uid: Option<ClusterUid>,
         info: MemberInfo,
         nodes: Vec<NodeAddress>,
     ) -> anyhow::Result<PathBuf> {
@@ -142,6 +145,7 @@ impl Desk {
         let expires = wall_clock() + self.expires;
         let invitation = Invitation {
             cluster_id: self.files.cluster().to_owned(),
+            cluster_uid,
             node_id,
             expires: humantime::format_rfc3339_seconds(expires).to_string(),
             name,
@@ -194,15 +198,21 @@ impl Invitation {
 
     /// Refuses a directory that another invitation has made.
     fn must_be_of(&self, config: &ServerConfig, dir: &Path) -> anyhow::Result<()> {
-        if (&self.cluster_id, self.node_id) != (&config.cluster_id, config.node_id) {
+        let is_same = (&self.cluster_id, self.cluster_uid, self.node_id)
+            == (&config.cluster_id, config.cluster_uid, config.node_id);
+        if !is_same {
+            let named = |cluster_id: &str, uid: Option<ClusterUid>| match uid {
+                Some(uid) => format!("{cluster_id} (uid {uid})"),
+                None => cluster_id.to_owned(),
+            };
             bail!(
                 "{} is of node {} of cluster {}, and the invitation of node {} of cluster {}: name \
                  another --data-dir",
                 dir.display(),
                 config.node_id,
-                config.cluster_id,
+                named(&config.cluster_id, config.cluster_uid),
                 self.node_id,
-                self.cluster_id
+                named(&self.cluster_id, self.cluster_uid)
             );
         }
         Ok(())
@@ -211,7 +221,7 @@ impl Invitation {
     /// Writes the node's files. The configuration comes last.
     fn store(&self, place: Place, dir: &Path) -> anyhow::Result<()> {
         let mut config = node_dir::config(&self.cluster_id, self.node_id, self.nodes.clone());
-        config.join = true;
+        (config.join, config.cluster_uid) = (true, self.cluster_uid);
         let given = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
         config.advertise = place.advertise.or_else(|| given(&self.address));
         config.listen = place.listen.or_else(|| node_dir::listen(config.advertise.as_deref()?));

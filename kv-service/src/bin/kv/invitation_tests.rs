@@ -13,6 +13,8 @@ struct Invited {
     file: PathBuf,
 }
 
+const UID: &str = "0123456789abcdef0123456789abcdef";
+
 fn invite(flags: &str) -> anyhow::Result<Invited> {
     let root = tempfile::tempdir().unwrap();
     let dir = root.path().join("ca");
@@ -28,8 +30,8 @@ fn invite(flags: &str) -> anyhow::Result<Invited> {
         panic!("{line}")
     };
     let MemberAction::Invite(args) = args.action else { panic!("{line}") };
-    let file =
-        Desk::open(&args, "prod")?.write(4, MemberInfo::default(), member::seeds(&members()))?;
+    let (uid, seeds) = (Some(UID.parse().unwrap()), member::seeds(&members()));
+    let file = Desk::open(&args, "prod")?.write(4, uid, MemberInfo::default(), seeds)?;
     Ok(Invited { root, file })
 }
 
@@ -70,6 +72,7 @@ fn a_node_starts_from_one_file_and_then_from_its_directory() {
     assert!(missing.contains("--advertise"), "{missing}");
     let first = serve(&invited, "--advertise kv4.example.net:7400").unwrap();
     assert_eq!((first.node_id, &first.cluster_id[..], first.join), (4, "prod", true));
+    assert_eq!(first.cluster_uid.unwrap().to_string(), UID);
     assert_eq!(first.nodes, [NodeAddress { id: 1, address: "kv1:7400".to_owned() }]);
     assert_eq!(first.listen_address().unwrap().port(), 7400);
     let tls = &first.tls;
@@ -102,6 +105,10 @@ fn m_k3_an_invitation_that_is_not_for_this_directory_or_this_time_is_refused() {
     fs::write(&invited.file, text.replace("node_id = 4", "node_id = 5")).unwrap();
     let other = refusal(&invited, "");
     assert!(other.contains("of node 4") && other.contains("of node 5"), "{other}");
+    let other_uid = UID.replace('0', "f");
+    fs::write(&invited.file, text.replace(UID, &other_uid)).unwrap();
+    let other = refusal(&invited, "");
+    assert!(other.contains(UID) && other.contains(&other_uid), "{other}");
     fs::write(&invited.file, "cluster_id = 7").unwrap();
     assert!(refusal(&invited, "").contains("not an invitation"));
 }

@@ -208,12 +208,13 @@ fn joining(cluster_id: &str, id: u64, members: &ClusterReport) -> String {
         .collect();
     let own = members.member(id).map(|member| member.info.address.clone());
     let own = own.filter(|address| !address.is_empty()).unwrap_or_else(|| "HOST:PORT".to_owned());
+    let uid = members.uid.map_or_else(String::new, |uid| format!("cluster_uid = \"{uid}\"\n"));
     let port = own.rsplit_once(':').map_or("PORT", |(_, port)| port);
     format!(
         "added node {id}. Give it a certificate (`kv cert node {id}`) and this file, then start it with \
          `kv serve --config FILE`:\n\n\
          cluster_id = \"{cluster_id}\"\n\
-         node_id = {id}\n\
+         {uid}node_id = {id}\n\
          join = true\n\
          listen = \"0.0.0.0:{port}\"\n\
          advertise = \"{own}\"\n\

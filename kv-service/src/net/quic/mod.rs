@@ -20,7 +20,7 @@ use crate::client::Client;
 use crate::config::{ClientConfig, ServerConfig, TlsFiles};
 use crate::error::ServerError;
 use crate::log_limit::{Complaints, Subject};
-use crate::members::MemberAddress;
+use crate::members::{ClusterUid, MemberAddress};
 use crate::net::peers::{NodeIdentity, PeerBook};
 use crate::net::stream::{ConnectError, Connector, Stream};
 use crate::protocol::version::{VERSION_MAX, VERSION_MIN};
@@ -121,6 +121,7 @@ pub(crate) async fn join(
     quic.hello_timeout = config.timeouts.peer_hello;
     quic.client_idle_timeout = config.timeouts.client_idle;
     quic.cluster_versions = (VERSION_MIN, VERSION_MAX);
+    quic.cluster_uid = identity.cluster_uid.map_or(0, ClusterUid::number);
     quic.members_from_log = config.join || !identity.is_founder;
     let transport = QuicTransport::bind(quic).await.map_err(network)?;
     let endpoint = ClientEndpoint::new(&config.cluster_id, tls).map_err(network)?;
@@ -138,6 +139,10 @@ pub(crate) async fn join(
 impl PeerBook for QuicTransport {
     fn set_peers(&self, peers: &BTreeMap<NodeId, Vec<String>>, next_id: NodeId) {
         QuicTransport::set_peers(self, peers, next_id);
+    }
+
+    fn set_cluster_uid(&self, uid: u128) {
+        QuicTransport::set_cluster_uid(self, uid);
     }
 
     async fn removed(&self) {

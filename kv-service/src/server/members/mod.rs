@@ -20,7 +20,7 @@ use self::record::{Looked, Record};
 pub(in crate::server) use self::steering::steer;
 use super::shared::ServerShared;
 use crate::client::Client;
-use crate::members::MemberInfo;
+use crate::members::{ClusterRecord, MemberInfo};
 
 /// Returns true if the configuration shows that the node was removed.
 fn removes(configuration: &Configuration, id: NodeId) -> bool {
@@ -61,6 +61,9 @@ pub(in crate::server) async fn follow(shared: &ServerShared, client: &Client) {
         if seen.is_committed {
             shared.publish_members(list(&seen, &shared.config));
             shared.node.avoid_as_leaders(avoided(&seen.configuration));
+            if let Some(uid) = ClusterRecord::decode(&seen.configuration.context).uid {
+                shared.membership.note_uid(uid);
+            }
             if removes(&seen.configuration, own_id) {
                 return shared.membership.note_removal().await;
             }

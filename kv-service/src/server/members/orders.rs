@@ -10,7 +10,10 @@ use tokio::time::sleep;
 
 use super::avoided;
 use crate::config::NODES_CEILING;
-use crate::members::{ClusterReport, MemberInfo, MemberProgress, MembersChange, MembersOrder};
+use crate::members::{
+    ClusterRecord, ClusterReport, ClusterUid, MemberInfo, MemberProgress, MembersChange,
+    MembersOrder,
+};
 use crate::protocol::version::{Feature, has};
 use crate::protocol::{Rejection, Reply};
 use crate::server::outbox::Outbox;
@@ -104,7 +107,10 @@ impl ServerShared {
         }
         let seen = self.node.watch_members().borrow().clone();
         check_description(&order.change, &seen.configuration).map_err(Reply::Rejected)?;
-        let change = change_of(order.change);
+        // The settings stand in one record with the uid, which is to be that of the cluster.
+        let is_bound =
+            order.expected.is_some() || matches!(order.change, MembersChange::Configure { .. });
+        let change = change_of(order.change, &seen.configuration);
         let mut overrides = Overrides::default();
         overrides.less_redundancy = order.less_redundancy;
         overrides.live = order.live;
@@ -124,10 +130,26 @@ impl ServerShared {
             (report.index, report.is_committed) = (seen.position.index, true);
             return Ok(self.complete(report));
         }
-        let expected = order.expected.map(|_| (*seen.configuration).clone());
+        let expected = is_bound.then(|| (*seen.configuration).clone());
         let begun = self.node.change_members(change, expected, overrides).await;
         self.is_committed(begun.map_err(rejected)?).await?;
         Ok(self.cluster_report())
+    }
+
+    /// Draws the uid of a cluster that has none. If that fails, the leader tries again.
+    pub(in crate::server) async fn draw_uid(&self) {
+        let seen = self.node.watch_members().borrow().clone();
+        let mut record = ClusterRecord::decode(&seen.configuration.context);
+        if record.uid.is_some() || !seen.configuration.founded {
+            return;
+        }
+        record.uid = ClusterUid::new(self.rng.nonce());
+        let change = Change::SetClusterContext { context: record.encode() };
+        let expected = Some((*seen.configuration).clone());
+        match self.node.change_members(change, expected, Overrides::default()).await {
+            Ok(_) => tracing::debug!("the uid of the cluster was drawn"),
+            Err(why) => tracing::debug!("the cluster has no uid yet: {why}"),
+        }
     }
 
     /// Waits until the configuration at this place is committed. Until then a later leader may drop
@@ -222,7 +244,7 @@ fn check_description(
     Ok(())
 }
 
-fn change_of(change: MembersChange) -> Change {
+fn change_of(change: MembersChange, configuration: &Configuration) -> Change {
     match change {
         MembersChange::Add { id, info, wants_vote } => {
             let member = Member { incarnation: 0, wants_vote, context: info.encode() };
@@ -235,7 +257,8 @@ fn change_of(change: MembersChange) -> Change {
         MembersChange::Bind { id, incarnation } => Change::Bind { id, incarnation },
         MembersChange::Describe { id, info } => Change::SetContext { id, context: info.encode() },
         MembersChange::Configure { settings } => {
-            Change::SetClusterContext { context: settings.encode() }
+            let record = ClusterRecord::decode(&configuration.context);
+            Change::SetClusterContext { context: ClusterRecord { settings, ..record }.encode() }
         }
     }
 }

@@ -37,8 +37,8 @@ pub(super) enum Looked {
 /// Why the record could not be looked at or changed.
 pub(super) struct Failure {
     why: String,
-    /// Another process with this node's id runs. An operator has to end one of them.
-    is_second: bool,
+    /// An operator has to act, and nothing else tells of it.
+    is_news: bool,
 }
 
 /// When this node looks at its record, and what it has told the operator of it.
@@ -50,7 +50,7 @@ pub(super) struct Record {
 
 impl From<String> for Failure {
     fn from(why: String) -> Self {
-        Self { why, is_second: false }
+        Self { why, is_news: false }
     }
 }
 
@@ -84,7 +84,7 @@ impl Record {
                 if not_led(shared).await.is_err() {
                     return Looked::Fine;
                 }
-                match ask(client).await {
+                match ask(shared, client).await {
                     Ok(report) if names_another_disk(&report, seen, shared) => Looked::Replaced,
                     // Nothing was to be changed, and the node is without a leader, which it says.
                     _ => Looked::Fine,
@@ -105,13 +105,13 @@ impl Record {
         let is_led = is_led(shared);
         self.pause = if is_led { AGAIN_AFTER } else { (2 * self.pause).min(PAUSE_MAX) };
         self.next_at = Instant::now() + self.pause;
-        let Some(Failure { why, is_second }) = failure else { return };
+        let Some(Failure { why, is_news }) = failure else { return };
         if why == self.complaint {
             return;
         }
         // Without a leader that is no news, except for a node that joins: it may not have been
         // added.
-        if is_led || is_second || seen.configuration.is_empty() {
+        if is_led || is_news || seen.configuration.is_empty() {
             tracing::warn!("the cluster's record of this node is not changed yet: {why}");
         } else {
             tracing::debug!("the cluster's record of this node is not changed yet: {why}");
@@ -195,7 +195,7 @@ async fn announce(
         };
     }
     if !is_led(shared) {
-        let report = match ask(client).await {
+        let report = match ask(shared, client).await {
             Ok(report) if names_another_disk(&report, seen, shared) => return Looked::Replaced,
             Ok(report) => report,
             Err(failure) => return Looked::Failed(failure),
@@ -206,7 +206,7 @@ async fn announce(
                 "a node {own_id} runs already, at {address}. Stop that one, or add this one as \
                  another member"
             );
-            return Looked::Failed(Failure { why, is_second: true });
+            return Looked::Failed(Failure { why, is_news: true });
         }
     }
     match client.with_deadline(DEADLINE).cluster().order(order).await {
@@ -215,9 +215,22 @@ async fn announce(
     }
 }
 
-async fn ask(client: &Client) -> Result<ClusterReport, Failure> {
+/// Asks the leader for the members, and makes sure that it is of this node's cluster.
+async fn ask(shared: &ServerShared, client: &Client) -> Result<ClusterReport, Failure> {
     let asked = client.with_deadline(DEADLINE).cluster().members().await;
-    asked.map_err(|error| error.to_string().into())
+    let report = asked.map_err(|error| Failure::from(error.to_string()))?;
+    match (report.uid, shared.membership.uid()) {
+        (Some(theirs), Some(own)) if theirs != own => {
+            let why = format!(
+                "the nodes at the addresses of this node's file are of another cluster {}: its uid \
+                 is {theirs}, and that of this node's cluster {own}. Correct the addresses, or \
+                 invite the node anew",
+                shared.config.cluster_id
+            );
+            Err(Failure { why, is_news: true })
+        }
+        _ => Ok(report),
+    }
 }
 
 /// Returns true if the members, later than this node has seen them, have another disk of it on

@@ -53,6 +53,10 @@ async fn act(shared: &ServerShared, observer: &mut Observer) {
     if shared.node.status().role != RoleKind::Leader || !report.is_committed {
         return;
     }
+    // Nodes within one process belong to one network, and need no uid.
+    if report.uid.is_none() && shared.membership.book.is_some() {
+        return shared.draw_uid().await;
+    }
     let Decision { step, mut plans } = observer.look(&report, Instant::now());
     match step {
         None => {}
