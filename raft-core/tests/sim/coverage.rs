@@ -49,6 +49,7 @@ things! {
     CutOff: 41_000, "messages lost on a cut link";
     Crash: 1300, "crashes";
     LostDisk: 45, "disks lost";
+    LostAgain: 3, "disks lost while they were filled after an earlier loss";
     OldDisk: 3, "lost disks that came back after the node had counted on another one";
     FoundDisk: 3, "lost disks that came back before that";
     Recovered: 45, "nodes that were filled up again, and their word counted again";

@@ -171,10 +171,14 @@ impl Simulation {
         }
     }
 
-    /// Replaces the disk of a node that is down by an empty one. Does nothing if so many disks are
-    /// lost already that another loss might destroy the last copy of a committed entry.
+    /// Replaces the disk of a node that is down by an empty one, also while it is refilled after
+    /// an earlier loss. Does nothing if so many disks are lost that another loss might destroy the
+    /// last copy of a committed entry.
     pub fn lose_disk(&mut self, id: NodeId) {
-        if self.node(id).lost.is_some() || !self.tolerates_loss_of(id) {
+        let node = self.node(id);
+        let again = node.lost.is_some();
+        let is_filled = again && node.recovers() && !node.is_old;
+        if (again && !is_filled) || !self.tolerates_loss_of(id) {
             return;
         }
         // While the cluster is being founded the operator initialises the empty disk again; later
@@ -188,7 +192,7 @@ impl Simulation {
         if self.oracle.has_changed_members() {
             is_initialised &= self.nodes.iter().filter(is_founder).any(|node| has_term(&node));
         }
-        self.coverage.count(What::LostDisk);
+        self.coverage.count(if again { What::LostAgain } else { What::LostDisk });
         self.oracle.on_disk_lost(id);
         self.tell(|| format!("{id} has lost its disk, initialised again: {is_initialised}"));
         let incarnation = self.draw_incarnation();
@@ -200,6 +204,13 @@ impl Simulation {
             disk.hard_state = HardState::FOUNDING;
         }
         let lost = node.take_disk(EarlierDisk::blank(disk, disk_number, incarnation));
+        if again {
+            // The disk before this one may still come back, unless this one was recorded.
+            if self.oracle.has_recorded(id, lost.incarnation) {
+                self.node_mut(id).earlier = None;
+            }
+            return;
+        }
         node.lost = Some(if never_counted { Log::default() } else { lost.disk.log.clone() });
         node.may_be_void = false;
         let may_return = !never_counted && lost.incarnation != 0;
