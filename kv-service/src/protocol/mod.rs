@@ -197,6 +197,11 @@ pub enum RequestKind {
 }
 
 impl RequestKind {
+    /// Returns true if a node collects what it knows of all members, and answers at once.
+    pub(crate) fn is_report(&self) -> bool {
+        matches!(self, RequestKind::Status | RequestKind::Cluster)
+    }
+
     /// The protocol version that brought the request.
     pub fn since(&self) -> u32 {
         match self {

@@ -119,6 +119,7 @@ async fn read(
             Err(ended) => return ended,
         };
         has_room = outbox.open(open_max);
+        let is_report = request.kind.is_report();
         let checked = request.check();
         let Request { id, kind, .. } = request;
         if let Err(rejection) = checked {
@@ -127,6 +128,12 @@ async fn read(
             outbox.push(id, Reply::Rejected(Rejection::ShuttingDown));
         } else {
             shared.handle(kind, id, principal, outbox);
+        }
+        // A thousand requests may be in the buffer, and other clients are served by this thread.
+        if is_report {
+            tokio::task::yield_now().await;
+        } else {
+            tokio::task::consume_budget().await;
         }
     }
     // The client sends no more requests; responses under way still reach it.
