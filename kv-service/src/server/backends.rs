@@ -303,7 +303,7 @@ async fn open_rocksdb(config: &ServerConfig) -> Result<Opened, ServerError> {
             return Err(super::membership::End::Removed.error(&config));
         }
         if let Some(uid) = config.cluster_uid {
-            dir.set_cluster_uid(uid.number())?;
+            dir.expect_cluster_uid(uid.number())?;
         }
         let dir = Arc::new(dir);
         let machine = KvMachine::rocksdb(&dir.state_dir(), RocksStateOptions::default())
@@ -314,7 +314,7 @@ async fn open_rocksdb(config: &ServerConfig) -> Result<Opened, ServerError> {
             incarnation,
             reset_key: *dir.reset_key(),
             is_founder: dir.was_initialised(),
-            cluster_uid: ClusterUid::new(dir.cluster_uid()),
+            cluster_uid: ClusterUid::new(dir.cluster_uid()).or(config.cluster_uid),
         };
         // The directory is released with the storage, even if a caller still holds the server.
         let directory = Arc::new(WeakDirectory(Arc::downgrade(&dir)));

@@ -35,6 +35,9 @@ pub(super) struct Membership {
     directory: Option<Arc<dyn MemberDirectory>>,
     /// Identity of the node's disk; 0 if it has none.
     pub(super) incarnation: u64,
+    /// The uid of the cluster, as the node's directory or its file has it.
+    uid_at_start: Option<ClusterUid>,
+    /// The same, as the committed members have it.
     uid: OnceLock<ClusterUid>,
     end: OnceLock<End>,
     has_ended: Notify,
@@ -45,11 +48,10 @@ impl Membership {
         book: Option<Arc<dyn PeerBook>>,
         directory: Option<Arc<dyn MemberDirectory>>,
         incarnation: u64,
-        uid: Option<ClusterUid>,
+        uid_at_start: Option<ClusterUid>,
     ) -> Self {
-        let uid = uid.map_or_else(OnceLock::new, OnceLock::from);
-        let (end, has_ended) = (OnceLock::new(), Notify::new());
-        Self { book, directory, incarnation, uid, end, has_ended }
+        let (uid, end, has_ended) = (OnceLock::new(), OnceLock::new(), Notify::new());
+        Self { book, directory, incarnation, uid_at_start, uid, end, has_ended }
     }
 
     /// Why the node stops for good, if it does.
@@ -69,12 +71,19 @@ impl Membership {
 
     /// The uid of the cluster, once the node knows it.
     pub(super) fn uid(&self) -> Option<ClusterUid> {
-        self.uid.get().copied()
+        self.uid.get().copied().or(self.uid_at_start)
     }
 
     /// Notes the uid of the cluster: the peers must have the same one from now on.
     pub(super) fn note_uid(&self, uid: ClusterUid) {
         if self.uid.set(uid).is_err() {
+            return;
+        }
+        if let Some(other) = self.uid_at_start.filter(|other| *other != uid) {
+            tracing::error!(
+                "the members have the cluster uid {uid}, and this node's file or directory {other}: \
+                 correct cluster_uid in the file; the other nodes refuse this one until then"
+            );
             return;
         }
         if let Some(book) = &self.book {

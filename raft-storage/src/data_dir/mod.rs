@@ -217,6 +217,26 @@ impl DataDir {
         *self.cluster_uid.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Checks that the directory belongs to the cluster with this random id, or knows none yet.
+    ///
+    /// # Errors
+    /// [`StorageError::Refused`] if it belongs to a cluster with another id.
+    pub fn expect_cluster_uid(&self, uid: u128) -> StorageResult<()> {
+        self.expect_uid(self.cluster_uid(), uid)
+    }
+
+    fn expect_uid(&self, noted: u128, uid: u128) -> StorageResult<()> {
+        if noted == 0 || noted == uid {
+            return Ok(());
+        }
+        Err(StorageError::Refused(format!(
+            "{} belongs to the cluster {:?} with the uid {noted:032x}, not to the one with the uid \
+             {uid:032x}: start the node in its own cluster, or name another directory",
+            self.path.display(),
+            self.identity.cluster_id,
+        )))
+    }
+
     /// Notes the random id of the cluster; durable when this returns. It tells apart two clusters
     /// with the same name. Noting the same id again does nothing.
     ///
@@ -228,15 +248,7 @@ impl DataDir {
         if *noted == uid {
             return Ok(());
         }
-        if *noted != 0 {
-            return Err(StorageError::Refused(format!(
-                "{} belongs to the cluster {:?} with the uid {:032x}, not to the one with the uid \
-                 {uid:032x}: start the node in its own cluster, or name another directory",
-                self.path.display(),
-                self.identity.cluster_id,
-                *noted
-            )));
-        }
+        self.expect_uid(*noted, uid)?;
         let cluster_uid = uid.to_be_bytes();
         let identity = DirectoryIdentity { cluster_uid, ..self.identity.clone() };
         write_whole(&self.path, IDENTITY, &identity.encode(), false)?;

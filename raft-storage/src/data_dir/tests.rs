@@ -69,7 +69,8 @@ fn a_cluster_has_one_uid() {
     let path = parent.path().join("node");
     let dir = open(&path).unwrap();
     let (incarnation, reset_key) = (dir.incarnation(), *dir.reset_key());
-    assert_eq!(dir.cluster_uid(), 0);
+    dir.expect_cluster_uid(8).unwrap();
+    assert_eq!(dir.cluster_uid(), 0, "to ask for one does not note it");
     dir.set_cluster_uid(7).unwrap();
     assert_eq!(dir.cluster_uid(), 7);
     drop(dir);
@@ -77,6 +78,8 @@ fn a_cluster_has_one_uid() {
     assert_eq!((dir.cluster_uid(), dir.incarnation()), (7, incarnation));
     assert_eq!(dir.reset_key(), &reset_key);
     dir.set_cluster_uid(7).unwrap();
+    dir.expect_cluster_uid(7).unwrap();
+    assert!(dir.expect_cluster_uid(8).is_err());
     let Err(StorageError::Refused(text)) = dir.set_cluster_uid(8) else {
         panic!("the uid of another cluster is refused")
     };

@@ -143,7 +143,9 @@ impl ServerShared {
         if record.uid.is_some() || !seen.configuration.founded {
             return;
         }
-        record.uid = ClusterUid::new(self.rng.nonce());
+        // One that this node's file requires is taken.
+        let known = self.membership.uid();
+        record.uid = known.or_else(|| ClusterUid::new(self.rng.nonce()));
         let change = Change::SetClusterContext { context: record.encode() };
         let expected = Some((*seen.configuration).clone());
         match self.node.change_members(change, expected, Overrides::default()).await {

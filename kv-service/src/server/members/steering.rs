@@ -55,7 +55,7 @@ async fn act(shared: &ServerShared, observer: &mut Observer) {
     }
     // Nodes within one process belong to one network, and need no uid.
     if report.uid.is_none() && shared.membership.book.is_some() {
-        return shared.draw_uid().await;
+        shared.draw_uid().await;
     }
     let Decision { step, mut plans } = observer.look(&report, Instant::now());
     match step {
