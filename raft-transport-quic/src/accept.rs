@@ -12,14 +12,14 @@ use quinn::{Connection, Incoming, VarInt};
 use raft_core::types::NodeId;
 use tokio::sync::mpsc;
 use tokio::task::{Id, JoinSet};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tracing::debug;
 
 use crate::client::ClientConnection;
 use crate::credentials::Verified;
 use crate::endpoint::{admit_client, admit_peer};
 use crate::error::{close, describe};
-use crate::gate::{Gate, Load, Request, Verdict, source_of};
+use crate::gate::{Load, Request, Verdict, source_of};
 use crate::link::PeerLink;
 use crate::peer::Peer;
 use crate::protocol::{PeerProtocol, Spoken, agreed};
@@ -33,8 +33,6 @@ pub(crate) async fn accept_all(
     shared: Arc<TransportShared>,
     clients: mpsc::Sender<ClientConnection>,
 ) {
-    let mut gate = Gate::new(shared.config.handshakes_per_second);
-    let start = Instant::now();
     let mut handshakes = JoinSet::new();
     let mut sources: BTreeMap<Id, IpAddr> = BTreeMap::new();
     while let Some(incoming) = shared.opened.endpoint.accept().await {
@@ -53,7 +51,7 @@ pub(crate) async fn accept_all(
             is_proven: incoming.remote_address_validated(),
             origin: shared.origin(from),
         };
-        let verdict = gate.decide(&request, load, start.elapsed());
+        let verdict = shared.gate.decide(&request, load);
         shared.handshakes.count(verdict);
         match verdict {
             Verdict::Refuse => incoming.refuse(),
@@ -190,7 +188,7 @@ async fn admit_as_client(
         return Err(reason);
     };
     admit_client(&connection);
-    let client = ClientConnection::new(connection, place);
+    let client = ClientConnection::new(connection, place, Arc::clone(&shared.gate));
     client.watch(&shared.credentials, exchange_count)?;
     match timeout(shared.config.handshake_timeout, client.greet()).await {
         Ok(Ok(())) => {

@@ -23,6 +23,7 @@ use crate::config::{
 use crate::credentials::{Built, Credentials};
 use crate::endpoint::{Opened, client_client, client_endpoint};
 use crate::error::{QuicError, close, describe};
+use crate::gate::SharedGate;
 use crate::names::Names;
 use crate::protocol::CLIENT_PROTOCOLS;
 use crate::tls::{Side, TlsConfig, check_cluster_id, node_name};
@@ -35,8 +36,15 @@ const GREETING: &[u8] = b"k";
 #[derive(Clone)]
 pub struct ClientConnection {
     connection: Arc<Connection>,
-    /// On the node's side: the permit of this client, one of `client_connections_max`.
-    _place: Option<Arc<OwnedSemaphorePermit>>,
+    /// On the node's side only.
+    admission: Option<Arc<Admission>>,
+}
+
+/// The node's side of an admitted client.
+struct Admission {
+    /// One of `client_connections_max`.
+    _place: OwnedSemaphorePermit,
+    gate: Arc<SharedGate>,
 }
 
 impl std::fmt::Debug for ClientConnection {
@@ -47,8 +55,13 @@ impl std::fmt::Debug for ClientConnection {
 
 impl ClientConnection {
     /// Wraps the connection of an admitted client that has not been greeted yet.
-    pub(crate) fn new(connection: Connection, place: OwnedSemaphorePermit) -> Self {
-        Self { connection: Arc::new(connection), _place: Some(Arc::new(place)) }
+    pub(crate) fn new(
+        connection: Connection,
+        place: OwnedSemaphorePermit,
+        gate: Arc<SharedGate>,
+    ) -> Self {
+        let admission = Admission { _place: place, gate };
+        Self { connection: Arc::new(connection), admission: Some(Arc::new(admission)) }
     }
 
     /// Registers the connection, so that it is closed when its certificate is no longer trusted.
@@ -75,7 +88,7 @@ impl ClientConnection {
         let mut greeting = connection.accept_uni().await.map_err(|error| describe(&error))?;
         match greeting.read_to_end(GREETING.len()).await {
             Ok(said) if said == GREETING => {
-                Ok(Self { connection: Arc::new(connection), _place: None })
+                Ok(Self { connection: Arc::new(connection), admission: None })
             }
             Ok(_) => Err("the node greets in a way we do not know; use equal versions".into()),
             Err(error) => Err(connection
@@ -105,6 +118,16 @@ impl ClientConnection {
     pub fn widen(&self) {
         self.connection.set_receive_window(CLIENT_WIDE_WINDOW_BYTES.into());
         self.connection.set_send_window(CLIENT_WIDE_SEND_WINDOW_BYTES);
+    }
+
+    /// Lets the node admit fewer handshakes from the address of this client for some seconds. To be
+    /// called when the node ends the connection for a fault of the client, which would otherwise
+    /// come back at once and do the same again. The client's other connections stay. Does nothing
+    /// on the client's side.
+    pub fn slow_down_source(&self) {
+        if let Some(admission) = &self.admission {
+            admission.gate.charge(self.remote_address().ip().to_canonical());
+        }
     }
 
     /// Closes the connection because a limit is reached; `reason` tells the client which one.

@@ -14,6 +14,9 @@
 //! * A request that exceeds the buckets for Retry packets, or for refusals, is ignored without a
 //!   response.
 //!
+//! A client whose connection this node had to end costs its source more tokens ([`Gate::charge`]):
+//! otherwise it would come back at once, and begin anew whatever the node had ended.
+//!
 //! Memory is fixed: sources share the slots of a table by a keyed hash, so a flood with forged
 //! addresses cannot make it grow. An address that shares a slot with a busy one waits longer; the
 //! key, and so the collisions, change with each start.
@@ -22,9 +25,11 @@ use std::collections::BTreeMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use raft_core::types::NodeId;
+use tokio::time::Instant;
 
 use crate::config::{
     HANDSHAKE_BURST, HANDSHAKES_FOR_PEERS, HANDSHAKES_MAX, HANDSHAKES_PER_SOURCE_MAX,
@@ -56,6 +61,13 @@ const RETRIES_PER_SOURCE: Rate = rate(400, 64);
 /// Refusals. They tell a client to try another node; the rest of a flood is ignored.
 const REFUSALS: Rate = rate(200, 64);
 
+/// Handshakes that a source must do without for each of its connections that this node ended. At
+/// the default rate, a source whose connections are all ended gets 6 handshakes per second.
+const CHARGE: u32 = 16;
+/// Longest time that a source waits for its next handshake because of such connections. Other
+/// clients may have the same address.
+const CHARGED_MAX: Duration = Duration::from_secs(5);
+
 /// Slots of the table of sources.
 const SOURCE_SLOTS: usize = 4096;
 
@@ -73,6 +85,14 @@ impl Bucket {
             self.full_at = self.full_at.max(now) + interval(rate);
         }
         has
+    }
+
+    /// Takes tokens whether they are there or not. The next token is there after `wait_max` at the
+    /// latest.
+    fn charge(&mut self, tokens: u32, rate: Rate, wait_max: Duration, now: Duration) {
+        let empty_at = now + interval(rate) * rate.burst;
+        let full_at = self.full_at.max(now) + interval(rate) * tokens;
+        self.full_at = full_at.min(empty_at - interval(rate) + wait_max);
     }
 
     fn has(&self, rate: Rate, now: Duration) -> bool {
@@ -191,11 +211,12 @@ impl Gate {
     }
 
     fn decide_on_unproven(&mut self, request: &Request, load: Load, now: Duration) -> Verdict {
-        let is_quiet = load.of_this_source < HANDSHAKES_PER_SOURCE_MAX / 2;
+        let slot = self.slot(request.ip);
+        let is_quiet = load.of_this_source < HANDSHAKES_PER_SOURCE_MAX / 2
+            && self.sources[slot].proven.has(self.source_rate, now);
         if has_place(load) && is_quiet && self.unproven.take(UNPROVEN, now) {
             return Verdict::Admit;
         }
-        let slot = self.slot(request.ip);
         let source = &mut self.sources[slot];
         let both = source.retries.has(RETRIES_PER_SOURCE, now) && self.retries.has(RETRIES, now);
         if !both {
@@ -222,8 +243,41 @@ impl Gate {
         if self.refusals.take(REFUSALS, now) { Verdict::Refuse } else { Verdict::Ignore }
     }
 
+    /// Takes tokens from the source of a client whose connection this node ended for a fault of the
+    /// client.
+    pub(crate) fn charge(&mut self, ip: IpAddr, now: Duration) {
+        let slot = self.slot(ip);
+        self.sources[slot].proven.charge(CHARGE, self.source_rate, CHARGED_MAX, now);
+    }
+
     fn slot(&self, ip: IpAddr) -> usize {
         (self.keys.hash_one(source_of(ip)) % SOURCE_SLOTS as u64) as usize
+    }
+}
+
+/// The gate of one node, for the accept loop and for the connections that were admitted.
+#[derive(Debug)]
+pub(crate) struct SharedGate {
+    gate: Mutex<Gate>,
+    start: Instant,
+}
+
+impl SharedGate {
+    pub(crate) fn new(handshakes_per_second: u32) -> Self {
+        Self { gate: Mutex::new(Gate::new(handshakes_per_second)), start: Instant::now() }
+    }
+
+    pub(crate) fn decide(&self, request: &Request, load: Load) -> Verdict {
+        self.lock().decide(request, load, self.start.elapsed())
+    }
+
+    pub(crate) fn charge(&self, ip: IpAddr) {
+        self.lock().charge(ip, self.start.elapsed());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Gate> {
+        // Held for single steps only; none of them panics half-way.
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -339,6 +393,35 @@ mod tests {
         let near = Request { ip: v4(1), is_proven: true, origin: Origin::NearPeer };
         flood(&mut gate, 30_000, 1, 10_000, |number| stranger(v4(number), true));
         assert_eq!(gate.decide(&near, QUIET, Duration::from_secs(31)), Verdict::Admit);
+    }
+
+    /// S11. A source whose connections are ended comes back slowly, other sources as before; after
+    /// a few seconds without such connections it has all its tokens again.
+    #[test]
+    fn s11_connections_that_were_ended_cost_their_source_handshakes() {
+        let mut gate = Gate::new(RATE);
+        let mut admitted = 0;
+        for ms in 0..20_000 {
+            let now = Duration::from_millis(ms);
+            if gate.decide(&stranger(v4(1), true), QUIET, now) == Verdict::Admit {
+                admitted += 1;
+                gate.charge(v4(1), now);
+            }
+        }
+        let slow = 20 * RATE / 2 / (CHARGE + 1) + HANDSHAKE_BURST;
+        assert!((slow / 2..=slow).contains(&admitted), "{admitted}");
+        let now = Duration::from_secs(20);
+        let unproven = gate.decide(&stranger(v4(1), false), QUIET, now);
+        assert_eq!(unproven, Verdict::Prove, "nor without a proof of the address");
+        assert_eq!(gate.decide(&stranger(v4(2), true), QUIET, now), Verdict::Admit);
+        // However many were ended.
+        for _ in 0..10_000 {
+            gate.charge(v4(1), now);
+        }
+        let soon = now + CHARGED_MAX - Duration::from_millis(1);
+        assert_ne!(gate.decide(&stranger(v4(1), true), QUIET, soon), Verdict::Admit);
+        let late = now + CHARGED_MAX;
+        assert_eq!(gate.decide(&stranger(v4(1), true), QUIET, late), Verdict::Admit);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tracing::{debug, warn};
 use crate::config::QuicConfig;
 use crate::credentials::Credentials;
 use crate::endpoint::Opened;
-use crate::gate::{Origin, Verdict};
+use crate::gate::{Origin, SharedGate, Verdict};
 use crate::peers::PeerTable;
 use crate::removal::Removal;
 
@@ -34,6 +34,7 @@ pub(crate) struct TransportShared {
     pub(crate) inbound: Arc<InboundSlot>,
     /// Permits for connected clients.
     pub(crate) client_places: Arc<Semaphore>,
+    pub(crate) gate: Arc<SharedGate>,
     pub(crate) handshakes: HandshakeCounters,
     pub(crate) refusals: Refusals,
 }

@@ -21,6 +21,7 @@ use crate::config::{CLOSE_TIMEOUT, FAREWELL_TIMEOUT, QuicConfig};
 use crate::credentials::{Built, Credentials};
 use crate::endpoint::{node_endpoint, node_server, peer_client};
 use crate::error::{QuicError, close};
+use crate::gate::SharedGate;
 use crate::link::PeerLink;
 use crate::peer::{Peer, Supervisor};
 use crate::peers::PeerTable;
@@ -81,6 +82,7 @@ impl QuicTransport {
             cluster_uid: Mutex::new(config.cluster_uid),
             inbound: Arc::new(InboundSlot::default()),
             client_places: Arc::new(Semaphore::new(config.client_connections_max)),
+            gate: Arc::new(SharedGate::new(config.handshakes_per_second)),
             handshakes: HandshakeCounters::default(),
             refusals: Refusals::default(),
             config,

@@ -66,6 +66,35 @@ async fn clients_and_nodes_talk_to_a_node() {
     serving.await.unwrap();
 }
 
+/// S11. A client whose connections are ended for its faults comes back slowly. Its other
+/// connections stay.
+#[tokio::test]
+async fn connections_that_were_ended_slow_their_source_down() {
+    let Setup { ca, address, node } = one_node(10).await;
+    let endpoint = ClientEndpoint::new("test", ca.issue_client("me").unwrap()).unwrap();
+    let kept = endpoint.connect(1, &address).await.unwrap();
+    let kept_there = node.transport.accept_client().await.unwrap();
+    tokio::spawn(echo(kept_there));
+    let mut ended = 0;
+    let error = loop {
+        match endpoint.connect(1, &address).await {
+            Ok(_) => ended += 1,
+            Err(error) => break error,
+        }
+        assert!(ended < 50, "it still comes back");
+        let there = node.transport.accept_client().await.unwrap();
+        there.slow_down_source();
+        there.close("too slow");
+    };
+    assert!(ended > 3, "a burst is allowed");
+    assert!(matches!(error, QuicError::Connect { .. }), "{error}");
+    assert!(node.transport.handshake_counts().refused > 0);
+    assert_eq!(say(&kept, b"hello").await, b"hello");
+    // The client's side has no gate.
+    kept.slow_down_source();
+    endpoint.close().await;
+}
+
 #[tokio::test]
 async fn beyond_the_limit_clients_are_told_to_come_later() {
     let Setup { ca, address, node } = one_node(1).await;
