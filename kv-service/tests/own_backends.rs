@@ -8,12 +8,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::BytesMut;
+use kv_service::protocol::{Greeting, push_frame};
 use kv_service::{
     Backends, Client, ConnectError, Connector, Expect, Outcome, Server, ServerConfig, ServerError,
     Stream,
 };
 use raft_core::transport::channel::ChannelNetwork;
 use raft_storage::memory::MemoryDisk;
+use tokio::io::AsyncWriteExt;
 
 /// Connects to no other node: the only node is reached in process.
 struct Alone;
@@ -164,5 +167,41 @@ async fn a_node_with_little_room_takes_deletes_and_reads_only() {
     assert!(client.delete("b").await.unwrap().changed);
     is_low.store(false, Ordering::Relaxed);
     client.put("c", "w").await.unwrap();
+    server.shutdown().await;
+}
+
+/// S11. The network is told of each stream that the node ends for a fault of the client, and of no
+/// other.
+#[tokio::test(start_paused = true)]
+async fn a_client_at_fault_is_slowed_down() {
+    let disk = MemoryDisk::of_new_member();
+    let server = start(&disk, &Arc::default()).await;
+    let mut greeting = BytesMut::new();
+    push_frame(&mut greeting, &Greeting::new("by hand".to_owned()));
+    let half = [&greeting[..], &100u32.to_be_bytes(), b"half"].concat();
+    let nonsense = [&greeting[..], &5u32.to_be_bytes(), b"hello"].concat();
+    let no_greeting = &greeting[..greeting.len() - 1];
+    for (what, said, leaves, is_fault) in [
+        ("greets and leaves", &greeting[..], true, false),
+        ("leaves before it has greeted", no_greeting, true, false),
+        ("does not greet", no_greeting, false, true),
+        ("stops within a request", &half, false, true),
+        ("says nonsense", &nonsense, false, true),
+    ] {
+        let (mut ours, theirs) = tokio::io::duplex(64 << 10);
+        let (reader, writer) = tokio::io::split(theirs);
+        let (told, is_told) = tokio::sync::oneshot::channel();
+        let mut stream = Stream::new(reader, writer, ());
+        stream.slow_down_source = Some(Box::new(move || told.send(()).expect("told once")));
+        server.serve(stream);
+        ours.write_all(said).await.unwrap();
+        if leaves {
+            drop(ours);
+        }
+        // The sender is dropped when the stream ends otherwise.
+        let minute = Duration::from_secs(60);
+        let told = tokio::time::timeout(minute, is_told).await.expect("the stream ends");
+        assert_eq!(told.is_ok(), is_fault, "a client that {what}");
+    }
     server.shutdown().await;
 }

@@ -12,6 +12,7 @@ use integration_tests::processes::attack::stall::{LARGE_KEY, Stalled};
 use integration_tests::processes::attack::strangers::{Prepared, Strangers};
 use integration_tests::processes::cluster::{Cluster, NODES, Plan};
 use integration_tests::processes::means::not_run;
+use kv_service::Client;
 use kv_service::config::default_max_raft_state;
 use raft_core::types::NodeId;
 use tokio::time::{Instant, sleep, timeout};
@@ -24,6 +25,9 @@ const CONNECTIONS_SMALL: usize = 200;
 /// The 99th percentile of the honest clients' latencies, as a multiple of the undisturbed one.
 const P99_WHILE_STALLED: f64 = 3.0;
 const P99_BESIDE_STRANGERS: f64 = 5.0;
+/// Time for a put and a get of a large value. Behind the frames of the stalled connections the put
+/// would wait longer.
+const LARGE_REQUESTS: Duration = Duration::from_secs(2);
 const HANDSHAKES_PER_SECOND: u64 = 10_000;
 const HANDSHAKES_PER_SECOND_SMALL: u64 = 500;
 const MEASURED: Duration = Duration::from_secs(10);
@@ -92,9 +96,23 @@ async fn stalled_connections_of_one_client_take_little_memory_and_disturb_nobody
     eprintln!("{} of {} stalled connections are open", attack.open_count(), attack.tried_count());
     eprintln!("MiB above idle at the most: {:?}", above.collect::<Vec<_>>());
     eprintln!("while they came {connecting:?}");
+    let large = large_requests(&writer).await;
+    eprintln!("a large put and a large get took {large:?}");
     drop(attack);
+    assert!(large < LARGE_REQUESTS, "large requests waited: {large:?}");
     p99_is_within(before, during, P99_WHILE_STALLED);
     cluster.finish().await;
+}
+
+/// Returns the time that a put of a large value and a get took, which need room that the stalled
+/// connections also want.
+async fn large_requests(client: &Client) -> Duration {
+    let began = Instant::now();
+    let value = vec![8; (1 << 20) - 1];
+    client.put(LARGE_KEY, value.clone()).await.expect("there is room for the request");
+    let read = client.get(LARGE_KEY).await.expect("there is room for the response");
+    assert!(read.is_some_and(|record| record.value == value));
+    began.elapsed()
 }
 
 /// S12. Strangers without a certificate, whose handshakes cost the leader cryptography and them

@@ -33,6 +33,9 @@ pub struct Stream {
     /// Raises the flow-control windows of the connection, which begins with small ones. Called at
     /// most once, and only for as many connections as the node has memory for.
     pub widen: Option<Box<dyn FnOnce() + Send>>,
+    /// Tells the network that the node ends this stream for a fault of the other side, which should
+    /// not be able to open many more at once.
+    pub slow_down_source: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl Stream {
@@ -44,7 +47,15 @@ impl Stream {
     ) -> Self {
         let (reader, writer) = (Box::new(reader), Box::new(writer));
         let guard = Box::new(guard);
-        Self { reader, writer, guard, from: None, principal: Bytes::new(), widen: None }
+        Self {
+            reader,
+            writer,
+            guard,
+            from: None,
+            principal: Bytes::new(),
+            widen: None,
+            slow_down_source: None,
+        }
     }
 }
 

@@ -30,44 +30,61 @@ const NOTICE_PAUSE: Duration = Duration::from_secs(1);
 /// ends the connection, because unsent responses are memory of the node.
 const RESPONSE_RATE: Pace = Pace::new(32 << 10, Duration::from_secs(10));
 
+/// A fault of the client, for which the node ends its connection.
+type Fault = (Subject, String);
+
 /// Runs until the client leaves, misbehaves, or the server has shut down.
-pub(super) async fn serve(shared: Arc<ServerShared>, stream: Stream) {
-    let Stream { mut reader, mut writer, guard: _guard, from, principal, widen } = stream;
-    let width = Width::new(Arc::clone(&shared.load), widen);
-    let outbox = Outbox::new(Arc::clone(&shared.load), Arc::clone(&shared.damage), width);
-    let mut receiving =
-        Receiving::new(&mut *reader, &shared.load, outbox.width(), GREETING_BYTES_MAX);
+pub(super) async fn serve(shared: Arc<ServerShared>, mut stream: Stream) {
+    let (from, slow_down_source) = (stream.from, stream.slow_down_source.take());
+    if let Err((subject, text)) = converse(&shared, stream).await {
+        if let Some(slow_down_source) = slow_down_source {
+            slow_down_source();
+        }
+        shared.complaints.note(from, subject, &text);
+    }
+}
+
+async fn converse(shared: &Arc<ServerShared>, stream: Stream) -> Result<(), Fault> {
+    let Stream { mut reader, mut writer, guard: _guard, principal, widen, .. } = stream;
+    let account = shared.accounts.of(&principal);
+    let width = Width::new(Arc::clone(&account), widen);
+    let outbox = Outbox::new(Arc::clone(&account), Arc::clone(&shared.damage), width);
+    let mut receiving = Receiving::new(&mut *reader, &account, outbox.width(), GREETING_BYTES_MAX);
     let accepted = match timeout(GREETING_TIMEOUT, receiving.next::<Greeting>()).await {
         Ok(Ok(greeting)) => greeting.common_version(),
         Ok(Err(Ended::Protocol(_))) => Err(no_greeting()),
+        Ok(Err(Ended::Left)) => return Ok(()),
         // A client that never greets gets no response.
-        Ok(Err(Ended::Left | Ended::TooSlow)) | Err(_) => return,
+        Ok(Err(Ended::TooSlow)) | Err(_) => {
+            return Err((Subject::TooSlow, "it did not greet the node in time".to_owned()));
+        }
     };
     let version = match accepted {
         Ok(version) => version,
-        Err(why) => return refuse(why, &mut *writer).await,
+        Err(why) => {
+            refuse(why, &mut *writer).await;
+            return Ok(());
+        }
     };
     receiving.set_limit(shared.request_bytes_max());
     outbox.push_unasked(&Welcome::Hello(shared.hello(version)));
     let notices = shared.notices.subscribe();
-    let reading = read(&shared, &outbox, &principal, &mut receiving);
+    let reading = read(shared, &outbox, &principal, &mut receiving);
     let writing = write(&outbox, &mut *writer);
-    let complaint = tokio::select! {
+    let ended = tokio::select! {
         biased;
         ended = reading => match ended {
-            Ended::Left => None,
-            Ended::Protocol(error) => Some((Subject::Protocol, error.to_string())),
-            Ended::TooSlow => Some((Subject::TooSlow, Ended::TooSlow.to_string())),
+            Ended::Left => Ok(()),
+            Ended::Protocol(error) => Err((Subject::Protocol, error.to_string())),
+            Ended::TooSlow => Err((Subject::TooSlow, Ended::TooSlow.to_string())),
         },
-        is_broken = writing => (!is_broken).then(|| {
-            (Subject::TooSlow, "it takes its responses at less than 32 KiB a second".to_owned())
-        }),
-        () = pass_on(notices, &outbox, version >= MEMBERS_SINCE) => None,
+        is_broken = writing => if is_broken { Ok(()) } else {
+            Err((Subject::TooSlow, "it takes its responses at less than 32 KiB a second".to_owned()))
+        },
+        () = pass_on(notices, &outbox, version >= MEMBERS_SINCE) => Ok(()),
     };
     outbox.close();
-    if let Some((subject, text)) = complaint {
-        shared.complaints.note(from, subject, &text);
-    }
+    ended
 }
 
 /// Tells the client the members, and each change of them, until the server is closed.

@@ -3,7 +3,8 @@
 //! Each connection has a small free part, so that a client with small requests makes progress
 //! whatever the others do. Beyond it, received frames and unsent responses are charged to two
 //! budgets that all connections share. A connection may hold only a fraction of the *free* response
-//! budget, so that a crowd of clients that do not read never uses the budget up.
+//! budget, so that a crowd of clients that do not read never uses the budget up. The connections of
+//! one certificate together have a bound as well ([`account`](super::account)).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -18,9 +19,6 @@ const WIDE_CONNECTIONS_MAX: usize = 64;
 
 /// Unit in which the budget of received bytes is counted.
 const RECEIVE_UNIT_BYTES: usize = 1 << 10;
-
-/// One connection may hold this fraction, 1 / `SHARE`, of the free response budget.
-const SHARE: u64 = 16;
 
 pub(super) struct Load {
     /// Requests read whose responses have not left. A response that is dropped, because its
@@ -68,13 +66,26 @@ impl Load {
         }
     }
 
+    pub(super) fn receive_units(&self) -> usize {
+        self.receive_units
+    }
+
+    pub(super) fn wide_connections_max(&self) -> usize {
+        WIDE_CONNECTIONS_MAX
+    }
+
+    /// Units of a budget of `units_max` that a frame takes.
+    pub(super) fn receive_units_of(frame_bytes: usize, units_max: usize) -> u32 {
+        // With a budget of the largest request, its frame header does not fit into the last unit. A
+        // permit for more than the budget would never be granted, and keep all others waiting.
+        let units = frame_bytes.div_ceil(RECEIVE_UNIT_BYTES).min(units_max);
+        u32::try_from(units).expect("a frame is smaller than 4 GiB")
+    }
+
     /// Waits for room to receive so many bytes; callers are served in order. Dropping the permit
     /// gives the room back.
     pub(super) async fn receive(&self, bytes: usize) -> OwnedSemaphorePermit {
-        // With a budget of the largest request, its frame header does not fit into the last unit. A
-        // permit for more than the budget would never be granted, and keep all others waiting.
-        let units = bytes.div_ceil(RECEIVE_UNIT_BYTES).min(self.receive_units);
-        let units = u32::try_from(units).expect("a frame is smaller than 4 GiB");
+        let units = Self::receive_units_of(bytes, self.receive_units);
         let permit = Arc::clone(&self.receive_budget).acquire_many_owned(units).await;
         permit.expect("the semaphore is never closed")
     }
@@ -86,27 +97,12 @@ impl Load {
 
     /// Changes a connection's charge: the bytes that it holds beyond its free part.
     pub(super) fn recharge(&self, from: u64, to: u64) {
-        if to >= from {
-            self.charged_bytes.fetch_add(to - from, Ordering::Relaxed);
-        } else {
-            let before = self.charged_bytes.fetch_sub(from - to, Ordering::Relaxed);
-            assert!(before >= from - to, "a connection gives back what it holds");
-        }
+        recharge(&self.charged_bytes, from, to);
     }
 
     /// Bytes of the budget of responses that no connection holds.
     pub(super) fn free_bytes(&self) -> u64 {
         self.answer_bytes_max.saturating_sub(self.charged_bytes.load(Ordering::Relaxed))
-    }
-
-    /// Returns true if a connection may hold so many bytes beyond its free part.
-    pub(super) fn is_within_share(&self, charge: u64) -> bool {
-        charge <= self.free_bytes() / SHARE
-    }
-
-    /// Returns true if no response beyond the free part of a connection would fit.
-    pub(super) fn is_full(&self) -> bool {
-        self.free_bytes() == 0
     }
 
     /// Returns true if no request is open.
@@ -136,5 +132,15 @@ impl Load {
             }
             quiet.await;
         }
+    }
+}
+
+/// Changes the charge of one connection within a sum of charges.
+pub(super) fn recharge(charged_bytes: &AtomicU64, from: u64, to: u64) {
+    if to >= from {
+        charged_bytes.fetch_add(to - from, Ordering::Relaxed);
+    } else {
+        let before = charged_bytes.fetch_sub(from - to, Ordering::Relaxed);
+        assert!(before >= from - to, "a connection gives back what it holds");
     }
 }

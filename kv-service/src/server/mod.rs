@@ -8,6 +8,7 @@
 //! [`Server::shutdown`] rejects new requests, answers those under way, hands leadership over, and
 //! then stops the node.
 
+mod account;
 mod autopilot;
 pub(crate) mod backends;
 mod clock;
@@ -37,6 +38,7 @@ use raft_core::types::NodeId;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use self::account::Accounts;
 use self::autopilot::Autopilot;
 use self::backends::{Backends, Network, Store};
 use self::clock::ReplicatedClock;
@@ -204,6 +206,7 @@ impl Server {
             node,
             clock: ReplicatedClock::default(),
             rng,
+            accounts: Accounts::new(Arc::clone(&load)),
             load,
             complaints: Complaints::default(),
             damage: Arc::default(),

@@ -6,7 +6,7 @@
 //! answered `Busy` instead.
 //!
 //! A connection may hold [`FREE_BYTES`] whatever the others hold; the part beyond is charged to the
-//! budget of all connections ([`Load`]). The responses of requests that were read are charged in
+//! budget of all connections ([`Account`]). The responses of requests that were read are charged in
 //! advance, since an executed write must be answered.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,8 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::BytesMut;
 use tokio::sync::Notify;
 
+use super::account::Account;
 use super::damage::Damage;
-use super::load::Load;
 use super::width::Width;
 use crate::protocol::operation::Answer;
 use crate::protocol::{Rejection, Reply, Response, push_frame};
@@ -44,7 +44,7 @@ pub(super) struct Outbox {
     pub(super) filled: Notify,
     /// Notified when responses have left, or the outbox is closed.
     settled: Notify,
-    load: Arc<Load>,
+    account: Arc<Account>,
     /// Where a query reports that it could not read the state.
     damage: Arc<Damage>,
     width: Width,
@@ -96,9 +96,9 @@ pub(super) struct Sending {
 }
 
 impl Outbox {
-    pub(super) fn new(load: Arc<Load>, damage: Arc<Damage>, width: Width) -> Arc<Self> {
+    pub(super) fn new(account: Arc<Account>, damage: Arc<Damage>, width: Width) -> Arc<Self> {
         let (state, filled, settled) = (Mutex::default(), Notify::new(), Notify::new());
-        Arc::new(Self { state, filled, settled, load, damage, width })
+        Arc::new(Self { state, filled, settled, account, damage, width })
     }
 
     pub(super) fn damage(&self) -> &Damage {
@@ -112,7 +112,7 @@ impl Outbox {
     /// Counts a request that was read; its response follows. Returns true if another request may
     /// be read at once.
     pub(super) fn open(&self, open_max: usize) -> bool {
-        self.load.open();
+        self.account.load().open();
         let mut state = self.lock();
         state.open_count += 1;
         state.unanswered_count += 1;
@@ -130,7 +130,8 @@ impl Outbox {
             && state.unsent_bytes <= UNSENT_BYTES_READ_ON
             // A charged connection has responses that are still to leave, and sending them wakes
             // the reader.
-            && (state.charged_bytes == 0 || self.load.is_within_share(state.charged_bytes))
+            && (state.charged_bytes == 0
+                || self.account.is_within_share(state.charged_bytes, state.charged_bytes))
     }
 
     /// Waits until every response has left.
@@ -153,7 +154,7 @@ impl Outbox {
             state.unanswered_count -= 1;
             if state.closed {
                 state.open_count -= 1;
-                self.load.settle(1);
+                self.account.load().settle(1);
             } else {
                 state.answered_count += 1;
                 // Decided before the response is encoded, so that a response that does not fit
@@ -177,10 +178,8 @@ impl Outbox {
         let Some(bytes) = size_if_large(reply) else { return true };
         let charge = state.charge(state.unsent_bytes + bytes, state.unanswered_count);
         charge == 0
-            || self.load.is_within_share(charge)
-            // The only response of a connection may take more, so that a large one can be sent at
-            // all.
-            || state.unsent_bytes == 0 && charge <= self.load.free_bytes() / 2
+            || self.account.is_within_share(state.charged_bytes, charge)
+            || state.unsent_bytes == 0 && self.account.is_room_for_one(state.charged_bytes, charge)
     }
 
     /// Queues a message that no request asked for.
@@ -200,7 +199,7 @@ impl Outbox {
         let charge =
             if state.closed { 0 } else { state.charge(state.unsent_bytes, state.unanswered_count) };
         if charge != state.charged_bytes {
-            self.load.recharge(state.charged_bytes, charge);
+            self.account.recharge(state.charged_bytes, charge);
             state.charged_bytes = charge;
         }
         state.check();
@@ -239,7 +238,7 @@ impl Outbox {
             assert!(state.unsent_bytes >= bytes, "bytes that were taken are counted as unsent");
             state.open_count -= answered_count;
             state.unsent_bytes -= bytes;
-            self.load.settle(answered_count);
+            self.account.load().settle(answered_count);
             self.recharge(&mut state);
         }
         drop(state);
@@ -253,7 +252,7 @@ impl Outbox {
         state.closed = true;
         state.bytes = BytesMut::new();
         (state.unsent_bytes, state.answered_count) = (0, 0);
-        self.load.settle(state.open_count - state.unanswered_count);
+        self.account.load().settle(state.open_count - state.unanswered_count);
         state.open_count = state.unanswered_count;
         self.recharge(&mut state);
         drop(state);
@@ -314,11 +313,15 @@ impl Sending {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::config::Limits;
     use crate::config::units::ByteSize;
     use crate::protocol::FrameBuffer;
     use crate::protocol::operation::Record;
+    use crate::server::account::Accounts;
+    use crate::server::load::Load;
 
     fn outbox_of(answer_bytes_max: u64) -> (Arc<Load>, Arc<Outbox>) {
         let answer_bytes_max = ByteSize(answer_bytes_max);
@@ -328,8 +331,9 @@ mod tests {
     }
 
     fn outbox_on(load: &Arc<Load>) -> Arc<Outbox> {
-        let width = Width::new(Arc::clone(load), None);
-        Outbox::new(Arc::clone(load), Arc::default(), width)
+        let account = Accounts::new(Arc::clone(load)).of(&Bytes::new());
+        let width = Width::new(Arc::clone(&account), None);
+        Outbox::new(account, Arc::default(), width)
     }
 
     fn answer_of(bytes: usize) -> Reply {
@@ -382,7 +386,7 @@ mod tests {
     #[tokio::test]
     async fn unanswered_and_unsent_writes_are_charged() {
         let (load, outbox) = outbox_of(160_000);
-        let is_within = || load.is_within_share(outbox.lock().charged_bytes);
+        let is_within = || outbox.has_room(&outbox.lock(), usize::MAX);
         let mut opened = 0;
         while is_within() {
             outbox.open(usize::MAX);
@@ -422,5 +426,24 @@ mod tests {
         // A response that was rejected has left no buffer behind.
         let kept: usize = crowd.iter().map(|outbox| outbox.lock().bytes.capacity()).sum();
         assert!(kept < 2 * (32 << 20) + 1000 * 2 * (64 << 10), "{kept} bytes are kept");
+    }
+
+    /// S11. While the budget is used up, a connection has its free part: small responses fit.
+    #[test]
+    fn small_responses_need_no_budget() {
+        let (load, outbox) = outbox_of(1 << 20);
+        load.recharge(0, 1 << 20);
+        for (id, size) in [(1, 100), (2, 20_000)] {
+            outbox.open(usize::MAX);
+            outbox.push(id, answer_of(size));
+        }
+        let mut sending = Sending::new();
+        outbox.take(&mut sending);
+        let mut frames = FrameBuffer::with_limit(1 << 20);
+        frames.input().extend_from_slice(&sending.bytes);
+        let first: Response = frames.next_message().unwrap().unwrap();
+        assert_eq!(first, Response { id: 1, reply: answer_of(100) });
+        let second: Response = frames.next_message().unwrap().unwrap();
+        assert!(matches!(second.reply, Reply::Rejected(Rejection::Busy(_))), "{second:?}");
     }
 }

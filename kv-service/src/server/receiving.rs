@@ -6,16 +6,14 @@
 //! has begun must arrive at [`FRAME_RATE`] at least; otherwise the connection ends, and its room is
 //! given back.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout};
 
-use super::load::Load;
+use super::account::{Account, Held};
 use super::pace::Pace;
 use super::width::Width;
 use crate::protocol::{FrameBuffer, FrameError};
@@ -36,13 +34,13 @@ const LENGTH_BYTES: usize = 4;
 
 pub(super) struct Receiving<'a> {
     reader: &'a mut (dyn AsyncRead + Send + Unpin),
-    load: &'a Load,
+    account: &'a Account,
     width: &'a Width,
     frames: FrameBuffer,
     pace: Pace,
     full_reads: usize,
     /// Budget held for the frame that is being received, if it is a large one.
-    room: Option<OwnedSemaphorePermit>,
+    room: Option<Held>,
 }
 
 /// The reason why no further request comes.
@@ -59,12 +57,12 @@ pub(super) enum Ended {
 impl<'a> Receiving<'a> {
     pub(super) fn new(
         reader: &'a mut (dyn AsyncRead + Send + Unpin),
-        load: &'a Arc<Load>,
+        account: &'a Account,
         width: &'a Width,
         frame_bytes_max: usize,
     ) -> Self {
         let frames = FrameBuffer::with_limit(frame_bytes_max);
-        Self { reader, load, width, frames, pace: FRAME_RATE, full_reads: 0, room: None }
+        Self { reader, account, width, frames, pace: FRAME_RATE, full_reads: 0, room: None }
     }
 
     pub(super) fn set_limit(&mut self, frame_bytes_max: usize) {
@@ -94,7 +92,7 @@ impl<'a> Receiving<'a> {
         };
         if frame_bytes > FREE_BYTES && self.room.is_none() {
             self.width.widen();
-            self.room = Some(self.load.receive(frame_bytes).await);
+            self.room = Some(self.account.receive(frame_bytes).await);
         }
         let input = self.frames.input();
         let capacity = frame_bytes.max(FREE_BYTES);
@@ -143,16 +141,26 @@ impl<'a> Receiving<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
     use tokio::io::AsyncWriteExt;
 
     use super::*;
     use crate::config::Limits;
     use crate::config::units::ByteSize;
     use crate::protocol::push_frame;
+    use crate::server::account::Accounts;
+    use crate::server::load::Load;
 
     fn load_of(receive_bytes_max: u64) -> Arc<Load> {
         let receive_bytes_max = ByteSize(receive_bytes_max);
         Load::new(&Limits { receive_bytes_max, ..Limits::default() })
+    }
+
+    /// The account of clients that may use the whole budget.
+    fn account_of(load: &Arc<Load>) -> Arc<Account> {
+        Accounts::new(Arc::clone(load)).of(&Bytes::new())
     }
 
     fn frame(bytes: usize) -> BytesMut {
@@ -172,8 +180,9 @@ mod tests {
         let receive = |pipe: tokio::io::DuplexStream| {
             let load = Arc::clone(&load);
             tokio::spawn(async move {
-                let (mut pipe, width) = (pipe, Width::new(Arc::clone(&load), None));
-                Receiving::new(&mut pipe, &load, &width, 1 << 20).next::<String>().await
+                let (mut pipe, account) = (pipe, account_of(&load));
+                let width = Width::new(Arc::clone(&account), None);
+                Receiving::new(&mut pipe, &account, &width, 1 << 20).next::<String>().await
             })
         };
         stalled_in.write_all(&frame(900_000)[..10]).await.unwrap();
@@ -206,9 +215,10 @@ mod tests {
                 }
             }
         });
-        let width = Width::new(Arc::clone(&load), None);
+        let account = account_of(&load);
+        let width = Width::new(Arc::clone(&account), None);
         let since = Instant::now();
-        let mut receiving = Receiving::new(&mut pipe, &load, &width, 1 << 20);
+        let mut receiving = Receiving::new(&mut pipe, &account, &width, 1 << 20);
         let minute = Duration::from_secs(60);
         let received = timeout(minute, receiving.next::<String>()).await.expect("it is given up");
         assert_eq!(received, Err(Ended::TooSlow));
@@ -220,8 +230,9 @@ mod tests {
     async fn a_large_frame_leaves_no_large_buffer() {
         let load = load_of(1 << 20);
         let (mut client, mut pipe) = tokio::io::duplex(1 << 20);
-        let width = Width::new(Arc::clone(&load), None);
-        let mut receiving = Receiving::new(&mut pipe, &load, &width, 1 << 20);
+        let account = account_of(&load);
+        let width = Width::new(Arc::clone(&account), None);
+        let mut receiving = Receiving::new(&mut pipe, &account, &width, 1 << 20);
         client.write_all(&frame(700_000)).await.unwrap();
         client.write_all(&frame(10)).await.unwrap();
         assert_eq!(receiving.next::<String>().await.unwrap().len(), 700_000);
@@ -238,7 +249,8 @@ mod tests {
         let load = Load::new(&Limits { receive_bytes_max: ByteSize(request_bytes_max), ..limits });
         let frame_bytes = usize::try_from(request_bytes_max).unwrap() + LENGTH_BYTES;
         let minute = Duration::from_secs(60);
-        let room = timeout(minute, load.receive(frame_bytes)).await.expect("there is room");
+        let room =
+            timeout(minute, account_of(&load).receive(frame_bytes)).await.expect("there is room");
         drop(room);
     }
 }

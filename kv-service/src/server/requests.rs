@@ -138,10 +138,6 @@ impl ServerShared {
         if let Err(rejection) = self.check_query(&query) {
             return outbox.push(id, Reply::Rejected(rejection));
         }
-        if self.load.is_full() {
-            let busy = "too many answers wait to be sent".to_owned();
-            return outbox.push(id, Reply::Rejected(Rejection::Busy(busy)));
-        }
         let linearizable = consistency == Consistency::Linearizable;
         let outbox = Arc::clone(outbox);
         self.node.query(MachineQuery::Read(query), linearizable, move |result| {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use raft_core::driver::Node;
 use raft_core::transport::Transport;
 
+use super::account::Accounts;
 use super::autopilot::Autopilot;
 use super::clock::ReplicatedClock;
 use super::damage::Damage;
@@ -30,6 +31,7 @@ pub(super) struct ServerShared {
     /// The rng that draws the nonces of sessions.
     pub(super) rng: NodeRng,
     pub(super) load: Arc<Load>,
+    pub(super) accounts: Arc<Accounts>,
     pub(super) complaints: Complaints,
     pub(super) damage: Arc<Damage>,
     pub(super) room: Room,

@@ -11,7 +11,7 @@ use bytes::BytesMut;
 use kv_service::net::tls::TlsConfig;
 use kv_service::protocol::{Greeting, Request, RequestKind, push_frame};
 use kv_service::{Consistency, Query};
-use quinn::{ClientConfig, Connection, Endpoint, SendStream, TransportConfig};
+use quinn::{ClientConfig, Connection, Endpoint, RecvStream, SendStream, TransportConfig};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
@@ -152,14 +152,14 @@ impl How {
 
     /// Stalls until the node closes the connection.
     async fn stall(self, connection: &Connection) {
-        // Held, so that the streams stay open.
+        // Held: dropping a stream tells the node that it is not read, and the node would end it.
         let _streams = self.begin(connection).await;
         connection.closed().await;
     }
 
     /// Returns `None` if the connection was closed meanwhile.
-    async fn begin(self, connection: &Connection) -> Option<Vec<SendStream>> {
-        let (mut stream, _unread) = connection.open_bi().await.ok()?;
+    async fn begin(self, connection: &Connection) -> Option<Vec<(SendStream, RecvStream)>> {
+        let (mut stream, unread) = connection.open_bi().await.ok()?;
         let mut bytes = BytesMut::new();
         push_frame(&mut bytes, &Greeting::new(format!("{self:?}")));
         match self {
@@ -184,13 +184,13 @@ impl How {
             How::IdleStreams => {}
         }
         push(&mut stream, &bytes).await;
-        let mut streams = vec![stream];
+        let mut streams = vec![(stream, unread)];
         if matches!(self, How::IdleStreams) {
             while streams.len() < STREAMS {
                 let opened = timeout(STUCK_AFTER, connection.open_bi()).await.ok()?;
-                let (mut stream, _unread) = opened.ok()?;
+                let (mut stream, unread) = opened.ok()?;
                 push(&mut stream, &[7; 32 << 10]).await;
-                streams.push(stream);
+                streams.push((stream, unread));
             }
         }
         Some(streams)

@@ -164,6 +164,7 @@ async fn accept(
             Ok(place) => place,
             Err(reason) => {
                 complaints.note(Some(from), Subject::Refused, &reason);
+                connection.slow_down_source();
                 connection.refuse_busy(&reason);
                 continue;
             }
@@ -171,16 +172,23 @@ async fn accept(
         let accept_sender = accept_sender.clone();
         tokio::spawn(async move {
             let opened = timeout(OPEN_TIMEOUT, connection.accept_stream()).await;
-            let Ok(Some((writer, reader))) = opened else {
-                return connection.close("no stream was opened");
+            let (writer, reader) = match opened {
+                Ok(Some(stream)) => stream,
+                // The client has left.
+                Ok(None) => return,
+                Err(_) => {
+                    connection.slow_down_source();
+                    return connection.close("no stream was opened");
+                }
             };
-            let wide = connection.clone();
+            let (wide, ended) = (connection.clone(), connection.clone());
             let mut stream = Stream::new(reader, writer, (connection, place));
             stream.from = Some(from);
             // All clients of a cluster have the same name; half of their certificate's digest tells
             // them apart.
             stream.principal = Bytes::copy_from_slice(&certificate[..certificate.len() / 2]);
             stream.widen = Some(Box::new(move || wide.widen()));
+            stream.slow_down_source = Some(Box::new(move || ended.slow_down_source()));
             // An error means that the node is stopping.
             let _ = accept_sender.send(stream).await;
         });
