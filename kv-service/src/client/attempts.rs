@@ -5,6 +5,7 @@
 //! so. Any other attempt without a response may have been executed. An operation that gives
 //! up is reported as *not executed* only if none of its attempts may have been.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::connection::CallError;
 use super::error::{ClientError, Reason};
-use super::links::Links;
+use super::links::{Links, Reached};
 use crate::protocol::{Rejection, Reply, RequestKind};
 
 /// How long the first attempt waits for a response before another node is asked as well; later ones
@@ -54,7 +55,8 @@ pub(super) struct Attempts<'a> {
     /// Set once a leader hint was followed, until the next pause. A hint may be stale, and two
     /// nodes with stale hints may name each other, so only one hint is followed without a pause.
     hinted: bool,
-    last: String,
+    /// Outcome of the last attempt, for the error of the operation.
+    last: Cow<'static, str>,
     maybe_executed: bool,
     closing: bool,
 }
@@ -70,7 +72,7 @@ enum Next {
 
 impl<'a> Attempts<'a> {
     pub(super) fn new(links: &'a Arc<Links>, target: Target, deadline: Instant) -> Self {
-        let last = "none was made".to_owned();
+        let last = Cow::Borrowed("none was made");
         let (patience, pause) = (PATIENCE, PAUSE);
         let (hinted, maybe_executed, closing) = (false, false, false);
         Self { links, target, deadline, patience, pause, hinted, last, maybe_executed, closing }
@@ -94,11 +96,12 @@ impl<'a> Attempts<'a> {
             if self.links.is_closed() && !self.closing {
                 return Err(self.failed(Reason::Closed));
             }
-            if Instant::now() >= self.deadline {
-                let last = std::mem::take(&mut self.last);
+            let now = Instant::now();
+            if now >= self.deadline {
+                let last = std::mem::take(&mut self.last).into_owned();
                 return Err(self.failed(Reason::Deadline { last }));
             }
-            let next = match self.attempt(&request).await {
+            let next = match self.attempt(now, &request).await {
                 Ok(reply) => self.judge(reply)?,
                 Err(next) => next,
             };
@@ -125,28 +128,22 @@ impl<'a> Attempts<'a> {
 
     async fn attempt(
         &mut self,
+        since: Instant,
         request: &impl Fn() -> RequestKind,
     ) -> Result<(NodeId, Reply), Next> {
         let node = self.node();
-        let since = Instant::now();
-        let connection = match timeout_at(self.deadline, self.links.connection(node)).await {
-            Ok(Ok(connection)) => connection,
-            Ok(Err(why)) => {
-                self.last = format!("node {node} cannot be reached: {why}");
-                self.links.pass_over(node, since);
-                return Err(self.turn_away(node));
-            }
-            Err(_) => {
-                self.last = format!("node {node} could not be reached in time");
-                return Err(Next::Again);
-            }
+        // Nearly every request finds a connection, and a timeout that is not needed costs more than
+        // the look at it.
+        let (connected_at, reached) = match self.links.reached(node) {
+            Some(reached) => (since, reached),
+            None => self.connect(node, since).await?,
         };
         // A response of a distant node takes at least a round trip.
-        let patience = self.patience.max(self.links.round_trip_patience(node));
-        let until = self.deadline.min(Instant::now() + patience);
-        let (why, void) = match timeout_at(until, connection.call(request())).await {
+        let patience = self.patience.max(reached.round_trip_patience());
+        let until = self.deadline.min(connected_at + patience);
+        let (why, void) = match timeout_at(until, reached.connection.call(request())).await {
             Ok(Ok(reply)) => {
-                self.links.heard_from(node);
+                reached.note_answer();
                 return Ok((node, reply));
             }
             Ok(Err(CallError::NotSent(why))) => (why, true),
@@ -158,8 +155,24 @@ impl<'a> Attempts<'a> {
             }
         };
         self.maybe_executed |= !void;
-        self.last = format!("node {node}: {why}");
+        self.last = format!("node {node}: {why}").into();
         Err(self.turn_away(node))
+    }
+
+    /// Returns a connection to the node, and the time at which it was there.
+    async fn connect(&mut self, node: NodeId, since: Instant) -> Result<(Instant, Reached), Next> {
+        match timeout_at(self.deadline, self.links.reach(node)).await {
+            Ok(Ok(reached)) => Ok((Instant::now(), reached)),
+            Ok(Err(why)) => {
+                self.last = format!("node {node} cannot be reached: {why}").into();
+                self.links.pass_over(node, since);
+                Err(self.turn_away(node))
+            }
+            Err(_) => {
+                self.last = format!("node {node} could not be reached in time").into();
+                Err(Next::Again)
+            }
+        }
     }
 
     /// Directs the next attempt to another node.
@@ -174,10 +187,12 @@ impl<'a> Attempts<'a> {
     fn judge(&mut self, (node, reply): (NodeId, Reply)) -> Result<Next, ClientError> {
         match reply {
             Reply::Rejected(Rejection::NotLeader { leader_id }) => {
-                self.last = format!("node {node} does not lead");
-                if let Some(leader) = leader_id {
-                    self.last += &format!(", it says that node {leader} does");
-                }
+                self.last = match leader_id {
+                    Some(leader) => {
+                        format!("node {node} does not lead, it says that node {leader} does").into()
+                    }
+                    None => format!("node {node} does not lead").into(),
+                };
                 match leader_id.filter(|leader| *leader != node) {
                     Some(leader) if self.links.aim_at(leader) => {
                         let first = !std::mem::replace(&mut self.hinted, true);
@@ -188,7 +203,7 @@ impl<'a> Attempts<'a> {
             }
             Reply::Rejected(Rejection::Invalid(what)) => Err(self.failed(Reason::Invalid(what))),
             Reply::Rejected(Rejection::Busy(what)) => {
-                self.last = format!("node {node} is busy: {what}");
+                self.last = format!("node {node} is busy: {what}").into();
                 self.target = match self.target {
                     Target::Leader => Target::Leader,
                     Target::LeaderFirst | Target::Any(_) => Target::Any(self.links.after(node)),
@@ -196,12 +211,12 @@ impl<'a> Attempts<'a> {
                 Ok(Next::Later)
             }
             Reply::Rejected(Rejection::ShuttingDown) => {
-                self.last = format!("node {node} is shutting down");
+                self.last = format!("node {node} is shutting down").into();
                 Ok(self.turn_away(node))
             }
             Reply::Unknown(why) => {
                 self.maybe_executed = true;
-                self.last = format!("node {node}: {why}");
+                self.last = format!("node {node}: {why}").into();
                 Ok(self.turn_away(node))
             }
             Reply::SessionOpened { .. }

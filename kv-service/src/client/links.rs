@@ -65,6 +65,12 @@ struct Known {
     links: BTreeMap<NodeId, Arc<NodeLink>>,
 }
 
+/// A node, and a connection to it.
+pub(super) struct Reached {
+    pub(super) connection: Arc<Connection>,
+    link: Arc<NodeLink>,
+}
+
 #[derive(Default)]
 struct NodeLink {
     live: Mutex<Option<Arc<Connection>>>,
@@ -163,15 +169,6 @@ impl Links {
         }
     }
 
-    /// The node answered, so it is no longer passed over.
-    pub(super) fn heard_from(&self, node: NodeId) {
-        if let Some(link) = self.known().links.get(&node)
-            && link.passed_over_until_us.load(Ordering::Relaxed) != 0
-        {
-            link.passed_over_until_us.store(0, Ordering::Relaxed);
-        }
-    }
-
     /// Directs further calls from this node to the next one, unless another call has already done
     /// so.
     pub(super) fn turn_away_from(&self, node: NodeId) {
@@ -187,13 +184,6 @@ impl Links {
         let round = || known.nodes.iter().copied().cycle().skip(place + 1).take(known.nodes.len());
         let next = round().find(|next| !self.is_passed_over(&known.links[next]));
         next.or_else(|| round().next()).expect("a client knows at least one node")
-    }
-
-    /// How long a response of the node may be under way: as long as connecting took, which is three
-    /// round trips.
-    pub(super) fn round_trip_patience(&self, node: NodeId) -> Duration {
-        let connect_us = |link: &NodeLink| link.connect_us.load(Ordering::Relaxed);
-        Duration::from_micros(self.known().links.get(&node).map_or(0, |link| connect_us(link)))
     }
 
     /// Time that suffices to connect to the slowest node ever reached; `None` before the first one.
@@ -224,22 +214,23 @@ impl Links {
         patience
     }
 
-    /// Returns a live connection to the node. A caller that gives up waiting does not stop the
-    /// attempt: the connection is there for the next caller.
-    pub(super) async fn connection(
-        self: &Arc<Self>,
-        node: NodeId,
-    ) -> Result<Arc<Connection>, String> {
+    /// The live connection to the node, if there is one.
+    pub(super) fn reached(&self, node: NodeId) -> Option<Reached> {
+        let link = self.link(node)?;
+        Some(Reached { connection: link.live()?, link })
+    }
+
+    /// Connects to the node, unless it is connected. A caller that gives up waiting does not stop
+    /// the attempt: the connection is there for the next caller.
+    pub(super) async fn reach(self: &Arc<Self>, node: NodeId) -> Result<Reached, String> {
         let link = self.link(node).ok_or_else(|| format!("there is no node {node}"))?;
-        if let Some(live) = link.live() {
-            return Ok(live);
-        }
-        match self.learned_patience() {
+        let connection = match self.learned_patience() {
             None => self.new_connection(node, &link).await,
             Some(patience) => timeout(patience, self.new_connection(node, &link))
                 .await
                 .unwrap_or_else(|_| Err(format!("no connection within {patience:?}"))),
-        }
+        };
+        Ok(Reached { connection: connection?, link })
     }
 
     async fn new_connection(
@@ -321,6 +312,22 @@ impl Links {
             }
         }
         self.connector.close().await;
+    }
+}
+
+impl Reached {
+    /// How long a response of the node may be under way: as long as connecting took, which is three
+    /// round trips.
+    pub(super) fn round_trip_patience(&self) -> Duration {
+        Duration::from_micros(self.link.connect_us.load(Ordering::Relaxed))
+    }
+
+    /// The node answered, so it is no longer passed over.
+    pub(super) fn note_answer(&self) {
+        let until_us = &self.link.passed_over_until_us;
+        if until_us.load(Ordering::Relaxed) != 0 {
+            until_us.store(0, Ordering::Relaxed);
+        }
     }
 }
 

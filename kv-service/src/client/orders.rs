@@ -17,10 +17,9 @@ impl Client {
     pub async fn upgrade(&self, node: NodeId, order: UpgradeOrder) -> Result<String, ClientError> {
         let unreachable = |why| Reason::Unreachable { node, why };
         let asked = async {
-            let connection = self.shared.links.connection(node).await;
-            let connection =
-                connection.map_err(|why| ClientError::not_executed(unreachable(why)))?;
-            match connection.call(RequestKind::Upgrade(order)).await {
+            let reached = self.shared.links.reach(node).await;
+            let reached = reached.map_err(|why| ClientError::not_executed(unreachable(why)))?;
+            match reached.connection.call(RequestKind::Upgrade(order)).await {
                 Ok(Reply::Done(told)) => Ok(told),
                 Ok(Reply::Rejected(rejection)) => {
                     Err(ClientError::not_executed(Reason::Invalid(rejection.to_string())))
@@ -42,8 +41,8 @@ impl Client {
     /// The node cannot be reached, or did not answer in time.
     pub async fn status(&self, node: NodeId) -> Result<NodeStatus, ClientError> {
         let asked = async {
-            let connection = self.shared.links.connection(node).await?;
-            match connection.call(RequestKind::Status).await {
+            let reached = self.shared.links.reach(node).await?;
+            match reached.connection.call(RequestKind::Status).await {
                 Ok(Reply::Status(status)) => Ok(*status),
                 Ok(other) => Err(unexpected(&other).reason.to_string()),
                 Err(CallError::NotSent(why) | CallError::Lost(why)) => Err(why),
