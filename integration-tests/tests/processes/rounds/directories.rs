@@ -47,6 +47,13 @@ impl Run {
             Fault::LogByteFlipped => self.flip_byte_of_log(victim, load).await,
             Fault::SnapshotByteFlipped => self.flip_byte_of_snapshot(victim).await,
         }
+        // A node whose disk was lost is readmitted once all other voters have answered the leader.
+        // If the next fault took one of them before that, two of three would be gone.
+        eventually("the node to count again", async || {
+            let status = self.cluster.status(victim).await;
+            status.is_some_and(|status| matches!(&status.role[..], "follower" | "leader"))
+        })
+        .await;
     }
 
     async fn wipe(&mut self, victim: NodeId) {
