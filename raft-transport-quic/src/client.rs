@@ -126,6 +126,7 @@ impl ClientConnection {
     /// on the client's side.
     pub fn slow_down_source(&self) {
         if let Some(admission) = &self.admission {
+            // A node accepts no migration, so this is the address that the handshake has proven.
             admission.gate.charge(self.remote_address().ip().to_canonical());
         }
     }

@@ -132,8 +132,7 @@ impl<'a> Attempts<'a> {
         request: &impl Fn() -> RequestKind,
     ) -> Result<(NodeId, Reply), Next> {
         let node = self.node();
-        // Nearly every request finds a connection, and a timeout that is not needed costs more than
-        // the look at it.
+        // Nearly every request finds a live connection, and needs no timeout for connecting.
         let (connected_at, reached) = match self.links.reached(node) {
             Some(reached) => (since, reached),
             None => self.connect(node, since).await?,

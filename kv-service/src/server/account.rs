@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::load::{Load, recharge};
+use super::load::{Load, WIDE_CONNECTIONS_MAX, recharge};
 
 /// One connection may hold this fraction, 1 / `SHARE`, of the free response budget.
 const SHARE: u64 = 16;
@@ -62,7 +62,7 @@ impl Accounts {
             charged_bytes: AtomicU64::new(0),
             receive_budget: Arc::new(Semaphore::new(receive_units)),
             receive_units,
-            wide_places: Arc::new(Semaphore::new(self.load.wide_connections_max() / share)),
+            wide_places: Arc::new(Semaphore::new(WIDE_CONNECTIONS_MAX / share)),
         });
         open.insert(principal.clone(), Arc::downgrade(&account));
         account
@@ -214,10 +214,10 @@ mod tests {
             std::iter::from_fn(|| account.wide_place()).collect()
         };
         let (hostile, honest) = (places(1), places(2));
-        assert_eq!(hostile.len(), accounts.load.wide_connections_max() / 2);
-        assert_eq!(honest.len(), accounts.load.wide_connections_max() / 2);
+        assert_eq!(hostile.len(), WIDE_CONNECTIONS_MAX / 2);
+        assert_eq!(honest.len(), WIDE_CONNECTIONS_MAX / 2);
         drop(hostile);
-        assert_eq!(places(1).len(), accounts.load.wide_connections_max() / 2);
+        assert_eq!(places(1).len(), WIDE_CONNECTIONS_MAX / 2);
     }
 
     #[test]

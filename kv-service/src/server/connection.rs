@@ -44,6 +44,10 @@ pub(super) async fn serve(shared: Arc<ServerShared>, mut stream: Stream) {
     }
 }
 
+/// Serves the client until one of the two ends the connection.
+///
+/// # Errors
+/// The fault of the client for which the node ends it.
 async fn converse(shared: &Arc<ServerShared>, stream: Stream) -> Result<(), Fault> {
     let Stream { mut reader, mut writer, guard: _guard, principal, widen, .. } = stream;
     let account = shared.accounts.of(&principal);

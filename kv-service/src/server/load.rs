@@ -15,7 +15,7 @@ use crate::config::Limits;
 
 /// Connections that have wide windows at one time; the others send and receive 64 KiB for each
 /// round trip.
-const WIDE_CONNECTIONS_MAX: usize = 64;
+pub(super) const WIDE_CONNECTIONS_MAX: usize = 64;
 
 /// Unit in which the budget of received bytes is counted.
 const RECEIVE_UNIT_BYTES: usize = 1 << 10;
@@ -68,10 +68,6 @@ impl Load {
 
     pub(super) fn receive_units(&self) -> usize {
         self.receive_units
-    }
-
-    pub(super) fn wide_connections_max(&self) -> usize {
-        WIDE_CONNECTIONS_MAX
     }
 
     /// Units of a budget of `units_max` that a frame takes.

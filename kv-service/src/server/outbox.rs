@@ -342,6 +342,12 @@ mod tests {
         Reply::Answered(Answer::Get(Some(record)))
     }
 
+    fn two_responses(sending: &Sending) -> [Response; 2] {
+        let mut frames = FrameBuffer::with_limit(1 << 20);
+        frames.input().extend_from_slice(&sending.bytes);
+        [(); 2].map(|()| frames.next_message().unwrap().unwrap())
+    }
+
     #[test]
     fn reads_beyond_the_budget_are_answered_busy_and_what_left_is_given_back() {
         let (load, outbox) = outbox_of(320_000);
@@ -351,11 +357,8 @@ mod tests {
         }
         let mut sending = Sending::new();
         assert!(outbox.take(&mut sending));
-        let mut frames = FrameBuffer::with_limit(1 << 20);
-        frames.input().extend_from_slice(&sending.bytes);
-        let first: Response = frames.next_message().unwrap().unwrap();
+        let [first, second] = two_responses(&sending);
         assert_eq!(first, Response { id: 1, reply: answer_of(20_000) });
-        let second: Response = frames.next_message().unwrap().unwrap();
         assert!(matches!(second.reply, Reply::Rejected(Rejection::Busy(_))), "{second:?}");
         assert_eq!(outbox.lock().open_count, 2);
         outbox.sent(&mut sending);
@@ -439,11 +442,8 @@ mod tests {
         }
         let mut sending = Sending::new();
         outbox.take(&mut sending);
-        let mut frames = FrameBuffer::with_limit(1 << 20);
-        frames.input().extend_from_slice(&sending.bytes);
-        let first: Response = frames.next_message().unwrap().unwrap();
+        let [first, second] = two_responses(&sending);
         assert_eq!(first, Response { id: 1, reply: answer_of(100) });
-        let second: Response = frames.next_message().unwrap().unwrap();
         assert!(matches!(second.reply, Reply::Rejected(Rejection::Busy(_))), "{second:?}");
     }
 }
